@@ -1,0 +1,79 @@
+# Every rule brings what it needs up to date first, so any of them works on a fresh checkout.
+# Needed: Python 3.11 or newer (with venv) and make. Nothing outside this folder is touched: see .venv/ and build/.
+
+PYTHON ?= python3
+# The first is the newest, which the demo uses; the tests run on all.
+VLLM_VERSIONS ?= 0.32.0 0.28.0
+# Arguments for pytest, as in: make test T="tests/unit -k journal"
+T ?=
+# The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
+KEEP ?=
+SIMULATE_GPU ?=
+# A Python whose vLLM the demo is to use instead of installing one.
+VLLM_PYTHON ?=
+
+NEWEST := $(firstword $(VLLM_VERSIONS))
+BIN := .venv/bin
+MODEL := build/tiny-model
+SETUP_VLLM := $(PYTHON) tools/setup_vllm.py
+# A machine with a GPU keeps the demo's environment apart from the CPU builds that the tests run on.
+DEMO_ENV := build/vllm-$(if $(VLLM_PYTHON)$(wildcard /dev/nvidia0),demo,$(NEWEST))
+
+# Under make the tests with a real vLLM fail where they would skip, and run on what was set up here.
+export VLLM_VERSIONS
+export COSTTRACE_TEST_VLLM ?= required
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-vllm model demo test test-heavy lint format bench docs clean check-python
+
+help: ## show this list
+	@echo "costtrace: make <rule>"
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' Makefile | expand -t 14
+	@echo "variables: PYTHON=$(PYTHON) VLLM_VERSIONS='$(VLLM_VERSIONS)' KEEP=1 SIMULATE_GPU=H100 VLLM_PYTHON=... T=..."
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: '$(PYTHON)' is not a Python 3.11 or newer." >&2; \
+	  echo "remedy: install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+
+setup: check-python ## make .venv with the costtrace command and the test tools
+	@$(PYTHON) tools/setup_dev.py
+
+setup-vllm: check-python ## make an environment with a real vLLM (CPU build) for each of VLLM_VERSIONS
+	@for version in $(VLLM_VERSIONS); do \
+	  $(SETUP_VLLM) --cpu --version $$version --dir build/vllm-$$version || exit 1; done
+
+model: setup-vllm ## make the tiny model that the demo and the tests serve
+	@build/vllm-$(NEWEST)/venv/bin/python tools/make_tiny_model.py $(MODEL)
+
+demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenants, a bill
+	@$(SETUP_VLLM) --version $(NEWEST) --dir $(DEMO_ENV) \
+	  $(if $(VLLM_PYTHON),--use-existing --python $(VLLM_PYTHON))
+	@$(DEMO_ENV)/venv/bin/python tools/make_tiny_model.py $(MODEL)
+	@$(BIN)/costtrace demo --vllm-env $(DEMO_ENV) --model $(MODEL) --out build/demo \
+	  $(if $(KEEP),--keep) $(if $(SIMULATE_GPU),--simulate-gpu $(SIMULATE_GPU))
+
+test: setup model ## run all tests but the heavy ones, real vLLM servers included
+	@$(BIN)/python -m pytest -m "not heavy" $(T)
+
+test-heavy: setup model ## run the heavy tests
+	@$(BIN)/python -m pytest -m heavy $(T)
+
+lint: setup ## check style, types and that generated documents are fresh
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@if [ -f tools/gen_docs.py ]; then $(BIN)/python tools/gen_docs.py --check; fi
+
+format: setup ## format the code
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: setup model ## run the benchmarks
+	@$(BIN)/python -m pytest benchmarks --benchmark-only $(T)
+
+docs: setup ## generate the reference documents from the code
+	@$(BIN)/python tools/gen_docs.py
+
+clean: ## remove what the rules made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

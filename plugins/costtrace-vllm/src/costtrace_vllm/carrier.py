@@ -1,0 +1,125 @@
+"""How a request's context gets from the HTTP server to the engine: one header of vLLM's own request object.
+
+vLLM hands ``trace_headers`` (string to string) unread from the server to the scheduler's request. The front end adds
+one key with the request's context as compact JSON; the engine takes it out again before vLLM could echo it.
+"""
+
+import re
+
+import msgspec
+
+HEADER = "x-costtrace"
+STOP_PREFIX = "costtrace:stop:"
+"""``costtrace:stop:<tokens>:<id>`` among the ids of an abort: the front end ended <id> with so many tokens delivered.
+A scheduler without costtrace does not know such an id and passes it over, as it does with any unknown id."""
+
+_CHILD = re.compile(r"\d+_")
+_SUFFIX = re.compile(r"-[0-9a-f]{8}$")
+_BEAM = re.compile(r"-[0-9a-f]{16,32}-beam-\d+$")
+_PROMPT_INDEX = re.compile(r"(-prompt-\d+-chunk-\d+|-\d+)$")
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_OPERATIONS = (
+    ("chatcmpl-", "chat"),
+    ("resp_", "chat"),
+    ("cmpl-", "text_completion"),
+    ("embd-", "embeddings"),
+)
+
+
+class RequestContext(msgspec.Struct, array_like=True, frozen=True):
+    """What the server knows of a request and the engine does not."""
+
+    request_key: str
+    request_id: str
+    prompt_key: str
+    operation: str
+    tenant: str
+    tenant_source: str
+    traceparent: str = ""
+    arrived_ns: int = 0
+    boot: str = ""
+    """Boot id of the server's host: `arrived_ns` means nothing on another one."""
+    user: str = ""
+    labels: dict[str, str] = {}
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(RequestContext).decode
+
+
+def encode(context: RequestContext) -> str:
+    """Text of *context* for the header."""
+    return _encode(context).decode()
+
+
+def decode(text: str) -> RequestContext | None:
+    """The context in *text*; None where it is not one of ours."""
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+
+
+def parent_id(internal_id: str, external_id: str) -> str:
+    """Internal id of the request that *internal_id* is a child of (``n>1``), or itself: its prompt is the same one."""
+    child = _CHILD.match(internal_id)
+    if child and internal_id.startswith(external_id, child.end()):
+        return internal_id[child.end() :]
+    return internal_id
+
+
+def prompt_of(internal_id: str, external_id: str) -> str:
+    """What sequences of one prompt have in common: the children of ``n>1``, and the many requests of a beam search."""
+    beam = _BEAM.search(external_id)
+    return external_id[: beam.start()] if beam else parent_id(internal_id, external_id)
+
+
+def response_id(external_id: str, *, pooling: bool) -> str:
+    """The ``id`` in the response, from the engine's *external_id*, where the server does not say it itself."""
+    beam = _BEAM.search(external_id)
+    if beam:
+        external_id = external_id[: beam.start()]
+    if pooling or (external_id.startswith("cmpl-")):
+        return _PROMPT_INDEX.sub("", external_id)
+    return external_id
+
+
+def external_of(internal_id: str) -> str:
+    """What *internal_id* was before vLLM added its random suffix (for engines whose front end says nothing)."""
+    child = _CHILD.match(internal_id)
+    return _SUFFIX.sub("", internal_id[child.end() :] if child else internal_id)
+
+
+def operation_of(path: str, external_id: str, *, pooling: bool) -> str:
+    """gen_ai operation name of a request, from its route where there is one, else from its id."""
+    if pooling:
+        return "embeddings"
+    if path.endswith(("/chat/completions", "/responses", "/messages")):
+        return "chat"
+    for prefix, operation in _OPERATIONS:
+        if external_id.startswith(prefix):
+            return operation
+    return "text_completion"
+
+
+def valid_traceparent(values: list[str]) -> str:
+    """The one W3C traceparent of a request, exactly as it came; '' where there is none, or none that is valid."""
+    if len(values) != 1:
+        return ""
+    match = _TRACEPARENT.match(values[0])
+    if match is None:
+        return ""
+    rest = values[0][match.end() :]
+    newer = rest.startswith("-") and not values[0].startswith("00")
+    return values[0] if not rest or newer else ""
+
+
+def stop_note(tokens: int, internal_id: str) -> str:
+    """The id that tells the engine what the client of *internal_id* got."""
+    return f"{STOP_PREFIX}{tokens}:{internal_id}"
+
+
+def read_stop_note(note: str) -> tuple[str, int]:
+    """Internal id and delivered tokens of a `stop_note`. Raises: ValueError where it is not one."""
+    tokens, _, internal_id = note.removeprefix(STOP_PREFIX).partition(":")
+    return internal_id, int(tokens)

@@ -1,0 +1,237 @@
+"""What costtrace holds on to in vLLM, as data: checked when an engine starts, by `costtrace doctor`, and by the tests.
+
+Each hook names a function by module, class and name, the parameters that it must have, and what is lost without it.
+A hook that does not fit the installed vLLM is left out and said once; serving goes on. `check_source` answers the same
+question for a vLLM that is not imported (or could not be on this machine), from its source.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Side = Literal["front end", "engine"]
+
+
+class Hook(NamedTuple):
+    """A function that is wrapped, or the fields of a class that are read."""
+
+    name: str
+    side: Side
+    module: str
+    owner: str
+    function: str
+    """'' where only fields are wanted."""
+    parameters: tuple[str, ...]
+    """Names that must be there, without self, in this order; others may stand beside them."""
+    lost: str
+    is_async: bool = False
+    fields: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    """Hooks without which this one is of no use."""
+    optional: bool = False
+    """Not every vLLM has it, and where it is missing nothing is lost."""
+
+
+class HookCheck(NamedTuple):
+    """How one hook fits."""
+
+    hook: Hook
+    ok: bool
+    why: str
+    """'' where it fits."""
+
+
+_NO_TENANT = "tenant and trace of HTTP requests: they are billed to `default`, in a trace of their own"
+_NO_BILL = "everything: this engine's requests are not billed, its time is unobserved"
+_CLIENT = "vllm.v1.engine.core_client"
+_CORE = "vllm.v1.engine.core"
+_OUTPUT = "vllm.v1.core.sched.output"
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        "http", "front end", "starlette.applications", "Starlette", "__call__", ("scope", "receive", "send"),
+        _NO_TENANT, is_async=True,
+    ),
+    Hook(
+        "peer", "front end", "uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware", "__call__",
+        ("scope", "receive", "send"),
+        "behind a proxy that sets X-Forwarded-For, the trusted peer is taken from that header", is_async=True,
+    ),
+    Hook(
+        "request.async", "front end", _CLIENT, "AsyncMPClient", "add_request_async", ("request",), _NO_TENANT,
+        is_async=True,
+    ),
+    Hook(
+        "request.data_parallel", "front end", _CLIENT, "DPAsyncMPClient", "add_request_async", ("request",),
+        _NO_TENANT + " (data parallel)", is_async=True,
+    ),
+    Hook(
+        "request.sync", "front end", _CLIENT, "SyncMPClient", "add_request", ("request",),
+        "tenant of offline requests",
+    ),
+    Hook(
+        "request.inproc", "front end", _CLIENT, "InprocClient", "add_request", ("request",),
+        "tenant of in-process requests",
+    ),
+    Hook(
+        "request.fields", "front end", "vllm.v1.engine", "EngineCoreRequest", "", (), _NO_TENANT,
+        fields=("request_id", "trace_headers", "external_req_id", "pooling_params"),
+    ),
+    Hook(
+        "delivered", "front end", "vllm.v1.engine.output_processor", "OutputProcessor", "_finish_request",
+        ("req_state",), "finish reason and delivered tokens of requests that end at a stop string: shown as `abort`",
+    ),
+    Hook(
+        "abort.async", "front end", _CLIENT, "AsyncMPClient", "_send_input", ("request_type", "request"),
+        "the same (server)", needs=("delivered",),
+    ),
+    Hook(
+        "abort.data_parallel", "front end", _CLIENT, "DPLBAsyncMPClient", "abort_requests_async", ("request_ids",),
+        "the same (data parallel, where the engine ended first)", is_async=True, needs=("abort.async",),
+    ),
+    Hook(
+        "abort.sync", "front end", _CLIENT, "SyncMPClient", "_send_input", ("request_type", "request"),
+        "the same (offline)", needs=("delivered",),
+    ),
+    Hook(
+        "abort.inproc", "front end", _CLIENT, "InprocClient", "abort_requests", ("request_ids",),
+        "the same (in-process)", needs=("delivered",),
+    ),
+    Hook(
+        "scheduler", "engine", "vllm.config.scheduler", "SchedulerConfig", "get_scheduler_cls", (), _NO_BILL,
+    ),
+    Hook(
+        "batch", "engine", _OUTPUT, "SchedulerOutput", "", (), _NO_BILL,
+        fields=(
+            "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
+            "scheduled_encoder_inputs", "finished_req_ids",
+        ),
+    ),
+    Hook(
+        "batch.new", "engine", _OUTPUT, "NewRequestData", "", (), _NO_BILL,
+        fields=("req_id", "prompt_token_ids", "num_computed_tokens", "mm_features"),
+    ),
+    Hook(
+        "batch.cached", "engine", _OUTPUT, "CachedRequestData", "", (), _NO_BILL,
+        fields=("req_ids", "num_computed_tokens"),
+    ),
+    Hook(
+        "request", "engine", "vllm.v1.request", "Request", "get_finished_reason", (),
+        "finish reasons and token counts of requests",
+        fields=(
+            "request_id", "trace_headers", "num_prompt_tokens", "num_output_tokens", "num_preemptions",
+            "lora_request", "pooling_params",
+        ),
+    ),
+    Hook(
+        "devices", "engine", _CORE, "EngineCore", "_initialize_kv_caches", ("vllm_config",),
+        "which devices the engine has: its time cannot be metered or priced by device, its energy is unknown",
+    ),
+    Hook(
+        "start", "engine", _CORE, "EngineCore", "__init__", ("vllm_config", "executor_class"),
+        "when a second engine in one process began to start",
+    ),
+    Hook(
+        "shutdown", "engine", _CORE, "EngineCore", "shutdown", (),
+        "the engine's last word: its end is then its last heartbeat",
+    ),
+    Hook(
+        "dummy batch", "engine", _CORE, "EngineCore", "execute_dummy_batch", (),
+        "the name of dummy batches' time (data-parallel mixture of experts): it is shown as idle",
+    ),
+)  # fmt: skip
+
+SCHEDULER: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("schedule", (), _NO_BILL),
+    ("update_from_output", ("scheduler_output", "model_runner_output"), _NO_BILL),
+    ("add_request", ("request",), "tenant, ids and prompt length of requests: they are billed to nobody"),
+    ("_free_request", ("request",), "finish reasons and exact output tokens: both are then estimated from the steps"),
+    ("finish_requests", ("request_ids",), "delivered tokens of requests that end at a stop string"),
+)
+"""Methods of the scheduler that are wrapped in each instance: name, parameters, what is lost without it."""
+
+
+def check_callable(function: Callable[..., Any] | None, parameters: tuple[str, ...], *, is_async: bool = False) -> str:
+    """Why *function* does not fit; '' where it does."""
+    if function is None:
+        return "it does not exist"
+    if is_async != inspect.iscoroutinefunction(function):
+        return "it is no coroutine function" if is_async else "it is a coroutine function"
+    try:
+        found = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return "its signature cannot be read"
+    return _compare(found, parameters)
+
+
+def check_fields(owner: type, fields: tuple[str, ...]) -> str:
+    """Why objects of *owner* do not have *fields*, as far as the class tells; '' where nothing speaks against it."""
+    declared = {name for base in owner.__mro__ for name in (*vars(base), *getattr(base, "__annotations__", ()))}
+    missing = [name for name in fields if name not in declared]
+    return f"without {', '.join(missing)}" if missing else ""
+
+
+def check_source(package_dir: Path) -> list[HookCheck]:
+    """Check every hook against the source of the vLLM in *package_dir* (the folder ``vllm``), without importing it.
+
+    Hooks outside vLLM (the HTTP framework) are left out.
+    """
+    trees: dict[str, dict[str, ast.ClassDef]] = {}
+    checks = [_check_hook(package_dir, hook, trees) for hook in HOOKS if hook.module.startswith("vllm.")]
+    for name, parameters, lost in SCHEDULER:
+        hook = Hook(f"scheduler.{name}", "engine", "vllm.v1.core.sched.scheduler", "Scheduler", name, parameters, lost)
+        checks.append(_check_hook(package_dir, hook, trees))
+    return checks
+
+
+def _check_hook(package_dir: Path, hook: Hook, trees: dict[str, dict[str, ast.ClassDef]]) -> HookCheck:
+    if hook.module not in trees:
+        trees[hook.module] = _classes(package_dir, hook.module)
+    owner = trees[hook.module].get(hook.owner)
+    if owner is None:
+        return HookCheck(hook, ok=False, why=f"{hook.module} has no class {hook.owner}")
+    why = _check_method(owner, hook) if hook.function else ""
+    if hook.fields and not why:
+        missing = [name for name in hook.fields if name not in _declared(owner)]
+        why = f"without {', '.join(missing)}" if missing else ""
+    return HookCheck(hook, ok=not why, why=why)
+
+
+def _classes(package_dir: Path, module: str) -> dict[str, ast.ClassDef]:
+    parts = module.split(".")[1:]
+    for path in (package_dir.joinpath(*parts).with_suffix(".py"), package_dir.joinpath(*parts, "__init__.py")):
+        if path.is_file():
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            return {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    return {}
+
+
+def _check_method(owner: ast.ClassDef, hook: Hook) -> str:
+    for node in owner.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == hook.function:
+            if hook.is_async != isinstance(node, ast.AsyncFunctionDef):
+                return "it is no coroutine function" if hook.is_async else "it is a coroutine function"
+            arguments = node.args
+            return _compare([a.arg for a in (*arguments.posonlyargs, *arguments.args)], hook.parameters)
+    return "it does not exist"
+
+
+def _declared(owner: ast.ClassDef) -> set[str]:
+    """Names that the class declares, defines, or sets on itself."""
+    names = set()
+    for node in ast.walk(owner):
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.FunctionDef(name=name):
+                names.add(name)
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                names.add(name)
+    return names
+
+
+def _compare(found: list[str], wanted: tuple[str, ...]) -> str:
+    names = [name for name in found if name != "self"]
+    if tuple(names[: len(wanted)]) == wanted:
+        return ""
+    return f"its parameters are ({', '.join(names)}), not ({', '.join(wanted)}, ...)"

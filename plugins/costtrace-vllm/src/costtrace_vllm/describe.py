@@ -1,0 +1,207 @@
+"""What an engine is: its devices, the shape of its model, its settings. Read once, at start.
+
+Everything here reads objects of vLLM whose fields change with its versions: what is not there is 0 or ''.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from costtrace import clock
+from costtrace.events import DeviceRef, ModelShape
+
+
+def worker_device(worker: Any) -> dict[str, Any]:
+    """Runs inside each worker process: which device it has, and how large its part of the model is.
+
+    Never raises: an error in a worker would be one of the engine's.
+    """
+    found: dict[str, Any] = {"host": clock.host_name(), "rank": 0, "uuid": "", "name": "", "kind": "", "error": ""}
+    try:
+        found["rank"] = int(getattr(worker, "rank", 0) or 0)
+        device = worker.device
+        if getattr(device, "type", "") == "cpu":
+            found.update(uuid=f"CPU-{found['host']}", name=cpu_name(), kind="cpu")
+        else:
+            found.update(_accelerator(device))
+    except Exception as error:  # noqa: BLE001 - see above
+        found["error"] = f"{type(error).__name__}: {error}"
+    found["weight_bytes"] = 0
+    try:
+        # On a CPU vLLM repacks the weights out of torch's sight.
+        if found["kind"] != "cpu":
+            parameters = list(worker.model_runner.model.parameters())
+            found["weight_bytes"] = sum(p.numel() * p.element_size() for p in parameters)
+    except Exception as error:  # noqa: BLE001 - see above
+        found["error"] = found["error"] or f"{type(error).__name__}: {error}"
+    return found
+
+
+def _accelerator(device: Any) -> dict[str, str]:
+    torch = import_module("torch")  # in a worker it is loaded; nowhere else is it needed
+    properties = getattr(torch, device.type).get_device_properties(device)
+    index = device.index or 0
+    uuid = str(getattr(properties, "uuid", "") or "")
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if index < len(visible) and visible[index].startswith("MIG-"):
+        return {"uuid": visible[index], "name": str(properties.name), "kind": "mig"}
+    if not uuid:
+        uuid = f"{device.type}-{clock.host_name()}-{index}"
+    elif device.type == "cuda" and not uuid.startswith(("GPU-", "MIG-")):
+        uuid = f"GPU-{uuid}"
+    return {"uuid": uuid, "name": str(properties.name), "kind": "mig" if uuid.startswith("MIG-") else "gpu"}
+
+
+def cpu_name() -> str:
+    """What the vendor calls this host's processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "CPU"
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in {"model name", "Model", "Processor"}:
+            return " ".join(value.split())
+    return "CPU"
+
+
+def devices_of(workers: Sequence[dict[str, Any]]) -> tuple[DeviceRef, ...]:
+    """The distinct devices of an engine, by what its workers said. On a CPU many workers share one."""
+    devices: dict[str, DeviceRef] = {}
+    for found in workers:
+        uuid = str(found.get("uuid", ""))
+        if uuid and uuid not in devices:
+            devices[uuid] = DeviceRef(uuid, found["name"], found["kind"], found["host"], found["rank"])
+    return tuple(devices.values())
+
+
+def _number(config: Any, *names: str) -> int:
+    for name in names:
+        value = getattr(config, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return 0
+
+
+def model_shape(vllm_config: Any, weight_bytes: int) -> ModelShape:
+    """Shape of the model, from its own configuration; *weight_bytes* as counted by the workers (0: estimate it)."""
+    model = vllm_config.model_config
+    config = getattr(model, "hf_text_config", None) or model.hf_config
+    hidden = _number(config, "hidden_size", "n_embd", "d_model")
+    layers = _number(config, "num_hidden_layers", "n_layer", "num_layers")
+    heads = _number(config, "num_attention_heads", "n_head")
+    kv_heads = _number(config, "num_key_value_heads", "num_kv_heads") or heads
+    head_size = _number(config, "head_dim") or (hidden // heads if heads else 0)
+    experts = _number(config, "num_local_experts", "num_experts", "n_routed_experts")
+    chosen = _number(config, "num_experts_per_tok", "moe_top_k", "num_experts_per_token") if experts else 0
+    latent = _number(config, "kv_lora_rank")
+    kv_width = latent + _number(config, "qk_rope_head_dim") if latent else 2 * kv_heads * head_size
+    active = _active_params(config, hidden, layers, heads * head_size, kv_heads * head_size, experts, chosen)
+    return ModelShape(
+        weight_bytes=weight_bytes or active * _element_bytes(str(getattr(model, "dtype", ""))),
+        active_params=active,
+        layers=layers,
+        kv_bytes_per_token=layers * kv_width * _kv_element_bytes(vllm_config),
+        hidden_size=hidden,
+        heads=heads,
+        head_size=head_size,
+        experts=experts,
+        experts_per_token=chosen,
+    )
+
+
+def _active_params(config: Any, hidden: int, layers: int, q: int, kv: int, experts: int, chosen: int) -> int:
+    """Parameters in one token's forward pass: projections, gated MLP (or the chosen experts), output head."""
+    intermediate = _number(config, "intermediate_size", "ffn_hidden_size", "n_inner") or 4 * hidden
+    mlp = 3 * hidden * intermediate
+    if experts:
+        width = _number(config, "moe_intermediate_size") or intermediate
+        shared = _number(config, "n_shared_experts")
+        mlp = 3 * hidden * width * (chosen + shared) + hidden * experts
+    attention = 2 * hidden * q + 2 * hidden * kv
+    return layers * (attention + mlp) + hidden * _number(config, "vocab_size")
+
+
+def _kv_element_bytes(vllm_config: Any) -> int:
+    kept_as = str(getattr(getattr(vllm_config, "cache_config", None), "cache_dtype", "auto"))
+    if "fp8" in kept_as or "int8" in kept_as:
+        return 1
+    return _element_bytes(kept_as if kept_as != "auto" else str(getattr(vllm_config.model_config, "dtype", "")))
+
+
+def _element_bytes(dtype: str) -> int:
+    return 4 if "float32" in dtype else 2
+
+
+def served_model(vllm_config: Any) -> str:
+    """The name that clients ask for."""
+    names = vllm_config.model_config.served_model_name
+    if isinstance(names, (list, tuple)):
+        names = names[0] if names else ""
+    return str(names or vllm_config.model_config.model)
+
+
+_SETTINGS = (
+    ("model_config", "dtype", "dtype"),
+    ("model_config", "quantization", "quantization"),
+    ("model_config", "max_model_len", "max_model_len"),
+    ("model_config", "runner_type", "runner"),
+    ("model_config", "enforce_eager", "enforce_eager"),
+    ("parallel_config", "tensor_parallel_size", "tensor_parallel"),
+    ("parallel_config", "pipeline_parallel_size", "pipeline_parallel"),
+    ("parallel_config", "data_parallel_size", "data_parallel"),
+    ("parallel_config", "enable_expert_parallel", "expert_parallel"),
+    ("scheduler_config", "max_num_seqs", "max_num_seqs"),
+    ("scheduler_config", "max_num_batched_tokens", "max_num_batched_tokens"),
+    ("scheduler_config", "async_scheduling", "async_scheduling"),
+    ("scheduler_config", "enable_chunked_prefill", "chunked_prefill"),
+    ("scheduler_config", "policy", "policy"),
+    ("cache_config", "enable_prefix_caching", "prefix_caching"),
+    ("cache_config", "cache_dtype", "kv_cache_dtype"),
+    ("cache_config", "num_gpu_blocks", "kv_blocks"),
+    ("cache_config", "block_size", "kv_block_size"),
+    ("speculative_config", "method", "speculative_method"),
+    ("speculative_config", "num_speculative_tokens", "speculative_tokens"),
+    ("kv_transfer_config", "kv_connector", "kv_connector"),
+    ("kv_transfer_config", "kv_role", "kv_role"),
+)
+"""(part of vLLM's configuration, field, its name on the engine's row). Words and numbers only: no paths, no keys."""
+
+
+def settings_of(vllm_config: Any) -> dict[str, str]:
+    """Settings that the reader of a bill may want to know."""
+    found: dict[str, str] = {}
+    for part, field, name in _SETTINGS:
+        value = getattr(getattr(vllm_config, part, None), field, None)
+        if value is not None and value != "":
+            found[name] = str(value).removeprefix("torch.")
+    return found
+
+
+def role_of(vllm_config: Any) -> str:
+    """``prefill``, ``decode`` or ``aggregated``, by the role in KV transfer."""
+    role = str(getattr(getattr(vllm_config, "kv_transfer_config", None), "kv_role", "") or "")
+    return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(role, "aggregated")
+
+
+def dp_rank_of(vllm_config: Any) -> int:
+    """Data-parallel rank: a dense engine's own configuration says 0 of 1, its index is kept elsewhere."""
+    parallel = vllm_config.parallel_config
+    index = getattr(parallel, "data_parallel_index", None)
+    return int(index if index is not None else getattr(parallel, "data_parallel_rank", 0) or 0)
+
+
+def process_start_ns() -> int:
+    """When this process began, on CLOCK_MONOTONIC (which, unlike the kernel's boot time, does not count sleep)."""
+    now_ns = time.monotonic_ns()
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(fields[19]) * 1_000_000_000 // os.sysconf(
+            "SC_CLK_TCK"
+        )
+    except (OSError, ValueError, IndexError):
+        return now_ns
+    return max(0, now_ns - max(0, age_ns))

@@ -1,0 +1,253 @@
+"""Hooks of the server's side: who asks, what the engine is told of it, and what the client got in the end."""
+
+import atexit
+import os
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from costtrace import clock, tenancy
+from costtrace.guard import guard, swallow
+from costtrace_vllm import carrier, settings, status
+from costtrace_vllm.carrier import HEADER, RequestContext
+
+SCOPE_KEY = "costtrace"
+PEER_KEY = "costtrace.peer"
+REMEMBERED = 10_000
+"""Requests with stop strings whose delivered tokens are kept until the engine has been told of their end."""
+ABORT = b"\x01"
+"""Value of vLLM's EngineCoreRequestType.ABORT."""
+
+_boot = clock.boot_id()
+_said_pid = 0
+
+
+def _say_status() -> None:
+    """Write this process's status file, with its first request: a launcher or an inspection process has none."""
+    global _said_pid  # noqa: PLW0603 - once a process
+    if _said_pid != os.getpid():
+        _said_pid = os.getpid()
+        home = settings.current().home
+        status.write(home, "frontend")
+        atexit.register(_remove_status, home, _said_pid)
+
+
+def _remove_status(home: Path, pid: int) -> None:
+    if os.getpid() == pid:
+        with guard("vllm.status"):
+            status.remove(home, "frontend")
+
+
+class Caller:
+    """One request of a client, as it reached the HTTP server. What costs anything is worked out on first use."""
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        self.scope = scope
+        self.arrived_ns = time.monotonic_ns()
+        self.key = ""
+        self.identity: Any = None
+        self.traceparent = ""
+
+    def resolve(self) -> None:
+        """Find out who it is: once, when the request has passed authentication and goes to an engine."""
+        headers: list[tuple[bytes, bytes]] = list(self.scope.get("headers") or ())
+        client = self.scope[PEER_KEY] if PEER_KEY in self.scope else self.scope.get("client")
+        self.identity = tenancy.resolve(headers, client[0] if client else None)
+        values = [value.decode("latin-1") for name, value in headers if name.lower() == b"traceparent"]
+        self.traceparent = carrier.valid_traceparent(values)
+        self.key = secrets.token_hex(8)
+
+    @property
+    def path(self) -> str:
+        """Route of the request."""
+        return str(self.scope.get("path", ""))
+
+    def response_id(self) -> str:
+        """The id of the response, where the server has already chosen it (vLLM keeps it for its own middlewares)."""
+        metadata = (self.scope.get("state") or {}).get("request_metadata")
+        return str(getattr(metadata, "request_id", "") or "")
+
+
+_caller: ContextVar[Caller | None] = ContextVar("costtrace_caller", default=None)
+
+
+def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`Starlette.__call__`: remember who asks, for all that is done on behalf of this request."""
+
+    @wraps(original)
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:  # noqa: N807 - its name
+        token = None
+        try:
+            # A mounted application sees its parent's scope: the request is known already.
+            if scope["type"] in {"http", "websocket"} and SCOPE_KEY not in scope:
+                scope[SCOPE_KEY] = caller = Caller(scope)
+                token = _caller.set(caller)
+        except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
+            swallow("vllm.http", error)
+        try:
+            await original(self, scope, receive, send)
+        finally:
+            if token is not None:
+                with guard("vllm.http"):
+                    _caller.reset(token)
+
+    return __call__
+
+
+def wrap_proxy_headers(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`ProxyHeadersMiddleware.__call__`: remember who really connected.
+
+    It replaces the peer by what X-Forwarded-For says. That is a claim, and with a wide FORWARDED_ALLOW_IPS anybody's
+    claim: whether a hop may name a tenant is decided by the address that the connection came from.
+    """
+
+    @wraps(original)
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:  # noqa: N807 - its name
+        scope.setdefault(PEER_KEY, scope.get("client"))
+        return await original(self, scope, receive, send)
+
+    return __call__
+
+
+def label(request: Any) -> None:
+    """Write the context of *request* (an EngineCoreRequest) where its engine finds it."""
+    with guard("vllm.status"):
+        _say_status()
+    internal_id = request.request_id
+    external_id = getattr(request, "external_req_id", None) or carrier.external_of(internal_id)
+    pooling = request.pooling_params is not None
+    caller = _caller.get()
+    prompt_key = carrier.prompt_of(internal_id, external_id)
+    if caller is None:
+        tenant = settings.current().tenant_default
+        request_id = carrier.response_id(external_id, pooling=False)
+        operation = carrier.operation_of("", external_id, pooling=pooling)
+        context = RequestContext(request_id, request_id, prompt_key, operation, tenant, "process")
+    else:
+        if caller.identity is None:
+            caller.resolve()
+        identity = caller.identity
+        context = RequestContext(
+            caller.key,
+            caller.response_id() or carrier.response_id(external_id, pooling=pooling),
+            prompt_key,
+            carrier.operation_of(caller.path, external_id, pooling=pooling),
+            identity.tenant,
+            identity.source,
+            caller.traceparent,
+            caller.arrived_ns,
+            _boot,
+            identity.user,
+            identity.labels,
+        )
+    # A new dict: the children of a request with n>1 are shallow copies that share the old one.
+    request.trace_headers = {**(request.trace_headers or {}), HEADER: carrier.encode(context)}
+
+
+def wrap_add_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`add_request_async` of a client: label the request just before it is sent to the engine."""
+
+    @wraps(original)
+    async def add_request_async(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with guard("vllm.add_request"):
+            label(request)
+        return await original(self, request, *args, **kwargs)
+
+    return add_request_async
+
+
+def wrap_add(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`add_request` of a client: label the request just before it is sent to the engine."""
+
+    @wraps(original)
+    def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with guard("vllm.add_request"):
+            label(request)
+        return original(self, request, *args, **kwargs)
+
+    return add_request
+
+
+_delivered: OrderedDict[str, int] = OrderedDict()
+"""Tokens that clients got, by internal id, of requests with stop strings that have just ended."""
+
+
+def wrap_finish(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`OutputProcessor._finish_request`: remember what the client got, in case the server itself ended it."""
+
+    @wraps(original)
+    def _finish_request(self: Any, req_state: Any, *args: Any, **kwargs: Any) -> Any:
+        with guard("vllm.finish_request"):
+            detokenizer = req_state.detokenizer
+            if detokenizer is not None and getattr(detokenizer, "stop", None):
+                _delivered[req_state.request_id] = detokenizer.num_output_tokens()
+                if len(_delivered) > REMEMBERED:
+                    _delivered.popitem(last=False)
+        return original(self, req_state, *args, **kwargs)
+
+    return _finish_request
+
+
+def _stop_notes(request_ids: list[str]) -> list[str]:
+    """Notes for the engine on those of *request_ids* that the server has ended itself. Each is told once."""
+    if not _delivered:
+        return []
+    return [carrier.stop_note(_delivered.pop(i), i) for i in request_ids if i in _delivered]
+
+
+def _with_stop_notes(request_type: Any, request: Any) -> Any:
+    if getattr(request_type, "value", None) != ABORT or isinstance(request, str):
+        return request
+    notes = _stop_notes(request)
+    return [*request, *notes] if notes else request
+
+
+def wrap_send(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`_send_input` of a client (both kinds): an abort also says what the client got."""
+
+    @wraps(original)
+    def _send_input(self: Any, request_type: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with guard("vllm.abort"):
+            request = _with_stop_notes(request_type, request)
+        return original(self, request_type, request, *args, **kwargs)
+
+    return _send_input
+
+
+def wrap_abort_balanced(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`DPLBAsyncMPClient.abort_requests_async`: it sends nothing for a request that its engine has just ended itself.
+
+    The engine is not known any more by then, so every engine is told; the others do not know the id.
+    """
+
+    @wraps(original)
+    async def abort_requests_async(self: Any, request_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        result = await original(self, request_ids, *args, **kwargs)
+        with guard("vllm.abort"):
+            notes = _stop_notes(request_ids)
+            if notes and not self.resources.engine_dead:
+                abort = import_module("vllm.v1.engine").EngineCoreRequestType.ABORT
+                for engine in self.core_engines:
+                    await self._send_input(abort, notes, engine)
+        return result
+
+    return abort_requests_async
+
+
+def wrap_abort_inproc(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`InprocClient.abort_requests`: an abort also says what the client got."""
+
+    @wraps(original)
+    def abort_requests(self: Any, request_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        with guard("vllm.abort"):
+            notes = _stop_notes(request_ids)
+            request_ids = [*request_ids, *notes] if notes else request_ids
+        return original(self, request_ids, *args, **kwargs)
+
+    return abort_requests

@@ -1,0 +1,108 @@
+"""The plugin's entry point: lays costtrace's hooks on vLLM, in each of vLLM's processes.
+
+vLLM calls `register` in the server, in every engine core and worker, in the launcher and in a short-lived process that
+inspects the model; with ``fork`` it is not called again in the child. So it only arranges for functions to be wrapped
+once their modules are loaded by somebody else: no import of weight, no thread, no file, no socket. What a process needs
+beyond that is made when its first hook runs.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from costtrace.guard import guard
+from costtrace_vllm import contract, late, settings, status
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_done = False
+
+
+def register() -> None:
+    """Entry point `costtrace` of the group ``vllm.general_plugins``. Never raises; a second call does nothing."""
+    global _done  # noqa: PLW0603 - once a process
+    if _done:
+        return
+    _done = True
+    with guard("vllm.register"):
+        if not settings.current().enabled:
+            return
+        _remember_start()
+        by_module: dict[str, list[contract.Hook]] = {}
+        for hook in contract.HOOKS:
+            by_module.setdefault(hook.module, []).append(hook)
+        for name, hooks in by_module.items():
+            late.when_imported(name, partial(_lay, hooks))
+
+
+def _remember_start() -> None:
+    started = (os.getpid(), time.monotonic_ns())
+    late.when_imported("vllm.v1.engine.core", lambda _: _engine().set_registered(*started))
+
+
+def _engine() -> Any:
+    from costtrace_vllm import engine  # noqa: PLC0415 - see the module's docstring
+
+    return engine
+
+
+def _wraps() -> dict[str, Callable[[], Wrap]]:
+    """What lays each hook; looked up when its module is there."""
+
+    def front(name: str) -> Callable[[], Wrap]:
+        def find() -> Wrap:
+            from costtrace_vllm import frontend  # noqa: PLC0415 - see the module's docstring
+
+            return getattr(frontend, name)  # type: ignore[no-any-return] # the tests check that it is there
+
+        return find
+
+    def core(name: str) -> Callable[[], Wrap]:
+        return lambda: getattr(_engine(), name)
+
+    return {
+        "http": front("wrap_http"),
+        "peer": front("wrap_proxy_headers"),
+        "request.async": front("wrap_add_async"),
+        "request.data_parallel": front("wrap_add_async"),
+        "request.sync": front("wrap_add"),
+        "request.inproc": front("wrap_add"),
+        "delivered": front("wrap_finish"),
+        "abort.async": front("wrap_send"),
+        "abort.data_parallel": front("wrap_abort_balanced"),
+        "abort.sync": front("wrap_send"),
+        "abort.inproc": front("wrap_abort_inproc"),
+        "scheduler": core("wrap_scheduler_class"),
+        "devices": core("wrap_devices"),
+        "start": core("wrap_start"),
+        "shutdown": core("wrap_shutdown"),
+        "dummy batch": core("wrap_dummy_batch"),
+    }
+
+
+def _lay(hooks: list[contract.Hook], module: ModuleType) -> None:
+    by_name = _wraps()
+    for hook in hooks:
+        with guard(f"vllm.hook.{hook.name}"):
+            owner = getattr(module, hook.owner, None)
+            why = _why_not(owner, hook)
+            if why:
+                status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
+            elif hook.name in by_name:
+                original = vars(owner)[hook.function]
+                setattr(owner, hook.function, by_name[hook.name]()(original))
+                status.installed.append(hook.name)
+
+
+def _why_not(owner: type | None, hook: contract.Hook) -> str:
+    if owner is None:
+        return "the class does not exist"
+    lost = [name for name in hook.needs if name in status.lost]
+    if lost:
+        return f"it needs the hook {lost[0]}"
+    if hook.fields and not hook.function:
+        return contract.check_fields(owner, hook.fields)
+    return contract.check_callable(vars(owner).get(hook.function), hook.parameters, is_async=hook.is_async)

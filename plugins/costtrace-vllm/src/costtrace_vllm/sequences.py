@@ -1,0 +1,168 @@
+"""The sequences of one engine, from their arrival to their last step in flight. Pure.
+
+A hook notes an arrival, an end, or what was delivered; each becomes the journal's event here. In the engine's batches a
+sequence goes by the engine's own id, in the journal's steps by a small number: its slot.
+"""
+
+from collections import OrderedDict
+from typing import Any, Final
+
+from costtrace.events import Delivered, SequenceAdded, SequenceFinished
+from costtrace_vllm import carrier
+from costtrace_vllm.carrier import RequestContext
+
+ADDED: Final = "added"
+"""``(ADDED, internal id, context header or None, prompt tokens, LoRA name or '', is pooling)``"""
+FREED: Final = "freed"
+"""``(FREED, internal id, index of the newest step, reason, output tokens, preemptions)``"""
+DELIVERED: Final = "delivered"
+"""``(DELIVERED, internal id, tokens, reason)``"""
+OVERHEAD: Final = "overhead"
+"""``(OVERHEAD, from_ns, to_ns, reason)``"""
+
+CLOSED = 4_096
+"""Ended sequences for which a late word of what was delivered is still understood."""
+UNOBSERVED = "unobserved"
+
+
+class Sequence:
+    """What is known of a sequence that is in the engine, or in a step in flight."""
+
+    __slots__ = ("added", "cached", "delivered", "encoder", "ended", "prompt", "slot")
+
+    def __init__(self, added: SequenceAdded) -> None:
+        self.added = added
+        self.slot = added.slot
+        self.prompt = added.prompt_tokens
+        self.cached = -1
+        """Context at its first step: the prefix that was found in the cache (-1: it has not been in one)."""
+        self.ended = False
+        self.delivered = False
+        self.encoder: tuple[int, ...] = ()
+        """Encoder tokens of each of its images or clips."""
+
+    def meet(self, new: Any) -> None:
+        """Take in a batch entry that carries the prompt: the first one, one after a preemption, or a further turn."""
+        if new.prompt_token_ids is not None:
+            self.prompt = len(new.prompt_token_ids)
+        if self.cached < 0:
+            self.cached = new.num_computed_tokens
+        if new.mm_features:
+            self.encoder = tuple(_encoder_tokens(feature) for feature in new.mm_features)
+
+
+class Sequences:
+    """All sequences of one engine that are open, and the newest that have closed."""
+
+    def __init__(self, model: str, boot: str) -> None:
+        self.known: dict[str, Sequence] = {}
+        """By internal id."""
+        self.slots: dict[str, int] = {}
+        """The slots of `known`."""
+        self.ending: list[tuple[str, int]] = []
+        """Ended sequences that may still be in a step, up to the index beside them."""
+        self._model = model
+        self._boot = boot
+        self._slots = 0
+        self._closed: OrderedDict[str, int] = OrderedDict()
+
+    def add(
+        self,
+        at_ns: int,
+        name: str,
+        header: str | None,
+        prompt_tokens: int,
+        lora: str,
+        pooling: bool,  # noqa: FBT001 - a field of the note
+    ) -> SequenceAdded:
+        """Take in a sequence that has reached the engine."""
+        context = carrier.decode(header) if header else None
+        if context is None:  # no costtrace in the front end, or none in Python
+            request_id = carrier.response_id(carrier.external_of(name), pooling=pooling)
+            operation = carrier.operation_of("", request_id, pooling=pooling)
+            context = RequestContext(request_id, request_id, name, operation, "default", "default:no-context")
+        if name in self.known:  # ids can come back where vLLM's random suffix is switched off
+            self.forget(name)
+        added = SequenceAdded(
+            slot=self._slot(),
+            at_ns=at_ns,
+            sequence_id=name,
+            request_id=context.request_id,
+            request_key=context.request_key,
+            prompt_key=context.prompt_key,
+            prompt_tokens=prompt_tokens,
+            model=lora or self._model,
+            tenant=context.tenant,
+            tenant_source=context.tenant_source,
+            operation=context.operation,
+            arrived_ns=context.arrived_ns if context.boot == self._boot else 0,
+            traceparent=context.traceparent,
+            user=context.user,
+            labels=context.labels,
+        )
+        self.known[name] = Sequence(added)
+        self.slots[name] = added.slot
+        return added
+
+    def add_unobserved(self, name: str, prompt_tokens: int, at_ns: int) -> SequenceAdded:
+        """Take in a sequence whose arrival was dropped: it has a place in the steps, and nobody's name."""
+        request_id = carrier.external_of(name)
+        added = SequenceAdded(
+            slot=self._slot(),
+            at_ns=at_ns,
+            sequence_id=name,
+            request_id=request_id,
+            request_key=request_id,
+            prompt_key=name,
+            prompt_tokens=prompt_tokens,
+            model=self._model,
+            tenant="",
+            tenant_source=UNOBSERVED,
+        )
+        self.known[name] = Sequence(added)
+        self.slots[name] = added.slot
+        return added
+
+    def finish(
+        self, at_ns: int, name: str, last_step: int, reason: str, output_tokens: int, preemptions: int
+    ) -> SequenceFinished | None:
+        """End a sequence; None if it is not known, or has ended."""
+        sequence = self.known.get(name)
+        if sequence is None or sequence.ended:
+            return None
+        sequence.ended = True
+        self.ending.append((name, last_step))
+        cached = max(sequence.cached, 0)
+        return SequenceFinished(sequence.slot, at_ns, last_step, reason, output_tokens, cached, preemptions)
+
+    def deliver(self, at_ns: int, name: str, tokens: int, reason: str) -> Delivered | None:
+        """Note what the client got; None where the sequence is not known or this has been said: vLLM repeats aborts."""
+        sequence = self.known.get(name)
+        if sequence is None:
+            slot = self._closed.pop(name, None)
+            return None if slot is None else Delivered(slot, at_ns, reason, tokens)
+        if sequence.delivered:
+            return None
+        sequence.delivered = True
+        return Delivered(sequence.slot, at_ns, reason, tokens)
+
+    def forget(self, name: str) -> None:
+        """Let go of a sequence that can be in no further step."""
+        sequence = self.known.pop(name)
+        del self.slots[name]
+        self.ending = [ending for ending in self.ending if ending[0] != name]
+        if not sequence.delivered:
+            self._closed[name] = sequence.slot
+            if len(self._closed) > CLOSED:
+                self._closed.popitem(last=False)
+
+    def _slot(self) -> int:
+        self._slots += 1
+        return self._slots
+
+
+def _encoder_tokens(feature: Any) -> int:
+    """Encoder tokens of one image or clip; 0 where vLLM does not say."""
+    position = getattr(feature, "mm_position", None)
+    count = getattr(position, "get_num_embeds", None)
+    return int(count() if callable(count) else getattr(position, "length", 0))

@@ -1,0 +1,5 @@
+"""``python -m costtrace``."""
+
+from costtrace.cli import main
+
+main()

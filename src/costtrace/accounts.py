@@ -1,0 +1,251 @@
+"""What each open sequence owes, of each meter: the accounts of one engine, kept in virtual time.
+
+Membership comes as `Work`, prices from the step model. A step costs a handful of additions, whatever the batch's size.
+"""
+
+import msgspec
+
+from costtrace.energy_model import EnergyModel
+from costtrace.events import SequenceAdded, SequenceFinished, Step
+from costtrace.step_model import Coefficients, Features, StepModel
+from costtrace.virtual_time import HEAD, Clock, Cohort, Mark, Usage
+from costtrace.work import Work
+
+TIME, ENERGY, GAP = range(3)
+"""The meters: device-nanoseconds, microjoules, and device-nanoseconds whose energy is not known."""
+
+
+def nothing() -> list[int]:
+    """Nothing of any meter."""
+    return [0, 0, 0]
+
+
+def add(to: list[int], more: list[int]) -> None:
+    """Add *more* to *to*, meter by meter."""
+    for meter, value in enumerate(more):
+        to[meter] += value
+
+
+class Account(msgspec.Struct):
+    """An open sequence, and what it owes so far (fixed-point parts of a unit, by meter)."""
+
+    added: SequenceAdded
+    context: int = 0
+    """KV tokens when it entered the cohort."""
+    in_cohort: bool = False
+    entered_step: int = 0
+    counted_step: int = 0
+    marks: list[Mark] = []
+    batch_mark: int = 0
+    weight: int = HEAD
+    running: bool = False
+    """It has been in a step and has not finished: it counts in its request's head fee."""
+    finished: SequenceFinished | None = None
+    cached_tokens: int = -1
+    """Context at its first step: the prefix that was found in the cache (-1: it has not been in a step)."""
+    prefill: list[int] = msgspec.field(default_factory=nothing)
+    decode: list[int] = msgspec.field(default_factory=nothing)
+    wasted: list[int] = msgspec.field(default_factory=nothing)
+    """Owed since it was last taken onto its part's account."""
+    steps: int = 0
+    batch_sum: int = 0
+    """Over its steps, the sequences in them: for the mean batch."""
+    computed_tokens: int = 0
+    newest_context: int = 0
+    """KV tokens after its newest step outside the cohort."""
+    scheduled_ns: int = 0
+    decoding_ns: int = 0
+    """When its prompt was through (0: not yet)."""
+
+
+class Accounts(msgspec.Struct):
+    """Who owes what. Used by `attribution`, which knows what a request is."""
+
+    share_head_fee: bool = True
+    """Policy `request`: the sequences of one request pay one head fee together."""
+    cohort: Cohort = msgspec.field(default_factory=Cohort)
+    clocks: list[Clock] = msgspec.field(default_factory=lambda: [Clock(), Clock(), Clock()])
+    """By meter."""
+    batch_sum: int = 0
+    """Sum over all steps of the sequences in them: mean batch sizes are differences of it."""
+    open: dict[int, Account] = {}
+    siblings: dict[str, list[int]] = {}
+    """Running slots of a request (policy `request`)."""
+    work: Work | None = None
+    """Of the step that is being charged."""
+    method: str = ""
+    """Of the newest step that was charged."""
+
+    def add(self, added: SequenceAdded) -> None:
+        """A sequence is known."""
+        self.open[added.slot] = Account(added)
+
+    def begin(self, step: Step, work: Work) -> None:
+        """A step is about to be charged. All its slots are open."""
+        self.work = work
+        for slot in work.leaves:
+            if (account := self.open.get(slot)) is not None:
+                self.leave(account)
+        for slot, context in work.enters:
+            self._run(slot, step.scheduled_ns)
+            self.enter(self.open[slot], context)
+        for slot, _, context in step.items:
+            account = self.open[slot]
+            self.leave(account)
+            if account.cached_tokens < 0:
+                account.cached_tokens = context
+            self._run(slot, step.scheduled_ns)
+
+    def charge(
+        self, amounts: list[int], coefficients: Coefficients | None, method: str, energy: EnergyModel | None
+    ) -> bool:
+        """Charge the step that has begun, or a piece of it; False if nobody is in it.
+
+        *amounts*: how much of each meter. *energy*: how the engine's devices spend it; None: as time.
+        """
+        work = self.work
+        if work is None or not (self.cohort.count or work.items):
+            return False
+        if not amounts[TIME] and not amounts[ENERGY]:
+            return True
+        usages = [Usage(i.tokens, i.context, i.attention, self.open[i.slot].weight) for i in work.items]
+        features = self._features(work, usages)
+        prices = StepModel(coefficients, method).prices(features)
+        self.method = prices.method
+        for meter, amount in enumerate(amounts):
+            if not amount:
+                continue
+            own = prices
+            if meter == ENERGY and energy is not None:
+                own = energy.step_prices(prices, features, amounts[TIME])
+            self._owe(work, meter, self.clocks[meter].charge(amount, self.cohort, usages, own))
+        return True
+
+    def _owe(self, work: Work, meter: int, parts: list[int]) -> None:
+        for item, owed in zip(work.items, parts, strict=True):
+            account = self.open[item.slot]
+            (account.prefill if item.is_prefill else account.decode)[meter] += owed
+            if account.finished is not None:
+                account.wasted[meter] += owed
+            elif item.again:
+                account.wasted[meter] += owed * item.again // item.tokens
+
+    def end(self, step: Step) -> None:
+        """The step has been charged in full."""
+        work = self.work
+        assert work is not None
+        size = self.cohort.count + len(work.items)
+        self.batch_sum += size
+        for slot, tokens, context in step.items:
+            account = self.open[slot]
+            account.steps += 1
+            account.batch_sum += size
+            account.computed_tokens += tokens
+            account.newest_context = context + tokens
+        for slot in work.prompts_done:
+            self.open[slot].decoding_ns = step.done_ns
+        self.work = None
+        self.cohort.advance()
+
+    def enter(self, account: Account, context: int) -> None:
+        """From the next step on it decodes one token a step."""
+        self.leave(account)
+        account.cached_tokens = max(0, account.cached_tokens)
+        account.in_cohort = True
+        account.context = context
+        account.entered_step = account.counted_step = self.cohort.step
+        account.marks = [clock.mark() for clock in self.clocks]
+        account.batch_mark = self.batch_sum
+        self.cohort.enter(context, account.weight)
+
+    def resume(self, account: Account, context: int, at_ns: int) -> None:
+        """After a damaged stretch it is found decoding, since *at_ns* at the latest."""
+        self._run(account.added.slot, at_ns)
+        self.enter(account, context)
+
+    def leave(self, account: Account) -> None:
+        """From the next step on it does not; nothing happens if it did not."""
+        if not account.in_cohort:
+            return
+        self.settle(account)
+        account.newest_context = self.context_of(account)
+        account.in_cohort = False
+        self.cohort.leave(account.newest_context, account.weight)
+
+    def settle(self, account: Account) -> None:
+        """Move what a member of the cohort owes since its mark onto its own account."""
+        if not account.in_cohort:
+            return
+        step0, context0, weight = account.entered_step, account.context, account.weight
+        owed = [
+            clock.owed(mark, step0, context0, weight) for clock, mark in zip(self.clocks, account.marks, strict=True)
+        ]
+        account.marks = [clock.mark() for clock in self.clocks]
+        add(account.decode, owed)
+        if account.finished is not None:
+            add(account.wasted, owed)
+        steps = self.cohort.step - account.counted_step
+        account.steps += steps
+        account.computed_tokens += steps
+        account.batch_sum += self.batch_sum - account.batch_mark
+        account.counted_step = self.cohort.step
+        account.batch_mark = self.batch_sum
+
+    def finish(self, slot: int, event: SequenceFinished) -> None:
+        """What a sequence owes from here on comes after its end."""
+        account = self.open[slot]
+        self.settle(account)
+        account.finished = event
+        if account.running:
+            account.running = False
+            self._weigh(account.added.request_key, gone=slot)
+
+    def close(self, slot: int) -> Account:
+        """No step can hold the sequence any more: take it out, with all that it owes."""
+        account = self.open.pop(slot)
+        self.leave(account)
+        return account
+
+    def context_of(self, account: Account) -> int:
+        """KV tokens it has now."""
+        if not account.in_cohort:
+            return account.newest_context
+        return account.context + self.cohort.step - account.entered_step
+
+    def take_carry(self) -> list[int]:
+        """What could not be divided evenly so far, by meter; it is the caller's now."""
+        carry = [clock.carry for clock in self.clocks]
+        for clock in self.clocks:
+            clock.carry = 0
+        return carry
+
+    def _run(self, slot: int, scheduled_ns: int) -> None:
+        account = self.open[slot]
+        account.scheduled_ns = account.scheduled_ns or scheduled_ns
+        if not account.running and account.finished is None:
+            account.running = True
+            self._weigh(account.added.request_key, new=slot)
+
+    def _weigh(self, key: str, *, new: int = -1, gone: int = -1) -> None:
+        """Set the head-fee weights of a request's running sequences: 1 altogether."""
+        if not self.share_head_fee:
+            return
+        running = [slot for slot in self.siblings.get(key, []) if slot != gone]
+        if new >= 0:
+            running.append(new)
+        if not running:
+            self.siblings.pop(key, None)
+            return
+        self.siblings[key] = running
+        weight = HEAD // len(running)
+        for slot in running:
+            account = self.open[slot]
+            if weight != account.weight:
+                self.settle(account)
+                if account.in_cohort:
+                    self.cohort.weight += weight - account.weight
+                account.weight = weight
+
+    def _features(self, work: Work, usages: list[Usage]) -> Features:
+        heads = (self.cohort.weight + sum(usage.weight for usage in usages)) / HEAD
+        return Features(heads, work.sequences, work.tokens, work.context, work.attention)

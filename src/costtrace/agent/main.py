@@ -1,0 +1,32 @@
+"""Put an agent together and run it: what ``costtrace agent`` calls."""
+
+import logging
+import sys
+
+from costtrace.agent.sensing import sensing
+from costtrace.agent.service import Agent
+from costtrace.emit import Emission, EmissionSettings
+from costtrace.ledger.store import LEDGER_NAME
+from costtrace.settings import Settings
+
+
+def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> None:
+    """Run an agent until it is told to stop. *once*: read and book what is there, send it, and end.
+
+    Raises: AlreadyRunning, ConfigError, LedgerError, PriceBookError.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    emission = Emission(
+        settings.home / LEDGER_NAME,
+        EmissionSettings(
+            profiles=frozenset(settings.compat_profiles),
+            tenant_limit=settings.tenant_metric_limit,
+            prometheus_host=settings.prometheus_host,
+            prometheus_port=settings.prometheus_port,
+        ),
+    )
+    # With --once the journals' own readings count: what a device draws now belongs to no window of theirs.
+    agent = Agent(settings, emission, spawned=spawned, sensing=None if once else sensing(settings))
+    agent.run_once() if once else agent.run()

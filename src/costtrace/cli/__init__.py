@@ -1,0 +1,18 @@
+"""The command line: ``costtrace`` and ``python -m costtrace``. Each command is a module of its own."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 `verify` found something, 2 an error that the message explains."""
+    try:
+        from costtrace.cli.app import run  # noqa: PLC0415 - an engine's environment may have no click
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "costtrace":
+            raise
+        sys.stderr.write(
+            f"costtrace: the command line needs the Python package {error.name!r}. Install what the agent and the "
+            "reports need: pip install 'costtrace-core[agent]'\n"
+        )
+        sys.exit(2)
+    sys.exit(run())

@@ -1,0 +1,120 @@
+"""What the commands share: where the state is, which period, how to print."""
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, tzinfo
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import click
+
+from costtrace import config
+from costtrace.cli.period import parse
+from costtrace.errors import CosttraceError
+from costtrace.ledger.query import Store, bounds
+from costtrace.reports.render import FORMATS
+from costtrace.reports.rows import Period
+from costtrace.walltime import moment, show_time
+
+
+def examples(*lines: str) -> str:
+    """Lines for the end of a command's help, shown as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class Context:
+    """What the group tells its commands."""
+
+    debug: bool = False
+
+
+Function = Callable[..., Any]
+
+
+def home_option(function: Function) -> Function:
+    """``--home``: the directory of ledger and journals."""
+    return click.option(
+        "--home",
+        type=click.Path(path_type=Path),
+        callback=_home,
+        help="Directory of ledger and journals.  [default: COSTTRACE_HOME, else ~/.local/state/costtrace]",
+    )(function)
+
+
+def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
+    del ctx, parameter
+    return config.home() if value is None else value
+
+
+def format_option(function: Function) -> Function:
+    """``--format``."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(FORMATS),
+        default="table",
+        show_default=True,
+        help="For people, programs or spreadsheets. json and csv hold exact integers with the unit in the name.",
+    )(function)
+
+
+def period_options(function: Function) -> Function:
+    """``--since``, ``--until``, ``--tz``."""
+    for option in (
+        click.option("--tz", default="UTC", show_default=True, help="Time zone of dates, hours and days."),
+        click.option("--until", help="End, not included: as --since.  [default: now]"),
+        click.option("--since", help="Begin: 2026-11-23, 2026-11-23T14:30, 2h, 7d, today, yesterday.  [default: all]"),
+    ):
+        function = option(function)
+    return function
+
+
+def zone(name: str) -> tzinfo:
+    """Time zone by name. Raises: CosttraceError."""
+    if name.upper() == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise CosttraceError(
+            f"there is no time zone {name!r} on this machine: use a name like Europe/Berlin (`pip install tzdata` "
+            "where the system has none), or UTC"
+        ) from None
+
+
+def period(store: Store, since: str | None, until: str | None, where: tzinfo) -> Period:
+    """The period that was asked for; without limits, all that the ledger holds. Raises: CosttraceError."""
+    now_ns = time.time_ns()
+    whole = bounds(store) or Period(0, now_ns)
+    found = Period(
+        whole.since_ns if since is None else parse(since, now_ns, where),
+        max(whole.until_ns, now_ns) if until is None else parse(until, now_ns, where),
+    )
+    if found.since_ns >= found.until_ns:
+        raise CosttraceError(
+            f"the period is empty: it would begin {show_time(found.since_ns, where)} and end "
+            f"{show_time(found.until_ns, where)}. Give a --since that is before --until."
+        )
+    return found
+
+
+def name_period(found: Period, where: tzinfo) -> str:
+    """A period as headings say it."""
+    begin, end = (moment(ns, where).strftime("%Y-%m-%d %H:%M:%S") for ns in found)
+    return f"{begin} to {end} {where.tzname(None) or where}"
+
+
+class ReaderGoneError(Exception):
+    """Whoever read our output (`| head`) has seen enough."""
+
+
+def out(text: str) -> None:
+    """Print *text*, which ends its own lines. Raises: ReaderGoneError."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # click would make it an exit code of its own, a different one in each version.
+        raise ReaderGoneError from None

@@ -1,0 +1,86 @@
+"""``costtrace requests``: single requests, the dearest of them with the reason."""
+
+from pathlib import Path
+
+import click
+
+from costtrace.cli.common import (
+    examples,
+    format_option,
+    home_option,
+    name_period,
+    out,
+    period,
+    period_options,
+    zone,
+)
+from costtrace.errors import CosttraceError
+from costtrace.ledger.query import ORDERS, Filter, find_requests, habits, open_ledger
+from costtrace.ledger.query import requests as find
+from costtrace.reports.render import render
+from costtrace.reports.requests import detail_table, list_table
+from costtrace.reports.why import usual
+
+PEERS = 500_000
+"""So many of the newest requests make the medians: some 100 MB."""
+
+
+@click.command(
+    short_help="Single requests; the dearest, and why.",
+    epilog=examples(
+        "costtrace requests --since 1h                     the newest",
+        "costtrace requests --dearest --since today        what cost most, and why",
+        "costtrace requests --sort queue --tenant acme     who waited longest",
+        "costtrace requests --id chatcmpl-8f31c0           one request (its id, record id or trace id)",
+    ),
+)
+@click.option("--dearest", is_flag=True, help="The dearest first, with the reason in words: --sort cost --why.")
+@click.option("--sort", type=click.Choice(list(ORDERS)), help="The most of it first.  [default: ended]")
+@click.option("--why", "explain", is_flag=True, help="Say why each cost what it did, against its tenant and model.")
+@click.option("--id", "identifier", help="Only this one: request id, record id, request key or trace id.")
+@click.option("--tenant", help="Only this tenant's requests.")
+@click.option("--model", help="Only this model.")
+@click.option("--engine", help="Only this engine.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@period_options
+@format_option
+@home_option
+def requests(
+    *,
+    dearest: bool,
+    sort: str | None,
+    explain: bool,
+    identifier: str | None,
+    tenant: str | None,
+    model: str | None,
+    engine: str | None,
+    limit: int,
+    since: str | None,
+    until: str | None,
+    tz: str,
+    form: str,
+    home: Path,
+) -> None:
+    """List requests with what they used and cost: the newest, the dearest, one tenant's, or a single one.
+
+    A request counts in the period in which it ended. Costs are without idle.
+    """
+    where = zone(tz)
+    with open_ledger(home) as store:
+        which = period(store, since, until, where)
+        if identifier is not None:
+            found = find_requests(store, identifier, limit)
+            if not found:
+                raise CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")
+        else:
+            found = find(store, which, Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit)
+        wanted = [(request.tenant, request.model) for request in found]
+        peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
+    what = f"Request {identifier}" if identifier else "The dearest requests" if dearest else "Requests"
+    if not found and form == "table":
+        out(f"no request ended {name_period(which, where)}\n")
+        return
+    tables = [list_table(found, peers, f"{what}, {name_period(which, where)}", where)]
+    if identifier is not None and form == "table":
+        tables += [detail_table(request, where) for request in found]
+    out(render(tables, form))

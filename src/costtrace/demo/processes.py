@@ -1,0 +1,65 @@
+"""Finds and ends the processes of a session, which is what a server started with `setsid` is known by. Linux only."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Process:
+    """One live process: its id and its command line as /proc shows it (a process may rename itself)."""
+
+    pid: int
+    command: str
+
+
+def session_members(session: int) -> list[Process]:
+    """Return the live processes of a session, oldest id first; those that only wait to be reaped are left out."""
+    found = []
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            # "pid (name) state ppid pgrp session ...": the name may hold blanks and brackets itself.
+            state, _, _, owner = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[:4]
+            if int(owner) != session or state in {"Z", "X"}:
+                continue
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except (OSError, ValueError):
+            continue  # it ended while it was looked at
+        found.append(Process(int(entry.name), command))
+    return sorted(found, key=lambda process: process.pid)
+
+
+def wait_until(condition: Callable[[], bool], bound_s: float, poll_s: float = POLL_S) -> bool:
+    """Wait until a condition holds, at most `bound_s` seconds; return whether it does."""
+    end = time.monotonic() + bound_s
+    while not condition():
+        if time.monotonic() >= end:
+            return condition()
+        time.sleep(poll_s)
+    return True
+
+
+def kill_session(session: int, bound_s: float = 10.0) -> list[Process]:
+    """SIGKILL whatever is left of a session; return what had to be killed."""
+    killed: dict[int, Process] = {}
+
+    def none_left() -> bool:
+        left = session_members(session)
+        for process in left:
+            killed[process.pid] = process
+            try:
+                os.kill(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return not left
+
+    wait_until(none_left, bound_s)
+    return list(killed.values())

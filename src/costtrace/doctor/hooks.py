@@ -1,0 +1,42 @@
+"""Would the hooks fit this engine? Asked of the source of a package, which need not be importable here."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from costtrace.doctor.findings import FAIL, OK, WARN, Finding
+
+PLUGINS = {"vllm": "costtrace_vllm", "tensorrt-llm": "costtrace_tensorrt_llm", "dynamo": "costtrace_dynamo"}
+
+
+def check(engine: str, package_dir: Path) -> Iterator[Finding]:
+    """Let the plugin of *engine* compare what it hooks with the source in *package_dir*."""
+    plugin = PLUGINS[engine]
+    try:
+        contract = import_module(f"{plugin}.contract")
+    except ImportError as error:
+        yield Finding(
+            "hooks",
+            FAIL,
+            f"the plugin for {engine} is not installed here: {error}",
+            f"pip install {plugin.replace('_', '-')} into this environment.",
+        )
+        return
+    if not package_dir.is_dir():
+        yield Finding(
+            "hooks", FAIL, f"{package_dir} is not a directory", f"Name the directory of the package `{engine}` itself."
+        )
+        return
+    checks = contract.check_source(package_dir)
+    fits = [found for found in checks if found.ok]
+    yield Finding("hooks", OK if fits else FAIL, f"{len(fits)} of {len(checks)} hooks fit {package_dir}")
+    for found in checks:
+        if not found.ok:
+            optional = getattr(found.hook, "optional", False)
+            yield Finding(
+                "hooks",
+                OK if optional else WARN,
+                f"{found.hook.name} ({found.hook.module}) does not fit: {found.why}"
+                + ("; nothing is lost" if optional else f"; lost: {found.hook.lost}"),
+                "" if optional else "Use a version that this costtrace was tested on, or update costtrace.",
+            )

@@ -1,0 +1,87 @@
+"""What energy follows: the model by which a counter's windows are distributed over steps and idle time.
+
+    E(window) = P0 * time + Pb * busy time + e_t * tokens + e_c * KV tokens + e_a * prefill attention
+
+Fitted per device on its own counter windows, so that its idle watts are among the coefficients. Errors move energy
+between the steps of one window and never create or lose any: each window is rescaled to its counter.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from costtrace.regression import Regression
+from costtrace.step_model import Features, step_total
+from costtrace.virtual_time import Prices
+from costtrace.work import Work
+
+PRIOR = (0.10, 0.35, 0.0, 0.0, 0.0)
+"""uJ per ns of time and of busy time (100 W idle, 350 W more when busy): round numbers; only proportions count."""
+
+
+class Load(NamedTuple):
+    """What a device did in a stretch of time: the regressors."""
+
+    ns: float
+    busy_ns: float
+    tokens: float
+    context: float
+    attention: float
+
+    def times(self, factor: float) -> "Load":
+        """A part of it."""
+        return Load(*(value * factor for value in self))
+
+    def plus(self, other: "Load") -> "Load":
+        """Both."""
+        return Load(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+NOTHING = Load(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class EnergyModel(msgspec.Struct):
+    """One device's model."""
+
+    regression: Regression = msgspec.field(default_factory=lambda: Regression(list(PRIOR), forgetting=0.9995))
+    error_sum: float = 0.0
+    error_weight: float = 0.0
+
+    def weight(self, load: Load) -> float:
+        """Energy (uJ) that a load is expected to have taken."""
+        return self.regression.predict(list(load))
+
+    def observe(self, load: Load, energy_uj: int) -> None:
+        """Learn from a counter window."""
+        if energy_uj > 0:
+            error = abs(self.weight(load) - energy_uj) / energy_uj
+            self.error_sum = self.error_sum * 0.99 + error
+            self.error_weight = self.error_weight * 0.99 + 1.0
+        self.regression.observe(list(load), float(energy_uj))
+
+    def idle_watts(self) -> float:
+        """Power of the device when nothing runs on it, in W."""
+        return self.regression.coefficients()[0] * 1e3
+
+    def mape(self) -> float | None:
+        """Mean error of its predictions over the last windows, as a share; None: it has seen none."""
+        return self.error_sum / self.error_weight if self.error_weight else None
+
+    def step_prices(self, time_prices: Prices, features: Features, device_ns: int) -> Prices:
+        """Energy prices of a step: what follows time is shared as time is, the rest by what it is for."""
+        p0, pb, token, context, attention = self.regression.coefficients()
+        whole = step_total(time_prices, features)
+        follows = (p0 + pb) * device_ns / whole if whole > 0 else 0.0
+        return Prices(
+            time_prices.head * follows,
+            time_prices.sequence * follows,
+            time_prices.token * follows + token,
+            time_prices.context * follows + context,
+            time_prices.attention * follows + attention,
+            time_prices.method,
+        )
+
+
+def step_load(work: Work, device_ns: int, share: float) -> Load:
+    """Load of a step, or of the piece of it that took *device_ns*; *share*: how much of the step that piece is."""
+    return Load(device_ns, device_ns, work.tokens * share, work.context * share, work.attention * share)

@@ -1,0 +1,167 @@
+"""From counter readings to the energy of each piece of time, exactly.
+
+Between two readings of a device's counter lies a window. Its energy is distributed over the pieces of engines' time in
+it (steps, idle, start-up) by the energy model, rescaled so that the window adds up to the counter to the microjoule. A
+piece is complete once a reading lies beyond its end. What no engine had is the device's own (`outside_uj`).
+
+A counter that falls has been reset: what that window took is unknown, never negative. A counter that stands still for
+longer than any sensor's period is not believed. Unknown is a gap, in nanoseconds, beside what is known.
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from costtrace.apportion import largest_remainder
+from costtrace.energy_model import NOTHING, EnergyModel, Load
+from costtrace.events import Reading
+from costtrace.units import NS_PER_S
+
+FROZEN_NS = 3 * NS_PER_S
+"""A powered device draws something: a counter that has not moved for this long is stuck."""
+FAULT_NS = 2 * NS_PER_S
+"""Faults shorter than this are bridged by the counter's next value."""
+LEARN_NS = 5 * NS_PER_S
+"""Windows longer than this (a stalled sensor) are distributed, and not learned from."""
+
+
+class Piece(msgspec.Struct):
+    """A stretch of one engine's time on one device, waiting for its energy."""
+
+    start_ns: int
+    end_ns: int
+    device_ns: int
+    """What the device gave the engine for it."""
+    load: Load
+    uj: int = 0
+    done_ns: int = 0
+    """Device time that has been given its energy; the rest is a gap when the piece is taken."""
+
+
+class Result(NamedTuple):
+    """A piece's energy. `gap_ns` of its device time has none that is known."""
+
+    uj: int
+    gap_ns: int
+
+
+class DeviceEnergy(msgspec.Struct):
+    """One device's counter, and the pieces that wait for it."""
+
+    source: str = "none"
+    scope: str = ""
+    simulated: bool = False
+    last_ns: int = -1
+    last_uj: int = -1
+    """The newest reading that stands (-1: none)."""
+    given_up_ns: int = -1
+    """What has no energy by now and lies before this instant gets none."""
+    told_ns: int = -1
+    """Time of the newest reading of any kind."""
+    pieces: dict[int, Piece] = {}
+    next_piece: int = 0
+    model: EnergyModel = msgspec.field(default_factory=EnergyModel)
+    queue: list[Reading] = []
+    outside_uj: int = 0
+    """Since the beginning, energy of time that no engine had."""
+    attributed_uj: int = 0
+    resets: int = 0
+
+    def add(self, piece: Piece) -> int:
+        """A piece waits from now on; returns its number."""
+        number = self.next_piece
+        self.next_piece += 1
+        self.pieces[number] = piece
+        return number
+
+    def take(self, number: int) -> Result | None:
+        """A piece's energy, if all of it is settled; the piece is then forgotten."""
+        piece = self.pieces[number]
+        if piece.end_ns > self.settled_ns() and piece.end_ns > piece.start_ns:
+            return None
+        del self.pieces[number]
+        return Result(piece.uj, piece.device_ns - piece.done_ns)
+
+    def settled_ns(self) -> int:
+        """Everything before this instant has its energy, or is known to have none."""
+        return max(self.last_ns, self.given_up_ns)
+
+    def give_up(self, at_ns: int) -> None:
+        """Nothing more will be learned about the time before *at_ns*."""
+        self.given_up_ns = max(self.given_up_ns, at_ns)
+
+    def read(self, reading: Reading) -> None:
+        """Take the next reading. All engines' time up to it has been added."""
+        at_ns, value = reading.at_ns, reading.energy_uj
+        if at_ns <= self.told_ns and self.told_ns >= 0 and not reading.fault:
+            return
+        self.told_ns = max(self.told_ns, at_ns)
+        if value is None:
+            if (self.last_ns >= 0 and at_ns - self.last_ns > FAULT_NS) or self.last_ns < 0:
+                self.give_up(at_ns)
+            return
+        self.source, self.scope = reading.source, reading.scope
+        if self.last_ns < 0:
+            self.give_up(at_ns)
+            self._stand(at_ns, value)
+        elif value < self.last_uj or reading.fault == "reset":
+            self.resets += 1
+            self.give_up(at_ns)
+            self._stand(at_ns, value)
+        elif value == self.last_uj and at_ns - self.last_ns <= FROZEN_NS:
+            return  # it has not moved yet: the window goes on
+        elif value == self.last_uj:
+            self.give_up(at_ns)
+        else:
+            self._distribute(at_ns, value - self.last_uj)
+            self._stand(at_ns, value)
+
+    def _stand(self, at_ns: int, value: int) -> None:
+        self.last_ns, self.last_uj = at_ns, value
+
+    def _distribute(self, end_ns: int, energy_uj: int) -> None:
+        """Give a window's energy to the pieces in it, by the model's expectation of each."""
+        start_ns = self.last_ns
+        if self.given_up_ns > start_ns:
+            # Part of the window is over for its pieces: its even share of the energy is the device's own.
+            gone_until_ns = min(self.given_up_ns, end_ns)
+            gone_uj = energy_uj * (gone_until_ns - start_ns) // (end_ns - start_ns)
+            self.outside_uj += gone_uj
+            energy_uj -= gone_uj
+            start_ns = gone_until_ns
+        names: list[int] = []
+        loads: list[Load] = []
+        covered_ns = 0
+        for number, piece in self.pieces.items():
+            begin, end = max(piece.start_ns, start_ns), min(piece.end_ns, end_ns)
+            if begin >= end:
+                continue
+            length = piece.end_ns - piece.start_ns
+            names.append(number)
+            loads.append(piece.load.times((end - begin) / length))
+            # Cumulative, so that the windows of a piece sum to it.
+            device_ns = (
+                piece.device_ns * (end - piece.start_ns) // length
+                - piece.device_ns * (begin - piece.start_ns) // length
+            )
+            piece.done_ns += device_ns
+            covered_ns += device_ns
+        uncovered = Load(float(max(0, end_ns - start_ns - covered_ns)), 0.0, 0.0, 0.0, 0.0)
+        weights = [max(0, int(self.model.weight(load) * 1024)) for load in (*loads, uncovered)]
+        if not any(weights):
+            weights = [max(1, int(load.ns)) for load in (*loads, uncovered)]
+        shares = largest_remainder(energy_uj, weights)
+        for number, share in zip(names, shares, strict=False):
+            self.pieces[number].uj += share
+        self.outside_uj += shares[-1]
+        self.attributed_uj += energy_uj - shares[-1]
+        if end_ns - start_ns <= LEARN_NS:
+            whole = uncovered
+            for load in loads:
+                whole = whole.plus(load)
+            self.model.observe(whole, energy_uj)
+
+
+def piece_of(start_ns: int, end_ns: int, device_ns: int, load: Load = NOTHING) -> Piece:
+    """A piece; without a load it is time in which the device idled for the engine."""
+    return Piece(start_ns, end_ns, device_ns, load if any(load) else Load(float(device_ns), 0.0, 0.0, 0.0, 0.0))

@@ -1,0 +1,48 @@
+"""The errors that costtrace raises to people. Each message names the input and the remedy.
+
+* CosttraceError
+  x ConfigError            a setting that cannot be used
+  x JournalError           a journal that cannot be read or written
+    + SchemaTooNew         written by a newer costtrace than this one
+  x LedgerError            a ledger that cannot be read or written
+    + LedgerTooNew         written by a newer costtrace than this one
+  x PriceBookError         a price book that cannot be used
+  x AlreadyRunning         a second agent on one COSTTRACE_HOME
+  x ServerError            a server of the demo or of a test that does not start or stop
+"""
+
+
+class CosttraceError(Exception):
+    """Base of all errors that costtrace raises."""
+
+
+class ConfigError(CosttraceError):
+    """A setting that cannot be used."""
+
+
+class JournalError(CosttraceError):
+    """A journal that cannot be read or written."""
+
+
+class SchemaTooNew(JournalError):
+    """A journal written by a newer costtrace than this one."""
+
+
+class LedgerError(CosttraceError):
+    """A ledger that cannot be read or written."""
+
+
+class LedgerTooNew(LedgerError):
+    """A ledger written by a newer costtrace than this one."""
+
+
+class PriceBookError(CosttraceError):
+    """A price book that cannot be used."""
+
+
+class AlreadyRunning(CosttraceError):
+    """Another agent holds the lock of this COSTTRACE_HOME."""
+
+
+class ServerError(CosttraceError):
+    """A server that the demo or a test runs did not start or stop as it should."""

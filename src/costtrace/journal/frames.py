@@ -1,0 +1,126 @@
+"""The journal's file format: frames of events.
+
+    frame   = magic (2 bytes) | length (u32 LE) | crc32 of payload (u32 LE) | payload
+    payload = msgpack array: [sequence number of the first event, event, event, ...]
+
+A frame is written by one ``write`` and is whole or not there: a torn tail loses at most one frame, and a damaged
+stretch is left by looking for the next magic whose checksum holds. Frames decode independently of each other.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from costtrace.events import AnyEvent, Event, Steady, Step
+
+MAGIC = b"\xc7\x05"
+_HEAD = struct.Struct("<2sII")
+HEAD_BYTES = _HEAD.size
+MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+"""No writer makes a frame this large: a longer length is damage."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[int | AnyEvent]).decode
+
+
+class Frame(NamedTuple):
+    """A decoded frame and where the next one begins."""
+
+    first_sequence: int
+    events: list[AnyEvent]
+    end: int
+
+
+class Damage(NamedTuple):
+    """A stretch of a segment that cannot be read: bytes [start, end)."""
+
+    start: int
+    end: int
+    why: str
+
+
+def pack(first_sequence: int, events: Sequence[Event]) -> bytes:
+    """One frame holding *events* in order."""
+    payload = _encode([first_sequence, *_shorten(events)])
+    return _HEAD.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+
+
+def unpack(data: bytes, start: int) -> Frame | Damage | None:
+    """The frame at *start*, or the damage there; None where the data ends before the frame does.
+
+    None is a torn tail if nothing more will be written, and otherwise a frame that is just being written.
+    """
+    if start + HEAD_BYTES > len(data):
+        return None
+    magic, length, checksum = _HEAD.unpack_from(data, start)
+    if magic != MAGIC or length > MAX_PAYLOAD_BYTES:
+        return _damage(data, start, "no frame begins here")
+    end = start + HEAD_BYTES + length
+    if end > len(data):
+        # Either a torn tail, or a damaged length: a whole frame further on tells which.
+        found = _next_frame(data, start + 1)
+        return None if found is None else Damage(start, found, "the length is damaged")
+    payload = data[start + HEAD_BYTES : end]
+    if zlib.crc32(payload) != checksum:
+        return _damage(data, start, "the checksum does not hold")
+    try:
+        first, *events = _decode(payload)
+        if not isinstance(first, int):
+            return Damage(start, end, "no sequence number")
+        return Frame(first, list(_lengthen(events)), end)
+    except msgspec.DecodeError as error:
+        return Damage(start, end, f"unknown content ({error})")
+
+
+def _damage(data: bytes, start: int, why: str) -> Damage:
+    found = _next_frame(data, start + 1)
+    return Damage(start, len(data) if found is None else found, why)
+
+
+def _next_frame(data: bytes, start: int) -> int | None:
+    """Offset of the next whole, undamaged frame."""
+    while (start := data.find(MAGIC, start)) >= 0:
+        if start + HEAD_BYTES <= len(data):
+            _, length, checksum = _HEAD.unpack_from(data, start)
+            end = start + HEAD_BYTES + length
+            if end <= len(data) and zlib.crc32(data[start + HEAD_BYTES : end]) == checksum:
+                return start
+        start += 1
+    return None
+
+
+def _shorten(events: Sequence[Event]) -> Iterator[Event]:
+    last: Step | None = None
+    for event in events:
+        if type(event) is Step:
+            if (
+                last is not None
+                and event.index == last.index + 1
+                and not (event.leaves or event.enters or event.items or event.encoder)
+            ):
+                yield Steady(event.scheduled_ns - last.done_ns, event.done_ns - event.scheduled_ns)
+            else:
+                yield event
+            last = event
+        else:
+            yield event
+
+
+def _lengthen(events: Sequence[int | AnyEvent]) -> Iterator[AnyEvent]:
+    last: Step | None = None
+    for event in events:
+        if type(event) is Steady:
+            if last is None:
+                raise msgspec.DecodeError("a steady step with no step before it in its frame")
+            scheduled_ns = last.done_ns + event.after_ns
+            last = Step(last.index + 1, scheduled_ns, scheduled_ns + event.took_ns)
+            yield last
+            continue
+        if isinstance(event, int):
+            raise msgspec.DecodeError("a number where an event should be")
+        if type(event) is Step:
+            last = event
+        yield event

@@ -1,0 +1,242 @@
+"""The engine's side of the journal: append frames, rotate segments, survive a full disk, stay under a cap."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from costtrace import clock
+from costtrace.errors import JournalError
+from costtrace.events import JOURNAL_SCHEMA, EngineReady, EngineStarted, Event, Lost, SegmentHeader, Snapshot
+from costtrace.guard import log
+from costtrace.journal import frames
+from costtrace.units import NS_PER_S
+
+SEGMENT_BYTES = 8 * 1024 * 1024
+SEGMENT_NS = 300 * NS_PER_S
+BACKLOG_BYTES = 16 * 1024 * 1024
+LOCK_NAME = "writer.lock"
+LOCK_TRIES = 20
+LOCK_PAUSE_S = 0.01
+SEGMENT_SUFFIX = ".ctj"
+
+
+def new_engine_id(engine: str) -> str:
+    """A name for a journal: sorts by time, says whose it is, is unique."""
+    return f"{engine}-{time.time_ns() // 1_000_000:x}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    """Where segment *number* of a journal stands."""
+    return directory / f"{number:08d}{SEGMENT_SUFFIX}"
+
+
+class JournalWriter:
+    """Appends events to one engine's journal. Used by one thread.
+
+    Nothing it does raises into its caller but the constructor: what cannot be written waits in a bounded backlog,
+    and what does not fit the backlog is counted and said with a `Lost` event as soon as writing works again.
+    *snapshot* gives, for a sequence number, the state that a reader goes on from at the head of a segment.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        engine_id: str,
+        snapshot: Callable[[int], Snapshot],
+        *,
+        cap_bytes: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        version: str = "",
+    ) -> None:
+        self.directory = home / "journal" / engine_id
+        self.engine_id = engine_id
+        self.lost_events = 0
+        self._snapshot = snapshot
+        self._cap_bytes = cap_bytes
+        self._segment_bytes = segment_bytes
+        self._version = version
+        self._sequence = 0
+        self._segment = 0
+        self._file = -1
+        self._size = 0
+        self._opened_ns = 0
+        self._backlog: list[tuple[int, bytes]] = []
+        self._backlog_bytes = 0
+        self._lost_from_ns = 0
+        self._lost_since = 0
+        self._failing = ""
+        self._begin: list[Event] = []
+        """What every segment repeats: a reader may find the first one missing."""
+        try:
+            for part in (home, home / "journal", self.directory):
+                part.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.directory / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._take_lock()
+        except OSError as error:
+            raise JournalError(
+                f"cannot write a journal in {self.directory}: {error.strerror}. "
+                "Set COSTTRACE_HOME to a directory that this user can write."
+            ) from error
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Write *events* as one frame, now or as soon as the disk takes it again."""
+        if not events:
+            return
+        self._begin += [event for event in events if isinstance(event, (EngineStarted, EngineReady))]
+        if self._backlog_bytes > BACKLOG_BYTES:
+            self._lose(events)
+        else:
+            frame = frames.pack(self._sequence, events)
+            self._backlog.append((self._sequence, frame))
+            self._backlog_bytes += len(frame)
+        # The numbers of lost events are used up too: their gap shows in the journal itself.
+        self._sequence += len(events)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write what waits. False while the disk does not take it."""
+        try:
+            while self._backlog:
+                sequence, frame = self._backlog[0]
+                self._ensure_segment(sequence)
+                self._write(frame)
+                self._backlog_bytes -= len(frame)
+                del self._backlog[0]
+        except OSError as error:
+            self._say_failing(error)
+            return False
+        self._say_recovered()
+        return True
+
+    def sync(self) -> None:
+        """Ask the kernel to put what is written on the disk: against a crash of the host, not of the process."""
+        if self._file >= 0:
+            with contextlib.suppress(OSError):
+                os.fdatasync(self._file)
+
+    def close(self) -> None:
+        """Flush, sync and let go of the lock: the reader then knows that nothing more comes."""
+        self.flush()
+        self.sync()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        os.close(self._lock)
+
+    def _take_lock(self) -> None:
+        # A reader that looks whether somebody writes holds the lock for an instant.
+        for _ in range(LOCK_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(LOCK_PAUSE_S)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _write(self, frame: bytes) -> None:
+        view = memoryview(frame)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError:
+            # A frame stands whole or not at all.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(frame)
+
+    def _ensure_segment(self, first_sequence: int) -> None:
+        now = time.monotonic_ns()
+        if self._file >= 0 and self._size < self._segment_bytes and now - self._opened_ns < SEGMENT_NS:
+            return
+        number = self._segment + 1
+        head = self._header(number, first_sequence)
+        path = segment_path(self.directory, number)
+        file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        previous, self._file, self._size = self._file, file, 0
+        try:
+            self._write(head)
+        except OSError:
+            os.close(file)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            self._file, self._size = previous, self._segment_bytes
+            raise
+        self._segment, self._opened_ns = number, now
+        if previous >= 0:
+            with contextlib.suppress(OSError):
+                os.fdatasync(previous)
+            os.close(previous)
+        self._enforce_cap()
+
+    def _header(self, number: int, first_sequence: int) -> bytes:
+        anchor = clock.anchor()
+        head: list[Event] = [
+            SegmentHeader(
+                schema=JOURNAL_SCHEMA,
+                engine_id=self.engine_id,
+                segment=number,
+                first_sequence=first_sequence,
+                host=clock.host_name(),
+                boot_id=clock.boot_id(),
+                pid=os.getpid(),
+                monotonic_ns=anchor.monotonic_ns,
+                wall_ns=anchor.wall_ns,
+                writer=self._version,
+            )
+        ]
+        if number > 1:
+            head += self._begin
+            # The state after all events so far, those that still wait in the backlog included: hence its number.
+            head.append(self._snapshot(self._sequence))
+        return frames.pack(-1, head)
+
+    def _enforce_cap(self) -> None:
+        """Make room by giving up the oldest segments; the agent finds them missing and says ``unobserved``."""
+        segments = sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}"))
+        total = sum(path.stat().st_size for path in segments)
+        for path in segments[:-1]:
+            if total <= self._cap_bytes:
+                return
+            total -= path.stat().st_size
+            path.unlink()
+            log.warning(
+                "costtrace: the journal %s has reached its cap of %d bytes and no agent has read it: %s is given up, "
+                "its time becomes `unobserved`. Start `costtrace agent`, or raise COSTTRACE_JOURNAL_CAP_BYTES.",
+                self.directory,
+                self._cap_bytes,
+                path.name,
+            )
+
+    def _lose(self, events: Sequence[Event]) -> None:
+        self.lost_events += len(events)
+        self._lost_since += len(events)
+        if not self._lost_from_ns:
+            self._lost_from_ns = time.monotonic_ns()
+
+    def _say_failing(self, error: OSError) -> None:
+        if not self._failing:
+            self._failing = error.strerror or str(error)
+            log.error(
+                "costtrace: cannot write to the journal %s: %s. Serving goes on; up to %d MB wait in memory, and what "
+                "does not fit becomes `unobserved` time. Free some space or set COSTTRACE_HOME to another disk.",
+                self.directory,
+                self._failing,
+                BACKLOG_BYTES // 1024 // 1024,
+            )
+
+    def _say_recovered(self) -> None:
+        if not self._failing:
+            return
+        log.warning("costtrace: the journal %s can be written again (it was: %s)", self.directory, self._failing)
+        self._failing = ""
+        if self._lost_from_ns:
+            now = time.monotonic_ns()
+            lost = Lost(now, -1, self._lost_since, "disk", from_ns=self._lost_from_ns, to_ns=now)
+            self._lost_from_ns = self._lost_since = 0
+            # A new segment follows: its snapshot is what a reader goes on from.
+            self._size = self._segment_bytes
+            self.append([lost])

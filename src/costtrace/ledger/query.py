@@ -1,0 +1,222 @@
+"""Reading the ledger: every SQL statement of the reports, over one small interface that another store can offer too.
+
+The statements use what SQLite and ClickHouse share: named parameters (``:name``), integer ``%``, ``CASE``, ``sum``,
+``count``, ``LEFT JOIN``. Time is summed from postings (exact by window: a window counts where it begins), tokens from
+usage records (they count when their request ended).
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from costtrace.errors import CosttraceError, LedgerError
+from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.reports.rows import Ended, Habit, Period, Request, Used
+from costtrace.units import NS_PER_S
+
+QUARTER_NS = 900 * NS_PER_S
+"""Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
+
+Row = tuple[Any, ...]
+
+
+class Store(Protocol):
+    """What the queries need of a database."""
+
+    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
+        """Run one SELECT with named parameters and stream what it yields."""
+        ...
+
+
+class SqliteStore:
+    """A SQLite ledger as a store: all queries see the same moment, whatever the agent writes meanwhile."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.path = ledger.path
+        self._connection = ledger.connection
+
+    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
+        """Run one SELECT with named parameters and stream what it yields. Raises: LedgerError."""
+        try:
+            cursor = self._connection.cursor()
+            cursor.row_factory = None
+            cursor.arraysize = 1_000
+            cursor.execute(sql, parameters or {})
+            while chunk := cursor.fetchmany():
+                yield from chunk
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"cannot read the ledger {self.path}: {error}. `costtrace verify` names rows that are damaged."
+            ) from error
+
+
+@contextmanager
+def open_ledger(home: Path) -> Iterator[SqliteStore]:
+    """The ledger under *home*, read-only, as it is now. Raises: LedgerError."""
+    ledger = Ledger(home / LEDGER_NAME, read_only=True)
+    try:
+        ledger.connection.execute("BEGIN")
+        yield SqliteStore(ledger)
+    except sqlite3.Error as error:
+        raise LedgerError(f"cannot read the ledger {ledger.path}: {error}") from error
+    finally:
+        ledger.close()
+
+
+class Dimension(NamedTuple):
+    """How a dimension is found on a posting (p) and on a usage record (u); e is the engine of either."""
+
+    posting: str
+    usage: str
+    tables: frozenset[str] = frozenset()
+    """What a posting has to be joined with."""
+
+
+_QUARTER = f"CAST({{0}} - {{0}} % {QUARTER_NS} AS TEXT)"
+DIMENSIONS: dict[str, Dimension] = {
+    "tenant": Dimension("p.tenant", "u.tenant"),
+    "model": Dimension("p.model", "u.model"),
+    "engine": Dimension("p.engine_id", "u.engine_id"),
+    "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
+    "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
+    "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
+    "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')", frozenset({"engine"})),
+}
+TIME_DIMENSIONS = ("hour", "day")
+
+_REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
+ORDERS = {
+    "cost": "u.cost_nano IS NULL, u.cost_nano DESC, u.gpu_ns DESC",
+    "gpu": "u.gpu_ns DESC",
+    "energy": "u.energy_uj IS NULL, u.energy_uj DESC, u.gpu_ns DESC",
+    "tokens": "u.input_tokens + u.output_tokens DESC",
+    "queue": "CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns DESC",
+    "wasted": "u.wasted_ns DESC",
+    "ended": "u.ended_ns DESC",
+}
+"""How requests can be sorted; unknowns come last."""
+
+
+class Filter(NamedTuple):
+    """Which requests: None takes all."""
+
+    tenant: str | None = None
+    model: str | None = None
+    engine: str | None = None
+
+    def sql(self, alias: str) -> str:
+        """Conditions on table *alias*, each with a leading AND."""
+        names = {"tenant": "tenant", "model": "model", "engine": "engine_id"}
+        return "".join(
+            f" AND {alias}.{column} = :{name}" for name, column in names.items() if getattr(self, name) is not None
+        )
+
+    def parameters(self) -> dict[str, int | str]:
+        """Values of the conditions."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def bounds(store: Store) -> Period | None:
+    """The period that the ledger covers, from its first window to its last row's end; None for an empty ledger."""
+    sql = """
+        SELECT min(least), max(most) FROM (
+            SELECT min(window_ns) AS least, max(window_ns) + 1 AS most FROM posting
+            UNION ALL SELECT min(ended_ns), max(ended_ns) + 1 FROM usage)
+    """
+    least, most = next(store.rows(sql))
+    return None if least is None else Period(least, most)
+
+
+def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Used]:  # noqa: B008 - immutable
+    """Postings whose window begins in *period*, summed by the dimensions *by*, kind, reason and currency."""
+    dimensions = [_dimension(name) for name in by]
+    tables = frozenset[str]().union(*(dimension.tables for dimension in dimensions))
+    keys = "".join(f"{dimension.posting}, " for dimension in dimensions)
+    group = ", ".join(str(place + 1) for place in range(len(by) + 4))
+    # Unknown costs are a group of their own, or a sum would hide them. Unknown energy has its gap beside it.
+    sql = f"""
+        SELECT {keys} p.kind, p.reason, coalesce(r.currency, ''),
+            CASE WHEN p.device_nano IS NULL OR p.energy_nano IS NULL THEN 1 ELSE 0 END,
+            sum(p.gpu_ns), sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns), sum(p.gap_ns),
+            sum(p.energy_uj), sum(p.prefill_uj), sum(p.decode_uj), sum(p.wasted_uj),
+            sum(p.device_nano), sum(p.energy_nano)
+        FROM posting p LEFT JOIN rate r ON r.rate_id = p.rate_id
+            {"LEFT JOIN usage u ON u.record_id = p.record_id" if "usage" in tables else ""}
+            {"LEFT JOIN engine e ON e.engine_id = p.engine_id" if "engine" in tables else ""}
+        WHERE p.window_ns >= :since AND p.window_ns < :until {only.sql("p")}
+        GROUP BY {group}
+    """  # noqa: S608 - made of constants of this module
+    width = len(by)
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
+        kind, reason, currency, _, *sums = row[width:]
+        yield Used(row[:width], kind, reason, currency, *sums)
+
+
+def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Ended]:  # noqa: B008 - immutable
+    """Usage records that ended in *period*, summed by the dimensions *by* and currency."""
+    dimensions = [_dimension(name) for name in by]
+    keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
+    group = ", ".join(str(place + 1) for place in range(len(by) + 1))
+    sql = f"""
+        SELECT {keys} u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END), count(*),
+            coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
+            coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
+        FROM usage u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if "device" in by else ""}
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+        GROUP BY {group}
+    """  # noqa: S608 - made of constants of this module
+    width = len(by)
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
+        yield Ended(row[:width], *row[width:])
+
+
+def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
+    """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*."""
+    sql = f"""
+        SELECT {_REQUEST_COLUMNS} FROM usage u
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+        ORDER BY {ORDERS[order]}, u.usage_id LIMIT :limit
+    """  # noqa: S608 - made of constants of this module
+    parameters: dict[str, int | str] = {
+        "since": period.since_ns,
+        "until": period.until_ns,
+        "limit": limit,
+        **only.parameters(),
+    }
+    return [_request(row) for row in store.rows(sql, parameters)]
+
+
+def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
+    """Usage records whose record id, request id, request key or trace id is *identifier*; the first that matches."""
+    for column in ("u.record_id", "u.request_id", "u.request_key", "substr(u.traceparent, 4, 32)"):
+        sql = f"SELECT {_REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
+        if found := [_request(row) for row in store.rows(sql, {"id": identifier, "limit": limit})]:
+            return found
+    return []
+
+
+def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
+    """What medians are made of: the newest *limit* usage records of *period*."""
+    sql = """
+        SELECT u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens, u.output_tokens, u.batch_milli,
+            CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns
+        FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until
+        ORDER BY u.ended_ns DESC LIMIT :limit
+    """
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, "limit": limit}):
+        yield Habit(*row)
+
+
+def _dimension(name: str) -> Dimension:
+    try:
+        return DIMENSIONS[name]
+    except KeyError:
+        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}") from None
+
+
+def _request(row: Row) -> Request:
+    request = Request(*row)
+    return request._replace(finish_reasons=tuple(json.loads(row[Request._fields.index("finish_reasons")])))

@@ -1,0 +1,239 @@
+"""Writing the ledger: one agent, one connection, one transaction for what was made of a stretch of journal."""
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from costtrace.errors import LedgerError, LedgerTooNew
+from costtrace.journal.reader import Position
+from costtrace.ledger.schema import MIGRATIONS, SCHEMA_VERSION
+from costtrace.rating import Charge
+from costtrace.usage import EngineRow, MeterRow, Posting, UsageRecord
+
+LEDGER_NAME = "ledger.sqlite"
+LOG_PAGES = 128
+"""Length of SQLite's write-ahead log, in pages of 4 kB, before it is folded into the ledger."""
+
+
+class UsageCost(NamedTuple):
+    """The money of one usage record: the sum over its postings."""
+
+    cost_nano: int | None = None
+    prefill_nano: int | None = None
+    decode_nano: int | None = None
+    currency: str = ""
+    price_book: str = ""
+
+
+class Ledger:
+    """A ledger file. Readers may open it as often as they like; only one agent writes (its file lock sees to that).
+
+    Raises: LedgerTooNew, LedgerError (not a ledger, not readable).
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        if read_only and not path.exists():
+            raise LedgerError(
+                f"there is no ledger at {path}. Has an agent run with this COSTTRACE_HOME? `costtrace doctor` shows "
+                "which home is used and why."
+            )
+        try:
+            if not read_only:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            uri = f"file:{path}?mode={'ro' if read_only else 'rw'}"
+            self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+            self.connection.row_factory = sqlite3.Row
+            self._open(read_only=read_only)
+        except (OSError, sqlite3.Error) as error:
+            raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+
+    def _open(self, *, read_only: bool) -> None:
+        version = self.connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise LedgerTooNew(
+                f"the ledger {self.path} has schema {version}, this costtrace knows up to {SCHEMA_VERSION}: it was "
+                "written by a newer version. Update costtrace-core here; the ledger was not touched."
+            )
+        if read_only:
+            self.connection.execute("PRAGMA query_only = 1")
+            return
+        self.connection.execute("PRAGMA journal_mode = WAL")
+        self.connection.execute("PRAGMA synchronous = NORMAL")
+        # Fold the log in and cut it off early: by default it takes 4 MB, which a small volume may not have.
+        self.connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        self.connection.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
+        with self.transaction():
+            for number in range(version, SCHEMA_VERSION):
+                for statement in _statements(MIGRATIONS[number]):
+                    self.connection.execute(statement)
+                self.connection.execute(f"PRAGMA user_version = {number + 1}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block, or nothing of it, whatever happens."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    def put_engine(self, row: EngineRow) -> None:
+        """Write or refresh an engine."""
+        self.connection.execute(
+            "INSERT OR REPLACE INTO engine VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                row.engine_id,
+                row.host,
+                row.boot_id,
+                row.engine,
+                row.version,
+                row.model,
+                row.role,
+                row.dp_rank,
+                json.dumps(row.devices),
+                row.device_name,
+                row.device_kind,
+                json.dumps(row.settings),
+                json.dumps(row.lost_hooks),
+                int(row.simulated),
+                row.started_wall_ns,
+                row.started_ns,
+                row.ended_ns,
+                row.end_reason,
+            ),
+        )
+
+    def post(self, lines: Iterable[tuple[Posting, Charge]]) -> None:
+        """Append postings with their charges."""
+        self.connection.executemany(
+            "INSERT INTO posting VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            [
+                (
+                    p.window_ns,
+                    p.engine_id,
+                    p.kind,
+                    p.reason,
+                    p.record_id,
+                    p.tenant,
+                    p.model,
+                    p.gpu_ns,
+                    p.prefill_ns,
+                    p.decode_ns,
+                    p.wasted_ns,
+                    p.energy_uj,
+                    p.prefill_uj,
+                    p.decode_uj,
+                    p.wasted_uj,
+                    p.gap_ns,
+                    p.method,
+                    c.rate_id,
+                    c.device_nano,
+                    c.energy_nano,
+                )
+                for p, c in lines
+            ],
+        )
+
+    def put_meter(self, rows: Iterable[MeterRow]) -> None:
+        """Append meter rows."""
+        self.connection.executemany(
+            "INSERT INTO meter VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            [
+                (
+                    m.engine_id,
+                    m.device,
+                    m.start_ns,
+                    m.end_ns,
+                    m.window_ns,
+                    m.request_ns,
+                    m.idle_ns,
+                    m.overhead_ns,
+                    m.unobserved_ns,
+                    int(m.shared),
+                    m.energy_uj,
+                    m.gap_ns,
+                    m.energy_source,
+                    m.energy_scope,
+                )
+                for m in rows
+            ],
+        )
+
+    def put_usage(self, rows: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
+        """Append usage records of parts that have closed."""
+        self.connection.executemany(_INSERT_USAGE, [_usage_row(record, cost) for record, cost in rows])
+
+    def put_rate(self, row: tuple[str, str, str, str, str, str, str, str, int]) -> None:
+        """Remember a rate that is being applied; the columns of table ``rate``."""
+        self.connection.execute("INSERT OR IGNORE INTO rate VALUES (?,?,?,?,?,?,?,?,?)", row)
+
+    def put_position(self, engine_id: str, position: Position, *, done: bool) -> None:
+        """Where the agent stands in an engine's journal."""
+        self.connection.execute(
+            "INSERT OR REPLACE INTO position VALUES (?,?,?,?,?,?)",
+            (engine_id, position.segment, position.offset, position.sequence, int(position.damaged), int(done)),
+        )
+
+    def positions(self) -> dict[str, tuple[Position, bool]]:
+        """All positions, and whether that journal is done."""
+        rows = self.connection.execute("SELECT engine_id, segment, offset, sequence, damaged, done FROM position")
+        return {row[0]: (Position(row[1], row[2], row[3], bool(row[4])), bool(row[5])) for row in rows}
+
+    def put_state(self, name: str, value: bytes | None) -> None:
+        """Keep (or with None, drop) what the agent needs to go on from its positions."""
+        if value is None:
+            self.connection.execute("DELETE FROM state WHERE name = ?", (name,))
+        else:
+            self.connection.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (name, value))
+
+    def states(self) -> dict[str, bytes]:
+        """All kept states by name."""
+        return {row[0]: row[1] for row in self.connection.execute("SELECT name, value FROM state")}
+
+    def notice(self, subject: str, message: str) -> None:
+        """Keep something an operator has to know later."""
+        self.connection.execute(
+            "INSERT INTO notice (at_ns, subject, message) VALUES (?,?,?)", (time.time_ns(), subject, message)
+        )
+
+
+_USAGE_FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
+_COLUMNS = ", ".join(f'"{name}"' for name in _USAGE_FIELDS)
+_PLACES = ", ".join("?" * (len(_USAGE_FIELDS) + len(UsageCost._fields)))
+_INSERT_USAGE = f"INSERT INTO usage ({_COLUMNS}, {', '.join(UsageCost._fields)}) VALUES ({_PLACES})"  # noqa: S608 - our names
+
+
+def _usage_row(record: UsageRecord, cost: UsageCost) -> tuple[object, ...]:
+    values: list[object] = []
+    for name in _USAGE_FIELDS:
+        value = getattr(record, name)
+        values.append(json.dumps(value) if isinstance(value, (dict, tuple)) else value)
+    return (*values, *cost)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Single statements of a script (``executescript`` would commit behind our back)."""
+    rest = ""
+    for line in script.splitlines():
+        rest += line.split("--")[0] + "\n"
+        if sqlite3.complete_statement(rest):
+            if rest.strip():
+                yield rest
+            rest = ""

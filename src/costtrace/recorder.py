@@ -1,0 +1,120 @@
+"""The hot path: the only costtrace code that runs on an engine's own thread.
+
+A step costs two appends by reference, whatever the batch size: one when it is dispatched, one when it is done. No
+lock, no I/O, no logging, no copying. What does not fit is counted, and its time becomes `unobserved`: never lost
+silently, never on somebody's bill.
+
+`drain` belongs to the writer thread (`journal.pump`), which turns what was recorded into events.
+"""
+
+import threading
+from collections import deque
+from time import monotonic_ns
+from typing import Any, Final, NamedTuple
+
+CAPACITY = 16_384
+"""Records that may wait for the writer thread (50 ms of work is a handful). Beyond, they are counted and dropped."""
+
+STEP: Final = 0
+"""``(STEP, index, dispatched_ns, done_ns, batch)``: a finished step and the engine's own object of its batch."""
+NOTE: Final = 1
+"""``(NOTE, at_ns, what, ...)``: anything else, in order; the plugin's translator knows what it is."""
+
+Record = tuple[Any, ...]
+
+
+class Dropped(NamedTuple):
+    """What the ring could not hold."""
+
+    steps: int
+    notes: int
+    since_ns: int
+    """When the first of them was dropped."""
+
+
+class Recorder:
+    """Collects steps and notes of one engine. `dispatched`, `done` and `note` are called by one engine thread."""
+
+    __slots__ = (
+        "_capacity",
+        "_dropped_notes",
+        "_dropped_since_ns",
+        "_dropped_steps",
+        "_pending",
+        "_ring",
+        "done_index",
+        "index",
+        "wake",
+    )
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.index = -1
+        """Index of the newest step that was dispatched."""
+        self.done_index = -1
+        """Index of the newest step that is done."""
+        self.wake = threading.Event()
+        """Set when something must be on disk at once (a request has ended)."""
+        self._capacity = capacity
+        self._ring: deque[Record] = deque()
+        self._pending: deque[tuple[int, int, Any]] = deque()
+        self._dropped_steps = 0
+        self._dropped_notes = 0
+        self._dropped_since_ns = 0
+
+    def dispatched(self, batch: object) -> None:
+        """The engine has composed *batch* and hands it to its devices."""
+        self.index += 1
+        self._pending.append((self.index, monotonic_ns(), batch))
+
+    def done(self, batch: object) -> None:
+        """The results of *batch* are here. Batches complete in the order of their dispatch."""
+        now = monotonic_ns()
+        if not self._pending or (self._pending[0][2] is not batch and not self._skip_to(batch)):
+            return  # nobody has seen it dispatched
+        index, dispatched_ns, _ = self._pending.popleft()
+        if len(self._ring) < self._capacity:
+            self._ring.append((STEP, index, dispatched_ns, now, batch))
+        else:
+            self._dropped_steps += 1
+            self._dropped_since_ns = self._dropped_since_ns or now
+        self.done_index = index
+
+    def note(self, *what: object, urgent: bool = False) -> None:
+        """Anything but a step, in order with the steps. *urgent*: have it written at once."""
+        if len(self._ring) < self._capacity:
+            self._ring.append((NOTE, monotonic_ns(), *what))
+        else:
+            self._dropped_notes += 1
+            self._dropped_since_ns = self._dropped_since_ns or monotonic_ns()
+        if urgent and not self.wake.is_set():
+            self.wake.set()
+
+    def drain(self) -> list[Record]:
+        """Take what has been recorded. For the writer thread."""
+        ring = self._ring
+        return [ring.popleft() for _ in range(len(ring))]
+
+    def take_dropped(self) -> Dropped | None:
+        """What was dropped since the last call, if anything. For the writer thread."""
+        if not self._dropped_since_ns:
+            return None
+        dropped = Dropped(self._dropped_steps, self._dropped_notes, self._dropped_since_ns)
+        self._dropped_since_ns = 0
+        self._dropped_steps -= dropped.steps
+        self._dropped_notes -= dropped.notes
+        return dropped
+
+    def in_flight_since_ns(self) -> int:
+        """Dispatch of the oldest step that is not done; 0 where none is in flight."""
+        try:
+            return self._pending[0][1]
+        except IndexError:
+            return 0
+
+    def _skip_to(self, batch: object) -> bool:
+        """A batch out of order: the engine gave up those before it (an error, a flush). False: it is not there."""
+        if not any(pending is batch for _, _, pending in self._pending):
+            return False
+        while self._pending[0][2] is not batch:
+            self._pending.popleft()
+        return True

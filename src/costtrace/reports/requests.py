@@ -1,0 +1,100 @@
+"""Tables of single requests: a list, the dearest with the reason, and one in full."""
+
+from collections.abc import Sequence
+from datetime import tzinfo
+
+from costtrace.reports.rows import Request
+from costtrace.reports.tables import Column, Row, Table, Value, count, text
+from costtrace.reports.why import Peers, why
+from costtrace.units import per_million_tokens, show_amount, show_joules, show_seconds
+from costtrace.walltime import show_time
+
+TIMES = ("arrived_ns", "scheduled_ns", "decode_ns_at", "ended_ns")
+
+
+def as_row(request: Request, peers: Peers | None) -> Row:
+    """A request with all its fields; with *peers*, why it cost what it did."""
+    row: dict[str, Value] = dict(request._asdict())
+    tokens = {"input": request.input_tokens, "output": request.output_tokens}
+    for basis, number in {"total": sum(tokens.values()), **tokens}.items():
+        price = None if request.cost_nano is None else per_million_tokens(request.cost_nano, number)
+        row[f"cost_per_million_{basis}_tokens"] = None if price is None else round(price, 9)
+    row["cost_includes_idle"] = False
+    if peers is not None:
+        row["why"] = why(request, peers.get((request.tenant, request.model)))
+    return row
+
+
+def list_table(requests: Sequence[Request], peers: Peers | None, title: str, zone: tzinfo) -> Table:
+    """One line a request."""
+    columns = [
+        Column("ended", lambda row: show_time(_int(row, "ended_ns"), zone), right=False),
+        text("tenant", "tenant"),
+        text("model", "model"),
+        text("request", "request_id"),
+        count("input tok", "input_tokens"),
+        count("cached", "cached_tokens"),
+        count("output tok", "output_tokens"),
+        Column("queue", _queue),
+        Column("GPU time", lambda row: show_seconds(_int(row, "gpu_ns"))),
+        Column("energy", lambda row: show_joules(_known(row, "energy_uj"))),
+        Column("cost", lambda row: show_amount(_known(row, "cost_nano"), str(row["currency"]) or None)),
+        Column("end", _joined, right=False),
+    ]
+    if peers is not None:
+        columns.append(text("why", "why"))
+    notes = ["Cost without idle. Tokens: input as the client is told, cached is part of input."]
+    if peers is not None:
+        notes.append("Why: against the median request of the same tenant and model in the period.")
+    fields = (*Request._fields, *(("why",) if peers is not None else ()))
+    return Table("requests", title, columns, [as_row(request, peers) for request in requests], notes, fields)
+
+
+def detail_table(request: Request, zone: tzinfo) -> Table:
+    """All of one part, a line a field."""
+    row = as_row(request, None)
+    lines: list[Row] = [
+        {"field": key, "value": _shown(key, value, str(row["currency"]), zone)} for key, value in row.items()
+    ]
+    columns = (text("field", "field"), text("value", "value"))
+    title = f"Request {request.request_id}, on engine {request.engine_id}"
+    return Table("request", title, columns, lines, view=True)
+
+
+def _shown(key: str, value: Value, currency: str, zone: tzinfo) -> str:
+    """A field for people; exact where that says more."""
+    shown = str(value)
+    if isinstance(value, tuple):
+        shown = ", ".join(value)
+    elif value is None:
+        shown = "unknown"
+    elif isinstance(value, int):
+        if key in TIMES:
+            shown = show_time(value, zone)
+        elif key.endswith("_nano"):
+            shown = show_amount(value, currency)
+        elif key.endswith("_ns"):
+            shown = f"{show_seconds(value)}  ({value:,} ns)"
+        elif key.endswith("_uj"):
+            shown = show_joules(value)
+    return shown
+
+
+def _queue(row: Row) -> str:
+    scheduled_ns = _int(row, "scheduled_ns")
+    return show_seconds(scheduled_ns - _int(row, "arrived_ns")) if scheduled_ns else "never ran"
+
+
+def _joined(row: Row) -> str:
+    reasons = row["finish_reasons"]
+    return ", ".join(dict.fromkeys(reasons)) if isinstance(reasons, tuple) else ""
+
+
+def _int(row: Row, key: str) -> int:
+    value = row[key]
+    assert isinstance(value, int)
+    return value
+
+
+def _known(row: Row, key: str) -> int | None:
+    return None if row[key] is None else _int(row, key)

@@ -1,0 +1,172 @@
+"""The host's CPU packages through RAPL, as Linux shows it in /sys/class/powercap (Intel and AMD).
+
+Package domains only, summed: ``core``, ``uncore`` and ``dram`` are inside of them or not the CPU's, and ``psys`` is the
+whole platform. It serves the CPU stand-in ``CPU-<host>``, and is the host's own row of energy beside GPUs.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from costtrace import clock
+from costtrace.events import Reading
+from costtrace.sensors import Clocks, Notice, SensedDevice
+from costtrace.sensors.counting import RESET, gain_of
+from costtrace.units import NS_PER_S
+
+POWERCAP = Path("/sys/class/powercap")
+HIGHEST_W = 1_000
+"""No package draws more: a gap in which one could have gone once around its counter at this power cannot be bridged."""
+RETRY_NS = 60 * NS_PER_S
+_REMEDY = (
+    "Reading it needs root since Linux 5.10: run the agent as root or with CAP_DAC_READ_SEARCH, or let its group read "
+    "/sys/class/powercap/*/energy_uj (a udev rule or tmpfiles.d)."
+)
+
+
+@dataclass(slots=True)
+class _Domain:
+    path: Path
+    name: str
+    range_uj: int
+    last_uj: int = -1
+
+
+class RaplSensor:
+    """The energy of the host's CPU packages, as one device."""
+
+    def __init__(
+        self,
+        gains: Mapping[str, str] | None = None,
+        *,
+        clocks: Clocks = clock.anchor,
+        root: Path = POWERCAP,
+        wanted: bool = True,
+    ) -> None:
+        """Open nothing yet. *wanted*: somebody asked for RAPL, so its absence is worth a notice."""
+        self.calls = 0
+        host, name = clock.host_name(), _cpu_name()
+        uuid = f"CPU-{host}"
+        self._gain = gain_of(gains or {}, uuid, name)
+        self._about = SensedDevice(uuid, name, "cpu", "package", "rapl", gain=self._gain.text)
+        self._clocks = clocks
+        self._root = root
+        self._wanted = wanted
+        self._domains: list[_Domain] = []
+        self._total_uj = 0
+        self._last_ns = -1
+        self._due_ns = 0
+        self._said = ""
+        self._notices: list[Notice] = []
+
+    def open(self) -> None:
+        """Look for packages whose counter can be read."""
+        self._due_ns = self._clocks().monotonic_ns + RETRY_NS
+        domains = _packages(self._root)
+        if not domains:
+            if self._wanted:
+                self._say(
+                    f"{self._root} shows no CPU package (a virtual machine, or a kernel without powercap): the "
+                    "energy of the CPUs is unknown, not 0."
+                )
+            return
+        try:
+            for domain in domains:
+                self._value(domain)
+        except PermissionError as error:
+            # Asked for or not: this is the one case in which somebody can do something about it.
+            self._say(f"the energy of the CPUs is unknown: {error.filename} cannot be read. {_REMEDY}")
+        except (OSError, ValueError) as error:
+            self._say(f"the energy of the CPUs is unknown: {error}.")
+        else:
+            self._domains = domains
+
+    def read(self, devices: Collection[str] | None = None) -> list[Reading]:
+        """Read all packages, now."""
+        if not self._domains or (devices is not None and self._about.uuid not in devices):
+            return []
+        before_ns = self._clocks().monotonic_ns
+        try:
+            values = [self._value(domain) for domain in self._domains]
+        except (OSError, ValueError) as error:
+            return [self._failed(error)]
+        now_ns = self._clocks().monotonic_ns
+        at_ns = (before_ns + now_ns) // 2
+        fault = "" if self._continues(at_ns) else RESET
+        for domain, value in zip(self._domains, values, strict=True):
+            if not fault:
+                self._total_uj += (value - domain.last_uj) % (domain.range_uj + 1)
+            domain.last_uj = value
+        self._last_ns = at_ns
+        return [self._reading(at_ns, self._gain.energy(self._total_uj), fault)]
+
+    def upkeep(self) -> None:
+        """Look again now and then where there was nothing."""
+        if not self._domains and self._clocks().monotonic_ns >= self._due_ns:
+            self.open()
+
+    def devices(self) -> Sequence[SensedDevice]:
+        """The host's CPUs, where they can be read."""
+        return (self._about,) if self._domains else ()
+
+    def take_notices(self) -> list[Notice]:
+        """What an operator has to know."""
+        notices, self._notices = self._notices, []
+        return notices
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _value(self, domain: _Domain) -> int:
+        self.calls += 1
+        value = int((domain.path / "energy_uj").read_text(encoding="ascii"))
+        if not 0 <= value <= domain.range_uj:
+            raise ValueError(f"{domain.path}/energy_uj shows {value}, beyond its range of {domain.range_uj}")
+        return value
+
+    def _continues(self, at_ns: int) -> bool:
+        if self._last_ns < 0:
+            return False
+        most_uj = (at_ns - self._last_ns) * HIGHEST_W // 1_000
+        return all(most_uj <= domain.range_uj for domain in self._domains)
+
+    def _failed(self, error: Exception) -> Reading:
+        self._last_ns = -1
+        denied = isinstance(error, PermissionError)
+        self._say(f"the energy of the CPUs is unknown for now: {error}.{f' {_REMEDY}' if denied else ''}")
+        return self._reading(self._clocks().monotonic_ns, None, "denied" if denied else "error")
+
+    def _reading(self, at_ns: int, energy_uj: int | None, fault: str) -> Reading:
+        about = self._about
+        return Reading(about.uuid, at_ns, energy_uj, None, "rapl", "package", fault, gain=about.gain)
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._notices.append(("sensor", text))
+
+
+def _packages(root: Path) -> list[_Domain]:
+    """Every package once: some kernels show one both by MSR and by MMIO."""
+    found: dict[str, _Domain] = {}
+    for path in sorted(root.glob("*-rapl*:*")):
+        try:
+            name = (path / "name").read_text(encoding="ascii").strip()
+            range_uj = int((path / "max_energy_range_uj").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+        if name.startswith("package-") and (name not in found or "mmio" in found[name].path.name) and range_uj > 0:
+            found[name] = _Domain(path, name, range_uj)
+    return list(found.values())
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "CPU"
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in {"model name", "Model", "Processor"}:
+            return " ".join(value.split())
+    return "CPU"

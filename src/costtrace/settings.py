@@ -1,0 +1,336 @@
+"""Every setting of costtrace: one model, one place. `costtrace.config` fills it, `docs/configuration.md` shows it.
+
+Engine processes import this: stdlib and pydantic only.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_origin
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
+
+from costtrace import tenancy
+
+_GENERAL = "General"
+_ENGINE = "In the engine"
+_TENANTS = "Tenants"
+_ACCOUNTING = "Accounting"
+_PRICES = "Prices"
+_AGENT = "Agent"
+_EMISSION = "Emission"
+GROUPS: Mapping[str, str] = {
+    _GENERAL: "What engines, agent and command line share.",
+    _ENGINE: "What the plugin does inside an engine process.",
+    _TENANTS: "Whose request is it? A header that names a tenant counts only where it comes from a trusted peer.",
+    _ACCOUNTING: "How the meter is split. All of it conserves: the rows add up whatever is chosen.",
+    _PRICES: "Without a price book time and energy are accounted for, and every cost is unknown.",
+    _AGENT: "The process that samples the devices, reads the journals and writes the ledger.",
+    _EMISSION: "Where spans and metrics go. OTLP is configured by OpenTelemetry's own `OTEL_*` variables.",
+}
+"""The groups of settings in the order of the documentation."""
+
+
+def _setting(
+    default: Any,  # noqa: ANN401 - as above
+    *,
+    group: str,
+    about: str,
+    unit: str = "",
+    example: str = "",
+    **constraints: Any,  # noqa: ANN401 - pydantic's own
+) -> Any:  # noqa: ANN401 - as pydantic's own `Field`: the annotation in front of it says the type
+    """Make a field that carries what the documentation says about it."""
+    extra: dict[str, Any] = {"group": group, "unit": unit, "example": example}
+    return Field(default, description=about, json_schema_extra=extra, **constraints)
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Read ``name=value,name=value``; ``none`` and the empty text are no pairs."""
+    found = {}
+    for part in (part.strip() for part in text.split(",")):
+        name, equals, value = part.rpartition("=")
+        if part in {"", "none"}:
+            continue
+        if not equals or not name.strip():
+            raise ValueError(f"{part!r} is not of the form NAME=GAIN")
+        found[name.strip()] = value.strip()
+    return found
+
+
+class Settings(BaseModel):
+    """All settings, checked. Made by `costtrace.config.load`; immutable.
+
+    A list may be written as one text with commas; ``none`` is the empty list.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    home: Path = _setting(
+        Path("~/.local/state/costtrace"),
+        group=_GENERAL,
+        about="Directory of journals and ledger. The default goes by `$XDG_STATE_HOME` where that is set.",
+        example="/var/lib/costtrace",
+    )
+    enabled: bool = _setting(
+        default=True, group=_GENERAL, about="`false`: the plugin stays out of the engine.", example="false"
+    )
+    host: str = _setting(
+        "",
+        group=_GENERAL,
+        about="Name of this host in rows and spans, a Kubernetes node's name for instance. Default: the hostname.",
+        example="node-17",
+        max_length=253,
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", group=_GENERAL, about="How much costtrace says in the agent's log.", example="debug"
+    )
+
+    agent: Literal["spawn", "external", "off"] = _setting(
+        "spawn",
+        group=_ENGINE,
+        about="Who runs the agent. `spawn`: the plugin starts one if none runs. `external`: a sidecar or a service "
+        "does. `off`: nobody; engines only write their journals.",
+        example="external",
+    )
+    ring_capacity: int = _setting(
+        16_384,
+        group=_ENGINE,
+        about="Steps and notes that may wait for the writer thread. What does not fit becomes `unobserved` time.",
+        unit="records",
+        example="65536",
+        ge=64,
+        le=16_777_216,
+    )
+    journal_cap_bytes: ByteSize = _setting(
+        1 << 30,
+        group=_ENGINE,
+        about="Limit of one engine's journal. Beyond, its oldest segments are given up: their time is `unobserved`.",
+        unit="bytes",
+        example="4GiB",
+        ge=32 << 20,
+    )
+    journal_fsync: bool = _setting(
+        default=True,
+        group=_ENGINE,
+        about="Put the journal on the disk every 5 s: it then survives a crash of the host, not only of processes.",
+        example="false",
+    )
+
+    tenant_headers: tuple[str, ...] = _setting(
+        tenancy.DEFAULT_HEADERS,
+        group=_TENANTS,
+        about="HTTP headers that name the tenant; the first that is there decides.",
+        example="x-team,x-costtrace-tenant",
+    )
+    tenant_trusted_peers: tuple[str, ...] = _setting(
+        tenancy.DEFAULT_TRUSTED_PEERS,
+        group=_TENANTS,
+        about="Networks of the hops that may name a tenant: the gateway, not its clients. Unix sockets always may.",
+        example="10.20.0.0/16,fd00::/8",
+    )
+    tenant_default: str = _setting(
+        tenancy.DEFAULT_TENANT, group=_TENANTS, about="Who pays for requests that name nobody.", example="shared"
+    )
+    tenant_max_length: int = _setting(
+        tenancy.MAX_LENGTH,
+        group=_TENANTS,
+        about="Longest name of a tenant; a longer one is rejected.",
+        unit="characters",
+        example="64",
+        ge=1,
+        le=1024,
+    )
+    tenant_metric_limit: int = _setting(
+        1_000,
+        group=_TENANTS,
+        about="Tenants that metrics show by name; further ones are folded into `__other__`. The ledger keeps all.",
+        unit="tenants",
+        example="200",
+        ge=1,
+        le=1_000_000,
+    )
+
+    window_s: int = _setting(
+        60,
+        group=_ACCOUNTING,
+        about="Length of an accounting window. Divides an hour, so that hours and days are made of whole windows.",
+        unit="s",
+        example="300",
+        ge=1,
+        le=3_600,
+    )
+    linger_ms: int = _setting(
+        300,
+        group=_ACCOUNTING,
+        about="How long a request may still bring another sequence (n, prompts, beams) before its record closes.",
+        unit="ms",
+        example="1000",
+        ge=0,
+        le=60_000,
+    )
+    attribution: Literal["roofline", "affine", "tokens", "equal"] = _setting(
+        "roofline",
+        group=_ACCOUNTING,
+        about="Preferred method of sharing a step. Where it cannot be used the next one is; records name theirs.",
+        example="affine",
+    )
+    head_fee: Literal["request", "sequence"] = _setting(
+        "request", group=_ACCOUNTING, about="Among whom a step's fixed cost is split evenly.", example="sequence"
+    )
+
+    prices: Path | None = _setting(
+        None,
+        group=_PRICES,
+        about="The price book (YAML). See `costtrace prices check`.",
+        example="/etc/costtrace/prices.yaml",
+    )
+    currency: str = _setting(
+        "",
+        group=_PRICES,
+        about="The currency that the price book must be in. Empty: whatever it is in.",
+        unit="ISO 4217",
+        example="USD",
+        pattern=r"^([A-Z]{3})?$",
+    )
+
+    agent_idle_exit_s: int = _setting(
+        60,
+        group=_AGENT,
+        about="A spawned agent ends this long after its last engine has ended and all has been sent. 0: never.",
+        unit="s",
+        example="600",
+        ge=0,
+    )
+    journal_delete: bool = _setting(
+        default=True,
+        group=_AGENT,
+        about="Delete journal segments that have been rated. `false`: only the cap deletes.",
+        example="false",
+    )
+    journal_keep_h: float = _setting(
+        1.0,
+        group=_AGENT,
+        about="How long rated segments are kept before they are deleted, for `costtrace journal show`.",
+        unit="h",
+        example="24",
+        ge=0,
+        allow_inf_nan=False,
+    )
+    sensor: Literal["auto", "nvml", "rapl", "none"] = _setting(
+        "auto",
+        group=_AGENT,
+        about="Where energy is read. `auto`: GPUs by NVML and the host's CPUs by RAPL, each where it can be read. "
+        "Where it cannot, energy is unknown, not 0.",
+        example="none",
+    )
+    sensor_gain: Mapping[str, Decimal] = _setting(
+        {},
+        group=_AGENT,
+        about="Declared correction of devices' sensors, by UUID or by a pattern of names. Readings are multiplied by "
+        "it exactly, and it is recorded with them. Boards were found to read 5 % low against a meter.",
+        example="NVIDIA A100*=1.05,GPU-8a1c0f9e-0b7d-5c11-9d3b-1f2e3d4c5b6a=1.062",
+    )
+    mig_rule: Literal["slices", "equal"] = _setting(
+        "slices",
+        group=_AGENT,
+        about="How the energy of a board is split over its MIG instances, which have no meters: by size, or evenly.",
+        example="equal",
+    )
+    sensor_hz: float = _setting(
+        10.0,
+        group=_AGENT,
+        about="How often each device's sensor is read. NVML renews its values 10 to 50 times a second.",
+        unit="Hz",
+        example="20",
+        gt=0,
+        le=20,
+        allow_inf_nan=False,
+    )
+
+    prometheus_host: str = _setting(
+        "127.0.0.1",
+        group=_EMISSION,
+        about="Address that the agent's Prometheus endpoint listens on. Metrics name tenants: mind who can read.",
+        example="10.0.0.5",
+        min_length=1,
+    )
+    prometheus_port: int = _setting(
+        9464,
+        group=_EMISSION,
+        about="Port of the Prometheus endpoint. 0: none. The default is the port of OpenTelemetry's own Prometheus "
+        "exporters, so existing scrape rules find it.",
+        example="0",
+        ge=0,
+        le=65_535,
+    )
+    compat_profiles: tuple[Literal["gen_ai_cost", "llm_cost", "langfuse"], ...] = _setting(
+        ("gen_ai_cost", "llm_cost"),
+        group=_EMISSION,
+        about="Other tools' names for the cost, added to spans where it is in USD. `gen_ai_cost`: `gen_ai.usage.cost` "
+        "(Langfuse, OpenLIT). `llm_cost`: `llm.cost.*` (Arize). `langfuse`: `langfuse.observation.cost_details`.",
+        example="none",
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: object, info: ValidationInfo) -> object:
+        """Split lists; refuse what pydantic would quietly convert."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is not a value of this setting (in YAML, quote a word like off)")
+        if get_origin(annotation) is tuple and isinstance(value, str):
+            parts = [part.strip() for part in value.split(",") if part.strip()]
+            return () if parts == ["none"] else tuple(parts)
+        if info.field_name == "sensor_gain" and isinstance(value, str):
+            return _pairs(value)
+        return value
+
+    @field_validator("tenant_headers")
+    @classmethod
+    def _headers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(tenancy.header_name, names))
+
+    @field_validator("tenant_trusted_peers")
+    @classmethod
+    def _peers(cls, peers: tuple[str, ...]) -> tuple[str, ...]:
+        for peer in peers:
+            tenancy.network(peer)
+        return peers
+
+    @field_validator("tenant_default")
+    @classmethod
+    def _default_tenant(cls, name: str) -> str:
+        if not name.isascii() or tenancy.tenant_name(name.encode("ascii"), 1024) != name:
+            raise ValueError("a tenant's name is printable ASCII, not empty, and does not begin with __")
+        return name
+
+    @field_validator("window_s")
+    @classmethod
+    def _divides_an_hour(cls, seconds: int) -> int:
+        if 3_600 % seconds:
+            raise ValueError("must divide 3600, so that an hour is made of whole windows (60, 300, 900, ...)")
+        return seconds
+
+    @field_validator("sensor_gain")
+    @classmethod
+    def _gains(cls, gains: Mapping[str, Decimal]) -> Mapping[str, Decimal]:
+        for name, gain in gains.items():
+            if not (gain.is_finite() and Decimal("0.5") <= gain <= 2):
+                raise ValueError(f"the gain of {name!r} is {gain}; one beyond 0.5 to 2 is a mistake")
+        return MappingProxyType(dict(gains))
+
+    @field_validator("home", "prices")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else Path.cwd() / path.expanduser()
+
+    def tenancy_policy(self) -> tenancy.TenancyPolicy:
+        """How tenants are told apart, by these settings."""
+        return tenancy.TenancyPolicy(
+            headers=self.tenant_headers,
+            trusted_peers=self.tenant_trusted_peers,
+            default=self.tenant_default,
+            max_length=self.tenant_max_length,
+        )

@@ -1,0 +1,110 @@
+"""Between time and accounts: each engine's granted time waits here until its energy is known.
+
+Work is worked out on the way in (the energy model needs it), energy is joined on the way out. Events pass in order.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from costtrace.energy_model import NOTHING, step_load
+from costtrace.energy_windows import DeviceEnergy, Piece, piece_of
+from costtrace.events import EngineStopped, SequenceAdded, SequenceFinished, Snapshot
+from costtrace.timeline import Grant, TimelineItem
+from costtrace.work import Membership, Work
+
+
+class Energy(msgspec.Struct, frozen=True, array_like=True):
+    """Energy of a grant: what is known of it, by device, and the device time of which none is known."""
+
+    uj: tuple[int, ...]
+    gap_ns: tuple[int, ...]
+
+
+class Staged(msgspec.Struct):
+    """A grant or an event on its way, with what attribution needs to know of it."""
+
+    item: Grant | TimelineItem
+    work: Work | None = None
+    """Of a grant that is a piece of a step."""
+    contexts: dict[int, int] = {}
+    """Of a snapshot or an end: KV tokens of the open sequences, for certain."""
+    pieces: list[tuple[int, int]] = []
+    """(index of the device, number of the piece there) that are waited for."""
+    uj: list[int] = []
+    gap_ns: list[int] = []
+
+    def energy(self) -> Energy:
+        """Of a grant that has left the stage."""
+        return Energy(tuple(self.uj), tuple(self.gap_ns))
+
+
+class Stage(msgspec.Struct):
+    """One engine's queue."""
+
+    devices: tuple[str, ...]
+    """Keys of its devices' meters."""
+    membership: Membership = msgspec.field(default_factory=Membership)
+    work: Work | None = None
+    """Of the step whose pieces are coming in."""
+    queue: list[Staged] = []
+
+    def put(self, item: Grant | TimelineItem, meters: dict[str, DeviceEnergy]) -> None:
+        """Take the next grant or event in. *meters*: the devices whose energy is measured."""
+        staged = Staged(item)
+        match item:
+            case Grant():
+                self._put_grant(staged, item, meters)
+            case SequenceAdded():
+                self.membership.added(item)
+            case SequenceFinished():
+                self.membership.finished(item)
+            case Snapshot() | EngineStopped():
+                slots = self.membership.standings
+                staged.contexts = {slot: self.membership.certain_context(slot) for slot in slots}
+                if isinstance(item, Snapshot):
+                    self.membership.resync(item)
+            case _:
+                pass
+        self.queue.append(staged)
+
+    def take(self, meters: dict[str, DeviceEnergy]) -> Iterator[Staged]:
+        """What is complete, in order."""
+        taken = 0
+        for staged in self.queue:
+            if not self._complete(staged, meters):
+                break
+            yield staged
+            taken += 1
+        del self.queue[:taken]
+
+    def _put_grant(self, staged: Staged, grant: Grant, meters: dict[str, DeviceEnergy]) -> None:
+        segment = grant.segment
+        if segment.step is not None:
+            if self.work is None or self.work.index != segment.step.index:
+                self.work = self.membership.take(segment.step)
+            staged.work = self.work
+        staged.uj = [0] * len(grant.device_ns)
+        staged.gap_ns = list(grant.device_ns)
+        for index, (key, device_ns) in enumerate(zip(self.devices, grant.device_ns, strict=True)):
+            if key in meters:
+                staged.pieces.append((index, meters[key].add(self._piece(grant, device_ns))))
+
+    def _piece(self, grant: Grant, device_ns: int) -> Piece:
+        load = NOTHING
+        if self.work is not None and grant.segment.step is not None:
+            whole = grant.segment.end_ns - grant.segment.start_ns
+            share = (grant.end_ns - grant.start_ns) / whole if whole else 1.0
+            load = step_load(self.work, device_ns, share)
+        return piece_of(grant.start_ns, grant.end_ns, device_ns, load)
+
+    def _complete(self, staged: Staged, meters: dict[str, DeviceEnergy]) -> bool:
+        waiting = []
+        for index, number in staged.pieces:
+            result = meters[self.devices[index]].take(number)
+            if result is None:
+                waiting.append((index, number))
+            else:
+                staged.uj[index], staged.gap_ns[index] = result
+        staged.pieces = waiting
+        return not waiting

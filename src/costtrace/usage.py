@@ -1,0 +1,144 @@
+"""What attribution yields: postings, meter rows and usage records. Plain values; the ledger stores them as they are.
+
+A *posting* is one line of the ledger: so many nanoseconds and microjoules of one engine in one window, for one
+request, or idle, overhead or unobserved. Every metered nanosecond stands on exactly one posting.
+A *meter row* is what one device gave one engine in one window, by kind: what the postings have to add up to.
+A *usage record* describes one part (one engine's share of a request), once it has closed.
+"""
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["request", "idle", "overhead", "unobserved"]
+KINDS: tuple[Kind, ...] = ("request", "idle", "overhead", "unobserved")
+
+METHODS = ("roofline", "affine", "tokens", "equal")
+"""The fallback ladder of step attribution, best first; `docs/method.md` section 3."""
+
+
+class Posting(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the ledger. Times in device-nanoseconds (devices x wall), energy in microjoules."""
+
+    window_ns: int
+    """Wall time at which the window begins (ns since the epoch)."""
+    engine_id: str
+    kind: Kind
+    reason: str = ""
+    """Of overhead and unobserved: ``startup``, ``interrupted``, ``dummy batch``, ``recorder full``, ..."""
+    record_id: str = ""
+    tenant: str = ""
+    model: str = ""
+    gpu_ns: int = 0
+    prefill_ns: int = 0
+    decode_ns: int = 0
+    wasted_ns: int = 0
+    """The part of `gpu_ns` that served nobody in the end: recomputed, after the end, aborted. Not on top of it."""
+    energy_uj: int | None = None
+    """None: not measured. The same split as `gpu_ns` applies."""
+    gap_ns: int = 0
+    """The part of `gpu_ns` whose energy is not in `energy_uj`, because it is not known."""
+    prefill_uj: int | None = None
+    decode_uj: int | None = None
+    wasted_uj: int | None = None
+    method: str = ""
+
+
+class MeterRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What one device gave one engine in one window. The four kinds add up to the engine's share of the device."""
+
+    window_ns: int
+    engine_id: str
+    device: str
+    start_ns: int
+    end_ns: int
+    """Monotonic times of the window on this engine: a window is cut short where the engine begins or ends."""
+    request_ns: int
+    idle_ns: int
+    overhead_ns: int
+    unobserved_ns: int
+    shared: bool = False
+    """Other engines had the device too, so the four kinds are a share of the wall time and not all of it."""
+    energy_uj: int | None = None
+    """By the device's counter; None: not measured."""
+    gap_ns: int = 0
+    """Device time whose energy is not in it."""
+    energy_source: str = "none"
+    energy_scope: str = ""
+
+
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One part of a request: who, what, when, how much and why. Its postings carry this `record_id`."""
+
+    record_id: str
+    request_key: str
+    request_id: str
+    """The id that the client saw."""
+    engine_id: str
+    part: int = 1
+    attempt: int = 1
+    role: str = "aggregated"
+    tenant: str
+    tenant_source: str
+    user: str = ""
+    labels: dict[str, str] = {}
+    model: str
+    operation: str
+    traceparent: str = ""
+    arrived_ns: int
+    scheduled_ns: int
+    """First step with it (0: it never ran)."""
+    decode_ns_at: int
+    """When its first decode step was done, or its prefill was (0: never)."""
+    ended_ns: int
+    """All times of a usage record are wall time, ns since the epoch."""
+    gpu_ns: int
+    prefill_ns: int
+    decode_ns: int
+    wasted_ns: int
+    energy_uj: int | None = None
+    prefill_uj: int | None = None
+    decode_uj: int | None = None
+    gap_ns: int = 0
+    """The part of `gpu_ns` whose energy is not in `energy_uj`."""
+    energy_source: str = "none"
+    input_tokens: int
+    """Prompt tokens as the client is told them: each distinct prompt once."""
+    cached_tokens: int
+    output_tokens: int
+    computed_tokens: int
+    """Tokens that the devices really computed for it, recomputation and rejected drafts included."""
+    sequences: int
+    steps: int
+    """Engine steps it took part in, summed over its sequences."""
+    batch_milli: int
+    """Mean number of sequences in those steps, times 1,000."""
+    preemptions: int = 0
+    finish_reasons: tuple[str, ...] = ()
+    method: str
+    finality: Literal["provisional", "final"] = "final"
+    simulated: bool = False
+
+
+class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine as the ledger knows it."""
+
+    engine_id: str
+    host: str
+    boot_id: str = ""
+    """Monotonic times are compared within one boot of one host only."""
+    engine: str
+    version: str
+    model: str
+    role: str
+    dp_rank: int
+    devices: tuple[str, ...]
+    device_name: str
+    device_kind: str
+    settings: dict[str, str] = {}
+    lost_hooks: tuple[str, ...] = ()
+    simulated: bool = False
+    started_wall_ns: int
+    started_ns: int
+    ended_ns: int = 0
+    end_reason: str = ""

@@ -1,0 +1,175 @@
+"""Exact shares of a step in O(1): cumulative counters instead of a loop over the batch.
+
+The *cohort* is the set of sequences that decode one token a step. In step k each of them pays
+``h_k * w + v_k + b_k * ctx``: its weight in the head fee, a fixed sum, and its context, which grows by one a step. What
+a member owes over any span of steps is therefore a difference of four counters (docs/method.md section 4):
+
+    H = sum h_k     A = sum v_k     B = sum b_k     C = sum b_k * k
+    owed = w * dH + dA + (ctx0 - k0) * dB + dC        (entered at step k0 with context ctx0)
+
+Counters are Python integers in fixed point (2**-SHIFT of a unit): no drift, no overflow, and the parts of a step sum
+to the step exactly; what cannot be divided evenly (less than one fixed-point unit a member) is carried on.
+
+A `Clock` counts one meter (nanoseconds, or microjoules). Membership is shared by all clocks of an engine.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+SHIFT = 40
+"""Fixed point: one unit (ns, uJ) is 2**40 parts."""
+ONE = 1 << SHIFT
+HEAD = 1 << 20
+"""Weight of a whole head fee: a request with two sequences gives each half of it (docs/method.md section 5)."""
+
+
+class Prices(NamedTuple):
+    """What a step charges, in any unit: only their proportions matter, the sum is scaled to what was measured."""
+
+    head: float
+    """For a whole head fee (`HEAD` weights)."""
+    sequence: float
+    """For each sequence in the step."""
+    token: float
+    """For each token computed."""
+    context: float
+    """For each KV token that a decode reads."""
+    attention: float
+    """For each unit of prefill attention work (chunk tokens x context tokens)."""
+    method: str
+
+
+class Usage(NamedTuple):
+    """What a participant that is not in the cohort used of a step. Whole numbers."""
+
+    tokens: int
+    context: int
+    """KV tokens read if it decodes (0 for a prefill chunk: its reads are in `attention`)."""
+    attention: int
+    """Chunk tokens x (context before it + half of the chunk); 0 for a decode."""
+    weight: int = HEAD
+    """Its weight in the head fee."""
+
+
+class Cohort(msgspec.Struct):
+    """Who decodes: how many, how much context together, and how many steps this engine has charged."""
+
+    count: int = 0
+    context: int = 0
+    weight: int = 0
+    step: int = 0
+
+    def enter(self, context: int, weight: int = HEAD) -> None:
+        """A sequence joins before the next step, with *context* KV tokens."""
+        self.count += 1
+        self.context += context
+        self.weight += weight
+
+    def leave(self, context: int, weight: int = HEAD) -> None:
+        """A sequence leaves before the next step; *context* is what it would have read in it."""
+        self.count -= 1
+        self.context -= context
+        self.weight -= weight
+
+    def advance(self) -> None:
+        """The step is over: every member's context has grown by one."""
+        self.step += 1
+        self.context += self.count
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """Where a clock stood when a member was last settled."""
+
+    h: int
+    a: int
+    b: int
+    c: int
+
+
+class Clock(msgspec.Struct):
+    """One meter's counters."""
+
+    h: int = 0
+    a: int = 0
+    b: int = 0
+    c: int = 0
+    carry: int = 0
+    """Fixed-point parts that the last step could not divide evenly: part of the next one."""
+
+    def mark(self) -> Mark:
+        """The counters now."""
+        return Mark(self.h, self.a, self.b, self.c)
+
+    def owed(self, since: Mark, step0: int, context0: int, weight: int = HEAD) -> int:
+        """What a member owes since *since*, in fixed point; it entered at *step0* with *context0*."""
+        base = weight * (self.h - since.h) + (self.a - since.a)
+        return base + (context0 - step0) * (self.b - since.b) + (self.c - since.c)
+
+    def charge(self, total: int, cohort: Cohort, items: Sequence[Usage], prices: Prices) -> list[int]:
+        """Share *total* units (a whole number) between the cohort and *items*; returns the items' parts, fixed point.
+
+        Exact: ``total`` plus the carry before equals the items' parts, what the cohort's members owe more than
+        before, and the carry after. The caller advances the cohort.
+        """
+        amount = (total << SHIFT) + self.carry
+        self.carry = 0
+        head, sequence, token, context, attention = prices[:5]
+        weights = [
+            head * i.weight / HEAD + sequence + token * i.tokens + context * i.context + attention * i.attention
+            for i in items
+        ]
+        whole = sum(weights)
+        whole += head * cohort.weight / HEAD + (sequence + token) * cohort.count + context * cohort.context
+        if not whole > 0.0:  # nothing has a price (or the prices are not numbers): equal shares
+            return self._charge_equally(amount, cohort, len(items))
+        scale = amount / whole
+        parts = [int(weight * scale) for weight in weights]
+        rest = amount - sum(parts)
+        if cohort.count == 0 or rest < 0:
+            _add_to_largest(parts, rest)
+            return parts
+        per_context = min(int(context * scale), rest // cohort.context) if cohort.context else 0
+        rest -= per_context * cohort.context
+        per_weight = min(int(head * scale / HEAD), rest // cohort.weight) if cohort.weight else 0
+        rest -= per_weight * cohort.weight
+        per_member, self.carry = divmod(rest, cohort.count)
+        self._count(per_weight, per_member, per_context, cohort.step)
+        return parts
+
+    def _charge_equally(self, amount: int, cohort: Cohort, items: int) -> list[int]:
+        everyone = cohort.count + items
+        if everyone == 0:
+            self.carry = amount
+            return []
+        each, rest = divmod(amount, everyone)
+        self._count(0, each if cohort.count else 0, 0, cohort.step)
+        self.carry = rest
+        return [each] * items
+
+    def _count(self, per_weight: int, per_member: int, per_context: int, step: int) -> None:
+        self.h += per_weight
+        self.a += per_member
+        self.b += per_context
+        self.c += per_context * step
+
+
+def _add_to_largest(parts: list[int], rest: int) -> None:
+    """What float rounding left over (a few parts in 2**53) goes to the largest part: nothing is carried or lost."""
+    if parts:
+        largest = max(range(len(parts)), key=parts.__getitem__)
+        parts[largest] += rest
+
+
+class Rounder(msgspec.Struct):
+    """Turns fixed-point parts into whole units whose running sum is the floor of the exact running sum."""
+
+    pool: int = 0
+
+    def whole(self, part: int) -> int:
+        """Whole units of *part*, together with what earlier parts left over."""
+        self.pool += part
+        units = self.pool >> SHIFT
+        self.pool &= ONE - 1
+        return units

@@ -1,0 +1,290 @@
+"""A journal that is cut or corrupted anywhere: never an exception, never a wrong event, and reading goes on."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costtrace.events import (
+    Delivered,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Heartbeat,
+    Lost,
+    Overhead,
+    SegmentHeader,
+    SequenceAdded,
+    SequenceFinished,
+    Snapshot,
+    Step,
+)
+from costtrace.journal import frames
+from costtrace.journal.reader import JournalReader
+from costtrace.journal.writer import JournalWriter
+from costtrace.testing.engine import ReplayTranslator
+from costtrace.testing.schedules import started
+
+number = st.integers(0, 2**62)
+small = st.integers(-1, 2**31)
+name = st.text(max_size=12)
+labels = st.dictionaries(name, name, max_size=2)
+pairs = st.lists(st.tuples(small, small), max_size=3).map(tuple)
+any_step = st.builds(
+    Step,
+    small,
+    number,
+    number,
+    st.lists(small, max_size=3).map(tuple),
+    pairs,
+    st.lists(st.tuples(small, small, small), max_size=3).map(tuple),
+    pairs,
+)
+steady_step = st.builds(Step, st.integers(0, 5), number, number)
+events = st.lists(
+    st.one_of(
+        any_step,
+        steady_step,
+        steady_step,
+        st.builds(SequenceAdded, small, number, name, name, name, name, small, name, name, name, labels=labels),
+        st.builds(SequenceFinished, small, number, small, name, small),
+        st.builds(Delivered, small, number, name, small),
+        st.builds(Heartbeat, number, number, number, small),
+        st.builds(EngineReady, number),
+        st.builds(EngineStopped, number, name),
+        st.builds(Overhead, number, number, name),
+        st.builds(Lost, number, small, small, name),
+        st.builds(Snapshot, number, number, small, st.just(()), pairs),
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(events, number)
+def test_any_events_come_back_as_they_were(some, first):
+    data = frames.pack(first, some)
+    assert frames.unpack(data, 0) == frames.Frame(first, some, len(data))
+
+
+@given(events, st.binary(max_size=40), st.data())
+def test_a_frame_among_rubbish_is_found_or_reported_never_misread(some, rubbish, data):
+    frame = frames.pack(3, some)
+    stream = rubbish + frame + frame
+    found, start = [], 0
+    while start < len(stream) and (one := frames.unpack(stream, start)) is not None:
+        if isinstance(one, frames.Frame):
+            assert one.events == some
+            found.append(one)
+        start = one.end
+    assert len(found) == 2
+
+
+@given(events)
+def test_a_frame_that_is_still_being_written_is_waited_for(some):
+    data = frames.pack(0, some)
+    for end in range(len(data)):
+        assert frames.unpack(data[:end], 0) is None
+
+
+def record(index, at_ns):
+    """What happens around one step of the small journal: somebody comes, decodes, goes."""
+    added = SequenceAdded(index, at_ns, f"s{index}", f"r{index}", f"r{index}", f"r{index}", 3, "m", "ant", "header")
+    first = Step(index, at_ns, at_ns + 50, (index - 2,) if index > 1 else (), ((index, 3),), ())
+    gone = [SequenceFinished(index - 1, at_ns + 60, index, "stop", 2)] if index > 1 else []
+    return [added, first, *gone]
+
+
+class Keeper(ReplayTranslator):
+    """A translator that is told events and not records."""
+
+    def told(self, some):
+        for event in some:
+            if isinstance(event, Step):
+                self._step(event.index, event.scheduled_ns, event.done_ns, event)
+            elif not isinstance(event, (EngineStarted, EngineReady, EngineStopped)):
+                self._note(event.at_ns, event)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A whole small journal of several segments: its directory, its events, and its segments' bytes."""
+    home = tmp_path_factory.mktemp("home")
+    keeper, clock = Keeper(), [0]
+    writer = JournalWriter(home, "e", lambda n: keeper.snapshot(n, clock[0]), cap_bytes=1 << 30, segment_bytes=300)
+    told = []
+
+    def append(some):
+        clock[0] = max(clock[0], *(getattr(e, "at_ns", 0) or getattr(e, "done_ns", 0) for e in some)) + 5
+        keeper.told(some)
+        writer.append(some)
+        told.extend(some)
+
+    append([started(("GPU-0",), 100)])
+    append([EngineReady(200)])
+    for index in range(1, 6):
+        append(record(index, 1_000 * index))
+        append([Step(100 + index, 1_000 * index + 100, 1_000 * index + 150)])
+    append([EngineStopped(9_900)])
+    writer.close()
+    directory = home / "journal" / "e"
+    segments = {path: path.read_bytes() for path in sorted(directory.glob("*.ctj"))}
+    assert len(segments) >= 4
+    return directory, told, segments
+
+
+def read_all(directory, batch=10_000):
+    reader = JournalReader(directory)
+    found = []
+    while events := reader.read(batch).events:
+        found += events
+    reader.close()
+    return found
+
+
+def restored(small):
+    directory, _, segments = small
+    for path, data in segments.items():
+        path.write_bytes(data)
+    return directory
+
+
+REPEATED = (SegmentHeader, EngineStarted, EngineReady, Lost, Snapshot)
+
+
+def assert_sound(found, told):
+    """In order, nothing invented or twice; where something is missing is a `Lost`, and it goes on at a snapshot."""
+    place, lost = 0, False
+    for event in found:
+        if isinstance(event, Lost):
+            lost = True
+        elif isinstance(event, Snapshot):
+            assert lost
+            assert place <= event.sequence
+            place, lost = event.sequence, False
+        elif isinstance(event, SegmentHeader) or (lost and isinstance(event, (EngineStarted, EngineReady))):
+            assert isinstance(event, SegmentHeader) or event in told
+        elif isinstance(event, EngineStarted) and place > 0:
+            assert event in told  # repeated at the head of a segment
+        else:
+            assert not lost, "believed before a snapshot"
+            assert event == told[place], "an event that is not the next one"
+            place += 1
+    return place
+
+
+def test_a_whole_journal_is_read_as_it_was_written_in_batches_of_any_size(small):
+    directory, told, _ = small
+    restored(small)
+    for batch in (1, 2, 3, 7, 10_000):
+        found = read_all(directory, batch)
+        assert found[0].engine_id == "e"
+        assert found[1:] == told
+
+
+def test_every_truncation_of_every_segment_is_survived(small):
+    directory, told, segments = small
+    last = max(segments)
+    for path, data in segments.items():
+        restored(small)
+        for end in range(len(data)):
+            path.write_bytes(data[:end])
+            found = read_all(directory)
+            place = assert_sound(found, told)
+            ends_whole = end == 0 or frames_end(data, end)
+            if path != last:
+                assert place == len(told), "it did not go on"
+                if not ends_whole or end == 0:
+                    assert any(isinstance(event, Lost) for event in found)
+    restored(small)
+
+
+def frames_end(data, end):
+    start = 0
+    while start < end:
+        start = frames.unpack(data, start).end
+    return start == end
+
+
+def test_every_single_corrupted_byte_is_survived(small):
+    directory, told, segments = small
+    paths = list(segments)
+    for path, data in segments.items():
+        restored(small)
+        for at in range(len(data)):
+            wrong = bytearray(data)
+            wrong[at] ^= 0xFF if at % 2 else 0x01
+            path.write_bytes(bytes(wrong))
+            found = read_all(directory)
+            place = assert_sound(found, told)
+            if path in paths[:-2]:
+                assert place == len(told), "it did not go on"
+                assert any(isinstance(event, Lost) for event in found)
+    restored(small)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_missing_segment_is_survived_the_first_one_included(small, count):
+    directory, told, segments = small
+    paths = list(segments)
+    for n in range(len(paths) - count):
+        restored(small)
+        for path in paths[n : n + count]:
+            path.unlink()
+        found = read_all(directory)
+        assert assert_sound(found, told) == len(told)
+        assert isinstance(found[0], SegmentHeader)
+        assert isinstance(found[1], EngineStarted)
+        assert sum(isinstance(event, Lost) for event in found) == 1
+    restored(small)
+
+
+def test_a_reader_that_goes_on_behind_a_damaged_head_knows_what_the_one_before_knew(small):
+    directory, told, segments = small
+    path = list(segments)[1]
+    restored(small)
+    path.write_bytes(b"\x00" + segments[path])
+    found, reader = [], JournalReader(directory)
+    while events := reader.read(1).events:
+        found += events
+        reader.close()
+        reader = JournalReader(directory, reader.position)
+    assert found == read_all(directory)
+    assert assert_sound(found, told) == len(told)
+    restored(small)
+
+
+@given(st.data())
+def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small, data):
+    directory, told, segments = small
+    restored(small)
+    for _ in range(data.draw(st.integers(1, 4))):
+        path = data.draw(st.sampled_from(list(segments)))
+        content = bytearray(path.read_bytes())
+        at = data.draw(st.integers(0, len(content)))
+        match data.draw(st.sampled_from(["flip", "cut", "insert", "remove", "zero"])):
+            case "flip" if at < len(content):
+                content[at] ^= data.draw(st.integers(1, 255))
+            case "cut":
+                del content[at:]
+            case "insert":
+                content[at:at] = data.draw(st.binary(min_size=1, max_size=30))
+            case "remove":
+                del content[at : at + data.draw(st.integers(1, 50))]
+            case _:
+                content[at : at + 20] = bytes(len(content[at : at + 20]))
+        path.write_bytes(bytes(content))
+    whole = read_all(directory)
+    assert_sound(whole, told)
+    # A reader that is started anew from its position after every batch sees the same.
+    found, position = [], None
+    batch = data.draw(st.integers(1, 5))
+    while True:
+        reader = JournalReader(directory, position) if position else JournalReader(directory)
+        events = reader.read(batch).events
+        position = reader.position
+        reader.close()
+        if not events:
+            break
+        found += events
+    assert found == whole
+    restored(small)

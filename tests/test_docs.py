@@ -1,0 +1,275 @@
+"""The reference documents say what the code does, and the others name nothing that is not there."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+
+from costtrace import config, semconv
+from costtrace.cli.app import cli
+from costtrace.prices import load_price_book
+
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / "tools" / "gen_docs.py"
+EXAMPLES = ROOT / "examples"
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"), *ROOT.glob("examples/**/*.md")]
+)
+WRITTEN = [*DOCUMENTS, *(path for path in sorted(EXAMPLES.rglob("*")) if path.is_file() and path.suffix != ".md")]
+"""All that a user reads or copies."""
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def fenced(text, *languages):
+    return [body for language, body in FENCE.findall(text) if language in languages]
+
+
+def inline(text):
+    return SPAN.findall(FENCE.sub("", text))
+
+
+def complain(found):
+    assert not found, "\n" + "\n".join(found)
+
+
+def generate(*arguments):
+    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_reference_documents_are_fresh():
+    done = generate("--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_stale_page_is_named_with_its_difference(tmp_path):
+    assert generate("--docs", tmp_path).returncode == 0
+    assert generate("--check", "--docs", tmp_path).returncode == 0
+    page = tmp_path / "configuration.md"
+    page.write_text(page.read_text().replace("`window_s`", "`window`"))
+    done = generate("--check", "--docs", tmp_path)
+    assert done.returncode == 1
+    assert "-| `window` |" in done.stdout
+    assert "+| `window_s` |" in done.stdout
+    assert "make docs" in done.stderr
+
+
+def test_a_page_that_is_missing_is_stale(tmp_path):
+    assert generate("--check", "--docs", tmp_path).returncode == 1
+
+
+# -- settings and metrics
+
+
+def is_setting(name):
+    key = name.removeprefix(config.PREFIX)
+    known = key.lower() in (*config.KEYS, config.FILE_KEY)
+    return known or config._OTHERS.match(key) or config._SERVICE_LINK.search(name)
+
+
+def test_every_variable_that_is_named_is_a_setting():
+    complain(
+        [
+            f"{name_of(path)}: there is no setting {name}"
+            for path in WRITTEN
+            for name in re.findall(r"(?<!\w)COSTTRACE_[A-Z0-9_]+\b", path.read_text(encoding="utf-8"))
+            if not is_setting(name)
+        ]
+    )
+
+
+def test_every_metric_that_is_named_is_emitted():
+    suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("", "_bucket", "_sum", "_count")}
+    known = {m.prometheus + suffix for m in semconv.METRICS for suffix in suffixes[m.instrument]}
+    complain(
+        [
+            f"{name_of(path)}: nothing emits {name}"
+            for path in WRITTEN
+            for name in re.findall(r"(?<![\w.])costtrace_[a-z_]+\b", path.read_text(encoding="utf-8"))
+            if name not in known and not name.startswith(("costtrace_vllm", "costtrace_nvml_sim"))
+        ]
+    )
+
+
+def test_every_span_attribute_of_a_query_is_emitted():
+    known = {attribute.name for attribute in semconv.attributes()}
+    complain(
+        [
+            f"{name_of(path)}: no span has {name}"
+            for path in WRITTEN
+            for name in re.findall(r"\bspan\.([a-z_]+(?:\.[a-z_]+)+)", path.read_text(encoding="utf-8"))
+            if name not in known
+        ]
+    )
+
+
+# -- commands
+
+
+def commands(path):
+    """Command lines of costtrace in a document: code in a sentence, shell blocks, indented lines."""
+    text = path.read_text(encoding="utf-8")
+    places = [*inline(text), *(line for body in fenced(text, "sh") for line in body.splitlines())]
+    places += re.findall(r"^    (.*)$", FENCE.sub("", text), re.MULTILINE) if path.parent.name == "docs" else []
+    for place in places:
+        for found in re.finditer(r"(?:^|[\s(])costtrace ([a-z-][^|>&;)#]*)", place):
+            yield re.split(r"\s{2,}", found[1].strip())[0]
+
+
+def parse(words):
+    """Parse a command line as click would, without running it. Raises: click.UsageError."""
+    command, context = cli, click.Context(cli, info_name="costtrace")
+    while isinstance(command, click.Group):
+        if not words:
+            return
+        inner = command.get_command(context, words[0])
+        if inner is None:
+            raise click.UsageError(f"there is no command {words[0]!r}")
+        command, context, words = inner, click.Context(inner, context, words[0]), words[1:]
+    try:
+        command.make_context(command.name, list(words), parent=context)
+    except click.exceptions.Exit:
+        return  # --help
+    except click.MissingParameter:
+        return  # a command that is talked about
+    except click.BadParameter as error:
+        if not isinstance(error.param.type, click.Path):
+            raise
+
+
+def test_every_command_line_that_is_shown_can_be_typed():
+    complaints, count = [], 0
+    for path in DOCUMENTS:
+        if path.name == "cli.md":  # made from the help itself
+            continue
+        for line in commands(path):
+            count += 1
+            try:
+                parse(shlex.split(line))
+            except click.UsageError as error:
+                complaints.append(f"{name_of(path)}: costtrace {line}: {error.format_message()}")
+    complain(complaints)
+    assert count > 50
+
+
+@pytest.mark.parametrize("line", ["reprot", "report --bye tenant", "verify --limit many", "prices chek x.yaml"])
+def test_a_command_line_that_cannot_be_typed_is_found(line):
+    with pytest.raises(click.UsageError):
+        parse(shlex.split(line))
+
+
+def test_every_make_rule_that_is_named_exists():
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    complain(
+        [
+            f"{name_of(path)}: there is no rule {found[1]}"
+            for path in DOCUMENTS
+            for text in [path.read_text(encoding="utf-8")]
+            for code in [*inline(text), *(line for body in fenced(text, "sh") for line in body.splitlines())]
+            if (found := re.match(r"make ([a-z-]+)", code)) and found[1] not in rules
+        ]
+    )
+
+
+def test_nobody_is_told_to_install_somebody_elses_project():
+    wrong = re.compile(r"(pip|uv)\s+install\s+([^\n`]*\s)?[\"']?costtrace(?![-\w./])")
+    complain([name_of(path) for path in WRITTEN if wrong.search(path.read_text(encoding="utf-8"))])
+
+
+# -- files and links
+
+
+def slugs(path):
+    """Anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere():
+    complaints = []
+    for path in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", path.read_text(encoding="utf-8"))):
+            target, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", link):
+                continue
+            file = (path.parent / target).resolve() if target else path
+            if not file.exists():
+                complaints.append(f"{name_of(path)}: {link} does not exist")
+            elif anchor and anchor not in slugs(file):
+                complaints.append(f"{name_of(path)}: {link}: there is no such heading")
+    complain(complaints)
+
+
+def test_every_file_that_is_named_exists():
+    ours = re.compile(r"(src|docs|tests|tools|examples|plugins|benchmarks|\.ci)/[\w./-]*\w")
+    complain(
+        [
+            f"{name_of(path)}: there is no {code}"
+            for path in DOCUMENTS
+            for code in inline(path.read_text(encoding="utf-8"))
+            if ours.fullmatch(code) and not (ROOT / code).exists() and not (path.parent / code).exists()
+        ]
+    )
+
+
+# -- YAML and examples
+
+
+def test_all_yaml_can_be_read():
+    texts = [(path, path.read_text(encoding="utf-8")) for path in [*EXAMPLES.rglob("*.yaml"), *EXAMPLES.rglob("*.yml")]]
+    texts += [(path, body) for path in DOCUMENTS for body in fenced(path.read_text(encoding="utf-8"), "yaml")]
+    for path, text in texts:
+        assert yaml.safe_load(text), path
+    assert len(texts) > 5
+
+
+def test_the_price_books_of_the_examples_can_be_used():
+    for path in (EXAMPLES / "prices").glob("*.yaml"):
+        assert load_price_book(path).devices
+
+
+def services():
+    compose = yaml.safe_load((EXAMPLES / "vllm" / "compose.yaml").read_text(encoding="utf-8"))
+    for name, service in compose["services"].items():
+        plain = {
+            key: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value))
+            for key, value in service.get("environment", {}).items()
+        }
+        yield name, service, plain
+
+
+def test_the_containers_of_the_example_have_settings_that_fit_each_other():
+    loaded = {name: config.load(env=env) for name, _, env in services() if "COSTTRACE_HOME" in env}
+    assert loaded.keys() == {"vllm", "agent"}
+    assert loaded["vllm"].home == loaded["agent"].home
+    assert loaded["vllm"].host == loaded["agent"].host
+    assert loaded["vllm"].agent == "external"
+    scraped = yaml.safe_load((EXAMPLES / "vllm" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
+    assert f"agent:{loaded['agent'].prometheus_port}" in scraped[0]["static_configs"][0]["targets"]
+    assert (EXAMPLES / "prices" / loaded["agent"].prices.name).exists()
+
+
+def test_the_containers_of_the_example_mount_files_that_exist_and_publish_on_loopback_only():
+    for name, service, _ in services():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert not source.startswith(".") or (EXAMPLES / "vllm" / source).exists(), (name, volume)
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+def test_the_dockerfile_of_the_example_copies_what_exists():
+    copied = re.findall(
+        r"^COPY (.*) \S+$", (EXAMPLES / "vllm" / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert copied
+    for source in " ".join(copied).split():
+        assert (ROOT / source).exists(), source

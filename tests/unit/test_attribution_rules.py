@@ -1,0 +1,422 @@
+"""Who pays for what: the rules of method.md section 5, each with figures that can be checked by hand.
+
+The engine's one device works in steps of round lengths; the method is `tokens` (each computed token pays the same), so
+a step's price list is its token counts. `test_worked_example.py` has the full price list.
+"""
+
+import pytest
+from trial_balance import attribute, beat, check, sums
+
+from costtrace.attribution import Policy
+from costtrace.events import (
+    Delivered,
+    EngineReady,
+    EngineStopped,
+    Lost,
+    Overhead,
+    SequenceAdded,
+    SequenceFinished,
+    Snapshot,
+    Step,
+)
+from costtrace.testing.schedules import header, started
+
+S = 1_000_000_000
+T0 = 10 * S
+"""The engine is ready at T0; windows are an hour, so nothing is cut unless a test wants it."""
+TOKENS = Policy(method="tokens")
+
+
+def added(slot, prompt=10, key="", tenant="ant", at=T0, **more):
+    key = key or f"req-{slot}"
+    return SequenceAdded(slot, at, f"seq-{slot}", key, key, key, prompt, "m", tenant, "header", **more)
+
+
+def finished(slot, at, last_step, reason="stop", output=1, **more):
+    return SequenceFinished(slot, at, last_step, reason, output, **more)
+
+
+def step(index, begin_s, end_s, *, leaves=(), enters=(), items=()):
+    return Step(index, T0 + int(begin_s * S), T0 + int(end_s * S), tuple(leaves), tuple(enters), tuple(items))
+
+
+def bill(*events, policy=TOKENS, devices=("GPU-0",), goodbye=None, window_ns=3_600 * S, ready=True):
+    """Rows of an engine that lives through *events*, and its usage records by request id (and by tenant)."""
+    life = [header("e", T0), started(devices, T0, model="m")]
+    life += [EngineReady(T0)] if ready else []
+    life += [*events, *([EngineStopped(T0 + int(goodbye * S))] if goodbye else [])]
+    rows, engines = attribute({"e": life}, policy=policy, window_ns=window_ns)
+    check(rows, engines)
+    return rows, {record.request_id: record for record in rows.records}
+
+
+def test_a_step_is_paid_by_its_tokens_and_what_is_between_steps_is_idle():
+    rows, used = bill(
+        added(1, prompt=30),
+        added(2, prompt=10),
+        step(0, 1, 5, items=[(1, 30, 0), (2, 10, 0)]),
+        finished(1, T0 + 5 * S, 0),
+        finished(2, T0 + 5 * S, 0),
+        goodbye=6,
+    )
+    assert used["req-1"].gpu_ns == 3 * S
+    assert used["req-2"].gpu_ns == 1 * S
+    assert sums(rows) == {"request": 4 * S, "idle": 2 * S, "overhead": 0, "unobserved": 0}
+
+
+def test_an_engine_of_two_devices_pays_with_two_nanoseconds_a_nanosecond():
+    rows, used = bill(
+        added(1), step(0, 0, 2, items=[(1, 10, 0)]), finished(1, T0 + 2 * S, 0), devices=("GPU-0", "GPU-1"), goodbye=3
+    )
+    assert used["req-1"].gpu_ns == 4 * S
+    assert [(m.device, m.request_ns, m.idle_ns) for m in rows.meter] == [("GPU-0", 2 * S, S), ("GPU-1", 2 * S, S)]
+
+
+def test_phases_are_prompt_and_output():
+    _, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 2, items=[(1, 10, 0)]),
+        step(1, 2, 3, enters=[(1, 10)]),
+        step(2, 3, 4),
+        finished(1, T0 + 4 * S, 2, output=3),
+        goodbye=4,
+    )
+    record = used["req-1"]
+    assert (record.prefill_ns, record.decode_ns) == (2 * S, 2 * S)
+    assert (record.steps, record.computed_tokens, record.output_tokens, record.batch_milli) == (3, 12, 3, 1000)
+    assert record.decode_ns_at - record.scheduled_ns == 2 * S
+
+
+def test_the_mean_batch_is_over_the_steps_that_it_took_part_in():
+    _, used = bill(
+        added(1, prompt=10),
+        added(2, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, enters=[(1, 10)], items=[(2, 10, 0)]),
+        step(2, 2, 3, enters=[(2, 10)]),
+        finished(1, T0 + 3 * S, 2),
+        finished(2, T0 + 3 * S, 2),
+        goodbye=3,
+    )
+    assert used["req-1"].batch_milli == 5_000 // 3
+    assert used["req-2"].batch_milli == 2_000
+
+
+def test_n_2_is_one_record_whose_prompt_counts_once():
+    _, used = bill(
+        added(1, prompt=10, key="two"),
+        added(2, prompt=10, key="two"),
+        step(0, 0, 2, items=[(1, 10, 0), (2, 1, 9)]),
+        finished(1, T0 + 2 * S, 0, output=5),
+        finished(2, T0 + 2 * S, 0, output=7, reason="length"),
+        goodbye=3,
+    )
+    assert list(used) == ["two"]
+    record = used["two"]
+    assert (record.input_tokens, record.output_tokens, record.sequences, record.gpu_ns) == (10, 12, 2, 2 * S)
+    assert record.finish_reasons == ("stop", "length")
+    # The second found in the cache what the first had computed: to the client, nothing of the prompt was cached.
+    assert record.cached_tokens == 0
+
+
+@pytest.mark.parametrize(("policy", "share"), [("request", 1 / 2), ("sequence", 2 / 3)])
+def test_the_sequences_of_a_request_pay_one_head_fee_together(policy, share):
+    # Equal sequences but for the head fee: with one head a request, `two` pays as much of it as `one`.
+    _, used = bill(
+        added(1, key="two"),
+        added(2, key="two"),
+        added(3, key="one"),
+        step(0, 0, 1, enters=[(1, 100), (2, 100), (3, 100)]),
+        finished(1, T0 + S, 0),
+        finished(2, T0 + S, 0),
+        finished(3, T0 + S, 0),
+        policy=Policy(method="affine", head_fee=policy),
+        goodbye=2,
+    )
+    # The simulated model's weights are read in 4.8 ms; tokens and context are under 1 % of that.
+    assert used["two"].gpu_ns / S == pytest.approx(share, abs=0.01)
+
+
+def test_when_one_of_two_sequences_ends_the_other_pays_the_whole_head_fee():
+    _, used = bill(
+        added(1, key="two"),
+        added(2, key="two"),
+        added(3, key="one"),
+        step(0, 0, 1, enters=[(1, 100), (2, 100), (3, 100)]),
+        finished(1, T0 + S, 0),
+        step(1, 1, 2, leaves=[1]),
+        finished(2, T0 + 2 * S, 1),
+        finished(3, T0 + 2 * S, 1),
+        policy=Policy(method="affine"),
+        goodbye=2,
+    )
+    assert used["two"].gpu_ns / S == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_prefix_hit_costs_its_reader_nothing_and_is_told():
+    _, used = bill(
+        added(1, prompt=10),
+        added(2, prompt=10),
+        step(0, 0, 3, items=[(1, 10, 0), (2, 2, 8)]),
+        finished(1, T0 + 3 * S, 0),
+        finished(2, T0 + 3 * S, 0),
+        goodbye=3,
+    )
+    assert used["req-1"].gpu_ns == 3 * S * 10 // 12
+    assert (used["req-2"].cached_tokens, used["req-2"].gpu_ns) == (8, 3 * S * 2 // 12)
+
+
+def test_what_is_computed_again_after_a_preemption_is_wasted_and_paid_by_who_was_preempted():
+    _, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 10, items=[(1, 10, 0)]),
+        step(1, 10, 11, enters=[(1, 10)]),
+        step(2, 11, 12),
+        # Preempted with 12 tokens in the cache; it has 13, and starts over with all of them.
+        step(3, 12, 25, leaves=[1], items=[(1, 13, 0)]),
+        finished(1, T0 + 25 * S, 3, output=4, preemptions=1),
+        goodbye=25,
+    )
+    record = used["req-1"]
+    assert record.gpu_ns == 25 * S
+    assert record.wasted_ns == 12 * S  # 12 of the 13 tokens had been computed before
+    assert record.preemptions == 1
+
+
+def test_rejected_drafts_are_paid_and_are_not_taken_for_a_preemption():
+    _, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, items=[(1, 5, 10)]),  # four drafts, one token accepted
+        step(2, 2, 3, items=[(1, 5, 11)]),
+        finished(1, T0 + 3 * S, 2, output=7),
+        goodbye=3,
+    )
+    record = used["req-1"]
+    assert (record.gpu_ns, record.wasted_ns, record.computed_tokens) == (3 * S, 0, 20)
+    assert (record.prefill_ns, record.decode_ns) == (1 * S, 2 * S)
+
+
+def test_a_step_in_flight_when_its_sequence_ended_is_late_and_wasted():
+    _, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, enters=[(1, 10)]),
+        finished(1, T0 + 2 * S, 2, output=2),  # step 2 had been dispatched
+        step(2, 2, 3),
+        goodbye=4,
+    )
+    record = used["req-1"]
+    assert (record.gpu_ns, record.wasted_ns) == (3 * S, 1 * S)
+
+
+def test_a_late_step_that_never_happened_does_not_keep_a_request_open():
+    rows, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        finished(1, T0 + S, 1),
+        beat(T0 + 2 * S, 0, done_index=1),
+        beat(T0 + 3 * S, 0, done_index=1),
+    )
+    assert used["req-1"].finish_reasons == ("stop",)
+    assert sums(rows)["idle"] == 2 * S
+
+
+def test_all_that_an_aborted_request_used_was_wasted_also_what_was_posted_before():
+    rows, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, enters=[(1, 10)]),
+        finished(1, T0 + 2 * S, 1, reason="abort", output=2),
+        goodbye=3,
+        window_ns=S,
+    )
+    assert (used["req-1"].gpu_ns, used["req-1"].wasted_ns) == (2 * S, 2 * S)
+    assert len([p for p in rows.postings if p.record_id]) > 1
+
+
+def test_of_two_sequences_only_the_aborted_ones_use_is_wasted():
+    _, used = bill(
+        added(1, key="two"),
+        added(2, key="two"),
+        step(0, 0, 4, items=[(1, 10, 0), (2, 30, 0)]),
+        finished(1, T0 + 4 * S, 0, reason="abort"),
+        finished(2, T0 + 4 * S, 0),
+        goodbye=4,
+    )
+    assert used["two"].wasted_ns == 1 * S
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_stop_string_ends_a_request_that_the_engine_sees_aborted_and_nothing_was_wasted(told_first):
+    told, seen = Delivered(1, T0 + S, "stop", 3), finished(1, T0 + S, 0, reason="abort", output=5)
+    _, used = bill(
+        added(1), step(0, 0, 1, items=[(1, 10, 0)]), *((told, seen) if told_first else (seen, told)), goodbye=2
+    )
+    record = used["req-1"]
+    assert (record.wasted_ns, record.finish_reasons, record.output_tokens) == (0, ("stop",), 3)
+
+
+def test_a_request_that_never_ran_has_a_record_that_cost_nothing():
+    rows, used = bill(added(1), finished(1, T0 + S, -1, reason="abort", output=0), goodbye=2)
+    record = used["req-1"]
+    assert (record.gpu_ns, record.steps, record.scheduled_ns, record.finish_reasons) == (0, 0, 0, ("abort",))
+    assert not [p for p in rows.postings if p.record_id]
+
+
+def test_a_sequence_whose_arrival_was_lost_is_on_nobodys_bill():
+    rows, _ = bill(
+        added(1),
+        step(0, 0, 2, items=[(1, 10, 0), (77, 10, 0)]),
+        finished(1, T0 + 2 * S, 0),
+        finished(77, T0 + 2 * S, 0),
+        goodbye=2,
+    )
+    by_tenant = {r.tenant: r.gpu_ns for r in rows.records}
+    assert by_tenant == {"ant": S, "__unobserved__": S}
+    assert {p.tenant for p in rows.postings if p.record_id} == {"ant", "__unobserved__"}
+
+
+def test_a_step_without_anybody_and_a_dummy_batch_are_overhead():
+    rows, _ = bill(step(0, 0, 1), Overhead(T0 + S, T0 + 3 * S, "dummy batch"), goodbye=4)
+    assert sums(rows) == {"request": 0, "idle": S, "overhead": 3 * S, "unobserved": 0}
+    assert {p.reason for p in rows.postings if p.kind == "overhead"} == {"nobody in the step", "dummy batch"}
+
+
+def test_a_request_may_bring_another_sequence_while_it_lingers_and_not_later():
+    def record_count(second_arrives_s):
+        at = T0 + int(second_arrives_s * S)
+        rows, _ = bill(
+            added(1, key="two"),
+            step(0, 0, 1, items=[(1, 10, 0)]),
+            finished(1, T0 + S, 0),
+            beat(at, 0, done_index=0),
+            added(2, key="two", at=at),
+            step(1, second_arrives_s, second_arrives_s + 1, items=[(2, 10, 0)]),
+            finished(2, at + S, 1),
+            goodbye=5,
+        )
+        return len(rows.records)
+
+    assert record_count(1.2) == 1
+    assert record_count(1.4) == 2
+
+
+def test_an_engine_that_dies_closes_its_requests_as_interrupted_with_the_output_that_was_computed():
+    rows, used = bill(
+        added(1, prompt=10),
+        added(2, prompt=10),
+        added(3, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0), (2, 5, 0)]),
+        step(1, 1, 2, enters=[(1, 10)], items=[(2, 5, 5)]),
+        step(2, 2, 3),
+        beat(T0 + 5 * S, 0, in_flight_ns=T0 + 3 * S, done_index=2),
+    )
+    # One token with the end of the prompt, one more with each step that decoded.
+    assert [used[f"req-{n}"].output_tokens for n in (1, 2, 3)] == [3, 1, 0]
+    assert {r.finish_reasons for r in rows.records} == {("interrupted",)}
+    assert all(r.wasted_ns == r.gpu_ns for r in rows.records)
+    assert [(p.reason, p.gpu_ns) for p in rows.postings if p.kind == "overhead"] == [("interrupted", 2 * S)]
+
+
+def test_an_interrupted_request_that_was_being_computed_again_keeps_the_output_that_it_had():
+    _, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, enters=[(1, 10)]),
+        step(2, 2, 3, leaves=[1], items=[(1, 4, 0)]),
+    )
+    assert used["req-1"].output_tokens == 2
+
+
+def test_rejected_drafts_are_no_output_of_an_interrupted_request():
+    _, used = bill(added(1, prompt=10), step(0, 0, 1, items=[(1, 10, 0)]), step(1, 1, 2, items=[(1, 5, 10)]))
+    assert used["req-1"].output_tokens == 2
+
+
+def test_a_goodbye_closes_what_is_open_as_aborted():
+    _, used = bill(added(1), step(0, 0, 1, items=[(1, 10, 0)]), goodbye=2)
+    assert used["req-1"].finish_reasons == ("abort",)
+
+
+def test_after_damage_the_snapshot_is_believed():
+    open_now = (added(2, prompt=10), added(3, prompt=10))
+    rows, used = bill(
+        added(1, prompt=10),
+        added(2, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, enters=[(1, 10)], items=[(2, 10, 0)]),
+        Lost(0, -1, -1, "journal damaged"),
+        Snapshot(20, T0 + 4 * S, 7, open_now, ((2, 14), (3, 10))),
+        step(7, 4, 6),
+        finished(2, T0 + 6 * S, 7, output=6),
+        step(8, 6, 7, leaves=[2]),
+        finished(3, T0 + 7 * S, 8, output=2),
+        goodbye=8,
+    )
+    assert used["req-1"].finish_reasons == ("lost",)
+    # In step 1 there are 11 tokens, ten of them are the prompt of the second.
+    assert used["req-1"].gpu_ns == pytest.approx(S + S / 11, abs=1)
+    assert used["req-2"].gpu_ns == pytest.approx(S * 10 / 11 + S, abs=1)
+    assert used["req-3"].gpu_ns == 2 * S
+    assert used["req-3"].scheduled_ns > 0
+    assert sums(rows) == {"request": 5 * S, "idle": S, "overhead": 0, "unobserved": 2 * S}
+
+
+def test_a_finished_sequence_in_flight_across_damage_is_closed_when_its_step_is_done():
+    rows, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, enters=[(1, 10)]),
+        finished(1, T0 + 2 * S, 2, output=2),
+        Lost(0, -1, -1, "journal damaged"),
+        Snapshot(20, T0 + 3 * S, 2, (), ((1, 11),)),
+        step(2, 3, 4),
+        added(2, prompt=10, at=T0 + 4 * S),
+        step(3, 4, 5, leaves=[1], items=[(2, 10, 0)]),
+        finished(2, T0 + 5 * S, 3),
+        goodbye=5,
+    )
+    assert (used["req-1"].gpu_ns, used["req-1"].wasted_ns, used["req-2"].gpu_ns) == (3 * S, S, S)
+    assert sums(rows)["unobserved"] == S
+
+
+def test_the_recorders_loss_is_unobserved_and_the_cohort_goes_on():
+    rows, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        step(1, 1, 2, enters=[(1, 10)]),
+        Lost(T0 + 4 * S, 3, 0, "recorder full", T0 + 2 * S, T0 + 4 * S),
+        step(5, 4, 5),
+        finished(1, T0 + 5 * S, 5, output=6),
+        goodbye=5,
+    )
+    assert used["req-1"].gpu_ns == 3 * S
+    assert sums(rows) == {"request": 3 * S, "idle": 0, "overhead": 0, "unobserved": 2 * S}
+
+
+def test_a_clock_that_is_set_back_an_hour_moves_windows_and_no_time():
+    hour = 3_600 * S
+    rows, used = bill(
+        added(1, prompt=10),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        beat(T0 + 2 * S, 1_800_000_000 * S, done_index=0),
+        beat(T0 + 3 * S, 1_800_000_000 * S - hour, done_index=0),
+        step(1, 3, 4, enters=[(1, 10)]),
+        finished(1, T0 + 4 * S, 1, output=2),
+        goodbye=5,
+        window_ns=60 * S,
+    )
+    assert used["req-1"].gpu_ns == 2 * S
+    assert len({m.window_ns for m in rows.meter}) == 2
+    assert sum(m.end_ns - m.start_ns for m in rows.meter) == 5 * S
+    assert used["req-1"].ended_ns == T0 + 4 * S + 1_800_000_000 * S - hour
+
+
+@pytest.mark.parametrize("method", ["roofline", "affine", "tokens", "equal"])
+def test_the_method_that_set_the_prices_is_on_record_and_posting(method):
+    rows, used = bill(
+        added(1), step(0, 0, 1, items=[(1, 10, 0)]), finished(1, T0 + S, 0), policy=Policy(method=method), goodbye=1
+    )
+    assert used["req-1"].method == method
+    assert {p.method for p in rows.postings if p.record_id} == {method}

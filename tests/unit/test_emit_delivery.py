@@ -1,0 +1,122 @@
+"""A batch on its way to a receiver that may refuse some of it."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from costtrace.emit.delivery import TRIES, Batch, Item, Progress
+from costtrace.emit.transport import Answer, Outcome
+
+
+class Receiver:
+    """Takes what `refuses` does not name; counts what it has taken."""
+
+    def __init__(self, refuses: Callable[[list[str]], Outcome | None]) -> None:
+        self.refuses = refuses
+        self.taken: Counter[str] = Counter()
+        self.asked = 0
+
+    def send(self, spans) -> Answer:
+        self.asked += 1
+        outcome = self.refuses(list(spans))
+        if outcome is not None:
+            return Answer(outcome, "because")
+        self.taken.update(spans)
+        return Answer(Outcome.DELIVERED)
+
+
+def batch(count: int) -> Batch:
+    return Batch([Item(f"r{n}", [f"r{n}"]) for n in range(count)], last_id=count)
+
+
+def drive(what: Batch, receiver: Receiver) -> Progress:
+    while True:
+        progress = what.send_next(receiver.send)
+        if progress not in (Progress.MORE, Progress.PAUSE):
+            return progress
+
+
+@pytest.mark.parametrize("bad", [{0}, {511}, {7, 8, 300}, set(range(100, 130))])
+def test_bad_records_are_found_and_all_others_arrive_once(bad: set[int]):
+    poison = {f"r{n}" for n in bad}
+    receiver = Receiver(lambda spans: Outcome.REFUSED if poison & set(spans) else None)
+    what = batch(512)
+
+    assert drive(what, receiver) is Progress.DONE
+    assert set(what.refused) == poison
+    assert receiver.taken == Counter({f"r{n}": 1 for n in range(512) if n not in bad})
+    assert what.delivered == 512 - len(bad)
+
+
+def test_a_record_that_is_refused_now_and_then_is_tried_again_before_it_is_left_out():
+    alone = Counter[str]()
+
+    def refuse(spans: list[str]) -> Outcome | None:
+        alone.update(spans if len(spans) == 1 else [])
+        return Outcome.REFUSED if "r3" in spans and alone["r3"] < TRIES else None
+
+    what, receiver = batch(8), Receiver(refuse)
+
+    assert drive(what, receiver) is Progress.DONE
+    assert what.refused == {}
+    assert receiver.taken["r3"] == 1
+
+
+def test_a_receiver_that_refuses_everything_loses_nothing():
+    what, receiver = batch(512), Receiver(lambda _: Outcome.REFUSED)
+
+    assert drive(what, receiver) is Progress.STUCK
+    assert what.refused == {}
+    assert receiver.asked <= 130  # it is not pestered with every single record
+
+
+def test_a_single_bad_record_is_not_left_out_while_nothing_shows_that_the_receiver_works():
+    what, receiver = batch(1), Receiver(lambda _: Outcome.REFUSED)
+
+    assert drive(what, receiver) is Progress.STUCK
+    assert what.refused == {}
+
+
+def test_an_outage_in_the_middle_goes_on_where_it_was():
+    down = False
+    poison = "r5"
+
+    def refuse(spans: list[str]) -> Outcome | None:
+        if down:
+            return Outcome.AGAIN
+        return Outcome.REFUSED if poison in spans else None
+
+    what, receiver = batch(16), Receiver(refuse)
+    for _ in range(3):
+        what.send_next(receiver.send)
+    down = True
+    assert what.send_next(receiver.send) is Progress.AGAIN
+    down = False
+
+    assert drive(what, receiver) is Progress.DONE
+    assert receiver.taken == Counter({f"r{n}": 1 for n in range(16) if n != 5})
+
+
+def test_a_batch_that_is_too_big_is_sent_in_parts():
+    receiver = Receiver(lambda spans: Outcome.TOO_BIG if len(spans) > 10 else None)
+    what = batch(64)
+
+    assert drive(what, receiver) is Progress.DONE
+    assert receiver.taken == Counter({f"r{n}": 1 for n in range(64)})
+    assert what.largest <= 10
+
+
+def test_refused_records_are_waited_for_once_a_round_however_many_they_are():
+    poison = {f"r{n}" for n in range(0, 60, 2)}
+    receiver = Receiver(lambda spans: Outcome.REFUSED if poison & set(spans) else None)
+    what, pauses = batch(120), 0
+    while not what.done:
+        pauses += what.send_next(receiver.send) is Progress.PAUSE
+
+    assert set(what.refused) == poison
+    assert 0 < pauses < TRIES
+
+
+def test_a_batch_without_spans_is_done_at_once():
+    assert Batch([], 7, unsampled=3).done

@@ -1,0 +1,343 @@
+"""The journal as its writer and its reader see it: rotation, cap, locks, schema, permissions, the recorder's ring."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+import pytest
+
+from costtrace.errors import JournalError, SchemaTooNew
+from costtrace.events import (
+    JOURNAL_SCHEMA,
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Heartbeat,
+    Lost,
+    SegmentHeader,
+    SequenceAdded,
+    Snapshot,
+    Step,
+)
+from costtrace.journal import frames
+from costtrace.journal import writer as writer_module
+from costtrace.journal.pump import Pump
+from costtrace.journal.reader import JournalReader, Position
+from costtrace.journal.writer import JournalWriter
+from costtrace.recorder import NOTE, STEP, Recorder
+from costtrace.testing.engine import ReplayTranslator
+from costtrace.testing.random_engine import Batch
+from costtrace.testing.schedules import started
+
+
+def nothing(sequence):
+    return Snapshot(sequence, 1, 0, (), ())
+
+
+def new_writer(home, *, cap=1 << 30, segment=1 << 20, snapshot=nothing):
+    return JournalWriter(home, "e", snapshot, cap_bytes=cap, segment_bytes=segment)
+
+
+def segments(home):
+    return sorted((home / "journal" / "e").glob("*.ctj"))
+
+
+def read(home, position=Position()):  # noqa: B008 - immutable
+    reader = JournalReader(home / "journal" / "e", position)
+    found = []
+    while events := reader.read().events:
+        found += events
+    reader.close()
+    return found
+
+
+def test_a_segment_is_full_at_its_size_and_the_next_goes_on(tmp_path):
+    writer = new_writer(tmp_path, segment=500)
+    told = [Step(n, n * 10, n * 10 + 5, (), ((n, 1),)) for n in range(100)]
+    for step in told:
+        writer.append([step])
+    writer.close()
+    assert len(segments(tmp_path)) > 5
+    assert all(path.stat().st_size < 500 + 300 for path in segments(tmp_path))
+    assert read(tmp_path)[1:] == told
+
+
+def test_files_are_for_their_owner_only(tmp_path):
+    writer = new_writer(tmp_path / "home")
+    writer.append([EngineReady(1)])
+    writer.close()
+    for path in (tmp_path / "home").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_over_its_cap_the_oldest_go_and_a_reader_finds_the_engine_and_a_loss(tmp_path, caplog):
+    writer = new_writer(tmp_path, cap=2_000, segment=400)
+    writer.append([started(("GPU-0",), 5)])
+    writer.append([EngineReady(6)])
+    for n in range(200):
+        writer.append([Step(n, n * 10 + 10, n * 10 + 15, (), ((n, 1),))])
+    writer.close()
+    assert sum(path.stat().st_size for path in segments(tmp_path)) <= 2_000 + 400 + 300
+    assert segments(tmp_path)[0].stem != "00000001"
+    kinds = [type(event) for event in read(tmp_path)]
+    assert kinds[:5] == [SegmentHeader, EngineStarted, Lost, EngineReady, Snapshot]
+    assert set(kinds[5:]) == {Step}
+    assert "COSTTRACE_JOURNAL_CAP_BYTES" in caplog.text
+
+
+def test_a_newer_schema_is_refused_with_the_remedy_and_nothing_is_skipped(tmp_path):
+    writer = new_writer(tmp_path)
+    writer.append([EngineReady(1)])
+    writer.close()
+    path = segments(tmp_path)[0]
+    head = frames.unpack(path.read_bytes(), 0)
+    newer = msgspec.structs.replace(head.events[0], schema=JOURNAL_SCHEMA + 1)
+    path.write_bytes(frames.pack(-1, [newer]) + path.read_bytes()[head.end :])
+    reader = JournalReader(tmp_path / "journal" / "e")
+    for _ in range(2):
+        with pytest.raises(SchemaTooNew, match=r"schema 2, this costtrace reads up to 1. Update costtrace-core"):
+            reader.read()
+    path.write_bytes(frames.pack(-1, head.events) + frames.pack(0, [EngineReady(1)]))
+    assert [type(e) for e in reader.read().events] == [SegmentHeader, EngineReady]
+
+
+def test_a_second_writer_on_one_journal_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "LOCK_PAUSE_S", 0.0)
+    writer = new_writer(tmp_path)
+    with pytest.raises(JournalError, match="cannot write a journal in"):
+        new_writer(tmp_path)
+    writer.close()
+
+
+def test_a_reader_that_looks_whether_somebody_writes_does_not_keep_the_writer_out(tmp_path):
+    directory = tmp_path / "journal" / "e"
+    directory.mkdir(parents=True)
+    (directory / "writer.lock").touch()
+    stop = threading.Event()
+
+    def look():
+        reader = JournalReader(directory)
+        while not stop.is_set():
+            reader.writer_gone()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(200):
+            new_writer(tmp_path).close()
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_the_writer_is_gone_when_it_has_closed_and_not_before(tmp_path):
+    writer = new_writer(tmp_path)
+    reader = JournalReader(tmp_path / "journal" / "e")
+    assert not reader.writer_gone()
+    writer.close()
+    assert reader.writer_gone()
+
+
+def test_a_writer_that_was_killed_is_gone(tmp_path):
+    code = (
+        "import sys, time, pathlib; from costtrace.journal.writer import JournalWriter\n"
+        "JournalWriter(pathlib.Path(sys.argv[1]), 'e', lambda n: None, cap_bytes=1 << 30)\n"
+        "print('here', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"here\n"
+    reader = JournalReader(tmp_path / "journal" / "e")
+    assert not reader.writer_gone()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert reader.writer_gone()
+
+
+def test_an_unreadable_journal_is_named_with_the_remedy(tmp_path):
+    writer = new_writer(tmp_path)
+    writer.append([EngineReady(1)])
+    writer.close()
+    reader = JournalReader(tmp_path / "journal" / "e")
+    with as_somebody_else(tmp_path / "journal" / "e"):
+        for look in (reader.writer_gone, reader.read):
+            with pytest.raises(JournalError, match=r"cannot read .*: Permission denied. The agent must run as"):
+                look()
+    assert reader.read().events[1:] == [EngineReady(1)]
+
+
+@contextlib.contextmanager
+def as_somebody_else(directory):
+    """As a user who may not read *directory*: root becomes nobody, others lock themselves out."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    else:
+        directory.chmod(0)
+    try:
+        yield
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        else:
+            directory.chmod(0o700)
+
+
+def test_reading_while_another_process_writes_gives_every_event_once(tmp_path):
+    code = (
+        "import sys, pathlib; from costtrace.journal.writer import JournalWriter; from costtrace.events import *\n"
+        "w = JournalWriter(pathlib.Path(sys.argv[1]), 'e', lambda n: Snapshot(n, 1, 0, (), ()),\n"
+        "    cap_bytes=1 << 30, segment_bytes=20_000)\n"
+        "for n in range(20_000): w.append([Step(n, n, n, (), ((n, 1),))])\n"
+        "w.close()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
+    directory = tmp_path / "journal" / "e"
+    while not directory.exists():
+        time.sleep(0.001)
+    reader, found = JournalReader(directory), []
+    while True:
+        gone = reader.writer_gone() and process.poll() is not None
+        events = reader.read(500).events
+        found += events
+        if gone and not events:
+            break
+    assert process.wait() == 0
+    assert [event.index for event in found[1:]] == list(range(20_000))
+
+
+def test_a_directory_that_cannot_be_written_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="Set COSTTRACE_HOME to a directory that this user can write"):
+        new_writer(tmp_path / "file")
+
+
+def test_the_lag_of_a_reader_is_what_it_has_not_read(tmp_path):
+    writer = new_writer(tmp_path, segment=300)
+    for n in range(30):
+        writer.append([EngineReady(n)])
+    reader = JournalReader(tmp_path / "journal" / "e")
+    whole = sum(path.stat().st_size for path in segments(tmp_path))
+    assert reader.unread_bytes() == whole
+    reader.read()
+    assert reader.unread_bytes() == 0
+    reader.drop_read_segments(time.time() + 10)
+    assert len(segments(tmp_path)) == 1
+    writer.append([EngineReady(99)])
+    assert reader.read().events == [EngineReady(99)]
+    writer.close()
+
+
+def test_a_steady_step_is_a_few_bytes():
+    steady = [Step(0, 10**12, 10**12 + 1, (), ((1, 5),))]
+    steady += [Step(n, 10**12 + n * 10**7, 10**12 + n * 10**7 + 9_000_000) for n in range(1, 1_001)]
+    assert len(frames.pack(0, steady)) < 13 * len(steady)
+
+
+# -- recorder and pump --------------------------------------------------------------------------------------------
+
+
+def test_a_full_ring_counts_what_it_drops_and_keeps_what_it_has():
+    recorder = Recorder(capacity=3)
+    for n in range(5):
+        recorder.dispatched(n)
+        recorder.done(n)
+    recorder.note("late")
+    assert [(r[0], r[1]) for r in recorder.drain()] == [(STEP, 0), (STEP, 1), (STEP, 2)]
+    dropped = recorder.take_dropped()
+    assert (dropped.steps, dropped.notes) == (2, 1)
+    assert recorder.take_dropped() is None
+    assert recorder.done_index == 4
+
+
+def test_steps_in_flight_overlap_and_a_batch_that_the_engine_gave_up_is_passed_over():
+    recorder = Recorder()
+    a, b, c = object(), object(), object()
+    for batch in (a, b, c):
+        recorder.dispatched(batch)
+    oldest = recorder.in_flight_since_ns()
+    assert oldest > 0
+    recorder.done(a)
+    recorder.done(c)  # b was flushed
+    assert [(r[1], r[4]) for r in recorder.drain()] == [(0, a), (2, c)]
+    assert recorder.in_flight_since_ns() == 0
+
+
+def test_a_batch_that_nobody_saw_dispatched_does_not_disturb_the_others():
+    recorder = Recorder()
+    recorder.done(object())
+    batch = object()
+    recorder.dispatched(batch)
+    recorder.done(object())
+    assert recorder.in_flight_since_ns() > 0
+    recorder.done(batch)
+    assert [r[1] for r in recorder.drain()] == [0]
+
+
+def test_an_urgent_note_wakes_the_writer():
+    recorder = Recorder()
+    recorder.note("usual")
+    assert not recorder.wake.is_set()
+    recorder.note("end", urgent=True)
+    assert recorder.wake.is_set()
+    assert [r[0] for r in recorder.drain()] == [NOTE, NOTE]
+
+
+def new_pump(home, recorder):
+    return Pump(
+        recorder,
+        ReplayTranslator(),
+        lambda snapshot: new_writer(home, snapshot=snapshot),
+        first=[started(("GPU-0",), time.monotonic_ns())],
+    )
+
+
+def test_what_the_ring_dropped_is_told_as_lost(tmp_path):
+    recorder = Recorder(capacity=2)
+    pump = new_pump(tmp_path, recorder)
+    for n in range(4):
+        batch = Batch(n, (), ((1, 5),) if n == 0 else (), (), (1,))
+        recorder.dispatched(batch)
+        recorder.done(batch)
+    pump.start()
+    pump.stop()
+    found = read(tmp_path)
+    assert [type(e) for e in found] == [SegmentHeader, EngineStarted, Step, Step, Lost, Heartbeat, EngineStopped]
+    assert (found[4].steps, found[4].reason) == (2, "recorder full")
+    assert found[5].done_index == 3
+
+
+def test_a_request_that_ends_is_on_disk_before_the_next_drain(tmp_path):
+    recorder = Recorder()
+    pump = new_pump(tmp_path, recorder)
+    pump.start()
+    time.sleep(0.02)
+    recorder.note(SequenceAdded(1, 0, "s", "r", "r", "r", 1, "m", "t", "header"), urgent=True)
+    deadline = time.monotonic() + 5
+    while not any(isinstance(e, SequenceAdded) for e in read(tmp_path)):
+        assert time.monotonic() < deadline
+    pump.stop()
+    pump.stop()
+    assert isinstance(read(tmp_path)[-1], EngineStopped)
+
+
+def test_an_error_in_the_translator_is_logged_once_and_the_pump_goes_on(tmp_path, caplog):
+    recorder = Recorder()
+    pump = new_pump(tmp_path, recorder)
+    with caplog.at_level(logging.ERROR):
+        pump.start()
+        for _ in range(3):
+            recorder.note("not an event", urgent=True)
+            time.sleep(0.05)
+        batch = Batch(0, (), ((1, 5),), (), (1,))
+        recorder.dispatched(batch)
+        recorder.done(batch)
+        recorder.wake.set()
+        time.sleep(0.2)
+        pump.stop()
+    assert len([r for r in caplog.records if "journal.pump failed" in r.message]) == 1
+    assert any(isinstance(e, Step) for e in read(tmp_path))

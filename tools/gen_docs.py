@@ -1,0 +1,99 @@
+"""Write the reference documents from the code, or (--check) say which of them are stale.
+
+docs/configuration.md   from costtrace.settings
+docs/telemetry.md       from costtrace.semconv
+docs/cli.md             from the commands' own help
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from costtrace.config import configuration_markdown
+from costtrace.semconv import telemetry_markdown
+
+DOCS = Path(__file__).parents[1] / "docs"
+WIDTH = 100
+HEAD_LINES = 40
+
+
+def cli_markdown() -> str:
+    """Write the help of all commands, one section each."""
+    from costtrace.cli.app import cli  # noqa: PLC0415 - the other documents need no command line
+
+    lines = [
+        "# Command line",
+        "",
+        "<!-- Generated from the commands' help by tools/gen_docs.py: do not edit. -->",
+        "",
+        "`costtrace` and `python -m costtrace` are the same.",
+        "",
+    ]
+    for path, context in _contexts(click.Context(cli, info_name="costtrace", **_look(cli))):
+        lines += [f"## {path}", "", "```text", _help(context), "```", ""]
+    return "\n".join(lines)
+
+
+def _contexts(context: click.Context) -> Iterator[tuple[str, click.Context]]:
+    """All commands below a group, the group first."""
+    yield context.command_path, context
+    command = context.command
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            if inner is not None and not inner.hidden:
+                yield from _contexts(click.Context(inner, context, name, **_look(inner)))
+
+
+def _look(command: click.Command) -> dict[str, Any]:
+    """Return what makes the help the same on every terminal."""
+    return {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+
+
+def _help(context: click.Context) -> str:
+    text = context.command.get_help(context)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "configuration.md": configuration_markdown,
+    "telemetry.md": telemetry_markdown,
+    "cli.md": cli_markdown,
+}
+
+
+def main() -> int:
+    """Write the pages, or compare them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is stale")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of the pages (default: %(default)s)")
+    arguments = parser.parse_args()
+    stale = 0
+    for name, make in PAGES.items():
+        path = arguments.docs / name
+        wanted = make().rstrip("\n") + "\n"
+        found = path.read_text(encoding="utf-8") if path.exists() else ""
+        if found == wanted:
+            continue
+        if arguments.check:
+            stale += 1
+            difference = difflib.unified_diff(
+                found.splitlines(), wanted.splitlines(), f"{path} (as it is)", f"{path} (as the code says)", lineterm=""
+            )
+            print("\n".join(list(difference)[:HEAD_LINES]))
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(wanted, encoding="utf-8")
+            print(f"wrote {path}")
+    if stale:
+        print(f"\n{stale} pages are stale: run `make docs` and commit them.", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
