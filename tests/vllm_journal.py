@@ -12,6 +12,7 @@ from vllm_batches import Reader
 
 from costtrace.demo.traffic import Sent
 from costtrace.events import (
+    SENSORS,
     Delivered,
     EngineReady,
     EngineStarted,
@@ -76,7 +77,9 @@ class EngineJournal:
 
 
 def read_all(home: Path) -> list[EngineJournal]:
-    return [EngineJournal(path) for path in sorted((home / "journal").iterdir()) if path.is_dir()]
+    """The engines' journals (the agent's sensors write one of their own)."""
+    paths = [path for path in sorted((home / "journal").iterdir()) if path.is_dir()]
+    return [EngineJournal(path) for path in paths if not path.name.startswith(f"{SENSORS}-")]
 
 
 def read_when_idle(home: Path, bound_s: float = 20.0) -> list[EngineJournal]:

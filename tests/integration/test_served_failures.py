@@ -71,9 +71,9 @@ def test_an_agent_that_is_killed_again_and_again_loses_and_doubles_nothing(world
 def test_an_agent_started_by_hand_takes_over_and_a_second_one_says_who_runs(world):
     world.home.wait_for_agent()
     with Traffic(world.url) as traffic:
-        spawned = world.home.kill_agent()
+        world.home.kill_agent()
         with world.home.agent_by_hand() as mine:
-            assert world.home.wait_for_agent(spawned) == mine.pid
+            assert world.home.agent_pid() == mine.pid
             second = world.home.command("agent")
             assert second.returncode != 0
             assert f"an agent (pid {mine.pid}) runs on {world.home.path} already" in second.stderr
@@ -106,10 +106,10 @@ def test_a_collector_that_is_down_gets_every_span_once_afterwards(world):
 @contextmanager
 def agent_refusing(world, *words):
     """Within the block no agent can start, and each one that tries says so."""
-    world.home.kill_agent()
     said = len(world.home.log())
+    world.home.kill_agent()
     assert wait_until(lambda: all(word in world.home.log()[said:] for word in words), 60), world.home.log()[said:]
-    assert not running(world.home.path)
+    assert world.home.agent_pid() is None
     with Traffic(world.url) as traffic:
         time.sleep(1.5)
     yield traffic.replies

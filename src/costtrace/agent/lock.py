@@ -11,6 +11,8 @@ from costtrace.errors import AlreadyRunning, ConfigError
 
 LOCK_NAME = "agent.lock"
 STATUS_NAME = "agent.json"
+STARTING, RUNNING, STOPPED = "starting", "running", "stopped"
+"""States of an agent, as its status says."""
 
 
 def running(home: Path) -> bool:
@@ -58,6 +60,8 @@ class AgentLock:
             except OSError:
                 time.sleep(0.05 if attempt < 9 else 0)
             else:
+                # At once: whoever looks has to find this holder's number, not the one of an agent that is gone.
+                self.write_status(state=STARTING, wall_ns=time.time_ns())
                 return
         os.close(self._file)
         holder = status(home).get("pid", "unknown")

@@ -13,7 +13,7 @@ import msgspec
 import costtrace
 from costtrace.agent.booking import Booked, Booking, BookingState
 from costtrace.agent.intake import Intake, Turn
-from costtrace.agent.lock import AgentLock
+from costtrace.agent.lock import RUNNING, STOPPED, AgentLock
 from costtrace.agent.sensing import Sensing
 from costtrace.attribution import Policy
 from costtrace.energy_windows import DeviceEnergy
@@ -117,7 +117,7 @@ class Agent:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self._stop.set())
-        self._say("running")
+        self._say(RUNNING)
         log.info("agent on %s, ledger %s", self.home, self.ledger.path)
         if self.emission is not None:
             self.emission.start()
@@ -133,7 +133,7 @@ class Agent:
                     self._stop.wait(TURN_S)
             self._commit(force=True)
         finally:
-            self._close("stopped")
+            self._close(STOPPED)
 
     def stop(self) -> None:
         """End after the present turn."""
@@ -148,7 +148,7 @@ class Agent:
                 pass
             self._commit(force=True)
         finally:
-            self._close("stopped")
+            self._close(STOPPED)
 
     def warn(self, subject: str, message: str) -> None:
         """Say once, in the log and in the ledger, what an operator has to know."""
@@ -299,7 +299,7 @@ class Agent:
         if not self.settings.journal_delete or now - self._cleaned_s < CLEAN_EVERY_S or self._dirty:
             return
         self._cleaned_s = now
-        self._say("running")
+        self._say(RUNNING)
         before_s = time.time() - self.settings.journal_keep_h * 3600
         for reader in (*self.intake.readers.values(), *self.intake.sensor_readers.values()):
             reader.drop_read_segments(before_s)

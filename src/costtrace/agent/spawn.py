@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from costtrace.agent.lock import running
+from costtrace.agent.lock import RUNNING, running, status
 from costtrace.guard import guard, log
 
 FIRST_DELAY_S = 2.0
@@ -35,10 +35,12 @@ class AgentKeeper:
             if self._process is not None and self._pid == os.getpid():
                 self._process.poll()  # lets the kernel forget one that has ended
             now = time.monotonic()
-            if now < self._next_try_s:
-                return
             if running(self._home):
-                self._delay_s = FIRST_DELAY_S
+                # One that only starts may yet refuse (a broken price book): that is not tried again at once.
+                if status(self._home).get("state") == RUNNING:
+                    self._delay_s, self._next_try_s = FIRST_DELAY_S, now
+                return
+            if now < self._next_try_s:
                 return
             self._next_try_s = now + self._delay_s
             self._delay_s = min(2 * self._delay_s, LONGEST_DELAY_S)
