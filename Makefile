@@ -69,8 +69,11 @@ format: setup ## format the code
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 
-bench: setup model ## run the benchmarks
-	@$(BIN)/python -m pytest benchmarks --benchmark-only $(T)
+bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says what each is for)
+	$(DEMO_ENV)/venv/bin/python benchmarks/bench_recorder.py $(MODEL)
+	$(BIN)/python benchmarks/bench_agent.py
+	$(BIN)/python benchmarks/bench_emission.py
+	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
 
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py

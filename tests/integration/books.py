@@ -25,6 +25,15 @@ from costtrace.events import SENSORS
 
 WINDOW_S = 2
 BOOKED_S = 30.0
+READY_AGENT = """
+import sys
+import costtrace.agent.main
+from costtrace.cli import main
+print("ready", flush=True)
+sys.stdin.readline()
+sys.argv[1:] = ["agent"]
+main()
+"""
 KINDS = ("request", "idle", "overhead", "unobserved")
 
 
@@ -122,36 +131,40 @@ class Home:
         )
 
     @contextmanager
-    def agent_by_hand(self, tries: int = 8) -> Iterator[subprocess.Popen[bytes]]:
-        """`costtrace agent`, until the block ends.
-
-        Where an engine's own agent was faster, that one is ended and this one started again: as a person would.
-        """
+    def agent_by_hand(self, tries: int = 5) -> Iterator[subprocess.Popen[str]]:
+        """`costtrace agent`, in the place of the one that runs, until the block ends."""
         for _ in range(tries):
-            started = self._start_agent()
-            wait_until(lambda one=started: self.agent_pid() is not None or one.poll() is not None, 60)
+            started = self._ready_agent()
+            if (pid := self.agent_pid()) is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            started.stdin.write("go\n")
+            started.stdin.flush()
+            wait_until(lambda one=started: self.agent_pid() == one.pid or one.poll() is not None, 60)
             if self.agent_pid() == started.pid:
                 break
-            started.terminate()
-            started.wait(30)
-            with suppress(ProcessLookupError):
-                os.kill(self.wait_for_agent(started.pid), signal.SIGKILL)
+            started.wait(30)  # the engine's own was about to start just then
         else:
             raise AssertionError(f"the engine's agent was faster {tries} times: {self.log()[-2000:]}")
         try:
             yield started
         finally:
             started.terminate()
-            started.wait(30)
+            started.communicate(timeout=30)
 
-    def _start_agent(self) -> subprocess.Popen[bytes]:
+    def _ready_agent(self) -> subprocess.Popen[str]:
+        """An agent that has imported all it needs and waits for a word: faster than any that has yet to start."""
         with (self.path.parent / "by-hand.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "costtrace", "agent"],
+            started = subprocess.Popen(
+                [sys.executable, "-c", READY_AGENT],
                 env={**_clean_environment(), **self.environment, "COSTTRACE_HOME": str(self.path)},
-                stdout=log,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 stderr=log,
+                text=True,
             )
+        assert started.stdout.readline() == "ready\n"
+        return started
 
     def verify(self) -> str:
         """`costtrace verify`: it has to end with 0 and say so."""
