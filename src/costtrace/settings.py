@@ -117,6 +117,15 @@ class Settings(BaseModel):
         about="Put the journal on the disk every 5 s: it then survives a crash of the host, not only of processes.",
         example="false",
     )
+    simulated_device: str = _setting(
+        "",
+        group=_ENGINE,
+        about="For demonstrations: the device that the engine says it has, in place of the CPU that it runs on. It is "
+        "one of `costtrace nvml-sim`, and whatever is made of it is labelled SIMULATED.",
+        unit="UUID=NAME",
+        example="GPU-51d60000-0000-4000-8000-000000000000=NVIDIA H100 80GB HBM3",
+        pattern=r"^(GPU-[^=,]+=[^=]+)?$",
+    )
 
     tenant_headers: tuple[str, ...] = _setting(
         tenancy.DEFAULT_HEADERS,

@@ -131,6 +131,7 @@ class Agent:
                     break
                 if not turn.behind:
                     self._stop.wait(TURN_S)
+            self._end_sensing()
             self._commit(force=True)
         finally:
             self._close(STOPPED)
@@ -159,8 +160,15 @@ class Agent:
         self._unsaid.append((subject, message))
         self._dirty = True
 
-    def _close(self, state: str) -> None:
+    def _end_sensing(self) -> None:
+        """Book what was still read, and the end of the sensors' journal with it."""
         if self._sensing is not None:
+            self._sensing.stop()
+            self._turn()
+            self._dirty = True
+
+    def _close(self, state: str) -> None:
+        if self._sensing is not None:  # after an error
             self._sensing.stop()
         if self.emission is not None:
             self.emission.stop()

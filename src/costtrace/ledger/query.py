@@ -83,7 +83,7 @@ DIMENSIONS: dict[str, Dimension] = {
     "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
-    "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')", frozenset({"engine"})),
+    "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
 }
 TIME_DIMENSIONS = ("hour", "day")
 
@@ -142,10 +142,10 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
             CASE WHEN p.device_nano IS NULL OR p.energy_nano IS NULL THEN 1 ELSE 0 END,
             sum(p.gpu_ns), sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns), sum(p.gap_ns),
             sum(p.energy_uj), sum(p.prefill_uj), sum(p.decode_uj), sum(p.wasted_uj),
-            sum(p.device_nano), sum(p.energy_nano)
+            sum(p.device_nano), sum(p.energy_nano), coalesce(sum(e.simulated), 0)
         FROM posting p LEFT JOIN rate r ON r.rate_id = p.rate_id
             {"LEFT JOIN usage u ON u.record_id = p.record_id" if "usage" in tables else ""}
-            {"LEFT JOIN engine e ON e.engine_id = p.engine_id" if "engine" in tables else ""}
+            LEFT JOIN engine e ON e.engine_id = p.engine_id
         WHERE p.window_ns >= :since AND p.window_ns < :until {only.sql("p")}
         GROUP BY {group}
     """  # noqa: S608 - made of constants of this module

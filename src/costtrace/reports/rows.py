@@ -31,6 +31,8 @@ class Used(NamedTuple):
     wasted_uj: int | None
     device_nano: int | None
     energy_nano: int | None
+    simulated: int = 0
+    """Postings of engines whose devices are simulated, or their sensors."""
 
 
 class Ended(NamedTuple):
@@ -88,6 +90,8 @@ class Request(NamedTuple):
     decode_nano: int | None
     currency: str
     price_book: str
+    simulated: int = 0
+    """1: its device or its sensor is a simulated one."""
 
 
 class Habit(NamedTuple):

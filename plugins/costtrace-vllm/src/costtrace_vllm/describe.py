@@ -78,6 +78,12 @@ def devices_of(workers: Sequence[dict[str, Any]]) -> tuple[DeviceRef, ...]:
     return tuple(devices.values())
 
 
+def simulated_device(setting: str) -> tuple[DeviceRef, ...]:
+    """The device that stands for this engine's in a demonstration (the setting is ``UUID=NAME``)."""
+    uuid, _, name = setting.partition("=")
+    return (DeviceRef(uuid, name, "gpu", clock.host_name(), 0),)
+
+
 def _number(config: Any, *names: str) -> int:
     for name in names:
         value = getattr(config, name, None)
