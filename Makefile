@@ -78,6 +78,7 @@ bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says 
 	$(DEMO_ENV)/venv/bin/python benchmarks/bench_recorder.py $(MODEL)
 	$(BIN)/python benchmarks/bench_agent.py
 	$(BIN)/python benchmarks/bench_emission.py
+	$(BIN)/python benchmarks/bench_sensors.py
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
 
 docs: setup ## generate the reference documents from the code
