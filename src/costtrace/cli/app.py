@@ -19,6 +19,7 @@ EXIT_BROKEN_PIPE = 141
 COMMANDS = {
     "report": "costtrace.cli.report:report",
     "requests": "costtrace.cli.requests:requests",
+    "carbon": "costtrace.cli.carbon:carbon",
     "verify": "costtrace.cli.verify:verify",
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",
