@@ -12,6 +12,7 @@ from test_why import KEY, PLAIN
 from costtrace.agent.service import Agent
 from costtrace.cli.app import cli
 from costtrace.doctor import engines
+from costtrace.emit.feed import Health
 from costtrace.ledger.query import Filter as Only
 from costtrace.ledger.query import SqliteStore, fits, requests
 from costtrace.ledger.store import LEDGER_NAME, Ledger
@@ -106,6 +107,34 @@ def home(tmp_path_factory):
     )
     Agent(Settings(home=home)).run_once()
     return home
+
+
+class Shown:
+    """An emission that keeps its figures."""
+
+    def __init__(self):
+        self.health = Health()
+
+    def start(self): ...
+
+    def publish(self, committed): ...
+
+    def device(self, reading): ...
+
+    def drained(self):
+        return True
+
+    def stop(self, timeout_s=5.0):
+        return True
+
+
+def test_the_worst_engines_error_and_coverage_are_metrics(tmp_path):
+    engine = RandomEngine(2, Profile(arrivals=1.0))
+    JournalEngine(tmp_path, engine, speed=0, capacity=1 << 20, engine_id="e").run(rounds=200)
+    shown = Shown()
+    Agent(Settings(home=tmp_path), shown).run_once()
+    assert 0 < shown.health.get("model.error") <= 1
+    assert 0 < shown.health.get("model.coverage") <= 1
 
 
 def run(home, *words):
