@@ -46,7 +46,7 @@ def tier_of(fits: Iterable[str], version: str) -> tuple[str, str]:
     """
     names = set(fits)
     missing = [hook.name for hook in HOOKS if hook.tier == "T1" and hook.required and hook.name not in names]
-    why = f"without the hook {', '.join(missing)}" if missing else covered(version)
+    why = covered(version) or (f"without the hook {', '.join(missing)}" if missing else "")
     if not why:
         return "T1", ""
     return ("T2" if "stats" in names else "none"), why
