@@ -22,6 +22,7 @@ WARM_UP = "warm-up"
 
 ids_of = attrgetter("py_request_id")
 drafts_of = attrgetter("py_draft_tokens")
+accepted_of = attrgetter("py_num_accepted_draft_tokens")
 
 
 class Batch(NamedTuple):
@@ -115,8 +116,11 @@ def chunks(requests: Iterable[Any], nobody: Container[int]) -> list[tuple[int, i
 
 def draft_counts(requests: list[Any]) -> tuple[list[int], list[int]]:
     """Draft tokens of each request, and how many of its last ones were accepted."""
-    counts = [len(drafts) if (drafts := drafts_of(request)) else 0 for request in requests]
-    return counts, [max(0, number(request, "py_num_accepted_draft_tokens", default=0)) for request in requests]
+    counts = [len(drafts) if drafts else 0 for drafts in map(drafts_of, requests)]
+    try:
+        return counts, [kept or 0 for kept in map(accepted_of, requests)]
+    except AttributeError:  # older versions do not say it: contexts are then too short, never the time
+        return counts, [0] * len(counts)
 
 
 def output_tokens(request: Any) -> int:

@@ -124,22 +124,29 @@ class StepMeter:
         prompts = list(scheduled.context_requests)
         if generation != self._last:
             self._last = generation
-            self._last_ids = [name for name in map(batches.ids_of, generation) if name not in self._nobody]
+            self._last_ids = self._somebody(generation)
             if not self._open.issuperset(self._last_ids):
                 self._meet(generation)
-                self._last_ids = [name for name in self._last_ids if name not in self._nobody]
+                self._last_ids = self._somebody(generation)
         if prompts:
             self._meet(prompts)
         drafts: list[int] = []
         accepted: list[int] = []
         if any(map(batches.drafts_of, generation)):
-            own = [request for request in generation if batches.ids_of(request) not in self._nobody]
+            own = generation
+            if self._nobody:
+                own = [request for request in generation if batches.ids_of(request) not in self._nobody]
             drafts, accepted = batches.draft_counts(own)
         context = batches.chunks(prompts, self._nobody) if prompts else []
         if not self._last_ids and not context:
             met = [self._nobody.get(batches.ids_of(request), DUMMY) for request in (*generation, *prompts)]
             return Batch(WARM_UP if WARM_UP in met else DUMMY, [], [], [], [])
         return Batch("", self._last_ids, drafts, accepted, context)
+
+    def _somebody(self, requests: list[Any]) -> list[int]:
+        """Ids of *requests*, without those that are nobody's."""
+        names = list(map(batches.ids_of, requests))
+        return [name for name in names if name not in self._nobody] if self._nobody else names
 
     def _meet(self, requests: list[Any]) -> None:
         """Note those that are new."""
