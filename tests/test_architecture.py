@@ -22,7 +22,7 @@ LAYERS = {
     "time_of_use carbon price_book conserve sensors.counting sensors.period sensors.resolve",
     "reports": "reports",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
-    "config",
+    "config late",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect",
     "wiring": "agent cli demo doctor nvml_sim testing simulator replay __main__",
 }
