@@ -4,6 +4,8 @@ A later version appends to `MIGRATIONS` and never edits what stands there: a led
 by applying what it lacks, in one transaction.
 """
 
+from costtrace.ledger.schema_closing import CLOSING
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE engine (
@@ -169,6 +171,7 @@ MIGRATIONS: tuple[str, ...] = (
         message TEXT NOT NULL
     ) STRICT;
     """,
+    CLOSING,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
