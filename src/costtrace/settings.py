@@ -199,6 +199,18 @@ class Settings(BaseModel):
         about="The price book (YAML). See `costtrace prices check`.",
         example="/etc/costtrace/prices.yaml",
     )
+    node_pool: str = _setting(
+        "",
+        group=_PRICES,
+        about="The pool that this node belongs to: prices of the book that are for a pool apply only to nodes of it.",
+        example="a3-highgpu",
+    )
+    region: str = _setting(
+        "",
+        group=_PRICES,
+        about="The region that this node is in: prices of the book that are for a region apply only there.",
+        example="eu-west-4",
+    )
     currency: str = _setting(
         "",
         group=_PRICES,

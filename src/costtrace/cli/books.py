@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from costtrace.cli.common import examples, format_option, home_option, out, period, zone
+from costtrace.config import load
 from costtrace.ledger.backup import back_up
 from costtrace.ledger.closing import close_period, closed_until, parse_period
 from costtrace.ledger.compaction import compact_period, compactable
@@ -69,7 +70,8 @@ def rerate(*, price_book: Path, since: str, until: str | None, tz: str, reason: 
     """
     if not reason.strip() or not reason.isprintable() or len(reason) > 500:
         raise click.UsageError("--reason must be a printable text of at most 500 characters")
-    book = load_price_book(price_book)
+    settings = load()
+    book = load_price_book(price_book, settings.currency, settings.node_pool, settings.region)
     ledger = _open(home)
     try:
         which = period(SqliteStore(ledger), since, until, zone(tz))
