@@ -133,6 +133,15 @@ class Fields:
             raise self.wrong(field, "must be a mapping (`key: value` lines)")
         return Fields(value, f"{self._where}: {field}", known)
 
+    def plain_mapping(self, field: str) -> dict[str, object]:
+        """Read a mapping whose keys are free; empty where there is none."""
+        value = self._raw.get(field)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise self.wrong(field, "must be a mapping (`key: value` lines)")
+        return value
+
     def entries(self, field: str, known: tuple[str, ...]) -> list["Fields"]:
         """Read a list of mappings."""
         value = self._raw.get(field)

@@ -1,5 +1,6 @@
 """``costtrace report``: usage and cost over a period."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from costtrace.reports.rows import Period
 from costtrace.reports.summary import summarize
 from costtrace.reports.summary_tables import summary_tables
 from costtrace.reports.tables import Table
+from costtrace.tenants_file import LEVELS, Tenant, load_tenants
 
 
 @click.command(
@@ -41,7 +43,7 @@ from costtrace.reports.tables import Table
     "--by",
     default="tenant,model",
     show_default=True,
-    help=f"One line for each of these, with commas between: {', '.join(DIMENSIONS)}.",
+    help=f"One line for each of these, with commas between: {', '.join((*DIMENSIONS, *LEVELS))}.",
 )
 @click.option("--tenant", help="Only this tenant's requests.")
 @click.option("--model", help="Only this model.")
@@ -78,7 +80,14 @@ def report(
         which = period(store, since, until, where)
         only = Filter(tenant, model, engine)
         margins = _margins(store, which, only, price_book, name_period(which, where))
-        summary = summarize(names, used(store, which, names, only), ended(store, which, names, only), where)
+        asked = tuple("tenant" if name in LEVELS else name for name in names)
+        place = _places(names)
+        summary = summarize(
+            names,
+            (row._replace(keys=place(row.keys)) for row in used(store, which, asked, only)),
+            (row._replace(keys=place(row.keys)) for row in ended(store, which, asked, only)),
+            where,
+        )
     if form == "table" and not summary.lines and not summary.rest:
         out(f"nothing was used {name_period(which, where)}\n")
         return
@@ -110,11 +119,30 @@ def _margins(store: Store, which: Period, only: Filter, price_book: Path | None,
     return [margin_table(sold, book.currency, book.name, when)]
 
 
+def _places(names: tuple[str, ...]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """What turns tenants into their organisation, team, ... where that is asked for."""
+    levels = {place: name for place, name in enumerate(names) if name in LEVELS}
+    if not levels:
+        return lambda keys: keys
+    path = load().tenants
+    if path is None:
+        raise CosttraceError(f"--by {', '.join(levels.values())} needs a tenants file: set COSTTRACE_TENANTS")
+    known = load_tenants(path)
+
+    def placed(keys: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            str(getattr(known.get(key, Tenant(key)), levels[place])) if place in levels else key
+            for place, key in enumerate(keys)
+        )
+
+    return placed
+
+
 def _names(by: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in by.split(",") if name.strip()))
     for name in names:
-        if name not in DIMENSIONS:
+        if name not in DIMENSIONS and name not in LEVELS:
             raise CosttraceError(
-                f"there is no dimension {name!r}: --by takes {', '.join(DIMENSIONS)}, with commas between"
+                f"there is no dimension {name!r}: --by takes {', '.join((*DIMENSIONS, *LEVELS))}, with commas between"
             )
     return names

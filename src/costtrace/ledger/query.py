@@ -178,6 +178,17 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
         yield Ended(row[:width], *row[width:])
 
 
+def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
+    """How the requests that ended in *period* were told apart: source, tenant, how many; rejected claims first."""
+    sql = """
+        SELECT u.tenant_source, u.tenant, sum(u.requests) FROM usage_line u
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY u.tenant_source, u.tenant
+        ORDER BY CASE WHEN u.tenant_source LIKE 'rejected:%' THEN 0 ELSE 1 END, u.tenant_source, u.tenant
+    """
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns}):
+        yield row[0], row[1], row[2]
+
+
 def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
     """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*."""
     sql = f"""
