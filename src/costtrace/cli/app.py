@@ -19,6 +19,8 @@ EXIT_BROKEN_PIPE = 141
 COMMANDS = {
     "report": "costtrace.cli.report:report",
     "requests": "costtrace.cli.requests:requests",
+    "statement": "costtrace.cli.statement:statement",
+    "policies": "costtrace.cli.policies:policies",
     "verify": "costtrace.cli.verify:verify",
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",

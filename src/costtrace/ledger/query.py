@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 from costtrace.errors import CosttraceError, LedgerError
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.rows import Ended, Habit, Period, Request, Used
-from costtrace.units import NS_PER_S
+from costtrace.units import NS_PER_HOUR, NS_PER_S
 
+DAY_NS = 24 * NS_PER_HOUR
 QUARTER_NS = 900 * NS_PER_S
 """Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
 
@@ -84,7 +85,19 @@ DIMENSIONS: dict[str, Dimension] = {
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')", frozenset({"engine"})),
+    "method": Dimension("p.method", "u.method"),
+    "price_book": Dimension("coalesce(r.price_book, '')", "u.price_book"),
 }
+_INNER = {
+    # Days of UTC need no quarters: a month of a large ledger is a hundred times fewer rows.
+    "utc day": Dimension(
+        f"CAST(p.window_ns - p.window_ns % {DAY_NS} AS TEXT)", f"CAST(u.ended_ns - u.ended_ns % {DAY_NS} AS TEXT)"
+    ),
+    "simulated": Dimension(
+        "CAST(coalesce(e.simulated, 0) AS TEXT)", "CAST(coalesce(e.simulated, 0) AS TEXT)", frozenset({"engine"})
+    ),
+}
+"""Dimensions of statements, not for `--by`."""
 TIME_DIMENSIONS = ("hour", "day")
 
 _REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
@@ -164,7 +177,7 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
         SELECT {keys} u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END), count(*),
             coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
             coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
-        FROM usage u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if "device" in by else ""}
+        FROM usage u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if {"device", "simulated"} & set(by) else ""}
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         GROUP BY {group}
     """  # noqa: S608 - made of constants of this module
@@ -211,10 +224,10 @@ def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
 
 
 def _dimension(name: str) -> Dimension:
-    try:
-        return DIMENSIONS[name]
-    except KeyError:
-        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}") from None
+    found = DIMENSIONS.get(name) or _INNER.get(name)
+    if found is None:
+        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}")
+    return found
 
 
 def _request(row: Row) -> Request:
