@@ -21,6 +21,7 @@ COMMANDS = {
     "requests": "costtrace.cli.requests:requests",
     "statement": "costtrace.cli.statement:statement",
     "policies": "costtrace.cli.policies:policies",
+    "focus": "costtrace.cli.focus:focus",
     "verify": "costtrace.cli.verify:verify",
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",

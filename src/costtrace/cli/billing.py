@@ -1,7 +1,7 @@
 """Periods as finance names them, and the options that statements, policies and FOCUS share."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -10,14 +10,17 @@ from typing import Any
 import click
 
 from costtrace.errors import CosttraceError
+from costtrace.export.bills import read_focus
 from costtrace.idle_policies import POLICIES
 from costtrace.ledger.query import Store
 from costtrace.ledger.statements import load
-from costtrace.reports.fleet import SHARED_KINDS, Cell, Fleet, Policy, Quota, settle
+from costtrace.reports.bill import COST_COLUMNS, Bill, differences, read_bill, with_bill_ties
+from costtrace.reports.fleet import SHARED_KINDS, Fleet, Policy, Quota, settle
 from costtrace.reports.rows import Period
 from costtrace.walltime import wall_ns
 from costtrace.yamlfile import load_mapping
 
+EXIT_OFF = 1
 _PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?|-Q([1-4]))?", re.ASCII)
 
 
@@ -111,6 +114,43 @@ def _quota(path: Path, number: int, entry: object) -> Quota:
     return Quota(str(entry["tenant"]), share, str(entry.get("pool", "")))
 
 
-def fleet_of(store: Store, period: Period, zone: tzinfo, policy: Policy, extra: tuple[Cell, ...] = ()) -> Fleet:
-    """Settle a period. Raises: LedgerError."""
-    return settle(load(store, period, zone, slots=policy.name == "peak"), policy, extra)
+def bill_options(function: Function) -> Function:
+    """``--bill``, ``--bill-column``, ``--bill-where``."""
+    for option in (
+        click.option(
+            "--bill-where", multiple=True, metavar="COLUMN=VALUE", help="Take only such rows of the bill. Repeatable."
+        ),
+        click.option(
+            "--bill-column", type=click.Choice(COST_COLUMNS), default=COST_COLUMNS[0], show_default=True,
+            help="Which cost of the bill is the origin.",
+        ),
+        click.option(
+            "--bill",
+            multiple=True,
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="The provider's bill, FOCUS as CSV, CSV.gz or Parquet: the difference becomes a line. Repeatable.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def read_bills(paths: Sequence[Path], period: Period, column: str, where: Sequence[str]) -> Bill | None:
+    """All files as one bill; None where there are none. Raises: CosttraceError."""
+    if not paths:
+        return None
+    conditions = []
+    for words in where:
+        name, equals, value = words.partition("=")
+        if not equals:
+            raise CosttraceError(f"--bill-where takes COLUMN=VALUE, not {words!r}")
+        conditions.append((name, value))
+    return read_bill((row for path in paths for row in read_focus(path)), period, column, conditions)
+
+
+def fleet_of(store: Store, period: Period, zone: tzinfo, policy: Policy, bill: Bill | None = None) -> Fleet:
+    """Settle a period; with a bill, down to its last nano-unit. Raises: CosttraceError."""
+    source = load(store, period, zone, slots=policy.name == "peak")
+    if bill is None:
+        return settle(source, policy)
+    return with_bill_ties(settle(source, policy, differences(source, bill)), bill)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.billing import billing_period, make_policy, policy_options
+from costtrace.cli.billing import EXIT_OFF, billing_period, make_policy, policy_options
 from costtrace.cli.common import examples, format_option, home_option, out, zone
 from costtrace.idle_policies import POLICIES
 from costtrace.ledger.query import open_ledger
@@ -12,8 +12,6 @@ from costtrace.ledger.statements import load
 from costtrace.reports.fleet import settle
 from costtrace.reports.render import render
 from costtrace.reports.whatif import compare, whatif_tables
-
-EXIT_OFF = 1
 
 
 @click.command(

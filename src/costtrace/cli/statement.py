@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.billing import billing_period, fleet_of, make_policy, policy_options
+from costtrace.cli.billing import (
+    EXIT_OFF,
+    bill_options,
+    billing_period,
+    fleet_of,
+    make_policy,
+    policy_options,
+    read_bills,
+)
 from costtrace.cli.common import examples, home_option, out, zone
 from costtrace.errors import CosttraceError
 from costtrace.export.files import safe_name, write_file
@@ -21,7 +29,6 @@ from costtrace.reports.statement import fleet_document, lines_table, tenant_docu
 from costtrace.reports.statement_columns import Carbon
 
 FORMATS = ("html", "pdf", "csv", "parquet", "json", "table")
-EXIT_OFF = 1
 
 
 @click.command(
@@ -43,6 +50,7 @@ EXIT_OFF = 1
 )
 @click.option("--format", "forms", help=f"Any of {', '.join(FORMATS)}.  [default: table, with --out html,csv,json]")
 @policy_options
+@bill_options
 @click.option("--carbon-intensity", metavar="G_PER_KWH", help="Declared grams of CO2e per kWh of electricity.")
 @click.option("--carbon-source", default="declared, no source given", help="Where that figure is from.")
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of the period and its days.")
@@ -57,6 +65,9 @@ def statement(
     policy: str,
     share: str,
     quotas: Path | None,
+    bill: tuple[Path, ...],
+    bill_column: str,
+    bill_where: tuple[str, ...],
     carbon_intensity: str | None,
     carbon_source: str,
     tz: str,
@@ -74,8 +85,10 @@ def statement(
         raise CosttraceError("several formats, PDF and Parquet need a folder: --out DIR")
     carbon = Carbon(_intensity(carbon_intensity), carbon_source)
     where = zone(tz)
+    period = billing_period(words, where)
     with open_ledger(home) as store:
-        fleet = fleet_of(store, billing_period(words, where), where, make_policy(policy, share, quotas))
+        bills = read_bills(bill, period, bill_column, bill_where)
+        fleet = fleet_of(store, period, where, make_policy(policy, share, quotas), bills)
     if tenant is not None and tenant not in fleet.tenants():
         known = ", ".join(fleet.tenants()) or "none"
         raise CosttraceError(f"tenant {tenant!r} used nothing and pays nothing in {words}. There are: {known}")

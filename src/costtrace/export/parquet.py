@@ -1,8 +1,9 @@
 """Rows as Parquet: integers stay 64-bit integers, money that is shown as text stays an exact decimal."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from costtrace.errors import CosttraceError
@@ -25,6 +26,17 @@ def as_parquet(rows: Sequence[Row], fields: Sequence[str], metadata: dict[str, s
     out = io.BytesIO()
     parquet.write_table(arrow.Table.from_arrays(arrays, schema=schema), out, compression="zstd")
     return out.getvalue()
+
+
+def read_rows(path: Path) -> Iterator[Mapping[str, object]]:
+    """Rows of a file, batch by batch. Raises: CosttraceError."""
+    arrow, parquet = _library()
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (OSError, arrow.ArrowException) as error:
+        raise CosttraceError(f"cannot read {path}: {error}") from error
 
 
 _NUMBERS = ("_nano", "_ns", "_uj", "_ug", "_cents", "_tokens")
