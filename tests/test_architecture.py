@@ -23,7 +23,7 @@ LAYERS = {
     "reports": "reports",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "config",
-    "edges": "yamlfile prices sensors ledger emit export nvml_sim.detect",
+    "edges": "yamlfile prices sensors ledger emit export clickhouse nvml_sim.detect",
     "wiring": "agent cli demo doctor nvml_sim testing replay __main__",
 }
 """Every module by its layer; a package stands for all in it. What does not exist yet is allowed to be missing."""

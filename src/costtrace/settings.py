@@ -83,6 +83,19 @@ class Settings(BaseModel):
         example="node-17",
         max_length=253,
     )
+    store: str = _setting(
+        "",
+        group=_GENERAL,
+        about="The fleet store (ClickHouse): where `costtrace fleet push` sends a node's ledger, and what the reading "
+        "commands read where no `--home` is given. Empty: the ledger of this node.",
+        example="clickhouse://costtrace@clickhouse:8123",
+    )
+    store_password_file: Path | None = _setting(
+        None,
+        group=_GENERAL,
+        about="File with the password of the store's user, on its first line.",
+        example="/run/secrets/clickhouse",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", group=_GENERAL, about="How much costtrace says in the agent's log.", example="debug"
     )
@@ -321,7 +334,14 @@ class Settings(BaseModel):
                 raise ValueError(f"the gain of {name!r} is {gain}; one beyond 0.5 to 2 is a mistake")
         return MappingProxyType(dict(gains))
 
-    @field_validator("home", "prices")
+    @field_validator("store")
+    @classmethod
+    def _no_password(cls, dsn: str) -> str:
+        if ":" in dsn.partition("://")[2].rpartition("@")[0]:
+            raise ValueError("a password in it would be shown by `costtrace doctor`: use store_password_file")
+        return dsn
+
+    @field_validator("home", "prices", "store_password_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else Path.cwd() / path.expanduser()

@@ -23,6 +23,7 @@ COMMANDS = {
     "policies": "costtrace.cli.policies:policies",
     "focus": "costtrace.cli.focus:focus",
     "verify": "costtrace.cli.verify:verify",
+    "fleet": "costtrace.cli.fleet:fleet",
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",
     "doctor": "costtrace.cli.doctor:doctor",

@@ -14,11 +14,10 @@ from costtrace.cli.billing import (
     policy_options,
     read_bills,
 )
-from costtrace.cli.common import examples, home_option, out, zone
+from costtrace.cli.common import examples, open_books, out, store_option, zone
 from costtrace.errors import CosttraceError
 from costtrace.export.files import write_file
 from costtrace.export.parquet import as_parquet
-from costtrace.ledger.query import open_ledger
 from costtrace.reports.focus import VIEWS, Names, export, fields
 from costtrace.reports.render import as_csv
 from costtrace.reports.tables import Table
@@ -48,7 +47,7 @@ from costtrace.units import show_seconds
 @click.option("--provider", default=Names().provider, show_default=True, help="Who provides the service.")
 @click.option("--account", default=Names().account, show_default=True, help="The billing account.")
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of the period.")
-@home_option
+@store_option
 def focus(
     *,
     words: str,
@@ -75,7 +74,7 @@ def focus(
         raise CosttraceError("Parquet needs a file: --out FILE")
     where = zone(tz)
     period = billing_period(words, where)
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         bills = read_bills(bill, period, bill_column, bill_where)
         fleet = fleet_of(store, period, where, make_policy(policy, share, quotas), bills)
     found = export(fleet, view, Names(provider, account))

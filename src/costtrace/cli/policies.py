@@ -5,9 +5,8 @@ from pathlib import Path
 import click
 
 from costtrace.cli.billing import EXIT_OFF, billing_period, make_policy, policy_options
-from costtrace.cli.common import examples, format_option, home_option, out, zone
+from costtrace.cli.common import examples, format_option, open_books, out, store_option, zone
 from costtrace.idle_policies import POLICIES
-from costtrace.ledger.query import open_ledger
 from costtrace.ledger.statements import load
 from costtrace.reports.fleet import settle
 from costtrace.reports.render import render
@@ -25,7 +24,7 @@ from costtrace.reports.whatif import compare, whatif_tables
 @policy_options
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of the period.")
 @format_option
-@home_option
+@store_option
 def policies(*, words: str, policy: str, share: str, quotas: Path | None, tz: str, form: str, home: Path) -> int:
     """Say what each tenant would pay under each policy, from the same ledger: nothing is written.
 
@@ -35,7 +34,7 @@ def policies(*, words: str, policy: str, share: str, quotas: Path | None, tz: st
     where = zone(tz)
     names = [name for name in POLICIES if name != "reserved" or quotas is not None]
     make_policy(policy, share, quotas)
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         source = load(store, billing_period(words, where), where, slots=True)
     fleets = {name: settle(source, make_policy(name, share, quotas)) for name in names}
     out(render(whatif_tables(compare(fleets, policy), fleets[policy]), form))

@@ -7,15 +7,16 @@ import click
 from costtrace.cli.common import (
     examples,
     format_option,
-    home_option,
     name_period,
+    open_books,
     out,
     period,
     period_options,
+    store_option,
     zone,
 )
 from costtrace.errors import CosttraceError
-from costtrace.ledger.query import DIMENSIONS, Filter, ended, open_ledger, used
+from costtrace.ledger.query import DIMENSIONS, Filter, ended, used
 from costtrace.reports.render import render
 from costtrace.reports.summary import summarize
 from costtrace.reports.summary_tables import summary_tables
@@ -41,7 +42,7 @@ from costtrace.reports.summary_tables import summary_tables
 @click.option("--engine", help="Only this engine.")
 @period_options
 @format_option
-@home_option
+@store_option
 def report(
     *,
     by: str,
@@ -61,7 +62,7 @@ def report(
     """
     names = _names(by)
     where = zone(tz)
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         which = period(store, since, until, where)
         only = Filter(tenant, model, engine)
         summary = summarize(names, used(store, which, names, only), ended(store, which, names, only), where)

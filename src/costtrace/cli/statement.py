@@ -15,12 +15,11 @@ from costtrace.cli.billing import (
     policy_options,
     read_bills,
 )
-from costtrace.cli.common import examples, home_option, out, zone
+from costtrace.cli.common import examples, open_books, out, store_option, zone
 from costtrace.errors import CosttraceError
 from costtrace.export.files import safe_name, write_file
 from costtrace.export.parquet import as_parquet
 from costtrace.export.pdf import as_pdf
-from costtrace.ledger.query import open_ledger
 from costtrace.reports.document import Document
 from costtrace.reports.fleet import Cell, Fleet
 from costtrace.reports.html import as_html
@@ -54,7 +53,7 @@ FORMATS = ("html", "pdf", "csv", "parquet", "json", "table")
 @click.option("--carbon-intensity", metavar="G_PER_KWH", help="Declared grams of CO2e per kWh of electricity.")
 @click.option("--carbon-source", default="declared, no source given", help="Where that figure is from.")
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of the period and its days.")
-@home_option
+@store_option
 def statement(
     *,
     words: str,
@@ -86,7 +85,7 @@ def statement(
     carbon = Carbon(_intensity(carbon_intensity), carbon_source)
     where = zone(tz)
     period = billing_period(words, where)
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         bills = read_bills(bill, period, bill_column, bill_where)
         fleet = fleet_of(store, period, where, make_policy(policy, share, quotas), bills)
     if tenant is not None and tenant not in fleet.tenants():

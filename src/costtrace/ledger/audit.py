@@ -107,8 +107,8 @@ class Audit:
         """The window of the newest posting of each engine that runs."""
         sql = """
             SELECT p.engine_id, p.window_ns FROM posting p
-            WHERE p.posting_id IN (
-                SELECT max(posting_id) FROM posting
+            WHERE (p.engine_id, p.posting_id) IN (
+                SELECT engine_id, max(posting_id) FROM posting
                 WHERE engine_id IN (SELECT engine_id FROM engine WHERE ended_ns = 0) GROUP BY engine_id)
         """
         return dict(self._store.rows(sql))

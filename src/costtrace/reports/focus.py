@@ -2,8 +2,8 @@
 
     allocation   what the platform pays for its GPUs, split: one origin charge a pool and currency, to tenants and to
                  what nobody takes (null AllocatedResourceId); costs sum to the origin, ratios to 1
-    allocation   what the platform pays for its GPUs, split: one origin charge a pool and currency, shared by tenants and
-                 what nobody takes (null AllocatedResourceId); costs sum to the origin, ratios to 1
+    service      what the platform's tenants get: tokens by model and meter, and their shares of idle and overhead
+
 Both hold the same money for each tenant, and name the same `x_StatementId`. Amounts are exact decimals of nano-units.
 Wrong when a cost is unknown: such lines cannot be written (FOCUS has no unknown cost) and are counted instead.
 """
