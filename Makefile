@@ -57,6 +57,7 @@ test: setup model ## run all tests but the heavy ones, real vLLM servers include
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
 
 test-heavy: setup model ## run the heavy tests
+	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'
 	@$(BIN)/python -m pytest -m heavy $(T)
 
 lint: setup ## check style, types and that generated documents are fresh
@@ -73,6 +74,7 @@ bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says 
 	$(DEMO_ENV)/venv/bin/python benchmarks/bench_recorder.py $(MODEL)
 	$(BIN)/python benchmarks/bench_agent.py
 	$(BIN)/python benchmarks/bench_emission.py
+	$(BIN)/python benchmarks/bench_ledger.py --records 1000000
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
 
 docs: setup ## generate the reference documents from the code

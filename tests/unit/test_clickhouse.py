@@ -127,8 +127,8 @@ def test_the_ddl_of_one_server_has_nothing_of_a_cluster():
 
 def test_row_policies_stand_on_the_tables_and_not_on_the_views():
     made = "\n".join(row_policies(Layout()))
-    assert "ON costtrace.posting_rows USING tenant = currentUser() TO costtrace_tenant" in made
-    assert "ON costtrace.usage_rows USING tenant = currentUser() TO costtrace_tenant" in made
+    assert "ON costtrace.posting_rows USING tenant = currentUser() TO tenant_reader" in made
+    assert "ON costtrace.usage_rows USING tenant = currentUser() TO tenant_reader" in made
     assert "meter" not in made  # a tenant has no grant on what is everybody's
 
 

@@ -122,22 +122,22 @@ def statements(layout: Layout) -> list[str]:
 
 
 def row_policies(layout: Layout) -> list[str]:
-    """Who may read which tenant: a user sees the tenant of the same name, members of `costtrace_finance` see all.
+    """Who may read which tenant: a user sees the tenant of the same name, members of `finance_reader` see all.
 
     A policy holds on the tables below the views: views run as who asks them.
     """
     on = f" ON CLUSTER {layout.cluster}" if layout.cluster else ""
-    made = [f"CREATE ROLE IF NOT EXISTS {role}{on}" for role in ("costtrace_finance", "costtrace_tenant")]
+    made = [f"CREATE ROLE IF NOT EXISTS {role}{on}" for role in ("finance_reader", "tenant_reader")]
     for table in TENANT_TABLES:
         where, own = f"{layout.database}.{table.name}_rows", "tenant = currentUser()"
         made += [
-            f"CREATE ROW POLICY IF NOT EXISTS costtrace_all{on} ON {where} USING 1 TO costtrace_finance",
-            f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{on} ON {where} USING {own} TO costtrace_tenant",
+            f"CREATE ROW POLICY IF NOT EXISTS costtrace_all{on} ON {where} USING 1 TO finance_reader",
+            f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{on} ON {where} USING {own} TO tenant_reader",
         ]
     for name in ("posting", "usage"):
-        made.append(f"GRANT{on} SELECT ON {layout.database}.{name} TO costtrace_tenant")
-        made.append(f"GRANT{on} SELECT ON {layout.database}.{name}_rows TO costtrace_tenant")
-    made.append(f"GRANT{on} SELECT ON {layout.database}.* TO costtrace_finance")
+        made.append(f"GRANT{on} SELECT ON {layout.database}.{name} TO tenant_reader")
+        made.append(f"GRANT{on} SELECT ON {layout.database}.{name}_rows TO tenant_reader")
+    made.append(f"GRANT{on} SELECT ON {layout.database}.* TO finance_reader")
     return made
 
 
