@@ -1,6 +1,7 @@
 """``costtrace statement``: what each tenant owes for a period, in forms that finance can book."""
 
 import sys
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from costtrace.reports.document import Document
 from costtrace.reports.fleet import Cell, Fleet
 from costtrace.reports.html import as_html
 from costtrace.reports.render import as_csv, as_json, as_text
-from costtrace.reports.statement import fleet_document, lines_table, tenant_document, tie_table
+from costtrace.reports.statement import Frame, fleet_document, frame, lines_table, tenant_document, tie_table
 from costtrace.reports.statement_columns import Carbon
 
 FORMATS = ("html", "pdf", "csv", "parquet", "json", "table")
@@ -92,41 +93,42 @@ def statement(
         known = ", ".join(fleet.tenants()) or "none"
         raise CosttraceError(f"tenant {tenant!r} used nothing and pays nothing in {words}. There are: {known}")
     if folder is None:
-        out(_render(fleet, tenant, chosen[0], carbon).decode())
+        cells = fleet.cells if tenant is None else fleet.of(tenant)
+        out(_render(fleet, tenant, cells, chosen[0], carbon, frame(fleet)).decode())
     else:
         _write_all(fleet, [tenant] if tenant is not None else [*fleet.by_tenant(), None], chosen, words, folder, carbon)
     return _tie_out(fleet, shown=folder is not None)
 
 
 def _write_all(
-    fleet: Fleet, names: list[str | None], forms: list[str], words: str, folder: Path, carbon: Carbon
+    fleet: Fleet, names: Sequence[str | None], forms: Sequence[str], words: str, folder: Path, carbon: Carbon
 ) -> None:
-    count = 0
+    lines, around = fleet.by_tenant(), frame(fleet)
     for name in names:
         stem = f"fleet-{words}" if name is None else f"statement-{words}-{safe_name(name)}"
+        cells = fleet.cells if name is None else lines[name]
         for form in forms:
             suffix = "txt" if form == "table" else form
-            write_file(folder, f"{stem}.{suffix}", _render(fleet, name, form, carbon))
-            count += 1
-    out(f"{count} files in {folder}\n")
+            write_file(folder, f"{stem}.{suffix}", _render(fleet, name, cells, form, carbon, around))
+    out(f"{len(names) * len(forms)} files in {folder}\n")
 
 
-def _render(fleet: Fleet, tenant: str | None, form: str, carbon: Carbon) -> bytes:
+def _render(fleet: Fleet, tenant: str | None, cells: Sequence[Cell], form: str, carbon: Carbon, around: Frame) -> bytes:
     """One document (None: of the fleet) in one form."""
-    cells = fleet.cells if tenant is None else fleet.of(tenant)
     if form in {"csv", "parquet"}:
         return _rows(fleet, cells, form, carbon)
-    document = fleet_document(fleet, carbon) if tenant is None else tenant_document(fleet, tenant, carbon)
-    if form == "pdf":
-        return as_pdf(document)
-    if form == "html":
-        return as_html(document).encode()
     if form == "json":
         return as_json([lines_table(fleet, cells, carbon), tie_table(fleet)]).encode()
-    return _text(document).encode()
+    if tenant is None:
+        document = fleet_document(fleet, carbon)
+    else:
+        document = tenant_document(fleet, tenant, cells, carbon, around)
+    if form == "pdf":
+        return as_pdf(document)
+    return as_html(document).encode() if form == "html" else _text(document).encode()
 
 
-def _rows(fleet: Fleet, cells: list[Cell], form: str, carbon: Carbon) -> bytes:
+def _rows(fleet: Fleet, cells: Sequence[Cell], form: str, carbon: Carbon) -> bytes:
     table = lines_table(fleet, cells, carbon)
     if form == "csv":
         return as_csv(table).encode()

@@ -6,6 +6,7 @@ Rows hold exact integers; documents show money in whole cents that add up (`flee
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 from costtrace.idle_policies import Pot
 from costtrace.reports.document import Document
@@ -44,6 +45,15 @@ _WHAT = {
 _NO_TOKENS = dict.fromkeys(("requests", "input_tokens", "cached_tokens", "output_tokens"))
 
 
+class Frame(NamedTuple):
+    """What every statement says of the whole fleet, summed once."""
+
+    whole: dict[str, Row]
+    nobody: dict[str, Row]
+    """By currency: all lines, and those that no tenant pays."""
+    used: Table
+
+
 def lines(fleet: Fleet, cells: Iterable[Cell], carbon: Carbon) -> list[Row]:
     """Cells as exact rows: what CSV, JSON and Parquet hold."""
     return [_line(fleet, cell, carbon) for cell in cells]
@@ -77,9 +87,8 @@ def lines_table(fleet: Fleet, cells: Sequence[Cell], carbon: Carbon) -> Table:
     return Table("lines", "Lines", [], lines(fleet, cells, carbon), fields=fields)
 
 
-def tenant_document(fleet: Fleet, tenant: str, carbon: Carbon) -> Document:
-    """The statement of one tenant."""
-    cells = fleet.of(tenant)
+def tenant_document(fleet: Fleet, tenant: str, cells: Sequence[Cell], carbon: Carbon, around: Frame) -> Document:
+    """The statement of one tenant, made of its lines."""
     own = [cell for cell in cells if cell.kind == REQUESTS]
     shares = [cell for cell in cells if cell.kind != REQUESTS]
     tables = [
@@ -87,8 +96,8 @@ def tenant_document(fleet: Fleet, tenant: str, carbon: Carbon) -> Document:
         Table("models", "Usage by model", model_columns(carbon), _grouped(own, ("model",), carbon)),
         Table("shares", "Share of idle and overhead", share_columns(), [_share_row(cell, carbon) for cell in shares]),
         Table("days", "Usage by day and model", day_columns(carbon), _grouped(own, ("day", "model"), carbon)),
-        _reconciliation(fleet, tenant),
-        used_table(fleet),
+        _reconciliation(cells, around),
+        around.used,
     ]
     return Document(
         "Statement of " + (tenant or "(no tenant)"),
@@ -198,29 +207,45 @@ def _share_row(cell: Cell, carbon: Carbon) -> Row:
     return {**_figures([cell], carbon), "what": name_rest(cell), "ratio": ratio, "basis": cell.basis}
 
 
-def _reconciliation(fleet: Fleet, tenant: str) -> Table:
+def frame(fleet: Fleet) -> Frame:
+    """Sum what all statements of *fleet* share."""
+    rests = [cell for cell in fleet.cells if not cell.tenant and cell.kind != REQUESTS]
+    return Frame(_by_currency(fleet.cells), _by_currency(rests), used_table(fleet))
+
+
+def _by_currency(cells: Iterable[Cell]) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for (currency,), group in _by(cells, lambda cell: (cell.currency,)).items():
+        cents = [cell.cost_cents for cell in group if cell.cost_cents is not None]
+        found[currency] = {
+            "gpu_ns": sum(cell.pot.gpu_ns for cell in group),
+            "cost_unknown_gpu_ns": sum(cell.pot.cost_gap_ns for cell in group),
+            "cost_cents": sum(cents) if cents else None,
+            "currency": currency,
+        }
+    return found
+
+
+def _reconciliation(cells: Sequence[Cell], around: Frame) -> Table:
     """The statement, the others, what nobody pays: the fleet. By currency, in cents."""
     rows: list[Row] = []
-    for (currency,), group in _by(fleet.cells, lambda cell: (cell.currency,)).items():
-        parts: dict[str, list[Cell]] = {"this statement": [], "all other tenants": [], "paid by no tenant": []}
-        for cell in group:
-            nobody = not cell.tenant and cell.kind != REQUESTS
-            name = "paid by no tenant" if nobody else "this statement" if cell.tenant == tenant else "all other tenants"
-            parts[name].append(cell)
-        for name, cells in {**parts, "fleet": group}.items():
-            cents = [cell.cost_cents for cell in cells if cell.cost_cents is not None]
-            rows.append(
-                {
-                    "what": name,
-                    "gpu_ns": sum(cell.pot.gpu_ns for cell in cells),
-                    "cost_unknown_gpu_ns": sum(cell.pot.cost_gap_ns for cell in cells),
-                    "cost_cents": sum(cents) if cents else None,
-                    "currency": currency,
-                    "strong": name == "fleet",
-                }
-            )
+    mine = _by_currency(cells)
+    for currency, whole in around.whole.items():
+        parts = [("this statement", mine.get(currency)), ("paid by no tenant", around.nobody.get(currency))]
+        nothing: Row = {"gpu_ns": 0, "cost_unknown_gpu_ns": 0, "cost_cents": 0, "currency": currency}
+        known: list[tuple[str, Row]] = [(name, part or nothing) for name, part in parts]
+        others = {**nothing, "cost_cents": None}
+        for name in ("gpu_ns", "cost_unknown_gpu_ns", "cost_cents"):
+            if isinstance(value := whole[name], int):
+                others[name] = value - sum(_number(part[name]) for _, part in known)
+        named = [known[0], ("all other tenants", others), known[1], ("fleet", whole)]
+        rows += [{**part, "what": name, "strong": name == "fleet"} for name, part in named]
     columns = [text("", "what"), time_column("GPU time", "gpu_ns"), cost_column()]
     return Table("reconciliation", "Reconciliation to the fleet", columns, rows)
+
+
+def _number(value: Value) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def used_table(fleet: Fleet) -> Table:
