@@ -8,10 +8,9 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.common import examples, format_option, home_option, out
+from costtrace.cli.common import examples, format_option, open_books, out, store_option
 from costtrace.conserve import Discrepancy
 from costtrace.ledger.audit import Audit
-from costtrace.ledger.query import open_ledger
 from costtrace.reports.balance import discrepancy_table, money_table, posted_table, time_table
 from costtrace.reports.render import clean, render
 from costtrace.reports.tables import Table
@@ -27,7 +26,7 @@ EXIT_OFF = 1
         "costtrace verify && costtrace report --since yesterday --until today",
     ),
 )
-@home_option
+@store_option
 @format_option
 @click.option("--limit", default=20, show_default=True, help="Rows to name at most; all are counted.")
 def verify(home: Path, form: str, limit: int) -> int:
@@ -37,7 +36,7 @@ def verify(home: Path, form: str, limit: int) -> int:
     may run beside the agent.
     """
     began = time.monotonic()
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         audit = Audit(store)
         found = audit.discrepancies()
         named = list(islice(found, limit))
