@@ -230,6 +230,7 @@ class Engine:
                 snapshot,
                 cap_bytes=int(self._settings.journal_cap_bytes),
                 version=_own_version(),
+                fsync=self._settings.journal_fsync,
             ),
             first=[started, EngineReady(time.monotonic_ns())],
             chores=self._chores,
