@@ -124,7 +124,13 @@ def loaded(told):
     return {name.partition(".")[0] for name in told}
 
 
-@pytest.mark.parametrize("options", [{}, {"python_args": BOOTSTRAP}], ids=["as 1.2 spawns", "as main spawns"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="as 1.2 spawns"),
+        pytest.param({"python_args": BOOTSTRAP}, id="as main spawns", marks=pytest.mark.heavy),
+    ],
+)
 def test_the_hooks_are_in_place_in_every_spawned_worker_before_their_first_use(place, options):
     for told in spawned(place, options, TRTLLM_COSTTRACE_ENABLED="1"):
         assert told["before"] == ["costtrace_tensorrt_llm_autoload"]
@@ -132,12 +138,21 @@ def test_the_hooks_are_in_place_in_every_spawned_worker_before_their_first_use(p
         assert told["answer"] == "forward"
 
 
+@pytest.mark.heavy
 def test_a_setting_that_only_mpi4py_forwards_comes_after_the_pth_file_and_is_still_in_time(place):
     for told in spawned(place, {"env": {"TRTLLM_COSTTRACE_ENABLED": "1"}}):
         assert told["hooked"] == STEPS
 
 
-@pytest.mark.parametrize("env", [{}, {"COSTTRACE_ENABLED": "0", "TRTLLM_COSTTRACE_ENABLED": "1"}], ids=["unset", "off"])
+@pytest.mark.parametrize(
+    "env",
+    [
+        pytest.param({}, id="unset"),
+        pytest.param(
+            {"COSTTRACE_ENABLED": "0", "TRTLLM_COSTTRACE_ENABLED": "1"}, id="switched off", marks=pytest.mark.heavy
+        ),
+    ],
+)
 def test_disabled_nothing_is_hooked_and_nothing_is_imported(place, env):
     for told in spawned(place, {}, **env):
         assert told["hooked"] == []
