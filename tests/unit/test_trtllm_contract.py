@@ -206,6 +206,14 @@ def test_live_a_changed_signature_is_left_alone(caplog):
     assert "its parameters are (batch)" in caplog.text
 
 
+def test_live_a_decorator_that_hides_the_signature_is_no_reason_to_fall_back():
+    cls = executor_class("main")
+    inner = cls._forward_step
+    cls._forward_step = lambda *args, **kwargs: inner(*args, **kwargs)
+    lay(cls)
+    assert status.lost == {}
+
+
 def test_a_module_without_the_class_is_said_for_each_of_its_hooks(caplog):
     hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace())
     assert caplog.text.count("the class does not exist") == len(status.lost) == 7
