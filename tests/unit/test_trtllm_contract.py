@@ -209,7 +209,11 @@ def test_live_a_changed_signature_is_left_alone(caplog):
 def test_live_a_decorator_that_hides_the_signature_is_no_reason_to_fall_back():
     cls = executor_class("main")
     inner = cls._forward_step
-    cls._forward_step = lambda *args, **kwargs: inner(*args, **kwargs)
+
+    def hidden(*args, **kwargs):
+        return inner(*args, **kwargs)
+
+    cls._forward_step = hidden
     lay(cls)
     assert status.lost == {}
 
