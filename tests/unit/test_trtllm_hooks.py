@@ -376,3 +376,39 @@ def test_a_life_on_the_double_is_booked_balances_and_is_reported_without_a_resid
     told = CliRunner().invoke(cli, ["report", "--home", str(home), "--by", "tenant", "--format", "json"])
     assert told.exit_code == 0, told.output
     assert '"requests": 4' in told.output
+
+
+def test_two_requests_of_dynamo_that_take_turns_keep_their_tenants_and_leave_nothing_behind(path):
+    made = []
+
+    async def generate_locally(self, request, context, embeddings=None):
+        for _ in range(2):
+            await asyncio.sleep(0)
+            made.append((request, carrier.decode(carrier.text_on(GenerationRequest([1], None)))))
+            yield request
+
+    hooked = frontend.wrap_dynamo(generate_locally)
+
+    async def ask(tenant):
+        context = SimpleNamespace(
+            metadata={"X-Costtrace-Tenant": tenant}, trace_headers=lambda: {"traceparent": PARENT, "x-request-id": "7"}
+        )
+        answers = [answer async for answer in hooked(None, tenant, context)]
+        return answers, frontend._caller.get()
+
+    async def both():
+        return await asyncio.gather(ask("acme"), ask("globex"))
+
+    assert asyncio.run(both()) == [(["acme"] * 2, None), (["globex"] * 2, None)]
+    assert all((told.tenant, told.traceparent) == (asked, PARENT) for asked, told in made)
+    assert len(made) == 4
+
+
+def test_a_context_of_dynamo_that_says_nothing_does_not_keep_the_request_from_being_served(path):
+    async def generate_locally(self, request, context):
+        yield request
+
+    async def ask():
+        return [answer async for answer in frontend.wrap_dynamo(generate_locally)(None, "asked", object())]
+
+    assert asyncio.run(ask()) == ["asked"]
