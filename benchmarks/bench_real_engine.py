@@ -66,28 +66,28 @@ def _work(url, queue):
 
 def attribute(home):
     """Usage records of the one journal below *home*, what its steps were, and the fit."""
-    seen = []
+    seen, observe = [], StepFit.observe
 
-    class Watched(StepFit):
-        def observe(self, step, took_ns, **more):
-            seen.append((step, took_ns, more))
-            super().observe(step, took_ns, **more)
+    def watched(self, step, took_ns, **more):
+        seen.append((step, took_ns, more))
+        observe(self, step, took_ns, **more)
 
     (directory,) = (home / "journal").iterdir()
     reader, node = JournalReader(directory), Node(Policy(), 60 * NS_PER_S)
     name = directory.name
-    while events := reader.read().events:
-        if name not in node.engines:
-            node.add(name, reader.header)
-        for event in events:
-            node.feed(name, event)
+    StepFit.observe = watched
+    try:
+        while events := reader.read().events:
+            if name not in node.engines:
+                node.add(name, reader.header)
+            for event in events:
+                node.feed(name, event)
+            node.sweep(1 << 62)
+        node.end(name)
         node.sweep(1 << 62)
-        fit = node.engines[name].attribution.fit
-        if fit is not None and not isinstance(fit, Watched):
-            node.engines[name].attribution.fit = Watched(start=fit.start, known=fit.known, device=fit.device)
-    node.end(name)
-    node.sweep(1 << 62)
-    reader.close()
+    finally:
+        StepFit.observe = observe
+        reader.close()
     return node.take_rows().records, seen, node.engines[name].attribution.fit
 
 
@@ -137,6 +137,7 @@ def main():
     for record in records:
         used[record.tenant] += record.gpu_ns / NS_PER_S
     report(used, given.rounds)
+    assert fit.observations > WARM, "too few steps to learn from"
     half, errors = held_out(seen, fit.start)
     print(
         f"\nfit: {fit.observations:,} steps looked at of {len(seen):,}, {fit.outliers} outliers, {fit.changes} changes"
@@ -145,7 +146,6 @@ def main():
     print(f"mean relative error of a step's time: live, before each was learned; frozen after the first {half:,}")
     for rung, name in enumerate(RUNGS):
         print(f"  {name:10} {live[rung]:7.1%}   {errors[rung]:7.1%}")
-    assert fit.observations > WARM
 
 
 def report(used, rounds):
