@@ -24,8 +24,7 @@ LAYERS = {
     "reports": "reports",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "config late tenant_sources setting_field settings_tenants",
-    "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields "
-    "budgets_file",
+    "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields budgets_file",
     "wiring": "agent cli demo doctor nvml_sim testing simulator replay __main__",
 }
 """Every module by its layer; a package stands for all in it. What does not exist yet is allowed to be missing."""

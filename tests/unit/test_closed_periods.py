@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from honest_ledger import DEAR, PLANS, WINDOW_NS, write
 
 from costtrace.cli.app import cli, run
+from costtrace.emit.totals import Totals
 from costtrace.errors import LedgerError, PriceBookError
 from costtrace.ledger import Ledger
 from costtrace.ledger.audit import Audit
@@ -268,6 +269,24 @@ def test_compaction_keeps_every_total_and_verify_proves_it(ledger):
     compact_period(ledger, seal, LATER_NS)
     assert report(ledger) == before
     assert unbalanced(ledger) == []
+
+
+def test_metrics_go_on_where_they_were_when_a_period_is_compacted(ledger):
+    def totals():
+        found = Totals()
+        found.load(ledger.connection, [])
+        return found.gpu_ns, found.energy_uj, found.cost_nano, found.wasted_ns, found.tokens, found.requests
+
+    close(ledger)
+    before = totals()
+    compact_period(ledger, compactable(seals(SqliteStore(ledger)), LATER_NS)[0], LATER_NS)
+    assert totals() == before
+    assert any(before)
+
+
+def test_a_row_asks_for_the_newest_seal_by_an_index(ledger):
+    sql = "EXPLAIN QUERY PLAN SELECT max(until_ns) FROM seal"
+    assert "seal_by_end" in ledger.connection.execute(sql).fetchone()["detail"]
 
 
 @pytest.mark.parametrize(
