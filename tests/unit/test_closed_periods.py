@@ -444,6 +444,19 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, s
     assert command == "rerate" or report(ledger) == before
 
 
+def test_a_chain_that_was_made_again_is_found_by_the_hash_that_was_kept(home, ledger, capsys):
+    kept = close(ledger).hash
+    assert run(["verify", "--head", kept, "--home", str(home)]) == 0
+    assert f"1 closed periods, the newest hash is {kept}" in capsys.readouterr().out
+    for table in ("seal", "seal_block"):
+        ledger.connection.execute(f"DELETE FROM {table}")
+    ledger.connection.execute("UPDATE usage SET input_tokens = input_tokens + 1 WHERE usage_id = 1")
+    close(ledger)
+    assert run(["verify", "--home", str(home)]) == 0
+    assert run(["verify", "--head", kept, "--home", str(home)]) == 1
+    assert "a closed period is another than it was" in capsys.readouterr().out
+
+
 def test_the_commands_say_what_they_did(home):
     def say(*words):
         done = CliRunner().invoke(cli, [*words, "--home", str(home)], catch_exceptions=False, standalone_mode=False)
