@@ -35,6 +35,7 @@ COMMANDS = {
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",
     "doctor": "costtrace.cli.doctor:doctor",
+    "budgets": "costtrace.cli.budgets:budgets",
     "tenants": "costtrace.cli.tenants:tenants",
     "prices": "costtrace.cli.prices:prices",
     "demo": "costtrace.demo.command:demo",
