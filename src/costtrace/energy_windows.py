@@ -100,7 +100,7 @@ class DeviceEnergy(msgspec.Struct):
             if (self.last_ns >= 0 and at_ns - self.last_ns > FAULT_NS) or self.last_ns < 0:
                 self.give_up(at_ns)
             return
-        self.source, self.scope = reading.source, reading.scope
+        self.source, self.scope, self.simulated = reading.source, reading.scope, reading.simulated
         if self.last_ns < 0:
             self.give_up(at_ns)
             self._stand(at_ns, value)

@@ -45,6 +45,8 @@ class ModelShape(Event, frozen=True):
     head_size: int = 0
     experts: int = 0
     experts_per_token: int = 0
+    expert_bytes: int = 0
+    """Of `weight_bytes`, those of the experts that a router chooses from. 0: none, or not known."""
 
 
 SENSORS = "sensors"
@@ -231,7 +233,7 @@ class Reading(Event, tag=12, frozen=True):
     """``gpu``, ``module``, ``board_shared_by_mig``, ``package``."""
     fault: str = ""
     """Why a value is missing, or (``reset``, with a value) that the count begins anew: what was drawn since the
-    reading before is unknown. docs/energy.md lists the words."""
+    reading before is unknown. docs/method.md section 15 says what each does to the rows."""
     gain: str = "1"
     """Declared correction of this sensor that is in `energy_uj` and `power_mw`: a decimal number."""
     share: str = ""

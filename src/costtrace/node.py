@@ -4,6 +4,8 @@
 same rows.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 
 from costtrace.attribution import EngineAttribution, Policy, Rows
@@ -13,7 +15,7 @@ from costtrace.sharing import Member, Sharing
 from costtrace.staging import Stage
 from costtrace.timeline import EngineTimeline, wall_offset
 from costtrace.units import NS_PER_S
-from costtrace.usage import EngineRow
+from costtrace.usage import EngineRow, FitRow
 
 SENSOR_PATIENCE_NS = 60 * NS_PER_S
 """How long attribution waits for a device's next reading before it goes on without its energy."""
@@ -152,7 +154,11 @@ class Node(msgspec.Struct):
 
     def all_engine_rows(self) -> list[EngineRow]:
         """The engines that have said what they are."""
-        return [row for engine in self.engines.values() if (row := engine_row(engine)) is not None]
+        return [row for engine in self.engines.values() if (row := engine_row(engine, self.meters)) is not None]
+
+    def all_fit_rows(self) -> list[FitRow]:
+        """What the step models of the engines have learned."""
+        return [row for engine in self.engines.values() if (row := engine.attribution.fit_row()) is not None]
 
     def forget(self, engine_id: str) -> None:
         """Drop an engine that has been attributed to its end."""
@@ -225,7 +231,7 @@ class Node(msgspec.Struct):
         self.group_of_device = {key: into if group == other else group for key, group in self.group_of_device.items()}
 
 
-def engine_row(engine: Engine) -> EngineRow | None:
+def engine_row(engine: Engine, meters: Mapping[str, DeviceEnergy]) -> EngineRow | None:
     """An engine as the ledger shows it; None before it has said what it is."""
     started = engine.started
     if started is None:
@@ -246,7 +252,7 @@ def engine_row(engine: Engine) -> EngineRow | None:
         device_kind=first.kind if first else "",
         settings=started.settings,
         lost_hooks=started.lost_hooks,
-        simulated=started.simulated,
+        simulated=started.simulated or any(key in meters and meters[key].simulated for key in engine.stage.devices),
         started_wall_ns=started.started_ns + offset,
         started_ns=started.started_ns,
         ended_ns=engine.attribution.ended_ns,

@@ -130,6 +130,15 @@ class Settings(BaseModel):
         about="Put the journal on the disk every 5 s: it then survives a crash of the host, not only of processes.",
         example="false",
     )
+    simulated_device: str = _setting(
+        "",
+        group=_ENGINE,
+        about="For demonstrations: the device that the engine says it has, in place of the CPU that it runs on. It is "
+        "one of `costtrace nvml-sim`, and whatever is made of it is labelled SIMULATED.",
+        unit="UUID=NAME",
+        example="GPU-51d60000-0000-4000-8000-000000000000=NVIDIA H100 80GB HBM3",
+        pattern=r"^(GPU-[^=,]+=[^=]+)?$",
+    )
 
     tenant_headers: tuple[str, ...] = _setting(
         tenancy.DEFAULT_HEADERS,
@@ -183,14 +192,18 @@ class Settings(BaseModel):
         ge=0,
         le=60_000,
     )
-    attribution: Literal["roofline", "affine", "tokens", "equal"] = _setting(
-        "roofline",
+    attribution: Literal["auto", "roofline", "affine", "tokens", "equal"] = _setting(
+        "auto",
         group=_ACCOUNTING,
-        about="Preferred method of sharing a step. Where it cannot be used the next one is; records name theirs.",
+        about="How a step is shared. `auto`: by the first of the others that fits the measured steps well. Each record "
+        "names the method that was used.",
         example="affine",
     )
-    head_fee: Literal["request", "sequence"] = _setting(
-        "request", group=_ACCOUNTING, about="Among whom a step's fixed cost is split evenly.", example="sequence"
+    head_fee: Literal["request", "sequence", "tenant"] = _setting(
+        "request",
+        group=_ACCOUNTING,
+        about="Among whom a step's fixed cost is split evenly. Holds for engines that start from then on.",
+        example="sequence",
     )
 
     prices: Path | None = _setting(

@@ -55,15 +55,16 @@ def show_seconds(ns: int) -> str:
     return f"{ns / NS_PER_HOUR:.2f} h"
 
 
-def show_joules(uj: int | None) -> str:
+def show_joules(uj: int | None, *, simulated: bool = False) -> str:
     """An energy for people; ``unknown`` where it was not measured (None is not 0)."""
     if uj is None:
         return "unknown"
+    label = " SIMULATED" if simulated else ""
     if abs(uj) < 1_000 * UJ_PER_J:
-        return f"{uj / UJ_PER_J:.3f} J"
+        return f"{uj / UJ_PER_J:.3f} J{label}"
     if abs(uj) < UJ_PER_KWH // 10:
-        return f"{uj / UJ_PER_J / 1_000:.2f} kJ"
-    return f"{uj / UJ_PER_KWH:.3f} kWh"
+        return f"{uj / UJ_PER_J / 1_000:.2f} kJ{label}"
+    return f"{uj / UJ_PER_KWH:.3f} kWh{label}"
 
 
 def show_amount(nano: int | None, currency: str | None) -> str:

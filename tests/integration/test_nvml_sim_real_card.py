@@ -2,29 +2,24 @@
 
 The curve of an external power meter goes in; what the card's own sensor showed at the same time should come out.
 
-Data: GPU_Power_Benchmark (MIT), an RTX 3090 with a power meter on its supply; COSTTRACE_TEST_DATA names the directory
-that holds power_meter/.
+Data: GPU_Power_Benchmark (MIT), an RTX 3090 with a power meter on its supply.
 """
 
 import csv
 import datetime as dt
-import os
 import statistics
 import struct
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from public_data import DATA, needs
 
 from costtrace.nvml_sim.compiler import compile_scenario
 from costtrace.nvml_sim.scenario import parse_scenario
 from costtrace.nvml_sim.truth import Truth
 
-DATA = Path(os.environ.get("COSTTRACE_TEST_DATA", "no-data")) / "power_meter"
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.skipif(not DATA.is_dir(), reason="COSTTRACE_TEST_DATA names no directory with power_meter/"),
-]
+pytestmark = [pytest.mark.heavy, needs("power_meter")]
+POWER_METER = DATA / "power_meter"
 TICKS_PER_S = 2_933_500
 METER_LATE_S = 0.05
 LOG_AHEAD_S = 3_600  # the card's log is in local time, one hour ahead of UTC
@@ -81,11 +76,11 @@ def best(folder, directory, window_ms):
 
 @pytest.mark.parametrize("run", ["rtx3090_step", "rtx3090_duty50"])
 def test_the_rtx_3090_preset_shows_what_the_real_card_showed(tmp_path, run):
-    distance, gain = best(DATA / run, tmp_path, 100)
+    distance, gain = best(POWER_METER / run, tmp_path, 100)
     assert distance < 1.5
     assert 0.94 < gain < 0.96  # this card reads 5 % low, which is what `gain` is for
 
 
 def test_another_window_does_not_explain_the_real_card(tmp_path):
-    distance, _ = best(DATA / "rtx3090_duty50", tmp_path, 25)
+    distance, _ = best(POWER_METER / "rtx3090_duty50", tmp_path, 25)
     assert distance > 5

@@ -165,10 +165,11 @@ if __name__ == "__main__":
             llm.llm_engine.engine_core.shutdown()
         del llm
 """
+IN_PROCESS = "in process, twice"
 MODES = {
     "a process of its own": ({}, 1),
     "forked": ({"VLLM_WORKER_MULTIPROCESSING_METHOD": "fork", "FORCE_FORK": "1"}, 1),
-    "in process, twice": ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, 2),
+    IN_PROCESS: ({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, 2),
 }
 
 
@@ -188,7 +189,10 @@ def test_offline_generation_is_recorded_with_the_process_as_its_tenant(vllm_envi
         (told,) = journal.all_of(Delivered)
         assert (told.output_tokens, told.reason) == (int(tokens), reason)
         outputs = [finished.output_tokens for _, finished in sorted(journal.finished.items())]
-        assert outputs == [30, int(tokens), 5, 5, 5, 5]
+        assert [outputs[0], *outputs[2:]] == [30, 5, 5, 5, 5]
+        # The stop string is found by the front end: an engine of its own process may be a few steps ahead of it.
+        ahead = outputs[1] - int(tokens)
+        assert ahead == 0 if mode == IN_PROCESS else 0 <= ahead < 30 - int(tokens)
         children = journal.all_of(SequenceAdded)[2:]
         assert len({added.prompt_key for added in children}) == 2, "two prompts, of two sequences each"
         assert len({added.request_key for added in children}) == 2

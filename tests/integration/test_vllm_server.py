@@ -1,4 +1,3 @@
-import os
 import time
 import urllib.request
 from pathlib import Path
@@ -59,8 +58,6 @@ def test_the_engine_can_be_killed_alone_and_the_rest_is_cleaned_up(start_vllm):
     server = start_vllm()
     engine = server.kill_engine()
     assert engine not in {member.pid for member in server.members}
-    with pytest.raises(ProcessLookupError):
-        os.kill(engine, 0)
     assert server.pid in {member.pid for member in server.members}
     began = time.monotonic()
     server.stop()

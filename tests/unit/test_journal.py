@@ -341,3 +341,14 @@ def test_an_error_in_the_translator_is_logged_once_and_the_pump_goes_on(tmp_path
         pump.stop()
     assert len([r for r in caplog.records if "journal.pump failed" in r.message]) == 1
     assert any(isinstance(e, Step) for e in read(tmp_path))
+
+
+@pytest.mark.parametrize("fsync", [True, False])
+def test_whether_the_journal_is_put_on_the_disk_is_a_setting(tmp_path, monkeypatch, fsync):
+    synced = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    writer = JournalWriter(tmp_path, "e", lambda n: Snapshot(n, 0, 0, (), ()), cap_bytes=1 << 30, fsync=fsync)
+    writer.append([EngineReady(1)])
+    writer.sync()
+    writer.close()
+    assert bool(synced) == fsync

@@ -22,6 +22,9 @@ COMMANDS = {
     "statement": "costtrace.cli.statement:statement",
     "policies": "costtrace.cli.policies:policies",
     "focus": "costtrace.cli.focus:focus",
+    "explain": "costtrace.cli.explain:explain",
+    "model": "costtrace.cli.model:model",
+    "carbon": "costtrace.cli.carbon:carbon",
     "verify": "costtrace.cli.verify:verify",
     "fleet": "costtrace.cli.fleet:fleet",
     "journal": "costtrace.cli.journal:journal",
@@ -58,6 +61,7 @@ class Commands(click.Group):
     epilog=examples(
         "costtrace report --since today            what each tenant and model cost",
         "costtrace requests --dearest              the dearest requests, and why",
+        "costtrace explain chatcmpl-8f31c0         one request: why it cost what it did",
         "costtrace verify                          prove that the rows add up",
         "costtrace journal show                    what an engine recorded, line by line",
         "costtrace doctor                          every setting with its source, and what is wrong",

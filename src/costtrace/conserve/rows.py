@@ -198,6 +198,7 @@ class EngineTotals(NamedTuple):
     posted_ns: int
     meter_uj: int | None
     posted_uj: int | None
+    simulated: bool
 
 
 class Counts(NamedTuple):

@@ -6,7 +6,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from costtrace.agent.lock import running, status
 from costtrace.cli.app import run as run_cli
 from costtrace.cli.common import examples
 from costtrace.demo.server import VllmServer, free_port, read_environment
+from costtrace.demo.simulated_gpu import SimulatedGpu
 from costtrace.demo.sink import SpanSink
 from costtrace.demo.traffic import Sent, plan, send_all
 from costtrace.errors import ServerError
 from costtrace.ledger.store import LEDGER_NAME
+from costtrace.units import NS_PER_S, show_joules
 
 BOOKED_BOUND_S = 60.0
 WINDOW_S = 5
@@ -63,6 +65,7 @@ class Stages:
         "costtrace demo --vllm-env build/vllm-0.32.0 --model build/tiny-model",
         "make demo                  the same, with all of the set-up",
         "make demo KEEP=1           keep the server and the agent up afterwards",
+        "make demo SIMULATE_GPU=H100   with the joules of a simulated GPU, labelled as such",
     )
 )
 @click.option(
@@ -72,12 +75,19 @@ class Stages:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("build/demo"), show_default=True)
 @click.option("--prices", type=click.Path(path_type=Path), help="A price book.  [default: the demo's own, invented]")
 @click.option("--rounds", default=2, show_default=True, help="How often to send the traffic of the three tenants.")
+@click.option(
+    "--simulate-gpu",
+    metavar="PRESET",
+    help="On a host without a GPU: read the energy of a simulated one (H100, B200, ...), labelled SIMULATED.",
+)
 @click.option("--keep", is_flag=True, help="Keep the server and the agent up, and say what to open and try.")
-def demo(*, vllm_env: Path, model: Path, out: Path, prices: Path | None, rounds: int, keep: bool) -> int:
+def demo(
+    *, vllm_env: Path, model: Path, out: Path, prices: Path | None, rounds: int, simulate_gpu: str | None, keep: bool
+) -> int:
     """Start a real vLLM with costtrace installed, send real traffic from three tenants, and show the bill.
 
     Without a GPU the CPU stands in for it: its time is real and measured, its price is invented, and its energy is
-    unknown unless RAPL can be read. Everything is left in --out.
+    unknown unless RAPL can be read, or simulated with --simulate-gpu. Everything is left in --out.
     """
     out = out.resolve()
     home = out / "home"
@@ -91,14 +101,20 @@ def demo(*, vllm_env: Path, model: Path, out: Path, prices: Path | None, rounds:
     kind = read_environment(vllm_env)["kind"]
     if prices is None:
         prices = out / "prices.yaml"
-        prices.write_text((resources.files("costtrace.demo") / "prices.yaml").read_text(encoding="utf-8"))
-    _say_device(kind)
-    with SpanSink(out / "spans.jsonl") as sink:
-        environment = _environment(prices, sink)
+        prices.write_text(_invented_prices(simulate_gpu), encoding="utf-8")
+    if simulate_gpu and kind != "cpu":
+        raise ServerError("this host has a GPU: its own energy is read. Leave --simulate-gpu out.")
+    _say_device(kind, simulate_gpu)
+    with ExitStack() as stack:
+        gpu = stack.enter_context(SimulatedGpu(simulate_gpu, out / "nvml-sim")) if simulate_gpu else None
+        sink = stack.enter_context(SpanSink(out / "spans.jsonl"))
+        environment = _environment(prices, sink, gpu)
         stages = Stages(4 if keep else 5)
         server = VllmServer(vllm_env, model, home, env=environment, log=out / "vllm.log")
         with stages.stage("starting vLLM, costtrace in it (30 s on a quiet machine)") as stage:
             server.on_progress = lambda seconds, line: stage.note(f"{seconds:.0f} s  {line}")
+            if gpu is not None:
+                gpu.watch(lambda: _engine_processes(server))
             server.start()
         try:
             sent = _traffic(stages, server, rounds)
@@ -112,18 +128,40 @@ def demo(*, vllm_env: Path, model: Path, out: Path, prices: Path | None, rounds:
                 server.stop()
         with stages.stage("closing the books"):
             _wait_closed(home)
-        return _show(out, home, prices, sent, sink)
+        code = _show(out, home, prices, sent, sink)
+        if gpu is not None:
+            _show_truth(home, gpu)
+        return code
 
 
-def _say_device(kind: str) -> None:
-    if kind == "cpu":
+def _invented_prices(simulated: str | None) -> str:
+    """The demo's price book: of the stand-in, and of a simulated GPU. A real one has no invented price."""
+    book = (resources.files("costtrace.demo") / "prices.yaml").read_text(encoding="utf-8")
+    if simulated:
+        entry = "kind: gpu, per_gpu_hour: 2.00, includes_energy: true, from: 2020-01-01, source: invented"
+        book += f'  - {{match: "*", {entry}}}\n'
+    return book
+
+
+def _engine_processes(server: VllmServer) -> list[int]:
+    """All of a server's processes but its front end; none before it has been started."""
+    return [process.pid for process in server.members if process.pid != server.pid] if server.started else []
+
+
+def _say_device(kind: str, simulated: str | None) -> None:
+    if simulated:
+        click.echo(
+            f"No GPU here: the CPU is the device, and is called a {simulated}. Its time is real and measured;\n"
+            f"its price is invented for the demo; its energy is that of a SIMULATED {simulated}.\n"
+        )
+    elif kind == "cpu":
         click.echo(
             "No GPU here: the CPU is the device, as a labelled stand-in. Its time is real and measured; its price is\n"
             "invented for the demo; its energy is unknown unless RAPL is readable.\n"
         )
 
 
-def _environment(prices: Path, sink: SpanSink) -> dict[str, str | None]:
+def _environment(prices: Path, sink: SpanSink, gpu: SimulatedGpu | None) -> dict[str, str | None]:
     environment: dict[str, str | None] = {
         "COSTTRACE_PRICES": str(prices.resolve()),
         "COSTTRACE_WINDOW_S": str(WINDOW_S),
@@ -132,6 +170,8 @@ def _environment(prices: Path, sink: SpanSink) -> dict[str, str | None]:
     }
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    if gpu is not None:
+        environment |= {**gpu.variables, "COSTTRACE_SIMULATED_DEVICE": gpu.setting, "COSTTRACE_SENSOR": "nvml"}
     return environment
 
 
@@ -211,6 +251,21 @@ def _show(out: Path, home: Path, prices: Path, sent: list[Sent], sink: SpanSink)
     ):
         click.echo(f"  {name:9} {what}")
     return code
+
+
+def _show_truth(home: Path, gpu: SimulatedGpu) -> None:
+    """What the rows have of the energy that the simulated board really drew."""
+    [(booked_uj, gap_ns)] = _query(home, "SELECT sum(energy_uj), sum(gap_ns) FROM posting")
+    [(start_ns, end_ns)] = _query(home, "SELECT min(started_ns), max(ended_ns) FROM engine")
+    drawn_uj = gpu.drawn_uj(start_ns + gap_ns, end_ns)  # before its first reading the energy is unknown
+    booked, drawn = show_joules(booked_uj, simulated=True), show_joules(drawn_uj, simulated=True)
+    click.echo(
+        "\n=== THE SIMULATED METER ===\n\n"
+        f"  the rows have {booked}; the simulated GPU drew {drawn}\n"
+        f"  in the {(end_ns - start_ns - gap_ns) / NS_PER_S:.1f} s that were metered. "
+        "Its counter moves every 100 ms and is seen late, as a real one is.\n"
+        f"  The {gap_ns / NS_PER_S:.1f} s before the first reading have no energy: unknown, not 0."
+    )
 
 
 def _keep(server: VllmServer, home: Path, environment: dict[str, str | None]) -> int:

@@ -107,6 +107,11 @@ class VllmServer:
         return f"http://{HOST}:{self.port}"
 
     @property
+    def started(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """Process id of the front end, which is also the id of the session."""
         if self._process is None:

@@ -39,6 +39,7 @@ class JournalWriter:
 
     Nothing it does raises into its caller but the constructor: what cannot be written waits in a bounded backlog,
     and what does not fit the backlog is counted and said with a `Lost` event as soon as writing works again.
+    Without *fsync* nothing is put on the disk before the kernel does so: a crash of the host may take the last seconds.
     *snapshot* gives, for a sequence number, the state that a reader goes on from at the head of a segment.
     """
 
@@ -51,6 +52,7 @@ class JournalWriter:
         cap_bytes: int,
         segment_bytes: int = SEGMENT_BYTES,
         version: str = "",
+        fsync: bool = True,
     ) -> None:
         self.directory = home / "journal" / engine_id
         self.engine_id = engine_id
@@ -59,6 +61,7 @@ class JournalWriter:
         self._cap_bytes = cap_bytes
         self._segment_bytes = segment_bytes
         self._version = version
+        self._fsync = fsync
         self._sequence = 0
         self._segment = 0
         self._file = -1
@@ -114,7 +117,7 @@ class JournalWriter:
 
     def sync(self) -> None:
         """Ask the kernel to put what is written on the disk: against a crash of the host, not of the process."""
-        if self._file >= 0:
+        if self._file >= 0 and self._fsync:
             with contextlib.suppress(OSError):
                 os.fdatasync(self._file)
 
@@ -167,8 +170,9 @@ class JournalWriter:
             raise
         self._segment, self._opened_ns = number, now
         if previous >= 0:
-            with contextlib.suppress(OSError):
-                os.fdatasync(previous)
+            if self._fsync:
+                with contextlib.suppress(OSError):
+                    os.fdatasync(previous)
             os.close(previous)
         self._enforce_cap()
 

@@ -81,12 +81,14 @@ class Audit:
             for row in self._store.rows("SELECT engine_id, sum(gpu_ns), sum(energy_uj) FROM posting GROUP BY 1")
         }
         metered = {row[0]: row for row in self._store.rows(_ENGINE_METER)}
+        simulated: dict[str, int] = dict(self._store.rows("SELECT engine_id, simulated FROM engine"))
         nothing = ("", 0, None)
         found = []
         for engine_id in sorted(posted.keys() | metered.keys()):
             _, meter_ns, meter_uj = metered.get(engine_id, nothing)
             _, posted_ns, posted_uj = posted.get(engine_id, nothing)
-            found.append(EngineTotals(engine_id, meter_ns, posted_ns, meter_uj, posted_uj))
+            flag = bool(simulated.get(engine_id))
+            found.append(EngineTotals(engine_id, meter_ns, posted_ns, meter_uj, posted_uj, flag))
         return found
 
     def counts(self) -> Counts:

@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from costtrace.errors import CosttraceError, LedgerError
 from costtrace.ledger.store import LEDGER_NAME, Ledger
-from costtrace.reports.rows import Ended, Habit, Period, Request, Used
+from costtrace.reports.rows import Ended, Fit, Habit, Period, Request, Used
 from costtrace.units import NS_PER_HOUR, NS_PER_S
+from costtrace.usage import FitRow
 
 DAY_NS = 24 * NS_PER_HOUR
 QUARTER_NS = 900 * NS_PER_S
@@ -84,7 +87,7 @@ DIMENSIONS: dict[str, Dimension] = {
     "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
-    "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')", frozenset({"engine"})),
+    "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
     "method": Dimension("p.method", "u.method"),
     "price_book": Dimension("coalesce(r.price_book, '')", "u.price_book"),
 }
@@ -100,6 +103,7 @@ _INNER = {
 """Dimensions of statements, not for `--by`."""
 TIME_DIMENSIONS = ("hour", "day")
 
+_FIT = FitRow.__struct_fields__
 _REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
 ORDERS = {
     "cost": "u.cost_nano IS NULL, u.cost_nano DESC, u.gpu_ns DESC",
@@ -155,10 +159,10 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
             CASE WHEN p.device_nano IS NULL OR p.energy_nano IS NULL THEN 1 ELSE 0 END,
             sum(p.gpu_ns), sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns), sum(p.gap_ns),
             sum(p.energy_uj), sum(p.prefill_uj), sum(p.decode_uj), sum(p.wasted_uj),
-            sum(p.device_nano), sum(p.energy_nano)
+            sum(p.device_nano), sum(p.energy_nano), coalesce(sum(e.simulated), 0)
         FROM posting p LEFT JOIN rate r ON r.rate_id = p.rate_id
             {"LEFT JOIN usage u ON u.record_id = p.record_id" if "usage" in tables else ""}
-            {"LEFT JOIN engine e ON e.engine_id = p.engine_id" if "engine" in tables else ""}
+            LEFT JOIN engine e ON e.engine_id = p.engine_id
         WHERE p.window_ns >= :since AND p.window_ns < :until {only.sql("p")}
         GROUP BY {group}
     """  # noqa: S608 - made of constants of this module
@@ -215,12 +219,33 @@ def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
     """What medians are made of: the newest *limit* usage records of *period*."""
     sql = """
         SELECT u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens, u.output_tokens, u.batch_milli,
-            CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns
+            CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns,
+            u.prefill_ns, u.decode_ns, u.wasted_ns, u.head_ns, u.cost_nano
         FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until
         ORDER BY u.ended_ns DESC LIMIT :limit
     """
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, "limit": limit}):
         yield Habit(*row)
+
+
+def fits(store: Store, engine: str | None, limit: int) -> list[Fit]:
+    """What the step models of engines have learned; the newest engines first."""
+    columns = ", ".join(f"f.{name}" for name in _FIT)
+    sql = f"""
+        SELECT e.model, e.device_name, e.devices, e.simulated, e.started_wall_ns, {columns}
+        FROM engine_fit f JOIN engine e ON e.engine_id = f.engine_id
+        WHERE :engine = '' OR f.engine_id = :engine
+        ORDER BY e.started_wall_ns DESC, f.engine_id LIMIT :limit
+    """  # noqa: S608 - made of constants of this module
+    return [
+        Fit(row[0], row[1], len(json.loads(row[2])), bool(row[3]), row[4], _fit_row(row[5:]))
+        for row in store.rows(sql, {"engine": engine or "", "limit": limit})
+    ]
+
+
+def _fit_row(values: Row) -> FitRow:
+    # SQLite knows no booleans: the lax conversion takes its 0 and 1.
+    return msgspec.convert(dict(zip(_FIT, values, strict=True)), FitRow, strict=False)
 
 
 def _dimension(name: str) -> Dimension:

@@ -77,6 +77,7 @@ def posted_table(totals: Iterable[EngineTotals]) -> Table:
             "difference_ns": total.posted_ns - total.meter_ns,
             "meter_uj": total.meter_uj,
             "posted_uj": total.posted_uj,
+            "simulated": total.simulated,
             "difference_uj": None
             if total.meter_uj is None and total.posted_uj is None
             else (total.posted_uj or 0) - (total.meter_uj or 0),
@@ -88,8 +89,8 @@ def posted_table(totals: Iterable[EngineTotals]) -> Table:
         _duration("metered s", "meter_ns"),
         _duration("posted s", "posted_ns"),
         count("difference ns", "difference_ns"),
-        Column("energy metered", lambda row: show_joules(_int(row, "meter_uj"))),
-        Column("energy posted", lambda row: show_joules(_int(row, "posted_uj"))),
+        Column("energy metered", lambda row: _joules(row, "meter_uj")),
+        Column("energy posted", lambda row: _joules(row, "posted_uj")),
         count("difference uJ", "difference_uj"),
     )
     return Table("posted", "Postings against the meter, by engine", columns, rows)
@@ -129,6 +130,10 @@ def discrepancy_table(discrepancies: Iterable[Discrepancy]) -> Table:
     rows: list[Row] = [found._asdict() for found in discrepancies]
     names = ("check", "row", "field", "expected", "found", "meaning")
     return Table("discrepancies", "What does not add up", tuple(text(name, name) for name in names), rows, fields=names)
+
+
+def _joules(row: Row, key: str) -> str:
+    return show_joules(_int(row, key), simulated=bool(row["simulated"]))
 
 
 def _int(row: Row, key: str) -> int | None:

@@ -37,7 +37,7 @@ def list_table(requests: Sequence[Request], peers: Peers | None, title: str, zon
         count("output tok", "output_tokens"),
         Column("queue", _queue),
         Column("GPU time", lambda row: show_seconds(_int(row, "gpu_ns"))),
-        Column("energy", lambda row: show_joules(_known(row, "energy_uj"))),
+        Column("energy", _energy),
         Column("cost", lambda row: show_amount(_known(row, "cost_nano"), str(row["currency"]) or None)),
         Column("end", _joined, right=False),
     ]
@@ -53,15 +53,17 @@ def list_table(requests: Sequence[Request], peers: Peers | None, title: str, zon
 def detail_table(request: Request, zone: tzinfo) -> Table:
     """All of one part, a line a field."""
     row = as_row(request, None)
+    currency = str(row["currency"])
     lines: list[Row] = [
-        {"field": key, "value": _shown(key, value, str(row["currency"]), zone)} for key, value in row.items()
+        {"field": key, "value": _shown(key, value, currency, zone, simulated=bool(request.simulated))}
+        for key, value in row.items()
     ]
     columns = (text("field", "field"), text("value", "value"))
     title = f"Request {request.request_id}, on engine {request.engine_id}"
     return Table("request", title, columns, lines, view=True)
 
 
-def _shown(key: str, value: Value, currency: str, zone: tzinfo) -> str:
+def _shown(key: str, value: Value, currency: str, zone: tzinfo, *, simulated: bool) -> str:
     """A field for people; exact where that says more."""
     shown = str(value)
     if isinstance(value, tuple):
@@ -76,13 +78,17 @@ def _shown(key: str, value: Value, currency: str, zone: tzinfo) -> str:
         elif key.endswith("_ns"):
             shown = f"{show_seconds(value)}  ({value:,} ns)"
         elif key.endswith("_uj"):
-            shown = show_joules(value)
+            shown = show_joules(value, simulated=simulated)
     return shown
 
 
 def _queue(row: Row) -> str:
     scheduled_ns = _int(row, "scheduled_ns")
     return show_seconds(scheduled_ns - _int(row, "arrived_ns")) if scheduled_ns else "never ran"
+
+
+def _energy(row: Row) -> str:
+    return show_joules(_known(row, "energy_uj"), simulated=bool(row["simulated"]))
 
 
 def _joined(row: Row) -> str:

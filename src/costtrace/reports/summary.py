@@ -41,6 +41,8 @@ class Line(NamedTuple):
     energy_cost_nano: int | None = None
     cost_nano: int | None = None
     cost_unknown_gpu_ns: int = 0
+    simulated: int = 0
+    """Of how many postings the device or its sensor was a simulated one."""
 
     def plus(self, other: "Line") -> "Line":
         """Both together, under this line's name."""
@@ -138,6 +140,7 @@ def _used_line(keys: tuple[str, ...], row: Used) -> Line:
         energy_cost_nano=row.energy_nano,
         cost_nano=_sum(row.device_nano, row.energy_nano) if known_cost else None,
         cost_unknown_gpu_ns=0 if known_cost else row.gpu_ns,
+        simulated=row.simulated,
     )
 
 

@@ -19,6 +19,7 @@ def as_rows(summary: Summary) -> list[Row]:
         with_idle = line.kind == EVERYTHING
         per_token: dict[str, Value] = {f"cost_per_million_{basis}_tokens": line.per_million(basis) for basis in BASES}
         keys: dict[str, Value] = dict(zip(summary.by, line.keys, strict=True))
+        figures["simulated"] = bool(line.simulated)
         rows.append({**keys, **figures, **per_token, "cost_includes_idle": with_idle})
     return rows
 
@@ -75,7 +76,7 @@ def show_energy(row: Row) -> str:
     value = row["energy_uj"]
     if value is None and not row["gpu_ns"]:
         return ""
-    shown = show_joules(value if isinstance(value, int) else None)
+    shown = show_joules(value if isinstance(value, int) else None, simulated=bool(row["simulated"]))
     return f"{shown} + ?" if value is not None and row["energy_unknown_gpu_ns"] else shown
 
 

@@ -194,6 +194,9 @@ class Engine:
         self._dp_rank = describe.dp_rank_of(vllm_config)
         self._settings = settings.current()
         self._home = self._settings.home
+        self._simulated = bool(self._settings.simulated_device)
+        if self._simulated:
+            self._devices = describe.simulated_device(self._settings.simulated_device)
         self._keeper = AgentKeeper(self._home)
         self._pid = os.getpid()
         self._pump: Pump | None = None
@@ -215,6 +218,7 @@ class Engine:
             shape=self._shape,
             settings=engine_settings,
             lost_hooks=status.lost_hooks(),
+            simulated=self._simulated,
         )
         translator = Translator(self._model, clock.boot_id())
         self._pump = Pump(
@@ -226,6 +230,7 @@ class Engine:
                 snapshot,
                 cap_bytes=int(self._settings.journal_cap_bytes),
                 version=_own_version(),
+                fsync=self._settings.journal_fsync,
             ),
             first=[started, EngineReady(time.monotonic_ns())],
             chores=self._chores,
