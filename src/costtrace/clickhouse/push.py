@@ -72,8 +72,28 @@ class Cursor:
             raise
 
 
+_NOT_HELD = {
+    "adjustment": "re-ratings",
+    "late_posting": "postings that came after their period was closed",
+    "late_usage": "usage records that came after their period was closed",
+    "rollup": "compacted periods",
+}
+
+
+def refuse_what_is_not_held(ledger: Store) -> None:
+    """The fleet store has postings as they were first booked, and would show another bill. Raises: LedgerError."""
+    for table, what in _NOT_HELD.items():
+        (count,) = next(ledger.rows(f"SELECT count(*) FROM {table}"))  # noqa: S608 - constants
+        if count:
+            raise LedgerError(
+                f"this ledger has {what} ({count:,} rows), which the fleet store does not hold yet: what it shows "
+                "would differ from this node's bill. Read this ledger by itself."
+            )
+
+
 def push(ledger: Store, store: ClickHouseStore, cursor: Cursor, *, batch: int = BATCH) -> Pushed:
     """Send what is new. Raises: LedgerError, with all that arrived before kept."""
+    refuse_what_is_not_held(ledger)
     pushed_ns = time.time_ns()
     for table in (ENGINE, RATE, POSITION):
         store.insert(table, list(ledger.rows(f"SELECT {_columns(table)} FROM {table.name}")), pushed_ns)  # noqa: S608 - constants

@@ -8,6 +8,8 @@ the same key, and `FINAL` (in the views) and merges keep one of both. Readers us
 
 from typing import NamedTuple
 
+from costtrace.clickhouse.views import empty_views, line_views
+
 DAY_NS = 86_400_000_000_000
 AMOUNT, MAYBE, COUNT, TEXT, NAME = "Int64", "Nullable(Int64)", "UInt32", "String", "LowCardinality(String)"
 
@@ -118,6 +120,8 @@ def statements(layout: Layout) -> list[str]:
         if layout.cluster:
             made.append(_distributed(table, layout, on))
         made.append(_view(table, layout, on))
+    made += empty_views(layout.database, on)
+    made += line_views(layout.database, on)
     made.append(_roll_up(layout, on))
     return made
 

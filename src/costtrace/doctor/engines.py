@@ -120,7 +120,7 @@ def prices(settings: Settings) -> Iterator[Finding]:
         )
         return
     try:
-        book = load_price_book(settings.prices, settings.currency)
+        book = load_price_book(settings.prices, settings.currency, settings.node_pool, settings.region)
     except CosttraceError as error:
         yield Finding("prices", FAIL, str(error), "`costtrace prices check` shows the next problem after each repair.")
         return
