@@ -36,8 +36,8 @@ def line_views(database: str, on: str) -> list[str]:
     """What was posted, what is booked, and usage records where they are booked."""
     usage = (
         "ended_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency, "
-        "price_book, CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts, input_tokens, cached_tokens, "
-        "output_tokens, computed_tokens, preemptions"
+        "price_book, CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts, input_tokens, "
+        "cached_tokens, output_tokens, computed_tokens, preemptions"
     )
     made = [
         f"CREATE VIEW IF NOT EXISTS {database}.{name}{on} AS\nSELECT *, '' AS operation FROM {database}.posting"
