@@ -107,7 +107,9 @@ def fill(home, records):
                      "none", "")
                 )  # fmt: skip
             db.executemany(posting, postings)
-            usage = usage or f"INSERT INTO usage VALUES (NULL,{','.join('?' * len(usages[0]))})"
+            if not usage:  # columns that came later are NULL
+                names = [f'"{row[1]}"' for row in db.execute("PRAGMA table_info(usage)")][1 : len(usages[0]) + 1]
+                usage = f"INSERT INTO usage ({', '.join(names)}) VALUES ({','.join('?' * len(names))})"
             db.executemany(usage, usages)
             db.executemany(f"INSERT INTO meter VALUES ({','.join('?' * 14)})", meter)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -301,8 +301,14 @@ class Settings(TenantSettings):
         return dsn
 
     @field_validator(
-        *("home", "prices", "store_password_file"),
-        *("tenant_keys", "tenant_jwks", "tenant_trusted_secret", "tenant_user_secret", "tenants"),
+        "home",
+        "prices",
+        "store_password_file",
+        "tenant_keys",
+        "tenant_jwks",
+        "tenant_trusted_secret",
+        "tenant_user_secret",
+        "tenants",
     )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:

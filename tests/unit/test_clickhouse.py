@@ -173,3 +173,14 @@ def test_the_cursor_is_json_that_a_person_can_read(tmp_path):
     Cursor(tmp_path, "x").move("posting", 7)
     (file,) = Path(tmp_path).glob("fleet-*.json")
     assert json.loads(file.read_text()) == {"posting": 7}
+
+
+@pytest.mark.parametrize("table", ["late_posting", "late_usage"])
+def test_a_ledger_whose_bill_was_changed_after_closing_is_not_pushed(tmp_path, table):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.connection.execute(f"INSERT INTO {table} VALUES (1, 1)")
+    ledger.close()
+    store = Memory()
+    with open_ledger(tmp_path) as opened, pytest.raises(LedgerError, match="does not hold yet"):
+        push(opened, store, Cursor(tmp_path, store.where))
+    assert store.inserts == 0

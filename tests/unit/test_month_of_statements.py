@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner
-from month import END_NS, POOLS, START_NS, TENANTS, write_month
+from month import END_NS, POOLS, START_NS, TENANTS, price_book, write_month
 
 from costtrace.cli.app import cli
 from costtrace.cli.billing import billing_period
@@ -19,8 +19,11 @@ from costtrace.errors import CosttraceError
 from costtrace.idle_policies import POLICIES, Pot
 from costtrace.ledger import Ledger
 from costtrace.ledger.audit import Audit
+from costtrace.ledger.closing import close_period
 from costtrace.ledger.query import SqliteStore
+from costtrace.ledger.rerating import rerate
 from costtrace.ledger.statements import load
+from costtrace.price_book import PriceBook
 from costtrace.reports.fleet import Cell, Policy, Quota, settle, to_cents
 from costtrace.reports.rows import Period
 from costtrace.reports.statement import lines
@@ -103,6 +106,32 @@ def test_cents_add_up_from_lines_to_statements_to_the_bill(month, policy):
     for cell in found.cells:
         if cell.cost_cents is not None:
             assert abs(cell.cost_cents * 10**7 - cell.pot.cost_nano) < 10**7
+
+
+def dearer():
+    """The month's price book after a correction: every price 1/7 higher."""
+    book = price_book()
+    devices = [entry._replace(per_gpu_hour=entry.per_gpu_hour * 8 / 7) for entry in book.devices]
+    return PriceBook(version="corrected", currency="USD", devices=devices, electricity=book.electricity)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_after_re_rating_it_is_the_corrected_bill_under_every_policy(tmp_path, closed):
+    made = write_month(tmp_path)
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    if closed:
+        close_period(ledger, "2026-11", MONTH, END_NS + 1)
+    rerate(ledger, dearer(), MONTH, "a correction", END_NS + 86_400 * 10**9)
+    made.store = SqliteStore(ledger)
+    (due,) = next(made.store.rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
+    assert due > made.bill()
+    for policy in POLICIES:
+        whole = fleet(made, policy, Period(START_NS, END_NS + 2 * 86_400 * 10**9))
+        november = fleet(made, policy)
+        assert cost(whole.cells) == due
+        assert cost(november.cells) == (made.bill() if closed else due)
+        assert not any(tie.off for found in (whole, november) for tie in found.ties)
+    ledger.close()
 
 
 def test_idle_is_paid_within_its_pool(month):

@@ -42,7 +42,7 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     began = time.monotonic()
     with open_books(home) as store:
         audit = Audit(store)
-        chain = seals(store) if store.closes else []
+        chain = seals(store)
         found = chain_from(head_missing(chain, head), audit.discrepancies())
         named = list(islice(found, limit))
         by_check = Counter(item.check for item in named)

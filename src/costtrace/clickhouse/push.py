@@ -72,10 +72,29 @@ class Cursor:
             raise
 
 
+_NOT_HELD = {
+    "adjustment": "re-ratings",
+    "late_posting": "postings that came after their period was closed",
+    "late_usage": "usage records that came after their period was closed",
+    "rollup": "compacted periods",
+}
+
+
+def refuse_what_is_not_held(ledger: Store) -> None:
+    """The fleet store has postings as they were first booked, and would show another bill. Raises: LedgerError."""
+    for table, what in _NOT_HELD.items():
+        (count,) = next(ledger.rows(f"SELECT count(*) FROM {table}"))  # noqa: S608 - constants
+        if count:
+            raise LedgerError(
+                f"this ledger has {what} ({count:,} rows), which the fleet store does not hold yet: what it shows "
+                "would differ from this node's bill. Read this ledger by itself."
+            )
+
+
 def push(ledger: Store, store: ClickHouseStore, cursor: Cursor, *, batch: int = BATCH) -> Pushed:
     """Send what is new. Raises: LedgerError, with all that arrived before kept."""
+    refuse_what_is_not_held(ledger)
     pushed_ns = time.time_ns()
-    _refuse_adjusted(ledger)
     for table in (ENGINE, RATE, POSITION):
         store.insert(table, list(ledger.rows(f"SELECT {_columns(table)} FROM {table.name}")), pushed_ns)  # noqa: S608 - constants
     meter_rows = 0
@@ -94,16 +113,6 @@ def push(ledger: Store, store: ClickHouseStore, cursor: Cursor, *, batch: int = 
         rows = ledger.rows(sql, {"seen": cursor.get(table.name)})
         counts.append(_send(store, table, rows, batch, pushed_ns, _mover(cursor, table.name, table, number)))
     return Pushed(counts[0], counts[1], meter_rows)
-
-
-def _refuse_adjusted(ledger: Store) -> None:
-    """The store has postings as they were booked: what was re-rated or compacted afterwards it could not tell."""
-    [(changed,)] = ledger.rows("SELECT (SELECT count(*) FROM adjustment) + (SELECT count(*) FROM rollup)")
-    if changed:
-        raise LedgerError(
-            "this ledger has adjustments or roll-ups, which the fleet store does not know yet: its reports would "
-            "differ from the ledger's. Report from the ledger itself, and push before `costtrace rerate` and `compact`."
-        )
 
 
 def _columns(table: Table) -> str:

@@ -8,6 +8,8 @@ the same key, and `FINAL` (in the views) and merges keep one of both. Readers us
 
 from typing import NamedTuple
 
+from costtrace.clickhouse.views import empty_views, line_views
+
 DAY_NS = 86_400_000_000_000
 AMOUNT, MAYBE, COUNT, TEXT, NAME = "Int64", "Nullable(Int64)", "UInt32", "String", "LowCardinality(String)"
 
@@ -64,7 +66,8 @@ USAGE = Table(
         "energy_source": NAME, "input_tokens": AMOUNT, "cached_tokens": AMOUNT, "output_tokens": AMOUNT,
         "computed_tokens": AMOUNT, "sequences": AMOUNT, "steps": AMOUNT, "batch_milli": AMOUNT, "preemptions": AMOUNT,
         "finish_reasons": NAME, "method": NAME, "finality": NAME, "simulated": "UInt8", "cost_nano": MAYBE,
-        "prefill_nano": MAYBE, "decode_nano": MAYBE, "currency": NAME, "price_book": NAME, "head_ns": MAYBE,
+        "prefill_nano": MAYBE, "decode_nano": MAYBE, "currency": NAME, "price_book": NAME,
+        "head_ns": MAYBE,
     },
     ("tenant", "model", "ended_ns", "engine_id", "record_id"),
     "ended_ns",
@@ -117,7 +120,8 @@ def statements(layout: Layout) -> list[str]:
         if layout.cluster:
             made.append(_distributed(table, layout, on))
         made.append(_view(table, layout, on))
-    made += _lines(layout, on)
+    made += empty_views(layout.database, on)
+    made += line_views(layout.database, on)
     made.append(_roll_up(layout, on))
     return made
 
@@ -184,22 +188,6 @@ def _view(table: Table, layout: Layout, on: str) -> str:
         f"CREATE VIEW IF NOT EXISTS {layout.database}.{table.name}{on} AS\n"
         f"SELECT {columns} FROM {layout.database}.{table.name}_rows FINAL"
     )
-
-
-def _lines(layout: Layout, on: str) -> list[str]:
-    """What reports read of a ledger: here every posting and record stands as it was booked (see `push`)."""
-    postings = ", ".join(f"`{name}`" for name in POSTING.columns)
-    records = ", ".join(f"`{name}`" for name in USAGE.columns if name not in {"part", "attempt"})
-    counts = "if(part = 1 AND attempt = 1, 1, 0) AS requests, 1 AS parts"
-    views = {
-        "line": ("posting", f"{postings}, '' AS operation"),
-        "posted": ("posting", f"{postings}, '' AS operation"),
-        "usage_line": ("usage", f"{records}, {counts}"),
-    }
-    return [
-        f"CREATE VIEW IF NOT EXISTS {layout.database}.{name}{on} AS\nSELECT {columns} FROM {layout.database}.{table}"
-        for name, (table, columns) in views.items()
-    ]
 
 
 def _roll_up(layout: Layout, on: str) -> str:

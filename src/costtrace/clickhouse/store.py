@@ -18,6 +18,8 @@ from costtrace.ledger.query import Row
 
 SCHEMES = ("clickhouse://", "clickhouses://", "chdb://")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+_SAME = re.compile(r"\b(\w+\.\w+) IS (\w+\.\w+)\b")
+"""SQLite's "equal, or both NULL"."""
 SETTINGS = {
     "join_use_nulls": 1,
     "aggregate_functions_null_for_empty": 1,
@@ -28,8 +30,6 @@ SETTINGS = {
 
 class ClickHouseStore:
     """One database of ClickHouse as a store of the queries."""
-
-    closes = False
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class ClickHouseStore:
         values = dict(parameters or {})
         types = {name: "Int64" if isinstance(value, int) else "String" for name, value in values.items()}
         bound = _PARAMETER.sub(lambda found: f"{{{found[1]}:{types[found[1]]}}}", sql)
+        bound = _SAME.sub(r"\1 IS NOT DISTINCT FROM \2", bound)
         with self._errors():
             if not self._streams:
                 found = self._client.query(bound, parameters=values or None, settings=SETTINGS)

@@ -47,21 +47,18 @@ class Audit:
         for discrepancy in _oversized(self._store):
             damaged = True
             yield discrepancy
-        closes = self._store.closes
-        if closes:
-            yield from check_seals(self._store)
-            yield from self._postings.check_rollups(rollups(self._store))
+        yield from check_seals(self._store)
+        yield from self._postings.check_rollups(rollups(self._store))
         yield from self._postings.check(_postings(self._store))
         yield from check_tiling(_meter(self._store, "m.engine_id, m.device, m.start_ns"), self.engines)
         self._devices.known(self._tails())
         yield from self._devices.check(_meter(self._store, "m.device, e.host, e.boot_id, m.start_ns, m.engine_id"))
         if damaged:
             return  # the sums below would overflow
-        hours = hours_until(self._store) if closes else 0
+        hours = hours_until(self._store)
         windows = _posted_windows(self._store, hours), _metered_windows(self._store, hours)
         yield from check_windows(*windows, self._open_windows())
-        if closes:
-            yield from check_adjustments(adjustments(self._store, hours), runs(self._store), self._rates)
+        yield from check_adjustments(adjustments(self._store, hours), runs(self._store), self._rates)
         yield from check_records(_usage(self._store), _record_postings(self._store), self.engines, self._rates)
 
     def accounts(self) -> list[Account]:

@@ -30,11 +30,6 @@ Row = tuple[Any, ...]
 class Store(Protocol):
     """What the queries need of a database."""
 
-    @property
-    def closes(self) -> bool:
-        """Whether it has closed periods, adjustments and roll-ups; else it has postings as they were booked."""
-        ...
-
     def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
         """Run one SELECT with named parameters and stream what it yields."""
         ...
@@ -42,8 +37,6 @@ class Store(Protocol):
 
 class SqliteStore:
     """A SQLite ledger as a store: all queries see the same moment, whatever the agent writes meanwhile."""
-
-    closes = True
 
     def __init__(self, ledger: Ledger) -> None:
         self.path = ledger.path
@@ -185,11 +178,12 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
     dimensions = [_dimension(name) for name in by]
     keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
     group = ", ".join(str(place + 1) for place in range(len(by) + 1))
+    engine = "LEFT JOIN engine e ON e.engine_id = u.engine_id" if {"device", "simulated"} & set(by) else ""
     sql = f"""
         SELECT {keys} u.currency, sum(u.requests), sum(u.parts),
             coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
             coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
-        FROM usage_line u LEFT JOIN engine e ON e.engine_id = u.engine_id
+        FROM usage_line u {engine}
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         GROUP BY {group}
     """  # noqa: S608 - made of constants of this module

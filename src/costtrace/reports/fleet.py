@@ -231,8 +231,8 @@ def _own(source: Source) -> list[Cell]:
 
 def _known_nothing(cell: Cell) -> Cell:
     """Requests that ended on a day without device time of theirs: that they used nothing on it is known."""
-    if cell.pot.gpu_ns:
-        return cell
+    if cell.pot != Pot():
+        return cell  # an adjustment has money without time
     return cell._replace(pot=Pot(energy_uj=0, cost_nano=0 if cell.currency else None))
 
 
