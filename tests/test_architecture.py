@@ -20,7 +20,7 @@ LAYERS = {
     "arithmetic": "apportion virtual_time step_model timeline sharing work regression energy_model energy_windows "
     "staging accounts open_requests attribution node rating time_of_use carbon price_book conserve sensors.counting "
     "sensors.period sensors.resolve",
-    "reports": "reports",
+    "reports": "reports tokenomics",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "config",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect",

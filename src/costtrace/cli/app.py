@@ -25,6 +25,7 @@ COMMANDS = {
     "agent": "costtrace.cli.agent:agent",
     "doctor": "costtrace.cli.doctor:doctor",
     "prices": "costtrace.cli.prices:prices",
+    "benchmarks": "costtrace.cli.benchmarks:benchmarks",
     "demo": "costtrace.demo.command:demo",
     "nvml-sim": "costtrace.nvml_sim.command:nvml_sim",
 }
