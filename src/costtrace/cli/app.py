@@ -26,6 +26,8 @@ COMMANDS = {
     "doctor": "costtrace.cli.doctor:doctor",
     "prices": "costtrace.cli.prices:prices",
     "benchmarks": "costtrace.cli.benchmarks:benchmarks",
+    "board": "costtrace.cli.board:board",
+    "improvement": "costtrace.cli.improvement:improvement",
     "demo": "costtrace.demo.command:demo",
     "nvml-sim": "costtrace.nvml_sim.command:nvml_sim",
 }

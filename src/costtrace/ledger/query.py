@@ -82,10 +82,11 @@ DIMENSIONS: dict[str, Dimension] = {
     "engine": Dimension("p.engine_id", "u.engine_id"),
     "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
+    "month": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
 }
-TIME_DIMENSIONS = ("hour", "day")
+TIME_DIMENSIONS = ("hour", "day", "month")
 
 _REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
 ORDERS = {

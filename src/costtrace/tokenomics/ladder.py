@@ -36,7 +36,7 @@ class Step(NamedTuple):
     source: str
     """Where the factor is from, or what it would need."""
     after: Fraction | None = None
-    """Cost per million tokens after this step; None from where on unknown steps stand before it."""
+    """Cost per million tokens after this step and the known ones before it; None for an unknown one."""
 
 
 class Ladder(NamedTuple):
@@ -61,7 +61,7 @@ def build(
 ) -> Ladder:
     """A ladder of (name, token basis, cost per million) to the same of production.
 
-    Known factors come first in the given order; then the unknown ones; the rest closes the gap exactly. Raises:
+    The steps stay in their order; an unknown one moves no level, and the rest closes the gap exactly. Raises:
     FigureRefused: different token bases, a cost that is not above 0.
     """
     basis = same_basis([start[:2], end[:2]])
@@ -71,14 +71,14 @@ def build(
     done: list[Step] = []
     for step in steps:
         if step.factor is None:
+            done.append(step)
             continue
         if step.factor <= 0:
             raise FigureRefused(f"the factor of {step.name} is {step.factor}: it has to be above 0")
         level *= step.factor
         done.append(step._replace(after=level))
-    unknown = [step for step in steps if step.factor is None]
-    done += unknown
-    names = f", with {' and '.join(step.name for step in unknown)} in it" if unknown else ""
+    missing = [step.name for step in steps if step.factor is None]
+    names = f", with {' and '.join(missing)} in it" if missing else ""
     rest = Step(REST, end[2] / level, "rest", f"what no step above accounts for{names}", end[2])
     return Ladder(basis, currency, start[0], start[2], (*done, rest), end[0], end[2])
 
@@ -89,28 +89,28 @@ def unknown(name: str, needs: str) -> Step:
 
 
 class Phases(NamedTuple):
-    """What production computed: the sums from which its own steps are made. Money in nano-units."""
+    """What production computed: the sums from which its own steps are made. Device time has no price in it."""
 
     input_tokens: int
     cached_tokens: int
     output_tokens: int
-    prefill_nano: int
-    decode_nano: int
+    prefill_ns: int
+    decode_ns: int
 
 
 def mix_and_cache(used: Phases, benchmark_input: Fraction, benchmark_output: Fraction, basis: str) -> tuple[Step, Step]:
-    """The traffic mix and the prefix cache, from what a computed prompt token and an output token cost in production.
+    """The traffic mix and the prefix cache, from the device time of a computed prompt token and of an output token.
 
     The mix compares production's tokens with the benchmark's (any common unit), both without cache; the cache then
     takes out what was not computed. The first is wrong where a token's cost changes much with the length of its
     context: within a model and a fleet both sides are measured at production's own lengths.
     """
     computed = used.input_tokens - used.cached_tokens
-    if computed <= 0 or used.output_tokens <= 0 or used.prefill_nano + used.decode_nano <= 0:
-        needs = "needs requests with computed prompt tokens, output tokens and a known cost"
+    if computed <= 0 or used.output_tokens <= 0 or used.prefill_ns + used.decode_ns <= 0:
+        needs = "needs requests with computed prompt tokens and output tokens"
         return unknown("traffic mix", needs), unknown("prefix cache", needs)
-    per_input = Fraction(used.prefill_nano, computed)
-    per_output = Fraction(used.decode_nano, used.output_tokens)
+    per_input = Fraction(used.prefill_ns, computed)
+    per_output = Fraction(used.decode_ns, used.output_tokens)
 
     def cost_per_token(inputs: Fraction, outputs: Fraction) -> Fraction:
         counted = {"total": inputs + outputs, "input": inputs, "output": outputs}[basis]
@@ -132,28 +132,28 @@ def mix_and_cache(used: Phases, benchmark_input: Fraction, benchmark_output: Fra
         "input": used.input_tokens,
         "output": used.output_tokens,
     }[basis]
-    direct = Fraction(used.prefill_nano + used.decode_nano, counted)
+    direct = Fraction(used.prefill_ns + used.decode_ns, counted)
     share = 100 * used.cached_tokens / used.input_tokens
     return mix, Step("prefix cache", direct / whole, "measured", f"{share:.1f} % of the prompt tokens were cached")
 
 
 def occupancy(hours: Sequence[tuple[int, int]]) -> Step:
-    """Batch occupancy over the day, from (nano-units, tokens) of each hour.
+    """Batch occupancy over the day, from (device-ns, tokens) of each hour.
 
     The reference is the cheapest tenth of all tokens, by the hours in which a token was cheapest. Wrong where the mix
     of requests differs much between the hours.
     """
-    busy = sorted((Fraction(nano, tokens), tokens, nano) for nano, tokens in hours if tokens > 0 and nano > 0)
+    busy = sorted((Fraction(ns, tokens), tokens, ns) for ns, tokens in hours if tokens > 0 and ns > 0)
     if len(busy) < 4:
-        return unknown("batch occupancy", "needs at least four hours with requests of known cost")
+        return unknown("batch occupancy", "needs at least four hours with requests")
     tokens = sum(count for _, count, _ in busy)
-    best_nano, best_tokens = 0, 0
-    for _, count, nano in busy:
-        best_nano, best_tokens = best_nano + nano, best_tokens + count
+    best_ns, best_tokens = 0, 0
+    for _, count, ns in busy:
+        best_ns, best_tokens = best_ns + ns, best_tokens + count
         if best_tokens * 10 >= tokens:
             break
-    factor = Fraction(sum(nano for *_, nano in busy), tokens) / Fraction(best_nano, best_tokens)
-    source = "mean cost per token over that of the cheapest tenth of all tokens, by hour"
+    factor = Fraction(sum(ns for *_, ns in busy), tokens) / Fraction(best_ns, best_tokens)
+    source = "mean device time per token over that of the cheapest tenth of all tokens, by hour"
     return Step("batch occupancy", factor, "measured", source)
 
 
