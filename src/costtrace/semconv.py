@@ -375,6 +375,10 @@ HEALTH = dict(
         _health("sensor.calls", "counter", "{call}", "", "Calls into the driver to read the devices' sensors."),
         _health("sensor.cpu.time", "counter", "s", "_seconds", "CPU time of the sensor thread."),
         _health("sensor.stalled", "gauge", "s", "_seconds", "How long a read of a sensor has hung; 0: none does."),
+        _health(
+            "model.error", "gauge", "1", "_ratio", "Mean error of the step models' predictions, the worst engine's."
+        ),
+        _health("model.coverage", "gauge", "1", "_ratio", "Step time that a fitted model shared, the worst engine's."),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(
             "records.unsent", "gauge", "{record}", "", "Usage records that the receiver of spans does not have yet."

@@ -20,7 +20,7 @@ from costtrace.reports.render import render
 from costtrace.reports.rows import Period
 from costtrace.reports.summary import summarize
 from costtrace.tokenomics import board as figures
-from costtrace.tokenomics.assemble import Benchmark, Production, assumptions, benchmark_of, climb
+from costtrace.tokenomics.assemble import Benchmark, Production, assumptions, benchmark_of, climb, list_price_of_output
 from costtrace.tokenomics.board_tables import Board, board_tables
 from costtrace.tokenomics.figures import BASES
 from costtrace.tokenomics.ladder import Ladder
@@ -134,10 +134,11 @@ def board(
             gpus_per_rack=gpus_per_rack,
             ladder=None,
             ladder_why_not=NO_BENCHMARK,
-            assumptions=assumptions(None, 0, {}, {})[0],
+            assumptions=assumptions(None, 0, None, {})[0],
             assumption_sources={},
         )
-        first, sources = assumptions(made.whole, gpus, prices, given)
+        output_price = list_price_of_output(figures.group(days, ("model",)), prices)
+        first, sources = assumptions(made.whole, gpus, output_price, given)
         made = made._replace(assumptions=first, assumption_sources=sources)
         if ask.file is not None or ask.peak is not None:
             made = made._replace(ladder=_ladder(ask, made, store, which))

@@ -138,11 +138,18 @@ def _tier(start: Benchmark, cell: Cell) -> Step:
     return Step("price tier", mean / start.per_gpu_hour, "measured", text)
 
 
+def list_price_of_output(models: Sequence[Cell], prices: Mapping[str, ListPrice]) -> Decimal | None:
+    """Mean list price of a million output tokens as they were sold; None where a model with output has no price."""
+    sold = [cell for cell in models if cell.direct.output_tokens]
+    if not sold or any(cell.model not in prices for cell in sold):
+        return None
+    tokens = sum(cell.direct.output_tokens for cell in sold)
+    brought = sum((Fraction(prices[cell.model].output) * cell.direct.output_tokens for cell in sold), Fraction(0))
+    return rounded(brought / tokens, 4)
+
+
 def assumptions(
-    whole: Cell | None,
-    gpus: int,
-    prices: Mapping[str, ListPrice],
-    given: Mapping[str, Decimal],
+    whole: Cell | None, gpus: int, list_price: Decimal | None, given: Mapping[str, Decimal]
 ) -> tuple[roi.Assumptions, dict[str, str]]:
     """The calculator's first values, each with where it is from: given, else measured, else the published claim."""
     base = roi.Assumptions()
@@ -160,12 +167,11 @@ def assumptions(
         cost = whole.cost_nano(with_idle=True)
         if cost:
             measured["per_gpu_hour"] = rounded(Fraction(cost * NS_PER_HOUR, all_ns * 10**9), 4)
-        if len(prices) == 1:
-            measured["price_per_million"] = next(iter(prices.values())).output
     values.update(measured)
     sources.update(dict.fromkeys(measured, MEASURED))
-    if "price_per_million" in measured:
-        sources["price_per_million"] = "list price of output tokens, as given"
+    if list_price is not None:
+        values["price_per_million"] = list_price
+        sources["price_per_million"] = "mean list price of the output tokens sold"
     values.update(given)
     sources.update(dict.fromkeys(given, "as given"))
     values["gpus"], values["years"] = int(values["gpus"]), int(values["years"])

@@ -112,7 +112,8 @@ def cost_table(board: Board) -> Table:
         "Without idle: what the requests used. With idle: also the idle, overhead and unobserved time of the engines,",
         "shared by each day's device time. Total tokens = input + output. Figures of two bases cannot be compared.",
     )
-    return Table("cost_per_million_tokens", "Cost per million tokens", _cost_columns(board), rows, notes)
+    title = f"{board.currency} per million output, total and input tokens, without / with idle; J with idle"
+    return Table("cost_per_million_tokens", title, _cost_columns(board), rows, notes)
 
 
 def _cost_row(cell: Cell, board: Board) -> Row:
@@ -183,15 +184,15 @@ def _cost_columns(board: Board) -> list[Column]:
         _pair("M tokens, input / output", "{}_tokens", ("input", "output"), _in_millions),
         *(
             _pair(
-                f"{board.currency} per M {basis} tokens, without / with idle",
+                f"per M {basis}",
                 f"cost_per_million_{basis}_tokens_{{}}_idle",
                 ("without", "with"),
                 _significant,
             )
             for basis in ("output", "total", "input")
         ),
-        decimals("J per output token with idle", "joules_per_output_token_with_idle"),
-        Column("used / wasted / idle", _use),
+        decimals("J per output", "joules_per_output_token_with_idle"),
+        Column("used / wasted / idle, %", _use),
         money("cost with idle", "cost_with_idle_nano"),
     ]
     if board.prices:
@@ -219,7 +220,7 @@ def _millions(heading: str, key: str) -> Column:
 def _use(row: Row) -> str:
     parts = [int(str(row[key])) for key in ("used_gpu_ns", "wasted_gpu_ns", "idle_gpu_ns")]
     whole = sum(parts)
-    return " / ".join(per_cent(part, whole).removesuffix(" %") for part in parts) + " %" if whole else ""
+    return " / ".join(per_cent(part, whole).removesuffix(" %") for part in parts) if whole else ""
 
 
 def trend_table(board: Board) -> Table:
