@@ -27,6 +27,7 @@ COMMANDS = {
     "agent": "costtrace.cli.agent:agent",
     "doctor": "costtrace.cli.doctor:doctor",
     "prices": "costtrace.cli.prices:prices",
+    "bench": "costtrace.cli.bench:bench",
     "benchmarks": "costtrace.cli.benchmarks:benchmarks",
     "board": "costtrace.cli.board:board",
     "improvement": "costtrace.cli.improvement:improvement",

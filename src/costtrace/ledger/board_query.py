@@ -8,6 +8,7 @@ from costtrace.ledger.query import Filter, Store
 from costtrace.reports.rows import Period
 from costtrace.tokenomics.board import EngineInfo, PriceSince, Transaction
 from costtrace.tokenomics.improvement import Block
+from costtrace.tokenomics.pareto import Billed
 
 
 def engines(store: Store) -> dict[str, EngineInfo]:
@@ -119,3 +120,39 @@ def blocks(
 def _bucket(column: str, limits: tuple[int, ...]) -> str:
     cases = " ".join(f"WHEN {column} < {limit} THEN {place}" for place, limit in enumerate(limits))
     return f"CASE {cases} ELSE {len(limits)} END"
+
+
+def billed(store: Store, prefix: str, since_ns: int) -> Billed | None:
+    """What the requests cost whose id has *prefix* in it and that ended after *since_ns*; None where there are none."""
+    sql = """
+        SELECT count(*), sum(u.gpu_ns), sum(u.cost_nano), sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END),
+            max(u.currency), sum(u.energy_uj), sum(u.gap_ns), sum(u.input_tokens), sum(u.output_tokens),
+            sum(u.batch_milli), max(e.device_name), max(u.simulated)
+        FROM usage u JOIN engine e ON e.engine_id = u.engine_id
+        WHERE u.ended_ns >= :since AND instr(u.request_id, :prefix) > 0
+    """
+    found = next(store.rows(sql, {"since": since_ns, "prefix": prefix}))
+    requests, gpu_ns, cost_nano, unpriced, currency, energy_uj, gap_ns, inputs, outputs, batches, name, simulated = (
+        found
+    )
+    if not requests:
+        return None
+    engines = """
+        SELECT DISTINCT e.devices FROM usage u JOIN engine e ON e.engine_id = u.engine_id
+        WHERE u.ended_ns >= :since AND instr(u.request_id, :prefix) > 0
+    """
+    rows = store.rows(engines, {"since": since_ns, "prefix": prefix})
+    devices = {device for (names,) in rows for device in json.loads(names)}
+    return Billed(
+        requests,
+        gpu_ns,
+        None if unpriced else cost_nano,
+        currency,
+        None if gap_ns else energy_uj,
+        inputs,
+        outputs,
+        batches // requests,
+        name,
+        len(devices),
+        bool(simulated),
+    )

@@ -35,18 +35,7 @@ SHORT = 24
 
 def page(board: Board, style: str, script: str) -> str:
     """The whole page, with *style* (`board.css`) and *script* (`board.js`) in it."""
-    title = f"Cost per million tokens, {board.period}"
-    policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; "
-        "form-action 'none'"
-    )
     parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{style}</style></head><body>",
-        svg.patterns(),
         _header(board),
         "<main>",
         _tiles(board),
@@ -59,7 +48,35 @@ def page(board: Board, style: str, script: str) -> str:
         _reading(),
         "</main>",
         _footer(board),
-        f"<script>{script}</script></body></html>",
+    ]
+    return document(f"Cost per million tokens, {board.period}", "\n".join(parts), style, script)
+
+
+def points_page(title: str, charts: str, points: Table, style: str) -> str:
+    """Operating points of a server, as charts and as a table."""
+    simulated = any(row["simulated"] for row in points.rows)
+    body = (
+        f"<header><h1>{escape(title)}</h1>{SIMULATED if simulated else ''}</header>"
+        f"<main>{charts}{_section(points.title, _html_table(points, hidden=True))}</main>"
+        "<footer><p>Made by costtrace from its ledger and a load generator's result.</p></footer>"
+    )
+    return document(title, body, style, "")
+
+
+def document(title: str, body: str, style: str, script: str) -> str:
+    """A page that may load nothing: its own style and script, by their hashes."""
+    policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
+    if script:
+        policy += f"; script-src '{_hash(script)}'"
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>",
+        svg.patterns(),
+        body,
+        f"<script>{script}</script></body></html>" if script else "</body></html>",
     ]
     return "\n".join(parts) + "\n"
 
@@ -84,11 +101,7 @@ def _header(board: Board) -> str:
     racks = f"{board.gpus} devices" + (
         f" ({board.gpus / board.gpus_per_rack:g} x {board.gpus_per_rack})" if board.gpus >= board.gpus_per_rack else ""
     )
-    flag = (
-        '<p class="flag-sim">SIMULATED: these figures were made by a generator and measure nothing</p>'
-        if board.simulated
-        else ""
-    )
+    flag = SIMULATED if board.simulated else ""
     return (
         f'<header><h1>Cost per million tokens</h1><p class="soft">{escape(board.period)} &middot; {racks} &middot; '
         f"{escape(board.currency or 'no price')}</p>{flag}</header>"
@@ -243,6 +256,7 @@ def _transactions(board: Board) -> str:
     return _section(table.title, _html_table(table, hidden=True)) if table.rows else ""
 
 
+SIMULATED = '<p class="flag-sim">SIMULATED: these figures were made by a generator and measure nothing</p>'
 FIELDS = {
     "purchase_price": "purchase price of the hardware",
     "gpus": "GPUs",
