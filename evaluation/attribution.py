@@ -4,7 +4,7 @@
 
 Truth: a simulated server whose steps take what tables of measured kernels say, and for each step the Shapley value of
 the game in which a coalition costs what the kernels would take for it alone (sampled; its standard error is shown). The
-attribution sees only what an engine's plugin records. What its model was fitted on is these steps, which are no roofline.
+attribution sees only what an engine's plugin records. Its model was fitted on these steps, which are no roofline.
 """
 
 import argparse
@@ -143,9 +143,9 @@ def scenarios(data: Path, requests: int, trace: Path | None) -> list[Scenario]:
     if trace is not None:
         return [Scenario(trace.name, workloads.plain(trace))]
     found = [
-        Scenario(f"Azure conversation, {name} load", workloads.azure(path, requests=requests, speed=speed))
+        Scenario(f"Azure conversation, {name} load", workloads.azure(path, requests=count, speed=speed))
         for path in [data / "traces" / "azure_llm_2023_conv.csv"]
-        for name, speed in (("light", 1.2), ("medium", 4.0), ("heavy", 7.0))
+        for name, speed, count in (("light", 1.2, requests // 3), ("medium", 2.5, requests), ("heavy", 4.5, requests))
     ]
     clients = workloads.servegen(data / "traces" / "servegen", requests=requests, rate=14.0)
     return [*found, Scenario("ServeGen, five clients", clients)]
@@ -158,8 +158,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=beside, help="folder with traces/ and aiconfigurator/")
     parser.add_argument("--device", default="h200_sxm", help="prefix of the kernel tables' names")
     parser.add_argument("--trace", type=Path, help="a CSV of your own: at_s,tenant,prompt_tokens,output_tokens")
-    parser.add_argument("--requests", type=int, default=3_000, help="of each workload")
-    parser.add_argument("--pairs", type=int, default=16, help="pairs of sampled orders a step")
+    parser.add_argument("--requests", type=int, default=2_000, help="of each workload (a third at light load)")
+    parser.add_argument("--pairs", type=int, default=96, help="pairs of sampled orders a step of more than nine")
     parser.add_argument("--out", type=Path, default=Path("build/evaluation"))
     given = parser.parse_args()
     if not (given.data / "aiconfigurator").is_dir():

@@ -55,7 +55,9 @@ _GRID = np.unique(np.round(np.geomspace(1, LONGEST, 400)).astype(int))
 class Tables:
     """One device's kernel tables, prepared for one model and steps of up to *tokens* tokens."""
 
-    def __init__(self, directory: Path, prefix: str, model: Dense, *, tokens: int, sequences: int, pad: bool = False):
+    def __init__(
+        self, directory: Path, prefix: str, model: Dense, *, tokens: int, sequences: int, pad: bool = False
+    ) -> None:
         gemm = _read(directory, prefix, "gemm")
         decode = _read(directory, prefix, "generation_attention")
         prefill = _read(directory, prefix, "context_attention")

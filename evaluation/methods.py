@@ -19,7 +19,7 @@ def by_weight(weight: Callable[[UsageRecord], float]) -> Method:
 
 
 def opencost(records: Sequence[UsageRecord], busy_ms: float) -> list[float]:
-    """OpenCost's documented rule: the bill is split into input and output by the sums of requests' wall times in each."""
+    """OpenCost's documented rule: the bill is split into input and output by the sums of wall times in each."""
     prefill = sum(record.decode_ns_at - record.scheduled_ns for record in records)
     decode = sum(record.ended_ns - record.decode_ns_at for record in records)
     part = prefill / (prefill + decode)

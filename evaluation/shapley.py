@@ -1,13 +1,30 @@
 """Who would have to pay what for a step: the Shapley value of the measured game, by sampled permutations.
 
-The game of a step: a coalition of its sequences costs the time that the kernels would take for them alone. Each sampled
-order adds the sequences one by one; each is charged what it adds. Orders come in pairs, one the reverse of the other.
+The game of a step: a coalition of its sequences costs the time that the kernels would take for them alone. Up to nine
+sequences all coalitions are looked at. With more, each sampled order adds the sequences one by one, and each is charged
+what it adds. Orders come in pairs, one the reverse of the other.
 """
+
+from functools import lru_cache
+from math import factorial
 
 import numpy as np
 
 from costtrace.simulator import Batch
 from evaluation.kernels import Tables
+
+EXACT = 9
+"""Steps of up to so many sequences are solved exactly."""
+
+
+@lru_cache(maxsize=EXACT)
+def coalitions(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """All coalitions of *n* players (rows of 0 and 1), and how much of each one's cost each player bears."""
+    member = (np.arange(1 << n)[:, None] >> np.arange(n)) & 1
+    size = member.sum(axis=1)
+    joins = np.array([factorial(k) * factorial(n - k - 1) / factorial(n) if k < n else 0.0 for k in range(n + 1)])
+    # A coalition that has the player counts as what it leaves behind; one that has not, as what the player joins.
+    return member, np.where(member == 1, joins[np.maximum(size - 1, 0)][:, None], -joins[size][:, None])
 
 
 class Truth:
@@ -42,8 +59,12 @@ class Truth:
         context = np.array([m.context for m in members])
         samples = np.array([m.samples for m in members], dtype=int)
         chunk = np.where(decodes == 0, tables.prefill_ms(tokens, context), 0.0)
-        if n == 1:
-            return np.array([tables.step_ms(batch)]), np.zeros(1)
+        if n <= EXACT:
+            member, weight = coalitions(n)
+            count, read = member @ decodes, member @ (context * decodes)
+            value = tables.linear[member @ tokens] + tables.head[member @ samples] + tables.decode_ms(count, read)
+            value += tables.host * (member.any(axis=1)) + member @ chunk
+            return weight.T @ value, np.zeros(n)
         half = np.argsort(self._rng.random((self._pairs, n)), axis=1)
         orders = np.concatenate([half, half[:, ::-1]])
         count = np.cumsum(decodes[orders], axis=1)

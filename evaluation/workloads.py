@@ -5,6 +5,7 @@ import csv
 import json
 import random
 from datetime import datetime
+from math import gamma
 from pathlib import Path
 
 from costtrace.simulator import Offered
@@ -49,15 +50,13 @@ def servegen(directory: Path, *, requests: int, rate: float, seed: int = 1) -> l
         busiest = max(rows, key=lambda row: float(row[1]))
         process, shape = busiest[3], float(busiest[4])
         pdfs = json.loads(path.with_name(path.name.replace("trace.csv", "dataset.json")).read_text())
-        window = max(
-            (int(key) for key, one in pdfs.items() if one["input_tokens"] != "{}" and int(key) <= float(busiest[0]))
-        )
+        known = [int(key) for key, one in pdfs.items() if one["input_tokens"] != "{}"]
+        window = max(key for key in known if key <= float(busiest[0]))
         lengths = [ast.literal_eval(pdfs[str(window)][name]) for name in ("input_tokens", "output_tokens")]
-        draw = rng.gammavariate if process == "Gamma" else lambda scale, k: rng.weibullvariate(scale, k)
         mean = _mean(process, shape)
         at, tenant = 0.0, path.name.removesuffix("-trace.csv")
         for _ in range(requests // len(traces)):
-            gap = draw(shape, 1.0) if process == "Gamma" else draw(1.0, shape)
+            gap = rng.gammavariate(shape, 1.0) if process == "Gamma" else rng.weibullvariate(1.0, shape)
             at += gap / mean / rate
             prompt, output = (rng.choices(list(pdf), list(pdf.values()))[0] for pdf in lengths)
             found.append(Offered(round(at * 1e9), tenant, max(1, min(int(prompt), LONGEST)), max(1, int(output))))
@@ -66,8 +65,6 @@ def servegen(directory: Path, *, requests: int, rate: float, seed: int = 1) -> l
 
 def _mean(process: str, shape: float) -> float:
     """Of a gap, at scale 1."""
-    from math import gamma
-
     return shape if process == "Gamma" else gamma(1 + 1 / shape)
 
 

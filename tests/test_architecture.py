@@ -18,12 +18,13 @@ SOURCE = ROOT / "src"
 LAYERS = {
     "vocabulary": "errors units events usage semconv walltime",
     "arithmetic": "apportion virtual_time step_model timeline sharing work regression energy_model energy_windows "
-    "staging accounts head_fee device_peaks step_fit fit_row nnls open_requests attribution node rating time_of_use "
-    "carbon price_book conserve sensors.counting sensors.period sensors.resolve",
+    "staging accounts head_fee device_peaks step_fit fit_sums fit_row nnls open_requests attribution node rating "
+    "time_of_use carbon price_book conserve sensors.counting sensors.period sensors.resolve price_terms price_diff "
+    "list_prices",
     "reports": "reports tokenomics",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
-    "config",
-    "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect",
+    "config late tenant_sources setting_field settings_tenants",
+    "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields",
     "wiring": "agent cli demo doctor nvml_sim testing simulator replay __main__",
 }
 """Every module by its layer; a package stands for all in it. What does not exist yet is allowed to be missing."""
@@ -48,6 +49,7 @@ LIBRARIES = {
 }
 EXCEPTIONS = {
     ("costtrace.reports.render", "rich"): "the width of characters on a screen; a pure function",
+    ("costtrace.tenant_sources", "jwt"): "imported only where a JWKS file is set",
     ("costtrace.config", "costtrace.yamlfile"): "imported only where a configuration file is named",
 }
 IMPURE = {

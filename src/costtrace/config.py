@@ -27,6 +27,7 @@ FILE_KEY = "config"
 DEFAULT = "default"
 COMMAND_LINE = "command line"
 KEYS = tuple(Settings.model_fields)
+PATHS = frozenset(key for key, field in Settings.model_fields.items() if field.annotation in {Path, Path | None})
 
 _OTHERS = re.compile(r"(NVML_SIM|TEST|PEERS)(_|$)")
 """Variables of the NVML simulator, the tests and the benchmarks: they have the prefix and are no settings."""
@@ -243,7 +244,7 @@ def _from_flags(overrides: Mapping[str, object], problems: list[str]) -> dict[st
 
 
 def _based(key: str, item: _Found) -> object:
-    if item.base is not None and key in {"home", "prices"} and isinstance(item.value, str):
+    if item.base is not None and key in PATHS and isinstance(item.value, str):
         return item.base / Path(item.value).expanduser()
     return item.value
 

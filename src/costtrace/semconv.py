@@ -132,7 +132,13 @@ METHOD = Attribute("costtrace.attribution.method", "string", "", "`roofline`, `a
 REQUEST_KEY = Attribute("costtrace.request.key", "string", "", "Joins the parts of one request.")
 PART = Attribute("costtrace.request.part", "int", "", "Number of the part, from 1.")
 ATTEMPT = Attribute("costtrace.request.attempt", "int", "", "Number of the attempt, from 1.")
-ROLE = Attribute("costtrace.request.role", "string", "", "`aggregated`, `prefill` or `decode`.", label="role")
+ROLE = Attribute(
+    "costtrace.request.role",
+    "string",
+    "",
+    "`aggregated`, `prefill`, `decode`, or `stage` (a later stage of a pipeline).",
+    label="role",
+)
 SEQUENCES = Attribute("costtrace.request.sequences", "int", "{sequence}", "Sequences of the part (`n=4` is four).")
 STEPS = Attribute("costtrace.request.steps", "int", "{step}", "Engine steps that it took part in.")
 MEAN_BATCH = Attribute("costtrace.request.mean_batch", "double", "{sequence}", "Mean batch size in these steps.")

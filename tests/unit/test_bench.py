@@ -30,14 +30,16 @@ STAND_IN = """
             dp_rank=0, devices=("G0", "G1"), device_name="B200", device_kind="gpu", started_wall_ns=1, started_ns=1))
         ledger.put_usage([(UsageRecord(record_id=f"{{words['--request-id-prefix']}}{{k}}", request_key=str(k),
             request_id=f"cmpl-{{words['--request-id-prefix']}}{{k}}-0", engine_id="e", tenant="t",
-            tenant_source="default", model="m", operation="text_completion", arrived_ns=now, scheduled_ns=now, decode_ns_at=now, ended_ns=now,
+            tenant_source="default", model="m", operation="text_completion",
+            arrived_ns=now, scheduled_ns=now, decode_ns_at=now, ended_ns=now,
             gpu_ns=10**9, prefill_ns=10**8, decode_ns=9 * 10**8, wasted_ns=0, input_tokens=10, cached_tokens=0,
             output_tokens=20, computed_tokens=30, sequences=1, steps=20, batch_milli=1000 * users, method="affine"),
             UsageCost(2_000_000, 200_000, 1_800_000, "USD", "book")) for k in range(count - {missing})])
     ledger.close()
     Path(words["--result-dir"], words["--result-filename"]).write_text(json.dumps({{"model_id": "m", "completed": count,
         "failed": 0, "max_concurrency": users, "output_throughput": 40.0 * users,
-        "total_token_throughput": 60.0 * users, "total_input_tokens": 10 * count, "median_tpot_ms": 5.0 * users, "p99_ttft_ms": 80.0, "date": "now"}}))
+        "total_token_throughput": 60.0 * users, "total_input_tokens": 10 * count,
+        "median_tpot_ms": 5.0 * users, "p99_ttft_ms": 80.0, "date": "now"}}))
 """
 
 

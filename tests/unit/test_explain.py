@@ -149,7 +149,7 @@ def test_a_request_of_a_real_ledger_is_explained_against_its_peers(home):
     ledger.close()
     assert fit.row.fitted
     assert fit.row.observations > 300
-    assert 0 < dearest.head_ns <= dearest.gpu_ns
+    assert 0 <= dearest.head_ns <= dearest.gpu_ns
     text = run(home, "explain", dearest.request_id)
     assert text.startswith(f"Request {dearest.request_id}: {dearest.tenant}, {dearest.model}, on engine e\n")
     assert "GPU time" in text

@@ -107,7 +107,11 @@ class Agent:
         self._idle_since_s = time.monotonic()
         self._failing = ""
         self.node, booking_state = self._load()
-        book = load_price_book(settings.prices, settings.currency) if settings.prices else None
+        book = (
+            load_price_book(settings.prices, settings.currency, settings.node_pool, settings.region)
+            if settings.prices
+            else None
+        )
         self.booking = Booking(book, booking_state, self.warn)
         self.booking.know(self.node.all_engine_rows())
         self.intake = Intake(self.home, self.node, self.ledger.positions())

@@ -86,7 +86,7 @@ DIMENSIONS: dict[str, Dimension] = {
     "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "month": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
-    "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
+    "operation": Dimension("coalesce(u.operation, p.operation)", "u.operation", frozenset({"usage"})),
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
 }
 TIME_DIMENSIONS = ("hour", "day", "month")
@@ -128,8 +128,8 @@ def bounds(store: Store) -> Period | None:
     """The period that the ledger covers, from its first window to its last row's end; None for an empty ledger."""
     sql = """
         SELECT min(least), max(most) FROM (
-            SELECT min(window_ns) AS least, max(window_ns) + 1 AS most FROM posting
-            UNION ALL SELECT min(ended_ns), max(ended_ns) + 1 FROM usage)
+            SELECT min(window_ns) AS least, max(window_ns) + 1 AS most FROM line
+            UNION ALL SELECT min(ended_ns), max(ended_ns) + 1 FROM usage_line)
     """
     least, most = next(store.rows(sql))
     return None if least is None else Period(least, most)
@@ -148,7 +148,7 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
             sum(p.gpu_ns), sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns), sum(p.gap_ns),
             sum(p.energy_uj), sum(p.prefill_uj), sum(p.decode_uj), sum(p.wasted_uj),
             sum(p.device_nano), sum(p.energy_nano), coalesce(sum(e.simulated), 0)
-        FROM posting p LEFT JOIN rate r ON r.rate_id = p.rate_id
+        FROM line p LEFT JOIN rate r ON r.rate_id = p.rate_id
             {"LEFT JOIN usage u ON u.record_id = p.record_id" if "usage" in tables else ""}
             LEFT JOIN engine e ON e.engine_id = p.engine_id
         WHERE p.window_ns >= :since AND p.window_ns < :until {only.sql("p")}
@@ -157,7 +157,8 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
     width = len(by)
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
         kind, reason, currency, _, *sums = row[width:]
-        yield Used(row[:width], kind, reason, currency, *sums)
+        if any(sums[:-1]):  # a charge that was taken back leaves nothing
+            yield Used(row[:width], kind, reason, currency, *sums)
 
 
 def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Ended]:  # noqa: B008 - immutable
@@ -166,16 +167,27 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
     keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
     group = ", ".join(str(place + 1) for place in range(len(by) + 1))
     sql = f"""
-        SELECT {keys} u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END), count(*),
+        SELECT {keys} u.currency, sum(u.requests), sum(u.parts),
             coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
             coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
-        FROM usage u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if "device" in by else ""}
+        FROM usage_line u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if "device" in by else ""}
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         GROUP BY {group}
     """  # noqa: S608 - made of constants of this module
     width = len(by)
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
         yield Ended(row[:width], *row[width:])
+
+
+def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
+    """How the requests that ended in *period* were told apart: source, tenant, how many; rejected claims first."""
+    sql = """
+        SELECT u.tenant_source, u.tenant, sum(u.requests) FROM usage_line u
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY u.tenant_source, u.tenant
+        ORDER BY CASE WHEN u.tenant_source LIKE 'rejected:%' THEN 0 ELSE 1 END, u.tenant_source, u.tenant
+    """
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns}):
+        yield row[0], row[1], row[2]
 
 
 def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:

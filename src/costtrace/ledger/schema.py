@@ -4,6 +4,8 @@ A later version appends to `MIGRATIONS` and never edits what stands there: a led
 by applying what it lacks, in one transaction.
 """
 
+from costtrace.ledger.schema_closing import CLOSING
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE engine (
@@ -201,6 +203,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE usage ADD COLUMN head_ns INTEGER;  -- of gpu_ns, head fees; NULL: from before it was counted
     """,
+    CLOSING,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
