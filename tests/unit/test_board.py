@@ -16,10 +16,11 @@ from costtrace.cli.app import cli
 from costtrace.errors import CosttraceError
 from costtrace.ledger import Ledger, board_query
 from costtrace.ledger.query import SqliteStore, ended, used
+from costtrace.list_prices import ListPrice
 from costtrace.reports.rows import Period
 from costtrace.reports.summary import EVERYTHING, Line, summarize
 from costtrace.testing import rack_month
-from costtrace.tokenomics.board import BY, Cell, ListPrice, annotations, cells, group, revenue
+from costtrace.tokenomics.board import BY, Cell, annotations, cells, group, revenue
 
 ALWAYS = Period(0, 2**62)
 PLAN = rack_month.Plan(days=3, release_day=1, price_day=2)
@@ -163,7 +164,7 @@ def test_changes_of_price_software_and_model_are_annotated_once(rack):
 
 def test_revenue_is_tokens_at_list_price_and_unknown_without_one():
     sold = cell(inputs=2_000_000, outputs=1_000_000)
-    assert revenue(sold, ListPrice("m", Decimal("0.5"), Decimal(2))) == 3
+    assert revenue(sold, ListPrice("m", Decimal("0.5"), Decimal(2), from_ns=0)) == 3
     assert revenue(sold, None) is None
 
 
@@ -177,6 +178,29 @@ def test_the_margin_of_everything_is_unknown_where_a_model_has_no_price(rack):
     due = (Decimal("0.05") * one["input_tokens"] + Decimal("0.20") * one["output_tokens"]) / 1_000_000
     assert Decimal(one["revenue"]) == due
     assert Decimal(one["margin"]) == due - Decimal(one["cost_with_idle_nano"]).scaleb(-9)
+
+
+BOOK = """
+version: sold
+currency: USD
+devices:
+  - {match: "*", per_gpu_hour: 2.75, includes_energy: true, from: 2020-01-01}
+models:
+  - {match: "*", per_million_input: 0.05, per_million_output: 0.20, per_million_cached: 0.01, from: 2026-08-01}
+"""
+
+
+def test_list_prices_of_a_price_book_count_cached_tokens_at_theirs_and_may_not_change_on_the_way(rack, tmp_path):
+    book = tmp_path / "book.yaml"
+    book.write_text(BOOK)
+    rows = json.loads(command(rack, "--price-book", str(book), "--format", "json"))["cost_per_million_tokens"]
+    for row in rows:
+        fresh = row["input_tokens"] - row["cached_tokens"]
+        due = Decimal("0.05") * fresh + Decimal("0.01") * row["cached_tokens"] + Decimal("0.20") * row["output_tokens"]
+        assert abs(Decimal(row["revenue"]) - due / 1_000_000) < Decimal("1e-8")
+    book.write_text(BOOK + '  - {match: "*", per_million_input: 0.04, per_million_output: 0.1, from: 2026-08-15}\n')
+    with pytest.raises(CosttraceError, match="changes within the period"):
+        command(rack, "--price-book", str(book))
 
 
 def test_cells_are_grouped_without_losing_any():

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from importlib.resources import files
@@ -16,6 +17,9 @@ from costtrace.cli.tiers import find_tier
 from costtrace.errors import CosttraceError
 from costtrace.ledger import board_query
 from costtrace.ledger.query import Filter, Store, ended, open_ledger, used
+from costtrace.list_prices import ListPrice, cuts
+from costtrace.price_book import PriceBook
+from costtrace.prices import load_price_book
 from costtrace.reports.render import render
 from costtrace.reports.rows import Period
 from costtrace.reports.summary import summarize
@@ -69,6 +73,7 @@ class Ask(NamedTuple):
     metavar="MODEL=INPUT/OUTPUT",
     help="What a million input and output tokens of a model are sold for. Can be given again.",
 )
+@click.option("--price-book", type=click.Path(path_type=Path), help="Or take list prices from this price book.")
 @click.option("--label", default="workload", show_default=True, help="Label by which the cost of a request is shown.")
 @click.option("--gpus-per-rack", type=click.IntRange(1), default=72, show_default=True)
 @click.option("--benchmark", type=click.Path(path_type=Path), help="Start the ladder from the best run of this file.")
@@ -93,6 +98,7 @@ def board(
     target: Path | None,
     form: str,
     list_prices: tuple[str, ...],
+    price_book: Path | None,
     label: str,
     gpus_per_rack: int,
     since: str | None,
@@ -107,7 +113,7 @@ def board(
     figures are those of `costtrace report`; every cost names its token basis and whether idle is in it.
     """
     where = zone(tz)
-    prices = {price.model: price for price in map(_list_price, list_prices)}
+    prices = {price.match: price for price in map(_list_price, list_prices)}
     given = {name: _decimal(f"--{name.replace('_', '-')}", value) for name in GIVEN if (value := rest.pop(name))}
     ask = _ask(rest)
     with open_ledger(home) as store:
@@ -117,6 +123,8 @@ def board(
         mine = {line.keys[0] for line in (*summary.lines, *summary.rest)}
         active = {key: engine for key, engine in engines.items() if key in mine}
         days = figures.cells(summary, engines)
+        if price_book is not None:
+            prices = {**_prices_of(load_price_book(price_book), {cell.model for cell in days}, which), **prices}
         gpus = len({device for engine in active.values() for device in engine.devices})
         made = Board(
             period=name_period(which, where),
@@ -129,7 +137,7 @@ def board(
             label=label,
             transactions=board_query.transactions(store, which, label),
             prices=prices,
-            price_source="at the list prices given",
+            price_source="at the list prices of the price book" if price_book else "at the list prices given",
             gpus=gpus,
             gpus_per_rack=gpus_per_rack,
             ladder=None,
@@ -229,12 +237,27 @@ def _mix(text: str) -> tuple[Fraction, Fraction]:
     return Fraction(_decimal("--benchmark-mix", given)), Fraction(_decimal("--benchmark-mix", asked))
 
 
-def _list_price(text: str) -> figures.ListPrice:
+def _list_price(text: str) -> ListPrice:
     model, _, pair = text.rpartition("=")
     given, _, asked = pair.partition("/")
     if not model or not asked:
         raise CosttraceError(f"--list-price {text}: write it as MODEL=INPUT/OUTPUT, as in gpt-oss-120b=0.15/0.60")
-    return figures.ListPrice(model, _decimal("--list-price", given), _decimal("--list-price", asked))
+    return ListPrice(model, _decimal("--list-price", given), _decimal("--list-price", asked), from_ns=0)
+
+
+def _prices_of(book: PriceBook, models: Iterable[str], which: Period) -> dict[str, ListPrice]:
+    """A book's list price of each model. Raises: CosttraceError, where one changes within the period."""
+    found: dict[str, ListPrice] = {}
+    for model in models:
+        held = {book.list_price(model, since_ns) for since_ns, _ in cuts(book.models, *which)}
+        if len(held) > 1:
+            raise CosttraceError(
+                f"the list price of {model!r} changes within the period: take --since and --until within one price, or "
+                "give a price for all of it with --list-price"
+            )
+        if (price := held.pop()) is not None:
+            found[model] = price
+    return found
 
 
 def _decimal(name: str, text: str | Path) -> Decimal:

@@ -5,9 +5,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+from costtrace.list_prices import ListPrice
 from costtrace.tokenomics import ladder as steps_of
 from costtrace.tokenomics import roi
-from costtrace.tokenomics.board import Cell, ListPrice
+from costtrace.tokenomics.board import Cell
 from costtrace.tokenomics.figures import FigureRefused, Imported, Tier, price, rounded
 from costtrace.tokenomics.ladder import Ladder, Phases, Step, unknown
 from costtrace.units import NS_PER_HOUR, NS_PER_S
@@ -144,7 +145,9 @@ def list_price_of_output(models: Sequence[Cell], prices: Mapping[str, ListPrice]
     if not sold or any(cell.model not in prices for cell in sold):
         return None
     tokens = sum(cell.direct.output_tokens for cell in sold)
-    brought = sum((Fraction(prices[cell.model].output) * cell.direct.output_tokens for cell in sold), Fraction(0))
+    brought = sum(
+        (Fraction(prices[cell.model].per_million_output) * cell.direct.output_tokens for cell in sold), Fraction(0)
+    )
     return rounded(brought / tokens, 4)
 
 

@@ -7,11 +7,11 @@ everything. A day without a request goes to the model that the engine was servin
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
 from costtrace.apportion import largest_remainder
+from costtrace.list_prices import ListPrice
 from costtrace.reports.summary import REQUESTS, Line, Summary
 from costtrace.units import NANO_PER_UNIT, NS_PER_HOUR, UJ_PER_J
 
@@ -215,17 +215,9 @@ def annotations(engines: Iterable[EngineInfo], prices: Iterable[PriceSince]) -> 
     return sorted(found)
 
 
-class ListPrice(NamedTuple):
-    """What tenants pay for a model's tokens, currency units per million."""
-
-    model: str
-    input: Decimal
-    output: Decimal
-
-
 def revenue(cell: Cell, price: ListPrice | None) -> Fraction | None:
-    """Currency units that a cell's tokens bring at list price; None without a price."""
+    """Currency units that a cell's tokens bring at list price, cached ones at theirs; None without a price."""
     if price is None:
         return None
-    of_input = Fraction(price.input) * cell.direct.input_tokens
-    return (of_input + Fraction(price.output) * cell.direct.output_tokens) / 1_000_000
+    line = cell.direct
+    return price.exact(line.input_tokens, line.cached_tokens, line.output_tokens) / NANO_PER_UNIT

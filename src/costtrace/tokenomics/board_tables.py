@@ -6,11 +6,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import NamedTuple
 
+from costtrace.list_prices import ListPrice
 from costtrace.reports.summary import Summary
 from costtrace.reports.summary_tables import shares_table
 from costtrace.reports.tables import Column, Row, Table, Value, count, per_cent, text
 from costtrace.tokenomics import roi
-from costtrace.tokenomics.board import Annotation, Cell, ListPrice, Transaction, group, revenue
+from costtrace.tokenomics.board import Annotation, Cell, Transaction, group, revenue
 from costtrace.tokenomics.figures import BASES, rounded, significant
 from costtrace.tokenomics.ladder import Ladder
 from costtrace.tokenomics.tables import exact, ladder_table
