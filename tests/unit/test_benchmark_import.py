@@ -163,6 +163,12 @@ AIPERF = {
     "output_token_throughput_per_user": {"avg": Decimal(80)},
     "input_config": {"endpoint": {"model_names": ["m"]}, "loadgen": {"concurrency": 8}},
 }
+AIPERF_OLDER = AIPERF
+AIPERF = AIPERF_OLDER | {
+    "error_request_count": {"avg": Decimal(0)},
+    "was_cancelled": False,
+    "input_config": {"models": {"items": [{"name": "m"}]}, "phases": [{"concurrency": 8}]},
+}
 GUIDELLM = {
     "benchmarks": [
         {
@@ -179,7 +185,14 @@ GUIDELLM = {
 
 
 @pytest.mark.parametrize(
-    ("data", "form"), [(vllm(), "vllm-bench"), (AIPERF, "aiperf"), (GUIDELLM, "guidellm"), ([vllm()], "vllm-bench")]
+    ("data", "form"),
+    [
+        (vllm(), "vllm-bench"),
+        (AIPERF, "aiperf"),
+        (AIPERF_OLDER, "aiperf"),
+        (GUIDELLM, "guidellm"),
+        ([vllm()], "vllm-bench"),
+    ],
 )
 def test_a_load_generators_file_is_known_by_its_shape(data, form):
     (figure,) = load_tests.read(data, "x.json", H200X8).figures
@@ -195,8 +208,10 @@ def test_a_load_generator_that_does_not_know_the_gpus_asks_for_them():
     assert "--gpus" in refused(load_tests.read(vllm(), "x", Served()))
 
 
-def test_a_run_with_failed_requests_is_no_figure():
+def test_a_run_with_failed_requests_or_that_was_cancelled_is_no_figure():
     assert "failed" in refused(load_tests.read(vllm(failed=3), "x", H200X8))
+    assert "failed" in refused(load_tests.read(AIPERF | {"error_request_count": {"avg": 2}}, "x", H200X8))
+    assert "cancelled" in refused(load_tests.read(AIPERF | {"was_cancelled": True}, "x", H200X8))
 
 
 def test_a_disaggregated_inferencex_run_carries_all_its_gpus_in_every_cost():

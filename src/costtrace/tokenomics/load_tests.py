@@ -96,22 +96,36 @@ def vllm_bench(row: Record, file: str, where: str, served: Served) -> Figure:
 def aiperf(row: Record, file: str, where: str, served: Served) -> Figure:
     """One ``profile_export_aiperf.json``. Raises: FigureRefused."""
     hardware, gpus = served.checked("AIPerf")
-    config = inner(row, "input_config")
+    if (errors := number(inner(row, "error_request_count"), "avg")) and errors > 0:
+        raise FigureRefused(f"{errors} requests failed: the throughput is not that of the load that was meant")
+    if row.get("was_cancelled") is True:
+        raise FigureRefused("the run was cancelled: its throughput is that of a part")
     output = positive(inner(row, "output_token_throughput"), "avg")
     total = number(inner(row, "total_token_throughput"), "avg")
-    names = inner(config, "endpoint").get("model_names")
+    model, concurrency = _aiperf_config(inner(row, "input_config"))
     return Figure(
         Provenance("aiperf", file, where, "AIPerf", text(row, "start_time")),
-        model=" ".join(map(str, names)) if isinstance(names, list) else "",
+        model=model,
         hardware=hardware,
         gpus=gpus,
         total=total,
         input=None if total is None else total - output,
         output=output,
         interactivity=number(inner(row, "output_token_throughput_per_user"), "avg"),
-        concurrency=whole(inner(config, "loadgen"), "concurrency"),
+        concurrency=concurrency,
         software=text(row, "aiperf_version"),
     )
+
+
+def _aiperf_config(config: Record) -> tuple[str, int | None]:
+    """Model and concurrency, as AIPerf 0.13 writes them (``models``, ``phases``) or as older ones do."""
+    names = inner(config, "endpoint").get("model_names")
+    if isinstance(names, list):
+        return " ".join(map(str, names)), whole(inner(config, "loadgen"), "concurrency")
+    items, phases = inner(config, "models").get("items"), config.get("phases")
+    models = [text(item, "name") for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+    runs = [phase for phase in phases if isinstance(phase, Mapping)] if isinstance(phases, list) else []
+    return " ".join(models), whole(runs[-1], "concurrency") if runs else None
 
 
 def guidellm(row: Record, file: str, where: str, served: Served) -> Figure:
