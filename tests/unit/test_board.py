@@ -263,7 +263,8 @@ def test_the_content_policy_names_the_style_and_the_script_that_are_on_the_page(
 def test_names_of_models_tenants_and_labels_are_escaped(tmp_path, monkeypatch):
     evil = "<script>alert(1)</script>\"'&"
     monkeypatch.setattr(rack_month, "WORKLOADS", dict.fromkeys(rack_month.TENANTS, evil))
-    monkeypatch.setattr(rack_month, "_engines", lambda plan: iter([rack_month.Engine(0, evil, 60_000, "1", 0, 5)]))
+    both = [rack_month.Engine(0, evil, 60_000, str(k), 5 * k, 5 * k + 5) for k in range(2)]
+    monkeypatch.setattr(rack_month, "_engines", lambda plan: iter(both))
     rack_month.write(tmp_path, rack_month.Plan(days=1))
     text = command(tmp_path, *LADDER, "--peak-name", evil)
     assert "<script>alert" not in text
