@@ -89,7 +89,9 @@ def test_every_variable_that_is_named_is_a_setting():
 
 def test_every_metric_that_is_named_is_emitted():
     suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("", "_bucket", "_sum", "_count")}
-    known = {m.prometheus + suffix for m in semconv.METRICS for suffix in suffixes[m.instrument]}
+    known = {
+        m.prometheus + suffix for m in (*semconv.METRICS, *semconv.BUDGET_METRICS) for suffix in suffixes[m.instrument]
+    }
     complain(
         [
             f"{name_of(path)}: nothing emits {name}"

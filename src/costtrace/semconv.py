@@ -403,6 +403,25 @@ TOTALS = (
     *(M_GPU_TIME, M_ENERGY, M_COST, M_TOKENS, M_REQUESTS, M_WASTED, M_UNMETERED, M_UNPRICED),
     *(M_DEVICE_TIME, M_HW_ENERGY, M_HW_POWER, M_TENANTS_FOLDED),
 )
+BUDGET = Attribute("costtrace.budget.name", "string", "", "Name of a budget.", label="budget")
+_OF_BUDGET = (BUDGET, TENANT, MODEL, CURRENCY)
+
+
+def _budget(name: str, unit: str, suffix: str, brief: str) -> Metric:
+    family = "costtrace_" + name.replace(".", "_") + suffix
+    return Metric(f"costtrace.{name}", "gauge", unit, brief, _OF_BUDGET, family, "development")
+
+
+BUDGET_METRICS = (
+    _budget("budget.amount", "{currency}", "", "What may be spent in the budget's period."),
+    _budget("budget.spent", "{currency}", "", "What requests have cost in it so far."),
+    _budget(
+        "budget.forecast", "{currency}", "", "What they will have cost at its end; absent where that is not known."
+    ),
+    _budget("budget.forecast.high", "{currency}", "", "Upper end of the forecast's 95 % interval."),
+    _budget("budget.used", "1", "_ratio", "Spent, as a part of the budget."),
+)
+"""What `costtrace budgets --format prometheus` writes; the agent does not emit them."""
 METRICS = (*TOTALS, *HISTOGRAMS, *HEALTH.values())
 
 
@@ -425,6 +444,7 @@ def telemetry_markdown() -> str:
         ("Totals", TOTALS),
         ("One request", HISTOGRAMS),
         ("costtrace itself", tuple(HEALTH.values())),
+        ("Budgets, as `costtrace budgets --format prometheus` writes them", BUDGET_METRICS),
     ):
         lines += ["", f"### {title}", "", *_metric_table(metrics)]
     used = dict.fromkeys(attribute for metric in METRICS for attribute in metric.attributes)

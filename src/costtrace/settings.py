@@ -70,6 +70,19 @@ class Settings(TenantSettings):
         example="node-17",
         max_length=253,
     )
+    store: str = _setting(
+        "",
+        group=_GENERAL,
+        about="The fleet store (ClickHouse): where `costtrace fleet push` sends a node's ledger, and what the reading "
+        "commands read where no `--home` is given. Empty: the ledger of this node.",
+        example="clickhouse://costtrace@clickhouse:8123",
+    )
+    store_password_file: Path | None = _setting(
+        None,
+        group=_GENERAL,
+        about="File with the password of the store's user, on its first line.",
+        example="/run/secrets/clickhouse",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", group=_GENERAL, about="How much costtrace says in the agent's log.", example="debug"
     )
@@ -280,8 +293,16 @@ class Settings(TenantSettings):
                 raise ValueError(f"the gain of {name!r} is {gain}; one beyond 0.5 to 2 is a mistake")
         return MappingProxyType(dict(gains))
 
+    @field_validator("store")
+    @classmethod
+    def _no_password(cls, dsn: str) -> str:
+        if ":" in dsn.partition("://")[2].rpartition("@")[0]:
+            raise ValueError("a password in it would be shown by `costtrace doctor`: use store_password_file")
+        return dsn
+
     @field_validator(
-        "home", "prices", "tenant_keys", "tenant_jwks", "tenant_trusted_secret", "tenant_user_secret", "tenants"
+        *("home", "prices", "store_password_file"),
+        *("tenant_keys", "tenant_jwks", "tenant_trusted_secret", "tenant_user_secret", "tenants"),
     )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:

@@ -113,7 +113,7 @@ async def main():
 
     class Handler(HandlerBase):
         async def generate(self, request, context):
-            raise NotImplementedError
+            return None
 
     handler = Handler(
         RequestHandlerConfig(

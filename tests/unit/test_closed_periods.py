@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from honest_ledger import DEAR, PLANS, WINDOW_NS, write
 
 from costtrace.cli.app import cli, run
+from costtrace.emit.totals import Totals
 from costtrace.errors import LedgerError, PriceBookError
 from costtrace.ledger import Ledger
 from costtrace.ledger.audit import Audit
@@ -270,6 +271,24 @@ def test_compaction_keeps_every_total_and_verify_proves_it(ledger):
     assert unbalanced(ledger) == []
 
 
+def test_metrics_go_on_where_they_were_when_a_period_is_compacted(ledger):
+    def totals():
+        found = Totals()
+        found.load(ledger.connection, [])
+        return found.gpu_ns, found.energy_uj, found.cost_nano, found.wasted_ns, found.tokens, found.requests
+
+    close(ledger)
+    before = totals()
+    compact_period(ledger, compactable(seals(SqliteStore(ledger)), LATER_NS)[0], LATER_NS)
+    assert totals() == before
+    assert any(before)
+
+
+def test_a_row_asks_for_the_newest_seal_by_an_index(ledger):
+    sql = "EXPLAIN QUERY PLAN SELECT max(until_ns) FROM seal"
+    assert "seal_by_end" in ledger.connection.execute(sql).fetchone()["detail"]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -423,6 +442,19 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, s
     assert run([*words, "--home", str(home)]) == 0
     assert unbalanced(ledger) == []
     assert command == "rerate" or report(ledger) == before
+
+
+def test_a_chain_that_was_made_again_is_found_by_the_hash_that_was_kept(home, ledger, capsys):
+    kept = close(ledger).hash
+    assert run(["verify", "--head", kept, "--home", str(home)]) == 0
+    assert f"1 closed periods, the newest hash is {kept}" in capsys.readouterr().out
+    for table in ("seal", "seal_block"):
+        ledger.connection.execute(f"DELETE FROM {table}")
+    ledger.connection.execute("UPDATE usage SET input_tokens = input_tokens + 1 WHERE usage_id = 1")
+    close(ledger)
+    assert run(["verify", "--home", str(home)]) == 0
+    assert run(["verify", "--head", kept, "--home", str(home)]) == 1
+    assert "a closed period is another than it was" in capsys.readouterr().out
 
 
 def test_the_commands_say_what_they_did(home):

@@ -206,6 +206,18 @@ def test_live_a_changed_signature_is_left_alone(caplog):
     assert "its parameters are (batch)" in caplog.text
 
 
+def test_live_a_decorator_that_hides_the_signature_is_no_reason_to_fall_back():
+    cls = executor_class("main")
+    inner = cls._forward_step
+
+    def hidden(*args, **kwargs):
+        return inner(*args, **kwargs)
+
+    cls._forward_step = hidden
+    lay(cls)
+    assert status.lost == {}
+
+
 def test_a_module_without_the_class_is_said_for_each_of_its_hooks(caplog):
     hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace())
     assert caplog.text.count("the class does not exist") == len(status.lost) == 7
@@ -215,3 +227,51 @@ def test_a_module_without_the_class_is_said_for_each_of_its_hooks(caplog):
 def test_versions_that_do_not_say_a_number_are_not_refused():
     assert hook_points.covered("") == hook_points.covered("unknown") == ""
     assert hook_points.covered("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
+
+
+# -- what doctor says of this environment --------------------------------------------------------------------------
+
+
+def said(monkeypatch, tmp_path, *, loader, env):
+    from costtrace.doctor import here
+
+    (tmp_path / "tensorrt_llm").mkdir()
+    (tmp_path / "tensorrt_llm" / "__init__.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if loader is None:
+        monkeypatch.setattr("costtrace.doctor.here.util.find_spec", lambda name: name == "tensorrt_llm" or None)
+    elif loader:
+        monkeypatch.setitem(sys.modules, "costtrace_tensorrt_llm_autoload", autoload())
+    else:
+        monkeypatch.delitem(sys.modules, "costtrace_tensorrt_llm_autoload", raising=False)
+    return " ".join(f"{finding.level} {finding.message}" for finding in here.tensorrt_llm(env))
+
+
+def autoload():
+    source = Path(contract.__file__).parents[1] / "costtrace_tensorrt_llm_autoload.py"
+    module = SimpleNamespace()
+    exec(source.read_text().replace("sys.meta_path.insert", "list().insert"), vars(module))
+    module.__spec__ = SimpleNamespace(name="costtrace_tensorrt_llm_autoload")
+    return module
+
+
+@pytest.mark.parametrize(
+    ("loader", "env", "expected"),
+    [
+        (None, {}, "fail this environment has TensorRT-LLM but not its costtrace plugin"),
+        (False, {}, "fail the plugin for TensorRT-LLM is there, but its .pth file is not read"),
+        (True, {}, "warn the plugin for TensorRT-LLM is switched off"),
+        (True, {"TRTLLM_COSTTRACE_ENABLED": "1"}, "ok TensorRT-LLM of this environment is recorded"),
+        (True, {"TRTLLM_COSTTRACE_ENABLED": "1", "COSTTRACE_ENABLED": "no"}, "warn"),
+    ],
+)
+def test_doctor_says_whether_a_tensorrt_llm_of_this_environment_is_recorded(
+    monkeypatch, tmp_path, loader, env, expected
+):
+    assert said(monkeypatch, tmp_path, loader=loader, env=env).startswith(expected)
+
+
+def test_doctor_is_silent_where_there_is_no_tensorrt_llm():
+    from costtrace.doctor import here
+
+    assert list(here.tensorrt_llm({})) == []

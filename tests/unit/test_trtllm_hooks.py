@@ -8,19 +8,34 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from costtrace_tensorrt_llm import batches, carrier, contexts, engine, executor, frontend, hooks, settings, status
+from costtrace_tensorrt_llm import (
+    batches,
+    carrier,
+    contexts,
+    engine,
+    executor,
+    frontend,
+    hooks,
+    report,
+    settings,
+    status,
+)
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.hook_points import HOOKS
 from costtrace_tensorrt_llm.stats import StatsMeter
 from costtrace_tensorrt_llm.translate import Translator
 
 from costtrace import guard
+from costtrace.agent.service import Agent
+from costtrace.cli.app import cli
 from costtrace.events import EngineReady, EngineStarted, EngineStopped, Overhead, SequenceAdded, SequenceFinished, Step
 from costtrace.journal.reader import JournalReader
 from costtrace.recorder import NOTE, Recorder
+from costtrace.settings import Settings
 from costtrace.testing.fake_cuda import FakeGpu, Host
 from costtrace.testing.fake_trtllm import Plan, RequestQueueItem, executor_class
 from costtrace.testing.fake_trtllm_loops import run
@@ -340,3 +355,60 @@ def test_the_two_halves_of_a_disaggregated_request_have_one_key_and_both_ids():
     again = added("decode", 888, 777)  # tried again: the orchestrator made a new id for this half only
     assert again.request_key == "disagg-777"
     assert added("prefill", -1, -1).request_key == "trtllm-1", "ids of older versions are no names beyond one server"
+
+
+# -- from the hooks to the bill ------------------------------------------------------------------------------------
+
+
+def test_a_life_on_the_double_is_booked_balances_and_is_reported_without_a_residual(cuda, tmp_path):
+    home = tmp_path / "home"
+    served = laid()(cuda, plans(), loop="overlap")
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    Agent(Settings(home=home)).run_once()
+    out = tmp_path / "report.tar.gz"
+    found = report.collect(home, None, measure=False)
+    report.pack(found, out)
+    assert found["balance"]["in_balance"], found["balance"]
+    (engine,) = found["engines"]
+    assert (engine["residual_ns"], engine["settings"]["metering"]) == (0, "trtllm.steps.cuda-events")
+    told = CliRunner().invoke(cli, ["report", "--home", str(home), "--by", "tenant", "--format", "json"])
+    assert told.exit_code == 0, told.output
+    assert '"requests": 4' in told.output
+
+
+def test_two_requests_of_dynamo_that_take_turns_keep_their_tenants_and_leave_nothing_behind(path):
+    made = []
+
+    async def generate_locally(self, request, context, embeddings=None):
+        for _ in range(2):
+            await asyncio.sleep(0)
+            made.append((request, carrier.decode(carrier.text_on(GenerationRequest([1], None)))))
+            yield request
+
+    hooked = frontend.wrap_dynamo(generate_locally)
+
+    async def ask(tenant):
+        context = SimpleNamespace(
+            metadata={"X-Costtrace-Tenant": tenant}, trace_headers=lambda: {"traceparent": PARENT, "x-request-id": "7"}
+        )
+        answers = [answer async for answer in hooked(None, tenant, context)]
+        return answers, frontend._caller.get()
+
+    async def both():
+        return await asyncio.gather(ask("acme"), ask("globex"))
+
+    assert asyncio.run(both()) == [(["acme"] * 2, None), (["globex"] * 2, None)]
+    assert all((told.tenant, told.traceparent) == (asked, PARENT) for asked, told in made)
+    assert len(made) == 4
+
+
+def test_a_context_of_dynamo_that_says_nothing_does_not_keep_the_request_from_being_served(path):
+    async def generate_locally(self, request, context):
+        yield request
+
+    async def ask():
+        return [answer async for answer in frontend.wrap_dynamo(generate_locally)(None, "asked", object())]
+
+    assert asyncio.run(ask()) == ["asked"]

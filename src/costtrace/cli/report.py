@@ -9,16 +9,17 @@ import click
 from costtrace.cli.common import (
     examples,
     format_option,
-    home_option,
     name_period,
+    open_books,
     out,
     period,
     period_options,
+    store_option,
     zone,
 )
 from costtrace.config import load
 from costtrace.errors import CosttraceError, PriceBookError
-from costtrace.ledger.query import DIMENSIONS, Filter, Store, ended, open_ledger, used
+from costtrace.ledger.query import DIMENSIONS, Filter, Store, ended, used
 from costtrace.list_prices import cuts
 from costtrace.prices import load_price_book
 from costtrace.reports.margin import margin_table, price
@@ -55,7 +56,7 @@ from costtrace.tenants_file import LEVELS, Tenant, load_tenants
 )
 @period_options
 @format_option
-@home_option
+@store_option
 def report(
     *,
     by: str,
@@ -76,7 +77,7 @@ def report(
     """
     names = _names(by)
     where = zone(tz)
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         which = period(store, since, until, where)
         only = Filter(tenant, model, engine)
         margins = _margins(store, which, only, price_book, name_period(which, where))

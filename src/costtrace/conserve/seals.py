@@ -104,6 +104,13 @@ def check_chain(seals: Sequence[SealLine]) -> Iterator[Discrepancy]:
             yield from _check_totals(seal, closed.get(seal.period))
 
 
+def head_missing(seals: Sequence[SealLine], head: str | None) -> Iterator[Discrepancy]:
+    """A hash that was kept elsewhere has to stand in the chain, or the chain was made again."""
+    if head is not None and head not in {seal.hash for seal in seals}:
+        newest = seals[-1].hash if seals else "no closed period"
+        yield _off("the chain of closed periods", "hash", head, newest, "a closed period is another than it was")
+
+
 def _check_totals(seal: SealLine, close: SealLine | None) -> Iterator[Discrepancy]:
     """Compaction keeps every total."""
     due = read_content(close).get("totals") if close else None

@@ -17,9 +17,10 @@ import msgspec
 from costtrace.errors import CosttraceError, LedgerError
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.rows import Ended, Fit, Habit, Period, Request, Used
-from costtrace.units import NS_PER_S
+from costtrace.units import NS_PER_HOUR, NS_PER_S
 from costtrace.usage import FitRow
 
+DAY_NS = 24 * NS_PER_HOUR
 QUARTER_NS = 900 * NS_PER_S
 """Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
 
@@ -29,6 +30,11 @@ Row = tuple[Any, ...]
 class Store(Protocol):
     """What the queries need of a database."""
 
+    @property
+    def closes(self) -> bool:
+        """Whether it has closed periods, adjustments and roll-ups; else it has postings as they were booked."""
+        ...
+
     def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
         """Run one SELECT with named parameters and stream what it yields."""
         ...
@@ -36,6 +42,8 @@ class Store(Protocol):
 
 class SqliteStore:
     """A SQLite ledger as a store: all queries see the same moment, whatever the agent writes meanwhile."""
+
+    closes = True
 
     def __init__(self, ledger: Ledger) -> None:
         self.path = ledger.path
@@ -88,7 +96,19 @@ DIMENSIONS: dict[str, Dimension] = {
     "month": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "operation": Dimension("coalesce(u.operation, p.operation)", "u.operation", frozenset({"usage"})),
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
+    "method": Dimension("p.method", "u.method"),
+    "price_book": Dimension("coalesce(r.price_book, '')", "u.price_book"),
 }
+_INNER = {
+    # Days of UTC need no quarters: a month of a large ledger is a hundred times fewer rows.
+    "utc day": Dimension(
+        f"CAST(p.window_ns - p.window_ns % {DAY_NS} AS TEXT)", f"CAST(u.ended_ns - u.ended_ns % {DAY_NS} AS TEXT)"
+    ),
+    "simulated": Dimension(
+        "CAST(coalesce(e.simulated, 0) AS TEXT)", "CAST(coalesce(e.simulated, 0) AS TEXT)", frozenset({"engine"})
+    ),
+}
+"""Dimensions of statements, not for `--by`."""
 TIME_DIMENSIONS = ("hour", "day", "month")
 
 _FIT = FitRow.__struct_fields__
@@ -170,7 +190,7 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
         SELECT {keys} u.currency, sum(u.requests), sum(u.parts),
             coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
             coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
-        FROM usage_line u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if "device" in by else ""}
+        FROM usage_line u LEFT JOIN engine e ON e.engine_id = u.engine_id
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         GROUP BY {group}
     """  # noqa: S608 - made of constants of this module
@@ -249,10 +269,10 @@ def _fit_row(values: Row) -> FitRow:
 
 
 def _dimension(name: str) -> Dimension:
-    try:
-        return DIMENSIONS[name]
-    except KeyError:
-        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}") from None
+    found = DIMENSIONS.get(name) or _INNER.get(name)
+    if found is None:
+        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}")
+    return found
 
 
 def _request(row: Row) -> Request:

@@ -204,6 +204,7 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE usage ADD COLUMN head_ns INTEGER;  -- of gpu_ns, head fees; NULL: from before it was counted
     """,
     CLOSING,
+    "CREATE INDEX seal_by_end ON seal (until_ns);",  # every row that is written asks for the newest
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -33,10 +33,15 @@ def check_callable(function: Callable[..., Any] | None, hook: Hook) -> str:
     if kind != hook.kind:
         return f"its kind is {kind}, not {hook.kind}"
     try:
-        found = list(inspect.signature(function).parameters)
+        found = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return "its signature cannot be read"
-    return _compare(found, hook.parameters)
+    kinds = [parameter.kind for parameter in found.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds[: len(hook.parameters) + 1]:
+        # A decorator that takes anything and does not say what it is laid on: what it does name has to fit.
+        named = [name for name in list(found)[: kinds.index(inspect.Parameter.VAR_POSITIONAL)] if name != "self"]
+        return _compare(named, hook.parameters[: len(named)])
+    return _compare(list(found), hook.parameters)
 
 
 def tier_of(fits: Iterable[str], version: str) -> tuple[str, str]:

@@ -85,14 +85,13 @@ def wrap_forward(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _fall_back(executor: Any, error: Exception) -> None:
     """A batch or its requests are not as the contract says: say which attribute, and use the next tier from here on."""
-    if not isinstance(error, AttributeError):
+    engine = executor.__dict__.get(MARK)
+    if not isinstance(error, AttributeError) or engine is None or engine.steps is None:
         swallow("trtllm.begin", error)
         return
-    engine = executor.__dict__.get(MARK)
-    if engine is not None and engine.steps is not None:
-        tier = engine.fall_back()
-        status.say_lost("batch", str(error), f"T1, steps timed on the GPU; {tier} is used")
-        log.warning("costtrace: tier %s from here on.", tier)
+    tier = engine.fall_back()
+    status.say_lost("batch", str(error), f"T1, steps timed on the GPU; {tier} is used")
+    log.warning("costtrace: tier %s from here on.", tier)
 
 
 def wrap_sample(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -68,12 +68,11 @@ class StepMeter:
             self._seal(self._flying[-1])
         if len(self._flying) >= IN_FLIGHT:
             self._give_up(self._flying.popleft(), "the device does not answer")
-        batch = (
-            Batch(WARM_UP, [], [], [], []) if executor.__dict__.get("is_warmup") is True else self._freeze(scheduled)
-        )
+        warm_up = batches.read(executor, "is_warmup", False) is True
+        batch = Batch(WARM_UP, [], [], [], []) if warm_up else self._freeze(scheduled)
         flight = Flight(batch, scheduled, self._pool.take(), self._pool.take())
-        flight.recorded_ns = time.monotonic_ns()
         self.recorder.dispatched(batch)
+        flight.recorded_ns = time.monotonic_ns()
         self._flying.append(flight)
         flight.start.record()
         return flight
