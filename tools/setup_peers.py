@@ -25,7 +25,7 @@ def set_up(folder: Path, python: str) -> None:
         python=python,
         decided_by=[REQUIREMENTS],
         words=["-r", REQUIREMENTS],
-        what="Zeus, nvitop and OpenLIT",
+        what="Zeus, nvitop, OpenLIT, Playwright and axe",
         installer_kind="uv",
     )
 

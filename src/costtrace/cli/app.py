@@ -37,6 +37,10 @@ COMMANDS = {
     "doctor": "costtrace.cli.doctor:doctor",
     "tenants": "costtrace.cli.tenants:tenants",
     "prices": "costtrace.cli.prices:prices",
+    "bench": "costtrace.cli.bench:bench",
+    "benchmarks": "costtrace.cli.benchmarks:benchmarks",
+    "board": "costtrace.cli.board:board",
+    "improvement": "costtrace.cli.improvement:improvement",
     "demo": "costtrace.demo.command:demo",
     "nvml-sim": "costtrace.nvml_sim.command:nvml_sim",
 }

@@ -86,6 +86,7 @@ DIMENSIONS: dict[str, Dimension] = {
     "engine": Dimension("p.engine_id", "u.engine_id"),
     "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
+    "month": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "operation": Dimension("coalesce(u.operation, p.operation)", "u.operation", frozenset({"usage"})),
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
     "method": Dimension("p.method", "u.method"),
@@ -101,7 +102,7 @@ _INNER = {
     ),
 }
 """Dimensions of statements, not for `--by`."""
-TIME_DIMENSIONS = ("hour", "day")
+TIME_DIMENSIONS = ("hour", "day", "month")
 
 _FIT = FitRow.__struct_fields__
 _REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)

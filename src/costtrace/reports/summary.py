@@ -14,7 +14,7 @@ from costtrace.units import per_million_tokens
 from costtrace.usage import KINDS
 from costtrace.walltime import moment
 
-TIME = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d"}
+TIME = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d", "month": "%Y-%m"}
 REQUESTS = "request"
 ALL_REQUESTS = "all requests"
 EVERYTHING = "everything"

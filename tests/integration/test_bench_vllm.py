@@ -1,0 +1,80 @@
+"""`costtrace bench` against a real vLLM: every request of the generator is found in the ledger, and priced from it."""
+
+import json
+import os
+import time
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from served import serving
+
+from costtrace.cli.app import cli
+from costtrace.tokenomics.figures import rounded
+
+pytestmark = [pytest.mark.heavy, pytest.mark.vllm]
+
+
+@pytest.fixture(scope="module")
+def benched(vllm_environment, tiny_model, tmp_path_factory):
+    keep = os.environ.get("COSTTRACE_TEST_SCREENSHOTS")
+    folder = Path(keep) / "bench" if keep else tmp_path_factory.mktemp("bench")
+    with serving(vllm_environment, tiny_model, tmp_path_factory.mktemp("served")) as world:
+        words = [
+            *("bench", "--url", world.url, "--model", "tiny-model", "--tokenizer", str(tiny_model)),
+            *("--concurrency", "1,4", "--input-len", "24", "--output-len", "12", "--requests", "4"),
+            *("--vllm", str(vllm_environment / "venv" / "bin" / "vllm"), "--home", str(world.home.path)),
+            *("--out", str(folder), "--format", "json"),
+        ]
+        began_ns = time.time_ns()
+        done = CliRunner().invoke(cli, words, env={"HF_HUB_OFFLINE": "1"}, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        rows = world.home.rows(
+            "SELECT request_id, cost_nano, gpu_ns, input_tokens, output_tokens FROM usage WHERE ended_ns > ?", began_ns
+        )
+    return folder, json.loads(done.output)["operating_points"], rows
+
+
+def test_every_request_of_the_generator_is_joined_once_and_its_cost_is_the_ledgers(benched):
+    _, points, rows = benched
+    assert [(point["concurrency"], point["requests"]) for point in points] == [(1, 4), (4, 16)]
+    for point in points:
+        mine = [row for row in rows if f"-c{point['concurrency']}-" in row["request_id"]]
+        assert len({row["request_id"] for row in mine}) == len(mine) == point["requests"]
+        assert sum(row["cost_nano"] for row in mine) == point["cost_nano"]
+        assert sum(row["gpu_ns"] for row in mine) == point["gpu_ns"]
+        tokens = sum(row["output_tokens"] for row in mine)
+        assert tokens == 12 * point["requests"]
+        due = Fraction(point["cost_nano"] * 1_000_000, tokens * 10**9)
+        assert Decimal(point["cost_per_million_tokens"]) == rounded(due, 9)
+
+
+def test_larger_batches_make_tokens_cheaper_and_users_slower(benched):
+    _, (one, four), _ = benched
+    assert Decimal(four["mean_batch"]) > Decimal(one["mean_batch"])
+    assert Decimal(four["cost_per_million_tokens"]) < Decimal(one["cost_per_million_tokens"])
+
+
+def test_the_rows_are_in_inferencex_form_and_can_be_imported_again(benched):
+    folder, points, _ = benched
+    files = sorted(str(path) for path in folder.glob("agg_*.json"))
+    assert len(files) == 2
+    words = ["benchmarks", "import", *files, "--tier", "mine=3.37", "--basis", "output", "--format", "json"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    figures = {row["concurrency"]: row for row in json.loads(done.output)["figures"]}
+    for point in points:
+        again = figures[point["concurrency"]]
+        assert again["format"] == "inferencex"
+        assert float(again["tokens_per_s_per_gpu"]) == pytest.approx(float(point["tokens_per_s_per_gpu"]))
+
+
+def test_the_page_has_both_charts_and_loads_nothing(benched):
+    folder, _, _ = benched
+    text = (folder / "pareto.html").read_text()
+    assert text.count('<svg class="chart"') == 2
+    assert "output tokens/s that one user sees" in text
+    assert "USD per million output tokens" in text
+    assert "http://" not in text
+    assert (folder / "pareto.html").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,96 @@
+"""The board page in a real browser: no request, no complaint, readable in light and dark, two pages of paper."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from costtrace.cli.app import cli
+from costtrace.testing import rack_month
+from costtrace.tokenomics import roi
+from costtrace.tokenomics.figures import rounded, significant
+
+CHROMIUM = shutil.which("chromium")
+PYTHON = os.environ.get("COSTTRACE_PEERS_PYTHON", sys.executable)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
+]
+WORDS = (
+    *("--peak", "0.02", "--peak-price", "1.95", "--benchmark-mix", "1024:1024", "--basis", "total"),
+    *("--list-price", "gpt-oss-120b=0.05/0.20", "--list-price", "deepseek-r1=0.10/0.50"),
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rack")
+    rack_month.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(home, tmp_path_factory):
+    done = subprocess.run([PYTHON, "-c", "import playwright, axe_playwright_python"], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"playwright is not installed in {PYTHON}: run python tools/setup_peers.py")
+    folder = Path(os.environ.get("COSTTRACE_TEST_SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
+    page = folder / "board.html"
+    made = CliRunner().invoke(cli, ["board", "--home", str(home), *WORDS, "--out", str(page)])
+    assert made.exit_code == 0, made.output
+    script = Path(__file__).with_name("board_browser.py")
+    words = [PYTHON, script, CHROMIUM, page, folder]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]) | {"page": page.as_uri()}
+
+
+def test_the_page_asks_nobody_for_anything_and_complains_of_nothing(seen):
+    assert set(seen["requests"]) == {seen["page"]}
+    assert seen["console"] == []
+
+
+def test_axe_finds_nothing_in_light_and_in_dark(seen):
+    assert seen["violations"] == {"light": [], "dark": []}
+    assert seen["background_light"] != seen["background_dark"]
+
+
+def test_nothing_is_wider_than_the_window_on_a_desk_or_a_phone(seen):
+    assert seen["overflow"] == {"light": 0, "dark": 0, "phone": 0}
+
+
+def test_it_prints_on_two_pages_of_paper(seen):
+    assert seen["pages"] == 2
+
+
+def test_every_assumption_can_be_reached_by_keyboard(seen):
+    wanted = [f"in-{name}" for name in roi.Assumptions._fields]
+    reached = [name for name in seen["focus"] if name in wanted]
+    assert sorted(reached) == sorted(wanted)
+
+
+def test_the_figures_on_the_screen_are_those_of_report(seen, home):
+    done = CliRunner().invoke(cli, ["report", "--home", str(home), "--format", "json"])
+    (everything,) = [line for line in json.loads(done.output)["summary"] if line["kind"] == "everything"]
+    due = [
+        f"{significant(Fraction(everything[f'cost_per_million_{basis}_tokens']))} USD" for basis in ("output", "total")
+    ]
+    assert seen["tiles"][:2] == due
+
+
+def test_the_calculator_of_the_page_works_as_the_one_in_python(seen, home):
+    done = CliRunner().invoke(cli, ["board", "--home", str(home), *WORDS, "--format", "json"])
+    rows = json.loads(done.output)["return_on_investment"]
+    given = {row["name"]: Decimal(row["value"]) for row in rows if row["kind"] == "assumption"}
+    given["gpus"], given["years"] = int(given["gpus"]), int(given["years"])
+    first = roi.compute(roi.Assumptions(**given)).over_purchase_price
+    half = Decimal("0.5")
+    second = roi.compute(roi.Assumptions(**{**given, "utilisation": half, "price_decline": half})).over_purchase_price
+    assert [Decimal(text) for text in seen["return"]] == [rounded(first, 2), rounded(second, 2)]

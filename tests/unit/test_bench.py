@@ -1,0 +1,127 @@
+"""`costtrace bench` joins the generator's requests to the ledger by their ids; here the generator is a stand-in."""
+
+import json
+import sys
+import textwrap
+from decimal import Decimal
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costtrace.cli.app import cli
+from costtrace.errors import CosttraceError
+from costtrace.ledger import Ledger
+from costtrace.tokenomics.pareto import front
+
+STAND_IN = """
+    #!{python}
+    import json, sys, time
+    from pathlib import Path
+    from costtrace.ledger.store import Ledger, UsageCost
+    from costtrace.usage import EngineRow, UsageRecord
+    words = dict(zip(sys.argv, sys.argv[1:]))
+    users, count = int(words["--max-concurrency"]), int(words["--num-prompts"])
+    ledger = Ledger(Path({home!r}) / "ledger.sqlite")
+    now = time.time_ns()
+    with ledger.transaction():
+        ledger.put_engine(EngineRow(engine_id="e", host="h", engine="vllm", version="1", model="m", role="aggregated",
+            dp_rank=0, devices=("G0", "G1"), device_name="B200", device_kind="gpu", started_wall_ns=1, started_ns=1))
+        ledger.put_usage([(UsageRecord(record_id=f"{{words['--request-id-prefix']}}{{k}}", request_key=str(k),
+            request_id=f"cmpl-{{words['--request-id-prefix']}}{{k}}-0", engine_id="e", tenant="t",
+            tenant_source="default", model="m", operation="text_completion",
+            arrived_ns=now, scheduled_ns=now, decode_ns_at=now, ended_ns=now,
+            gpu_ns=10**9, prefill_ns=10**8, decode_ns=9 * 10**8, wasted_ns=0, input_tokens=10, cached_tokens=0,
+            output_tokens=20, computed_tokens=30, sequences=1, steps=20, batch_milli=1000 * users, method="affine"),
+            UsageCost(2_000_000, 200_000, 1_800_000, "USD", "book")) for k in range(count - {missing})])
+    ledger.close()
+    Path(words["--result-dir"], words["--result-filename"]).write_text(json.dumps({{"model_id": "m", "completed": count,
+        "failed": 0, "max_concurrency": users, "output_throughput": 40.0 * users,
+        "total_token_throughput": 60.0 * users, "total_input_tokens": 10 * count,
+        "median_tpot_ms": 5.0 * users, "p99_ttft_ms": 80.0, "date": "now"}}))
+"""
+
+
+def stand_in(folder, missing=0):
+    home, command = folder / "home", folder / "vllm"
+    home.mkdir()
+    Ledger(home / "ledger.sqlite").close()
+    text = textwrap.dedent(STAND_IN.format(python=sys.executable, home=str(home), missing=missing)).lstrip()
+    command.write_text(text)
+    command.chmod(0o755)
+    return home, command
+
+
+def bench(folder, home, command, *words):
+    done = CliRunner().invoke(
+        cli,
+        ["bench", "--model", "m", "--vllm", str(command), "--home", str(home), "--out", str(folder / "out"), *words],
+    )
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done
+
+
+def test_a_points_cost_is_the_ledgers_and_stands_beside_what_throughput_alone_would_say(tmp_path):
+    home, command = stand_in(tmp_path)
+    done = bench(tmp_path, home, command, "--concurrency", "4,1", "--requests", "3", "--format", "json")
+    points = json.loads(done.stdout)["operating_points"]
+    assert [(p["concurrency"], p["requests"], p["gpus"]) for p in points] == [(1, 3, 2), (4, 12, 2)]
+    for point in points:
+        # 0.002 USD for 20 output tokens
+        assert Decimal(point["cost_per_million_tokens"]) == 100
+        # 0.002 USD a device-second is 7.2 an hour; 20 x users tokens/s/GPU
+        users = point["concurrency"]
+        assert Decimal(point["assumed_cost_per_million_tokens"]) == Decimal(7_200_000) / (20 * users * 3_600)
+    row = json.loads((tmp_path / "out" / "agg_costtrace_c4.json").read_text())
+    assert (row["conc"], row["tput_per_gpu"], row["output_tput_per_gpu"], row["hw"]) == (4, 120, 80, "B200")
+    assert (row["median_tpot"], row["median_intvty"], row["p99_ttft"]) == (0.02, 50, 0.08)
+    assert row["costtrace"]["cost_nano"] == 24_000_000
+
+
+def test_its_rows_and_others_lie_in_one_chart(tmp_path):
+    home, command = stand_in(tmp_path)
+    other = tmp_path / "agg_other.json"
+    other.write_text(json.dumps({"hw": "h200", "tput_per_gpu": 100, "output_tput_per_gpu": 50, "tp": 8, "conc": 9, "median_tpot": 0.01}))  # fmt: skip  # noqa: E501 - one row
+    bench(tmp_path, home, command, "--concurrency", "1,4", "--compare", str(other), "--tier", "hyperscaler")
+    page = (tmp_path / "out" / "pareto.html").read_text()
+    assert page.count('<svg class="chart"') == 2
+    assert "measured here" in page
+    assert "H200, hyperscaler" in page
+
+
+def test_requests_that_are_not_in_the_ledger_are_no_point(tmp_path):
+    home, command = stand_in(tmp_path, missing=1)
+    with pytest.raises(CosttraceError, match="9 of 10 requests are in the ledger"):
+        bench(tmp_path, home, command, "--concurrency", "1", "--wait", "1")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--concurrency", "many"), "write numbers"),
+        (("--concurrency", "0"), "write numbers"),
+        (("--vllm", "no-such-command"), "there is no command"),
+    ],
+)
+def test_a_bench_that_cannot_run_says_why(tmp_path, words, message):
+    home, command = stand_in(tmp_path)
+    with pytest.raises(CosttraceError, match=message):
+        bench(tmp_path, home, command, *words)
+
+
+def test_a_generator_that_fails_is_quoted(tmp_path):
+    home, command = stand_in(tmp_path)
+    command.write_text("#!/bin/sh\necho no server there >&2\nexit 3\n")
+    with pytest.raises(CosttraceError, match="status 3:\nno server there"):
+        bench(tmp_path, home, command, "--concurrency", "1")
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
+def test_nothing_beats_a_point_of_the_front_and_something_beats_every_other(points):
+    found = front(points)
+    assert found
+    for place, (good, bad) in enumerate(points):
+        beaten = [p for p in points if p != (good, bad) and p[0] >= good and p[1] <= bad]
+        assert (place in found) == (not beaten)
