@@ -151,6 +151,14 @@ class Settings(BaseModel):
         ge=1,
         le=1024,
     )
+    dynamo_tenant: tuple[str, ...] = _setting(
+        ("metadata:tenant",),
+        group=_TENANTS,
+        about="What names the tenant where NVIDIA Dynamo serves; the first that is there decides. `metadata:KEY` is "
+        "the header `x-dynamo-meta-KEY`, `cache_salt` the header `x-tenant-id`, `annotation:KEY` the request's "
+        "body. All are the client's unless the gateway sets them: see docs/dynamo.md.",
+        example="metadata:team,cache_salt",
+    )
     tenant_metric_limit: int = _setting(
         1_000,
         group=_TENANTS,
@@ -178,6 +186,15 @@ class Settings(BaseModel):
         example="1000",
         ge=0,
         le=60_000,
+    )
+    parts_wait_s: int = _setting(
+        60,
+        group=_ACCOUNTING,
+        about="How long the total of a request over several workers is provisional while a part of it is missing.",
+        unit="s",
+        example="600",
+        ge=0,
+        le=86_400,
     )
     attribution: Literal["roofline", "affine", "tokens", "equal"] = _setting(
         "roofline",
@@ -300,6 +317,15 @@ class Settings(BaseModel):
     @classmethod
     def _headers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(tenancy.header_name, names))
+
+    @field_validator("dynamo_tenant")
+    @classmethod
+    def _channels(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        for channel in channels:
+            kind, colon, key = channel.partition(":")
+            if channel != "cache_salt" and not (kind in {"metadata", "annotation"} and colon and key):
+                raise ValueError(f"{channel!r} is none of metadata:KEY, cache_salt, annotation:KEY")
+        return channels
 
     @field_validator("tenant_trusted_peers")
     @classmethod

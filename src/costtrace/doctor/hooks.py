@@ -30,6 +30,8 @@ def check(engine: str, package_dir: Path) -> Iterator[Finding]:
     checks = contract.check_source(package_dir)
     fits = [found for found in checks if found.ok]
     yield Finding("hooks", OK if fits else FAIL, f"{len(fits)} of {len(checks)} hooks fit {package_dir}")
+    for name, means in contract.unsupported(package_dir) if hasattr(contract, "unsupported") else ():
+        yield Finding("hooks", WARN, f"not supported in it: {name}", means)
     for found in checks:
         if not found.ok:
             optional = getattr(found.hook, "optional", False)

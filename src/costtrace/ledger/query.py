@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from costtrace.errors import CosttraceError, LedgerError
+from costtrace.ledger.counted import COUNTED
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.rows import Ended, Habit, Period, Request, Used
 from costtrace.units import NS_PER_S
+from costtrace.usage import JOINED
 
 QUARTER_NS = 900 * NS_PER_S
 """Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
@@ -76,6 +78,8 @@ class Dimension(NamedTuple):
 
 
 _QUARTER = f"CAST({{0}} - {{0}} % {QUARTER_NS} AS TEXT)"
+WORKER = "coalesce(nullif(json_extract(e.settings, '$.dynamo_worker'), ''), e.engine_id, '')"
+"""What Dynamo calls the worker of an engine, where it has told; else the engine's own id."""
 DIMENSIONS: dict[str, Dimension] = {
     "tenant": Dimension("p.tenant", "u.tenant"),
     "model": Dimension("p.model", "u.model"),
@@ -84,10 +88,13 @@ DIMENSIONS: dict[str, Dimension] = {
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
+    # A request's role on an engine can be its own; what is open yet, and what is nobody's, has the engine's.
+    "role": Dimension("coalesce(u.role, e.role, '')", "u.role", frozenset({"usage"})),
+    "worker": Dimension(WORKER, WORKER),
 }
 TIME_DIMENSIONS = ("hour", "day")
 
-_REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
+REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
 ORDERS = {
     "cost": "u.cost_nano IS NULL, u.cost_nano DESC, u.gpu_ns DESC",
     "gpu": "u.gpu_ns DESC",
@@ -156,27 +163,30 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
 
 
 def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Ended]:  # noqa: B008 - immutable
-    """Usage records that ended in *period*, summed by the dimensions *by* and currency."""
+    """Usage records that ended in *period*, summed by the dimensions *by* and currency. Keys may come twice.
+
+    Of a request with several parts each token counts once (`costtrace.ledger.counted`).
+    """
     dimensions = [_dimension(name) for name in by]
     keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
     group = ", ".join(str(place + 1) for place in range(len(by) + 1))
-    sql = f"""
-        SELECT {keys} u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END), count(*),
-            coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
-            coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
-        FROM usage u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if "device" in by else ""}
-        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
-        GROUP BY {group}
-    """  # noqa: S608 - made of constants of this module
+    engine = "LEFT JOIN engine e ON e.engine_id = u.engine_id" if {"device", "worker"} & set(by) else ""
     width = len(by)
-    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
-        yield Ended(row[:width], *row[width:])
+    for source, condition, sums in COUNTED:
+        sql = f"""
+            SELECT {keys} u.currency, {sums}, coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
+            FROM {source} u {engine}
+            WHERE {condition} AND u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+            GROUP BY {group}
+        """  # noqa: S608 - made of constants of this module
+        for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
+            yield Ended(row[:width], *row[width:])
 
 
 def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
     """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*."""
     sql = f"""
-        SELECT {_REQUEST_COLUMNS} FROM usage u
+        SELECT {REQUEST_COLUMNS} FROM usage u
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         ORDER BY {ORDERS[order]}, u.usage_id LIMIT :limit
     """  # noqa: S608 - made of constants of this module
@@ -186,16 +196,24 @@ def requests(store: Store, period: Period, only: Filter, order: str, limit: int)
         "limit": limit,
         **only.parameters(),
     }
-    return [_request(row) for row in store.rows(sql, parameters)]
+    return [request_of(row) for row in store.rows(sql, parameters)]
 
 
 def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
-    """Usage records whose record id, request id, request key or trace id is *identifier*; the first that matches."""
-    for column in ("u.record_id", "u.request_id", "u.request_key", "substr(u.traceparent, 4, 32)"):
-        sql = f"SELECT {_REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
-        if found := [_request(row) for row in store.rows(sql, {"id": identifier, "limit": limit})]:
+    """Usage records whose record id, request id, request key or trace id is *identifier*; the first that matches.
+
+    Where a frontend puts a word before the id that it gives its workers (``chatcmpl-<id>``), that id matches, too.
+    """
+    ways = [(column, identifier) for column in ("u.record_id", "u.request_id", "u.request_key", _TRACE_ID)]
+    ways += [("u.request_key", JOINED + identifier.removeprefix(word)) for word in ("chatcmpl-", "cmpl-")]
+    for column, value in ways:
+        sql = f"SELECT {REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
+        if found := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:
             return found
     return []
+
+
+_TRACE_ID = "substr(u.traceparent, 4, 32)"
 
 
 def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
@@ -217,6 +235,7 @@ def _dimension(name: str) -> Dimension:
         raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}") from None
 
 
-def _request(row: Row) -> Request:
+def request_of(row: Row) -> Request:
+    """Read a row of `REQUEST_COLUMNS`."""
     request = Request(*row)
     return request._replace(finish_reasons=tuple(json.loads(row[Request._fields.index("finish_reasons")])))
