@@ -34,7 +34,7 @@ devices:
 
 def ask(url: str, tenant: str, text: str, tokens: int) -> None:
     """One completion, with the header by which a gateway would name the tenant."""
-    content = {"model": "tiny-model", "prompt": text, "max_tokens": tokens, "nvext": {"ignore_eos": True}}
+    content = {"model": "tiny-model", "prompt": text, "max_tokens": tokens, "ignore_eos": True}
     headers = {"content-type": "application/json", "x-dynamo-meta-tenant": tenant}
     wanted = urllib.request.Request(f"{url}/v1/completions", json.dumps(content).encode(), headers)
     with urllib.request.urlopen(wanted, timeout=120) as answer:

@@ -131,7 +131,8 @@ class Dynamo:
     def vllm_worker(self, name: str, mode: Mode = "agg", *args: str) -> Member:
         """Start a worker with a real vLLM (CPU build). `wait` says when it is up."""
         words = ["-m", "dynamo.vllm", "--model", str(self.model), "--served-model-name", MODEL_NAME, *CPU_ARGUMENTS]
-        more = CPU_ENVIRONMENT | {"DYN_SYSTEM_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+        more = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+        more["DYN_FORWARDPASS_METRIC_PORT"] = str(free_port())  # by which Dynamo's own scheduler is put in place
         more["VLLM_RPC_BASE_PATH"] = self._kv.name  # else vLLM leaves its sockets in /tmp
         if mode != "agg":
             words += ["--disaggregation-mode", mode, "--kv-transfer-config", TRANSFER]
@@ -145,7 +146,7 @@ class Dynamo:
             words += ["--disaggregation-mode", mode]
         if mode == "prefill":
             words += ["--bootstrap-ports", str(free_port())]
-        return self._start(name, (*words, *args), {"DYN_SYSTEM_PORT": str(free_port())})
+        return self._start(name, (*words, *args))
 
     def wait(self, bound_s: float = READY_BOUND_S, max_tokens: int = 2) -> None:
         """Until a completion is answered: frontend and workers have found each other."""
