@@ -11,6 +11,8 @@ T ?=
 # The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
 KEEP ?=
 SIMULATE_GPU ?=
+# Where the public data of the evaluation is.
+DATA ?=
 # A Python whose vLLM the demo is to use instead of installing one.
 VLLM_PYTHON ?=
 
@@ -26,7 +28,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench docs clean check-python
+.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -80,8 +82,15 @@ format: setup ## format the code
 bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says what each is for)
 	$(DEMO_ENV)/venv/bin/python benchmarks/bench_recorder.py $(MODEL)
 	$(BIN)/python benchmarks/bench_agent.py
+	$(BIN)/python benchmarks/bench_attribution.py
+	$(BIN)/python benchmarks/bench_exact.py --steps 1e6
 	$(BIN)/python benchmarks/bench_emission.py
+	$(BIN)/python benchmarks/bench_sensors.py
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
+
+evaluation: setup ## reproduce the figures of docs/method.md from public data (DATA=folder; 5 minutes)
+	@$(BIN)/python -m evaluation.attribution $(if $(DATA),--data $(DATA))
+	@$(BIN)/python -m evaluation.misspecified $(if $(DATA),--data $(DATA))
 
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py

@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from costtrace.errors import PriceBookError
 from costtrace.rating import Rate
+from costtrace.time_of_use import TimeOfUse
 from costtrace.units import NANO_PER_UNIT, NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 
 
@@ -53,11 +54,13 @@ class ElectricityPrice(NamedTuple):
     pue: Decimal = Decimal(1)
     """Power usage effectiveness: energy that the facility draws for each joule of a device."""
     source: str = ""
+    when: TimeOfUse | None = None
+    """None: at all times that no time-of-use price has."""
 
     @property
     def name(self) -> str:
         """What messages call this entry."""
-        return f"electricity from {show_time(self.from_ns)}"
+        return f"electricity{f' {self.when.name}' if self.when else ''} from {show_time(self.from_ns)}"
 
 
 class PriceBook:
@@ -82,10 +85,11 @@ class PriceBook:
         self.label = label
         self.tier = tier
         self.devices = _close_periods(devices, lambda entry: (entry.kind, entry.match.casefold(), entry.tier))
-        self.electricity = _close_periods(electricity, lambda _entry: ())
+        self.electricity = _close_periods(electricity, lambda entry: entry.when and entry.when.name)
         self._applicable = [entry for entry in self.devices if entry.tier in {"", tier}]
         self._check_tier()
         self._check_ambiguity()
+        self._check_times_of_use()
 
     @property
     def name(self) -> str:
@@ -102,8 +106,12 @@ class PriceBook:
         return max(fits, key=lambda entry: _precedence(entry.match), default=None)
 
     def electricity_price(self, wall_ns: int) -> ElectricityPrice | None:
-        """Find the price of electricity at a time; None where there is none."""
-        return next((entry for entry in self.electricity if holds(entry, wall_ns)), None)
+        """Find the price of electricity at a time: by time of use, else at all times; None where there is none."""
+        fits = [entry for entry in self.electricity if holds(entry, wall_ns)]
+        for entry in fits:
+            if entry.when is not None and entry.when.holds(wall_ns):
+                return entry
+        return next((entry for entry in fits if entry.when is None), None)
 
     def rate_for(self, device_name: str, device_kind: str, wall_ns: int) -> Rate | None:
         """Return the rate of a window that begins at *wall_ns*; None: the device has no price, its cost is unknown."""
@@ -159,6 +167,16 @@ class PriceBook:
                         "one match more exact, or end it with `until`."
                     )
 
+    def _check_times_of_use(self) -> None:
+        """Refuse two prices of electricity that both name the same moment."""
+        for index, one in enumerate(self.electricity):
+            for other in self.electricity[:index]:
+                if one.when and other.when and _overlap(one, other) and one.when.meets(other.when):
+                    raise PriceBookError(
+                        f"electricity: {other.name!r} and {one.name!r} can hold at the same time. Let their `hours` or "
+                        "`days` not meet, and give all of them the same `zone`."
+                    )
+
 
 def holds(entry: DevicePrice | ElectricityPrice, wall_ns: int) -> bool:
     """Say whether an entry holds at a time."""
@@ -196,7 +214,7 @@ def _close_periods(entries: Iterable[_Dated], same: Callable[[_Dated], Hashable]
     return tuple(closed)
 
 
-def _overlap(one: DevicePrice, other: DevicePrice) -> bool:
+def _overlap(one: DevicePrice | ElectricityPrice, other: DevicePrice | ElectricityPrice) -> bool:
     return holds(one, other.from_ns) or holds(other, one.from_ns)
 
 

@@ -17,6 +17,11 @@ electricity:
   - per_kwh: 0.14
     pue: 1.25                 # optional, 1 if left out
     from: 2026-11-01
+  - per_kwh: 0.22             # by time of use: goes before the one without hours
+    hours: 07:00-20:00        # a price holds for whole windows: the one in which they begin
+    days: mon-fri             # optional, every day if left out
+    zone: Europe/Berlin       # whose clocks; UTC if left out
+    from: 2026-11-01
 """
 
 from collections.abc import Mapping
@@ -24,9 +29,11 @@ from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from costtrace.errors import PriceBookError
 from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook
+from costtrace.time_of_use import MINUTES, TimeOfUse, parse_days, parse_hours
 from costtrace.units import NS_PER_S
 from costtrace.yamlfile import load_mapping
 
@@ -35,7 +42,7 @@ KINDS = ("gpu", "mig", "cpu")
 
 _BOOK_FIELDS = ("version", "currency", "label", "tier", "devices", "electricity")
 _DEVICE_FIELDS = ("match", "per_gpu_hour", "includes_energy", "from", "until", "kind", "tier", "source")
-_ELECTRICITY_FIELDS = ("per_kwh", "pue", "from", "until", "source")
+_ELECTRICITY_FIELDS = ("per_kwh", "pue", "from", "until", "source", "hours", "days", "zone")
 _LARGEST = Decimal(10) ** 9
 _PLACES = 18
 
@@ -90,7 +97,27 @@ def _electricity(fields: "_Fields") -> ElectricityPrice:
         until_ns=fields.time("until"),
         pue=fields.number("pue", "", default=Decimal(1), least=Decimal(1)),
         source=fields.text("source"),
+        when=_time_of_use(fields),
     )
+
+
+def _time_of_use(fields: "_Fields") -> TimeOfUse | None:
+    hours, days, zone = (fields.text(name) for name in ("hours", "days", "zone"))
+    if not hours and not days:
+        if zone:
+            raise fields.wrong("zone", "says nothing without `hours` or `days`")
+        return None
+    minutes = parse_hours(hours) if hours else (0, MINUTES)
+    if minutes is None:
+        raise fields.wrong("hours", 'must be a stretch of a day, as in: hours: "07:00-20:00"')
+    weekdays = parse_days(days) if days else frozenset(range(7))
+    if weekdays is None:
+        raise fields.wrong("days", "must be days of the week, as in: days: mon-fri, or: days: sat,sun")
+    try:
+        place = ZoneInfo(zone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise fields.wrong("zone", "is no time zone that this machine knows, as in: zone: Europe/Berlin") from None
+    return TimeOfUse(*minutes, weekdays, place, zone or "UTC")
 
 
 class _Fields:
@@ -114,24 +141,24 @@ class _Fields:
                 raise self._missing(field, remedy)
             return ""
         if isinstance(value, bool) or not isinstance(value, (str, int, Decimal, date)):
-            raise self._wrong(field, "must be a text")
+            raise self.wrong(field, "must be a text")
         text = str(value)
         if not text.isprintable() or len(text) > 200:
-            raise self._wrong(field, "must be printable and at most 200 characters long")
+            raise self.wrong(field, "must be printable and at most 200 characters long")
         return text
 
     def choice(self, field: str, allowed: tuple[str, ...]) -> str:
         """Read one of some words, or nothing."""
         value = self.text(field)
         if value and value not in allowed:
-            raise self._wrong(field, f"must be one of {', '.join(allowed)}")
+            raise self.wrong(field, f"must be one of {', '.join(allowed)}")
         return value
 
     def currency(self) -> str:
         """Read the currency: three capital letters."""
         value = self.text("currency", "the currency of all prices in it, as in: currency: USD")
         if not (len(value) == 3 and value.isascii() and value.isalpha() and value.isupper()):
-            raise self._wrong("currency", "must be an ISO 4217 code, as in: USD, EUR, JPY")
+            raise self.wrong("currency", "must be an ISO 4217 code, as in: USD, EUR, JPY")
         return value
 
     def flag(self, field: str, remedy: str) -> bool:
@@ -140,7 +167,7 @@ class _Fields:
         if value is None:
             raise self._missing(field, remedy)
         if not isinstance(value, bool):
-            raise self._wrong(field, f"must be true or false: {remedy}")
+            raise self.wrong(field, f"must be true or false: {remedy}")
         return value
 
     def number(self, field: str, remedy: str, default: Decimal | None = None, least: Decimal = Decimal(0)) -> Decimal:
@@ -155,12 +182,12 @@ class _Fields:
         except InvalidOperation:
             number = None
         if number is None or not number.is_finite():
-            raise self._wrong(field, "must be a number, as in: 2.10")
+            raise self.wrong(field, "must be a number, as in: 2.10")
         if not least <= number <= _LARGEST:
-            raise self._wrong(field, f"must be between {least} and {_LARGEST}")
+            raise self.wrong(field, f"must be between {least} and {_LARGEST}")
         exponent = number.as_tuple().exponent
         if isinstance(exponent, int) and exponent < -_PLACES:
-            raise self._wrong(field, f"has more than {_PLACES} decimal places")
+            raise self.wrong(field, f"has more than {_PLACES} decimal places")
         return number
 
     def required_time(self, field: str) -> int:
@@ -179,17 +206,17 @@ class _Fields:
             try:
                 value = datetime.fromisoformat(value) if "T" in value or " " in value else date.fromisoformat(value)
             except ValueError:
-                raise self._wrong(field, "must be a date, as in: 2026-11-01") from None
+                raise self.wrong(field, "must be a date, as in: 2026-11-01") from None
         if isinstance(value, datetime):
             if value.tzinfo is None:
-                raise self._wrong(field, "needs a zone, as in: 2026-11-01T00:00:00Z")
+                raise self.wrong(field, "needs a zone, as in: 2026-11-01T00:00:00Z")
             moment = value
         elif isinstance(value, date):
             moment = datetime(value.year, value.month, value.day, tzinfo=UTC)
         else:
-            raise self._wrong(field, "must be a date, as in: 2026-11-01")
+            raise self.wrong(field, "must be a date, as in: 2026-11-01")
         if not 1970 < moment.year < 2200:
-            raise self._wrong(field, "must lie between 1971 and 2199")
+            raise self.wrong(field, "must lie between 1971 and 2199")
         return int(moment.timestamp()) * NS_PER_S
 
     def entries(self, field: str, known: tuple[str, ...]) -> list["_Fields"]:
@@ -198,7 +225,7 @@ class _Fields:
         if value is None:
             return []
         if not isinstance(value, list):
-            raise self._wrong(field, "must be a list: one entry under each `-`")
+            raise self.wrong(field, "must be a list: one entry under each `-`")
         found = []
         for number, entry in enumerate(value, 1):
             where = f"{self._where}: {field}: entry {number}"
@@ -211,7 +238,8 @@ class _Fields:
     def _missing(self, field: str, remedy: str) -> PriceBookError:
         return PriceBookError(f"{self._where}: {field} is missing. Write {remedy}")
 
-    def _wrong(self, field: str, why: str) -> PriceBookError:
+    def wrong(self, field: str, why: str) -> PriceBookError:
+        """Complaint about a field's value."""
         value = self._raw.get(field)
         shown = str(value) if isinstance(value, (Decimal, date)) else repr(value)
         return PriceBookError(f"{self._where}: {field}: {shown[:100]} {why}.")

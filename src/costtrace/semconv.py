@@ -132,7 +132,13 @@ METHOD = Attribute("costtrace.attribution.method", "string", "", "`roofline`, `a
 REQUEST_KEY = Attribute("costtrace.request.key", "string", "", "Joins the parts of one request.")
 PART = Attribute("costtrace.request.part", "int", "", "Number of the part, from 1.")
 ATTEMPT = Attribute("costtrace.request.attempt", "int", "", "Number of the attempt, from 1.")
-ROLE = Attribute("costtrace.request.role", "string", "", "`aggregated`, `prefill` or `decode`.", label="role")
+ROLE = Attribute(
+    "costtrace.request.role",
+    "string",
+    "",
+    "`aggregated`, `prefill`, `decode`, or `stage` (a later stage of a pipeline).",
+    label="role",
+)
 SEQUENCES = Attribute("costtrace.request.sequences", "int", "{sequence}", "Sequences of the part (`n=4` is four).")
 STEPS = Attribute("costtrace.request.steps", "int", "{step}", "Engine steps that it took part in.")
 MEAN_BATCH = Attribute("costtrace.request.mean_batch", "double", "{sequence}", "Mean batch size in these steps.")
@@ -375,6 +381,10 @@ HEALTH = dict(
         _health("sensor.calls", "counter", "{call}", "", "Calls into the driver to read the devices' sensors."),
         _health("sensor.cpu.time", "counter", "s", "_seconds", "CPU time of the sensor thread."),
         _health("sensor.stalled", "gauge", "s", "_seconds", "How long a read of a sensor has hung; 0: none does."),
+        _health(
+            "model.error", "gauge", "1", "_ratio", "Mean error of the step models' predictions, the worst engine's."
+        ),
+        _health("model.coverage", "gauge", "1", "_ratio", "Step time that a fitted model shared, the worst engine's."),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(
             "records.unsent", "gauge", "{record}", "", "Usage records that the receiver of spans does not have yet."

@@ -100,7 +100,7 @@ def _device_row(book: PriceBook, entry: DevicePrice) -> Row:
 def _electricity_row(entry: ElectricityPrice) -> Row:
     return {
         "what": "electricity",
-        "match": "",
+        "match": entry.when.name if entry.when else "",
         "tier": "",
         "per_gpu_hour": None,
         "per_kwh": entry.per_kwh,

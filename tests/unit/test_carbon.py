@@ -1,0 +1,104 @@
+"""Grams of CO2e: exact from joules, by the time at which they were drawn, and unknown where either is not known."""
+
+import json
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from click.testing import CliRunner
+from honest_ledger import WALL_NS, write
+
+from costtrace.carbon import CarbonIntensity, Intensity, show_grams
+from costtrace.carbonfile import load_intensity
+from costtrace.cli.app import cli
+from costtrace.errors import CosttraceError
+from costtrace.ledger.query import Filter, open_ledger, used
+from costtrace.reports.rows import Period
+
+KWH_UJ = 3_600_000 * 10**6
+ALL = Period(0, 2**62)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    write(home)
+    return home
+
+
+def told(home, *words):
+    done = CliRunner().invoke(
+        cli, ["carbon", *words, "--home", str(home)], catch_exceptions=False, standalone_mode=False
+    )
+    return done.stdout
+
+
+def test_a_kilowatt_hour_has_the_grids_grams_times_the_pue():
+    grid = CarbonIntensity([Intensity(0, Decimal("380.5"))], pue=Decimal("1.2"))
+    assert grid.micrograms(KWH_UJ, 5) == Fraction(4566, 10) * 10**6
+
+
+def test_an_intensity_holds_until_the_next_and_before_the_first_it_is_unknown():
+    grid = CarbonIntensity([Intensity(10, Decimal(100)), Intensity(20, Decimal(50))])
+    assert [grid.at(at) for at in (9, 10, 19, 20, 99)] == [None, 100, 100, 50, 50]
+    assert grid.micrograms(1, 9) is None
+
+
+def test_the_lines_add_up_and_what_is_not_measured_is_said(home):
+    rows = json.loads(told(home, "--intensity", "400", "--pue", "1.25", "--format", "json"))["carbon"]
+    with open_ledger(home) as store:
+        energy_uj = sum(row.energy_uj or 0 for row in used(store, ALL, (), Filter()))
+    *lines, total = rows
+    assert total["kind"] == "everything"
+    assert total["energy_uj"] == sum(row["energy_uj"] or 0 for row in lines) == energy_uj
+    assert total["carbon_ug"] == round(Fraction(energy_uj) * 400 * 10**6 * 5 / (4 * KWH_UJ))
+    assert any(row["carbon_ug"] is None for row in lines), "engines without a sensor"
+    assert all(row["estimate"] for row in rows)
+    table = told(home, "--intensity", "400")
+    assert "ESTIMATE" in table
+    assert "unknown" in table
+
+
+def test_a_series_is_taken_by_the_time_at_which_the_energy_was_drawn(home, tmp_path):
+    path = tmp_path / "grid.csv"
+    # Nothing is drawn before; and a point in the far future changes nothing.
+    path.write_text("time,g_per_kwh\n2020-01-01T00:00Z,400\n2190-01-01T00:00+01:00,1\n")
+    series = json.loads(told(home, "--intensity", str(path), "--format", "json"))["carbon"]
+    constant = json.loads(told(home, "--intensity", "400", "--format", "json"))["carbon"]
+    assert series == constant
+    assert load_intensity(str(path), Decimal(1)).at(WALL_NS) == 400
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("time,g\n2026-01-01,1\n", "time,g_per_kwh"),
+        ("time,g_per_kwh\n", "at least one line"),
+        ("time,g_per_kwh\n2026-01-01,400\n2025-01-01,300\n", "in order"),
+        ("time,g_per_kwh\nyesterday,400\n", "line 2: time"),
+        ("time,g_per_kwh\n2026-01-01,lots\n", "line 2: g_per_kwh"),
+        ("time,g_per_kwh\n2026-01-01,400000\n", "another unit"),
+        ("time,g_per_kwh\n2026-01-01,-1\n", "cannot be"),
+    ],
+)
+def test_a_bad_file_is_named_with_line_and_remedy(tmp_path, content, says):
+    path = tmp_path / "grid.csv"
+    path.write_text(content)
+    with pytest.raises(CosttraceError) as error:
+        load_intensity(str(path), Decimal(1))
+    assert str(path) in str(error.value)
+    assert says in str(error.value)
+
+
+def test_no_file_and_no_number_says_what_to_give(tmp_path):
+    with pytest.raises(CosttraceError, match="g/kWh"):
+        load_intensity(str(tmp_path / "none.csv"), Decimal(1))
+
+
+def test_masses_are_shown_in_units_that_people_read():
+    assert [show_grams(ug) for ug in (None, 1_500, 2_500_000, 7_890_000_000)] == [
+        "unknown",
+        "1.500 mg",
+        "2.500 g",
+        "7.890 kg",
+    ]
