@@ -147,7 +147,7 @@ class Stream(threading.Thread):
 
 # -- aggregated: two workers, one of which is killed while both are at work
 
-LONG, CANCELLED, NOBODY, TRACED = (100, 102), 104, 106, 12
+LONG, CANCELLED, NOBODY, WARM_UP, TRACED = (100, 102), 104, 106, 108, 12
 LONG_TOKENS = 600
 
 
@@ -181,7 +181,7 @@ def wait_for_engines(dynamo: Dynamo, seen: Seen, count: int) -> None:
     dynamo.wait()
 
     def all_have() -> bool:
-        ask(dynamo.url, wanted(0, "warm-up", 2))
+        ask(dynamo.url, wanted(WARM_UP, "warm-up", 2))
         return len(seen.home.rows("SELECT DISTINCT engine_id FROM usage")) >= count
 
     assert wait_until(all_have, 300, 0.5), "\n".join(member.tail() for member in dynamo.members.values())
@@ -194,7 +194,9 @@ def check_answered(seen: Seen, numbers) -> None:
         reply = seen.replies[number]
         assert reply.status == 200, reply
         whole = wholes[key_of(reply)]
-        assert (whole.input_tokens, whole.output_tokens) == reply.tokens
+        # After a migration the frontend tells the client the prompt of the last attempt.
+        assert reply.tokens == (whole.attempts[-1].part.record.input_tokens, whole.output_tokens)
+        assert whole.input_tokens == whole.attempts[0].part.record.input_tokens
         assert (whole.tenant, whole.traceparent[3:35]) == (seen.tenants[number], trace_of(number))
         assert (whole.finality, whole.notes) == ("final", ())
         assert whole.gpu_ns > 0
@@ -256,7 +258,7 @@ def test_the_spans_of_a_request_stand_in_its_trace_under_a_span_of_dynamos(aggre
 def test_the_report_counts_each_request_once_and_splits_by_worker(aggregated):
     done = aggregated.home.command("report", "--by", "role,worker", "--format", "json")
     assert done.returncode == 0, done.stderr
-    lines = [line for line in json.loads(done.stdout)["report"] if line.get("kind") == "request"]
+    lines = [line for line in json.loads(done.stdout)["summary"] if line.get("kind") == "request"]
     assert {line["role"] for line in lines} == {"aggregated"}
     assert len({line["worker"] for line in lines}) == 2
     shown = aggregated.home.command("requests", "--joined", "--limit", "1000", "--format", "json")
@@ -320,7 +322,25 @@ def test_both_engines_meters_are_what_requests_idle_and_overhead_add_up_to(disag
         assert json.loads(engine["settings"])["dynamo_worker"]
         assert json.loads(engine["settings"])["scheduler"] == "InstrumentedScheduler", "Dynamo's own goes on working"
     report = disaggregated.home.command("report", "--by", "role", "--format", "json")
-    lines = json.loads(report.stdout)["report"]
+    lines = json.loads(report.stdout)["summary"]
     metered = disaggregated.home.one("SELECT sum(request_ns + idle_ns + overhead_ns + unobserved_ns) FROM meter")
     kinds = {"request", "idle", "overhead", "unobserved"}
     assert sum(line["gpu_ns"] for line in lines if line["kind"] in kinds) == metered
+
+
+# -- Dynamo's simulated workers
+
+
+def test_the_sweep_costs_both_deployments_at_each_load_by_the_tokens_of_the_frontends_usage(tiny_model):
+    from evaluation import dynamo_sweep
+
+    environment = need(VERSIONS["1.6.1"] / "env.json", "setup-dynamo").parent
+    points = dynamo_sweep.sweep(environment, tiny_model, (1, 4), 1)
+    assert [(point.how, point.clients) for point in points] == [
+        (how, clients) for how in ("aggregated", "disaggregated") for clients in (1, 4)
+    ]
+    for point in points:
+        assert point.output_tokens == point.requests * dynamo_sweep.ANSWER_TOKENS
+        assert point.input_tokens > point.requests * dynamo_sweep.PROMPT_WORDS
+        assert point.usd_per_million_output_tokens() > 0
+    assert dynamo_sweep.report(points)["simulated"] is True

@@ -23,6 +23,7 @@ from costtrace.errors import ServerError
 
 READY_BOUND_S = 300.0
 POLL_S = 0.25
+LAST_REGISTERED_PORT = 49_151
 MODEL_NAME = "tiny-model"
 TRANSFER = '{"kv_connector":"NixlConnector","kv_role":"kv_both","kv_buffer_device":"cpu"}'
 """KV goes from the prefill to the decode worker by NIXL, through host memory."""
@@ -47,6 +48,14 @@ def read_dynamo_environment(folder: Path) -> DynamoEnvironment:
         return DynamoEnvironment(*(str(found[name]) for name in DynamoEnvironment._fields))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ServerError(f"{path} is missing or damaged ({error}). Run `make setup-dynamo` first.") from error
+
+
+def _registered_port() -> int:
+    """Return a free port that is none of those that clients are given (Dynamo refuses them). Raises: ServerError."""
+    for port in (free_port() for _ in range(1_000)):
+        if port <= LAST_REGISTERED_PORT:
+            return port
+    raise ServerError(f"no port up to {LAST_REGISTERED_PORT} is free")
 
 
 class Member:
@@ -132,7 +141,7 @@ class Dynamo:
         """Start a worker with a real vLLM (CPU build). `wait` says when it is up."""
         words = ["-m", "dynamo.vllm", "--model", str(self.model), "--served-model-name", MODEL_NAME, *CPU_ARGUMENTS]
         more = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
-        more["DYN_FORWARDPASS_METRIC_PORT"] = str(free_port())  # by which Dynamo's own scheduler is put in place
+        more["DYN_FORWARDPASS_METRIC_PORT"] = str(_registered_port())  # Dynamo's own scheduler publishes there
         more["VLLM_RPC_BASE_PATH"] = self._kv.name  # else vLLM leaves its sockets in /tmp
         if mode != "agg":
             words += ["--disaggregation-mode", mode, "--kv-transfer-config", TRANSFER]
