@@ -4,7 +4,7 @@
 
 It is the environment of `tools/setup_vllm.py` (CPU build of the vLLM that the newest Dynamo here pins) with Dynamo's
 frontend, mocker and vLLM worker in it, and NIXL for the transfer of KV between workers. Older versions of Dynamo go
-into folders of their own and run on the same environment: their Python code only, on the newest runtime.
+into folders of their own and run on the same environment, with the newest one's vLLM.
 
 The results are DIR/env.json and DIR/<older version>/env.json: {"python": ..., "dynamo_version": ..., "packages": ...}.
 stdout stays empty. A second run does nothing but what has changed.
@@ -46,6 +46,7 @@ WITHOUT_DEPENDENCIES = (
 )
 DEPENDENCIES = ("kubernetes<33,>=32.0.1", "redis<9,>=6.2.0", "zstandard<1", "uvloop")
 """Of what Dynamo declares, what its frontend, mocker and vLLM worker import beside what vLLM has."""
+DYNAMO = ("ai-dynamo", "ai-dynamo-runtime")
 COSTTRACE = ("costtrace-core", "costtrace-vllm", "costtrace-dynamo")
 
 
@@ -101,13 +102,13 @@ def _install_costtrace(folder: Path, stages: Stages, installer: Installer) -> No
 
 
 def _install_older(folder: Path, version: str, stages: Stages) -> None:
-    """Unpack an older Dynamo's Python code beside the environment: it goes before the newest by PYTHONPATH."""
-    if (folder / "packages" / "dynamo" / "vllm").is_dir():
+    """Unpack an older Dynamo beside the environment: it goes before the newest by PYTHONPATH."""
+    if all((folder / "packages" / "dynamo" / name).is_dir() for name in ("vllm", "llm")):
         return
     shutil.rmtree(folder, ignore_errors=True)
     with stages.stage(f"fetching Dynamo {version}"):
         command = [sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", "--target"]
-        if stages.run([*command, folder / "packages", f"ai-dynamo=={version}"]):
+        if stages.run([*command, folder / "packages", *(f"{name}=={version}" for name in DYNAMO)]):
             shutil.rmtree(folder, ignore_errors=True)
             stages.show_log()
             raise SetupError(f"Dynamo {version} could not be fetched.", f"Read {stages.log}.")
