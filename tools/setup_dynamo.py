@@ -3,11 +3,11 @@
     python tools/setup_dynamo.py --dir build/dynamo
 
 It is the environment of `tools/setup_vllm.py` (CPU build of the vLLM that the newest Dynamo here pins) with Dynamo's
-frontend, mocker and vLLM worker in it, and NIXL for the transfer of KV between workers. Older versions of Dynamo go
-into folders of their own and run on the same environment, with the newest one's vLLM.
+frontend, mocker and vLLM worker in it, and NIXL for the transfer of KV between workers. Of older versions only
+the sources are fetched, beside it: the tests hold the plugin's hooks against them.
 
-The results are DIR/env.json and DIR/<older version>/env.json: {"python": ..., "dynamo_version": ..., "packages": ...}.
-stdout stays empty. A second run does nothing but what has changed.
+The result is DIR/env.json: {"python": ..., "dynamo_version": ...}. stdout stays empty. A second run does nothing but
+what has changed.
 """
 
 import argparse
@@ -46,7 +46,6 @@ WITHOUT_DEPENDENCIES = (
 )
 DEPENDENCIES = ("kubernetes<33,>=32.0.1", "redis<9,>=6.2.0", "zstandard<1", "uvloop")
 """Of what Dynamo declares, what its frontend, mocker and vLLM worker import beside what vLLM has."""
-DYNAMO = ("ai-dynamo", "ai-dynamo-runtime")
 COSTTRACE = ("costtrace-core", "costtrace-vllm", "costtrace-dynamo")
 
 
@@ -60,10 +59,9 @@ def set_up(folder: Path, python: str, kind: str) -> None:
     with locked(folder / "lock", "dynamo"):
         _install_dynamo(folder, stages, installer)
         _install_costtrace(folder, stages, installer)
-        _write_result(folder, str(venv_python), NEWEST, "")
         for version in OLDER:
-            _install_older(folder / version, version, stages)
-            _write_result(folder / version, str(venv_python), version, str(folder / version / "packages"))
+            _fetch_older(folder / version, version, stages)
+        _write_result(folder, str(venv_python))
 
 
 def _install_dynamo(folder: Path, stages: Stages, installer: Installer) -> None:
@@ -101,25 +99,25 @@ def _install_costtrace(folder: Path, stages: Stages, installer: Installer) -> No
     write_json(stamp, wanted)
 
 
-def _install_older(folder: Path, version: str, stages: Stages) -> None:
-    """Unpack an older Dynamo beside the environment: it goes before the newest by PYTHONPATH."""
-    if all((folder / "packages" / "dynamo" / name).is_dir() for name in ("vllm", "llm")):
+def _fetch_older(folder: Path, version: str, stages: Stages) -> None:
+    """Unpack the sources of an older Dynamo."""
+    if (folder / "packages" / "dynamo" / "vllm").is_dir():
         return
     shutil.rmtree(folder, ignore_errors=True)
     with stages.stage(f"fetching Dynamo {version}"):
         command = [sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", "--target"]
-        if stages.run([*command, folder / "packages", *(f"{name}=={version}" for name in DYNAMO)]):
+        if stages.run([*command, folder / "packages", f"ai-dynamo=={version}"]):
             shutil.rmtree(folder, ignore_errors=True)
             stages.show_log()
             raise SetupError(f"Dynamo {version} could not be fetched.", f"Read {stages.log}.")
 
 
-def _write_result(folder: Path, python: str, version: str, packages: str) -> None:
-    result = {"python": python, "dynamo_version": version, "packages": packages}
+def _write_result(folder: Path, python: str) -> None:
+    result = {"python": python, "dynamo_version": NEWEST}
     path = folder / "env.json"
     if read_json(path) != result:
         write_json(path, result)
-        say(f"[dynamo {version}] ready: {path}")
+        say(f"[dynamo {NEWEST}] ready: {path}")
 
 
 def main() -> int:

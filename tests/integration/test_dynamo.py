@@ -29,7 +29,7 @@ from costtrace.usage import JOINED
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
-VERSIONS = {"1.6.1": BUILD / "dynamo", "1.4.2": BUILD / "dynamo" / "1.4.2"}
+VERSIONS = {"1.6.1": BUILD / "dynamo"}
 META = "x-dynamo-meta-tenant"
 WAIT_NS = 60 * 10**9
 BOOKED_S = 60
@@ -66,7 +66,6 @@ class Seen:
     receiver: Receiver
     replies: dict[int, Reply] = field(default_factory=dict)
     tenants: dict[int, str] = field(default_factory=dict)
-    traced: bool = True
 
     def wholes(self):
         """All requests with all their parts, long after."""
@@ -268,11 +267,10 @@ def test_the_report_counts_each_request_once_and_splits_by_worker(aggregated):
 # -- disaggregated
 
 
-@pytest.fixture(scope="module", params=list(VERSIONS))
-def disaggregated(request, tiny_model, tmp_path_factory):
+@pytest.fixture(scope="module")
+def disaggregated(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dynamo-disaggregated")
-    variables = {"DYN_LOGGING_JSONL": None} if request.param == "1.4.2" else {}
-    with deployed(request.param, tiny_model, folder, "--enforce-disagg", **variables) as (dynamo, seen):
+    with deployed("1.6.1", tiny_model, folder, "--enforce-disagg") as (dynamo, seen):
         dynamo.vllm_worker("prefill", "prefill")
         dynamo.vllm_worker("decode", "decode")
         wait_for_engines(dynamo, seen, 2)
@@ -285,7 +283,6 @@ def disaggregated(request, tiny_model, tmp_path_factory):
         for name in ("prefill", "decode"):  # on SIGTERM they would not end within 45 s
             dynamo.members.pop(name).kill()
         close_books(dynamo, seen)
-        seen.traced = "DYN_LOGGING_JSONL" not in variables
         yield seen
 
 
@@ -305,12 +302,12 @@ def test_a_disaggregated_request_is_one_total_of_a_prefill_and_a_decode_part(dis
         assert (whole.finality, whole.notes, whole.wasted_ns) == ("final", (), 0)
 
 
-def test_both_parts_are_in_the_clients_trace_where_dynamo_traces_and_joined_where_it_does_not(disaggregated):
+def test_both_parts_are_in_the_clients_trace(disaggregated):
     traces = disaggregated.wholes()
     for number in range(TRACED):
         whole = traces[key_of(disaggregated.replies[number])]
         found = {attempt.part.record.traceparent[3:35] for attempt in whole.attempts}
-        assert found == ({trace_of(number)} if disaggregated.traced else {""})
+        assert found == {trace_of(number)}
 
 
 def test_both_engines_meters_are_what_requests_idle_and_overhead_add_up_to(disaggregated):

@@ -36,8 +36,6 @@ class DynamoEnvironment(NamedTuple):
 
     python: str
     dynamo_version: str
-    packages: str
-    """Folder of a Dynamo that goes before the environment's own; '' for its own."""
 
 
 def read_dynamo_environment(folder: Path) -> DynamoEnvironment:
@@ -197,8 +195,6 @@ class Dynamo:
             "DYN_HTTP_HOST": HOST,
             "DYN_LOGGING_JSONL": "true",  # without this or tracing, Dynamo hands its workers no trace context
         }
-        if self.environment.packages:
-            values["PYTHONPATH"] = self.environment.packages
         for key, value in {**more, **self._variables}.items():
             values.pop(key, None)
             if value is not None:
