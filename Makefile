@@ -28,7 +28,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm model demo test test-heavy lint format bench evaluation docs clean check-python
+.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -51,6 +51,9 @@ model: setup-vllm ## make the tiny models that the demo and the tests serve
 	@build/vllm-$(NEWEST)/venv/bin/python tools/make_tiny_model.py $(MODEL) \
 	  --embedding build/tiny-embedder --lora build/tiny-lora
 
+setup-dynamo: check-python ## make an environment with a real NVIDIA Dynamo and its vLLM workers (CPU build)
+	@$(PYTHON) tools/setup_dynamo.py
+
 demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenants, a bill
 	@$(SETUP_VLLM) --version $(NEWEST) --dir $(DEMO_ENV) \
 	  $(if $(VLLM_PYTHON),--use-existing --python $(VLLM_PYTHON))
@@ -61,7 +64,7 @@ demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenan
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
 
-test-heavy: setup model ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
+test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
 	@$(PYTHON) tools/setup_peers.py
 	@$(BIN)/python tools/check_vllm_wheel.py $(VLLM_WHEEL)
 	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'

@@ -145,6 +145,15 @@ class Settings(TenantSettings):
         ge=0,
         le=60_000,
     )
+    parts_wait_s: int = _setting(
+        60,
+        group=_ACCOUNTING,
+        about="How long the total of a request over several workers is provisional while a part of it is missing.",
+        unit="s",
+        example="600",
+        ge=0,
+        le=86_400,
+    )
     attribution: Literal["auto", "roofline", "affine", "tokens", "equal"] = _setting(
         "auto",
         group=_ACCOUNTING,

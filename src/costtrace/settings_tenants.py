@@ -42,6 +42,14 @@ class TenantSettings(BaseModel):
         ge=1,
         le=1024,
     )
+    dynamo_tenant: tuple[str, ...] = setting(
+        ("metadata:tenant",),
+        group=TENANTS,
+        about="What names the tenant where NVIDIA Dynamo serves; the first that is there decides. `metadata:KEY` is "
+        "the header `x-dynamo-meta-KEY`, `cache_salt` the header `x-tenant-id`, `annotation:KEY` the request's "
+        "body. All are the client's unless the gateway sets them: see docs/dynamo.md.",
+        example="metadata:team,cache_salt",
+    )
     tenant_metric_limit: int = setting(
         1_000,
         group=TENANTS,
@@ -121,6 +129,15 @@ class TenantSettings(BaseModel):
         about="File (YAML) that says each tenant's organisation, team, project, cost centre and labels, for reports.",
         example="/etc/costtrace/tenants.yaml",
     )
+
+    @field_validator("dynamo_tenant")
+    @classmethod
+    def _channels(cls, channels: tuple[str, ...]) -> tuple[str, ...]:
+        for channel in channels:
+            kind, colon, key = channel.partition(":")
+            if channel != "cache_salt" and not (kind in {"metadata", "annotation"} and colon and key):
+                raise ValueError(f"{channel!r} is none of metadata:KEY, cache_salt, annotation:KEY")
+        return channels
 
     @field_validator("tenant_headers")
     @classmethod

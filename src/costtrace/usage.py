@@ -13,6 +13,9 @@ import msgspec
 Kind = Literal["request", "idle", "overhead", "unobserved"]
 KINDS: tuple[Kind, ...] = ("request", "idle", "overhead", "unobserved")
 
+JOINED = "dynamo:"
+"""Request keys that begin so are unique everywhere and join parts; others name a request on one engine only."""
+
 METHODS = ("roofline", "affine", "tokens", "equal")
 """The fallback ladder of step attribution, best first; `docs/method.md` section 3."""
 

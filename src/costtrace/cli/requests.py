@@ -15,6 +15,7 @@ from costtrace.cli.common import (
     store_option,
     zone,
 )
+from costtrace.cli.joined import Chosen, joined_requests
 from costtrace.errors import CosttraceError
 from costtrace.ledger.query import ORDERS, Filter, find_requests, habits
 from costtrace.ledger.query import requests as find
@@ -33,12 +34,17 @@ PEERS = 500_000
         "costtrace requests --dearest --since today        what cost most, and why",
         "costtrace requests --sort queue --tenant acme     who waited longest",
         "costtrace requests --id chatcmpl-8f31c0           one request (its id, record id or trace id)",
+        "costtrace requests --joined --also /mnt/node2     whole requests, their parts joined over two nodes",
     ),
 )
 @click.option("--dearest", is_flag=True, help="The dearest first, with the reason in words: --sort cost --why.")
 @click.option("--sort", type=click.Choice(list(ORDERS)), help="The most of it first.  [default: ended]")
 @click.option("--why", "explain", is_flag=True, help="Say why each cost what it did, against its tenant and model.")
 @click.option("--id", "identifier", help="Only this one: request id, record id, request key or trace id.")
+@click.option("--joined", is_flag=True, help="One line a request, its parts on all engines joined (NVIDIA Dynamo).")
+@click.option(
+    "--also", type=click.Path(path_type=Path), multiple=True, help="With --joined, another node's home with parts."
+)
 @click.option("--tenant", help="Only this tenant's requests.")
 @click.option("--model", help="Only this model.")
 @click.option("--engine", help="Only this engine.")
@@ -52,6 +58,8 @@ def requests(
     sort: str | None,
     explain: bool,
     identifier: str | None,
+    joined: bool,
+    also: tuple[Path, ...],
     tenant: str | None,
     model: str | None,
     engine: str | None,
@@ -67,6 +75,10 @@ def requests(
     A request counts in the period in which it ended. Costs are without idle.
     """
     where = zone(tz)
+    if joined or also:
+        chosen = Chosen(Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit, identifier)
+        out(joined_requests((home, *also), chosen, (since, until), where, form))
+        return
     with open_books(home) as store:
         which = period(store, since, until, where)
         if identifier is not None:

@@ -61,6 +61,8 @@ def check(engine: str, package_dir: Path) -> Iterator[Finding]:
     if hasattr(contract, "summary"):
         yield Finding("hooks", OK, contract.summary(package_dir, checks))
     yield Finding("hooks", OK if fits else FAIL, f"{len(fits)} of {len(checks)} hooks fit {package_dir}")
+    for name, means in contract.unsupported(package_dir) if hasattr(contract, "unsupported") else ():
+        yield Finding("hooks", WARN, f"not supported in it: {name}", means)
     for found in checks:
         if not found.ok:
             optional = getattr(found.hook, "optional", False)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from costtrace.errors import CosttraceError, LedgerError
+from costtrace.ledger.counted import COUNTED
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.rows import Ended, Fit, Habit, Period, Request, Used
 from costtrace.units import NS_PER_HOUR, NS_PER_S
-from costtrace.usage import FitRow
+from costtrace.usage import JOINED, FitRow
 
 DAY_NS = 24 * NS_PER_HOUR
 QUARTER_NS = 900 * NS_PER_S
@@ -80,6 +81,8 @@ class Dimension(NamedTuple):
 
 
 _QUARTER = f"CAST({{0}} - {{0}} % {QUARTER_NS} AS TEXT)"
+WORKER = "coalesce(nullif(json_extract(e.settings, '$.dynamo_worker'), ''), e.engine_id, '')"
+"""What Dynamo calls the worker of an engine, where it has told; else the engine's own id."""
 DIMENSIONS: dict[str, Dimension] = {
     "tenant": Dimension("p.tenant", "u.tenant"),
     "model": Dimension("p.model", "u.model"),
@@ -91,6 +94,9 @@ DIMENSIONS: dict[str, Dimension] = {
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
     "method": Dimension("p.method", "u.method"),
     "price_book": Dimension("coalesce(r.price_book, '')", "u.price_book"),
+    # A request's role on an engine can be its own; what is open yet, and what is nobody's, has the engine's.
+    "role": Dimension("coalesce(u.role, e.role, '')", "u.role", frozenset({"usage"})),
+    "worker": Dimension(WORKER, WORKER),
 }
 _INNER = {
     # Days of UTC need no quarters: a month of a large ledger is a hundred times fewer rows.
@@ -105,7 +111,7 @@ _INNER = {
 TIME_DIMENSIONS = ("hour", "day", "month")
 
 _FIT = FitRow.__struct_fields__
-_REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
+REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
 ORDERS = {
     "cost": "u.cost_nano IS NULL, u.cost_nano DESC, u.gpu_ns DESC",
     "gpu": "u.gpu_ns DESC",
@@ -175,22 +181,25 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
 
 
 def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Ended]:  # noqa: B008 - immutable
-    """Usage records that ended in *period*, summed by the dimensions *by* and currency."""
+    """Usage records that ended in *period*, summed by the dimensions *by* and currency. Keys may come twice.
+
+    Of a request with several parts each token counts once (`costtrace.ledger.counted`).
+    """
     dimensions = [_dimension(name) for name in by]
     keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
     group = ", ".join(str(place + 1) for place in range(len(by) + 1))
-    engine = "LEFT JOIN engine e ON e.engine_id = u.engine_id" if {"device", "simulated"} & set(by) else ""
-    sql = f"""
-        SELECT {keys} u.currency, sum(u.requests), sum(u.parts),
-            coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
-            coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
-        FROM usage_line u {engine}
-        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
-        GROUP BY {group}
-    """  # noqa: S608 - made of constants of this module
+    joined = {"device", "simulated", "worker"} & set(by)
+    engine = "LEFT JOIN engine e ON e.engine_id = u.engine_id" if joined else ""
     width = len(by)
-    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
-        yield Ended(row[:width], *row[width:])
+    for source, sums in COUNTED:
+        sql = f"""
+            SELECT {keys} u.currency, {sums}
+            FROM {source} u {engine}
+            WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+            GROUP BY {group}
+        """  # noqa: S608 - made of constants of this module
+        for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
+            yield Ended(row[:width], *row[width:])
 
 
 def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
@@ -207,7 +216,7 @@ def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
 def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
     """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*."""
     sql = f"""
-        SELECT {_REQUEST_COLUMNS} FROM usage u
+        SELECT {REQUEST_COLUMNS} FROM usage u
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         ORDER BY {ORDERS[order]}, u.usage_id LIMIT :limit
     """  # noqa: S608 - made of constants of this module
@@ -217,16 +226,24 @@ def requests(store: Store, period: Period, only: Filter, order: str, limit: int)
         "limit": limit,
         **only.parameters(),
     }
-    return [_request(row) for row in store.rows(sql, parameters)]
+    return [request_of(row) for row in store.rows(sql, parameters)]
 
 
 def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
-    """Usage records whose record id, request id, request key or trace id is *identifier*; the first that matches."""
-    for column in ("u.record_id", "u.request_id", "u.request_key", "substr(u.traceparent, 4, 32)"):
-        sql = f"SELECT {_REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
-        if found := [_request(row) for row in store.rows(sql, {"id": identifier, "limit": limit})]:
+    """Usage records whose record id, request id, request key or trace id is *identifier*; the first that matches.
+
+    Where a frontend puts a word before the id that it gives its workers (``chatcmpl-<id>``), that id matches, too.
+    """
+    ways = [(column, identifier) for column in ("u.record_id", "u.request_id", "u.request_key", _TRACE_ID)]
+    ways += [("u.request_key", JOINED + identifier.removeprefix(word)) for word in ("chatcmpl-", "cmpl-")]
+    for column, value in ways:
+        sql = f"SELECT {REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
+        if found := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:
             return found
     return []
+
+
+_TRACE_ID = "substr(u.traceparent, 4, 32)"
 
 
 def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
@@ -269,6 +286,7 @@ def _dimension(name: str) -> Dimension:
     return found
 
 
-def _request(row: Row) -> Request:
+def request_of(row: Row) -> Request:
+    """Read a row of `REQUEST_COLUMNS`."""
     request = Request(*row)
     return request._replace(finish_reasons=tuple(json.loads(row[Request._fields.index("finish_reasons")])))

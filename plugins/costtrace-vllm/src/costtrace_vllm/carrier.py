@@ -41,6 +41,8 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     """Boot id of the server's host: `arrived_ns` means nothing on another one."""
     user: str = ""
     labels: dict[str, str] = {}
+    role: str = ""
+    """What the engine does for the request (``prefill``, ``decode``); empty: what the engine does for all."""
 
 
 _encode = msgspec.json.Encoder().encode

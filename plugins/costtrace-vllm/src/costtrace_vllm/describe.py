@@ -195,11 +195,22 @@ def settings_of(vllm_config: Any) -> dict[str, str]:
         value = getattr(getattr(vllm_config, part, None), field, None)
         if value is not None and value != "":
             found[name] = str(value).removeprefix("torch.")
-    return found
+    return found | _declared[1]
+
+
+_declared: tuple[str, dict[str, str]] = ("", {})
+
+
+def declare(role: str, settings: dict[str, str]) -> None:
+    """Say what vLLM's own configuration does not, where somebody else (Dynamo) started this engine."""
+    global _declared  # noqa: PLW0603 - a fact of the process
+    _declared = (role, {name: value for name, value in settings.items() if value})
 
 
 def role_of(vllm_config: Any) -> str:
-    """``prefill``, ``decode`` or ``aggregated``, by the role in KV transfer."""
+    """``prefill``, ``decode`` or ``aggregated``: as declared, else by the role in KV transfer."""
+    if _declared[0]:
+        return _declared[0]
     role = str(getattr(getattr(vllm_config, "kv_transfer_config", None), "kv_role", "") or "")
     return {"kv_producer": "prefill", "kv_consumer": "decode"}.get(role, "aggregated")
 

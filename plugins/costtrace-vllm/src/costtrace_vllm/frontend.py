@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from costtrace import clock, tenancy
 from costtrace.guard import guard, swallow
 from costtrace_vllm import carrier, settings, status
@@ -20,7 +22,7 @@ from costtrace_vllm.carrier import HEADER, RequestContext
 SCOPE_KEY = "costtrace"
 PEER_KEY = "costtrace.peer"
 REMEMBERED = 10_000
-"""Requests with stop strings whose delivered tokens are kept until the engine has been told of their end."""
+"""Requests of which something is kept until the engine has been told of it: who asks, or what was delivered."""
 ABORT = b"\x01"
 """Value of vLLM's EngineCoreRequestType.ABORT."""
 
@@ -118,6 +120,20 @@ def wrap_proxy_headers(original: Callable[..., Any]) -> Callable[..., Any]:
     return __call__
 
 
+_introduced: OrderedDict[str, RequestContext] = OrderedDict()
+"""Who is behind the newest external ids, where not vLLM's own server but another front end asks the engine."""
+
+
+def introduce(external_id: str, context: RequestContext) -> None:
+    """Say, for another front end than vLLM's server, who is behind *external_id* before the engine is asked for it.
+
+    Its prompt key and operation are found out here. The newest `REMEMBERED` are kept: an id is asked for at once.
+    """
+    _introduced[external_id] = context
+    if len(_introduced) > REMEMBERED:
+        _introduced.popitem(last=False)
+
+
 def label(request: Any) -> None:
     """Write the context of *request* (an EngineCoreRequest) where its engine finds it."""
     with guard("vllm.status"):
@@ -127,7 +143,11 @@ def label(request: Any) -> None:
     pooling = request.pooling_params is not None
     caller = _caller.get()
     prompt_key = carrier.prompt_of(internal_id, external_id)
-    if caller is None:
+    introduced = _introduced.get(external_id)
+    if introduced is not None:
+        operation = introduced.operation or carrier.operation_of("", external_id, pooling=pooling)
+        context = msgspec.structs.replace(introduced, prompt_key=prompt_key, operation=operation)
+    elif caller is None:
         tenant = settings.current().tenant_default
         request_id = carrier.response_id(external_id, pooling=False)
         operation = carrier.operation_of("", external_id, pooling=pooling)

@@ -99,6 +99,7 @@ class Sequences:
             traceparent=context.traceparent,
             user=context.user,
             labels=context.labels,
+            role=context.role,
         )
         self.known[name] = Sequence(added)
         self.slots[name] = added.slot

@@ -1,0 +1,109 @@
+"""What costtrace holds on to in Dynamo, as data: checked when a worker starts, by `costtrace doctor`, and by the tests.
+
+The engine's own hooks are costtrace-vllm's, and checked against vLLM. A hook that does not fit is left out and said
+once; serving goes on.
+"""
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Hook(NamedTuple):
+    """A function of Dynamo's that is wrapped."""
+
+    name: str
+    module: str
+    owner: str
+    """Class; '' for a function of the module itself."""
+    function: str
+    parameters: tuple[str, ...]
+    """Names that must be there, without self, in this order; others may stand behind them."""
+    lost: str
+    optional: bool = False
+
+
+class HookCheck(NamedTuple):
+    """How one hook fits."""
+
+    hook: Hook
+    ok: bool
+    why: str
+    """'' where it fits."""
+
+
+_NO_IDENTITY = (
+    "tenant, trace and request id of this role's requests: each is billed to `default`, as a request of its own"
+)
+
+HOOKS: tuple[Hook, ...] = (
+    Hook(
+        "worker", "dynamo.vllm.main", "", "setup_vllm_engine", ("config",),
+        "role and worker id on the engine's rows: a worker's idle time is shown as aggregated",
+    ),
+    Hook("decode", "dynamo.vllm.handlers", "DecodeWorkerHandler", "generate", ("request", "context"), _NO_IDENTITY),
+    Hook("prefill", "dynamo.vllm.handlers", "PrefillWorkerHandler", "generate", ("request", "context"), _NO_IDENTITY),
+)  # fmt: skip
+
+UNSUPPORTED: dict[str, str] = {
+    "vllm/sidecar.py": "`python -m dynamo.vllm.sidecar` talks to a plain vLLM over gRPC: its requests are measured, "
+    "but come without Dynamo's context, and are billed to `default`, each part by itself. Use `python -m dynamo.vllm`.",
+    "mocker/main.py": "`python -m dynamo.mocker` has no engine in Python: there is nothing to measure.",
+    "sglang/main.py": "costtrace has no plugin for SGLang: `python -m dynamo.sglang` workers are not billed.",
+    "tokenspeed/llm_engine.py": "costtrace has no plugin for this engine: `python -m dynamo.tokenspeed` is not billed.",
+    "trtllm/main.py": "`python -m dynamo.trtllm` is not hooked by this plugin: its requests are not joined.",
+}
+"""Kinds of workers that cannot be billed: by a file that shows that the package has one, what that means."""
+
+
+def why_not(owner: Any, hook: Hook) -> str:
+    """Why *hook* does not fit the class or module *owner*; '' where it does."""
+    if owner is None:
+        return f"{hook.owner} does not exist"
+    function = vars(owner).get(hook.function)
+    if function is None:
+        return "it does not exist"
+    try:
+        found = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return "its signature cannot be read"
+    return _compare(found, hook.parameters)
+
+
+def check_source(package_dir: Path) -> list[HookCheck]:
+    """Check every hook against the source in *package_dir* (the folder ``dynamo``), without importing it."""
+    checks = []
+    for hook in HOOKS:
+        why = _why_source(package_dir, hook)
+        checks.append(HookCheck(hook, ok=not why, why=why))
+    return checks
+
+
+def unsupported(package_dir: Path) -> list[tuple[str, str]]:
+    """The kinds of workers in *package_dir* that cannot be billed, and what that means for each."""
+    return [(file, means) for file, means in UNSUPPORTED.items() if (package_dir / file).is_file()]
+
+
+def _why_source(package_dir: Path, hook: Hook) -> str:
+    path = package_dir.joinpath(*hook.module.split(".")[1:]).with_suffix(".py")
+    if not path.is_file():
+        return f"there is no {path}"
+    body: list[ast.stmt] = ast.parse(path.read_text(encoding="utf-8")).body
+    if hook.owner:
+        classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == hook.owner]
+        if not classes:
+            return f"{hook.module} has no class {hook.owner}"
+        body = classes[-1].body
+    functions = [node for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    for function in functions:
+        if function.name == hook.function:
+            return _compare([argument.arg for argument in function.args.args], hook.parameters)
+    return "it does not exist"
+
+
+def _compare(found: list[str], wanted: tuple[str, ...]) -> str:
+    names = [name for name in found if name != "self"]
+    if tuple(names[: len(wanted)]) == wanted:
+        return ""
+    return f"its parameters are ({', '.join(names)}), not ({', '.join(wanted)}, ...)"

@@ -1,0 +1,87 @@
+"""Whose request is it, and which part of it: from what Dynamo hands a worker to the context that the engine gets. Pure.
+
+Dynamo's frontend gives a request one id, and every worker that works on it is handed the same one: it joins the parts.
+What names the tenant came from the client's connection to the frontend, whose other end a worker cannot see. So each
+channel is believed or not as a whole (setting `dynamo_tenant`), and the gateway in front of Dynamo has to take from
+its clients what it does not set itself (docs/dynamo.md).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from costtrace_vllm import carrier
+from costtrace_vllm.carrier import RequestContext
+
+from costtrace.tenancy import INVALID, tenant_name
+from costtrace.usage import JOINED
+
+SALT_PREFIX = "dynamo-cache-salt:"
+"""What Dynamo's vLLM worker puts before a cache salt; the request that it is handed has it without."""
+METADATA, ANNOTATION, SALT = "metadata", "annotation", "cache_salt"
+NOBODY = "default"
+"""Source of the tenant of a request that names nobody."""
+
+
+def tenant_of(channels: Iterable[str], metadata: Mapping[str, Any], request: Mapping[str, Any]) -> tuple[str, str]:
+    """Tenant and its source, by the first of *channels* that names one; tenant '' where none does.
+
+    A name that cannot be a tenant's is rejected, and no later channel is asked: somebody meant to name one.
+    """
+    for channel in channels:
+        kind, _, key = channel.partition(":")
+        claim = _claim(kind, key, metadata, request)
+        if not claim:
+            continue
+        name = tenant_name(claim.encode("utf-8", "replace"))
+        return ("", INVALID) if name is None else (name, channel)
+    return "", NOBODY
+
+
+def _claim(kind: str, key: str, metadata: Mapping[str, Any], request: Mapping[str, Any]) -> str:
+    if kind == METADATA:
+        return _text(metadata.get(key))
+    if kind == SALT:
+        routing = request.get("routing")
+        salt = routing.get("cache_salt") if isinstance(routing, Mapping) else None
+        return _text(salt).removeprefix(SALT_PREFIX)
+    annotations = request.get("annotations")
+    for annotation in annotations if isinstance(annotations, list) else ():
+        name, colon, value = _text(annotation).partition(":")
+        if colon and name == key:
+            return value
+    return ""
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def traceparent_of(headers: Mapping[str, Any] | None) -> str:
+    """The W3C traceparent among the trace headers of a request; '' where there is none, or none that is valid."""
+    return carrier.valid_traceparent([_text((headers or {}).get("traceparent"))])
+
+
+def request_context(
+    request_id: str,
+    role: str,
+    tenant: tuple[str, str],
+    default_tenant: str,
+    *,
+    traceparent: str = "",
+    arrived_ns: int = 0,
+    boot: str = "",
+) -> RequestContext:
+    """What the engine is told of a request's part. *tenant* is `tenant_of`'s answer."""
+    name, source = tenant
+    return RequestContext(
+        request_key=JOINED + request_id,
+        request_id=request_id,
+        prompt_key="",
+        operation="",
+        tenant=name or default_tenant,
+        tenant_source=source,
+        traceparent=traceparent,
+        arrived_ns=arrived_ns,
+        boot=boot,
+        role=role,
+    )

@@ -1,0 +1,49 @@
+"""``costtrace requests --joined``: requests with all their parts, out of the ledgers of one or several nodes."""
+
+import time
+from contextlib import ExitStack
+from datetime import tzinfo
+from pathlib import Path
+from typing import NamedTuple
+
+from costtrace import config
+from costtrace.cli.common import name_period, period
+from costtrace.errors import CosttraceError
+from costtrace.ledger.parts import find_parts, parts
+from costtrace.ledger.query import Filter, open_ledger
+from costtrace.reports.parts import join
+from costtrace.reports.render import render
+from costtrace.reports.whole_tables import parts_table, wholes_table
+from costtrace.units import NS_PER_S
+
+
+class Chosen(NamedTuple):
+    """Which requests."""
+
+    only: Filter
+    order: str
+    limit: int
+    identifier: str | None
+
+
+def joined_requests(
+    homes: tuple[Path, ...], chosen: Chosen, limits: tuple[str | None, str | None], where: tzinfo, form: str
+) -> str:
+    """What is printed. The period, and which requests, go by the first of *homes*. Raises: CosttraceError."""
+    wait_ns = config.load({"home": homes[0]}).parts_wait_s * NS_PER_S
+    with ExitStack() as stack:
+        stores = [stack.enter_context(open_ledger(home)) for home in homes]
+        which = period(stores[0], *limits, where)
+        if chosen.identifier is None:
+            found = parts(stores, which, chosen.only, chosen.order, chosen.limit)
+        else:
+            found = find_parts(stores, chosen.identifier, chosen.limit)
+    if not found and chosen.identifier is not None:
+        raise CosttraceError(f"no request {chosen.identifier!r} is in the ledger; it appears there when it has ended")
+    if not found and form == "table":
+        return f"no request ended {name_period(which, where)}\n"
+    wholes = join(found, time.time_ns(), wait_ns)
+    tables = [wholes_table(wholes, f"Whole requests, {name_period(which, where)}", where)]
+    if chosen.identifier is not None:
+        tables += [parts_table(whole, where) for whole in wholes]
+    return render(tables, form)

@@ -1,0 +1,343 @@
+"""Real NVIDIA Dynamos with real vLLM workers (CPU build): several workers, one bill.
+
+A deployment takes a minute or two to start on two cores: each does all its traffic once, and is looked at afterwards.
+"""
+
+import http.client
+import json
+import os
+import threading
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from asking import CHAT, COMPLETIONS, Ask, Reply, _read, ask, ask_all, body
+from books import WINDOW_S, Home
+from emission_world import Receiver, attributes, listening
+from served import PRICES, end_agent
+from vllm_server import BUILD, need
+
+from costtrace.demo.dynamo import Dynamo
+from costtrace.demo.processes import wait_until
+from costtrace.ledger.parts import parts
+from costtrace.ledger.query import Filter, open_ledger
+from costtrace.reports.parts import join
+from costtrace.reports.rows import Period
+from costtrace.usage import JOINED
+
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
+
+VERSIONS = {"1.6.1": BUILD / "dynamo"}
+META = "x-dynamo-meta-tenant"
+WAIT_NS = 60 * 10**9
+BOOKED_S = 60
+PROMPTS = ("Hello there", "What does a request cost?", "A longer question, so that a prompt has some tokens. " * 4)
+
+
+def trace_of(number: int) -> str:
+    return f"{number + 1:032x}"
+
+
+def wanted(number: int, tenant: str | None, tokens: int = 8, **more) -> Ask:
+    """One request, with a trace and (where it is not None) a tenant of its own."""
+    text = PROMPTS[number % len(PROMPTS)] + f" ({number})"
+    content = body(tokens, **more)
+    if more.get("stream"):
+        content["stream_options"] = {"include_usage": True}
+    if number % 2:
+        path, content = CHAT, {**content, "messages": [{"role": "user", "content": text}]}
+    else:
+        path, content = COMPLETIONS, {**content, "prompt": text}
+    headers = [("traceparent", f"00-{trace_of(number)}-{'cd' * 8}-01")]
+    return Ask(path, content, headers if tenant is None else [*headers, (META, tenant)])
+
+
+def key_of(reply: Reply) -> str:
+    return JOINED + reply.id.removeprefix("chatcmpl-").removeprefix("cmpl-")
+
+
+@dataclass
+class Seen:
+    """What a deployment was asked and answered, and its books."""
+
+    home: Home
+    receiver: Receiver
+    replies: dict[int, Reply] = field(default_factory=dict)
+    tenants: dict[int, str] = field(default_factory=dict)
+
+    def wholes(self):
+        """All requests with all their parts, long after."""
+        with open_ledger(self.home.path) as store:
+            found = parts([store], Period(0, 1 << 62), Filter(), "ended", 10_000)
+        newest = max(part.record.ended_ns for part in found)
+        return {whole.request_key: whole for whole in join(found, newest + WAIT_NS, WAIT_NS)}
+
+    def records(self, key: str):
+        return self.home.rows("SELECT * FROM usage WHERE request_key = ? ORDER BY arrived_ns", key)
+
+    def wait_for(self, reply: Reply, count: int) -> None:
+        key = key_of(reply)
+        assert wait_until(lambda: len(self.records(key)) >= count, BOOKED_S, 0.1), (
+            f"{key} has {[tuple(row)[:8] for row in self.records(key)]}; {self.home.log()[-2000:]}"
+        )
+
+
+@contextmanager
+def deployed(version: str, model: Path, folder: Path, *frontend: str, **variables: str | None):
+    """A frontend whose workers are added by the caller, an agent, and a receiver of spans."""
+    environment = need(VERSIONS[version] / "env.json", "setup-dynamo").parent
+    (folder / "prices.yaml").write_text(PRICES)
+    receiver = Receiver()
+    with listening(receiver) as there:
+        settings = {
+            "COSTTRACE_PRICES": str(folder / "prices.yaml"),
+            "COSTTRACE_WINDOW_S": str(WINDOW_S),
+            "COSTTRACE_AGENT_IDLE_EXIT_S": "1",
+            "COSTTRACE_PROMETHEUS_PORT": "0",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{there.port}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+        }
+        inherited = dict.fromkeys((n for n in os.environ if n.startswith(("OTEL_", "COSTTRACE_"))), None)
+        home = Home(folder / "home", settings)
+        try:
+            with Dynamo(
+                environment,
+                model,
+                folder,
+                home.path,
+                frontend=frontend,
+                variables={**inherited, **settings, **variables},
+            ) as dynamo:
+                yield dynamo, Seen(home, receiver)
+        finally:
+            end_agent(home)
+
+
+def close_books(dynamo: Dynamo, seen: Seen) -> None:
+    """End the workers and wait until all that they wrote is booked."""
+    dynamo.stop()
+    seen.home.wait_closed(BOOKED_S)
+    roots = seen.home.one("SELECT count(*) FROM usage")
+    seen.receiver.wait(lambda: len(seen.receiver.roots) >= roots, 30)
+
+
+class Stream(threading.Thread):
+    """A client that reads a streamed answer; `reply` grows while it does."""
+
+    def __init__(self, url: str, what: Ask) -> None:
+        super().__init__(daemon=True)
+        self.url, self.what, self.reply = url, what, Reply()
+        self.start()
+
+    def run(self) -> None:
+        address = urlsplit(self.url)
+        with closing(http.client.HTTPConnection(address.hostname, address.port, timeout=300)) as connection:
+            headers = {"content-type": "application/json", **dict(self.what.headers)}
+            connection.request("POST", self.what.path, json.dumps(self.what.body), headers)
+            with connection.getresponse() as response:
+                self.reply.status = response.status
+                _read(response, self.what, self.reply)
+
+    def has(self, pieces: int) -> bool:
+        return len(self.reply.events) >= pieces
+
+
+# -- aggregated: two workers, one of which is killed while both are at work
+
+LONG, CANCELLED, NOBODY, WARM_UP, TRACED = (100, 102), 104, 106, 108, 12
+LONG_TOKENS = 600
+
+
+@pytest.fixture(scope="module")
+def aggregated(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dynamo-aggregated")
+    with deployed("1.6.1", tiny_model, folder, "--migration-limit", "3") as (dynamo, seen):
+        dynamo.vllm_worker("one")
+        dynamo.vllm_worker("two")
+        wait_for_engines(dynamo, seen, 2)
+        tenants = ("acme", "globex", "initech")
+        asks = {number: wanted(number, tenants[number % 3], 4 + number) for number in range(TRACED)}
+        seen.replies |= dict(zip(asks, ask_all(dynamo.url, list(asks.values())), strict=True))
+        seen.tenants |= {number: tenants[number % 3] for number in asks} | {NOBODY: "default"}
+        seen.replies[NOBODY] = ask(dynamo.url, wanted(NOBODY, None))
+        leaving = wanted(CANCELLED, "acme", LONG_TOKENS, stream=True)
+        seen.replies[CANCELLED] = ask(dynamo.url, replace(leaving, hang_up_after=4))
+        seen.wait_for(seen.replies[CANCELLED], 1)
+        streams = {number: Stream(dynamo.url, wanted(number, "globex", LONG_TOKENS, stream=True)) for number in LONG}
+        assert wait_until(lambda: all(stream.has(8) for stream in streams.values()), 120, 0.005)
+        dynamo.members.pop("one").kill()
+        for number, stream in streams.items():
+            stream.join(300)
+            seen.replies[number], seen.tenants[number] = stream.reply, "globex"
+        close_books(dynamo, seen)
+        yield seen
+
+
+def wait_for_engines(dynamo: Dynamo, seen: Seen, count: int) -> None:
+    """Until so many engines have each served a request."""
+    dynamo.wait()
+
+    def all_have() -> bool:
+        ask(dynamo.url, wanted(WARM_UP, "warm-up", 2))
+        return len(seen.home.rows("SELECT DISTINCT engine_id FROM usage")) >= count
+
+    assert wait_until(all_have, 300, 0.5), "\n".join(member.tail() for member in dynamo.members.values())
+
+
+def check_answered(seen: Seen, numbers) -> None:
+    """Each of these requests is one whole, as its client saw it."""
+    wholes = seen.wholes()
+    for number in numbers:
+        reply = seen.replies[number]
+        assert reply.status == 200, reply
+        whole = wholes[key_of(reply)]
+        # After a migration the frontend tells the client the prompt of the last attempt.
+        assert reply.tokens == (whole.attempts[-1].part.record.input_tokens, whole.output_tokens)
+        assert whole.input_tokens == whole.attempts[0].part.record.input_tokens
+        assert (whole.tenant, whole.traceparent[3:35]) == (seen.tenants[number], trace_of(number))
+        assert (whole.finality, whole.notes) == ("final", ())
+        assert whole.gpu_ns > 0
+        assert whole.cost_nano == sum(attempt.part.record.cost_nano for attempt in whole.attempts)
+
+
+def test_the_books_of_all_workers_are_closed_and_balance(aggregated):
+    aggregated.home.check_closed_books()
+    aggregated.home.verify()
+    assert len(aggregated.home.rows("SELECT engine_id FROM engine")) == 2
+    assert aggregated.home.rows("SELECT lost_hooks FROM engine WHERE lost_hooks != '[]'") == []
+
+
+def test_every_request_of_three_tenants_is_billed_once_with_the_tokens_its_client_was_told(aggregated):
+    check_answered(aggregated, range(TRACED))
+    for number in range(TRACED):
+        (row,) = aggregated.records(key_of(aggregated.replies[number]))
+        assert (row["role"], row["tenant_source"], row["wasted_ns"]) == ("aggregated", "metadata:tenant", 0)
+
+
+def test_a_request_without_metadata_is_the_default_tenants_and_has_its_trace(aggregated):
+    check_answered(aggregated, [NOBODY])
+    (row,) = aggregated.records(key_of(aggregated.replies[NOBODY]))
+    assert row["tenant_source"] == "default"
+
+
+def test_a_client_that_cancels_pays_for_what_was_computed_and_all_of_it_is_wasted(aggregated):
+    (row,) = aggregated.records(key_of(aggregated.replies[CANCELLED]))
+    assert row["finish_reasons"] == '["abort"]'
+    assert row["wasted_ns"] == row["gpu_ns"] > 0
+    assert 3 <= row["output_tokens"] < LONG_TOKENS
+
+
+def test_an_answer_whose_worker_was_killed_is_one_request_of_two_attempts(aggregated):
+    check_answered(aggregated, LONG)
+    wholes = aggregated.wholes()
+    found = [wholes[key_of(aggregated.replies[number])] for number in LONG]
+    assert {whole.output_tokens for whole in found} == {LONG_TOKENS}
+    migrated = [whole for whole in found if len(whole.attempts) > 1]
+    assert len(migrated) >= 1, "one of the two was on the worker that was killed"
+    for whole in migrated:
+        first, second = whole.attempts
+        assert (first.number, second.number) == (1, 2)
+        assert first.part.record.finish_reasons == ("interrupted",)
+        assert first.part.worker != second.part.worker
+        assert second.part.record.input_tokens == whole.input_tokens + first.output_tokens
+        assert second.wasted_ns == second.part.record.prefill_ns > 0, "the prompt and what the client had, again"
+        assert whole.wasted_ns < whole.gpu_ns
+
+
+def test_the_spans_of_a_request_stand_in_its_trace_under_a_span_of_dynamos(aggregated):
+    for number in range(TRACED):
+        spans = [span for span in aggregated.receiver.roots if span.trace_id.hex() == trace_of(number)]
+        assert len(spans) == 1
+        assert spans[0].parent_span_id.hex() not in {"", "cd" * 8}
+        assert attributes(spans[0])["tenant.id"] == aggregated.tenants[number]
+
+
+def test_the_report_counts_each_request_once_and_splits_by_worker(aggregated):
+    done = aggregated.home.command("report", "--by", "role,worker", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in json.loads(done.stdout)["summary"] if line.get("kind") == "request"]
+    assert {line["role"] for line in lines} == {"aggregated"}
+    assert len({line["worker"] for line in lines}) == 2
+    shown = aggregated.home.command("requests", "--joined", "--limit", "1000", "--format", "json")
+    assert len(json.loads(shown.stdout)["requests"]) == sum(line["requests"] for line in lines)
+
+
+# -- disaggregated
+
+
+@pytest.fixture(scope="module")
+def disaggregated(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dynamo-disaggregated")
+    with deployed("1.6.1", tiny_model, folder, "--enforce-disagg") as (dynamo, seen):
+        dynamo.vllm_worker("prefill", "prefill")
+        dynamo.vllm_worker("decode", "decode")
+        wait_for_engines(dynamo, seen, 2)
+        tenants = ("acme", "globex", "initech")
+        asks = {number: wanted(number, tenants[number % 3], 4 + number) for number in range(TRACED)}
+        seen.replies |= dict(zip(asks, ask_all(dynamo.url, list(asks.values()), workers=4), strict=True))
+        seen.tenants |= {number: tenants[number % 3] for number in asks}
+        for reply in seen.replies.values():
+            seen.wait_for(reply, 2)
+        for name in ("prefill", "decode"):  # on SIGTERM they would not end within 45 s
+            dynamo.members.pop(name).kill()
+        close_books(dynamo, seen)
+        yield seen
+
+
+def test_a_disaggregated_request_is_one_total_of_a_prefill_and_a_decode_part(disaggregated):
+    wholes = disaggregated.wholes()
+    for number in range(TRACED):
+        reply = disaggregated.replies[number]
+        assert reply.status == 200, reply
+        whole = wholes[key_of(reply)]
+        prefill, decode = (attempt.part for attempt in whole.attempts)
+        assert (prefill.record.role, decode.record.role) == ("prefill", "decode")
+        assert prefill.record.engine_id != decode.record.engine_id
+        assert prefill.record.tenant == decode.record.tenant == disaggregated.tenants[number]
+        assert (whole.input_tokens, whole.output_tokens) == reply.tokens
+        assert whole.transferred_tokens > 0
+        assert whole.gpu_ns == prefill.record.gpu_ns + decode.record.gpu_ns
+        assert (whole.finality, whole.notes, whole.wasted_ns) == ("final", (), 0)
+
+
+def test_both_parts_are_in_the_clients_trace(disaggregated):
+    traces = disaggregated.wholes()
+    for number in range(TRACED):
+        whole = traces[key_of(disaggregated.replies[number])]
+        found = {attempt.part.record.traceparent[3:35] for attempt in whole.attempts}
+        assert found == {trace_of(number)}
+
+
+def test_both_engines_meters_are_what_requests_idle_and_overhead_add_up_to(disaggregated):
+    disaggregated.home.check_closed_books()
+    disaggregated.home.verify()
+    roles = {row["role"]: row for row in disaggregated.home.rows("SELECT * FROM engine")}
+    assert set(roles) == {"prefill", "decode"}
+    for engine in roles.values():
+        assert json.loads(engine["settings"])["dynamo_worker"]
+        assert json.loads(engine["settings"])["scheduler"] == "InstrumentedScheduler", "Dynamo's own goes on working"
+    report = disaggregated.home.command("report", "--by", "role", "--format", "json")
+    lines = json.loads(report.stdout)["summary"]
+    metered = disaggregated.home.one("SELECT sum(request_ns + idle_ns + overhead_ns + unobserved_ns) FROM meter")
+    kinds = {"request", "idle", "overhead", "unobserved"}
+    assert sum(line["gpu_ns"] for line in lines if line["kind"] in kinds) == metered
+
+
+# -- Dynamo's simulated workers
+
+
+def test_the_sweep_costs_both_deployments_at_each_load_by_the_tokens_of_the_frontends_usage(tiny_model):
+    from evaluation import dynamo_sweep
+
+    environment = need(VERSIONS["1.6.1"] / "env.json", "setup-dynamo").parent
+    points = dynamo_sweep.sweep(environment, tiny_model, (1, 4), 1)
+    assert [(point.how, point.clients) for point in points] == [
+        (how, clients) for how in ("aggregated", "disaggregated") for clients in (1, 4)
+    ]
+    for point in points:
+        assert point.output_tokens == point.requests * dynamo_sweep.ANSWER_TOKENS
+        assert point.input_tokens > point.requests * dynamo_sweep.PROMPT_WORDS
+        assert point.usd_per_million_output_tokens() > 0
+    assert dynamo_sweep.report(points)["simulated"] is True
