@@ -141,11 +141,12 @@ def test_several_nodes_share_a_store_and_two_dialects_agree(stores, month, tmp_p
 
 
 def script(*words):
-    done = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.mark.timeout(1_800)  # two dozen processes, most of which start an engine
 def test_the_commands_say_the_same_of_both_stores(tmp_path):
     """In processes of their own, from an empty store on: an engine is embedded once in a process."""
     pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
