@@ -32,6 +32,7 @@ COMMANDS = {
     "rerate": "costtrace.cli.books:rerate",
     "compact": "costtrace.cli.books:compact",
     "backup": "costtrace.cli.books:backup",
+    "budgets": "costtrace.cli.budgets:budgets",
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",
     "doctor": "costtrace.cli.doctor:doctor",
