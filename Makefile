@@ -77,6 +77,8 @@ format: setup ## format the code
 bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says what each is for)
 	$(DEMO_ENV)/venv/bin/python benchmarks/bench_recorder.py $(MODEL)
 	$(BIN)/python benchmarks/bench_agent.py
+	$(BIN)/python benchmarks/bench_attribution.py
+	$(BIN)/python benchmarks/bench_exact.py --steps 1e6
 	$(BIN)/python benchmarks/bench_emission.py
 	$(BIN)/python benchmarks/bench_sensors.py
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)

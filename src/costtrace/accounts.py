@@ -7,9 +7,10 @@ import msgspec
 
 from costtrace.energy_model import EnergyModel
 from costtrace.events import SequenceAdded, SequenceFinished, Step
-from costtrace.step_model import Coefficients, Features, StepModel
+from costtrace.head_fee import TenantFees
+from costtrace.step_model import Coefficients, Features, expert_units, step_prices
 from costtrace.virtual_time import HEAD, Clock, Cohort, Mark, Usage
-from costtrace.work import Work
+from costtrace.work import Item, Work
 
 TIME, ENERGY, GAP = range(3)
 """The meters: device-nanoseconds, microjoules, and device-nanoseconds whose energy is not known."""
@@ -36,6 +37,8 @@ class Account(msgspec.Struct):
     entered_step: int = 0
     counted_step: int = 0
     marks: list[Mark] = []
+    fee_marks: list[int] = []
+    """By meter, where its tenant's fees stood (policy `tenant`)."""
     batch_mark: int = 0
     weight: int = HEAD
     running: bool = False
@@ -47,6 +50,8 @@ class Account(msgspec.Struct):
     decode: list[int] = msgspec.field(default_factory=nothing)
     wasted: list[int] = msgspec.field(default_factory=nothing)
     """Owed since it was last taken onto its part's account."""
+    head: int = 0
+    """Of the time it has owed since it began, head fees: a view, in fixed point."""
     steps: int = 0
     batch_sum: int = 0
     """Over its steps, the sequences in them: for the mean batch."""
@@ -61,8 +66,10 @@ class Account(msgspec.Struct):
 class Accounts(msgspec.Struct):
     """Who owes what. Used by `attribution`, which knows what a request is."""
 
-    share_head_fee: bool = True
-    """Policy `request`: the sequences of one request pay one head fee together."""
+    head_fee: str = "request"
+    """Who pays a head fee: `request` (its sequences together), `sequence`, `tenant`. Set before the first step."""
+    fees: TenantFees = msgspec.field(default_factory=TenantFees)
+    """Policy `tenant`."""
     cohort: Cohort = msgspec.field(default_factory=Cohort)
     clocks: list[Clock] = msgspec.field(default_factory=lambda: [Clock(), Clock(), Clock()])
     """By meter."""
@@ -75,6 +82,13 @@ class Accounts(msgspec.Struct):
     """Of the step that is being charged."""
     method: str = ""
     """Of the newest step that was charged."""
+    features: Features | None = None
+    """Of the step that is being charged; None: nobody is in it."""
+
+    def set_head_fee(self, policy: str) -> None:
+        """Before the first step: who pays head fees. It holds for the engine's life, whatever is configured later."""
+        self.head_fee = policy
+        self.cohort.unit = HEAD * HEAD if policy == "tenant" else HEAD
 
     def add(self, added: SequenceAdded) -> None:
         """A sequence is known."""
@@ -106,19 +120,28 @@ class Accounts(msgspec.Struct):
         work = self.work
         if work is None or not (self.cohort.count or work.items):
             return False
+        usages = self._usages(work, coefficients) if work.items else []
+        features = self.features = self._features(work, usages, coefficients)
         if not amounts[TIME] and not amounts[ENERGY]:
             return True
-        usages = [Usage(i.tokens, i.context, i.attention, self.open[i.slot].weight) for i in work.items]
-        features = self._features(work, usages)
-        prices = StepModel(coefficients, method).prices(features)
+        prices = step_prices(coefficients, method, features)
         self.method = prices.method
-        for meter, amount in enumerate(amounts):
-            if not amount:
-                continue
-            own = prices
-            if meter == ENERGY and energy is not None:
-                own = energy.step_prices(prices, features, amounts[TIME])
-            self._owe(work, meter, self.clocks[meter].charge(amount, self.cohort, usages, own))
+        time, unknown = self.clocks[TIME], self.clocks[GAP]
+        # As long as no energy is known, the clock of what is not known goes with that of time: one calculation.
+        same = amounts[GAP] == amounts[TIME] and unknown == time
+        if amounts[TIME]:
+            parts = time.charge(amounts[TIME], self.cohort, usages, prices)
+            self._owe(work, TIME, parts)
+            for usage, item in zip(usages, work.items, strict=True):
+                self.open[item.slot].head += int(time.fee * usage.weight / HEAD)
+            if same:
+                unknown.follow(time)
+                self._owe(work, GAP, parts)
+        if amounts[ENERGY]:
+            own = prices if energy is None else energy.step_prices(prices, features, amounts[TIME])
+            self._owe(work, ENERGY, self.clocks[ENERGY].charge(amounts[ENERGY], self.cohort, usages, own))
+        if amounts[GAP] and not same:
+            self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))
         return True
 
     def _owe(self, work: Work, meter: int, parts: list[int]) -> None:
@@ -144,7 +167,7 @@ class Accounts(msgspec.Struct):
             account.newest_context = context + tokens
         for slot in work.prompts_done:
             self.open[slot].decoding_ns = step.done_ns
-        self.work = None
+        self.work = self.features = None
         self.cohort.advance()
 
     def enter(self, account: Account, context: int) -> None:
@@ -156,7 +179,12 @@ class Accounts(msgspec.Struct):
         account.entered_step = account.counted_step = self.cohort.step
         account.marks = [clock.mark() for clock in self.clocks]
         account.batch_mark = self.batch_sum
-        self.cohort.enter(context, account.weight)
+        if self.head_fee == "tenant":
+            account.fee_marks = self.fees.paid(account.added.tenant, self.clocks)
+            self.cohort.enter(context, 0)
+            self.fees.weigh(account.added.tenant, account.weight, self.cohort, self.clocks)
+        else:
+            self.cohort.enter(context, account.weight)
 
     def resume(self, account: Account, context: int, at_ns: int) -> None:
         """After a damaged stretch it is found decoding, since *at_ns* at the latest."""
@@ -170,16 +198,23 @@ class Accounts(msgspec.Struct):
         self.settle(account)
         account.newest_context = self.context_of(account)
         account.in_cohort = False
-        self.cohort.leave(account.newest_context, account.weight)
+        if self.head_fee == "tenant":
+            self.cohort.leave(account.newest_context, 0)
+            self.fees.weigh(account.added.tenant, -account.weight, self.cohort, self.clocks)
+        else:
+            self.cohort.leave(account.newest_context, account.weight)
 
     def settle(self, account: Account) -> None:
         """Move what a member of the cohort owes since its mark onto its own account."""
         if not account.in_cohort:
             return
-        step0, context0, weight = account.entered_step, account.context, account.weight
+        step0, context0 = account.entered_step, account.context
+        fees = self._fees(account)
         owed = [
-            clock.owed(mark, step0, context0, weight) for clock, mark in zip(self.clocks, account.marks, strict=True)
+            clock.owed(mark, step0, context0, 0) + fee
+            for clock, mark, fee in zip(self.clocks, account.marks, fees, strict=True)
         ]
+        account.head += fees[TIME]
         account.marks = [clock.mark() for clock in self.clocks]
         add(account.decode, owed)
         if account.finished is not None:
@@ -190,6 +225,14 @@ class Accounts(msgspec.Struct):
         account.batch_sum += self.batch_sum - account.batch_mark
         account.counted_step = self.cohort.step
         account.batch_mark = self.batch_sum
+
+    def _fees(self, account: Account) -> list[int]:
+        """Head fees of a member of the cohort since it was last settled, by meter."""
+        weight = account.weight
+        if self.head_fee != "tenant":
+            return [weight * (clock.h - mark.h) for clock, mark in zip(self.clocks, account.marks, strict=True)]
+        marks, account.fee_marks = account.fee_marks, self.fees.paid(account.added.tenant, self.clocks)
+        return [weight * (paid - mark) for paid, mark in zip(account.fee_marks, marks, strict=True)]
 
     def finish(self, slot: int, event: SequenceFinished) -> None:
         """What a sequence owes from here on comes after its end."""
@@ -228,11 +271,15 @@ class Accounts(msgspec.Struct):
 
     def _weigh(self, key: str, *, new: int = -1, gone: int = -1) -> None:
         """Set the head-fee weights of a request's running sequences: 1 altogether."""
-        if not self.share_head_fee:
+        if self.head_fee == "sequence":
             return
-        running = [slot for slot in self.siblings.get(key, []) if slot != gone]
+        before = self.siblings.get(key, [])
+        running = [slot for slot in before if slot != gone]
         if new >= 0:
             running.append(new)
+        if self.head_fee == "tenant" and bool(running) != bool(before):
+            tenant = self.open[new if new >= 0 else gone].added.tenant
+            self.fees.run(tenant, 1 if running else -1, self.cohort, self.clocks)
         if not running:
             self.siblings.pop(key, None)
             return
@@ -242,10 +289,37 @@ class Accounts(msgspec.Struct):
             account = self.open[slot]
             if weight != account.weight:
                 self.settle(account)
-                if account.in_cohort:
-                    self.cohort.weight += weight - account.weight
-                account.weight = weight
+                more, account.weight = weight - account.weight, weight
+                if not account.in_cohort:
+                    continue
+                if self.head_fee == "tenant":
+                    self.fees.weigh(account.added.tenant, more, self.cohort, self.clocks)
+                else:
+                    self.cohort.weight += more
 
-    def _features(self, work: Work, usages: list[Usage]) -> Features:
-        heads = (self.cohort.weight + sum(usage.weight for usage in usages)) / HEAD
-        return Features(heads, work.sequences, work.tokens, work.context, work.attention)
+    def _usages(self, work: Work, coefficients: Coefficients | None) -> list[Usage]:
+        miss, tokens = 0.0, 0
+        if coefficients is not None and coefficients.expert_part:
+            miss, tokens = coefficients.expert_miss, work.tokens
+        return [self._usage(item, miss, tokens) for item in work.items]
+
+    def _usage(self, item: Item, miss: float, tokens: int) -> Usage:
+        account = self.open[item.slot]
+        weight: float = account.weight
+        if self.head_fee == "tenant":
+            weight = account.weight * self.fees.unit(account.added.tenant) / HEAD
+        expert = 1.0
+        if miss and item.tokens > 1:
+            expert = expert_units(miss, item.tokens, tokens) / expert_units(miss, 1, tokens)
+        return Usage(item.tokens, item.context, item.attention, weight, expert, item.encoder)
+
+    def _features(self, work: Work, usages: list[Usage], coefficients: Coefficients | None) -> Features:
+        heads = self.cohort.weight / self.cohort.unit
+        if not usages:  # a steady step: the cohort is all there is
+            experts = float(work.cohort_count) if coefficients is not None and coefficients.expert_part else 0.0
+            return Features(heads, work.cohort_count, work.cohort_count, work.cohort_context, 0, 0, experts)
+        heads += sum(usage.weight for usage in usages) / HEAD
+        experts = 0.0
+        if coefficients is not None and coefficients.expert_part:
+            experts = work.cohort_count + sum(usage.expert for usage in usages)
+        return Features(heads, work.sequences, work.tokens, work.context, work.attention, work.encoder, experts)

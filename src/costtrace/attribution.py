@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.accounts import Account, Accounts, add, nothing
+from costtrace.device_peaks import peak_of
 from costtrace.energy_model import EnergyModel
 from costtrace.energy_windows import DeviceEnergy
 from costtrace.events import (
@@ -22,11 +23,13 @@ from costtrace.events import (
     Snapshot,
     Step,
 )
+from costtrace.fit_row import fit_row
 from costtrace.open_requests import UNOBSERVED, Part, is_known, record_id
 from costtrace.staging import Energy, Staged
-from costtrace.step_model import Coefficients, prior
-from costtrace.timeline import Grant, wall_offset
-from costtrace.usage import KINDS, Kind, MeterRow, Posting, UsageRecord
+from costtrace.step_fit import StepFit
+from costtrace.step_model import GENERIC_SHAPE, Coefficients, prior
+from costtrace.timeline import Grant, Segment, wall_offset
+from costtrace.usage import KINDS, FitRow, Kind, MeterRow, Posting, UsageRecord
 from costtrace.virtual_time import Rounder
 from costtrace.work import Work
 
@@ -36,7 +39,8 @@ FOREVER = 1 << 62
 class Policy(msgspec.Struct, frozen=True):
     """Choices of docs/method.md that are the operator's."""
 
-    method: str = "roofline"
+    method: str = "auto"
+    """A rung of the ladder, or ``auto``: the best by measured fit."""
     head_fee: str = "request"
     linger_ns: int = 300_000_000
     """How long after its last sequence a request may still bring another (n, several prompts, beams)."""
@@ -59,9 +63,12 @@ class Window(msgspec.Struct):
 
     def add(self, kind: Kind, reason: str, device_ns: tuple[int, ...], energy: Energy) -> None:
         """Take in what the devices gave."""
-        _add_to(self.device_ns.setdefault(kind, [0] * len(device_ns)), device_ns)
-        self.device_uj = self.device_uj or [0] * len(device_ns)
-        self.device_gap_ns = self.device_gap_ns or [0] * len(device_ns)
+        if not self.device_uj:
+            self.device_uj = [0] * len(device_ns)
+            self.device_gap_ns = [0] * len(device_ns)
+        if kind not in self.device_ns:
+            self.device_ns[kind] = [0] * len(device_ns)
+        _add_to(self.device_ns[kind], device_ns)
         _add_to(self.device_uj, energy.uj)
         _add_to(self.device_gap_ns, energy.gap_ns)
         if kind != "request":
@@ -85,6 +92,8 @@ class EngineAttribution(msgspec.Struct):
     wall_offset_ns: int
     started: EngineStarted | None = None
     coefficients: Coefficients | None = None
+    """Given from outside; None: what `fit` says."""
+    fit: StepFit | None = None
     accounts: Accounts = msgspec.field(default_factory=Accounts)
     rounders: list[Rounder] = msgspec.field(default_factory=lambda: [Rounder(), Rounder(), Rounder()])
     """By meter."""
@@ -105,9 +114,6 @@ class EngineAttribution(msgspec.Struct):
     end_reason: str = ""
     out: Rows = msgspec.field(default_factory=lambda: Rows([], [], []))
 
-    def __post_init__(self) -> None:
-        self.accounts.share_head_fee = self.policy.head_fee == "request"
-
     def feed(self, staged: Staged, meters: dict[str, DeviceEnergy], devices: tuple[str, ...]) -> None:
         """Take the next grant or event. *meters*: the devices whose energy is measured; *devices*: the engine's."""
         item = staged.item
@@ -127,8 +133,8 @@ class EngineAttribution(msgspec.Struct):
                 self._done(item.done_index)
             case EngineStarted():
                 self.started = item
-                kind = item.devices[0].kind if item.devices else "gpu"
-                self.coefficients = prior(item.shape, kind, max(1, len(item.devices)))
+                self.accounts.set_head_fee(self.policy.head_fee)
+                self.fit = first_fit(item)
             case Snapshot():
                 self._resync(item, staged.contexts)
             case EngineStopped():
@@ -143,6 +149,12 @@ class EngineAttribution(msgspec.Struct):
         rows, self.out = self.out, Rows([], [], [])
         return rows
 
+    def fit_row(self) -> FitRow | None:
+        """What the step model has learned; None before the engine has said what it is."""
+        if self.fit is None:
+            return None
+        return fit_row(self.engine_id, self.fit, self.accounts.method or self._model()[1])
+
     # -- time ---------------------------------------------------------------------------------------------------
 
     def _grant(self, grant: Grant, staged: Staged, meters: list[DeviceEnergy | None]) -> None:
@@ -152,13 +164,15 @@ class EngineAttribution(msgspec.Struct):
         self.window.end_ns = grant.end_ns
         self.window.shared.update(grant.shared)
         segment, energy = grant.segment, staged.energy()
-        self._label([meter for meter in meters if meter is not None])
+        measured = [meter for meter in meters if meter is not None]
+        if measured or self.energy_source != "none":
+            self._label(measured)
         if segment.kind != "busy":
             self.window.add(segment.kind, segment.reason, grant.device_ns, energy)
         elif segment.step is not None and staged.work is not None:
             amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.gap_ns)]
-            model = next((meter.model for meter in meters if meter is not None), None)
-            served = self._step(segment.step, staged.work, amounts, model, last=grant.last)
+            model = measured[0].model if measured else None
+            served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
 
     def _label(self, meters: list[DeviceEnergy]) -> None:
@@ -168,18 +182,34 @@ class EngineAttribution(msgspec.Struct):
             setattr(self, f"energy_{name}", "+".join(sorted(known)) or ("none" if name == "source" else ""))
         self.energy_simulated = any(meter.simulated for meter in meters)
 
-    def _step(self, step: Step, work: Work, amounts: list[int], energy: EnergyModel | None, *, last: bool) -> bool:
+    def _step(
+        self, segment: Segment, step: Step, work: Work, amounts: list[int], energy: EnergyModel | None, *, last: bool
+    ) -> bool:
         """Charge a step, or a piece of one; False if there is nobody to charge."""
         if self.accounts.work is None:
-            for slot in (*(slot for slot, _ in step.enters), *(slot for slot, _, _ in step.items)):
-                if slot not in self.accounts.open:
-                    self._added(_unknown(slot, self.now_ns))
+            if step.enters or step.items:
+                for slot in (*(slot for slot, _ in step.enters), *(slot for slot, _, _ in step.items)):
+                    if slot not in self.accounts.open:
+                        self._added(_unknown(slot, self.now_ns))
             self.accounts.begin(step, work)
-        served = self.accounts.charge(amounts, self.coefficients, self.policy.method, energy)
+        coefficients, method = self._model()
+        served = self.accounts.charge(amounts, coefficients, method, energy)
         if last:
+            if self.fit is not None and self.accounts.features is not None:
+                steady = not (step.leaves or step.enters or step.items)
+                took_ns = segment.end_ns - segment.start_ns
+                self.fit.observe(self.accounts.features, took_ns, steady=steady, index=step.index, method=method)
             self.accounts.end(step)
             self._done(step.index)
         return served
+
+    def _model(self) -> tuple[Coefficients | None, str]:
+        """Coefficients and method by which the step that comes is shared."""
+        asked = self.policy.method
+        if self.coefficients is not None or self.fit is None:
+            return self.coefficients, "roofline" if asked == "auto" else asked
+        method = self.fit.method(asked)
+        return self.fit.coefficients(method), method
 
     def _done(self, index: int) -> None:
         """All steps up to *index* are done: close the finished sequences that none in flight can hold."""
@@ -335,6 +365,17 @@ class EngineAttribution(msgspec.Struct):
             self.accounts.leave(account)
             if slot in cohort:
                 self.accounts.resume(account, cohort[slot], snapshot.at_ns)
+
+
+def first_fit(started: EngineStarted) -> StepFit:
+    """Where learning begins: the prior of this model on these devices, as far as both are known."""
+    first = started.devices[0] if started.devices else None
+    name, kind = (first.name, first.kind) if first is not None else ("", "gpu")
+    peak, devices = peak_of(name, kind), max(1, len(started.devices))
+    own = prior(started.shape, kind, devices, peak)
+    start = own or prior(GENERIC_SHAPE, kind, devices, peak)
+    assert start is not None
+    return StepFit(start, known=own is not None, device=peak.name, generic=peak.generic)
 
 
 def _generated(account: Account, contexts: dict[int, int]) -> int:

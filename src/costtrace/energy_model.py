@@ -79,6 +79,8 @@ class EnergyModel(msgspec.Struct):
             time_prices.context * follows + context,
             time_prices.attention * follows + attention,
             time_prices.method,
+            time_prices.expert * follows,
+            time_prices.encoder * follows,
         )
 
 

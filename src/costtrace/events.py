@@ -45,6 +45,8 @@ class ModelShape(Event, frozen=True):
     head_size: int = 0
     experts: int = 0
     experts_per_token: int = 0
+    expert_bytes: int = 0
+    """Of `weight_bytes`, those of the experts that a router chooses from. 0: none, or not known."""
 
 
 SENSORS = "sensors"

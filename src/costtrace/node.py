@@ -15,7 +15,7 @@ from costtrace.sharing import Member, Sharing
 from costtrace.staging import Stage
 from costtrace.timeline import EngineTimeline, wall_offset
 from costtrace.units import NS_PER_S
-from costtrace.usage import EngineRow
+from costtrace.usage import EngineRow, FitRow
 
 SENSOR_PATIENCE_NS = 60 * NS_PER_S
 """How long attribution waits for a device's next reading before it goes on without its energy."""
@@ -155,6 +155,10 @@ class Node(msgspec.Struct):
     def all_engine_rows(self) -> list[EngineRow]:
         """The engines that have said what they are."""
         return [row for engine in self.engines.values() if (row := engine_row(engine, self.meters)) is not None]
+
+    def all_fit_rows(self) -> list[FitRow]:
+        """What the step models of the engines have learned."""
+        return [row for engine in self.engines.values() if (row := engine.attribution.fit_row()) is not None]
 
     def forget(self, engine_id: str) -> None:
         """Drop an engine that has been attributed to its end."""

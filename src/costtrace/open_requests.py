@@ -70,6 +70,8 @@ class Part(msgspec.Struct):
     cached: dict[str, tuple[int, int]] = {}
     """By prompt: its first sequence's slot, and what that found in the cache (siblings find what it computed)."""
     computed_tokens: int = 0
+    head: int = 0
+    """Head fees of its closed sequences, in fixed point."""
     steps: int = 0
     batch_sum: int = 0
     preemptions: int = 0
@@ -104,6 +106,7 @@ class Part(msgspec.Struct):
         self.steps += account.steps
         self.batch_sum += account.batch_sum
         self.computed_tokens += account.computed_tokens
+        self.head += account.head
         self.ended_ns = max(self.ended_ns, end.at_ns)
         if account.scheduled_ns:
             self.scheduled_ns = min(self.scheduled_ns or account.scheduled_ns, account.scheduled_ns)
@@ -208,6 +211,7 @@ class Part(msgspec.Struct):
             finish_reasons=tuple(reason for reason, _ in ends),
             method=self.method,
             simulated=simulated or self.energy_simulated,
+            head_ns=min(gpu_ns, self.head >> SHIFT),
         )
 
 

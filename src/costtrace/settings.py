@@ -179,14 +179,18 @@ class Settings(BaseModel):
         ge=0,
         le=60_000,
     )
-    attribution: Literal["roofline", "affine", "tokens", "equal"] = _setting(
-        "roofline",
+    attribution: Literal["auto", "roofline", "affine", "tokens", "equal"] = _setting(
+        "auto",
         group=_ACCOUNTING,
-        about="Preferred method of sharing a step. Where it cannot be used the next one is; records name theirs.",
+        about="How a step is shared. `auto`: by the first of the others that fits the measured steps well. Each record "
+        "names the method that was used.",
         example="affine",
     )
-    head_fee: Literal["request", "sequence"] = _setting(
-        "request", group=_ACCOUNTING, about="Among whom a step's fixed cost is split evenly.", example="sequence"
+    head_fee: Literal["request", "sequence", "tenant"] = _setting(
+        "request",
+        group=_ACCOUNTING,
+        about="Among whom a step's fixed cost is split evenly. Holds for engines that start from then on.",
+        example="sequence",
     )
 
     prices: Path | None = _setting(

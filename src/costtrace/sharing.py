@@ -112,7 +112,8 @@ class Sharing(msgspec.Struct):
                 if item.start_ns < resume_ns:
                     rest = msgspec.structs.replace(item, start_ns=min(resume_ns, item.end_ns))
                 for grant in grants_alone(rest, member.wall_offset_ns, self.window_length_ns, len(member.devices)):
-                    yield member.engine_id, self._with_piece(member, grant)
+                    whole = grant if rest is item else msgspec.structs.replace(grant, segment=item)
+                    yield member.engine_id, self._with_piece(member, whole)
                 self.swept_ns = max(self.swept_ns, item.end_ns)
             else:
                 yield self._event(member, item)

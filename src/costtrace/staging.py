@@ -14,14 +14,14 @@ from costtrace.timeline import Grant, TimelineItem
 from costtrace.work import Membership, Work
 
 
-class Energy(msgspec.Struct, frozen=True, array_like=True):
+class Energy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Energy of a grant: what is known of it, by device, and the device time of which none is known."""
 
     uj: tuple[int, ...]
     gap_ns: tuple[int, ...]
 
 
-class Staged(msgspec.Struct):
+class Staged(msgspec.Struct, gc=False):
     """A grant or an event on its way, with what attribution needs to know of it."""
 
     item: Grant | TimelineItem

@@ -1,17 +1,20 @@
 """What a step costs, by what is in it: the model that sets the proportions between its participants.
 
-    c(S) = F + max(ct * tok(S), W) + kb * ctx(S) + q * att(S) + s * n(S)
+    c(S) = F + max(ct * tok(S), W * cover(S)) + kb * ctx(S) + q * att(S) + s * n(S) + e * enc(S)
 
 F is launch and host work, ct the compute of a token, W the reading of the weights (the roofline's knee: below it
-tokens ride for free), kb the reading of a KV token, q a unit of prefill attention, s the bookkeeping of a sequence.
-Seconds, but only proportions matter: shares are scaled to the measured time (docs/method.md section 3).
+tokens ride for free), kb the reading of a KV token, q a unit of prefill attention, s the bookkeeping of a sequence, e
+an encoder token. cover(S) is the part of the weights that is read: all of them, or for a mixture of experts
+``1 - x * (1 - k/E)**tok``, x being the experts' part of the weights. Seconds, but only proportions matter: shares are
+scaled to the measured time (docs/method.md section 3).
 
 The prices are Aumann-Shapley's: everybody pays a head fee for what must be done once, and the token price is what
-the tokens beyond the knee really cost.
+the tokens beyond the knee really cost. Experts are paid by who made them be read (`expert_units`).
 """
 
 from typing import NamedTuple
 
+from costtrace.device_peaks import DevicePeak, peak_of
 from costtrace.events import ModelShape
 from costtrace.virtual_time import Prices
 
@@ -27,10 +30,14 @@ class Features(NamedTuple):
     """KV tokens read by the decodes."""
     attention: int
     """Prefill attention work, chunk x context."""
+    encoder: int = 0
+    """Encoder tokens (images, audio)."""
+    experts: float = 0.0
+    """Sum of the participants' `expert_units`; 0 where there are no experts."""
 
 
 class Coefficients(NamedTuple):
-    """The model's six numbers, in seconds (per step, per token, per KV token, per unit, per sequence)."""
+    """The model's numbers, in seconds (per step, per token, per KV token, per unit, per sequence, per token)."""
 
     launch: float
     token: float
@@ -38,21 +45,17 @@ class Coefficients(NamedTuple):
     context: float
     attention: float
     sequence: float
+    encoder: float = 0.0
+    expert_part: float = 0.0
+    """Experts' part of the weights, 0 to 1."""
+    expert_miss: float = 0.0
+    """Chance that a token does not go to a given expert: 1 - k/E."""
 
 
-class DevicePeak(NamedTuple):
-    """What a device can do at best. Sources: docs/method.md, table of devices."""
-
-    flops: float
-    """Dense, at the usual serving precision, per second."""
-    bytes_per_s: float
-
-
-GENERIC_GPU = DevicePeak(9.9e14, 3.35e12)
-"""An honest generic prior (H100-like proportions): only the ratio of compute to bandwidth matters for shares."""
-GENERIC_CPU = DevicePeak(2.0e12, 1.0e11)
 LAUNCH_S = {"cpu": 5e-3, "gpu": 6e-4, "mig": 6e-4}
 SEQUENCE_S = {"cpu": 5e-5, "gpu": 5e-6, "mig": 5e-6}
+GENERIC_SHAPE = ModelShape(16 * 10**9, 8 * 10**9, 32, 131_072, 4_096, 32, 128)
+"""An 8-billion-parameter dense model in 16 bits: where a fit starts if nothing is known of the model."""
 
 
 def prior(shape: ModelShape, device_kind: str, devices: int, peak: DevicePeak | None = None) -> Coefficients | None:
@@ -63,31 +66,76 @@ def prior(shape: ModelShape, device_kind: str, devices: int, peak: DevicePeak | 
     """
     if not shape.active_params or not shape.weight_bytes:
         return None
-    peak = peak or (GENERIC_CPU if device_kind == "cpu" else GENERIC_GPU)
+    peak = peak or peak_of("", device_kind)
     flops, bandwidth = peak.flops * devices, peak.bytes_per_s * devices
     attention_flops = 4 * shape.layers * shape.heads * shape.head_size
+    token = 2 * shape.active_params / flops
+    routed = 0 < shape.experts_per_token < shape.experts
     return Coefficients(
         launch=LAUNCH_S.get(device_kind, LAUNCH_S["gpu"]),
-        token=2 * shape.active_params / flops,
+        token=token,
         weights=shape.weight_bytes / bandwidth,
         context=shape.kv_bytes_per_token / bandwidth,
         attention=attention_flops / flops,
         sequence=SEQUENCE_S.get(device_kind, SEQUENCE_S["gpu"]),
+        encoder=token,
+        expert_part=min(1.0, shape.expert_bytes / shape.weight_bytes) if routed else 0.0,
+        expert_miss=1 - shape.experts_per_token / shape.experts if routed else 0.0,
     )
+
+
+def power(base: float, exponent: int) -> float:
+    """*base* to a whole power by multiplications only: the same to the last bit on every machine."""
+    result = 1.0
+    while exponent and result:
+        if exponent & 1:
+            result *= base
+        base *= base
+        exponent >>= 1
+    return result
+
+
+def cover(c: Coefficients, tokens: int) -> float:
+    """Part of the weights that a step of *tokens* reads."""
+    return 1.0 - c.expert_part * power(c.expert_miss, tokens) if c.expert_part else 1.0
+
+
+def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
+    """How much of the reading of experts a participant with *tokens* of *all_tokens* brings about.
+
+    What it adds on average, when participants arrive in random order and those before it have any number of the other
+    tokens with equal chance. Exact for the Shapley value where all have one token; else close to it (docs/method.md
+    section 3.3).
+    """
+    if miss <= 0.0:
+        return 1.0
+    others = all_tokens - tokens
+    return (1.0 - power(miss, tokens)) * (1.0 - power(miss, others + 1)) / ((others + 1) * (1.0 - miss))
 
 
 def roofline_prices(c: Coefficients, step: Features) -> Prices:
     """Aumann-Shapley prices of a step under the full model."""
     compute = c.token * step.tokens
-    beyond_knee = max(0.0, 1.0 - c.weights / compute) if compute > 0 else 0.0
-    head = (c.launch + c.weights) / max(1.0, step.heads)
-    return Prices(head, c.sequence, c.token * beyond_knee, c.context, c.attention, "roofline")
+    read = c.weights * cover(c, step.tokens)
+    beyond_knee = max(0.0, 1.0 - read / compute) if compute > 0 else 0.0
+    return _prices(c, step, c.token * beyond_knee, "roofline")
 
 
 def affine_prices(c: Coefficients, step: Features) -> Prices:
     """The same without the knee: weights and compute both count in full."""
-    head = (c.launch + c.weights) / max(1.0, step.heads)
-    return Prices(head, c.sequence, c.token, c.context, c.attention, "affine")
+    return _prices(c, step, c.token, "affine")
+
+
+def _prices(c: Coefficients, step: Features, token: float, method: str) -> Prices:
+    fixed = c.launch + c.weights * (1.0 - c.expert_part)
+    expert = 0.0
+    if c.expert_part:
+        experts = c.weights * (cover(c, step.tokens) - 1.0 + c.expert_part)
+        if step.experts > 0:
+            expert = experts / step.experts
+        else:
+            fixed += experts
+    return Prices(fixed / max(1.0, step.heads), c.sequence, token, c.context, c.attention, method, expert, c.encoder)
 
 
 TOKENS = Prices(0.0, 0.0, 1.0, 0.0, 0.0, "tokens")
@@ -104,22 +152,17 @@ def step_total(prices: Prices, step: Features) -> float:
         + prices.token * step.tokens
         + prices.context * step.context
         + prices.attention * step.attention
+        + prices.expert * step.experts
+        + prices.encoder * step.encoder
     )
 
 
-class StepModel:
-    """Sets the prices of each step of one engine: the best method its knowledge allows, or the one it was told."""
-
-    def __init__(self, coefficients: Coefficients | None, method: str = "roofline") -> None:
-        self.coefficients = coefficients
-        self.method = method
-
-    def prices(self, step: Features) -> Prices:
-        """Prices of a step; the method that made them is on them."""
-        if self.method == "equal":
-            return EQUAL
-        if self.coefficients is None or self.method == "tokens":
-            return TOKENS
-        if self.method == "affine":
-            return affine_prices(self.coefficients, step)
-        return roofline_prices(self.coefficients, step)
+def step_prices(coefficients: Coefficients | None, method: str, step: Features) -> Prices:
+    """Prices of a step by *method*, or by tokens where there are no coefficients; the method used is on them."""
+    if method == "equal":
+        return EQUAL
+    if coefficients is None or method == "tokens":
+        return TOKENS
+    if method == "affine":
+        return affine_prices(coefficients, step)
+    return roofline_prices(coefficients, step)

@@ -200,6 +200,11 @@ def cut(segment: Segment, wall_offset_ns: int, window_length_ns: int) -> Iterabl
 
 def grants_alone(segment: Segment, wall_offset_ns: int, window_length_ns: int, devices: int) -> Iterable[Grant]:
     """Grants of an engine that has its devices to itself: wall time on each of them."""
+    window_ns = (segment.start_ns + wall_offset_ns) // window_length_ns * window_length_ns
+    if segment.end_ns <= window_ns + window_length_ns - wall_offset_ns:  # nearly always: it lies in one window
+        length = segment.end_ns - segment.start_ns
+        yield Grant(segment, segment.start_ns, segment.end_ns, window_ns, (length,) * devices, last=True)
+        return
     for start, end, window_ns, last in cut(segment, wall_offset_ns, window_length_ns):
         yield Grant(segment, start, end, window_ns, (end - start,) * devices, last)
 

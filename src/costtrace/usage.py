@@ -118,6 +118,46 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     finality: Literal["provisional", "final"] = "final"
     simulated: bool = False
+    head_ns: int = 0
+    """The part of `gpu_ns` that is head fees: its share of what each step does once, whoever is in it."""
+
+
+class FitRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine's step model has learned so far. Coefficients in attoseconds, shares in parts of a million."""
+
+    engine_id: str
+    method: str
+    """By which its newest step was shared."""
+    device: str
+    """Whose published figures made the prior."""
+    device_known: bool
+    """False: they are not this device's."""
+    shape_known: bool
+    """False: nothing was known of the model's shape."""
+    fitted: bool
+    """Enough steps have been seen for the coefficients to be the engine's own; else they are the prior's."""
+    knee_tokens: int
+    launch_as: int
+    token_as: int
+    weights_as: int
+    context_as: int
+    attention_as: int
+    sequence_as: int
+    encoder_as: int
+    expert_ppm: int
+    """Experts' part of the weights."""
+    roofline_error_ppm: int | None
+    """Mean relative error of its predictions over the last thousand steps that were looked at; None: none was."""
+    affine_error_ppm: int | None
+    tokens_error_ppm: int | None
+    equal_error_ppm: int | None
+    coverage_ppm: int | None
+    """Part of all step time that was shared by a fitted model; None: no step has been."""
+    observations: int
+    outliers: int
+    changes: int
+    moves: int
+    """How often the ladder was moved on."""
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,10 @@ class Prices(NamedTuple):
     attention: float
     """For each unit of prefill attention work (chunk tokens x context tokens)."""
     method: str
+    expert: float = 0.0
+    """For the experts' weights that one decoded token makes be read."""
+    encoder: float = 0.0
+    """For each encoder token."""
 
 
 class Usage(NamedTuple):
@@ -49,8 +53,12 @@ class Usage(NamedTuple):
     """KV tokens read if it decodes (0 for a prefill chunk: its reads are in `attention`)."""
     attention: int
     """Chunk tokens x (context before it + half of the chunk); 0 for a decode."""
-    weight: int = HEAD
+    weight: float = HEAD
     """Its weight in the head fee."""
+    expert: float = 1.0
+    """The experts' weights that it makes be read, in those of one decoded token."""
+    encoder: int = 0
+    """Encoder tokens."""
 
 
 class Cohort(msgspec.Struct):
@@ -60,6 +68,8 @@ class Cohort(msgspec.Struct):
     context: int = 0
     weight: int = 0
     step: int = 0
+    unit: int = HEAD
+    """What `weight` counts: so much of it is one head fee."""
 
     def enter(self, context: int, weight: int = HEAD) -> None:
         """A sequence joins before the next step, with *context* KV tokens."""
@@ -79,7 +89,7 @@ class Cohort(msgspec.Struct):
         self.context += self.count
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True):
+class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where a clock stood when a member was last settled."""
 
     h: int
@@ -97,10 +107,17 @@ class Clock(msgspec.Struct):
     c: int = 0
     carry: int = 0
     """Fixed-point parts that the last step could not divide evenly: part of the next one."""
+    fee: float = 0.0
+    """What a whole head paid of the newest step, in fixed point: for those outside the cohort to be told."""
 
     def mark(self) -> Mark:
         """The counters now."""
         return Mark(self.h, self.a, self.b, self.c)
+
+    def follow(self, other: "Clock") -> None:
+        """Be as *other* is: it was charged the same, from the same state."""
+        self.h, self.a, self.b, self.c = other.h, other.a, other.b, other.c
+        self.carry, self.fee = other.carry, other.fee
 
     def owed(self, since: Mark, step0: int, context0: int, weight: int = HEAD) -> int:
         """What a member owes since *since*, in fixed point; it entered at *step0* with *context0*."""
@@ -115,26 +132,29 @@ class Clock(msgspec.Struct):
         """
         amount = (total << SHIFT) + self.carry
         self.carry = 0
-        head, sequence, token, context, attention = prices[:5]
-        weights = [
-            head * i.weight / HEAD + sequence + token * i.tokens + context * i.context + attention * i.attention
-            for i in items
-        ]
-        whole = sum(weights)
-        whole += head * cohort.weight / HEAD + (sequence + token) * cohort.count + context * cohort.context
+        self.fee = 0.0
+        head, context, count = prices.head, prices.context, cohort.count
+        member = prices.sequence + prices.token + prices.expert
+        whole = head * cohort.weight / cohort.unit + member * count + context * cohort.context
+        weights = [_weight(prices, item) for item in items] if items else []
+        whole += sum(weights)
         if not whole > 0.0:  # nothing has a price (or the prices are not numbers): equal shares
             return self._charge_equally(amount, cohort, len(items))
         scale = amount / whole
+        self.fee = head * scale
         parts = [int(weight * scale) for weight in weights]
         rest = amount - sum(parts)
-        if cohort.count == 0 or rest < 0:
+        if count == 0 or rest < 0:
             _add_to_largest(parts, rest)
             return parts
-        per_context = min(int(context * scale), rest // cohort.context) if cohort.context else 0
-        rest -= per_context * cohort.context
-        per_weight = min(int(head * scale / HEAD), rest // cohort.weight) if cohort.weight else 0
-        rest -= per_weight * cohort.weight
-        per_member, self.carry = divmod(rest, cohort.count)
+        per_context = per_weight = 0
+        if cohort.context:
+            per_context = min(int(context * scale), rest // cohort.context)
+            rest -= per_context * cohort.context
+        if cohort.weight:
+            per_weight = min(int(self.fee / cohort.unit), rest // cohort.weight)
+            rest -= per_weight * cohort.weight
+        per_member, self.carry = divmod(rest, count)
         self._count(per_weight, per_member, per_context, cohort.step)
         return parts
 
@@ -153,6 +173,13 @@ class Clock(msgspec.Struct):
         self.a += per_member
         self.b += per_context
         self.c += per_context * step
+
+
+def _weight(prices: Prices, item: Usage) -> float:
+    """What a participant that is not in the cohort has to pay, before scaling."""
+    head, sequence, token, context, attention, _, expert, encoder = prices
+    fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder
+    return fee + token * item.tokens + context * item.context + attention * item.attention
 
 
 def _add_to_largest(parts: list[int], rest: int) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from costtrace.events import SequenceAdded, SequenceFinished, Snapshot, Step
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A participant that is not in the cohort."""
 
     slot: int
@@ -22,9 +22,11 @@ class Item(msgspec.Struct, frozen=True, array_like=True):
     is_prefill: bool
     again: int = 0
     """How many of its tokens had been computed before (after a preemption)."""
+    encoder: int = 0
+    """Encoder tokens (images, audio) computed for it."""
 
 
-class Work(msgspec.Struct, frozen=True):
+class Work(msgspec.Struct, frozen=True, gc=False):
     """One step. The cohort's members are not listed: only who left and who entered since the step before."""
 
     index: int
@@ -56,6 +58,11 @@ class Work(msgspec.Struct, frozen=True):
     def attention(self) -> int:
         """Prefill attention work."""
         return sum(item.attention for item in self.items)
+
+    @property
+    def encoder(self) -> int:
+        """Encoder tokens computed."""
+        return sum(item.encoder for item in self.items)
 
 
 class Standing(msgspec.Struct):
@@ -130,7 +137,10 @@ class Membership(msgspec.Struct):
         for slot, context in step.enters:
             self._enter(self._known(slot), context)
         done: list[int] = []
-        items = tuple(self._item(slot, tokens, context, done) for slot, tokens, context in step.items)
+        encoded = dict(step.encoder) if step.encoder else {}
+        items = tuple(
+            self._item(slot, tokens, context, done, encoded.get(slot, 0)) for slot, tokens, context in step.items
+        )
         work = Work(step.index, step.leaves, step.enters, items, self.count, self.context, tuple(done))
         self.steps += 1
         self.context += self.count
@@ -154,7 +164,7 @@ class Membership(msgspec.Struct):
         self.count -= 1
         self.context -= standing.context
 
-    def _item(self, slot: int, tokens: int, context: int, done: list[int]) -> Item:
+    def _item(self, slot: int, tokens: int, context: int, done: list[int], encoder: int) -> Item:
         standing = self._known(slot)
         self._leave(standing)
         if context + 2 * standing.last_tokens < standing.context:
@@ -165,7 +175,7 @@ class Membership(msgspec.Struct):
             # Of drafted tokens only the first is certain to stay.
             standing.high_water = max(standing.high_water, context + 1)
             standing.last_tokens = tokens
-            return Item(slot, tokens, context, 0, is_prefill=False)
+            return Item(slot, tokens, context, 0, is_prefill=False, encoder=encoder)
         standing.high_water = max(standing.high_water, context + tokens)
         standing.last_tokens = 0
         if not standing.prompt_done and standing.context >= standing.prompt_tokens:
@@ -173,4 +183,4 @@ class Membership(msgspec.Struct):
             done.append(slot)
         again = max(0, min(context + tokens, standing.recompute_until) - context)
         attention = tokens * context + tokens * tokens // 2
-        return Item(slot, tokens, 0, attention, is_prefill=True, again=again)
+        return Item(slot, tokens, 0, attention, is_prefill=True, again=again, encoder=encoder)

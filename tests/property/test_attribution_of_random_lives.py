@@ -25,7 +25,11 @@ profiles = st.sampled_from(
     ]
 )
 policies = st.sampled_from(
-    [Policy(method, head) for method in ("roofline", "affine", "tokens", "equal") for head in ("request", "sequence")]
+    [
+        Policy(method, head)
+        for method in ("roofline", "affine", "tokens", "equal")
+        for head in ("request", "sequence", "tenant")
+    ]
 )
 
 

@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 from costtrace.virtual_time import HEAD, ONE, SHIFT, Clock, Cohort, Prices, Rounder, Usage
 
 price = st.floats(0, 1e3, allow_subnormal=False)
-prices = st.builds(Prices, price, price, price, price, price, st.just("any"))
+prices = st.builds(Prices, price, price, price, price, price, st.just("any"), price, price)
 usages = st.builds(
-    Usage, st.integers(1, 4_096), st.integers(0, 100_000), st.integers(0, 10**9), st.sampled_from([HEAD, HEAD // 2])
+    Usage,
+    st.integers(1, 4_096),
+    st.integers(0, 100_000),
+    st.integers(0, 10**9),
+    st.sampled_from([HEAD, HEAD // 2]),
+    st.floats(0, 50, allow_subnormal=False),
+    st.integers(0, 5_000),
 )
 steps = st.lists(
     st.fixed_dictionaries(
@@ -42,10 +48,16 @@ class Naive:
 
 def exact_shares(total, carry, members, items, p):
     """Fractions, with no rounding at all: what each pays of a step, members first."""
-    head, sequence, token, context, attention = (Fraction(x) for x in p[:5])
-    weights = [head * m["weight"] / HEAD + sequence + token + context * m["context"] for m in members]
+    head, sequence, token, context, attention, expert, encoder = (Fraction(x) for x in (*p[:5], *p[6:]))
+    weights = [head * m["weight"] / HEAD + sequence + token + expert + context * m["context"] for m in members]
     weights += [
-        head * i.weight / HEAD + sequence + token * i.tokens + context * i.context + attention * i.attention
+        head * i.weight / HEAD
+        + sequence
+        + token * i.tokens
+        + context * i.context
+        + attention * i.attention
+        + expert * Fraction(i.expert)
+        + encoder * i.encoder
         for i in items
     ]
     amount = total * ONE + carry
@@ -139,10 +151,10 @@ def test_two_equal_items_pay_the_same_up_to_what_rounding_leaves_of_the_step(ite
 
 @given(st.integers(1, 2_000), st.integers(1, 2_000), usages, st.integers(0, 10**10), prices)
 def test_splitting_a_prompt_in_two_changes_nothing_without_a_fee_for_sequences(one, two, other, total, p):
-    p = p._replace(sequence=0.0)
+    p = p._replace(sequence=0.0, expert=0.0)
     whole = Clock().charge(total, Cohort(), [Usage(one + two, 0, 10 * (one + two)), other], p)
     parts = [Usage(one, 0, 10 * one, HEAD // 2), Usage(two, 0, 10 * two, HEAD // 2), other]
-    if p.head == p.token == p.attention == p.context == 0:
+    if p.head == p.token == p.attention == p.context == p.encoder == 0:
         return  # equal shares: by head count, and splitting is seen
     split = Clock().charge(total, Cohort(), parts, p)
     assert abs(split[0] + split[1] - whole[0]) <= 4 + (total << SHIFT) / 2**46

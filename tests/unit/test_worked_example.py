@@ -1,4 +1,4 @@
-"""The worked example of docs/method.md: three requests, four steps, every number by hand.
+"""A worked example: three requests, four steps, every number by hand, by every method (docs/method.md has another).
 
 One engine with one device. Its step model has coefficients that are easy to calculate with (seconds; only their
 proportions matter, because each step's shares are scaled to the time that it took):

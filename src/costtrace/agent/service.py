@@ -247,6 +247,8 @@ class Agent:
         with ledger.transaction():
             for row in self.node.all_engine_rows():
                 ledger.put_engine(row)
+            for fit in self.node.all_fit_rows():
+                ledger.put_fit(fit)
             self.booking.write(ledger, self._unbooked)
             for subject, message in self._unsaid:
                 ledger.notice(subject, message)

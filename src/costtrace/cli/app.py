@@ -19,6 +19,8 @@ EXIT_BROKEN_PIPE = 141
 COMMANDS = {
     "report": "costtrace.cli.report:report",
     "requests": "costtrace.cli.requests:requests",
+    "explain": "costtrace.cli.explain:explain",
+    "model": "costtrace.cli.model:model",
     "carbon": "costtrace.cli.carbon:carbon",
     "verify": "costtrace.cli.verify:verify",
     "journal": "costtrace.cli.journal:journal",
@@ -55,6 +57,7 @@ class Commands(click.Group):
     epilog=examples(
         "costtrace report --since today            what each tenant and model cost",
         "costtrace requests --dearest              the dearest requests, and why",
+        "costtrace explain chatcmpl-8f31c0         one request: why it cost what it did",
         "costtrace verify                          prove that the rows add up",
         "costtrace journal show                    what an engine recorded, line by line",
         "costtrace doctor                          every setting with its source, and what is wrong",

@@ -23,6 +23,7 @@ def examine(settings: Settings, env: Mapping[str, str]) -> list[Finding]:
         ("process", lambda: engines.processes(settings.home)),
         ("prices", lambda: engines.prices(settings)),
         ("ledger", lambda: engines.ledger(settings.home)),
+        ("model", lambda: engines.models(settings.home)),
         ("collector", lambda: network.collector(env)),
         ("prometheus", lambda: network.prometheus(settings)),
     )

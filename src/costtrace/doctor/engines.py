@@ -17,10 +17,13 @@ from costtrace.errors import CosttraceError, JournalError
 from costtrace.events import EngineStopped, Heartbeat
 from costtrace.journal.reader import JournalReader, Position
 from costtrace.journal.writer import SEGMENT_SUFFIX
+from costtrace.ledger.query import fits, open_ledger
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.prices import load_price_book
+from costtrace.reports.model import POOR_PPM, basis
 from costtrace.settings import Settings
 from costtrace.units import NS_PER_S
+from costtrace.usage import METHODS
 
 STALE_S = 10
 """An engine writes a heartbeat twice a second."""
@@ -168,6 +171,29 @@ def ledger(home: Path) -> Iterator[Finding]:
             f"noted {ago(time.time() - at_ns / NS_PER_S)}{times}: {subject}: {message}",
             "As the note says.",
         )
+
+
+def models(home: Path) -> Iterator[Finding]:
+    """Say how the steps of the newest engines are shared, and where a model is not one to rely on."""
+    if not (home / LEDGER_NAME).exists():
+        return
+    with open_ledger(home) as store:
+        found = fits(store, None, SHOWN)
+    for fit in found:
+        row = fit.row
+        errors = {name: getattr(row, f"{name}_error_ppm") for name in METHODS}
+        error = errors.get(row.method)
+        said = f"{row.engine_id}: {row.method}, {basis(fit)}" + (
+            "" if error is None else f", error {error / 1e4:.1f} %"
+        )
+        if not row.fitted and not (row.device_known and row.shape_known):
+            remedy = "A few hundred steps teach it. Until then time may be wrong between the requests of a step."
+            yield Finding("model", WARN, said, remedy)
+        elif row.fitted and error is not None and error > POOR_PPM:
+            remedy = "`costtrace model` has the figures. Sums are right; the shares within a step are rough."
+            yield Finding("model", WARN, said, remedy)
+        else:
+            yield Finding("model", OK, said)
 
 
 def _engine(name: str, tail: _Tail) -> Iterator[Finding]:

@@ -12,10 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from costtrace.errors import CosttraceError, LedgerError
 from costtrace.ledger.store import LEDGER_NAME, Ledger
-from costtrace.reports.rows import Ended, Habit, Period, Request, Used
+from costtrace.reports.rows import Ended, Fit, Habit, Period, Request, Used
 from costtrace.units import NS_PER_S
+from costtrace.usage import FitRow
 
 QUARTER_NS = 900 * NS_PER_S
 """Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
@@ -87,6 +90,7 @@ DIMENSIONS: dict[str, Dimension] = {
 }
 TIME_DIMENSIONS = ("hour", "day")
 
+_FIT = FitRow.__struct_fields__
 _REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
 ORDERS = {
     "cost": "u.cost_nano IS NULL, u.cost_nano DESC, u.gpu_ns DESC",
@@ -202,12 +206,33 @@ def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
     """What medians are made of: the newest *limit* usage records of *period*."""
     sql = """
         SELECT u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens, u.output_tokens, u.batch_milli,
-            CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns
+            CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns,
+            u.prefill_ns, u.decode_ns, u.wasted_ns, u.head_ns, u.cost_nano
         FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until
         ORDER BY u.ended_ns DESC LIMIT :limit
     """
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, "limit": limit}):
         yield Habit(*row)
+
+
+def fits(store: Store, engine: str | None, limit: int) -> list[Fit]:
+    """What the step models of engines have learned; the newest engines first."""
+    columns = ", ".join(f"f.{name}" for name in _FIT)
+    sql = f"""
+        SELECT e.model, e.device_name, e.devices, e.simulated, e.started_wall_ns, {columns}
+        FROM engine_fit f JOIN engine e ON e.engine_id = f.engine_id
+        WHERE :engine = '' OR f.engine_id = :engine
+        ORDER BY e.started_wall_ns DESC, f.engine_id LIMIT :limit
+    """  # noqa: S608 - made of constants of this module
+    return [
+        Fit(row[0], row[1], len(json.loads(row[2])), bool(row[3]), row[4], _fit_row(row[5:]))
+        for row in store.rows(sql, {"engine": engine or "", "limit": limit})
+    ]
+
+
+def _fit_row(values: Row) -> FitRow:
+    # SQLite knows no booleans: the lax conversion takes its 0 and 1.
+    return msgspec.convert(dict(zip(_FIT, values, strict=True)), FitRow, strict=False)
 
 
 def _dimension(name: str) -> Dimension:

@@ -169,6 +169,38 @@ MIGRATIONS: tuple[str, ...] = (
         message TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    -- What each engine's step model has learned: by what proportions its steps are shared.
+    CREATE TABLE engine_fit (
+        engine_id TEXT PRIMARY KEY,
+        method TEXT NOT NULL,              -- of its newest step
+        device TEXT NOT NULL,              -- whose published figures made the prior
+        device_known INTEGER NOT NULL,     -- 0: they are generic
+        shape_known INTEGER NOT NULL,      -- 0: nothing was known of the model's shape
+        fitted INTEGER NOT NULL,           -- 0: the coefficients are still the prior's
+        knee_tokens INTEGER NOT NULL,
+        launch_as INTEGER NOT NULL,        -- attoseconds
+        token_as INTEGER NOT NULL,
+        weights_as INTEGER NOT NULL,
+        context_as INTEGER NOT NULL,
+        attention_as INTEGER NOT NULL,
+        sequence_as INTEGER NOT NULL,
+        encoder_as INTEGER NOT NULL,
+        expert_ppm INTEGER NOT NULL,
+        roofline_error_ppm INTEGER,        -- NULL: no step has been judged
+        affine_error_ppm INTEGER,
+        tokens_error_ppm INTEGER,
+        equal_error_ppm INTEGER,
+        coverage_ppm INTEGER,              -- step time shared by a fitted model
+        observations INTEGER NOT NULL,
+        outliers INTEGER NOT NULL,
+        changes INTEGER NOT NULL,
+        moves INTEGER NOT NULL
+    ) STRICT;
+    """,
+    """
+    ALTER TABLE usage ADD COLUMN head_ns INTEGER;  -- of gpu_ns, head fees; NULL: from before it was counted
+    """,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

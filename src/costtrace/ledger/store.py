@@ -16,7 +16,7 @@ from costtrace.errors import LedgerError, LedgerTooNew
 from costtrace.journal.reader import Position
 from costtrace.ledger.schema import MIGRATIONS, SCHEMA_VERSION
 from costtrace.rating import Charge
-from costtrace.usage import EngineRow, MeterRow, Posting, UsageRecord
+from costtrace.usage import EngineRow, FitRow, MeterRow, Posting, UsageRecord
 
 LEDGER_NAME = "ledger.sqlite"
 LOG_PAGES = 128
@@ -179,6 +179,13 @@ class Ledger:
     def put_usage(self, rows: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
         """Append usage records of parts that have closed."""
         self.connection.executemany(_INSERT_USAGE, [_usage_row(record, cost) for record, cost in rows])
+
+    def put_fit(self, row: FitRow) -> None:
+        """Write or refresh what an engine's step model has learned."""
+        values = msgspec.structs.astuple(row)
+        places = ", ".join("?" * len(values))
+        names = ", ".join(row.__struct_fields__)
+        self.connection.execute(f"INSERT OR REPLACE INTO engine_fit ({names}) VALUES ({places})", values)  # noqa: S608 - our names
 
     def put_rate(self, row: tuple[str, str, str, str, str, str, str, str, int]) -> None:
         """Remember a rate that is being applied; the columns of table ``rate``."""

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from costtrace.usage import FitRow
+
 
 class Period(NamedTuple):
     """A stretch of wall time, ns since the epoch: `since_ns` is in it, `until_ns` is not."""
@@ -92,6 +94,8 @@ class Request(NamedTuple):
     price_book: str
     simulated: int = 0
     """1: its device or its sensor is a simulated one."""
+    head_ns: int | None = None
+    """Part of `gpu_ns` that is head fees; None: from before it was counted."""
 
 
 class Habit(NamedTuple):
@@ -105,3 +109,19 @@ class Habit(NamedTuple):
     output_tokens: int
     batch_milli: int
     queue_ns: int
+    prefill_ns: int = 0
+    decode_ns: int = 0
+    wasted_ns: int = 0
+    head_ns: int | None = None
+    cost_nano: int | None = None
+
+
+class Fit(NamedTuple):
+    """What an engine's step model has learned, and whose it is."""
+
+    model: str
+    device_name: str
+    devices: int
+    simulated: bool
+    started_wall_ns: int
+    row: FitRow

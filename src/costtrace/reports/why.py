@@ -25,6 +25,12 @@ class Usual(NamedTuple):
     cached_share: float
     """Of the prompt's tokens, 0 to 1."""
     batch_milli: float
+    queue_ns: float = 0.0
+    prefill_ns: float = 0.0
+    decode_ns: float = 0.0
+    wasted_ns: float = 0.0
+    head_ns: float | None = None
+    """None: of none of them is it known."""
 
 
 Peers = Mapping[tuple[str, str], Usual]
@@ -47,6 +53,11 @@ def _median(group: Sequence[Habit]) -> Usual:
         median(habit.output_tokens for habit in group),
         median(_share(habit.cached_tokens, habit.input_tokens) for habit in group),
         median(habit.batch_milli for habit in group),
+        median(habit.queue_ns for habit in group),
+        median(habit.prefill_ns for habit in group),
+        median(habit.decode_ns for habit in group),
+        median(habit.wasted_ns for habit in group),
+        median(heads) if (heads := [habit.head_ns for habit in group if habit.head_ns is not None]) else None,
     )
 
 

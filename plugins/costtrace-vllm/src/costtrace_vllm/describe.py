@@ -106,8 +106,11 @@ def model_shape(vllm_config: Any, weight_bytes: int) -> ModelShape:
     latent = _number(config, "kv_lora_rank")
     kv_width = latent + _number(config, "qk_rope_head_dim") if latent else 2 * kv_heads * head_size
     active = _active_params(config, hidden, layers, heads * head_size, kv_heads * head_size, experts, chosen)
+    routed = 3 * hidden * _expert_width(config, hidden) * experts * layers
+    whole = active + routed * (experts - chosen) // experts if experts else active
+    weight_bytes = weight_bytes or whole * _element_bytes(str(getattr(model, "dtype", "")))
     return ModelShape(
-        weight_bytes=weight_bytes or active * _element_bytes(str(getattr(model, "dtype", ""))),
+        weight_bytes=weight_bytes,
         active_params=active,
         layers=layers,
         kv_bytes_per_token=layers * kv_width * _kv_element_bytes(vllm_config),
@@ -116,19 +119,27 @@ def model_shape(vllm_config: Any, weight_bytes: int) -> ModelShape:
         head_size=head_size,
         experts=experts,
         experts_per_token=chosen,
+        expert_bytes=weight_bytes * routed // whole if whole else 0,
     )
 
 
 def _active_params(config: Any, hidden: int, layers: int, q: int, kv: int, experts: int, chosen: int) -> int:
     """Parameters in one token's forward pass: projections, gated MLP (or the chosen experts), output head."""
-    intermediate = _number(config, "intermediate_size", "ffn_hidden_size", "n_inner") or 4 * hidden
-    mlp = 3 * hidden * intermediate
+    mlp = 3 * hidden * _mlp_width(config, hidden)
     if experts:
-        width = _number(config, "moe_intermediate_size") or intermediate
+        width = _expert_width(config, hidden)
         shared = _number(config, "n_shared_experts")
         mlp = 3 * hidden * width * (chosen + shared) + hidden * experts
     attention = 2 * hidden * q + 2 * hidden * kv
     return layers * (attention + mlp) + hidden * _number(config, "vocab_size")
+
+
+def _mlp_width(config: Any, hidden: int) -> int:
+    return _number(config, "intermediate_size", "ffn_hidden_size", "n_inner") or 4 * hidden
+
+
+def _expert_width(config: Any, hidden: int) -> int:
+    return _number(config, "moe_intermediate_size") or _mlp_width(config, hidden)
 
 
 def _kv_element_bytes(vllm_config: Any) -> int:

@@ -1,0 +1,84 @@
+"""Section 12 of docs/method.md, through the real code: three requests, four steps, one bill.
+
+Times are microseconds after the engine began; the coefficients are those of the text.
+"""
+
+import pytest
+from trial_balance import check
+
+from costtrace.attribution import Policy
+from costtrace.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
+from costtrace.node import Node
+from costtrace.step_model import Coefficients
+from costtrace.testing.schedules import header, started
+
+US = 1_000
+T0 = 10**9
+COEFFICIENTS = Coefficients(600e-6, 10e-6, 1200e-6, 0.1e-6, 0.01e-6, 5e-6)
+A, B, C1, C2 = range(4)
+
+
+def at(us):
+    return T0 + round(us * US)
+
+
+def added(slot, key, prompt):
+    return SequenceAdded(slot, at(5_000), f"s{slot}", key, key, key, prompt, "m", key, "header")
+
+
+EVENTS = [
+    added(A, "A", 200),
+    added(B, "B", 20),
+    added(C1, "C", 10),
+    added(C2, "C", 10),
+    Step(0, at(6_000), at(9_000), (), (), ((A, 200, 0),)),
+    Step(1, at(9_500), at(13_164), (), ((A, 200),), ((B, 20, 0),)),
+    Step(2, at(12_000), at(15_007.1), (), ((B, 20),), ((C1, 10, 0), (C2, 10, 0))),
+    SequenceFinished(C1, at(15_007.1), 2, "stop", 1),
+    SequenceFinished(B, at(15_500), 3, "abort", 1),
+    Step(3, at(15_000), at(16_845.4), (), ((C2, 10),), ()),
+    SequenceFinished(A, at(16_845.4), 3, "stop", 4),
+    SequenceFinished(C2, at(16_845.4), 3, "stop", 2),
+    EngineStopped(at(20_000)),
+]
+
+
+@pytest.fixture(scope="module")
+def rows():
+    node = Node(Policy("roofline"), 3_600 * 10**9)
+    node.add("e", header("e", T0))
+    for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(at(5_000))):
+        node.feed("e", event)
+    node.sweep(T0)
+    node.engines["e"].attribution.coefficients = COEFFICIENTS
+    for event in EVENTS:
+        node.feed("e", event)
+    node.sweep(1 << 62)
+    rows = node.take_rows()
+    check(rows, node.all_engine_rows())
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("key", "prefill_ns", "decode_ns", "wasted_ns"),
+    [("A", 3_000_000, 3_100_300, 0), ("B", 1_814_000, 1_214_100, 3_028_100), ("C", 611_000, 606_000, 0)],
+)
+def test_each_request_owes_what_the_text_says(rows, key, prefill_ns, decode_ns, wasted_ns):
+    (record,) = [record for record in rows.records if record.request_key == key]
+    assert record.prefill_ns == pytest.approx(prefill_ns, abs=2)
+    assert record.decode_ns == pytest.approx(decode_ns, abs=2)
+    assert record.wasted_ns == pytest.approx(wasted_ns, abs=3)
+
+
+def test_overhead_and_idle_are_what_is_left_of_twenty_milliseconds(rows):
+    kinds = {p.kind: p.gpu_ns for p in rows.postings if p.kind != "request"}
+    assert kinds == {"overhead": 5_000_000, "idle": 4_654_600}
+    assert sum(p.gpu_ns for p in rows.postings) == 20_000_000
+
+
+def test_the_head_fees_are_told_apart(rows):
+    """A's: its part of step 0, 900 scaled by 2 in step 1, 600 in steps 2 and 3."""
+    (record,) = [record for record in rows.records if record.request_key == "A"]
+    # Step 0 costs F + c_t x 200 (beyond the knee) + s + q x 200 x 100 = 600 + 2000 + 5 + 200 and took 3000.
+    of_step_0 = 1_800 / 2_805 * 3_000
+    assert record.head_ns == pytest.approx((of_step_0 + 1_800 + 600 + 600) * US, abs=3)
