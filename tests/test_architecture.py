@@ -24,7 +24,7 @@ LAYERS = {
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "config",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect",
-    "wiring": "agent cli demo doctor nvml_sim testing replay __main__",
+    "wiring": "agent cli demo doctor nvml_sim testing simulator replay __main__",
 }
 """Every module by its layer; a package stands for all in it. What does not exist yet is allowed to be missing."""
 
