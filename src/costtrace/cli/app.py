@@ -27,6 +27,7 @@ COMMANDS = {
     "agent": "costtrace.cli.agent:agent",
     "doctor": "costtrace.cli.doctor:doctor",
     "prices": "costtrace.cli.prices:prices",
+    "replay": "costtrace.replay.command:replay",
     "demo": "costtrace.demo.command:demo",
     "nvml-sim": "costtrace.nvml_sim.command:nvml_sim",
 }

@@ -7,6 +7,7 @@ they are not a recording: the same seed draws the same.
 import ast
 import csv
 import json
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,7 +83,8 @@ def draw(clients: Iterable[Client], spell: Spell) -> Iterator[tuple[str, float, 
             raise CosttraceError(f"the ServeGen client {client.name} has no window with both a rate and lengths")
         burst = max(usable, key=lambda burst: burst.per_s)
         prompts, outputs = client.lengths[_window(burst)]
-        slower = burst.per_s / spell.rate if spell.rate else 1.0
+        # A window's rate is over all of it, its gaps are those within bursts: their shape counts, the rate is kept.
+        slower = 1.0 / ((spell.rate or burst.per_s) * _mean_gap(burst))
         at_s = _gap(burst, rng) * slower
         while at_s < spell.seconds:
             yield client.name, at_s, prompts.draw(rng), outputs.draw(rng)
@@ -100,6 +102,15 @@ def _gap(burst: Burst, rng: random.Random) -> float:
     if burst.process == "Weibull":
         return rng.weibullvariate(burst.scale, burst.shape)
     return rng.expovariate(burst.per_s)
+
+
+def _mean_gap(burst: Burst) -> float:
+    """What `_gap` gives on average."""
+    if burst.process == "Gamma":
+        return burst.shape * burst.scale
+    if burst.process == "Weibull":
+        return burst.scale * math.gamma(1.0 + 1.0 / burst.shape)
+    return 1.0 / burst.per_s
 
 
 def _client(trace: Path) -> Client:
