@@ -14,6 +14,9 @@ SIMULATE_GPU ?=
 # A Python whose vLLM the demo is to use instead of installing one.
 VLLM_PYTHON ?=
 
+# Public data that the evaluation reads (evaluation/README.md says which).
+DATA ?= ../shared/data
+
 NEWEST := $(firstword $(VLLM_VERSIONS))
 BIN := .venv/bin
 MODEL := build/tiny-model
@@ -26,7 +29,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm model demo test test-heavy lint format bench docs clean check-python
+.PHONY: help setup setup-vllm model demo test test-heavy lint format bench evaluation docs clean check-python
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -82,6 +85,9 @@ bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says 
 	$(BIN)/python benchmarks/bench_emission.py
 	$(BIN)/python benchmarks/bench_sensors.py
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
+
+evaluation: setup ## judge the shares against Shapley of a measured game (minutes; DATA=../shared/data)
+	@$(BIN)/python evaluation/run.py --data $(DATA) $(T)
 
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py
