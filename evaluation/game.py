@@ -52,7 +52,8 @@ class TablesGame:
         x0, x1 = self._knots[right - 1], self._knots[right]
         y0, y1 = self._decode[decodes, right - 1], self._decode[decodes, right]
         attention = np.where(mean <= self._knots[0], self._decode[decodes, 0], y0 + (y1 - y0) * (mean - x0) / (x1 - x0))
-        return self._times.host_s + self._layers[self._pad[tokens]] + self._logits[count] + attention + chunk
+        chunks = np.where(count > decodes, self._times.prefill_s, 0.0) + chunk
+        return self._times.host_s + self._layers[self._pad[tokens]] + self._logits[count] + attention + chunks
 
 
 class RooflineGame:

@@ -1,6 +1,6 @@
 """Reproduce the figures of docs/method.md, section 16: ``make evaluation``, or
 
-    python evaluation/run.py --data ../shared/data --out build/evaluation [--requests 2000] [--quick]
+    python evaluation/run.py --data ../shared/data --out build/evaluation [--requests 1500] [--quick]
 
 Any other trace, device and tenants: --trace, --tables, --servegen, --model (see --help). All numbers are SIMULATED.
 """
@@ -26,7 +26,7 @@ def scenarios(given):
     for load, speed in zip(("light", "medium", "heavy"), given.speeds, strict=True):
         yield "loads", Scenario(name=f"{load}: {given.trace.stem} x {speed:g}", speed=speed, **azure)
     if given.servegen is not None:
-        clients = {**base, "trace": given.servegen, "requests": given.requests, "seconds": given.servegen_seconds}
+        clients = {**base, "trace": given.servegen, "requests": 2 * given.requests, "seconds": given.servegen_seconds}
         yield "servegen", Scenario(name="ServeGen clients", speed=given.servegen_speed, **clients)
     half = max(1, given.requests // 2)
     few = {**azure, "speed": given.speeds[1], "methods": ("auto", "affine"), "requests": half}
@@ -52,7 +52,7 @@ def arguments():
     parser.add_argument("--tables", type=Path, help="directory of kernel tables [DATA/aiconfigurator]")
     parser.add_argument("--device", default="", help="which of the tables' devices, where there are several")
     parser.add_argument("--model", default="qwen3-8b", help="a known model, or its config.json")
-    parser.add_argument("--requests", type=int, default=2_000, help="of each run (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=1_500, help="of each run (default: %(default)s)")
     parser.add_argument("--tenants", type=int, default=8, help="to invent for the trace; 0: it has its own")
     parser.add_argument("--speeds", type=float, nargs=3, default=(0.3, 1.0, 4.0), help="three loads, x real time")
     parser.add_argument("--servegen-speed", type=float, default=0.2, help="x the clients' busiest windows")

@@ -1,8 +1,10 @@
 """Step times from measured kernels: tables of latencies as aiconfigurator publishes them, Parquet or CSV.
 
 A step is the sum of its kernels: the layers' matrix products at the step's tokens, the logits of each sequence, decode
-attention at (sequences, mean context), prefill attention of each chunk, and a fixed host part. Between measured
-points values are interpolated; a chunk behind a cached or computed prefix costs what the whole costs less its prefix.
+attention at (sequences, mean context), prefill attention, and a fixed host part. Between measured points values are
+interpolated. Prefill attention is one kernel for all chunks of a step: its least time, and for each chunk what its
+length adds in the largest batch that was measured (H200: median 5 % off the measured times of other batches);
+a chunk behind a cached or computed prefix adds what the whole adds less its prefix.
 What no table has is not in it: norms, sampling, communication, interference between kernels.
 """
 
@@ -51,7 +53,8 @@ class KernelTables:
         """By sequences in the step."""
         self.contexts, self.decode_s = _decode_grid(files["generation_attention"], model, max_sequences)
         """Decode attention: knots of the mean context, and by sequences the time at each."""
-        self.prefill = _prefill_curve(files["context_attention"], model)
+        self.prefill_s, self.prefill = _prefill_curve(files["context_attention"], model)
+        """Prefill attention: once for a step with chunks, and what the length of a chunk adds."""
         self.device = gemms.device or device or "unknown device"
         self.source = f"kernel tables of {self.device}" + (", padded to captured batch sizes" if padded else "")
 
@@ -63,8 +66,8 @@ class KernelTables:
         if load.decodes:
             # A padded batch computes rows for nobody; they read no cache.
             total += at(self.contexts, self.decode_s[load.decodes], load.decode_context / load.decodes)
-        for count, context in load.chunks:
-            total += self.chunk(count, context)
+        if load.chunks:
+            total += self.prefill_s + sum(self.chunk(count, context) for count, context in load.chunks)
         return total
 
     def pad(self, tokens: int) -> int:
@@ -74,7 +77,7 @@ class KernelTables:
         return CAPTURED[bisect_right(CAPTURED, tokens - 1)]
 
     def chunk(self, tokens: int, context: int) -> float:
-        """Prefill attention of a chunk."""
+        """What a chunk adds to prefill attention."""
         knots, values = self.prefill
         return max(0.0, at(knots, values, context + tokens) - (at(knots, values, context) if context else 0.0))
 
@@ -220,9 +223,16 @@ def _decode_grid(path: Path, model: Model, most: int) -> tuple[list[float], list
     return knots, grid
 
 
-def _prefill_curve(path: Path, model: Model) -> Curve:
+def _prefill_curve(path: Path, model: Model) -> tuple[float, Curve]:
+    """Seconds of all layers: the least, and what one more sequence of some length adds in a large batch."""
+    rows = _attention_rows(path, model)
+    shortest = min((isl, batch) for batch, isl, _, _ in rows)
+    least = min(seconds for batch, isl, _, seconds in rows if (isl, batch) == shortest)
+    largest: dict[int, int] = {}
+    for batch, isl, _, _ in rows:
+        largest[isl] = max(batch, largest.get(isl, 0))
     points: dict[int, list[float]] = defaultdict(list)
-    for batch, isl, _, seconds in _attention_rows(path, model):
-        if batch == 1:
-            points[isl].append(seconds * model.layers)
-    return _curve(points)
+    for batch, isl, _, seconds in rows:
+        if batch == largest[isl]:
+            points[isl].append(max(0.0, seconds - least) * model.layers / batch)
+    return least * model.layers, _curve(points)
