@@ -1,6 +1,7 @@
 """The instrument that judges the shares is itself checked: against brute force, and against the simulator."""
 
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,16 @@ import scenarios  # noqa: E402 - as above
 from public_data import DATA, needs  # noqa: E402 - as above
 
 from costtrace.events import Step  # noqa: E402 - as above
-from costtrace.simulator import Arrival, Load, Roofline, SchedulerConfig, Simulator, journal_events, read_model  # noqa: E402 - as above
+from costtrace.simulator import (  # noqa: E402 - as above
+    Arrival,
+    Load,
+    Roofline,
+    SchedulerConfig,
+    Simulator,
+    journal_events,
+    read_model,
+    write_journal,
+)
 from costtrace.simulator.journals import Setting  # noqa: E402 - as above
 from costtrace.simulator.kernel_tables import KernelTables  # noqa: E402 - as above
 
@@ -103,3 +113,30 @@ def test_coalitions_cost_what_the_simulator_says_of_them(padded):
         attention = sum(measured.chunk(*chunk) for chunk in chunks)
         arrays = (np.array(v) for v in (load.sequences, load.tokens, decodes, context, attention))
         assert float(measured.seconds(*arrays)) == pytest.approx(times.seconds(load, 0.0), rel=1e-12)
+
+
+def test_leaving_tenants_out_of_a_simulated_engine_compares_each_charge_with_marginal_and_alone(tmp_path):
+    import leave_one_out as loo
+
+    done = list(loo.runs(2))
+    assert len(done) == 14
+    planned = loo.schedule(8.0)
+    arrivals = [
+        Arrival(number * 60 + at_s / 50, 20 * sentences, output, f"r{number:03d}-{tenant}")
+        for number, tenants in enumerate(done)
+        for at_s, tenant, sentences, output in planned
+        if tenant in tenants
+    ]
+    simulator = Simulator(arrivals, TIMES, SchedulerConfig())
+    write_journal(tmp_path, simulator, Setting(MODEL, "NVIDIA H200", TIMES.source, 10**18), "sim")
+    seconds, fit = loo.attribute(tmp_path, "auto")
+    found = loo.evaluate(done, seconds)
+    for row in found["tenants"].values():
+        marginal, charged, alone = (row[f"{name}_s"]["mean"] for name in ("marginal", "charged", "alone"))
+        assert 0 < marginal < alone
+        assert 0 < charged < alone
+    assert sum(row["charged_s"]["mean"] for row in found["tenants"].values()) == pytest.approx(
+        found["together_s"]["mean"]
+    )
+    shown = loo.text({"auto": found}, fit, SimpleNamespace(repeats=2, seconds=8.0))
+    assert all(f"| {tenant} |" in shown for tenant in found["tenants"])
