@@ -85,7 +85,7 @@ def plots(found, out):
         axes.invert_yaxis()
         axes.set_xscale("log")
         axes.set_xlabel(f"{title} against Shapley of the measured game, % (SIMULATED)")
-        axes.legend()
+        axes.legend(loc="lower right")
         path = out / f"{key}.svg"
         figure.savefig(path, metadata={"Date": None})
         plt.close(figure)
