@@ -11,6 +11,8 @@ T ?=
 # The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
 KEEP ?=
 SIMULATE_GPU ?=
+# Where the public data of the evaluation is.
+DATA ?=
 # A Python whose vLLM the demo is to use instead of installing one.
 VLLM_PYTHON ?=
 
@@ -65,6 +67,7 @@ test: setup model ## run all tests but the heavy ones, real vLLM servers include
 test-heavy: setup model ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
 	@$(PYTHON) tools/setup_peers.py
 	@$(BIN)/python tools/check_vllm_wheel.py $(VLLM_WHEEL)
+	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'
 	@COSTTRACE_PEERS_PYTHON="$${COSTTRACE_PEERS_PYTHON:-$(CURDIR)/build/peers/bin/python}" $(BIN)/python -m pytest -m heavy $(T)
 
 lint: setup ## check style, types and that generated documents are fresh
@@ -84,10 +87,12 @@ bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says 
 	$(BIN)/python benchmarks/bench_exact.py --steps 1e6
 	$(BIN)/python benchmarks/bench_emission.py
 	$(BIN)/python benchmarks/bench_sensors.py
+	$(BIN)/python benchmarks/bench_ledger.py --records 1000000
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
 
-evaluation: setup ## judge the shares against Shapley of a measured game (minutes; DATA=../shared/data)
-	@$(BIN)/python evaluation/run.py --data $(DATA) $(T)
+evaluation: setup ## reproduce the figures of docs/method.md from public data (DATA=folder; 5 minutes)
+	@$(BIN)/python -m evaluation.attribution $(if $(DATA),--data $(DATA))
+	@$(BIN)/python -m evaluation.misspecified $(if $(DATA),--data $(DATA))
 
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py

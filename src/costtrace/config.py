@@ -27,11 +27,14 @@ FILE_KEY = "config"
 DEFAULT = "default"
 COMMAND_LINE = "command line"
 KEYS = tuple(Settings.model_fields)
+PATHS = frozenset(key for key, field in Settings.model_fields.items() if field.annotation in {Path, Path | None})
 
 _OTHERS = re.compile(r"(NVML_SIM|TEST|PEERS)(_|$)")
 """Variables of the NVML simulator, the tests and the benchmarks: they have the prefix and are no settings."""
 
 # Kubernetes describes each service of a namespace in variables; those of a service `costtrace...` look like ours.
+_PASSWORD = re.compile(r"://[^/\s]*@")
+"""What an address says of a user is in no message."""
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
@@ -243,7 +246,7 @@ def _from_flags(overrides: Mapping[str, object], problems: list[str]) -> dict[st
 
 
 def _based(key: str, item: _Found) -> object:
-    if item.base is not None and key in {"home", "prices"} and isinstance(item.value, str):
+    if item.base is not None and key in PATHS and isinstance(item.value, str):
         return item.base / Path(item.value).expanduser()
     return item.value
 
@@ -254,7 +257,7 @@ def _told(error: ValidationError, found: Mapping[str, _Found]) -> Iterator[str]:
         key = str(problem["loc"][0])
         item = found.get(key, _Found("", DEFAULT))
         where = item.source if item.source.endswith(key.upper()) else f"{item.source}: {key}"
-        shown = show(item.value if not isinstance(item.value, list) else tuple(item.value))
+        shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
         why = problem["msg"].removeprefix("Value error, ")
         hint = f" {allowed}" if (allowed := _allowed(key).strip()) else ""
         yield f"{where}={shown[:200]!r}: {why}.{hint} Example: {about(key).example}"

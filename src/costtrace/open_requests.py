@@ -14,6 +14,8 @@ ABORTED = frozenset({"abort", "interrupted", "error"})
 ROUNDING_NS = 2
 UNOBSERVED = "unobserved"
 """Tenant source of a sequence whose arrival was lost."""
+LATER_STAGE = "stage"
+"""Role of a part on a later pipeline stage: it has time of its own, and its tokens are counted on the first stage."""
 UNOBSERVED_TENANT = "__unobserved__"
 """Who stands for it on the rows: nobody's bill."""
 
@@ -169,6 +171,7 @@ class Part(msgspec.Struct):
         time, energy, _ = self.posted
         gpu_ns, energy_uj, gap_ns = (phases.prefill + phases.decode for phases in self.posted)
         known = is_known(gpu_ns, energy_uj, gap_ns)
+        counts = first.role != LATER_STAGE
 
         def wall(monotonic_ns: int) -> int:
             return monotonic_ns + wall_offset_ns if monotonic_ns else 0
@@ -200,9 +203,9 @@ class Part(msgspec.Struct):
             decode_uj=energy.decode if known else None,
             gap_ns=gap_ns,
             energy_source=self.energy_source if known else "none",
-            input_tokens=sum(self.prompts.values()),
-            cached_tokens=sum(tokens for _, tokens in self.cached.values()),
-            output_tokens=sum(tokens for _, tokens in ends),
+            input_tokens=sum(self.prompts.values()) * counts,
+            cached_tokens=sum(tokens for _, tokens in self.cached.values()) * counts,
+            output_tokens=sum(tokens for _, tokens in ends) * counts,
             computed_tokens=self.computed_tokens,
             sequences=len(self.closed),
             steps=self.steps,

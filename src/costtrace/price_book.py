@@ -2,8 +2,6 @@
 
 A price applies to whole windows: the one that holds when a window begins. An entry without an end holds until the next
 one for the same devices begins, so that a price change is one more entry and history stays as it was.
-
-Where it can grow: an entry is chosen by kind, name, tier and time; pools and regions are further such columns.
 """
 
 import hashlib
@@ -17,6 +15,8 @@ from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from costtrace.errors import PriceBookError
+from costtrace.list_prices import ListPrice
+from costtrace.price_terms import Owned, Reserved
 from costtrace.rating import Rate
 from costtrace.time_of_use import TimeOfUse
 from costtrace.units import NANO_PER_UNIT, NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
@@ -37,11 +37,19 @@ class DevicePrice(NamedTuple):
     """``gpu``, ``mig`` or ``cpu``: a slice of a GPU is not billed as a whole one, nor a stand-in as the real thing."""
     tier: str = ""
     source: str = ""
+    pool: str = ""
+    """Only on nodes of this pool; '' on all. Likewise `region`."""
+    region: str = ""
+    currency: str = ""
+    """'' where it is the book's."""
+    terms: Owned | Reserved | None = None
+    """What the price per hour was made of, where it was not given."""
 
     @property
     def name(self) -> str:
         """What rates and messages call this entry."""
-        tier = f" ({self.tier})" if self.tier else ""
+        said = ", ".join(word for word in (self.tier, self.pool, self.region) if word)
+        tier = f" ({said})" if said else ""
         return f"{self.match}{tier} from {show_time(self.from_ns)}"
 
 
@@ -56,6 +64,7 @@ class ElectricityPrice(NamedTuple):
     source: str = ""
     when: TimeOfUse | None = None
     """None: at all times that no time-of-use price has."""
+    currency: str = ""
 
     @property
     def name(self) -> str:
@@ -63,11 +72,27 @@ class ElectricityPrice(NamedTuple):
         return f"electricity{f' {self.when.name}' if self.when else ''} from {show_time(self.from_ns)}"
 
 
+class ExchangeRate(NamedTuple):
+    """What one unit of another currency is worth in the book's, from a date on."""
+
+    currency: str
+    rate: Decimal
+    from_ns: int
+    until_ns: int | None = None
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call this entry."""
+        return f"the exchange rate of {self.currency} from {show_time(self.from_ns)}"
+
+
 class PriceBook:
     """A checked set of dated prices in one currency.
 
-    The entry that applies to a device is the one of its kind with its exact name, else the pattern with the most
-    literal characters. Raises: PriceBookError, naming the entries that contradict each other.
+    The entry that applies to a device is the one of its kind for the node's pool, else its region, else any; of those
+    the one with its exact name, else the pattern with the most literal characters.
+    Raises: PriceBookError, naming the entries that contradict each other.
     """
 
     def __init__(
@@ -79,14 +104,25 @@ class PriceBook:
         electricity: Sequence[ElectricityPrice] = (),
         label: str = "",
         tier: str = "",
+        models: Sequence[ListPrice] = (),
+        exchange: Sequence[ExchangeRate] = (),
+        pool: str = "",
+        region: str = "",
     ) -> None:
         self.version = version
         self.currency = currency
         self.label = label
         self.tier = tier
-        self.devices = _close_periods(devices, lambda entry: (entry.kind, entry.match.casefold(), entry.tier))
+        self.devices = _close_periods(devices, _same_devices)
         self.electricity = _close_periods(electricity, lambda entry: entry.when and entry.when.name)
-        self._applicable = [entry for entry in self.devices if entry.tier in {"", tier}]
+        self.models = _close_periods(models, lambda entry: entry.match.casefold())
+        self.exchange = _close_periods(exchange, lambda entry: entry.currency)
+        self.applicable = [
+            entry
+            for entry in self.devices
+            if entry.tier in {"", tier} and entry.pool in {"", pool} and entry.region in {"", region}
+        ]
+        self._check_currencies()
         self._check_tier()
         self._check_ambiguity()
         self._check_times_of_use()
@@ -100,10 +136,10 @@ class PriceBook:
         """Find the entry that applies to a device at a time; None where there is none."""
         fits = [
             entry
-            for entry in self._applicable
+            for entry in self.applicable
             if entry.kind == device_kind and holds(entry, wall_ns) and _matches(entry.match, device_name)
         ]
-        return max(fits, key=lambda entry: _precedence(entry.match), default=None)
+        return max(fits, key=_rank, default=None)
 
     def electricity_price(self, wall_ns: int) -> ElectricityPrice | None:
         """Find the price of electricity at a time: by time of use, else at all times; None where there is none."""
@@ -118,14 +154,30 @@ class PriceBook:
         entry = self.device_price(device_name, device_kind, wall_ns)
         if entry is None:
             return None
-        device = Fraction(entry.per_gpu_hour) * NANO_PER_UNIT / NS_PER_HOUR
+        worth = self.worth(entry.currency, wall_ns)
+        if worth is None:
+            return None
+        device = Fraction(entry.per_gpu_hour) * worth * NANO_PER_UNIT / NS_PER_HOUR
         tariff = None if entry.includes_energy else self.electricity_price(wall_ns)
         energy = (0, 0)
-        if tariff is not None:
-            exact = Fraction(tariff.per_kwh) * Fraction(tariff.pue) * NANO_PER_UNIT / UJ_PER_KWH
+        if tariff is not None and (worth := self.worth(tariff.currency, wall_ns)) is not None:
+            exact = Fraction(tariff.per_kwh) * Fraction(tariff.pue) * worth * NANO_PER_UNIT / UJ_PER_KWH
             energy = exact.as_integer_ratio()
         rest = (self.name, self.currency, entry.name, *device.as_integer_ratio(), *energy, entry.includes_energy)
         return Rate(hashlib.sha256(repr(rest).encode()).hexdigest()[:16], *rest)
+
+    def worth(self, currency: str, wall_ns: int) -> Fraction | None:
+        """What one unit of *currency* is in the book's at a time; None: no exchange rate holds."""
+        if currency in {"", self.currency}:
+            return Fraction(1)
+        fits = (entry for entry in self.exchange if entry.currency == currency and holds(entry, wall_ns))
+        found = next(fits, None)
+        return None if found is None else Fraction(found.rate)
+
+    def list_price(self, model: str, wall_ns: int) -> ListPrice | None:
+        """Find the list price of a model at a time; None where it has none."""
+        fits = [entry for entry in self.models if holds(entry, wall_ns) and _matches(entry.match, model)]
+        return max(fits, key=lambda entry: _precedence(entry.match), default=None)
 
     def missing(self, device_name: str, device_kind: str, wall_ns: int) -> str:
         """Say what this book lacks for the full cost of a device at a time, and the remedy; empty if nothing."""
@@ -137,7 +189,14 @@ class PriceBook:
                 f"energy are accounted for, its cost is unknown. Add an entry under `devices` (match: {device_name!r}, "
                 f"kind: {device_kind})."
             )
-        if not entry.includes_energy and self.electricity_price(wall_ns) is None:
+        tariff = None if entry.includes_energy else self.electricity_price(wall_ns)
+        for currency in (entry.currency, tariff.currency if tariff else ""):
+            if self.worth(currency, wall_ns) is None:
+                return (
+                    f"price book {self.name} has no exchange rate of {currency} on {when}: the cost of {entry.name} is "
+                    f"unknown. Add an entry under `exchange` (currency: {currency}, rate, from)."
+                )
+        if not entry.includes_energy and tariff is None:
             return (
                 f"price book {self.name} has no electricity price on {when}, and the price of {entry.name} does not "
                 "include energy: its cost is unknown. Add an entry under `electricity` (per_kwh, from), or set "
@@ -152,13 +211,23 @@ class PriceBook:
         if tiers and not self.tier:
             raise PriceBookError(f"entries have tiers: say which one applies, as in `tier: {tiers[0]}` at the top.")
 
+    def _check_currencies(self) -> None:
+        known = {"", self.currency, *(entry.currency for entry in self.exchange)}
+        entries: list[DevicePrice | ElectricityPrice] = [*self.devices, *self.electricity]
+        for entry in entries:
+            if entry.currency not in known:
+                raise PriceBookError(
+                    f"{entry.name}: currency: there is no exchange rate of {entry.currency}. Add an entry under "
+                    f"`exchange` (currency: {entry.currency}, rate, from)."
+                )
+
     def _check_ambiguity(self) -> None:
         """Refuse two entries that could both apply to one device with the same right."""
-        for index, one in enumerate(self._applicable):
-            for other in self._applicable[:index]:
+        for index, one in enumerate(self.applicable):
+            for other in self.applicable[:index]:
                 if (
                     one.kind == other.kind
-                    and _precedence(one.match) == _precedence(other.match)
+                    and _rank(one) == _rank(other)
                     and _overlap(one, other)
                     and _patterns_meet(one.match.casefold(), other.match.casefold())
                 ):
@@ -178,7 +247,7 @@ class PriceBook:
                     )
 
 
-def holds(entry: DevicePrice | ElectricityPrice, wall_ns: int) -> bool:
+def holds(entry: DevicePrice | ElectricityPrice | ListPrice | ExchangeRate, wall_ns: int) -> bool:
     """Say whether an entry holds at a time."""
     return entry.from_ns <= wall_ns and (entry.until_ns is None or wall_ns < entry.until_ns)
 
@@ -189,7 +258,16 @@ def show_time(wall_ns: int) -> str:
     return f"{moment:%Y-%m-%d}" if wall_ns % (24 * NS_PER_HOUR) == 0 else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-_Dated = TypeVar("_Dated", DevicePrice, ElectricityPrice)
+_Dated = TypeVar("_Dated", DevicePrice, ElectricityPrice, ListPrice, ExchangeRate)
+
+
+def _same_devices(entry: DevicePrice) -> Hashable:
+    return entry.kind, entry.match.casefold(), entry.tier, entry.pool, entry.region
+
+
+def _rank(entry: DevicePrice) -> tuple[bool, bool, bool, int]:
+    """Rank entries that fit: the pool's, the region's, then by name."""
+    return entry.pool != "", entry.region != "", *_precedence(entry.match)
 
 
 def _close_periods(entries: Iterable[_Dated], same: Callable[[_Dated], Hashable]) -> tuple[_Dated, ...]:

@@ -13,6 +13,18 @@ devices:
     kind: gpu                 # optional: gpu, mig or cpu
     tier: neocloud            # optional
     source: "contract 4711"   # optional
+    pool: a3-highgpu          # optional: only on nodes of this pool (setting `node_pool`); likewise region
+    region: eu-west-4
+    currency: EUR             # optional: where it is not the book's; `exchange` says what it is worth
+  - match: "NVIDIA H200*"
+    owned: {purchase: 31000, residual: 3000, life_years: 4, cost_of_capital: 0.08, utilisation: 1,
+            facility_per_hour: 0.11, support_per_year: 900}      # instead of per_gpu_hour; see `price_terms`
+    includes_energy: false
+    from: 2026-11-01
+  - match: "NVIDIA B200*"
+    reserved: {per_gpu_hour: 1.20, upfront: 9000, term_years: 3}
+    includes_energy: true
+    from: 2026-11-01
 electricity:
   - per_kwh: 0.14
     pue: 1.25                 # optional, 1 if left out
@@ -22,38 +34,52 @@ electricity:
     days: mon-fri             # optional, every day if left out
     zone: Europe/Berlin       # whose clocks; UTC if left out
     from: 2026-11-01
+models:                       # optional: internal list prices, for tenants who are billed by price and not by cost
+  - match: llama-3.3-70b*
+    per_million_input: 0.60
+    per_million_cached: 0.06  # optional: as any input
+    per_million_output: 2.40
+    from: 2026-11-01
+exchange:                     # optional: what other currencies are worth in the book's
+  - {currency: EUR, rate: 1.08, from: 2026-11-01}
 """
 
-from collections.abc import Mapping
-from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
+from decimal import Decimal
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from costtrace.errors import PriceBookError
-from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook
+from costtrace.list_prices import ListPrice
+from costtrace.price_book import DevicePrice, ElectricityPrice, ExchangeRate, PriceBook
+from costtrace.price_fields import Fields
+from costtrace.price_terms import Owned, Reserved
 from costtrace.time_of_use import MINUTES, TimeOfUse, parse_days, parse_hours
-from costtrace.units import NS_PER_S
 from costtrace.yamlfile import load_mapping
 
 LABELS = ("sample", "demo", "list")
 KINDS = ("gpu", "mig", "cpu")
 
-_BOOK_FIELDS = ("version", "currency", "label", "tier", "devices", "electricity")
-_DEVICE_FIELDS = ("match", "per_gpu_hour", "includes_energy", "from", "until", "kind", "tier", "source")
-_ELECTRICITY_FIELDS = ("per_kwh", "pue", "from", "until", "source", "hours", "days", "zone")
-_LARGEST = Decimal(10) ** 9
-_PLACES = 18
+_BOOK_FIELDS = ("version", "currency", "label", "tier", "devices", "electricity", "models", "exchange")
+_DEVICE_FIELDS = (
+    "match", "per_gpu_hour", "owned", "reserved", "includes_energy", "from", "until", "kind", "tier", "pool", "region",
+    "currency", "source",
+)  # fmt: skip
+_ELECTRICITY_FIELDS = ("per_kwh", "pue", "from", "until", "source", "hours", "days", "zone", "currency")
+_MODEL_FIELDS = (
+    "match", "per_million_input", "per_million_cached", "per_million_output", "from", "until", "source",
+)  # fmt: skip
+_EXCHANGE_FIELDS = ("currency", "rate", "from", "until", "source")
 
 
-def load_price_book(path: Path, currency: str = "") -> PriceBook:
+def load_price_book(path: Path, currency: str = "", pool: str = "", region: str = "") -> PriceBook:
     """Read and check the price book at *path*. *currency*: the one that it must be in, if that is known.
+
+    *pool* and *region*: of the node whose devices are rated; entries of another pool or region do not apply.
 
     Raises: PriceBookError.
     """
     raw = load_mapping(path, PriceBookError, "the price book")
-    book = _Fields(raw, str(path), _BOOK_FIELDS)
+    book = Fields(raw, str(path), _BOOK_FIELDS)
     try:
         loaded = PriceBook(
             version=book.text("version", 'a name for this edition, as in: version: "2026-11"'),
@@ -62,6 +88,10 @@ def load_price_book(path: Path, currency: str = "") -> PriceBook:
             tier=book.text("tier"),
             devices=[_device(fields) for fields in book.entries("devices", _DEVICE_FIELDS)],
             electricity=[_electricity(fields) for fields in book.entries("electricity", _ELECTRICITY_FIELDS)],
+            models=[_model(fields) for fields in book.entries("models", _MODEL_FIELDS)],
+            exchange=[_exchange(fields) for fields in book.entries("exchange", _EXCHANGE_FIELDS)],
+            pool=pool,
+            region=region,
         )
     except PriceBookError as error:
         if str(error).startswith(str(path)):
@@ -75,10 +105,15 @@ def load_price_book(path: Path, currency: str = "") -> PriceBook:
     return loaded
 
 
-def _device(fields: "_Fields") -> DevicePrice:
+def _device(fields: Fields) -> DevicePrice:
+    terms = _terms(fields)
+    if terms is None:
+        per_gpu_hour = fields.number("per_gpu_hour", "a price, as in: per_gpu_hour: 2.10")
+    else:
+        per_gpu_hour = terms.per_gpu_hour() if isinstance(terms, Owned) else terms.hourly()
     return DevicePrice(
         match=fields.text("match", 'the device\'s name, as in: match: "NVIDIA H100*" (`nvidia-smi -L` shows it)'),
-        per_gpu_hour=fields.number("per_gpu_hour", "a price, as in: per_gpu_hour: 2.10"),
+        per_gpu_hour=per_gpu_hour,
         includes_energy=fields.flag(
             "includes_energy", "true if the price covers power, false if power is billed on top"
         ),
@@ -87,10 +122,70 @@ def _device(fields: "_Fields") -> DevicePrice:
         kind=fields.choice("kind", KINDS) or "gpu",
         tier=fields.text("tier"),
         source=fields.text("source"),
+        pool=fields.text("pool"),
+        region=fields.text("region"),
+        currency=fields.currency(optional=True),
+        terms=terms,
     )
 
 
-def _electricity(fields: "_Fields") -> ElectricityPrice:
+def _terms(fields: Fields) -> Owned | Reserved | None:
+    """How a price per hour is made, where the entry does not say it itself."""
+    if sum(fields.has(name) for name in ("per_gpu_hour", "owned", "reserved")) > 1:
+        raise fields.wrong("match", "has more than one of per_gpu_hour, owned, reserved: leave one")
+    none = Decimal(0)
+    if (owned := fields.mapping("owned", Owned._fields)) is not None:
+        utilisation = owned.number("utilisation", "", default=Decimal(1), least=Decimal("0.01"))
+        if utilisation > 1:
+            raise owned.wrong("utilisation", "is a part of all hours: at most 1")
+        interest = owned.number("cost_of_capital", "", default=none)
+        if interest > 1:
+            raise owned.wrong("cost_of_capital", "is a part a year: 0.08 is 8 %")
+        terms = Owned(
+            purchase=owned.number("purchase", "what a device cost, as in: purchase: 30000"),
+            life_years=owned.whole("life_years", "the years in which it is written off, as in: life_years: 4"),
+            residual=owned.number("residual", "", default=none),
+            cost_of_capital=interest,
+            utilisation=utilisation,
+            facility_per_hour=owned.number("facility_per_hour", "", default=none),
+            support_per_year=owned.number("support_per_year", "", default=none),
+        )
+        if terms.residual > terms.purchase:
+            raise owned.wrong("residual", "is more than the purchase")
+        return terms
+    if (reserved := fields.mapping("reserved", Reserved._fields)) is not None:
+        return Reserved(
+            reserved.number("per_gpu_hour", "what each hour costs beside `upfront`, as in: per_gpu_hour: 0.90"),
+            reserved.number("upfront", "", default=none),
+            reserved.whole("term_years", "the years that were committed to, as in: term_years: 3"),
+        )
+    return None
+
+
+def _model(fields: Fields) -> ListPrice:
+    cached = "per_million_cached"
+    return ListPrice(
+        match=fields.text("match", "the model's name as it is served, as in: match: llama-*"),
+        per_million_input=fields.number("per_million_input", "a price, as in: per_million_input: 0.50"),
+        per_million_output=fields.number("per_million_output", "a price, as in: per_million_output: 1.50"),
+        from_ns=fields.required_time("from"),
+        until_ns=fields.time("until"),
+        per_million_cached=fields.number(cached, "") if fields.has(cached) else None,
+        source=fields.text("source"),
+    )
+
+
+def _exchange(fields: Fields) -> ExchangeRate:
+    return ExchangeRate(
+        currency=fields.currency(),
+        rate=fields.number("rate", "what one unit of it is in the book's currency, as in: rate: 1.08"),
+        from_ns=fields.required_time("from"),
+        until_ns=fields.time("until"),
+        source=fields.text("source"),
+    )
+
+
+def _electricity(fields: Fields) -> ElectricityPrice:
     return ElectricityPrice(
         per_kwh=fields.number("per_kwh", "a price, as in: per_kwh: 0.14"),
         from_ns=fields.required_time("from"),
@@ -98,10 +193,11 @@ def _electricity(fields: "_Fields") -> ElectricityPrice:
         pue=fields.number("pue", "", default=Decimal(1), least=Decimal(1)),
         source=fields.text("source"),
         when=_time_of_use(fields),
+        currency=fields.currency(optional=True),
     )
 
 
-def _time_of_use(fields: "_Fields") -> TimeOfUse | None:
+def _time_of_use(fields: Fields) -> TimeOfUse | None:
     hours, days, zone = (fields.text(name) for name in ("hours", "days", "zone"))
     if not hours and not days:
         if zone:
@@ -118,128 +214,3 @@ def _time_of_use(fields: "_Fields") -> TimeOfUse | None:
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise fields.wrong("zone", "is no time zone that this machine knows, as in: zone: Europe/Berlin") from None
     return TimeOfUse(*minutes, weekdays, place, zone or "UTC")
-
-
-class _Fields:
-    """One mapping of the file, read field by field; each complaint says where it is."""
-
-    def __init__(self, raw: Mapping[str, object], where: str, known: tuple[str, ...]) -> None:
-        self._raw = raw
-        self._where = where
-        for key in raw:
-            if key not in known:
-                near = get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
-                raise PriceBookError(
-                    f"{where}: there is no field {key!r}. The nearest is {near!r}, of {', '.join(known)}."
-                )
-
-    def text(self, field: str, remedy: str = "") -> str:
-        """Read a text. With a *remedy* it must be there."""
-        value = self._raw.get(field)
-        if value is None or value == "":
-            if remedy:
-                raise self._missing(field, remedy)
-            return ""
-        if isinstance(value, bool) or not isinstance(value, (str, int, Decimal, date)):
-            raise self.wrong(field, "must be a text")
-        text = str(value)
-        if not text.isprintable() or len(text) > 200:
-            raise self.wrong(field, "must be printable and at most 200 characters long")
-        return text
-
-    def choice(self, field: str, allowed: tuple[str, ...]) -> str:
-        """Read one of some words, or nothing."""
-        value = self.text(field)
-        if value and value not in allowed:
-            raise self.wrong(field, f"must be one of {', '.join(allowed)}")
-        return value
-
-    def currency(self) -> str:
-        """Read the currency: three capital letters."""
-        value = self.text("currency", "the currency of all prices in it, as in: currency: USD")
-        if not (len(value) == 3 and value.isascii() and value.isalpha() and value.isupper()):
-            raise self.wrong("currency", "must be an ISO 4217 code, as in: USD, EUR, JPY")
-        return value
-
-    def flag(self, field: str, remedy: str) -> bool:
-        """Read true or false; it must be there."""
-        value = self._raw.get(field)
-        if value is None:
-            raise self._missing(field, remedy)
-        if not isinstance(value, bool):
-            raise self.wrong(field, f"must be true or false: {remedy}")
-        return value
-
-    def number(self, field: str, remedy: str, default: Decimal | None = None, least: Decimal = Decimal(0)) -> Decimal:
-        """Read an exact number from *least* to 10^9 with at most 18 decimal places."""
-        value = self._raw.get(field)
-        if value is None:
-            if default is not None:
-                return default
-            raise self._missing(field, remedy)
-        try:
-            number = Decimal(value) if isinstance(value, (int, str, Decimal)) and not isinstance(value, bool) else None
-        except InvalidOperation:
-            number = None
-        if number is None or not number.is_finite():
-            raise self.wrong(field, "must be a number, as in: 2.10")
-        if not least <= number <= _LARGEST:
-            raise self.wrong(field, f"must be between {least} and {_LARGEST}")
-        exponent = number.as_tuple().exponent
-        if isinstance(exponent, int) and exponent < -_PLACES:
-            raise self.wrong(field, f"has more than {_PLACES} decimal places")
-        return number
-
-    def required_time(self, field: str) -> int:
-        """Read a time that must be there."""
-        value = self.time(field)
-        if value is None:
-            raise self._missing(field, f"the date from which it holds, as in: {field}: 2026-11-01")
-        return value
-
-    def time(self, field: str) -> int | None:
-        """Read a date (its midnight in UTC) or a time with its zone; wall ns since the epoch."""
-        value = self._raw.get(field)
-        if value is None:
-            return None
-        if isinstance(value, str):
-            try:
-                value = datetime.fromisoformat(value) if "T" in value or " " in value else date.fromisoformat(value)
-            except ValueError:
-                raise self.wrong(field, "must be a date, as in: 2026-11-01") from None
-        if isinstance(value, datetime):
-            if value.tzinfo is None:
-                raise self.wrong(field, "needs a zone, as in: 2026-11-01T00:00:00Z")
-            moment = value
-        elif isinstance(value, date):
-            moment = datetime(value.year, value.month, value.day, tzinfo=UTC)
-        else:
-            raise self.wrong(field, "must be a date, as in: 2026-11-01")
-        if not 1970 < moment.year < 2200:
-            raise self.wrong(field, "must lie between 1971 and 2199")
-        return int(moment.timestamp()) * NS_PER_S
-
-    def entries(self, field: str, known: tuple[str, ...]) -> list["_Fields"]:
-        """Read a list of mappings."""
-        value = self._raw.get(field)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise self.wrong(field, "must be a list: one entry under each `-`")
-        found = []
-        for number, entry in enumerate(value, 1):
-            where = f"{self._where}: {field}: entry {number}"
-            if not isinstance(entry, dict):
-                raise PriceBookError(f"{where} must be a mapping (`key: value` lines), not {entry!r:.100}")
-            named = entry.get("match")
-            found.append(_Fields(entry, f"{where} ({named})" if isinstance(named, str) else where, known))
-        return found
-
-    def _missing(self, field: str, remedy: str) -> PriceBookError:
-        return PriceBookError(f"{self._where}: {field} is missing. Write {remedy}")
-
-    def wrong(self, field: str, why: str) -> PriceBookError:
-        """Complaint about a field's value."""
-        value = self._raw.get(field)
-        shown = str(value) if isinstance(value, (Decimal, date)) else repr(value)
-        return PriceBookError(f"{self._where}: {field}: {shown[:100]} {why}.")

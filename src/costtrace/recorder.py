@@ -68,15 +68,21 @@ class Recorder:
 
     def done(self, batch: object) -> None:
         """The results of *batch* are here. Batches complete in the order of their dispatch."""
-        now = monotonic_ns()
+        self.done_at(batch, 0, monotonic_ns())
+
+    def done_at(self, batch: object, scheduled_ns: int, done_ns: int) -> None:
+        """As `done`, for a device that has timed the batch itself. *scheduled_ns* 0: as it was dispatched.
+
+        `in_flight_since_ns` goes by the dispatch, so *scheduled_ns* must not be earlier.
+        """
         if not self._pending or (self._pending[0][2] is not batch and not self._skip_to(batch)):
             return  # nobody has seen it dispatched
         index, dispatched_ns, _ = self._pending.popleft()
         if len(self._ring) < self._capacity:
-            self._ring.append((STEP, index, dispatched_ns, now, batch))
+            self._ring.append((STEP, index, scheduled_ns or dispatched_ns, done_ns, batch))
         else:
             self._dropped_steps += 1
-            self._dropped_since_ns = self._dropped_since_ns or now
+            self._dropped_since_ns = self._dropped_since_ns or done_ns
         self.done_index = index
 
     def note(self, *what: object, urgent: bool = False) -> None:

@@ -132,7 +132,13 @@ METHOD = Attribute("costtrace.attribution.method", "string", "", "`roofline`, `a
 REQUEST_KEY = Attribute("costtrace.request.key", "string", "", "Joins the parts of one request.")
 PART = Attribute("costtrace.request.part", "int", "", "Number of the part, from 1.")
 ATTEMPT = Attribute("costtrace.request.attempt", "int", "", "Number of the attempt, from 1.")
-ROLE = Attribute("costtrace.request.role", "string", "", "`aggregated`, `prefill` or `decode`.", label="role")
+ROLE = Attribute(
+    "costtrace.request.role",
+    "string",
+    "",
+    "`aggregated`, `prefill`, `decode`, or `stage` (a later stage of a pipeline).",
+    label="role",
+)
 SEQUENCES = Attribute("costtrace.request.sequences", "int", "{sequence}", "Sequences of the part (`n=4` is four).")
 STEPS = Attribute("costtrace.request.steps", "int", "{step}", "Engine steps that it took part in.")
 MEAN_BATCH = Attribute("costtrace.request.mean_batch", "double", "{sequence}", "Mean batch size in these steps.")
@@ -375,6 +381,10 @@ HEALTH = dict(
         _health("sensor.calls", "counter", "{call}", "", "Calls into the driver to read the devices' sensors."),
         _health("sensor.cpu.time", "counter", "s", "_seconds", "CPU time of the sensor thread."),
         _health("sensor.stalled", "gauge", "s", "_seconds", "How long a read of a sensor has hung; 0: none does."),
+        _health(
+            "model.error", "gauge", "1", "_ratio", "Mean error of the step models' predictions, the worst engine's."
+        ),
+        _health("model.coverage", "gauge", "1", "_ratio", "Step time that a fitted model shared, the worst engine's."),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(
             "records.unsent", "gauge", "{record}", "", "Usage records that the receiver of spans does not have yet."
@@ -393,6 +403,25 @@ TOTALS = (
     *(M_GPU_TIME, M_ENERGY, M_COST, M_TOKENS, M_REQUESTS, M_WASTED, M_UNMETERED, M_UNPRICED),
     *(M_DEVICE_TIME, M_HW_ENERGY, M_HW_POWER, M_TENANTS_FOLDED),
 )
+BUDGET = Attribute("costtrace.budget.name", "string", "", "Name of a budget.", label="budget")
+_OF_BUDGET = (BUDGET, TENANT, MODEL, CURRENCY)
+
+
+def _budget(name: str, unit: str, suffix: str, brief: str) -> Metric:
+    family = "costtrace_" + name.replace(".", "_") + suffix
+    return Metric(f"costtrace.{name}", "gauge", unit, brief, _OF_BUDGET, family, "development")
+
+
+BUDGET_METRICS = (
+    _budget("budget.amount", "{currency}", "", "What may be spent in the budget's period."),
+    _budget("budget.spent", "{currency}", "", "What requests have cost in it so far."),
+    _budget(
+        "budget.forecast", "{currency}", "", "What they will have cost at its end; absent where that is not known."
+    ),
+    _budget("budget.forecast.high", "{currency}", "", "Upper end of the forecast's 95 % interval."),
+    _budget("budget.used", "1", "_ratio", "Spent, as a part of the budget."),
+)
+"""What `costtrace budgets --format prometheus` writes; the agent does not emit them."""
 METRICS = (*TOTALS, *HISTOGRAMS, *HEALTH.values())
 
 
@@ -415,6 +444,7 @@ def telemetry_markdown() -> str:
         ("Totals", TOTALS),
         ("One request", HISTOGRAMS),
         ("costtrace itself", tuple(HEALTH.values())),
+        ("Budgets, as `costtrace budgets --format prometheus` writes them", BUDGET_METRICS),
     ):
         lines += ["", f"### {title}", "", *_metric_table(metrics)]
     used = dict.fromkeys(attribute for metric in METRICS for attribute in metric.attributes)

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_origin
+from typing import Literal, get_origin
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import ByteSize, ConfigDict, ValidationInfo, field_validator
 
-from costtrace import tenancy
+from costtrace.setting_field import setting as _setting
+from costtrace.settings_tenants import TENANTS as _TENANTS
+from costtrace.settings_tenants import TenantSettings
 
 _GENERAL = "General"
 _ENGINE = "In the engine"
-_TENANTS = "Tenants"
 _ACCOUNTING = "Accounting"
 _PRICES = "Prices"
 _AGENT = "Agent"
@@ -32,20 +33,6 @@ GROUPS: Mapping[str, str] = {
 """The groups of settings in the order of the documentation."""
 
 
-def _setting(
-    default: Any,  # noqa: ANN401 - as above
-    *,
-    group: str,
-    about: str,
-    unit: str = "",
-    example: str = "",
-    **constraints: Any,  # noqa: ANN401 - pydantic's own
-) -> Any:  # noqa: ANN401 - as pydantic's own `Field`: the annotation in front of it says the type
-    """Make a field that carries what the documentation says about it."""
-    extra: dict[str, Any] = {"group": group, "unit": unit, "example": example}
-    return Field(default, description=about, json_schema_extra=extra, **constraints)
-
-
 def _pairs(text: str) -> dict[str, str]:
     """Read ``name=value,name=value``; ``none`` and the empty text are no pairs."""
     found = {}
@@ -54,12 +41,12 @@ def _pairs(text: str) -> dict[str, str]:
         if part in {"", "none"}:
             continue
         if not equals or not name.strip():
-            raise ValueError(f"{part!r} is not of the form NAME=GAIN")
+            raise ValueError(f"{part!r} is not of the form NAME=VALUE")
         found[name.strip()] = value.strip()
     return found
 
 
-class Settings(BaseModel):
+class Settings(TenantSettings):
     """All settings, checked. Made by `costtrace.config.load`; immutable.
 
     A list may be written as one text with commas; ``none`` is the empty list.
@@ -82,6 +69,19 @@ class Settings(BaseModel):
         about="Name of this host in rows and spans, a Kubernetes node's name for instance. Default: the hostname.",
         example="node-17",
         max_length=253,
+    )
+    store: str = _setting(
+        "",
+        group=_GENERAL,
+        about="The fleet store (ClickHouse): where `costtrace fleet push` sends a node's ledger, and what the reading "
+        "commands read where no `--home` is given. Empty: the ledger of this node.",
+        example="clickhouse://costtrace@clickhouse:8123",
+    )
+    store_password_file: Path | None = _setting(
+        None,
+        group=_GENERAL,
+        about="File with the password of the store's user, on its first line.",
+        example="/run/secrets/clickhouse",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", group=_GENERAL, about="How much costtrace says in the agent's log.", example="debug"
@@ -127,40 +127,6 @@ class Settings(BaseModel):
         pattern=r"^(GPU-[^=,]+=[^=]+)?$",
     )
 
-    tenant_headers: tuple[str, ...] = _setting(
-        tenancy.DEFAULT_HEADERS,
-        group=_TENANTS,
-        about="HTTP headers that name the tenant; the first that is there decides.",
-        example="x-team,x-costtrace-tenant",
-    )
-    tenant_trusted_peers: tuple[str, ...] = _setting(
-        tenancy.DEFAULT_TRUSTED_PEERS,
-        group=_TENANTS,
-        about="Networks of the hops that may name a tenant: the gateway, not its clients. Unix sockets always may.",
-        example="10.20.0.0/16,fd00::/8",
-    )
-    tenant_default: str = _setting(
-        tenancy.DEFAULT_TENANT, group=_TENANTS, about="Who pays for requests that name nobody.", example="shared"
-    )
-    tenant_max_length: int = _setting(
-        tenancy.MAX_LENGTH,
-        group=_TENANTS,
-        about="Longest name of a tenant; a longer one is rejected.",
-        unit="characters",
-        example="64",
-        ge=1,
-        le=1024,
-    )
-    tenant_metric_limit: int = _setting(
-        1_000,
-        group=_TENANTS,
-        about="Tenants that metrics show by name; further ones are folded into `__other__`. The ledger keeps all.",
-        unit="tenants",
-        example="200",
-        ge=1,
-        le=1_000_000,
-    )
-
     window_s: int = _setting(
         60,
         group=_ACCOUNTING,
@@ -198,6 +164,18 @@ class Settings(BaseModel):
         group=_PRICES,
         about="The price book (YAML). See `costtrace prices check`.",
         example="/etc/costtrace/prices.yaml",
+    )
+    node_pool: str = _setting(
+        "",
+        group=_PRICES,
+        about="The pool that this node belongs to: prices of the book that are for a pool apply only to nodes of it.",
+        example="a3-highgpu",
+    )
+    region: str = _setting(
+        "",
+        group=_PRICES,
+        about="The region that this node is in: prices of the book that are for a region apply only there.",
+        example="eu-west-4",
     )
     currency: str = _setting(
         "",
@@ -296,28 +274,9 @@ class Settings(BaseModel):
         if get_origin(annotation) is tuple and isinstance(value, str):
             parts = [part.strip() for part in value.split(",") if part.strip()]
             return () if parts == ["none"] else tuple(parts)
-        if info.field_name == "sensor_gain" and isinstance(value, str):
+        if info.field_name in {"sensor_gain", "tenant_models"} and isinstance(value, str):
             return _pairs(value)
         return value
-
-    @field_validator("tenant_headers")
-    @classmethod
-    def _headers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(tenancy.header_name, names))
-
-    @field_validator("tenant_trusted_peers")
-    @classmethod
-    def _peers(cls, peers: tuple[str, ...]) -> tuple[str, ...]:
-        for peer in peers:
-            tenancy.network(peer)
-        return peers
-
-    @field_validator("tenant_default")
-    @classmethod
-    def _default_tenant(cls, name: str) -> str:
-        if not name.isascii() or tenancy.tenant_name(name.encode("ascii"), 1024) != name:
-            raise ValueError("a tenant's name is printable ASCII, not empty, and does not begin with __")
-        return name
 
     @field_validator("window_s")
     @classmethod
@@ -334,16 +293,23 @@ class Settings(BaseModel):
                 raise ValueError(f"the gain of {name!r} is {gain}; one beyond 0.5 to 2 is a mistake")
         return MappingProxyType(dict(gains))
 
-    @field_validator("home", "prices")
+    @field_validator("store")
+    @classmethod
+    def _no_password(cls, dsn: str) -> str:
+        if ":" in dsn.partition("://")[2].rpartition("@")[0]:
+            raise ValueError("a password in it would be shown by `costtrace doctor`: use store_password_file")
+        return dsn
+
+    @field_validator(
+        "home",
+        "prices",
+        "store_password_file",
+        "tenant_keys",
+        "tenant_jwks",
+        "tenant_trusted_secret",
+        "tenant_user_secret",
+        "tenants",
+    )
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else Path.cwd() / path.expanduser()
-
-    def tenancy_policy(self) -> tenancy.TenancyPolicy:
-        """How tenants are told apart, by these settings."""
-        return tenancy.TenancyPolicy(
-            headers=self.tenant_headers,
-            trusted_peers=self.tenant_trusted_peers,
-            default=self.tenant_default,
-            max_length=self.tenant_max_length,
-        )

@@ -13,19 +13,12 @@ agent was killed in between. A step costs a fixed number of additions, and few o
 
 import msgspec
 
+from costtrace.fit_sums import KNEES, SHARED, Shared, Sums
 from costtrace.nnls import objective, solve
 from costtrace.step_model import Coefficients, Features, cover
 
-KNEES = (0.0, 0.12, 0.25, 0.45, 0.7, 1.0, 1.5, 3.0)
-"""In parts of the prior's knee; the first is the affine model, which has none."""
-SHARED = 5
-"""Regressors that do not depend on the knee: 1, sequences, KV tokens, attention, encoder tokens."""
 RIDGE = 0.02
 """Weight of the start, in steps of typical size."""
-FORGET = 0.999
-"""A step's weight when another of its kind has been looked at: the newest 1,000 count. Quiet nights of decoding do not
-wear out what is known of prompts: the two kinds forget by themselves."""
-RESCALE = 1e9
 WARM = 64
 """Steps before the fit is believed, outliers are told, and the ladder may move."""
 SOLVE_EVERY = 128
@@ -36,9 +29,14 @@ STRIDE = 8
 OUTLIER = 4.0
 """In mean errors. Beyond, a residual counts as this much."""
 LEAST_OUTLIER = 0.05
-DRIFT_SLACK = 0.5
-DRIFT = 10.0
+LEAST_CHANGE = 0.2
+"""Drift is measured in outliers, of this size at least: what the model gets wrong of a phase of work is no change."""
+DRIFT_SLACK = 0.3
+DRIFT = 8.0
 """Sum of one-sided residuals (in outliers, less the slack) at which the engine has changed."""
+RECENT = 15
+REMEMBERED = 64.0
+"""Steps of each kind that all before a change count for."""
 KNEE_MARGIN = 0.02
 """By so much of its squared error another knee has to be better."""
 RUNGS = ("roofline", "affine", "tokens", "equal")
@@ -47,58 +45,6 @@ DOWN, UP, GOOD = 0.75, 0.95, 0.05
 again where a higher one's is below 0.95 of it."""
 DWELL = 256
 """Steps looked at between two moves on the ladder."""
-
-
-Shared = tuple[float, float, float, float, float]
-"""1, sequences, KV tokens, attention, encoder tokens."""
-
-
-class Sums(msgspec.Struct):
-    """Weighted sums over steps of one kind. Weights grow instead of the sums shrinking, and are rescaled at times."""
-
-    gain: float = 1.0
-    """Weight of the next step."""
-    weight: float = 0.0
-    yy: float = 0.0
-    xx: list[float] = msgspec.field(default_factory=lambda: [0.0] * (SHARED * SHARED))
-    """Of the regressors that all knees share; row <= column is kept."""
-    xy: list[float] = msgspec.field(default_factory=lambda: [0.0] * SHARED)
-    mx: list[list[float]] = msgspec.field(default_factory=lambda: [[0.0] * SHARED for _ in KNEES])
-    """By knee: its token regressor with the shared ones, with itself, with the time."""
-    mm: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(KNEES))
-    my: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(KNEES))
-
-    def add(self, x: Shared, tokens: list[float], y: float, weight: float) -> None:
-        """Take in a step: shared regressors, token regressor by knee, time, weight."""
-        self.gain /= FORGET
-        w = weight * self.gain
-        self.weight += self.gain
-        self.yy += w * y * y
-        there = [(j, value) for j, value in enumerate(x) if value]
-        xx, xy = self.xx, self.xy
-        for place, (i, value) in enumerate(there):
-            wx = w * value
-            xy[i] += wx * y
-            row = i * SHARED
-            for j, other in there[place:]:
-                xx[row + j] += wx * other
-        for knee, m in enumerate(tokens):
-            wm = w * m
-            mx = self.mx[knee]
-            for j, value in there:
-                mx[j] += wm * value
-            self.mm[knee] += wm * m
-            self.my[knee] += wm * y
-        if self.gain > RESCALE:
-            self._rescale(1.0 / self.gain)
-
-    def _rescale(self, by: float) -> None:
-        self.gain, self.weight, self.yy = 1.0, self.weight * by, self.yy * by
-        self.xx = [value * by for value in self.xx]
-        self.xy = [value * by for value in self.xy]
-        self.mx = [[value * by for value in row] for row in self.mx]
-        self.mm = [value * by for value in self.mm]
-        self.my = [value * by for value in self.my]
 
 
 class Equations(msgspec.Struct):
@@ -132,7 +78,7 @@ class StepFit(msgspec.Struct):
     """One engine's step model, learned online."""
 
     start: Coefficients
-    """Where it is drawn to: the prior; after a change, what had been learned before."""
+    """Where it is drawn to: the prior."""
     known: bool = True
     """The prior is of this model's shape; else of a generic one, and nothing is believed before it is learned."""
     device: str = ""
@@ -148,11 +94,12 @@ class StepFit(msgspec.Struct):
     affine: Coefficients | None = None
     per_token: float = 0.0
     per_sequence: float = 0.0
-    seen: int = 0
-    """Steps looked at since the start or the last change."""
     observations: int = 0
+    """Steps looked at."""
     spread: float = 0.5
     """Usual relative error: the scale of outliers."""
+    recent: list[float] = []
+    """Of the newest steps, time over expectation."""
     drift_up: float = 0.0
     drift_down: float = 0.0
     errors: Errors = msgspec.field(default_factory=Errors)
@@ -209,11 +156,10 @@ class StepFit(msgspec.Struct):
         y, weight = self._tame(expected, y)
         self.sums[int(step.tokens != step.sequences or step.attention > 0)].add(x, tokens, y, weight)
         self.observations += 1
-        self.seen += 1
         self.moved += 1
         if self.drift_up > DRIFT or self.drift_down > DRIFT:
             self._begin_anew()
-        elif self.seen in EARLY or self.seen % SOLVE_EVERY == 0:
+        elif self.observations in EARLY or self.observations % SOLVE_EVERY == 0:
             self._solve()
             self._climb()
 
@@ -238,29 +184,38 @@ class StepFit(msgspec.Struct):
 
     def _tame(self, expected: float, y: float) -> tuple[float, float]:
         """The time that a step counts with, and its weight."""
-        if self.seen < WARM or expected <= 0.0:
+        if self.observations < WARM or expected <= 0.0:
             # The level is not known yet. By the larger of both, no step can pull by more than its own size.
             scale = max(expected, y) if self.roofline is not None else y
             self._widen(abs(y - expected) / scale, 1.0)
             return y, 1.0 / (scale * scale)
         residual = (y - expected) / expected
+        self.recent = [*self.recent[1 - RECENT :], y / expected]
         limit = max(OUTLIER * self.spread, LEAST_OUTLIER)
         self.outliers += abs(residual) > limit
         self._widen(abs(residual), limit)
         clipped = max(-limit, min(limit, residual))
-        self.drift_up = max(0.0, self.drift_up + clipped / limit - DRIFT_SLACK)
-        self.drift_down = max(0.0, self.drift_down - clipped / limit - DRIFT_SLACK)
+        lean = clipped / max(limit, LEAST_CHANGE)
+        self.drift_up = max(0.0, self.drift_up + lean - DRIFT_SLACK)
+        self.drift_down = max(0.0, self.drift_down - lean - DRIFT_SLACK)
         return expected * (1.0 + clipped), 1.0 / (expected * expected)
 
     def _widen(self, error: float, limit: float) -> None:
         self.spread += 0.02 * (min(error, limit) - self.spread)
 
     def _begin_anew(self) -> None:
-        """The engine is another one now. What it was is where the new fit starts; only its proportions count."""
+        """The engine is another one now: most likely slower or faster as a whole, perhaps in its proportions.
+
+        What had been learned is taken over at the new level, and counts for few steps.
+        """
+        ratio = sorted(self.recent)[len(self.recent) // 2]
         self.changes += 1
-        self.start = self.roofline or self.start
-        self.sums = [Sums(), Sums()]
-        self.seen = 0
+        for sums in self.sums:
+            sums.slow_down(ratio, REMEMBERED)
+        if self.roofline is not None and self.affine is not None:
+            self.roofline, self.affine = slower(self.roofline, ratio), slower(self.affine, ratio)
+        self.per_token *= ratio
+        self.per_sequence *= ratio
         self.drift_up = self.drift_down = 0.0
         self.spread = max(self.spread, 0.1)
 
@@ -280,10 +235,15 @@ class StepFit(msgspec.Struct):
     # -- the solution -------------------------------------------------------------------------------------------
 
     def _solve(self) -> None:
-        best, found = self.knee, {}
-        for knee in range(len(KNEES)):
-            found[knee] = self._solve_knee(knee)
-        for knee in range(1, len(KNEES)):
+        # All knees at first and now and then; else the affine model, and this knee with its neighbours.
+        near = {0, self.knee, max(1, self.knee - 1), min(len(KNEES) - 1, self.knee + 1)}
+        knees = (
+            range(len(KNEES))
+            if self.observations in EARLY or self.observations % (4 * SOLVE_EVERY) == 0
+            else sorted(near)
+        )
+        best, found = self.knee, {knee: self._solve_knee(knee) for knee in knees}
+        for knee in [knee for knee in knees if knee]:
             if found[knee][1] < found[best][1] * (1.0 - (KNEE_MARGIN if best == self.knee else 0.0)):
                 best = knee
         self.knee = best
@@ -358,6 +318,21 @@ def _predict(c: Coefficients, x: Shared, tokens: float) -> float:
     one, sequences, context, attention, encoder = x
     fixed = c.launch * one + c.sequence * sequences + c.context * context + c.attention * attention
     return fixed + c.encoder * encoder + c.token * tokens
+
+
+def slower(c: Coefficients, ratio: float) -> Coefficients:
+    """The same proportions, *ratio* times as long."""
+    return Coefficients(
+        c.launch * ratio,
+        c.token * ratio,
+        c.weights * ratio,
+        c.context * ratio,
+        c.attention * ratio,
+        c.sequence * ratio,
+        c.encoder * ratio,
+        c.expert_part,
+        c.expert_miss,
+    )
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -3,23 +3,31 @@
 A client cannot bill a neighbour: a header that names a tenant counts only where the peer of the connection is trusted
 (design.md principle 5). Everything else is the default tenant's, and the *source* says why:
 
+    ``key``                 an API key of the tenant's
+    ``jwt``                 a claim of a token that was verified
     ``header``              a trusted peer named the tenant
+    ``baggage``             the same, in W3C baggage
+    ``model``               the tenant of the LoRA adapter that was asked for; nobody was named
     ``default``             nobody named one
     ``rejected:untrusted``  somebody named one who may not
-    ``rejected:invalid``    a trusted peer named one that cannot be a tenant's name
+    ``rejected:invalid``    a trusted peer named one that cannot be a tenant's name, or several
+    ``rejected:token``      a bearer token that is expired, forged, not signed, or names nobody
 
 When it is wrong: *peer* must be the other end of the connection. uvicorn replaces `scope["client"]` by what
 ``X-Forwarded-For`` says where the direct peer is in its ``FORWARDED_ALLOW_IPS`` (default 127.0.0.1). Then the hop to
 trust is not seen any more, and with ``FORWARDED_ALLOW_IPS=*`` a client can write itself any address. Whoever calls
 `resolve` has to take the address from before that.
 
-Where it can grow: a `Source` looks at the headers and names a tenant, rejects a claim, or has nothing to say. A policy
-asks its sources in order. Today there is one, `HeaderSource`; API keys, signed tokens and baggage are further ones.
+A `Source` looks at the headers and names a tenant, rejects a claim, or has nothing to say. A policy asks its sources in
+order, and the first that names a tenant decides. `HeaderSource` is here, the others are in `tenant_sources`.
 """
 
+import hashlib
+import hmac
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from costtrace.guard import guard
@@ -34,6 +42,7 @@ MAX_LENGTH = 128
 """Longest tenant name, in characters."""
 
 HEADER = "header"
+MODEL = "model"
 DEFAULT = "default"
 REJECTED = "rejected:"
 UNTRUSTED = REJECTED + "untrusted"
@@ -41,6 +50,11 @@ INVALID = REJECTED + "invalid"
 
 RESERVED_PREFIX = "__"
 """Names that begin so are costtrace's own rows (``__other__``): no tenant can have one."""
+
+SECRET_HEADER = b"x-costtrace-secret"
+LEAST_SECRET = 20
+"""Shortest secret, in bytes; a shorter one counts as none."""
+MAX_USER = 1024
 
 _PEERS_KEPT = 4096
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
@@ -116,7 +130,7 @@ class TenancyPolicy:
     Raises: ValueError (an address or header name that cannot be used).
     """
 
-    __slots__ = ("_known", "_networks", "default", "sources")
+    __slots__ = ("_known", "_networks", "_secret", "_user_header", "_user_secret", "default", "models", "sources")
 
     def __init__(
         self,
@@ -126,8 +140,17 @@ class TenancyPolicy:
         default: str = DEFAULT_TENANT,
         max_length: int = MAX_LENGTH,
         sources: Sequence[Source] | None = None,
+        secret: bytes = b"",
+        models: Mapping[str, str] = MappingProxyType({}),
+        user_header: str = "",
+        user_secret: bytes = b"",
     ) -> None:
         self.default = default
+        self.models = models
+        """Who pays for requests to an adapter, where nobody is named."""
+        self._secret = hashlib.sha256(secret).digest() if len(secret) >= LEAST_SECRET else b""
+        self._user_header = user_header.encode("ascii")
+        self._user_secret = user_secret if len(user_secret) >= LEAST_SECRET else b""
         self.sources: tuple[Source, ...] = (
             (HeaderSource(headers, default=default, max_length=max_length),) if sources is None else tuple(sources)
         )
@@ -149,6 +172,22 @@ class TenancyPolicy:
             self._known[peer] = known
         return known
 
+    def knows_secret(self, headers: Headers) -> bool:
+        """Whether the hop has sent the shared secret, once."""
+        if not self._secret:
+            return False
+        sent = [value for name, value in headers if name.lower() == SECRET_HEADER]
+        return len(sent) == 1 and hmac.compare_digest(hashlib.sha256(sent[0]).digest(), self._secret)
+
+    def user(self, headers: Headers) -> str:
+        """A pseudonym of the user that a trusted peer names; '' where none is wanted or named, or several are."""
+        if not self._user_header or not self._user_secret:
+            return ""
+        named = {value.strip() for name, value in headers if name.lower() == self._user_header}
+        if len(named) != 1 or not (user := named.pop()) or len(user) > MAX_USER:
+            return ""
+        return "u-" + hmac.new(self._user_secret, user, hashlib.sha256).hexdigest()[:16]
+
     def _is_in_a_network(self, peer: str) -> bool:
         try:
             address = ipaddress.ip_address(peer)
@@ -159,23 +198,27 @@ class TenancyPolicy:
         return any(address in network for network in self._networks)
 
 
-def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy | None = None) -> Identity:
+def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy | None = None, model: str = "") -> Identity:
     """Whose request this is.
 
     *peer* is the address of the connection's other end (None: a unix socket). Without a *policy*, the one of this
-    process's settings applies. Never raises, whatever the bytes of the headers. About 3 us with a dozen headers.
+    process's settings applies. *model* is the adapter that is asked for, if any. Never raises,
+    whatever the bytes of the headers. About 3 us with a dozen headers.
     """
     if policy is None:
         policy = _policy_of_settings()
-    trusted = policy.trusts(peer)
+    trusted = policy.trusts(peer) or policy.knows_secret(headers)
     rejected: Identity | None = None
     for source in policy.sources:
         identity = source(headers, trusted=trusted)
         if identity is None:
             continue
         if not identity.source.startswith(REJECTED):
-            return identity
-        rejected = rejected or identity
+            user = policy.user(headers) if trusted else ""
+            return identity._replace(user=user) if user else identity
+        rejected = rejected or identity._replace(tenant=policy.default)
+    if model and model in policy.models:
+        return Identity(policy.models[model], MODEL, "", {})
     return rejected or Identity(policy.default, DEFAULT, "", {})
 
 

@@ -361,7 +361,8 @@ def test_a_free_port_is_in_order_without_an_agent_and_a_warning_with_one(home):
 # -- hooks and the command -----------------------------------------------------------------------------------------
 
 
-def test_hooks_of_a_plugin_that_is_not_installed_are_a_failure(tmp_path):
+def test_hooks_of_a_plugin_that_is_not_installed_are_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setitem(hooks.PLUGINS, "tensorrt-llm", "costtrace_of_nobody")
     assert only(hooks.check("tensorrt-llm", tmp_path)).startswith("fail the plugin for tensorrt-llm is not installed")
 
 
@@ -405,5 +406,11 @@ def test_every_finding_that_is_not_in_order_has_a_remedy(run):
     assert [row for row in told["findings"] if row["level"] != "ok" and not row["remedy"]] == []
 
 
-def test_one_option_without_the_other_is_refused(run):
-    assert run("--engine", "vllm").exit_code == 2
+def test_the_directory_of_a_package_without_its_engine_is_refused(run, tmp_path):
+    assert run("--package-dir", str(tmp_path)).exit_code == 2
+
+
+def test_an_engine_that_is_not_installed_needs_the_directory_of_its_source(run):
+    done = run("--engine", "tensorrt-llm")
+    assert done.exit_code == 2
+    assert "not installed in this environment" in done.output

@@ -12,6 +12,7 @@ from test_why import KEY, PLAIN
 from costtrace.agent.service import Agent
 from costtrace.cli.app import cli
 from costtrace.doctor import engines
+from costtrace.emit.feed import Health
 from costtrace.ledger.query import Filter as Only
 from costtrace.ledger.query import SqliteStore, fits, requests
 from costtrace.ledger.store import LEDGER_NAME, Ledger
@@ -108,6 +109,34 @@ def home(tmp_path_factory):
     return home
 
 
+class Shown:
+    """An emission that keeps its figures."""
+
+    def __init__(self):
+        self.health = Health()
+
+    def start(self): ...
+
+    def publish(self, committed): ...
+
+    def device(self, reading): ...
+
+    def drained(self):
+        return True
+
+    def stop(self, timeout_s=5.0):
+        return True
+
+
+def test_the_worst_engines_error_and_coverage_are_metrics(tmp_path):
+    engine = RandomEngine(2, Profile(arrivals=1.0))
+    JournalEngine(tmp_path, engine, speed=0, capacity=1 << 20, engine_id="e").run(rounds=200)
+    shown = Shown()
+    Agent(Settings(home=tmp_path), shown).run_once()
+    assert 0 < shown.health.get("model.error") <= 1
+    assert 0 < shown.health.get("model.coverage") <= 1
+
+
 def run(home, *words):
     done = CliRunner().invoke(cli, [*words, "--home", str(home)], catch_exceptions=False, standalone_mode=False)
     return done.stdout
@@ -120,7 +149,7 @@ def test_a_request_of_a_real_ledger_is_explained_against_its_peers(home):
     ledger.close()
     assert fit.row.fitted
     assert fit.row.observations > 300
-    assert 0 < dearest.head_ns <= dearest.gpu_ns
+    assert 0 <= dearest.head_ns <= dearest.gpu_ns
     text = run(home, "explain", dearest.request_id)
     assert text.startswith(f"Request {dearest.request_id}: {dearest.tenant}, {dearest.model}, on engine e\n")
     assert "GPU time" in text

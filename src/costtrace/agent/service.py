@@ -17,6 +17,7 @@ from costtrace.agent.lock import RUNNING, STOPPED, AgentLock
 from costtrace.agent.sensing import Sensing
 from costtrace.attribution import Policy
 from costtrace.energy_windows import DeviceEnergy
+from costtrace.fit_row import PPM
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.node import Engine, Node
 from costtrace.prices import load_price_book
@@ -106,7 +107,11 @@ class Agent:
         self._idle_since_s = time.monotonic()
         self._failing = ""
         self.node, booking_state = self._load()
-        book = load_price_book(settings.prices, settings.currency) if settings.prices else None
+        book = (
+            load_price_book(settings.prices, settings.currency, settings.node_pool, settings.region)
+            if settings.prices
+            else None
+        )
         self.booking = Booking(book, booking_state, self.warn)
         self.booking.know(self.node.all_engine_rows())
         self.intake = Intake(self.home, self.node, self.ledger.positions())
@@ -211,6 +216,16 @@ class Agent:
         health.set("recorder.dropped_steps", self.node.lost_steps)
         health.set("recorder.lost_events", self.node.lost_events)
 
+    def _show_models(self, emission: Emitter) -> None:
+        """How well steps are shared; `costtrace model` has each engine."""
+        rows = self.node.all_fit_rows()
+        errors = [error for row in rows if (error := getattr(row, f"{row.method}_error_ppm")) is not None]
+        coverages = [row.coverage_ppm for row in rows if row.coverage_ppm is not None]
+        if errors:
+            emission.health.set("model.error", max(errors) / PPM)
+        if coverages:
+            emission.health.set("model.coverage", min(coverages) / PPM)
+
     def _commit(self, *, force: bool = False) -> None:
         """Book what has been attributed, with the positions and the state that it leaves, in one transaction."""
         now = time.monotonic()
@@ -231,6 +246,8 @@ class Agent:
         self._unsaid.clear()
         self._groups_kept = set(self.node.groups)
         self.intake.finish_sensors(sensors)
+        if self.emission is not None:
+            self._show_models(self.emission)
         for engine_id in finished:
             self.node.forget(engine_id)
             self.intake.finish(engine_id)

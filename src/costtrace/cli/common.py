@@ -2,18 +2,21 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
+from click.core import ParameterSource
 
 from costtrace import config
 from costtrace.cli.period import parse
+from costtrace.clickhouse.store import open_store
 from costtrace.errors import CosttraceError
-from costtrace.ledger.query import Store, bounds
+from costtrace.ledger.query import Store, bounds, open_ledger
 from costtrace.reports.render import FORMATS
 from costtrace.reports.rows import Period
 from costtrace.walltime import moment, show_time
@@ -46,6 +49,53 @@ def home_option(function: Function) -> Function:
 def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path:
     del ctx, parameter
     return config.home() if value is None else value
+
+
+def store_option(function: Function) -> Function:
+    """``--home`` and ``--store``: which books a command reads; `open_books` opens them."""
+    return home_option(
+        click.option(
+            "--store",
+            metavar="DSN",
+            expose_value=False,
+            callback=_store,
+            help="A fleet store: clickhouse://user@host:8123.  [default: the setting `store`, unless --home is given]",
+        )(function)
+    )
+
+
+def _store(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    del parameter
+    ctx.meta[_STORE] = value
+
+
+_STORE = "costtrace.store"
+
+
+@contextmanager
+def open_books(home: Path) -> Iterator[Store]:
+    """What `store_option` says: the fleet store, else the ledger under *home*. Raises: CosttraceError."""
+    ctx = click.get_current_context()
+    settings = config.load()
+    dsn = ctx.meta.get(_STORE)
+    if dsn is None and ctx.get_parameter_source("home") is ParameterSource.DEFAULT:
+        dsn = settings.store
+    if not dsn:
+        with open_ledger(home) as ledger:
+            yield ledger
+        return
+    with open_store(dsn, password=password(settings.store_password_file)) as store:
+        yield store
+
+
+def password(path: Path | None) -> str:
+    """The first line of a file; '' without one. Raises: CosttraceError."""
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CosttraceError(f"cannot read the password file {path}: {error}") from error
 
 
 def format_option(function: Function) -> Function:

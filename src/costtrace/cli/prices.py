@@ -7,10 +7,12 @@ import click
 
 from costtrace.config import load
 from costtrace.errors import CosttraceError
+from costtrace.list_prices import ListPrice
 from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook, holds, show_time
+from costtrace.price_diff import Change, diff
 from costtrace.prices import KINDS, load_price_book
-from costtrace.reports.render import render
-from costtrace.reports.tables import Column, Row, Table, text
+from costtrace.reports.render import clean, render
+from costtrace.reports.tables import Column, Row, Table, Value, text
 from costtrace.units import NS_PER_S
 
 
@@ -21,12 +23,16 @@ def prices() -> None:
 
 @prices.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def check(file: Path) -> None:
+@click.option("--previous", type=click.Path(path_type=Path), help="The edition before: fail if FILE changes the past.")
+def check(file: Path, previous: Path | None) -> None:
     """Read FILE as the agent would, and say what is in it or what is wrong with it."""
     book = _load(file)
+    if previous is not None:
+        _must_not_rewrite(diff(_load(previous), book, _wall_ns(datetime.now(UTC))), previous)
     click.echo(
         f"{file}: sound. Price book {book.name} in {book.currency}: {len(book.devices)} device prices, "
-        f"{len(book.electricity)} electricity prices" + (f", tier {book.tier}." if book.tier else ".")
+        f"{len(book.electricity)} electricity prices, {len(book.models)} list prices"
+        + (f", tier {book.tier}." if book.tier else ".")
     )
     if book.label:
         click.echo(f"It is labelled `{book.label}`: so are all amounts that are made with it.")
@@ -39,6 +45,33 @@ def check(file: Path) -> None:
         )
 
 
+@prices.command(name="diff")
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+def diff_(old: Path, new: Path) -> None:
+    """Show what NEW changes against OLD. Ends with 1 if it changes what held before now.
+
+    A price changes by one more entry. Where the past itself has to change, `costtrace rerate` adjusts it.
+    """
+    changes = diff(_load(old), _load(new), _wall_ns(datetime.now(UTC)))
+    for change in changes:
+        mark = "  <- changes the past" if change.history else ""
+        click.echo(f"{change.what}: {clean(change.entry)}: {clean(change.details)}{mark}")
+    if not changes:
+        click.echo("no price differs")
+    _must_not_rewrite(changes, old)
+
+
+def _must_not_rewrite(changes: list[Change], previous: Path) -> None:
+    past = [change for change in changes if change.history]
+    if past:
+        raise click.ClickException(
+            f"{len(past)} entries change what held before now by {previous}, the first is {past[0].entry!r} "
+            f"({past[0].what}). A price book only grows: add entries `from` today on. To change the past, use "
+            "`costtrace rerate`."
+        )
+
+
 @prices.command()
 @click.option("--book", type=click.Path(path_type=Path), help="The price book. Default: the setting `prices`.")
 @click.option(
@@ -48,10 +81,14 @@ def check(file: Path) -> None:
 )
 @click.option("--device", metavar="NAME", help="Only what applies to the device of this name.")
 @click.option("--kind", type=click.Choice(KINDS), default="gpu", show_default=True, help="What --device is.")
+@click.option("--pool", default="", help="The node pool that is asked about.")
+@click.option("--region", default="", help="The region that is asked about.")
 @click.option("--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
-def show(book: Path | None, at: datetime | None, device: str | None, kind: str, form: str) -> None:
+def show(
+    *, book: Path | None, at: datetime | None, device: str | None, kind: str, pool: str, region: str, form: str
+) -> None:
     """Show the prices that hold on a day."""
-    found = _load(book or _configured())
+    found = _load(book or _configured(), pool, region)
     wall_ns = _wall_ns(at.replace(tzinfo=UTC) if at else datetime.now(UTC))
     if device is None:
         devices = [entry for entry in found.devices if holds(entry, wall_ns)]
@@ -60,7 +97,12 @@ def show(book: Path | None, at: datetime | None, device: str | None, kind: str, 
         devices = [] if entry is None else [entry]
     electricity = [entry for entry in found.electricity if holds(entry, wall_ns)]
     when = f"price book {found.name} on {show_time(wall_ns)[:10]}, {found.currency}"
-    rows = [*(_device_row(found, entry) for entry in devices), *(_electricity_row(entry) for entry in electricity)]
+    models = [] if device is not None else [entry for entry in found.models if holds(entry, wall_ns)]
+    rows = [
+        *(_device_row(found, entry) for entry in devices),
+        *(_electricity_row(entry) for entry in electricity),
+        *(_model_row(entry) for entry in models),
+    ]
     click.echo(render([Table("prices", when, _COLUMNS, rows)], form), nl=False)
     if device is not None and (missing := found.missing(device, kind, wall_ns)):
         raise click.ClickException(missing)
@@ -70,8 +112,14 @@ _COLUMNS = (
     text("what", "what"),
     text("match", "match"),
     text("tier", "tier"),
+    text("pool", "pool"),
+    text("region", "region"),
+    text("made of", "terms"),
     Column("per GPU-hour", lambda row: _number(row, "per_gpu_hour")),
     Column("per kWh", lambda row: _number(row, "per_kwh")),
+    Column("per million in", lambda row: _number(row, "per_million_input")),
+    Column("cached", lambda row: _number(row, "per_million_cached")),
+    Column("out", lambda row: _number(row, "per_million_output")),
     Column("PUE", lambda row: _number(row, "pue")),
     Column("energy", lambda row: {True: "included", False: "billed on top", None: ""}[_flag(row)], right=False),
     text("from", "from"),
@@ -80,43 +128,55 @@ _COLUMNS = (
 )
 
 
-def _device_row(book: PriceBook, entry: DevicePrice) -> Row:
-    return {
-        "what": entry.kind if entry.tier in {"", book.tier} else f"{entry.kind} (not used)",
-        "match": entry.match,
-        "tier": entry.tier,
-        "per_gpu_hour": entry.per_gpu_hour,
-        "per_kwh": None,
-        "pue": None,
-        "includes_energy": entry.includes_energy,
+def _row(what: str, entry: DevicePrice | ElectricityPrice | ListPrice, **own: Value) -> Row:
+    nothing: dict[str, Value] = dict.fromkeys(
+        ("per_gpu_hour", "per_kwh", "pue", "includes_energy", "per_million_input", "per_million_cached",
+         "per_million_output"),
+    )  # fmt: skip
+    empty: dict[str, Value] = dict.fromkeys(("match", "tier", "pool", "region", "terms", "currency", "price_book"), "")
+    dates: dict[str, Value] = {
         "from": show_time(entry.from_ns),
         "until": "" if entry.until_ns is None else show_time(entry.until_ns),
         "source": entry.source,
-        "currency": book.currency,
-        "price_book": book.name,
     }
+    return {"what": what, **empty, **nothing, **dates, **own}
+
+
+def _device_row(book: PriceBook, entry: DevicePrice) -> Row:
+    return _row(
+        entry.kind if entry in book.applicable else f"{entry.kind} (not used)",
+        entry,
+        match=entry.match,
+        tier=entry.tier,
+        pool=entry.pool,
+        region=entry.region,
+        terms="" if entry.terms is None else type(entry.terms).__name__.lower(),
+        per_gpu_hour=entry.per_gpu_hour,
+        includes_energy=entry.includes_energy,
+        currency=entry.currency or book.currency,
+        price_book=book.name,
+    )
 
 
 def _electricity_row(entry: ElectricityPrice) -> Row:
-    return {
-        "what": "electricity",
-        "match": entry.when.name if entry.when else "",
-        "tier": "",
-        "per_gpu_hour": None,
-        "per_kwh": entry.per_kwh,
-        "pue": entry.pue,
-        "includes_energy": None,
-        "from": show_time(entry.from_ns),
-        "until": "" if entry.until_ns is None else show_time(entry.until_ns),
-        "source": entry.source,
-        "currency": "",
-        "price_book": "",
-    }
+    when = entry.when.name if entry.when else ""
+    return _row("electricity", entry, match=when, per_kwh=entry.per_kwh, pue=entry.pue, currency=entry.currency)
 
 
-def _load(file: Path) -> PriceBook:
+def _model_row(entry: ListPrice) -> Row:
+    return _row(
+        "model",
+        entry,
+        match=entry.match,
+        per_million_input=entry.per_million_input,
+        per_million_cached=entry.per_million_cached,
+        per_million_output=entry.per_million_output,
+    )
+
+
+def _load(file: Path, pool: str = "", region: str = "") -> PriceBook:
     try:
-        return load_price_book(file)
+        return load_price_book(file, "", pool, region)
     except CosttraceError as error:
         raise click.ClickException(str(error)) from error
 

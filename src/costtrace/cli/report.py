@@ -1,5 +1,7 @@
 """``costtrace report``: usage and cost over a period."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click
@@ -7,18 +9,26 @@ import click
 from costtrace.cli.common import (
     examples,
     format_option,
-    home_option,
     name_period,
+    open_books,
     out,
     period,
     period_options,
+    store_option,
     zone,
 )
-from costtrace.errors import CosttraceError
-from costtrace.ledger.query import DIMENSIONS, Filter, ended, open_ledger, used
-from costtrace.reports.render import render
+from costtrace.config import load
+from costtrace.errors import CosttraceError, PriceBookError
+from costtrace.ledger.query import DIMENSIONS, Filter, Store, ended, used
+from costtrace.list_prices import cuts
+from costtrace.prices import load_price_book
+from costtrace.reports.margin import margin_table, price
+from costtrace.reports.render import clean, render
+from costtrace.reports.rows import Period
 from costtrace.reports.summary import summarize
 from costtrace.reports.summary_tables import summary_tables
+from costtrace.reports.tables import Table
+from costtrace.tenants_file import LEVELS, Tenant, load_tenants
 
 
 @click.command(
@@ -34,14 +44,19 @@ from costtrace.reports.summary_tables import summary_tables
     "--by",
     default="tenant,model",
     show_default=True,
-    help=f"One line for each of these, with commas between: {', '.join(DIMENSIONS)}.",
+    help=f"One line for each of these, with commas between: {', '.join((*DIMENSIONS, *LEVELS))}.",
 )
 @click.option("--tenant", help="Only this tenant's requests.")
 @click.option("--model", help="Only this model.")
 @click.option("--engine", help="Only this engine.")
+@click.option(
+    "--price-book",
+    type=click.Path(path_type=Path),
+    help="List prices of tokens: shows cost, price and margin.  [default: the setting `prices`]",
+)
 @period_options
 @format_option
-@home_option
+@store_option
 def report(
     *,
     by: str,
@@ -53,6 +68,7 @@ def report(
     tz: str,
     form: str,
     home: Path,
+    price_book: Path | None,
 ) -> None:
     """Say what each tenant and model used and cost: requests, tokens, GPU time, energy, money.
 
@@ -61,21 +77,73 @@ def report(
     """
     names = _names(by)
     where = zone(tz)
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         which = period(store, since, until, where)
         only = Filter(tenant, model, engine)
-        summary = summarize(names, used(store, which, names, only), ended(store, which, names, only), where)
+        margins = _margins(store, which, only, price_book, name_period(which, where))
+        asked = tuple("tenant" if name in LEVELS else name for name in names)
+        place = _places(names)
+        summary = summarize(
+            names,
+            (row._replace(keys=place(row.keys)) for row in used(store, which, asked, only)),
+            (row._replace(keys=place(row.keys)) for row in ended(store, which, asked, only)),
+            where,
+        )
     if form == "table" and not summary.lines and not summary.rest:
         out(f"nothing was used {name_period(which, where)}\n")
         return
-    out(render(summary_tables(summary, name_period(which, where)), form))
+    out(render([*summary_tables(summary, name_period(which, where)), *margins], form))
+
+
+def _margins(store: Store, which: Period, only: Filter, price_book: Path | None, when: str) -> list[Table]:
+    """Cost, price and margin of tenants and models, where there is a book with list prices."""
+    path = price_book or load().prices
+    if path is None:
+        return []
+    try:
+        book = load_price_book(path)
+    except PriceBookError as error:
+        if price_book is not None:
+            raise
+        click.echo(f"costtrace: no list prices are shown: {clean(str(error))}", err=True)
+        return []
+    if not book.models:
+        if price_book is not None:
+            raise CosttraceError(f"{path} has no list prices: add entries under `models`")
+        return []
+    by = ("tenant", "model")
+    pieces = [
+        (partial(book.list_price, wall_ns=since_ns), ended(store, Period(since_ns, until_ns), by, only))
+        for since_ns, until_ns in cuts(book.models, *which)
+    ]
+    sold = price(pieces, used(store, which, by, only), book.currency)
+    return [margin_table(sold, book.currency, book.name, when)]
+
+
+def _places(names: tuple[str, ...]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """What turns tenants into their organisation, team, ... where that is asked for."""
+    levels = {place: name for place, name in enumerate(names) if name in LEVELS}
+    if not levels:
+        return lambda keys: keys
+    path = load().tenants
+    if path is None:
+        raise CosttraceError(f"--by {', '.join(levels.values())} needs a tenants file: set COSTTRACE_TENANTS")
+    known = load_tenants(path)
+
+    def placed(keys: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            str(getattr(known.get(key, Tenant(key)), levels[place])) if place in levels else key
+            for place, key in enumerate(keys)
+        )
+
+    return placed
 
 
 def _names(by: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in by.split(",") if name.strip()))
     for name in names:
-        if name not in DIMENSIONS:
+        if name not in DIMENSIONS and name not in LEVELS:
             raise CosttraceError(
-                f"there is no dimension {name!r}: --by takes {', '.join(DIMENSIONS)}, with commas between"
+                f"there is no dimension {name!r}: --by takes {', '.join((*DIMENSIONS, *LEVELS))}, with commas between"
             )
     return names

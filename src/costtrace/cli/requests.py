@@ -7,15 +7,16 @@ import click
 from costtrace.cli.common import (
     examples,
     format_option,
-    home_option,
     name_period,
+    open_books,
     out,
     period,
     period_options,
+    store_option,
     zone,
 )
 from costtrace.errors import CosttraceError
-from costtrace.ledger.query import ORDERS, Filter, find_requests, habits, open_ledger
+from costtrace.ledger.query import ORDERS, Filter, find_requests, habits
 from costtrace.ledger.query import requests as find
 from costtrace.reports.render import render
 from costtrace.reports.requests import detail_table, list_table
@@ -44,7 +45,7 @@ PEERS = 500_000
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @period_options
 @format_option
-@home_option
+@store_option
 def requests(
     *,
     dearest: bool,
@@ -66,7 +67,7 @@ def requests(
     A request counts in the period in which it ended. Costs are without idle.
     """
     where = zone(tz)
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         which = period(store, since, until, where)
         if identifier is not None:
             found = find_requests(store, identifier, limit)

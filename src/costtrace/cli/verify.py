@@ -3,15 +3,17 @@
 import sys
 import time
 from collections import Counter
+from itertools import chain as chain_from
 from itertools import islice
 from pathlib import Path
 
 import click
 
-from costtrace.cli.common import examples, format_option, home_option, out
+from costtrace.cli.common import examples, format_option, open_books, out, store_option
 from costtrace.conserve import Discrepancy
+from costtrace.conserve.seals import head_missing
 from costtrace.ledger.audit import Audit
-from costtrace.ledger.query import open_ledger
+from costtrace.ledger.sealing import current, seals
 from costtrace.reports.balance import discrepancy_table, money_table, posted_table, time_table
 from costtrace.reports.render import clean, render
 from costtrace.reports.tables import Table
@@ -27,19 +29,21 @@ EXIT_OFF = 1
         "costtrace verify && costtrace report --since yesterday --until today",
     ),
 )
-@home_option
+@store_option
 @format_option
 @click.option("--limit", default=20, show_default=True, help="Rows to name at most; all are counted.")
-def verify(home: Path, form: str, limit: int) -> int:
+@click.option("--head", metavar="HASH", help="A hash that `costtrace close` printed: it must stand in the chain still.")
+def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     """Prove that the rows add up: to the meter, to the requests, to the money. All with ==, on every row.
 
     Ends with 0 and "in balance", or with 1 and the rows that are off. It reads the ledger as it is at this moment and
     may run beside the agent.
     """
     began = time.monotonic()
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         audit = Audit(store)
-        found = audit.discrepancies()
+        chain = seals(store)
+        found = chain_from(head_missing(chain, head), audit.discrepancies())
         named = list(islice(found, limit))
         by_check = Counter(item.check for item in named)
         by_check.update(item.check for item in found)
@@ -52,6 +56,8 @@ def verify(home: Path, form: str, limit: int) -> int:
             f"{counts.postings:,} postings, {counts.meter_rows:,} meter rows, {counts.usage_records:,} usage records "
             f"of {counts.engines:,} engines checked in {time.monotonic() - began:.1f} s\n"
         )
+        if chain:
+            out(f"{len(current(chain)):,} closed periods, the newest hash is {chain[-1].hash}\n")
     elif form == "json":
         out(render([discrepancy_table(named), *tables], form))
     else:

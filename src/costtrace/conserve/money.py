@@ -1,9 +1,9 @@
 """Every posting by itself, and its price: the running sum of money is the floor of the running sum of time."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from costtrace.conserve.rows import Discrepancy, EngineLine, PostingLine, RateLine, shown
+from costtrace.conserve.rows import Discrepancy, EngineLine, PostingLine, RateLine, RollupLine, shown
 from costtrace.open_requests import ROUNDING_NS, is_known
 
 
@@ -19,6 +19,35 @@ class Account(NamedTuple):
     energy_nano: int
     device_due_nano: int
     energy_due_nano: int
+
+
+class Priced(Protocol):
+    """What has quantities and money: a posting, an adjustment."""
+
+    @property
+    def name(self) -> str:
+        """How a discrepancy names it."""
+        ...
+
+    @property
+    def gpu_ns(self) -> int:
+        """Device-nanoseconds."""
+        ...
+
+    @property
+    def energy_uj(self) -> int | None:
+        """Energy, None: unknown."""
+        ...
+
+    @property
+    def device_nano(self) -> int | None:
+        """Money for the time."""
+        ...
+
+    @property
+    def energy_nano(self) -> int | None:
+        """Money for the energy."""
+        ...
 
 
 class Carry:
@@ -57,6 +86,13 @@ class Carry:
         self.quantity += quantity
         self.low, self.high = 0, self.denominator
 
+    def lump(self, quantity: int, nano: int, postings: int) -> bool:
+        """Take in a sum of postings that are gone; False if it cannot be what they cost. The remainder is unknown."""
+        self.quantity += quantity
+        self.nano += nano
+        self.low, self.high = 0, self.denominator
+        return abs(quantity * self.numerator - nano * self.denominator) <= postings * self.denominator
+
     @property
     def due(self) -> int:
         """What the whole quantity costs."""
@@ -66,11 +102,13 @@ class Carry:
 class Purse:
     """One engine at one rate."""
 
-    __slots__ = ("device", "energy", "engine_id", "fixed", "fixed_nano", "rate")
+    __slots__ = ("compacted_to", "device", "energy", "engine_id", "fixed", "fixed_nano", "rate")
 
     def __init__(self, engine_id: str, rate: RateLine) -> None:
         self.engine_id = engine_id
         self.rate = rate
+        self.compacted_to = 0
+        """Up to this posting some that came between are gone, and with them what rounding had left over."""
         self.device = Carry(*rate.device)
         self.energy = Carry(*(rate.energy or (0, 1)))
         self.fixed, self.fixed_nano = "", 0 if rate.includes_energy else None
@@ -80,7 +118,7 @@ class Purse:
         elif rate.energy is None:
             self.fixed = "no tariff applies"
 
-    def charge(self, posting: PostingLine) -> Sequence[Discrepancy]:
+    def charge(self, posting: Priced) -> Sequence[Discrepancy]:
         """Add a posting to both running sums; what is wrong with its money."""
         quantity, nano = posting.gpu_ns, posting.device_nano
         found: list[Discrepancy] = []
@@ -102,6 +140,25 @@ class Purse:
             found.append(_money(posting, "energy_nano", "an amount", "its energy is known and a tariff applies"))
         elif due := self.energy.add(energy, nano):
             found.append(_money(posting, "energy_nano", due, "the running sum departs here from energy_uj x tariff"))
+        return found
+
+    def lump(self, rollup: RollupLine) -> Sequence[Discrepancy]:
+        """Add an hour of postings that are gone."""
+        self.compacted_to = max(self.compacted_to, rollup.last_posting)
+        found: list[Discrepancy] = []
+        for field, carry, quantity in (
+            ("device", self.device, rollup.gpu_ns),
+            ("energy", self.energy, rollup.energy_uj),
+        ):
+            nano: int | None = getattr(rollup, f"{field}_nano")
+            if field == "energy" and self.fixed:
+                if nano != self.fixed_nano:
+                    found.append(_money(rollup, "energy_nano", self.fixed_nano, self.fixed))
+            elif (nano is None) != (quantity is None):
+                found.append(_money(rollup, f"{field}_nano", quantity and "an amount", "known where its quantity is"))
+            elif nano is not None and not carry.lump(quantity or 0, nano, rollup.postings):
+                due = f"within {rollup.postings} of {(quantity or 0) * carry.numerator // carry.denominator}"
+                found.append(_money(rollup, f"{field}_nano", due, "its postings cannot have cost this"))
         return found
 
     def account(self) -> Account:
@@ -140,6 +197,17 @@ class PostingCheck:
             if found := self._check_money(posting):
                 yield from found
 
+    def check_rollups(self, rollups: Iterable[RollupLine]) -> Iterator[Discrepancy]:
+        """What is wrong with the money of *rollups*; before `check`: what they sum came first."""
+        for rollup in rollups:
+            if not rollup.rate_id:
+                self.unpriced_ns[rollup.engine_id] = self.unpriced_ns.get(rollup.engine_id, 0) + rollup.gpu_ns
+            elif (rate := self._rates.get(rollup.rate_id)) is None:
+                yield _unknown(rollup, "rate_id", rollup.rate_id, "no such rate: its cost cannot be recomputed")
+            else:
+                purse = self._purses.setdefault((rollup.engine_id, rollup.rate_id), Purse(rollup.engine_id, rate))
+                yield from purse.lump(rollup)
+
     def accounts(self) -> list[Account]:
         """Money by engine and rate, after `check`."""
         return [self._purses[key].account() for key in sorted(self._purses)]
@@ -147,6 +215,11 @@ class PostingCheck:
     def _check_money(self, posting: PostingLine) -> Sequence[Discrepancy]:
         purse = self._purses.get((posting.engine_id, posting.rate_id))
         if purse is not None:
+            if posting.posting_id <= purse.compacted_to:
+                found = purse.charge(posting)
+                purse.device.skip(0)
+                purse.energy.skip(0)
+                return found
             return purse.charge(posting)
         if not posting.rate_id:
             self.unpriced_ns[posting.engine_id] = self.unpriced_ns.get(posting.engine_id, 0) + posting.gpu_ns
@@ -237,9 +310,9 @@ def _wrong(posting: PostingLine, field: str, expected: str, found: str, meaning:
     return Discrepancy("posting", posting.name, field, expected, found, meaning)
 
 
-def _unknown(posting: PostingLine, field: str, found: str, meaning: str) -> Discrepancy:
+def _unknown(posting: Priced, field: str, found: str, meaning: str) -> Discrepancy:
     return Discrepancy("posting", posting.name, field, "one that the ledger knows", found, meaning)
 
 
-def _money(posting: PostingLine, field: str, expected: int | str | None, meaning: str) -> Discrepancy:
+def _money(posting: Priced, field: str, expected: int | str | None, meaning: str) -> Discrepancy:
     return Discrepancy("money = rate", posting.name, field, shown(expected), shown(getattr(posting, field)), meaning)

@@ -123,6 +123,28 @@ class PostingLine(NamedTuple):
         )
 
 
+class RollupLine(NamedTuple):
+    """An hour of postings of a closed period that are gone."""
+
+    rollup_id: int
+    window_ns: int
+    engine_id: str
+    kind: str
+    gpu_ns: int
+    energy_uj: int | None
+    rate_id: str
+    device_nano: int | None
+    energy_nano: int | None
+    postings: int
+    last_posting: int
+    """Number of the last posting in it."""
+
+    @property
+    def name(self) -> str:
+        """How a discrepancy names it."""
+        return f"rollup {self.rollup_id} ({self.kind}, engine {self.engine_id}, hour {window(self.window_ns)})"
+
+
 class RecordPosting(NamedTuple):
     """A request's posting, or all postings of one record together: what its usage record has to say."""
 

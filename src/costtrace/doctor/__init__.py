@@ -16,6 +16,7 @@ def examine(settings: Settings, env: Mapping[str, str]) -> list[Finding]:
     checks: tuple[tuple[str, Callable[[], Iterable[Finding]]], ...] = (
         ("versions", here.versions),
         ("plugin", lambda: here.plugin(env)),
+        ("plugin", lambda: here.tensorrt_llm(env)),
         ("home", lambda: here.home(settings)),
         ("clock", here.clock),
         ("agent", lambda: here.agent(settings)),

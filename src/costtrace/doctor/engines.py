@@ -90,14 +90,15 @@ def processes(home: Path) -> Iterator[Finding]:
             said = f"{len(lost)} hooks lost, {sum(swallowed.values())} errors kept away from the engine"
             yield Finding("process", OK, f"{name} is gone, or runs in another container ({path.name}): {said}")
             continue
-        vllm = told.get("vllm_version") or "unknown"
-        yield Finding("process", OK, f"{name}: {len(told.get('hooks', []))} hooks in place, vLLM {vllm}")
+        version = told.get("engine_version") or told.get("vllm_version") or "unknown"
+        engine = told.get("engine") or "vLLM"
+        yield Finding("process", OK, f"{name}: {len(told.get('hooks', []))} hooks in place, {engine} {version}")
         for hook, why in lost.items():
             yield Finding(
                 "process",
                 WARN,
                 f"{name}: hook {hook} does not fit: {why}",
-                "Use a vLLM that this costtrace was tested on.",
+                f"Use a {engine} that this costtrace was tested on.",
             )
         for site, count in swallowed.items():
             yield Finding(
@@ -119,7 +120,7 @@ def prices(settings: Settings) -> Iterator[Finding]:
         )
         return
     try:
-        book = load_price_book(settings.prices, settings.currency)
+        book = load_price_book(settings.prices, settings.currency, settings.node_pool, settings.region)
     except CosttraceError as error:
         yield Finding("prices", FAIL, str(error), "`costtrace prices check` shows the next problem after each repair.")
         return

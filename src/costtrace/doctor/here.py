@@ -67,6 +67,36 @@ def plugin(env: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("plugin", OK, f"vLLM of this environment loads {ours[0].value}")
 
 
+def tensorrt_llm(env: Mapping[str, str]) -> Iterator[Finding]:
+    """Say whether a TensorRT-LLM of this environment would be recorded. Nothing is said where there is none."""
+    if util.find_spec("tensorrt_llm") is None:
+        return
+    loader = "costtrace_tensorrt_llm_autoload"
+    if util.find_spec(loader) is None:
+        yield Finding(
+            "plugin",
+            FAIL,
+            "this environment has TensorRT-LLM but not its costtrace plugin: its engines are not billed",
+            "pip install costtrace-tensorrt-llm into this environment, on every node.",
+        )
+    elif loader not in sys.modules:
+        yield Finding(
+            "plugin",
+            FAIL,
+            "the plugin for TensorRT-LLM is there, but its .pth file is not read: its workers are not billed",
+            "Install it into site-packages, not onto PYTHONPATH, and do not run Python with -S.",
+        )
+    elif not sys.modules[loader].enabled(dict(env)):
+        yield Finding(
+            "plugin",
+            WARN,
+            "the plugin for TensorRT-LLM is switched off: engines with this environment's variables are not billed",
+            "Set TRTLLM_COSTTRACE_ENABLED=1 for the engine.",
+        )
+    else:
+        yield Finding("plugin", OK, "TensorRT-LLM of this environment is recorded, in every process")
+
+
 def home(settings: Settings) -> Iterator[Finding]:
     """Check that the home is there, ours, writable, closed to others, and has room."""
     path = settings.home

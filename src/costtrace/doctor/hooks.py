@@ -1,12 +1,41 @@
 """Would the hooks fit this engine? Asked of the source of a package, which need not be importable here."""
 
 from collections.abc import Iterator
-from importlib import import_module
+from importlib import import_module, util
 from pathlib import Path
+from typing import Any
 
 from costtrace.doctor.findings import FAIL, OK, WARN, Finding
 
+PACKAGES = {"vllm": "vllm", "tensorrt-llm": "tensorrt_llm", "dynamo": "dynamo"}
+"""Name of each engine's package, as Python knows it."""
 PLUGINS = {"vllm": "costtrace_vllm", "tensorrt-llm": "costtrace_tensorrt_llm", "dynamo": "costtrace_dynamo"}
+
+
+def installed(engine: str) -> Path | None:
+    """Where the package of *engine* stands in this environment; None where it does not. Imports nothing of it."""
+    spec = util.find_spec(PACKAGES[engine])
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(places[0]) if places else None
+
+
+def table(engine: str, package_dir: Path) -> list[dict[str, Any]]:
+    """Every hook and whether it fits, as rows; none where the plugin or the package is not there."""
+    try:
+        contract = import_module(f"{PLUGINS[engine]}.contract")
+    except ImportError:
+        return []
+    if not package_dir.is_dir():
+        return []
+    return [
+        {
+            "hook": found.hook.name,
+            "where": ".".join(filter(None, (found.hook.module, found.hook.owner, found.hook.function))),
+            "fits": "yes" if found.ok else "no",
+            "why": found.why,
+        }
+        for found in contract.check_source(package_dir)
+    ]
 
 
 def check(engine: str, package_dir: Path) -> Iterator[Finding]:
@@ -29,6 +58,8 @@ def check(engine: str, package_dir: Path) -> Iterator[Finding]:
         return
     checks = contract.check_source(package_dir)
     fits = [found for found in checks if found.ok]
+    if hasattr(contract, "summary"):
+        yield Finding("hooks", OK, contract.summary(package_dir, checks))
     yield Finding("hooks", OK if fits else FAIL, f"{len(fits)} of {len(checks)} hooks fit {package_dir}")
     for found in checks:
         if not found.ok:

@@ -101,12 +101,12 @@ SELECT kind, reason, tenant, model, engine_id, rate_id,
     sum(CASE WHEN energy_nano IS NULL THEN 0 ELSE coalesce(device_nano, 0) END),
     sum(CASE WHEN device_nano IS NULL THEN 0 ELSE coalesce(energy_nano, 0) END),
     sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END)
-FROM posting GROUP BY kind, reason, tenant, model, engine_id, rate_id ORDER BY min(posting_id)
+FROM posted GROUP BY kind, reason, tenant, model, engine_id, rate_id ORDER BY min(posting_id)
 """
 _USAGE_SUMS = """
-SELECT tenant, model, operation, role, finish_reasons, count(*), sum(input_tokens), sum(cached_tokens),
+SELECT tenant, model, operation, role, finish_reasons, sum(parts), sum(input_tokens), sum(cached_tokens),
     sum(output_tokens)
-FROM usage GROUP BY tenant, model, operation, role, finish_reasons ORDER BY min(usage_id)
+FROM usage_line GROUP BY tenant, model, operation, role, finish_reasons ORDER BY min(ended_ns)
 """
 _METER_SUMS = """
 SELECT device, sum(request_ns), sum(idle_ns), sum(overhead_ns), sum(unobserved_ns) FROM meter GROUP BY device

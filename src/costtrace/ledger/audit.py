@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from itertools import starmap
 
+from costtrace.conserve.adjustments import check_adjustments
 from costtrace.conserve.meters import Device, DeviceCheck, check_tiling, check_windows
 from costtrace.conserve.money import Account, PostingCheck
 from costtrace.conserve.records import check_records
@@ -20,7 +21,9 @@ from costtrace.conserve.rows import (
     UsageLine,
     WindowSums,
 )
+from costtrace.ledger.audit_closed import adjustments, check_seals, hours_until, rollups, runs
 from costtrace.ledger.query import Store
+from costtrace.ledger.schema_closing import HOUR
 
 _LARGEST = 2**53
 """No single row comes near it (104 days in ns): a larger one is damage, and could overflow a sum."""
@@ -44,13 +47,18 @@ class Audit:
         for discrepancy in _oversized(self._store):
             damaged = True
             yield discrepancy
+        yield from check_seals(self._store)
+        yield from self._postings.check_rollups(rollups(self._store))
         yield from self._postings.check(_postings(self._store))
         yield from check_tiling(_meter(self._store, "m.engine_id, m.device, m.start_ns"), self.engines)
         self._devices.known(self._tails())
         yield from self._devices.check(_meter(self._store, "m.device, e.host, e.boot_id, m.start_ns, m.engine_id"))
         if damaged:
             return  # the sums below would overflow
-        yield from check_windows(_posted_windows(self._store), _metered_windows(self._store), self._open_windows())
+        hours = hours_until(self._store)
+        windows = _posted_windows(self._store, hours), _metered_windows(self._store, hours)
+        yield from check_windows(*windows, self._open_windows())
+        yield from check_adjustments(adjustments(self._store, hours), runs(self._store), self._rates)
         yield from check_records(_usage(self._store), _record_postings(self._store), self.engines, self._rates)
 
     def accounts(self) -> list[Account]:
@@ -78,7 +86,7 @@ class Audit:
         """The time and energy of each engine, metered and posted."""
         posted = {
             row[0]: row
-            for row in self._store.rows("SELECT engine_id, sum(gpu_ns), sum(energy_uj) FROM posting GROUP BY 1")
+            for row in self._store.rows("SELECT engine_id, sum(gpu_ns), sum(energy_uj) FROM posted GROUP BY 1")
         }
         metered = {row[0]: row for row in self._store.rows(_ENGINE_METER)}
         simulated: dict[str, int] = dict(self._store.rows("SELECT engine_id, simulated FROM engine"))
@@ -109,8 +117,8 @@ class Audit:
         """The window of the newest posting of each engine that runs."""
         sql = """
             SELECT p.engine_id, p.window_ns FROM posting p
-            WHERE p.posting_id IN (
-                SELECT max(posting_id) FROM posting
+            WHERE (p.engine_id, p.posting_id) IN (
+                SELECT engine_id, max(posting_id) FROM posting
                 WHERE engine_id IN (SELECT engine_id FROM engine WHERE ended_ns = 0) GROUP BY engine_id)
         """
         return dict(self._store.rows(sql))
@@ -196,24 +204,33 @@ def _meter(store: Store, order: str) -> Iterator[MeterLine]:
     return map(MeterLine._make, store.rows(sql))
 
 
-def _posted_windows(store: Store) -> Iterator[WindowSums]:
+def _posted_windows(store: Store, hours: int) -> Iterator[WindowSums]:
     sums = ", ".join(
         f"sum(CASE WHEN kind = '{kind}' THEN gpu_ns ELSE 0 END)"
         for kind in ("request", "idle", "overhead", "unobserved")
     )
     sql = f"""
-        SELECT engine_id, window_ns, {sums}, coalesce(sum(energy_uj), 0), sum(gap_ns)
-        FROM posting GROUP BY engine_id, window_ns ORDER BY engine_id, window_ns
+        SELECT engine_id, {_window(hours)} AS w, {sums}, coalesce(sum(energy_uj), 0), sum(gap_ns)
+        FROM posted GROUP BY engine_id, w ORDER BY engine_id, w
     """  # noqa: S608 - constants
     return map(WindowSums._make, store.rows(sql))
 
 
-def _metered_windows(store: Store) -> Iterator[WindowSums]:
-    sql = """
-        SELECT engine_id, window_ns, sum(request_ns), sum(idle_ns), sum(overhead_ns), sum(unobserved_ns),
+def _window(hours: int) -> str:
+    """What windows are compared by: the hour up to *hours*, where rows were compacted."""
+    return (
+        f"CASE WHEN window_ns < {hours} THEN window_ns - window_ns % {HOUR} ELSE window_ns END"
+        if hours
+        else "window_ns"
+    )
+
+
+def _metered_windows(store: Store, hours: int) -> Iterator[WindowSums]:
+    sql = f"""
+        SELECT engine_id, {_window(hours)} AS w, sum(request_ns), sum(idle_ns), sum(overhead_ns), sum(unobserved_ns),
             coalesce(sum(energy_uj), 0), sum(gap_ns)
-        FROM meter GROUP BY engine_id, window_ns ORDER BY engine_id, window_ns
-    """
+        FROM meter GROUP BY engine_id, w ORDER BY engine_id, w
+    """  # noqa: S608 - constants
     return map(WindowSums._make, store.rows(sql))
 
 

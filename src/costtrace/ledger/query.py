@@ -17,9 +17,10 @@ import msgspec
 from costtrace.errors import CosttraceError, LedgerError
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.rows import Ended, Fit, Habit, Period, Request, Used
-from costtrace.units import NS_PER_S
+from costtrace.units import NS_PER_HOUR, NS_PER_S
 from costtrace.usage import FitRow
 
+DAY_NS = 24 * NS_PER_HOUR
 QUARTER_NS = 900 * NS_PER_S
 """Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
 
@@ -85,9 +86,21 @@ DIMENSIONS: dict[str, Dimension] = {
     "engine": Dimension("p.engine_id", "u.engine_id"),
     "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
     "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
-    "operation": Dimension("coalesce(u.operation, '')", "u.operation", frozenset({"usage"})),
+    "operation": Dimension("coalesce(u.operation, p.operation)", "u.operation", frozenset({"usage"})),
     "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
+    "method": Dimension("p.method", "u.method"),
+    "price_book": Dimension("coalesce(r.price_book, '')", "u.price_book"),
 }
+_INNER = {
+    # Days of UTC need no quarters: a month of a large ledger is a hundred times fewer rows.
+    "utc day": Dimension(
+        f"CAST(p.window_ns - p.window_ns % {DAY_NS} AS TEXT)", f"CAST(u.ended_ns - u.ended_ns % {DAY_NS} AS TEXT)"
+    ),
+    "simulated": Dimension(
+        "CAST(coalesce(e.simulated, 0) AS TEXT)", "CAST(coalesce(e.simulated, 0) AS TEXT)", frozenset({"engine"})
+    ),
+}
+"""Dimensions of statements, not for `--by`."""
 TIME_DIMENSIONS = ("hour", "day")
 
 _FIT = FitRow.__struct_fields__
@@ -127,8 +140,8 @@ def bounds(store: Store) -> Period | None:
     """The period that the ledger covers, from its first window to its last row's end; None for an empty ledger."""
     sql = """
         SELECT min(least), max(most) FROM (
-            SELECT min(window_ns) AS least, max(window_ns) + 1 AS most FROM posting
-            UNION ALL SELECT min(ended_ns), max(ended_ns) + 1 FROM usage)
+            SELECT min(window_ns) AS least, max(window_ns) + 1 AS most FROM line
+            UNION ALL SELECT min(ended_ns), max(ended_ns) + 1 FROM usage_line)
     """
     least, most = next(store.rows(sql))
     return None if least is None else Period(least, most)
@@ -147,7 +160,7 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
             sum(p.gpu_ns), sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns), sum(p.gap_ns),
             sum(p.energy_uj), sum(p.prefill_uj), sum(p.decode_uj), sum(p.wasted_uj),
             sum(p.device_nano), sum(p.energy_nano), coalesce(sum(e.simulated), 0)
-        FROM posting p LEFT JOIN rate r ON r.rate_id = p.rate_id
+        FROM line p LEFT JOIN rate r ON r.rate_id = p.rate_id
             {"LEFT JOIN usage u ON u.record_id = p.record_id" if "usage" in tables else ""}
             LEFT JOIN engine e ON e.engine_id = p.engine_id
         WHERE p.window_ns >= :since AND p.window_ns < :until {only.sql("p")}
@@ -156,7 +169,8 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
     width = len(by)
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
         kind, reason, currency, _, *sums = row[width:]
-        yield Used(row[:width], kind, reason, currency, *sums)
+        if any(sums[:-1]):  # a charge that was taken back leaves nothing
+            yield Used(row[:width], kind, reason, currency, *sums)
 
 
 def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Ended]:  # noqa: B008 - immutable
@@ -164,17 +178,29 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
     dimensions = [_dimension(name) for name in by]
     keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
     group = ", ".join(str(place + 1) for place in range(len(by) + 1))
+    engine = "LEFT JOIN engine e ON e.engine_id = u.engine_id" if {"device", "simulated"} & set(by) else ""
     sql = f"""
-        SELECT {keys} u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END), count(*),
+        SELECT {keys} u.currency, sum(u.requests), sum(u.parts),
             coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0), coalesce(sum(u.output_tokens), 0),
             coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)
-        FROM usage u {"LEFT JOIN engine e ON e.engine_id = u.engine_id" if "device" in by else ""}
+        FROM usage_line u {engine}
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         GROUP BY {group}
     """  # noqa: S608 - made of constants of this module
     width = len(by)
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
         yield Ended(row[:width], *row[width:])
+
+
+def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
+    """How the requests that ended in *period* were told apart: source, tenant, how many; rejected claims first."""
+    sql = """
+        SELECT u.tenant_source, u.tenant, sum(u.requests) FROM usage_line u
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY u.tenant_source, u.tenant
+        ORDER BY CASE WHEN u.tenant_source LIKE 'rejected:%' THEN 0 ELSE 1 END, u.tenant_source, u.tenant
+    """
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns}):
+        yield row[0], row[1], row[2]
 
 
 def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
@@ -236,10 +262,10 @@ def _fit_row(values: Row) -> FitRow:
 
 
 def _dimension(name: str) -> Dimension:
-    try:
-        return DIMENSIONS[name]
-    except KeyError:
-        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}") from None
+    found = DIMENSIONS.get(name) or _INNER.get(name)
+    if found is None:
+        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}")
+    return found
 
 
 def _request(row: Row) -> Request:

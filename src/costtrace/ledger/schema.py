@@ -4,6 +4,8 @@ A later version appends to `MIGRATIONS` and never edits what stands there: a led
 by applying what it lacks, in one transaction.
 """
 
+from costtrace.ledger.schema_closing import CLOSING
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE engine (
@@ -201,6 +203,8 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE usage ADD COLUMN head_ns INTEGER;  -- of gpu_ns, head fees; NULL: from before it was counted
     """,
+    CLOSING,
+    "CREATE INDEX seal_by_end ON seal (until_ns);",  # every row that is written asks for the newest
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -58,9 +58,9 @@ def _usage_columns(by: Sequence[str]) -> list[Column]:
 
 
 def _what(row: Row) -> str:
-    """Nothing for requests: theirs is the usual line."""
+    """Nothing for requests, unless it is an adjustment: theirs is the usual line."""
     kind, reason = str(row["kind"]), str(row["reason"])
-    return "" if kind == REQUESTS else f"{kind}: {reason}" if reason else kind
+    return reason if kind == REQUESTS else f"{kind}: {reason}" if reason else kind
 
 
 def _time(heading: str, key: str) -> Column:

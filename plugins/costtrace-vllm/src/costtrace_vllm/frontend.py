@@ -54,11 +54,14 @@ class Caller:
         self.identity: Any = None
         self.traceparent = ""
 
-    def resolve(self) -> None:
-        """Find out who it is: once, when the request has passed authentication and goes to an engine."""
+    def resolve(self, adapter: str = "") -> None:
+        """Find out who it is: once, when the request has passed authentication and goes to an engine.
+
+        *adapter* is the LoRA adapter that is asked for, if any.
+        """
         headers: list[tuple[bytes, bytes]] = list(self.scope.get("headers") or ())
         client = self.scope[PEER_KEY] if PEER_KEY in self.scope else self.scope.get("client")
-        self.identity = tenancy.resolve(headers, client[0] if client else None)
+        self.identity = tenancy.resolve(headers, client[0] if client else None, model=adapter)
         values = [value.decode("latin-1") for name, value in headers if name.lower() == b"traceparent"]
         self.traceparent = carrier.valid_traceparent(values)
         self.key = secrets.token_hex(8)
@@ -131,7 +134,7 @@ def label(request: Any) -> None:
         context = RequestContext(request_id, request_id, prompt_key, operation, tenant, "process")
     else:
         if caller.identity is None:
-            caller.resolve()
+            caller.resolve(str(getattr(getattr(request, "lora_request", None), "lora_name", "") or ""))
         identity = caller.identity
         context = RequestContext(
             caller.key,

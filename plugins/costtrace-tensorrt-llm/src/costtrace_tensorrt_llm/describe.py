@@ -1,0 +1,162 @@
+"""What an engine is: its devices, the shape of its model, its place among the ranks. Read once, at start.
+
+Everything here reads objects whose fields change with TensorRT-LLM's versions: what is not there is 0 or ''.
+"""
+
+import os
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from costtrace import clock
+from costtrace.events import DeviceRef, ModelShape
+from costtrace_tensorrt_llm.batches import number, read
+
+
+class Place(NamedTuple):
+    """Where a rank stands."""
+
+    rank: int
+    stage: int
+    """Pipeline stage."""
+    stages: int
+    peers: int
+    """Ranks that run the same batches as this one, itself included."""
+    attention_dp: bool
+    meters: bool
+    """It meters for its peers: the first of them, or every one with attention data parallelism."""
+
+
+def place_of(executor: Any) -> Place:
+    """Where *executor* stands. Without attention data parallelism the ranks of a stage run the same batches."""
+    dist = read(executor, "dist")
+    rank = number(dist, "rank", default=number(executor, "global_rank", default=0))
+    stages, stage = max(1, number(dist, "pp_size", default=1)), max(0, number(dist, "pp_rank", default=0))
+    peers = max(1, number(dist, "world_size", default=1) // stages)
+    attention_dp = read(executor, "enable_attention_dp", False) is True
+    return Place(rank, stage, stages, peers, attention_dp, attention_dp or rank % peers == 0)
+
+
+def devices_of(executor: Any, place: Place) -> tuple[DeviceRef, ...]:
+    """The devices that this rank meters.
+
+    The peers' devices are known where they are on this host, numbered as upstream numbers them. A device on another
+    host is named by its rank: its energy stays unknown, its time is that of the batches.
+    """
+    cuda = import_module("torch").cuda
+    own = number(executor, "device_id", default=-1)
+    own = own if own >= 0 else int(cuda.current_device())
+    if place.attention_dp or place.peers == 1:
+        return (_device(cuda, own, place.rank),)
+    count = int(cuda.device_count())
+    first = place.rank - place.rank % place.peers
+    mine = place.rank // count
+    found = []
+    for rank in range(first, first + place.peers):
+        if rank // count == mine and own == place.rank % count:
+            found.append(_device(cuda, rank % count, rank))
+        elif rank == place.rank:
+            found.append(_device(cuda, own, rank))
+        else:
+            host = clock.host_name()
+            found.append(DeviceRef(f"cuda-{host}-peer-{rank}", _device(cuda, own, rank).name, "gpu", "", rank))
+    return tuple(found)
+
+
+def _device(cuda: Any, index: int, rank: int) -> DeviceRef:
+    properties = cuda.get_device_properties(index)
+    name = str(properties.name)
+    uuid = str(getattr(properties, "uuid", "") or "")
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if index < len(visible) and visible[index].startswith("MIG-"):
+        return DeviceRef(visible[index], name, "mig", clock.host_name(), rank)
+    if not uuid:
+        uuid = f"cuda-{clock.host_name()}-{index}"
+    elif not uuid.startswith(("GPU-", "MIG-")):
+        uuid = f"GPU-{uuid}"
+    return DeviceRef(uuid, name, "mig" if uuid.startswith("MIG-") else "gpu", clock.host_name(), rank)
+
+
+def model_of(executor: Any) -> tuple[str, Any]:
+    """Name of the model and its configuration (Hugging Face's), as far as the executor knows them."""
+    model = read(read(executor, "model_engine"), "model")
+    config = read(read(model, "model_config"), "pretrained_config") or read(model, "config")
+    name = str(read(config, "_name_or_path", "") or read(config, "model_type", "") or "")
+    return Path(name).name if name.startswith(("/", "~", ".")) else name, model
+
+
+def shape_of(executor: Any, peers: int) -> ModelShape:
+    """Shape of the model, for the step model's prior; unknown (0) where the executor does not tell it."""
+    _, model = model_of(executor)
+    config = read(read(model, "model_config"), "pretrained_config") or read(model, "config")
+    if config is None:
+        return ModelShape()
+    hidden = max(0, number(config, "hidden_size", default=0))
+    layers = max(0, number(config, "num_hidden_layers", default=0))
+    heads = max(0, number(config, "num_attention_heads", default=0))
+    kv_heads = number(config, "num_key_value_heads", default=heads)
+    head_size = number(config, "head_dim", default=hidden // heads if heads else 0)
+    experts = max(0, number(config, "num_local_experts", "num_experts", "n_routed_experts", default=0))
+    chosen = max(0, number(config, "num_experts_per_tok", default=0)) if experts else 0
+    width = number(config, "moe_intermediate_size", default=0) if experts else 0
+    width = width or number(config, "intermediate_size", default=4 * hidden)
+    shared = max(0, number(config, "n_shared_experts", default=0)) if experts else 0
+    mlp = 3 * hidden * width * ((chosen + shared) if experts else 1)
+    attention = 2 * hidden * heads * head_size + 2 * hidden * kv_heads * head_size
+    vocabulary = hidden * max(0, number(config, "vocab_size", default=0))
+    latent = number(config, "kv_lora_rank", default=0)
+    kv_width = latent + number(config, "qk_rope_head_dim", default=0) if latent else 2 * kv_heads * head_size
+    return ModelShape(
+        weight_bytes=_weight_bytes(model) * peers,
+        active_params=layers * (attention + mlp) + vocabulary,
+        layers=layers,
+        kv_bytes_per_token=layers * kv_width * 2,
+        hidden_size=hidden,
+        heads=heads,
+        head_size=head_size,
+        experts=experts,
+        experts_per_token=chosen,
+    )
+
+
+def _weight_bytes(model: Any) -> int:
+    parameters = read(model, "parameters")
+    if not callable(parameters):
+        return 0
+    return sum(int(p.numel()) * int(p.element_size()) for p in parameters())
+
+
+def settings_of(executor: Any, place: Place, tier: str) -> dict[str, str]:
+    """What the reader of a bill may want to know. Words and numbers only."""
+    loop = str(read(read(executor, "event_loop"), "__name__", ""))
+    return {
+        "metering": METHODS[tier],
+        "tier": tier,
+        "rank": str(place.rank),
+        "ranks_metered": str(1 if place.attention_dp else place.peers),
+        "pipeline_stage": f"{place.stage} of {place.stages}",
+        "attention_dp": str(place.attention_dp).lower(),
+        **({"loop": loop} if loop else {}),
+    }
+
+
+METHODS = {
+    "T1": "trtllm.steps.cuda-events",
+    "T2": "trtllm.iteration-stats",
+    "none": "none",
+}
+"""Ids of the ways in which a step's time is found, by tier. They stand on the engine's row."""
+
+
+def process_start_ns() -> int:
+    """When this process began, on CLOCK_MONOTONIC."""
+    now_ns = time.monotonic_ns()
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(fields[19]) * 1_000_000_000 // os.sysconf(
+            "SC_CLK_TCK"
+        )
+    except (OSError, ValueError, IndexError):
+        return now_ns
+    return max(0, now_ns - max(0, age_ns))

@@ -1,0 +1,227 @@
+"""Hooks of the server's side: who asks, written onto the request that goes to the ranks. OpenAI routes and Dynamo."""
+
+import secrets
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any
+
+import msgspec
+
+from costtrace import clock, tenancy
+from costtrace.guard import guard, swallow
+from costtrace_tensorrt_llm import carrier, settings
+from costtrace_tensorrt_llm.batches import number, read
+from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext
+from costtrace_tensorrt_llm.contexts import contexts
+
+SCOPE_KEY = "costtrace"
+PEER_KEY = "costtrace.peer"
+
+
+class Caller:
+    """One request of a client. What costs anything is worked out when it goes to an engine."""
+
+    def __init__(self, headers: list[tuple[bytes, bytes]], peer: str | None, path: str) -> None:
+        self.headers = headers
+        self.peer = peer
+        self.path = path
+        self.arrived_ns = time.monotonic_ns()
+        self._context: RequestContext | None = None
+
+    def context(self) -> RequestContext:
+        """Who it is, and its place in a trace: the same for all that is done on its behalf."""
+        if self._context is None:
+            identity = tenancy.resolve(self.headers, self.peer)
+            found = [value.decode("latin-1") for name, value in self.headers if name.lower() == b"traceparent"]
+            self._context = RequestContext(
+                secrets.token_hex(8),
+                identity.tenant,
+                identity.source,
+                carrier.operation_of(self.path),
+                carrier.valid_traceparent(found[0]) if len(found) == 1 else "",
+                self.arrived_ns,
+                clock.boot_id(),
+                identity.user,
+                identity.labels,
+            )
+        return self._context
+
+
+_caller: ContextVar[Caller | None] = ContextVar("costtrace_caller", default=None)
+
+
+class Identify:
+    """ASGI middleware: remembers who asks, for all that is done on behalf of this HTTP request."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on."""
+        try:
+            if scope["type"] in {"http", "websocket"}:
+                client = scope[PEER_KEY] if PEER_KEY in scope else scope.get("client")
+                _caller.set(
+                    Caller(list(scope.get("headers") or ()), client[0] if client else None, scope.get("path", ""))
+                )
+        except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
+            swallow("trtllm.http", error)
+        await self.app(scope, receive, send)
+
+
+def wrap_server(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`OpenAIServer.__init__`: its application gets the middleware."""
+
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name
+        original(self, *args, **kwargs)
+        with guard("trtllm.server"):
+            self.app.add_middleware(Identify)
+
+    return __init__
+
+
+def wrap_peer(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`ProxyHeadersMiddleware.__call__`: remember who really connected, before a header says something else."""
+
+    @wraps(original)
+    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:  # noqa: N807 - its name
+        scope.setdefault(PEER_KEY, scope.get("client"))
+        return await original(self, scope, receive, send)
+
+    return __call__
+
+
+def wrap_label(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`GenerationRequest.__init__`: write who asks onto the request."""
+
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name
+        original(self, *args, **kwargs)
+        with guard("trtllm.label"):
+            self.__dict__[ATTRIBUTE] = carrier.encode(_context_of(self))
+
+    return __init__
+
+
+def _context_of(request: Any) -> RequestContext:
+    caller = _caller.get()
+    adapter = str(read(read(request, "lora_request"), "lora_name", "") or "")
+    if caller is not None:
+        context = caller.context()
+        return msgspec.structs.replace(context, model=adapter) if adapter else context
+    headers = read(request, "trace_headers", {})
+    parent = headers.get("traceparent") if isinstance(headers, dict) else ""
+    return RequestContext(
+        secrets.token_hex(8),
+        settings.current().tenant_default,
+        "process",
+        traceparent=carrier.valid_traceparent(parent),
+        arrived_ns=time.monotonic_ns(),
+        boot=clock.boot_id(),
+        model=adapter,
+    )
+
+
+def wrap_dynamo(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Dynamo's `HandlerBase.generate_locally`: no HTTP server here; the router's context says who asks.
+
+    Its metadata were set by Dynamo's frontend, which is the trusted hop: what comes in from outside is stripped there.
+    """
+
+    @wraps(original)
+    async def generate_locally(self: Any, request: Any, context: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        token = None
+        with guard("trtllm.dynamo"):
+            token = _caller.set(Caller(_dynamo_headers(context), None, ""))
+        try:
+            async for answer in original(self, request, context, *args, **kwargs):
+                yield answer
+        finally:
+            if token is not None:
+                try:
+                    _caller.reset(token)
+                except ValueError:
+                    _caller.set(None)  # closed from another context than it was begun in
+
+    return generate_locally
+
+
+def _dynamo_headers(context: Any) -> list[tuple[bytes, bytes]]:
+    found: dict[str, str] = {}
+    metadata = read(context, "metadata", {})
+    metadata = metadata() if callable(metadata) else metadata
+    found.update({str(key): str(value) for key, value in dict(metadata or {}).items()})
+    trace = read(context, "trace_headers")
+    trace = trace() if callable(trace) else trace
+    found.update({key: str(value) for key, value in dict(trace or {}).items() if key == "traceparent" and value})
+    return [(_bytes(key.lower()), _bytes(value)) for key, value in found.items()]
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1", "replace")
+
+
+# -- on rank 0, and from there to the others
+
+
+class _Coming(threading.local):
+    """What the request that is being queued on this thread says."""
+
+    text = ""
+
+
+_coming = _Coming()
+
+
+def wrap_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`BaseWorker._enqueue_request`: here the server's request becomes the executor's."""
+
+    @wraps(original)
+    def _enqueue_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        text = ""
+        with guard("trtllm.enqueue"):
+            text = carrier.text_on(request)
+            if text:
+                contexts.remember(text, [], number(request, "id"))
+        _coming.text = text
+        try:
+            name = original(self, request, *args, **kwargs)
+        finally:
+            _coming.text = ""
+        with guard("trtllm.enqueue"):
+            if text and isinstance(name, int):
+                contexts.remember(text, [name])
+        return name
+
+    return _enqueue_request
+
+
+def wrap_queue_item(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`RequestQueueItem.__init__`: the item that rank 0 broadcasts carries the text."""
+
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name
+        original(self, *args, **kwargs)
+        if _coming.text:
+            with guard("trtllm.queue_item"):
+                self.__dict__[ATTRIBUTE] = _coming.text
+                _remember(self)
+
+    return __init__
+
+
+def unpack_queue_item(self: Any, state: dict[str, Any]) -> None:
+    """`RequestQueueItem.__setstate__`, which it lacks: on the other ranks the text is read as the item comes."""
+    self.__dict__.update(state)
+    if ATTRIBUTE in state:
+        with guard("trtllm.queue_item"):
+            _remember(self)
+
+
+def _remember(item: Any) -> None:
+    children = read(item, "child_req_ids", [])
+    contexts.remember(carrier.text_on(item), [item.id, *children])

@@ -1,0 +1,80 @@
+"""Lays costtrace's hooks on TensorRT-LLM, in each of its processes, once somebody imports what they are laid on.
+
+The .pth file leads here (`costtrace_tensorrt_llm_autoload`), in the server, in every MPI or Ray worker and in Dynamo's
+worker alike. No import of weight, no thread, no file, no socket before the first hook runs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from costtrace import late
+from costtrace.guard import guard
+from costtrace_tensorrt_llm import contract, status
+from costtrace_tensorrt_llm.hook_points import HOOKS, Hook
+
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_done = False
+
+
+def register() -> None:
+    """Wait for TensorRT-LLM's modules. Never raises; a second call does nothing."""
+    global _done  # noqa: PLW0603 - once a process
+    if _done:
+        return
+    _done = True
+    with guard("trtllm.register"):
+        by_module: dict[str, list[Hook]] = {}
+        for hook in HOOKS:
+            by_module.setdefault(hook.module, []).append(hook)
+        for name, hooks in by_module.items():
+            late.when_imported(name, partial(lay, hooks))
+
+
+def wraps_of() -> dict[str, Wrap]:
+    """What lays each hook. The modules with the wrappers are imported only where a module of the engine is."""
+    from costtrace_tensorrt_llm import executor, frontend  # noqa: PLC0415 - as said above
+
+    return {
+        "forward": executor.wrap_forward,
+        "sample": executor.wrap_sample,
+        "responses": executor.wrap_responses,
+        "errors": executor.wrap_errors,
+        "stats": executor.wrap_stats,
+        "start": executor.wrap_start,
+        "stop": executor.wrap_stop,
+        "enqueue": frontend.wrap_enqueue,
+        "enqueue.1.0": frontend.wrap_enqueue,
+        "queue item": frontend.wrap_queue_item,
+        "label": frontend.wrap_label,
+        "http": frontend.wrap_server,
+        "peer": frontend.wrap_peer,
+        "dynamo": frontend.wrap_dynamo,
+    }
+
+
+def lay(hooks: list[Hook], module: ModuleType) -> None:
+    """Lay *hooks* on *module*, where they fit; say which do not."""
+    by_name = wraps_of()
+    for hook in hooks:
+        with guard(f"trtllm.hook.{hook.name}"):
+            owner = getattr(module, hook.owner, None)
+            why = _why_not(owner, hook)
+            if not why and owner is not None:
+                if hook.function:
+                    setattr(owner, hook.function, by_name[hook.name](vars(owner)[hook.function]))
+                if hook.name == "queue item" and "__setstate__" not in vars(owner):
+                    from costtrace_tensorrt_llm.frontend import unpack_queue_item  # noqa: PLC0415 - see `wraps_of`
+
+                    owner.__setstate__ = unpack_queue_item
+                status.installed.append(hook.name)
+            elif hook.name != "enqueue.1.0":  # it is there only where `enqueue` is not
+                status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
+
+
+def _why_not(owner: Any, hook: Hook) -> str:
+    if owner is None:
+        return "the class does not exist"
+    return contract.check_callable(vars(owner).get(hook.function), hook) if hook.function else ""

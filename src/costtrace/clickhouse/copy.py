@@ -1,0 +1,38 @@
+"""One closed day of the fleet store as Parquet files: for auditors, and for whoever outlives the store."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from costtrace.clickhouse.schema import ROW_TABLES
+from costtrace.clickhouse.store import ClickHouseStore
+from costtrace.errors import CosttraceError
+from costtrace.export.files import write_file
+from costtrace.export.parquet import as_parquet
+from costtrace.walltime import wall_ns
+
+
+def copy_day(store: ClickHouseStore, words: str, folder: Path, now_ns: int) -> Iterator[tuple[Path, int]]:
+    """Write postings, meter rows and usage records of a day of UTC; yields each file and its rows.
+
+    A day's rows are held in memory, one table at a time. Raises: CosttraceError.
+    """
+    try:
+        day = datetime.strptime(words, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise CosttraceError(f"cannot read the day {words!r}: use 2026-11-23") from None
+    since_ns, until_ns = wall_ns(day), wall_ns(day + timedelta(days=1))
+    if until_ns > now_ns:
+        raise CosttraceError(f"{words} is not over yet: its copy would lack rows")
+    for table in ROW_TABLES:
+        columns = ", ".join(f'"{name}"' for name in table.columns)
+        sql = (
+            f"SELECT {columns} FROM {table.name} WHERE {table.time} >= :since AND {table.time} < :until "  # noqa: S608 - constants
+            f"ORDER BY {', '.join(table.key)}"
+        )
+        rows = [
+            dict(zip(table.columns, row, strict=True))
+            for row in store.rows(sql, {"since": since_ns, "until": until_ns})
+        ]
+        content = as_parquet(rows, list(table.columns), {"costtrace.day": words, "costtrace.table": table.name})
+        yield write_file(folder, f"{table.name}-{words}.parquet", content), len(rows)

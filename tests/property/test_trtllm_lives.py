@@ -1,0 +1,61 @@
+"""Random lives of the double of TensorRT-LLM: whatever the loop, the version, the requests and the failures."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from costtrace_tensorrt_llm.contexts import Contexts
+from costtrace_tensorrt_llm.hook_points import COLUMNS
+from trtllm_double import (
+    Rank,
+    assert_books_balance,
+    assert_closed_after_the_last_batch,
+    assert_everybody_pays_for_his_batches,
+)
+
+from costtrace import guard
+from costtrace.testing.fake_cuda import Host
+from costtrace.testing.fake_trtllm_loops import random_plans, run_attention_dp
+
+LOOPS = (
+    {"loop": "plain"},
+    {"loop": "overlap"},
+    {"loop": "stage", "stages": 2, "stage": 0},
+    {"loop": "pipeline", "stages": 2, "stage": 1},
+)
+SEEDS = [*range(10, 16), *(pytest.param(seed, marks=pytest.mark.heavy) for seed in range(16, 140))]
+
+
+@pytest.fixture(autouse=True)
+def _no_swallowed_errors():
+    guard.strict()
+    yield
+    guard.strict(on=False)
+
+
+def all_hold(rank):
+    assert_books_balance(rank)
+    assert_everybody_pays_for_his_batches(rank)
+    assert_closed_after_the_last_batch(rank)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_life_adds_up(monkeypatch, seed):
+    chosen = random.Random(seed)
+    options = dict(chosen.choice(LOOPS), seed=seed, column=chosen.choice(list(COLUMNS)))
+    plans = random_plans(seed, chosen.randrange(1, 20), drafts=chosen.choice((0, 0, 3)))
+    all_hold(Rank(monkeypatch, plans, fail_at=chosen.choice((-1, -1, chosen.randrange(30))), **options).serve())
+
+
+@pytest.mark.parametrize("seed", SEEDS[::4])
+def test_random_lives_of_ranks_that_run_in_step_add_up(monkeypatch, seed):
+    host, contexts = Host(), Contexts()
+    count = random.Random(seed).randrange(2, 5)
+    ranks = [Rank(monkeypatch, [], host=host, contexts=contexts, place=place, seed=place) for place in range(count)]
+    run_attention_dp([rank.executor for rank in ranks], random_plans(seed, 10))
+    for rank in ranks:
+        all_hold(rank.end())

@@ -1,0 +1,167 @@
+"""Drives the double of TensorRT-LLM with the plugin's real hooks, and knows what has to come out of it."""
+
+from collections import defaultdict
+from fractions import Fraction
+from types import SimpleNamespace
+
+from costtrace_tensorrt_llm import batches, contract, executor, metering, status
+from costtrace_tensorrt_llm.contexts import Contexts
+from costtrace_tensorrt_llm.gputime import EventPool
+from costtrace_tensorrt_llm.hook_points import HOOKS
+from costtrace_tensorrt_llm.hooks import lay
+from costtrace_tensorrt_llm.metering import StepMeter
+from costtrace_tensorrt_llm.translate import Translator
+from trial_balance import attribute, check, sums
+
+from costtrace import recorder as recording
+from costtrace.attribution import Policy
+from costtrace.events import EngineReady, EngineStopped, Heartbeat, Step
+from costtrace.recorder import Recorder
+from costtrace.testing.fake_cuda import FakeGpu, Host
+from costtrace.testing.fake_trtllm import executor_class
+from costtrace.testing.fake_trtllm_loops import run
+from costtrace.testing.schedules import WALL_OFFSET_NS, header, started
+
+STARTUP_NS = 3_000_000
+BEAT_NS = 40_000_000
+STEPS = [hook for hook in HOOKS if hook.tier in {"T1", "T2"} and hook.owner == "PyExecutor"]
+
+
+def hooked_class(column):
+    """The double with the signatures of a column, with the real hooks on it."""
+    cls = executor_class(column)
+    status.installed.clear()
+    status.lost.clear()
+    lay(STEPS, SimpleNamespace(PyExecutor=cls))
+    assert not status.lost, status.lost
+    assert contract.tier_of([*status.installed, "request"], "")[0] == "T1"
+    return cls
+
+
+class Rank:
+    """One rank of the double, its recorder and its translator; no threads: the writer takes its turn with a fetch."""
+
+    def __init__(self, monkeypatch, plans, *, column="main", host=None, contexts=None, **options):
+        self.host = host or Host()
+        monkeypatch.setattr(metering, "time", SimpleNamespace(monotonic_ns=lambda: self.host.now_ns))
+        monkeypatch.setattr(recording, "monotonic_ns", lambda: self.host.now_ns)
+        self.gpu = FakeGpu(self.host)
+        self.executor = hooked_class(column)(self.gpu, plans, **options)
+        stages, stage = options.get("stages", 1), options.get("stage", 0)
+        self.stages = stages
+        self.recorder = Recorder()
+        samples = stage == stages - 1
+        self.meter = StepMeter(self.recorder, EventPool(self.gpu.event), contexts or Contexts(), samples=samples)
+        self.executor.__dict__[executor.MARK] = SimpleNamespace(steps=self.meter, stats=None)
+        rank = self.executor.global_rank
+        self.engine_id = f"tensorrt-llm-{rank}"
+        self.translator = Translator("m", stage=stage, scatter=stages > 1, rank=rank)
+        self.started_ns = self.host.now_ns - STARTUP_NS
+        self.ready_ns = self.host.now_ns
+        self.events = [
+            header(self.engine_id, self.started_ns),
+            started((f"GPU-{rank}",), self.started_ns),
+            EngineReady(self.ready_ns),
+        ]
+        self._beat_ns = self.host.now_ns
+        fetch = self.executor.fetch
+
+        def fetch_and_write():
+            self.write()
+            fetch()
+
+        self.executor.fetch = fetch_and_write
+
+    def write(self):
+        """What the writer thread does, in the order in which the pump does it."""
+        now, flying, done = self.host.now_ns, self.recorder.in_flight_since_ns(), self.recorder.done_index
+        self.events += self.translator.translate(self.recorder.drain())
+        if now - self._beat_ns >= BEAT_NS:
+            self._beat_ns = now
+            self.events.append(Heartbeat(now, now + WALL_OFFSET_NS, flying, done))
+
+    def serve(self):
+        run(self.executor, self.stages)
+        return self.end()
+
+    def end(self):
+        self.gpu.wait()
+        self.meter.finish()
+        self.write()
+        self.ended_ns = self.host.now_ns
+        self.events.append(EngineStopped(self.ended_ns))
+        return self
+
+    # -- what has to come out
+
+    def owned(self):
+        """(ns, members) of every batch, from the fake GPU's own book."""
+        reached = self.ready_ns
+        for busy in self.gpu.busy:
+            yield max(0, busy.end_ns - max(reached, busy.start_ns)), busy.members
+            reached = max(reached, busy.end_ns)
+
+    def truth(self):
+        """By kind, from the fake GPU's book alone."""
+        wall = self.ended_ns - self.started_ns
+        billed = sum(ns for ns, members in self.owned() if members)
+        overhead = STARTUP_NS + sum(ns for ns, members in self.owned() if not members)
+        return {"request": billed, "idle": wall - billed - overhead, "overhead": overhead, "unobserved": 0}
+
+    def shares(self):
+        """ns by request, every batch split evenly among those in it."""
+        shares = defaultdict(Fraction)
+        for ns, members in self.owned():
+            for member in members:
+                shares[str(member)] += Fraction(ns, len(members))
+        return shares
+
+
+def bill(*ranks, method="tokens"):
+    """Rows of the ranks' journals, checked for everything that always holds."""
+    lives = {rank.engine_id: rank.events for rank in ranks}
+    rows, engines = attribute(lives, policy=Policy(method=method, head_fee="sequence"))
+    check(rows, engines)
+    return rows
+
+
+def assert_books_balance(rank, method="tokens"):
+    """Billed, idle and overhead are the fake GPU's; and the device's wall time is all of it, to the nanosecond."""
+    rows = bill(rank, method=method)
+    assert sums(rows) == rank.truth()
+    assert sum(sums(rows).values()) == rank.ended_ns - rank.started_ns
+    assert rank.gpu.synchronised == 0
+    return rows
+
+
+def assert_everybody_pays_for_his_batches(rank):
+    """Each request's bill is its part of exactly the batches that the fake GPU saw it in."""
+    rows = bill(rank, method="equal")
+    paid = defaultdict(int)
+    by_slot = {event.slot: event for event in rank.events if hasattr(event, "sequence_id")}
+    for record in rows.records:
+        paid[record.request_key] += record.gpu_ns
+    expected = defaultdict(Fraction)
+    keys = {event.sequence_id: event.request_key for event in by_slot.values()}
+    for name, share in rank.shares().items():
+        expected[keys[name]] += share
+    assert paid.keys() == expected.keys()
+    slack = 2 + len(rank.gpu.busy) // 100  # whole ns, and the rest that the last of a window carries
+    assert {k: (paid[k], float(v)) for k, v in expected.items() if abs(paid[k] - v) > slack} == {}
+
+
+def assert_closed_after_the_last_batch(rank):
+    """The journal ends each sequence at a step that none of its batches comes after, and its record after that."""
+    last = {}
+    for index, members in enumerate(rank.executor.batches):
+        last |= dict.fromkeys(members, index)
+    names = {event.slot: int(event.sequence_id) for event in rank.events if hasattr(event, "sequence_id")}
+    ends = {names[event.slot]: event.last_step for event in rank.events if hasattr(event, "last_step")}
+    assert {name: ends.get(name, -1) for name, index in last.items() if ends.get(name, -1) < index} == {}
+
+
+def steps(events):
+    return [event for event in events if isinstance(event, Step)]
+
+
+__all__ = ["Rank", "batches", "bill"]

@@ -1,0 +1,186 @@
+"""The fleet store without a server: its DDL, the dialect, the cursor of a push, and what is refused."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from costtrace.cli.app import cli
+from costtrace.clickhouse.push import Cursor, push
+from costtrace.clickhouse.schema import POSTING, TABLES, Layout, row_policies, statements
+from costtrace.clickhouse.store import ClickHouseStore, open_store
+from costtrace.config import load
+from costtrace.errors import ConfigError, CosttraceError, LedgerError
+from costtrace.ledger import Ledger
+from costtrace.ledger.query import open_ledger
+
+
+def run(*words):
+    return CliRunner().invoke(cli, words, catch_exceptions=False, standalone_mode=False).stdout
+
+
+class Memory:
+    """A store that keeps each row once by its key, as ReplacingMergeTree does; breaks on insert number *breaks*."""
+
+    where = "clickhouse.test"
+
+    def __init__(self, breaks=0):
+        self.tables, self.inserts, self.breaks = {}, 0, breaks
+
+    def insert(self, table, rows, pushed_ns):
+        self.inserts += 1
+        assert pushed_ns > 0
+        places = [list(table.columns).index(name) for name in table.key]
+        kept = self.tables.setdefault(table.name, {})
+        for row in rows:
+            kept[tuple(row[place] for place in places)] = tuple(row)
+        if self.inserts == self.breaks:  # it arrived, and nobody said so
+            raise LedgerError("the line broke")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    from month import write_month
+
+    home = tmp_path_factory.mktemp("month")
+    write_month(home, requests_per_window=2)
+    return home
+
+
+def test_the_store_has_the_columns_of_the_ledger(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    for table in TABLES:
+        found = {row[1] for row in ledger.connection.execute(f"PRAGMA table_info({table.name})")}
+        assert set(table.columns) <= found
+        if table.name != "position":
+            assert found <= set(table.columns), f"{table.name}: columns of the ledger that the fleet store lacks"
+    ledger.close()
+
+
+@pytest.mark.parametrize("breaks", [0, 1, 2, 3, 5, 8, 11, 20, 40])
+def test_a_push_that_breaks_anywhere_ends_with_each_row_once(home, tmp_path, breaks):
+    store = Memory(breaks)
+    with open_ledger(home) as ledger:
+        if breaks:
+            with pytest.raises(LedgerError):
+                push(ledger, store, Cursor(tmp_path, store.where), batch=37)
+        push(ledger, store, Cursor(tmp_path, store.where), batch=37)
+        for table in TABLES:
+            (due,) = next(ledger.rows(f"SELECT count(*) FROM {table.name}"))
+            assert len(store.tables[table.name]) == due
+        (due,) = next(ledger.rows("SELECT sum(gpu_ns) FROM posting"))
+        place = list(POSTING.columns).index("gpu_ns")
+        assert sum(row[place] for row in store.tables["posting"].values()) == due
+        again = push(ledger, store, Cursor(tmp_path, store.where))
+    assert tuple(again) == (0, 0, 0)
+
+
+def test_without_its_cursor_all_is_sent_again_and_nothing_doubles(home, tmp_path):
+    store = Memory()
+    with open_ledger(home) as ledger:
+        first = push(ledger, store, Cursor(tmp_path, store.where))
+        (file,) = tmp_path.glob("fleet-*.json")
+        assert file.stat().st_mode & 0o777 == 0o600
+        file.unlink()
+        assert push(ledger, store, Cursor(tmp_path, store.where)) == first
+        assert len(store.tables["posting"]) == first.postings
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"posting": "x"}'])
+def test_a_damaged_cursor_is_named_with_its_remedy(tmp_path, text):
+    Cursor(tmp_path, "x").move("posting", 1)
+    (file,) = tmp_path.glob("fleet-*.json")
+    file.write_text(text)
+    with pytest.raises(LedgerError, match="all is sent again"):
+        Cursor(tmp_path, "x")
+
+
+def test_parameters_are_bound_by_name_and_type():
+    seen = {}
+
+    class Client:
+        def query(self, sql, parameters, settings):
+            seen.update(sql=sql, parameters=parameters, settings=settings)
+            return type("Result", (), {"result_rows": [[1, 2]]})
+
+    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
+    store = ClickHouseStore(Client(), "chdb:///x", "costtrace")
+    assert list(store.rows("SELECT 1 WHERE a = :tenant AND b < :until", {"tenant": "' OR 1", "until": 5})) == [(1, 2)]
+    assert seen["sql"] == "SELECT 1 WHERE a = {tenant:String} AND b < {until:Int64}"
+    assert seen["parameters"] == {"tenant": "' OR 1", "until": 5}
+
+
+def test_the_ddl_of_a_cluster_is_replicated_distributed_and_tiered():
+    made = "\n".join(statements(Layout("bills", "main", 2555, 90, "s3")))
+    assert made.count("ON CLUSTER main") == len(statements(Layout("bills", "main")))
+    assert len(re.findall(r"ReplicatedReplacingMergeTree\('/clickhouse/tables/\{shard\}/bills/", made)) == len(TABLES)
+    assert made.count("Distributed('main', 'bills'") == len(TABLES)
+    assert made.count("INTERVAL 90 DAY TO VOLUME 's3'") == made.count("INTERVAL 2555 DAY DELETE") == 3
+
+
+def test_the_ddl_of_one_server_has_nothing_of_a_cluster():
+    made = "\n".join(statements(Layout()))
+    assert not re.search(r"ON CLUSTER|Replicated|Distributed|TTL", made)
+
+
+def test_row_policies_stand_on_the_tables_and_not_on_the_views():
+    made = "\n".join(row_policies(Layout()))
+    assert "ON costtrace.posting_rows USING tenant = currentUser() TO tenant_reader" in made
+    assert "ON costtrace.usage_rows USING tenant = currentUser() TO tenant_reader" in made
+    assert "meter" not in made  # a tenant has no grant on what is everybody's
+
+
+def test_ddl_refuses_names_that_are_statements():
+    with pytest.raises(CosttraceError, match="is no name"):
+        run("fleet", "ddl", "--cluster", "x; DROP TABLE y")
+    assert "CREATE ROW POLICY" in run("fleet", "ddl", "--row-policies")
+    assert "CREATE ROW POLICY" not in run("fleet", "ddl")
+
+
+def test_a_store_without_address_or_of_another_kind_is_refused(monkeypatch):
+    monkeypatch.delenv("COSTTRACE_STORE", raising=False)
+    with pytest.raises(CosttraceError, match="no store is set"):
+        run("fleet", "init")
+    with pytest.raises(CosttraceError, match="a store is"), open_store("postgres://secret@host"):
+        pass
+
+
+def test_a_password_in_the_store_setting_is_refused_and_never_shown():
+    with pytest.raises(ConfigError, match="store_password_file") as refused:
+        load({"store": "clickhouse://me:hunter2@host"}, {})
+    assert "hunter2" not in str(refused.value)
+    assert load({"store": "clickhouse://me@host:8123"}, {}).store
+
+
+def test_a_push_sends_to_nobody_when_its_password_cannot_be_read(monkeypatch, tmp_path):
+    monkeypatch.setenv("COSTTRACE_STORE_PASSWORD_FILE", str(tmp_path / "none"))
+    with pytest.raises(CosttraceError, match="password file"):
+        run("fleet", "push", "--store", "clickhouse://127.0.0.1:1", "--home", str(tmp_path))
+
+
+def test_a_store_that_is_not_there_is_one_clear_line(tmp_path):
+    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
+    with (
+        pytest.raises(LedgerError, match=r"cannot open the store 127.0.0.1:1"),
+        open_store("clickhouse://me@127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_the_cursor_is_json_that_a_person_can_read(tmp_path):
+    Cursor(tmp_path, "x").move("posting", 7)
+    (file,) = Path(tmp_path).glob("fleet-*.json")
+    assert json.loads(file.read_text()) == {"posting": 7}
+
+
+@pytest.mark.parametrize("table", ["late_posting", "late_usage"])
+def test_a_ledger_whose_bill_was_changed_after_closing_is_not_pushed(tmp_path, table):
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.connection.execute(f"INSERT INTO {table} VALUES (1, 1)")
+    ledger.close()
+    store = Memory()
+    with open_ledger(tmp_path) as opened, pytest.raises(LedgerError, match="does not hold yet"):
+        push(opened, store, Cursor(tmp_path, store.where))
+    assert store.inserts == 0

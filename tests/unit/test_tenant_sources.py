@@ -1,0 +1,339 @@
+"""API keys, signed tokens and baggage: what proves itself counts, what is forged does not, and no key is kept."""
+
+import json
+import os
+import stat
+import time
+from contextlib import closing
+
+import jwt
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from honest_ledger import write
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costtrace.cli.app import cli
+from costtrace.config import load
+from costtrace.ledger import Ledger
+from costtrace.tenancy import TenancyPolicy, resolve
+from costtrace.tenant_sources import LOOK_EVERY_S, BaggageSource, JwtSource, KeySource
+
+LOCAL, FAR = "127.0.0.1", "203.0.113.9"
+CANARY = "ct-canary-9f8e7d6c5b4a39281706"
+OTHER = "ct-other-00112233445566778899"
+SECRET = b"a-secret-that-nobody-guesses"
+
+
+def bearer(token):
+    return b"authorization", b"Bearer " + (token if isinstance(token, bytes) else token.encode())
+
+
+def run(*words, stdin=""):
+    return CliRunner().invoke(cli, [*words], input=stdin, catch_exceptions=False, standalone_mode=False)
+
+
+@pytest.fixture
+def keys(tmp_path):
+    path = tmp_path / "keys.json"
+    for tenant, key in (("acme", CANARY), ("globex", OTHER)):
+        run("tenants", "add-key", tenant, "--stdin", "--keys", str(path), stdin=key + "\n")
+    return path
+
+
+def who(policy, *headers, peer=FAR, model=""):
+    found = resolve(headers, peer, policy, model)
+    return found.tenant, found.source
+
+
+# -- keys ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_names_its_tenant_from_any_peer_and_under_either_header(keys):
+    policy = TenancyPolicy(sources=[KeySource(keys)])
+    assert who(policy, bearer(CANARY)) == ("acme", "key")
+    assert who(policy, (b"X-API-Key", OTHER.encode())) == ("globex", "key")
+    assert who(policy, bearer(CANARY + "x")) == ("default", "default")
+    assert who(policy, bearer(b"")) == ("default", "default")
+
+
+def test_two_keys_of_two_tenants_are_nobodys(keys):
+    policy = TenancyPolicy(sources=[KeySource(keys)])
+    assert who(policy, bearer(CANARY), (b"x-api-key", OTHER.encode())) == ("default", "rejected:invalid")
+    assert who(policy, bearer(CANARY), bearer(CANARY)) == ("acme", "key")
+
+
+def test_a_key_goes_before_a_header_that_claims_somebody_else(keys):
+    policy = load({"tenant_keys": keys}, env={"HOME": "/tmp"}).tenancy_policy()
+    assert who(policy, (b"x-costtrace-tenant", b"victim"), bearer(CANARY)) == ("acme", "key")
+    assert who(policy, (b"x-costtrace-tenant", b"victim")) == ("default", "rejected:untrusted")
+
+
+def test_a_key_file_is_read_again_when_it_changed_and_kept_when_it_is_broken(keys):
+    now = [0.0]
+    policy = TenancyPolicy(sources=[KeySource(keys, clock=lambda: now[0])])
+    assert who(policy, bearer(CANARY)) == ("acme", "key")
+    fingerprint = json.loads(run("tenants", "keys", "--keys", str(keys), "--format", "json").stdout)["keys"]
+    (mine,) = [row["fingerprint"] for row in fingerprint if row["tenant"] == "acme"]
+    run("tenants", "remove-key", mine, "--keys", str(keys))
+    assert who(policy, bearer(CANARY)) == ("acme", "key")
+    now[0] += LOOK_EVERY_S
+    assert who(policy, bearer(CANARY)) == ("default", "default")
+    assert who(policy, bearer(OTHER)) == ("globex", "key")
+    keys.unlink()
+    now[0] += LOOK_EVERY_S
+    assert who(policy, bearer(OTHER)) == ("globex", "key")
+
+
+def test_no_key_stands_in_the_file_or_on_the_screen_and_only_the_owner_reads_the_file(tmp_path):
+    path = tmp_path / "sub" / "keys.json"
+    shown = run("tenants", "add-key", "acme", "--stdin", "--keys", str(path), stdin=CANARY + "\n").output
+    made = run("tenants", "add-key", "acme", "--label", "ci", "--keys", str(path)).output
+    key = made.splitlines()[-1]
+    shown += run("tenants", "keys", "--keys", str(path)).output
+    assert who(TenancyPolicy(sources=[KeySource(path)]), bearer(key)) == ("acme", "key")
+    text = path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for secret in (CANARY, key, key.removeprefix("ct-")):
+        assert secret not in text
+        assert secret not in shown
+    assert [entry.name for entry in path.parent.iterdir()] == ["keys.json"]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "key"),
+    [("acme", "short"), ("acme", "has a space in its middle"), ("__other__", CANARY), ("a\nb", CANARY), ("", CANARY)],
+)
+def test_keys_that_can_be_guessed_and_names_that_cannot_be_tenants_are_refused(tmp_path, tenant, key):
+    from costtrace.cli.app import run as main
+
+    path = tmp_path / "keys.json"
+    with pytest.MonkeyPatch.context() as patch:
+        import io
+
+        patch.setattr("sys.stdin", io.StringIO(key + "\n"))
+        assert main(["tenants", "add-key", tenant, "--stdin", "--keys", str(path)]) != 0
+    assert not path.exists()
+
+
+def test_of_a_key_nothing_goes_to_the_engine_or_into_a_log(keys, monkeypatch, caplog):
+    from costtrace_vllm import carrier, frontend
+
+    from costtrace import tenancy
+
+    monkeypatch.setenv("COSTTRACE_TENANT_KEYS", str(keys))
+    tenancy._policy_of_settings.cache_clear()
+    try:
+        caller = frontend.Caller({"headers": [bearer(CANARY), (b"x-user", b"jane")], "client": (FAR, 1)})
+        caller.resolve()
+    finally:
+        tenancy._policy_of_settings.cache_clear()
+    identity = caller.identity
+    assert (identity.tenant, identity.source) == ("acme", "key")
+    context = carrier.RequestContext(
+        caller.key, "id", "", "chat", identity.tenant, identity.source, caller.traceparent, 0, "", identity.user,
+        identity.labels,
+    )  # fmt: skip
+    sent = carrier.encode(context)
+    for secret in (CANARY, CANARY.removeprefix("ct-"), "jane", *json.loads(keys.read_text())["keys"]):
+        assert secret not in str(sent)
+        assert secret not in caplog.text
+
+
+# -- the hop, the adapter, the user -------------------------------------------------------------------------------
+
+
+def test_a_hop_that_knows_the_secret_is_trusted_and_a_short_or_doubled_secret_is_none():
+    policy = TenancyPolicy(secret=SECRET)
+    claim = (b"x-costtrace-tenant", b"acme")
+    sent = (b"X-Costtrace-Secret", SECRET)
+    assert who(policy, claim, sent) == ("acme", "header")
+    for wrong in ([claim], [claim, (sent[0], SECRET[:-1])], [claim, sent, sent], [claim, (sent[0], b"")]):
+        assert who(policy, *wrong) == ("default", "rejected:untrusted")
+    assert who(TenancyPolicy(secret=b"short"), claim, (sent[0], b"short")) == ("default", "rejected:untrusted")
+    assert who(TenancyPolicy(), claim, (sent[0], b"")) == ("default", "rejected:untrusted")
+
+
+def test_an_adapter_has_a_tenant_where_nobody_is_named():
+    policy = TenancyPolicy(models={"acme-lora": "acme"}, default="shared")
+    assert who(policy, model="acme-lora") == ("acme", "model")
+    assert who(policy, (b"x-costtrace-tenant", b"b"), peer=LOCAL, model="acme-lora") == ("b", "header")
+    assert who(policy, (b"x-costtrace-tenant", b"b"), model="acme-lora") == ("acme", "model")
+    assert who(policy, (b"x-costtrace-tenant", b"b"), model="x") == ("shared", "rejected:untrusted")
+
+
+def test_a_user_is_a_pseudonym_and_only_where_that_is_wanted_and_a_trusted_hop_says_it():
+    headers = [(b"x-costtrace-tenant", b"acme"), (b"x-user", b"jane@example.com")]
+    assert resolve(headers, LOCAL, TenancyPolicy()).user == ""
+    assert resolve(headers, LOCAL, TenancyPolicy(user_header="x-user")).user == ""
+    policy = TenancyPolicy(user_header="x-user", user_secret=SECRET)
+    user = resolve(headers, LOCAL, policy).user
+    assert user.startswith("u-")
+    assert "jane" not in user
+    assert user == resolve(headers, LOCAL, policy).user
+    assert user != resolve(headers, LOCAL, TenancyPolicy(user_header="x-user", user_secret=SECRET + b"2")).user
+    assert resolve(headers, FAR, policy).user == ""
+    assert resolve([*headers, (b"x-user", b"john")], LOCAL, policy).user == ""
+
+
+# -- baggage ------------------------------------------------------------------------------------------------------
+
+BAGGAGE = TenancyPolicy(sources=[BaggageSource("tenant.id", max_length=128)])
+
+
+@pytest.mark.parametrize(
+    ("values", "due"),
+    [
+        ([b"a=b, tenant.id=acme;prop=1 ,c=d"], ("acme", "baggage")),
+        ([b"a=b", b"tenant.id=acme"], ("acme", "baggage")),
+        ([b"tenant.id=acme%20corp"], ("acme corp", "baggage")),
+        ([b"tenant.id=acme,tenant.id=globex"], ("default", "rejected:invalid")),
+        ([b"tenant.id=a%0d%0ax-admin:1"], ("default", "rejected:invalid")),
+        ([b"tenant.id=%ff%fe"], ("default", "rejected:invalid")),
+        ([b"tenant.id="], ("default", "rejected:invalid")),
+        ([b"tenant.id=__other__"], ("default", "rejected:invalid")),
+        ([b"xtenant.id=acme"], ("default", "default")),
+        ([b"a=tenant.id"], ("default", "default")),
+        ([b"tenant.id=acme," + b"a=" + b"x" * 9_000], ("default", "rejected:invalid")),
+        ([b"tenant.id=acme" + b",a=1" * 64], ("default", "rejected:invalid")),
+        ([b"a=1"] * 100 + [b"tenant.id=acme"], ("default", "rejected:invalid")),
+    ],
+)
+def test_baggage_names_a_tenant_once_within_its_limits(values, due):
+    assert who(BAGGAGE, *((b"baggage", value) for value in values), peer=LOCAL) == due
+
+
+def test_baggage_of_an_untrusted_peer_is_not_believed_and_not_asked_by_default():
+    claim = (b"baggage", b"tenant.id=acme")
+    assert who(BAGGAGE, claim) == ("default", "rejected:untrusted")
+    assert who(load(env={"HOME": "/tmp"}).tenancy_policy(), claim, peer=LOCAL) == ("default", "default")
+
+
+@given(st.lists(st.tuples(st.sampled_from([b"baggage", b"authorization", b"x-api-key"]), st.binary(max_size=60))))
+def test_no_bytes_of_headers_make_it_fail(headers):
+    found = resolve(headers, LOCAL, BAGGAGE)
+    assert found.tenant == "default" or found.source == "baggage"
+
+
+# -- tokens -------------------------------------------------------------------------------------------------------
+
+
+class Issuer:
+    """Who signs tokens."""
+
+    def __init__(self, kid="k1"):
+        self.kid = kid
+        self.key = Ed25519PrivateKey.generate()
+
+    def jwk(self):
+        return {**json.loads(jwt.algorithms.OKPAlgorithm.to_jwk(self.key.public_key())), "kid": self.kid, "use": "sig"}
+
+    def sign(self, algorithm="EdDSA", key=None, kid=None, **claims):
+        content = {"tenant": "acme", "exp": int(time.time()) + 3_600, "iss": "https://id", "aud": "inference", **claims}
+        content = {name: value for name, value in content.items() if value is not None}
+        return jwt.encode(content, key or self.key, algorithm, headers={"kid": kid or self.kid})
+
+
+@pytest.fixture(scope="module")
+def issuer():
+    return Issuer()
+
+
+@pytest.fixture
+def tokens(tmp_path, issuer):
+    path = tmp_path / "jwks.json"
+    path.write_text(json.dumps({"keys": [issuer.jwk(), {"kty": "oct", "k": "c2VjcmV0", "kid": "shared"}]}))
+    source = JwtSource(path, claim="tenant", issuer="https://id", audience="inference", max_length=128)
+    return TenancyPolicy(sources=[source])
+
+
+def test_a_claim_of_a_verified_token_names_the_tenant_from_any_peer(tokens, issuer):
+    assert who(tokens, bearer(issuer.sign())) == ("acme", "jwt")
+    assert who(tokens, bearer(CANARY)) == ("default", "default")
+
+
+def unsigned(issuer):
+    return jwt.encode({"tenant": "acme", "exp": 2**40, "iss": "https://id", "aud": "inference"}, None, "none")
+
+
+def changed(issuer):
+    head, _, mac = issuer.sign().split(".")
+    other = issuer.sign(tenant="victim").split(".")[1]
+    return f"{head}.{other}.{mac}"
+
+
+FORGED = {
+    "expired": lambda issuer: issuer.sign(exp=int(time.time()) - 3_600),
+    "not valid yet": lambda issuer: issuer.sign(nbf=int(time.time()) + 3_600),
+    "without an end": lambda issuer: issuer.sign(exp=None),
+    "of another issuer": lambda issuer: issuer.sign(iss="https://evil"),
+    "for another audience": lambda issuer: issuer.sign(aud="other"),
+    "signed by somebody else": lambda issuer: Issuer().sign(),
+    "of an unknown key": lambda issuer: Issuer("k2").sign(),
+    "not signed": unsigned,
+    "with another content": changed,
+    "signed with a shared secret": lambda issuer: issuer.sign("HS256", b"secret" * 8, "shared"),
+    "signed with the public key as a secret": lambda issuer: issuer.sign("HS256", issuer.jwk()["x"].encode()),
+    "that names nobody": lambda issuer: issuer.sign(tenant=None),
+    "that names a list": lambda issuer: issuer.sign(tenant=["acme"]),
+    "that names one of costtrace's rows": lambda issuer: issuer.sign(tenant="__other__"),
+    "that names a line break": lambda issuer: issuer.sign(tenant="a\r\nb"),
+    "that is too long": lambda issuer: issuer.sign(pad="x" * 9_000),
+    "that is cut": lambda issuer: issuer.sign()[:-5],
+    "that is nonsense": lambda issuer: "eyJ.eyJ.x",
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+def test_a_token_is_rejected(tokens, issuer, forged):
+    assert who(tokens, bearer(forged(issuer))) == ("default", "rejected:token")
+
+
+def test_two_tokens_of_two_tenants_are_nobodys(tokens, issuer):
+    assert who(tokens, bearer(issuer.sign()), bearer(issuer.sign(tenant="b"))) == ("default", "rejected:token")
+
+
+def test_a_jwks_without_a_public_key_names_nobody(tmp_path):
+    path = tmp_path / "jwks.json"
+    path.write_text('{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}')
+    with pytest.raises(ValueError, match="no public key"):
+        JwtSource(path, claim="tenant", issuer="", audience="", max_length=128)
+
+
+# -- reports ------------------------------------------------------------------------------------------------------
+
+TENANTS = """
+tenants:
+  - {name: acme, organisation: "=cmd()", team: search, cost_centre: "4711", labels: {environment: production}}
+  - {name: blue, organisation: "=cmd()"}
+"""
+
+
+def test_a_report_goes_up_the_hierarchy_and_adds_up(tmp_path, monkeypatch):
+    write(tmp_path)
+    (tmp_path / "tenants.yaml").write_text(TENANTS)
+    monkeypatch.setenv("COSTTRACE_TENANTS", str(tmp_path / "tenants.yaml"))
+
+    def lines(by):
+        done = run("report", "--by", by, "--home", str(tmp_path), "--format", "json")
+        return json.loads(done.stdout)["summary"]
+
+    def total(rows):
+        return sum(row["gpu_ns"] for row in rows if row["kind"] == "request")
+
+    assert {row["organisation"] for row in lines("organisation") if row["kind"] == "request"} == {"=cmd()"}
+    assert {row["team"] for row in lines("team,cost_centre") if row["kind"] == "request"} == {"search", ""}
+    assert total(lines("organisation")) == total(lines("team")) == total(lines("tenant"))
+    assert "\n'=cmd()" in run("report", "--by", "organisation", "--home", str(tmp_path), "--format", "csv").stdout
+    assert "environment=production" in run("tenants", "show").stdout
+
+
+def test_how_requests_were_told_apart_is_counted(tmp_path):
+    with closing(Ledger(write(tmp_path))) as ledger:
+        ledger.connection.execute("UPDATE usage SET tenant_source = 'rejected:token' WHERE usage_id <= 3")
+    rows = json.loads(run("tenants", "claims", "--home", str(tmp_path), "--format", "json").stdout)["claims"]
+    assert rows[0]["source"] == "rejected:token"
+    assert sum(row["requests"] for row in rows if row["source"] == "rejected:token") == 3
+    assert os.environ.get("COSTTRACE_TENANTS") is None

@@ -1,0 +1,128 @@
+"""The double itself: the signatures of the contract, the traps that were read, and a GPU that keeps its rules."""
+
+import inspect
+from itertools import takewhile
+
+import pytest
+from costtrace_tensorrt_llm.gputime import DeviceClock, EventPool
+from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
+
+from costtrace.testing.fake_cuda import FakeGpu, Host
+from costtrace.testing.fake_trtllm import CHUNK, LlmRequest, Plan, executor_class, make_executor
+from costtrace.testing.fake_trtllm_loops import iterate_plain, run
+
+STEPS = [hook for hook in HOOKS if hook.tier == "T1" and hook.function]
+PLAIN = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("hook", STEPS, ids=lambda hook: hook.name)
+def test_the_double_has_the_signatures_of_the_contract(column, hook):
+    function = vars(executor_class(column))[hook.function]
+    found = [name for name, p in inspect.signature(function).parameters.items() if p.kind in PLAIN]
+    assert found[1:] == list(takewhile(lambda name: name != "*", hook.seen[column].parameters))
+
+
+def test_attributes_of_the_context_phase_raise_once_it_is_over():
+    request = LlmRequest(8, Plan(0, CHUNK + 1, 3), client=1)
+    request.schedule_chunk()
+    assert (request.context_current_position, request.context_chunk_size) == (0, CHUNK)
+    request.move()
+    request.schedule_chunk()
+    assert (request.context_current_position, request.context_chunk_size) == (CHUNK, 1)
+    request.move()
+    with pytest.raises(RuntimeError):
+        _ = request.context_current_position
+
+
+def test_the_lists_of_a_batch_are_used_again():
+    executor = make_executor("main", [Plan(0, 5, 3), Plan(0, 5, 3)])
+    executor.fetch()
+    first = executor.schedule(executor.active_requests)
+    assert len(first.context_requests) == 2
+    executor.hand_over(first)
+    second = executor.schedule(executor.active_requests)
+    assert first.context_requests is second.context_requests
+    assert first.context_requests == []
+
+
+@pytest.mark.parametrize("loop", ["plain", "overlap"])
+def test_everybody_is_answered_with_all_of_the_tokens(loop):
+    executor = make_executor("main", [Plan(n * 1_000_000, 70, 4 + n) for n in range(6)], loop=loop)
+    run(executor)
+    assert sorted(executor.responses) == [request.py_request_id for request in executor.seen]
+    assert all(request.generated == request.plan.output for request in executor.seen)
+
+
+def test_under_overlap_a_request_is_in_one_batch_more_than_it_needs():
+    counts = {}
+    for loop in ("plain", "overlap"):
+        executor = make_executor("main", [Plan(0, 5, 6)], loop=loop)
+        run(executor)
+        counts[loop] = len(executor.batches)
+    assert counts == {"plain": 6, "overlap": 7}
+
+
+def test_a_failing_forward_pass_ends_those_who_are_there_and_the_loop_goes_on():
+    executor = make_executor("main", [Plan(0, 5, 9), Plan(10**12, 5, 2)], fail_at=2)
+    run(executor)
+    assert [request.generated for request in executor.seen] == [2, 2]
+
+
+def test_an_iteration_without_anybody_hands_nothing_over():
+    executor = make_executor("1.0", [])
+    iterate_plain(executor)
+    assert executor.batches == []
+
+
+def test_an_event_happens_when_the_stream_gets_there_and_not_before():
+    gpu = FakeGpu(Host(1_000))
+    start, end = gpu.event(), gpu.event()
+    start.record()
+    gpu.launch(500)
+    end.record()
+    assert (start.query(), end.query()) == (True, False)
+    with pytest.raises(RuntimeError):
+        start.elapsed_time(end)
+    gpu.host.spend(500)
+    assert end.query()
+    assert start.elapsed_time(end) == 0.0005
+
+
+# -- placing events on the host's clock ----------------------------------------------------------------------------
+
+
+class At:
+    """An event of a GPU whose clock is not the host's."""
+
+    def __init__(self, ns):
+        self.ns = ns
+
+    def elapsed_time(self, other):
+        return (other.ns - self.ns) / 1_000_000
+
+
+def placed(*pairs):
+    clock = DeviceClock(EventPool(lambda: None))
+    return [clock.place(At(start), At(end), recorded, seen) for start, end, recorded, seen in pairs]
+
+
+def test_a_pair_lies_between_when_it_was_recorded_and_when_it_was_seen_done():
+    (first,) = placed((50_000, 60_000, 1_000_000, 1_020_000))
+    assert first == (1_000_000, 1_010_000)
+
+
+def test_the_gpus_clock_counts_between_pairs():
+    first, second = placed((0, 1_000, 500_000, 600_000), (5_000, 9_000, 500_100, 600_000))
+    assert first == (500_000, 501_000)
+    assert second == (505_000, 509_000)
+
+
+def test_a_gpu_clock_that_runs_ahead_is_held_back_by_when_the_end_was_seen():
+    (_, second) = placed((0, 1_000, 500_000, 501_000), (90_000, 95_000, 501_500, 510_000))
+    assert second == (505_000, 510_000)
+
+
+def test_a_gpu_clock_that_falls_behind_is_pushed_on_by_when_the_start_was_recorded():
+    (_, second) = placed((0, 1_000, 500_000, 501_000), (2_000, 3_000, 700_000, 900_000))
+    assert second == (700_000, 701_000)
