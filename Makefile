@@ -11,10 +11,11 @@ T ?=
 # The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
 KEEP ?=
 SIMULATE_GPU ?=
-# Where the public data of the evaluation is.
-DATA ?=
 # A Python whose vLLM the demo is to use instead of installing one.
 VLLM_PYTHON ?=
+
+# Public data that the evaluation reads (evaluation/README.md says which).
+DATA ?= ../shared/data
 
 NEWEST := $(firstword $(VLLM_VERSIONS))
 BIN := .venv/bin
@@ -90,9 +91,8 @@ bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says 
 	$(BIN)/python benchmarks/bench_ledger.py --records 1000000
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
 
-evaluation: setup ## reproduce the figures of docs/method.md from public data (DATA=folder; 5 minutes)
-	@$(BIN)/python -m evaluation.attribution $(if $(DATA),--data $(DATA))
-	@$(BIN)/python -m evaluation.misspecified $(if $(DATA),--data $(DATA))
+evaluation: setup ## judge the shares against Shapley of a measured game (minutes; DATA=../shared/data)
+	@$(BIN)/python evaluation/run.py --data $(DATA) $(T)
 
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py

@@ -51,7 +51,7 @@ def ask(url: str, prompt: str) -> tuple[int, int]:
     """One completion; its input and output tokens by the frontend."""
     content = {"model": "tiny-model", "prompt": prompt, "max_tokens": ANSWER_TOKENS, "ignore_eos": True}
     body, headers = json.dumps(content).encode(), {"content-type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", body, headers), timeout=300) as answer:  # noqa: S310 - loopback
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/completions", body, headers), timeout=300) as answer:
         usage = json.load(answer)["usage"]
     return usage["prompt_tokens"], usage["completion_tokens"]
 
@@ -100,10 +100,10 @@ def report(points: list[Point]) -> dict[str, Any]:
 
 def plot(points: list[Point], path: Path) -> None:
     """Cost per million output tokens against load, one line a deployment."""
-    import matplotlib as mpl  # noqa: PLC0415 - only who plots needs it
+    import matplotlib as mpl
 
     mpl.use("svg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of a backend
+    from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2))
     for how in WORKERS:

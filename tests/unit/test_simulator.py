@@ -1,100 +1,233 @@
-"""The simulated server serves what was offered as a real one would, and what it records adds up like a real journal."""
+import csv
+from pathlib import Path
 
-import random
-from collections import defaultdict
-
+import ledger_balance
 import pytest
-from trial_balance import attribute, check
+from public_data import DATA, needs
 
-from costtrace.events import SegmentHeader, SequenceAdded, SequenceFinished, Step
-from costtrace.simulator import Limits, Offered, RooflineTime, Server
-from costtrace.step_model import Coefficients
-from costtrace.testing.schedules import header
+from costtrace.agent.service import Agent
+from costtrace.attribution import Policy
+from costtrace.errors import CosttraceError
+from costtrace.events import SequenceFinished, Step
+from costtrace.journal.reader import JournalReader
+from costtrace.node import Node
+from costtrace.settings import Settings
+from costtrace.simulator import (
+    Arrival,
+    Disturbances,
+    Disturbed,
+    Load,
+    Roofline,
+    SchedulerConfig,
+    Simulator,
+    journal_events,
+    read_model,
+    write_journal,
+)
+from costtrace.simulator.journals import Setting
+from costtrace.simulator.kernel_tables import KernelTables
+from costtrace.work import Membership
 
-TIMES = RooflineTime(Coefficients(6e-4, 2e-5, 4e-3, 3e-8, 1e-9, 5e-6))
+MODEL = read_model("qwen3-8b")
+TIMES = Roofline(MODEL, "NVIDIA H100 80GB HBM3")
+SETTING = Setting(MODEL, "NVIDIA H100 80GB HBM3", TIMES.source, 1_780_000_000_000_000_000)
+LOADS = [
+    SchedulerConfig(),
+    SchedulerConfig(token_budget=300, max_sequences=64),
+    SchedulerConfig(kv_tokens=3_000),
+    SchedulerConfig(drafts=3),
+    SchedulerConfig(drafts=2, kv_tokens=3_000, token_budget=500, max_sequences=50),
+]
 
 
-def workload(count=60, seed=1, gap_ns=40_000_000, *, shared=False):
-    rng, at_ns = random.Random(seed), 0
-    for n in range(count):
-        at_ns += rng.randrange(gap_ns)
-        prompt = rng.randrange(1, 3_000)
-        blocks = tuple([1, 2, 3] if shared else [n * 10 + i for i in range(3)])
-        yield Offered(at_ns, f"t{n % 3}", prompt, rng.randrange(1, 80), blocks)
+def workload(count=80):
+    sizes = [(37 * i % 900 + 1, 13 * i % 60 + 1) for i in range(count)]
+    return [Arrival(i * 0.03, prompt, output, f"tenant-{i % 3}") for i, (prompt, output) in enumerate(sizes)]
 
 
-def serve(offered, **limits):
-    batches = []
-    server = Server(TIMES, limits=Limits(**limits), on_batch=lambda batch, ns: batches.append((batch, ns)))
-    head: list = [header("sim", 1)]
-    return [*head, *server.events(offered)], batches
+def simulate(config, arrivals=None, times=TIMES):
+    return list(journal_events(Simulator(arrivals or workload(), times, config), SETTING, "sim"))
+
+
+def rows_of(events, policy=Policy()):  # noqa: B008 - immutable
+    node = Node(policy, 60 * 10**9)
+    node.add("sim", events[0])
+    for event in events:
+        node.feed("sim", event)
+    node.sweep(1 << 62)
+    return node.take_rows()
+
+
+@pytest.mark.parametrize("config", LOADS, ids=["plain", "chunks", "preempted", "drafts", "all"])
+def test_every_request_is_served_in_full_and_the_rows_add_up(config):
+    rows = rows_of(simulate(config))
+    found = sorted(rows.records, key=lambda record: int(record.request_key.removeprefix("sim-")))
+    assert [(r.input_tokens, r.output_tokens, r.tenant) for r in found] == [a[1:4] for a in workload()]
+    assert all(record.simulated for record in found)
+    assert sum(m.request_ns for m in rows.meter) == sum(p.gpu_ns for p in rows.postings if p.kind == "request")
+    if config.kv_tokens == 3_000:
+        assert sum(record.preemptions for record in found) > 0
+        assert sum(record.wasted_ns for record in found) > 0
+
+
+@pytest.mark.parametrize("config", LOADS)
+def test_no_step_is_larger_than_the_budget_and_the_cache_never_overflows(config):
+    membership, longest = Membership(), 0
+    for event in simulate(config):
+        if isinstance(event, Step):
+            work = membership.take(event)
+            longest = max(longest, work.tokens)
+            held = work.cohort_context + work.cohort_count + sum(context + tokens for _, tokens, context in event.items)
+            assert work.tokens <= config.token_budget
+            assert held <= config.kv_tokens
+    assert longest > 1
+
+
+def test_a_chunked_prompt_takes_as_many_steps_as_it_has_chunks():
+    config = SchedulerConfig(token_budget=100, max_sequences=10)
+    steps = [e for e in simulate(config, [Arrival(0.0, 250, 3)]) if isinstance(e, Step)]
+    assert [step.items for step in steps[:3]] == [((1, 100, 0),), ((1, 100, 100),), ((1, 50, 200),)]
+    assert (steps[3].enters, len(steps)) == (((1, 250),), 5)
+
+
+def test_what_the_prefix_cache_has_is_not_computed_again():
+    arrivals = [Arrival(0.0, 1_100, 2, "a", (1, 2)), Arrival(10.0, 1_100, 2, "b", (1, 2)), Arrival(20.0, 600, 2, "c")]
+    records = {record.tenant: record for record in rows_of(simulate(SchedulerConfig(), arrivals)).records}
+    assert [records[tenant].cached_tokens for tenant in "abc"] == [0, 1_024, 0]
+    cold = rows_of(simulate(SchedulerConfig(prefix_cache=False), arrivals)).records
+    assert [record.cached_tokens for record in cold] == [0, 0, 0]
+
+
+def test_accepted_drafts_make_fewer_steps():
+    def steps(drafts, acceptance):
+        config = SchedulerConfig(drafts=drafts, acceptance=acceptance)
+        return sum(isinstance(e, Step) for e in simulate(config, [Arrival(0.0, 10, 61)]))
+
+    assert (steps(0, 0), steps(2, 1.0), steps(2, 0.0)) == (61, 21, 61)
+
+
+def test_the_same_workload_makes_the_same_events():
+    config = LOADS[-1]
+    assert simulate(config) == simulate(config)
+
+
+def test_the_agent_books_a_simulated_journal_like_any_other(tmp_path):
+    simulator = Simulator(workload(), TIMES, LOADS[0])
+    directory = write_journal(tmp_path, simulator, SETTING, "sim")
+    reader = JournalReader(directory)
+    assert reader.read().events == simulate(LOADS[0])
+    reader.close()
+    Agent(Settings(home=tmp_path)).run_once()
+    ledger_balance.check(tmp_path)
+    usage = ledger_balance.table(tmp_path, "usage")
+    assert (len(usage), {row["simulated"] for row in usage}) == (80, {1})
+    (engine,) = ledger_balance.table(tmp_path, "engine")
+    assert (engine["device_name"], engine["simulated"]) == ("Simulated NVIDIA H100 80GB HBM3", 1)
+
+
+def test_a_snapshot_of_a_simulated_journal_lets_a_reader_go_on_after_a_lost_segment(tmp_path, monkeypatch):
+    monkeypatch.setattr("costtrace.simulator.journals.FRAME_EVENTS", 50)
+    monkeypatch.setattr("costtrace.journal.writer.SEGMENT_NS", 0)
+    directory = write_journal(tmp_path, Simulator(workload(), TIMES, LOADS[0]), SETTING, "sim")
+    segments = sorted(directory.glob("*.ctj"))
+    assert len(segments) > 5
+    segments[3].unlink()
+    events = JournalReader(directory).read().events
+    rows = rows_of(events)
+    assert sum(m.request_ns for m in rows.meter) == sum(p.gpu_ns for p in rows.postings if p.kind == "request")
+    assert sum(m.unobserved_ns for m in rows.meter) > 0
+    assert events[-1] == simulate(LOADS[0])[-1]
 
 
 @pytest.mark.parametrize(
-    "limits", [{}, {"max_running": 4}, {"kv_tokens": 9_000}, {"drafts": 3}, {"token_budget": 100}], ids=str
+    ("config", "words"),
+    [
+        (SchedulerConfig(token_budget=10), "does not hold 256 decodes"),
+        (SchedulerConfig(kv_tokens=500), "needs 91"),
+        (SchedulerConfig(kv_tokens=0), "at least 1"),
+    ],
 )
-def test_everybody_is_served_to_the_end_and_the_books_balance(limits):
-    offered = list(workload())
-    events, batches = serve(offered, **limits)
-    finished = {e.slot: e for e in events if isinstance(e, SequenceFinished)}
-    added = {e.slot: e for e in events if isinstance(e, SequenceAdded)}
-    assert [added[n].prompt_tokens for n in range(1, 61)] == [o.prompt_tokens for o in offered]
-    assert [finished[n].output_tokens for n in range(1, 61)] == [o.output_tokens for o in offered]
-    rows, engines = attribute({"sim": events})
-    check(rows, engines)
-    assert sum(p.gpu_ns for p in rows.postings if p.kind == "request") == sum(ns for _, ns in batches)
-    assert len(rows.records) == 60
+def test_a_configuration_that_cannot_serve_the_workload_is_refused(config, words):
+    with pytest.raises(CosttraceError, match=words):
+        simulate(config)
 
 
-@pytest.mark.parametrize("limits", [{}, {"kv_tokens": 9_000}, {"drafts": 2}], ids=str)
-def test_the_steps_say_who_was_in_the_batch(limits):
-    """Read back from the differences: the cohort and the items of each step are the batch's members."""
-    events, batches = serve(list(workload()), **limits)
-    cohort: dict[int, int] = {}
-    steps = [e for e in events if isinstance(e, Step)]
-    for step, (batch, _) in zip(steps, batches, strict=True):
-        for slot in step.leaves:
-            cohort.pop(slot)
-        cohort |= dict(step.enters)
-        found = {(slot, 1, at) for slot, at in cohort.items()} | set(step.items)
-        assert found == {(m.slot, m.tokens, m.context) for m in batch.members}
-        cohort = {slot: at + 1 for slot, at in cohort.items()}
+def test_disturbances_come_on_top_and_are_remembered():
+    load = Load(4, 4, 400, [(100, 0)])
+    clean = TIMES.seconds(load, 0.0)
+    throttled = Disturbed(TIMES, Disturbances(throttle_after_s=5.0, throttle_factor=2.0))
+    assert [throttled.seconds(load, at_s) for at_s in (4.0, 5.0)] == [clean, 2 * clean]
+    paused = Disturbed(TIMES, Disturbances(pause_chance=1.0))
+    assert paused.seconds(load, 0.0) == clean + paused.pauses[0] > clean + 0.05
 
 
-def test_no_step_goes_beyond_its_limits():
-    _, batches = serve(list(workload(gap_ns=1_000_000)), max_running=7, token_budget=256, kv_tokens=12_000)
-    for batch, _ in batches:
-        assert len(batch.members) <= 7
-        assert sum(m.tokens for m in batch.members) <= 256
-        assert sum(m.context for m in batch.members) <= 12_000
+# -- kernel tables ------------------------------------------------------------------------------------------------
 
 
-def test_a_prefix_that_was_computed_is_not_computed_again():
-    fresh, _ = serve(list(workload()))
-    shared, _ = serve(list(workload(shared=True)))
-    cached = [sum(e.cached_tokens for e in events if isinstance(e, SequenceFinished)) for events in (fresh, shared)]
-    assert cached[0] == 0 < cached[1]
-    computed = [sum(t for e in events if isinstance(e, Step) for _, t, _ in e.items) for events in (fresh, shared)]
-    assert computed[0] - computed[1] == cached[1]
+def tables(folder: Path):
+    """Small ones as CSV: a product costs 1 us a row, attention 1 us a token read."""
+    head = {"device": "NVIDIA Test", "gemm_dtype": "bfloat16"}
+    attention = {"num_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "kv_cache_dtype": "bfloat16"}
+    products = [{**head, "m": m, "n": n, "k": k, "latency": m / 1e3} for n, k in MODEL.gemms() for m in (1, 64, 8192)]
+    decode = [
+        {**attention, "window_size": 0, "batch_size": b, "isl": 1, "step": s, "latency": b * (1 + s) / 1e3}
+        for b in (1, 8)
+        for s in (1, 127, 1023)
+    ]
+    context = [
+        {**attention, "window_size": 0, "batch_size": 1, "isl": i, "step": 0, "latency": i / 1e3} for i in (1, 1024)
+    ]
+    for name, rows in (("gemm", products), ("generation_attention", decode), ("context_attention", context)):
+        with (folder / f"{name}_perf.csv").open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder
 
 
-def test_what_finds_no_room_is_preempted_and_computed_again():
-    events, _ = serve(list(workload(gap_ns=1_000_000)), kv_tokens=8_000)
-    assert sum(e.preemptions for e in events if isinstance(e, SequenceFinished)) > 0
-    rows, _ = attribute({"sim": events})
-    assert sum(record.wasted_ns for record in rows.records) > 0
+def test_a_step_is_the_sum_of_its_kernels_between_the_measured_points(tmp_path):
+    times = KernelTables(tables(tmp_path), MODEL)
+    us, layers = 1e-6, MODEL.layers
+    head = MODEL.vocabulary * MODEL.hidden / max(n * k for n, k in MODEL.gemms())
+    expected = 600 + layers * (5 * 36 + 6 * 300 + 30) + head * 7
+    assert times.seconds(Load(6, 6, 6 * 300, [(30, 0)]), 0.0) == pytest.approx(expected * us, rel=1e-6)
+    assert times.chunk(20, 100) == pytest.approx(layers * 20 * us)
 
 
-def test_the_same_seed_serves_the_same():
-    assert serve(list(workload()), drafts=3)[0] == serve(list(workload()), drafts=3)[0]
+def test_a_padded_batch_computes_the_next_captured_size(tmp_path):
+    plain, padded = (KernelTables(tables(tmp_path), MODEL, padded=padded) for padded in (False, True))
+    assert [padded.pad(count) for count in (1, 3, 9, 16, 513, 700)] == [1, 4, 16, 16, 513, 700]
+    nine, sixteen = (Load(9, count, 900, []) for count in (9, 16))
+    assert padded.seconds(nine, 0.0) == plain.seconds(sixteen, 0.0) > plain.seconds(nine, 0.0)
 
 
-def test_requests_wait_for_their_time():
-    events, _ = serve([Offered(0, "a", 10, 2), Offered(5_000_000_000, "b", 10, 2)])
-    at = defaultdict(int)
-    for event in events:
-        if isinstance(event, Step):
-            for slot, _, _ in event.items:
-                at[slot] = event.scheduled_ns
-    assert at[2] - at[1] >= 5_000_000_000
-    assert not isinstance(events[1], SegmentHeader)
+def test_what_is_missing_of_the_tables_is_named(tmp_path):
+    with pytest.raises(CosttraceError, match="no table \\*gemm_perf"):
+        KernelTables(tmp_path, MODEL)
+    with pytest.raises(CosttraceError, match="32 heads, 4 KV heads"):
+        KernelTables(tables(tmp_path), MODEL._replace(kv_heads=4))
+
+
+@needs("aiconfigurator")
+def test_the_published_tables_give_a_decode_step_that_reads_the_weights_at_a_plausible_speed():
+    pytest.importorskip("pyarrow", reason="Parquet tables need pyarrow (the extra 'simulator')")
+    times = KernelTables(DATA / "aiconfigurator", MODEL)
+    took_s = times.seconds(Load(1, 1, 100, []), 0.0) - times.host_s
+    assert times.device == "NVIDIA H200"
+    assert 3e12 < MODEL.shape().weight_bytes / took_s < 4.8e12  # bytes per second; the peak is 4.8 TB/s
+
+
+def test_a_model_is_read_from_its_configuration(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(
+        '{"num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096, "num_hidden_layers": 36, '
+        '"intermediate_size": 12288, "vocab_size": 151936}'
+    )
+    assert read_model(str(path))[1:] == MODEL[1:]
+    with pytest.raises(CosttraceError, match="qwen3-8b"):
+        read_model("gpt-5")
+
+
+def test_a_finished_request_says_how_many_tokens_it_got():
+    ends = [e for e in simulate(SchedulerConfig()) if isinstance(e, SequenceFinished)]
+    assert sorted(end.output_tokens for end in ends) == sorted(a.output_tokens for a in workload())

@@ -1,11 +1,29 @@
-"""A simulated inference server: an instrument for evaluation and planning, never a source of measured numbers.
+"""The serving simulator: an instrument for evaluation and planning. It serves nobody.
 
-It schedules as continuous batching does (chunked prefill, prefix cache, preemption with recomputation, drafts), asks
-somebody else how long each batch takes, and records what an engine's plugin would: ordinary journal events, marked
-``simulated``, on which the whole pipeline runs unchanged.
+A workload (`workload`) runs through a scheduler with continuous batching (`scheduler`), whose steps take what measured
+kernel tables or the analytic model say (`kernel_tables`, `step_times`). What comes out is an ordinary journal
+(`journals`), in simulated time, with ``simulated`` on everything: the pipeline runs on it as it is.
 """
 
-from costtrace.simulator.serving import Batch, Limits, Member, Offered, Server
-from costtrace.simulator.step_time import RooflineTime
+from costtrace.simulator.journals import journal_events, write_journal
+from costtrace.simulator.models import MODELS, Model, read_model
+from costtrace.simulator.scheduler import SchedulerConfig, Simulator
+from costtrace.simulator.step_times import Disturbances, Disturbed, Load, Roofline, StepTimes
+from costtrace.simulator.workload import Arrival, read_workload
 
-__all__ = ["Batch", "Limits", "Member", "Offered", "RooflineTime", "Server"]
+__all__ = [
+    "MODELS",
+    "Arrival",
+    "Disturbances",
+    "Disturbed",
+    "Load",
+    "Model",
+    "Roofline",
+    "SchedulerConfig",
+    "Simulator",
+    "StepTimes",
+    "journal_events",
+    "read_model",
+    "read_workload",
+    "write_journal",
+]

@@ -1,0 +1,1 @@
+"""``costtrace replay``: what a recorded journal, or a workload in the simulator, costs by one method or another."""

@@ -1,0 +1,100 @@
+import csv
+import io
+import json
+
+import pytest
+
+from costtrace.cli.app import run
+
+TRACE = "at_s,prompt_tokens,output_tokens,tenant\n" + "".join(
+    f"{n * 0.05},{40 + 31 * n % 700},{3 + 7 * n % 40},{('=ant', 'bee$x')[n % 2]}\n" for n in range(60)
+)
+BOOK = """
+version: test
+currency: USD
+devices:
+  - {match: "Simulated*", kind: gpu, per_gpu_hour: 3.60, includes_energy: true, from: 2020-01-01, source: test}
+"""
+
+
+@pytest.fixture
+def trace(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(TRACE)
+    return path
+
+
+def replay(capsys, *words, code=0):
+    assert run(["replay", *map(str, words)]) == code
+    return capsys.readouterr()
+
+
+def test_methods_stand_side_by_side_and_each_adds_up_to_the_same_meter(trace, tmp_path, capsys):
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(BOOK)
+    shown = replay(capsys, trace, "--methods", "roofline,tokens,equal", "--prices", prices, "--format", "json").out
+    lines = json.loads(shown)["comparison"]
+    assert {line["tenant"] for line in lines if line["kind"] == "request"} == {"=ant", "bee$x"}
+    sums = {m: sum(line[f"gpu_ns_{m}"] for line in lines) for m in ("roofline", "tokens", "equal")}
+    assert len(set(sums.values())) == 1
+    costs = {m: sum(line[f"cost_nano_{m}"] for line in lines) for m in sums}
+    assert set(costs.values()) == {sums["equal"] * 3_600_000_000 // (3_600 * 10**9)}
+    assert all(line["simulated"] for line in lines)
+    assert lines[0]["gpu_ns_roofline"] != lines[0]["gpu_ns_equal"]
+    distances = json.loads(shown)["distances"]
+    assert [row["method"] for row in distances] == ["tokens", "equal"]
+    assert all(row["moved_ppm"] > 0 for row in distances)
+
+
+def test_a_kept_journal_can_be_replayed_alone_or_as_a_home(trace, tmp_path, capsys):
+    kept = tmp_path / "kept"
+    first = json.loads(replay(capsys, trace, "--keep", kept, "--format", "json").out)
+    for source in (kept, kept / "journal", next((kept / "journal").iterdir())):
+        again = json.loads(replay(capsys, source, "--format", "json").out)
+        assert again["comparison"] == first["comparison"]
+    refused = replay(capsys, trace, "--keep", kept, code=2).err
+    assert "empty directory" in refused
+
+
+def test_people_are_told_what_is_simulated_and_what_has_no_price(trace, capsys):
+    text = replay(capsys, trace).out
+    assert text.startswith("SIMULATED: own.csv (analytic roofline at 70% of the published peaks of NVIDIA H100")
+    assert "How far from auto" in text
+    assert "cost (" not in text
+
+
+def test_a_spreadsheet_gets_no_formula_from_a_tenant(trace, capsys):
+    rows = list(csv.DictReader(io.StringIO(replay(capsys, trace, "--format", "csv").out)))
+    assert {row["tenant"] for row in rows} == {"'=ant", "bee$x", ""}
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png"])
+def test_a_plot_is_drawn_the_same_each_time(trace, tmp_path, capsys, suffix):
+    pytest.importorskip("matplotlib", reason="plots need matplotlib (the extra 'plots')")
+    paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for path in paths:
+        replay(capsys, trace, "--methods", "tokens,equal", "--plot", path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    if suffix == "svg":
+        assert b"SIMULATED" in paths[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "magic"], "no method magic: known are auto, roofline"),
+        (["--model", "gpt-5"], "no model 'gpt-5'"),
+        (["--device", "abacus"], "nothing is known of a device 'abacus'"),
+        (["--plot", "out.gif"], "ends with .svg"),
+        (["--kv-tokens", "100"], "needs"),
+        (["--speed", "0"], "greater than 0"),
+        (["--requests", "0"], "not in the range"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_any_work(trace, capsys, words, said):
+    assert said in replay(capsys, trace, *words, code=2).err
+
+
+def test_a_journal_without_requests_is_nothing_to_compare(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert "no ServeGen client" in replay(capsys, tmp_path / "empty", code=2).err
