@@ -71,8 +71,9 @@ def test_a_spreadsheet_gets_no_formula_from_a_tenant(trace, capsys):
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_a_plot_is_drawn_the_same_each_time(trace, tmp_path, capsys, suffix):
     pytest.importorskip("matplotlib", reason="plots need matplotlib (the extra 'plots')")
-    paths = [tmp_path / f"{name}.{suffix}" for name in "ab"]
-    for path in paths:
+    # The first picture of a new environment makes matplotlib look for fonts: it does not count.
+    first, *paths = [tmp_path / f"{name}.{suffix}" for name in ("first", "a", "b")]
+    for path in (first, *paths):
         replay(capsys, trace, "--methods", "tokens,equal", "--plot", path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     if suffix == "svg":
