@@ -18,8 +18,8 @@ SOURCE = ROOT / "src"
 LAYERS = {
     "vocabulary": "errors units events usage semconv walltime",
     "arithmetic": "apportion virtual_time step_model timeline sharing work regression energy_model energy_lag "
-    "energy_windows staging accounts open_requests attribution node rating time_of_use carbon price_book conserve "
-    "sensors.counting sensors.period sensors.resolve",
+    "energy_check energy_windows staging accounts open_requests attribution node rating time_of_use carbon price_book "
+    "conserve sensors.counting sensors.period sensors.resolve",
     "reports": "reports",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "config",

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.apportion import largest_remainder
+from costtrace.energy_check import CrossCheck
 from costtrace.energy_lag import LagFinder
 from costtrace.energy_model import NOTHING, EnergyModel, Load
 from costtrace.events import Reading
@@ -70,6 +71,8 @@ class DeviceEnergy(msgspec.Struct):
     lag: LagFinder = msgspec.field(default_factory=LagFinder)
     read_ns: int = -1
     """When the newest reading that stands was made; it holds `lag` earlier."""
+    read_mw: int | None = None
+    check: CrossCheck = msgspec.field(default_factory=CrossCheck)
 
     def add(self, piece: Piece) -> int:
         """A piece waits from now on; returns its number."""
@@ -120,12 +123,15 @@ class DeviceEnergy(msgspec.Struct):
         else:
             gained_uj = value - self.last_uj
             self._distribute(at_ns, gained_uj)
+            if reading.source == "nvml_counter":
+                self.check.window(reading.at_ns - self.read_ns, gained_uj, (self.read_mw, reading.power_mw))
             if self.lag.window(self.read_ns, reading.at_ns, gained_uj):
                 self.model = EnergyModel()  # what it had learned was of windows in the wrong place
             self._stand(reading, at_ns, value)
 
     def _stand(self, reading: Reading, at_ns: int, value: int) -> None:
-        self.last_ns, self.last_uj, self.read_ns = at_ns, value, reading.at_ns
+        self.last_ns, self.last_uj = at_ns, value
+        self.read_ns, self.read_mw = reading.at_ns, reading.power_mw
 
     def _distribute(self, end_ns: int, energy_uj: int) -> None:
         """Give a window's energy to the pieces in it, by the model's expectation of each."""
