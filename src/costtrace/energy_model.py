@@ -59,9 +59,9 @@ class EnergyModel(msgspec.Struct):
             self.error_weight = self.error_weight * 0.99 + 1.0
         self.regression.observe(list(load), float(energy_uj))
 
-    def idle_watts(self) -> float:
-        """Power of the device when nothing runs on it, in W."""
-        return self.regression.coefficients()[0] * 1e3
+    def idle_watts(self) -> float | None:
+        """Power of the device when nothing runs on it, in W; None: it has learned from nothing yet."""
+        return None if not self.regression.weight else self.regression.coefficients()[0] * 1e3
 
     def mape(self) -> float | None:
         """Mean error of its predictions over the last windows, as a share; None: it has seen none."""

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.apportion import largest_remainder
+from costtrace.energy_check import CrossCheck
+from costtrace.energy_lag import LagFinder
 from costtrace.energy_model import NOTHING, EnergyModel, Load
 from costtrace.events import Reading
 from costtrace.units import NS_PER_S
@@ -66,12 +68,18 @@ class DeviceEnergy(msgspec.Struct):
     """Since the beginning, energy of time that no engine had."""
     attributed_uj: int = 0
     resets: int = 0
+    lag: LagFinder = msgspec.field(default_factory=LagFinder)
+    read_ns: int = -1
+    """When the newest reading that stands was made; it holds `lag` earlier."""
+    read_mw: int | None = None
+    check: CrossCheck = msgspec.field(default_factory=CrossCheck)
 
     def add(self, piece: Piece) -> int:
         """A piece waits from now on; returns its number."""
         number = self.next_piece
         self.next_piece += 1
         self.pieces[number] = piece
+        self.lag.expect(piece.start_ns, piece.end_ns, piece.load)
         return number
 
     def take(self, number: int) -> Result | None:
@@ -92,7 +100,7 @@ class DeviceEnergy(msgspec.Struct):
 
     def read(self, reading: Reading) -> None:
         """Take the next reading. All engines' time up to it has been added."""
-        at_ns, value = reading.at_ns, reading.energy_uj
+        at_ns, value = reading.at_ns - self.lag.lag_ns, reading.energy_uj
         if at_ns <= self.told_ns and self.told_ns >= 0 and not reading.fault:
             return
         self.told_ns = max(self.told_ns, at_ns)
@@ -103,21 +111,27 @@ class DeviceEnergy(msgspec.Struct):
         self.source, self.scope, self.simulated = reading.source, reading.scope, reading.simulated
         if self.last_ns < 0:
             self.give_up(at_ns)
-            self._stand(at_ns, value)
+            self._stand(reading, at_ns, value)
         elif value < self.last_uj or reading.fault == "reset":
             self.resets += 1
             self.give_up(at_ns)
-            self._stand(at_ns, value)
+            self._stand(reading, at_ns, value)
         elif value == self.last_uj and at_ns - self.last_ns <= FROZEN_NS:
             return  # it has not moved yet: the window goes on
         elif value == self.last_uj:
             self.give_up(at_ns)
         else:
-            self._distribute(at_ns, value - self.last_uj)
-            self._stand(at_ns, value)
+            gained_uj = value - self.last_uj
+            self._distribute(at_ns, gained_uj)
+            if reading.source == "nvml_counter":
+                self.check.window(reading.at_ns - self.read_ns, gained_uj, (self.read_mw, reading.power_mw))
+            if self.lag.window(self.read_ns, reading.at_ns, gained_uj):
+                self.model = EnergyModel()  # what it had learned was of windows in the wrong place
+            self._stand(reading, at_ns, value)
 
-    def _stand(self, at_ns: int, value: int) -> None:
+    def _stand(self, reading: Reading, at_ns: int, value: int) -> None:
         self.last_ns, self.last_uj = at_ns, value
+        self.read_ns, self.read_mw = reading.at_ns, reading.power_mw
 
     def _distribute(self, end_ns: int, energy_uj: int) -> None:
         """Give a window's energy to the pieces in it, by the model's expectation of each."""

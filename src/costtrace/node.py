@@ -10,7 +10,8 @@ import msgspec
 
 from costtrace.attribution import EngineAttribution, Policy, Rows
 from costtrace.energy_windows import DeviceEnergy
-from costtrace.events import AnyEvent, EngineStarted, EngineStopped, Heartbeat, Lost, Reading, SegmentHeader
+from costtrace.events import AnyEvent, EngineStarted, EngineStopped, Heartbeat, Lost, Reading, SegmentHeader, Sensed
+from costtrace.sensors.resolve import meter_of
 from costtrace.sharing import Member, Sharing
 from costtrace.staging import Stage
 from costtrace.timeline import EngineTimeline, wall_offset
@@ -53,6 +54,8 @@ class Node(msgspec.Struct):
     next_group: int = 0
     meters: dict[str, DeviceEnergy] = {}
     """Energy of the devices that have a sensor, by boot and device."""
+    sensed: dict[str, dict[str, Sensed]] = {}
+    """By boot and UUID: the devices that its sensors have found. Each agent's sensors say it anew."""
     lost_steps: int = 0
     lost_events: int = 0
     """Of all engines, since the node was made; what damage took is not counted (nobody knows it)."""
@@ -101,6 +104,7 @@ class Node(msgspec.Struct):
 
     def sweep(self, limit_ns: int, boot_id: str | None = None) -> int:
         """Attribute all that is known up to *limit_ns* (of one boot, or of all). Returns how many things that was."""
+        self._recognise()
         for group in {e.group for e in self.engines.values() if boot_id in (None, e.header.boot_id)} - {-1}:
             for engine_id, item in self.groups[group].sweep(limit_ns):
                 self.engines[engine_id].stage.put(item, self.meters)
@@ -118,6 +122,28 @@ class Node(msgspec.Struct):
         """Take a sensor's reading of a device, in the order of its journal."""
         meter = self.meters.setdefault(f"{boot_id}/{reading.device}", DeviceEnergy())
         meter.queue.append(reading)
+
+    def found(self, boot_id: str, device: Sensed) -> None:
+        """A sensor has found a device, or something of it has changed."""
+        self.sensed.setdefault(boot_id, {})[device.uuid] = device
+
+    def _recognise(self) -> None:
+        """Find the meters of devices that an engine names otherwise than the sensors do (by index, in part)."""
+        for engine in self.engines.values():
+            boot_id, started = engine.header.boot_id, engine.started
+            sensed = self.sensed.get(boot_id)
+            if engine.ended or started is None or not sensed:
+                continue
+            keys = list(engine.stage.devices)
+            for place, device in enumerate(started.devices):
+                if keys[place] in self.meters or keys[place] != f"{boot_id}/{device.uuid}":
+                    continue
+                found = meter_of(device, list(sensed.values()), started.settings)
+                key = f"{boot_id}/{found.uuid}"
+                # One whose meter is another group's stays unknown: shared under two names it would be billed twice.
+                if found.uuid and self.group_of_device.setdefault(key, engine.group) == engine.group:
+                    keys[place] = key
+            engine.stage.devices = tuple(keys)
 
     def _read_meter(self, key: str, meter: DeviceEnergy, limit_ns: int) -> None:
         """Let a meter have the readings up to which all of its device's time has been given out."""

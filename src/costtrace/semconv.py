@@ -305,17 +305,48 @@ M_DEVICE_TIME = Metric(
     (HW_ID, KIND),
     "costtrace_device_time_seconds",
 )
+_DEVICE = (HW_ID, HW_NAME, HW_TYPE, SIMULATED)
 M_HW_ENERGY = Metric(
     "hw.energy",
     "counter",
     "J",
     "Energy counter of a device, as its sensor gives it.",
-    (HW_ID, HW_NAME, HW_TYPE),
+    _DEVICE,
     "hw_energy_joules",
     "development",
 )
-M_HW_POWER = Metric(
-    "hw.power", "gauge", "W", "Power of a device.", (HW_ID, HW_NAME, HW_TYPE), "hw_power_watts", "development"
+M_HW_POWER = Metric("hw.power", "gauge", "W", "Power of a device.", _DEVICE, "hw_power_watts", "development")
+M_IDLE_POWER = Metric(
+    "costtrace.device.idle_power",
+    "gauge",
+    "W",
+    "Power of a device when nothing runs on it, as fitted from its counter.",
+    _DEVICE,
+    "costtrace_device_idle_power_watts",
+)
+M_RESIDUAL = Metric(
+    "costtrace.device.energy_residual",
+    "gauge",
+    "1",
+    "Share by which a device's integrated power exceeds its energy counter; others allow 0.05.",
+    _DEVICE,
+    "costtrace_device_energy_residual_ratio",
+)
+M_MODEL_ERROR = Metric(
+    "costtrace.device.energy_model_error",
+    "gauge",
+    "1",
+    "Mean error of the energy model over a device's last counter windows. It moves energy within a window only.",
+    _DEVICE,
+    "costtrace_device_energy_model_error_ratio",
+)
+M_SENSOR_LAG = Metric(
+    "costtrace.device.sensor_lag",
+    "gauge",
+    "s",
+    "How old a device's counter is when it is read, as found from its load.",
+    _DEVICE,
+    "costtrace_device_sensor_lag_seconds",
 )
 M_TENANTS_FOLDED = Metric(
     "costtrace.tenants.folded",
@@ -401,7 +432,7 @@ HEALTH = dict(
 
 TOTALS = (
     *(M_GPU_TIME, M_ENERGY, M_COST, M_TOKENS, M_REQUESTS, M_WASTED, M_UNMETERED, M_UNPRICED),
-    *(M_DEVICE_TIME, M_HW_ENERGY, M_HW_POWER, M_TENANTS_FOLDED),
+    *(M_DEVICE_TIME, M_HW_ENERGY, M_HW_POWER, M_IDLE_POWER, M_RESIDUAL, M_MODEL_ERROR, M_SENSOR_LAG, M_TENANTS_FOLDED),
 )
 BUDGET = Attribute("costtrace.budget.name", "string", "", "Name of a budget.", label="budget")
 _OF_BUDGET = (BUDGET, TENANT, MODEL, CURRENCY)

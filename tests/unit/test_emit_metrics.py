@@ -121,7 +121,26 @@ def test_a_device_counts_from_its_first_reading_and_never_backwards(feed):
         "device_id": "GPU-a",
         "device": "H100",
         "device_kind": "gpu",
+        "simulated": "",
     }
+
+
+def test_what_is_known_of_a_devices_energy_is_shown_and_a_simulated_one_says_so(feed):
+    known = DeviceReading("GPU-a", "H100", "gpu", 1, 350_000, True, 71.5, -0.02, 0.03, 0.06)
+    feed.device(known)
+    feed.device(DeviceReading("GPU-b", "H100", "gpu", 1, 350_000))
+    families = scrape(feed)
+
+    for name, value in (
+        ("costtrace_device_idle_power_watts", 71.5),
+        ("costtrace_device_energy_residual_ratio", -0.02),
+        ("costtrace_device_energy_model_error_ratio", 0.03),
+        ("costtrace_device_sensor_lag_seconds", 0.06),
+    ):
+        (sample,) = families[name].samples  # of the other device it is not known, and not 0
+        assert (sample.labels["device_id"], sample.value) == ("GPU-a", value)
+        assert sample.labels["simulated"] == "true"
+    assert {s.labels["device_id"] for s in families["hw_power_watts"].samples if s.labels.get("simulated")} == {"GPU-a"}
 
 
 def test_a_device_without_a_counter_has_no_energy_and_not_zero(feed):

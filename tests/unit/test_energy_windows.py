@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import msgspec
 import pytest
 
 from costtrace.energy_model import Load
@@ -185,3 +186,21 @@ def test_the_label_of_a_simulated_sensor_stays_with_its_meter():
     meter = DeviceEnergy()
     meter.read(reading(0, 0, simulated=True))
     assert meter.simulated
+
+
+def test_integrated_power_is_held_against_the_counter():
+    meter = DeviceEnergy()
+    for n in range(300):
+        meter.read(msgspec.structs.replace(reading(n / 10, n * UJ_PER_S // 10), power_mw=WATTS * 950))
+        assert (meter.check.residual() is None) == (n <= 99)
+    assert meter.check.residual() == pytest.approx(-0.05, abs=1e-6)
+
+
+def test_readings_that_are_far_apart_or_have_no_power_are_not_compared():
+    meter = DeviceEnergy()
+    for n in range(20):
+        meter.read(msgspec.structs.replace(reading(3 * n, 3 * n * UJ_PER_S), power_mw=1))
+    for n in range(600, 900):
+        meter.read(reading(n / 10, n * UJ_PER_S // 10))
+    assert meter.check.residual() is None
+    assert DeviceEnergy().model.idle_watts() is None

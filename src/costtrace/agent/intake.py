@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from costtrace import clock
 from costtrace.errors import JournalError
-from costtrace.events import SENSORS, EngineStarted, Reading, SegmentHeader
+from costtrace.events import SENSORS, EngineStarted, Reading, SegmentHeader, Sensed
 from costtrace.journal.reader import JournalReader, Position
 from costtrace.node import Node
 from costtrace.units import NS_PER_S
@@ -125,6 +125,9 @@ class Intake:
                 continue
             self.problems.pop(name, None)
             boot_id = reader.header.boot_id if reader.header is not None else self._boot_id
+            for event in batch.events:
+                if isinstance(event, Sensed):
+                    self.node.found(boot_id, event)
             readings = [event for event in batch.events if isinstance(event, Reading)]
             for reading in readings:
                 self.node.reading(boot_id, reading)

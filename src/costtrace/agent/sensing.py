@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import costtrace
+from costtrace import clock
 from costtrace.node import Node
 from costtrace.sensors import make_sensor
 from costtrace.sensors.desk import SensorDesk
@@ -33,6 +34,7 @@ class Sensing:
 
     def __init__(self, desk: SensorDesk) -> None:
         self._desk = desk
+        self._boot_id = clock.boot_id()
 
     def start(self) -> None:
         """Begin to sample."""
@@ -49,8 +51,19 @@ class Sensing:
         from costtrace.emit.feed import DeviceReading  # noqa: PLC0415 - see above
 
         for device, reading in latest:
-            if not device.parent:  # what an instance is given is its board's already
-                shows.device(DeviceReading(device.uuid, device.name, device.kind, reading.energy_uj, reading.power_mw))
+            if device.parent:  # what an instance is given is its board's already
+                continue
+            shown = DeviceReading(device.uuid, device.name, device.kind, reading.energy_uj, reading.power_mw)
+            shown = shown._replace(simulated=device.simulated)
+            meter = node.meters.get(f"{self._boot_id}/{device.uuid}")
+            if meter is not None and meter.attributed_uj:
+                shown = shown._replace(
+                    idle_w=meter.model.idle_watts(),
+                    residual=meter.check.residual(),
+                    model_error=meter.model.mape(),
+                    lag_s=meter.lag.lag_ns / NS_PER_S,
+                )
+            shows.device(shown)
         cost = self._desk.cost
         shows.health.set("sensor.calls", cost.calls)
         shows.health.set("sensor.cpu.time", cost.cpu_ns / NS_PER_S)

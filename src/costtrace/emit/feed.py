@@ -33,6 +33,15 @@ class DeviceReading(NamedTuple):
     energy_uj: int | None = None
     """Reading of its energy counter."""
     power_mw: int | None = None
+    simulated: bool = False
+    idle_w: float | None = None
+    """Power when nothing runs on it, as fitted."""
+    residual: float | None = None
+    """By what share integrated power exceeds its counter."""
+    model_error: float | None = None
+    """Mean error of the energy model over its last counter windows, as a share."""
+    lag_s: float | None = None
+    """How old its counter's value is when it is read, as found."""
 
 
 class Health:
@@ -100,6 +109,10 @@ class Feed:
             s.M_DEVICE_TIME.name: lambda: [(k, ns / NS_PER_S) for k, ns in self.totals.device_ns.items()],
             s.M_HW_ENERGY.name: self._hw_energy,
             s.M_HW_POWER.name: self._hw_power,
+            s.M_IDLE_POWER.name: lambda: self._of_devices(lambda device: device.idle_w),
+            s.M_RESIDUAL.name: lambda: self._of_devices(lambda device: device.residual),
+            s.M_MODEL_ERROR.name: lambda: self._of_devices(lambda device: device.model_error),
+            s.M_SENSOR_LAG.name: lambda: self._of_devices(lambda device: device.lag_s),
             s.M_TENANTS_FOLDED.name: lambda: [((), self.totals.gate.folded)],
         }
 
@@ -189,6 +202,9 @@ class Feed:
     def _hw_power(self) -> list[Point]:
         return [(_hw(d), d.power_mw / 1_000) for d in self._devices.values() if d.power_mw is not None]
 
+    def _of_devices(self, figure: Callable[[DeviceReading], float | None]) -> list[Point]:
+        return [(_hw(d), value) for d in self._devices.values() if (value := figure(d)) is not None]
+
 
 def _where(sums: dict[Where, int], unit: int) -> list[Point]:
     return [((*where[:-1], _flag(where.simulated)), value / unit) for where, value in sums.items()]
@@ -199,4 +215,4 @@ def _flag(value: bool) -> str:  # noqa: FBT001 it is the value itself
 
 
 def _hw(device: DeviceReading) -> tuple[str, ...]:
-    return device.uuid, device.name, "cpu" if device.kind == "cpu" else "gpu"
+    return device.uuid, device.name, "cpu" if device.kind == "cpu" else "gpu", _flag(device.simulated)

@@ -11,7 +11,7 @@ something only among the devices that are visible to the engine, in their order 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from costtrace.events import DeviceRef, Sensed
@@ -37,6 +37,23 @@ def resolve(device: DeviceRef, sensed: Sequence[Sensed], visible: str | None = N
     if not sensed:
         return Resolved("", "no sensor has found a device")
     return _by_text(device.uuid, sensed, visible)
+
+
+def meter_of(device: DeviceRef, sensed: Sequence[Sensed], settings: Mapping[str, str]) -> Resolved:
+    """The device whose joules an engine's device gets. Stricter than `resolve`: a wrong one would be a wrong bill.
+
+    An index is believed only where the engine says what it sees (its setting ``cuda_visible_devices``), or where the
+    host has one GPU: in a container index 0 may be any of them.
+    """
+    if device.uuid.startswith("CPU-"):
+        return Resolved("", "the stand-in of a host without a GPU names itself")
+    visible = settings.get("cuda_visible_devices")
+    found = resolve(device, sensed, visible)
+    named = device.uuid.startswith(("GPU-", "MIG-"))
+    boards = sum(each.kind == "gpu" and not each.parent for each in sensed)
+    if found.uuid and not named and visible is None and boards > 1:
+        return Resolved("", f"{device.uuid!r} is an index, and which of {boards} GPUs it counts is not known")
+    return found
 
 
 def visible_devices(text: str, sensed: Sequence[Sensed]) -> list[Resolved]:
