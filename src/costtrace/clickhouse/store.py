@@ -19,6 +19,7 @@ from costtrace.ledger.query import Row
 SCHEMES = ("clickhouse://", "clickhouses://", "chdb://")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _SAME = re.compile(r"\b(\w+\.\w+) IS (\w+\.\w+)\b")
+_JSON = re.compile(r"\bjson_extract\((\w+\.\w+), '\$\.(\w+)'\)")
 """SQLite's "equal, or both NULL"."""
 SETTINGS = {
     "join_use_nulls": 1,
@@ -48,6 +49,7 @@ class ClickHouseStore:
         types = {name: "Int64" if isinstance(value, int) else "String" for name, value in values.items()}
         bound = _PARAMETER.sub(lambda found: f"{{{found[1]}:{types[found[1]]}}}", sql)
         bound = _SAME.sub(r"\1 IS NOT DISTINCT FROM \2", bound)
+        bound = _JSON.sub(r"JSONExtractString(\1, '\2')", bound)
         with self._errors():
             if not self._streams:
                 found = self._client.query(bound, parameters=values or None, settings=SETTINGS)
