@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 
 LAYERS = {
-    "vocabulary": "errors units events usage semconv walltime",
+    "vocabulary": "errors units events usage semconv telemetry_page walltime",
     "arithmetic": "apportion virtual_time step_model timeline sharing work regression energy_model energy_windows "
     "staging accounts head_fee device_peaks step_fit fit_sums fit_row nnls open_requests attribution node rating "
     "time_of_use carbon price_book conserve sensors.counting sensors.period sensors.resolve price_terms price_diff "

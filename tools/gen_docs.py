@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from costtrace.config import configuration_markdown
-from costtrace.semconv import telemetry_markdown
+from costtrace.telemetry_page import telemetry_markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 100

@@ -67,7 +67,7 @@ class Cursor:
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self.path)
-        except BaseException:
+        except BaseException:  # nothing half-written stays, also on Ctrl-C
             Path(temporary).unlink(missing_ok=True)
             raise
 

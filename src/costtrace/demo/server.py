@@ -193,7 +193,7 @@ class VllmServer:
         atexit.register(self.stop)
         try:
             self._wait_until_healthy(started)
-        except BaseException:
+        except BaseException:  # also on Ctrl-C no server is left behind
             self.stop()
             raise
         self.start_s = time.monotonic() - started

@@ -7,6 +7,7 @@ depends on the receiver's status, so it is watched here: by a `requests.Session`
 
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -120,7 +121,7 @@ def open_transport(where: Target) -> Transport:
     return _Grpc() if where.protocol == GRPC else _Http()
 
 
-class _Watched:
+class _Watched(ABC):
     """An exporter, and what its receiver last said to it."""
 
     def __init__(self) -> None:
@@ -128,8 +129,8 @@ class _Watched:
         self._seen = True
         self._exporter = self._open()
 
-    def _open(self) -> SpanExporter:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self) -> SpanExporter: ...
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
         self._last = None

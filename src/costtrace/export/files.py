@@ -35,7 +35,7 @@ def write_file(folder: Path, name: str, content: bytes) -> Path:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
             Path(temporary).replace(path)  # a link that stands there is replaced, not followed
-        except BaseException:
+        except BaseException:  # nothing half-written stays, also on Ctrl-C
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:

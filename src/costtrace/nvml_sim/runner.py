@@ -23,7 +23,7 @@ CLOCK_VARIABLE = "COSTTRACE_NVML_SIM_CLOCK"
 class Prepared:
     """A scenario ready to run: set ``environment()`` for every process that shall see its devices."""
 
-    library: Path
+    nvml_library: Path
     compiled: Compiled
     compiled_path: Path
 
@@ -41,7 +41,7 @@ class Prepared:
 
     def variables(self) -> dict[str, str]:
         """Return the variables to set: where NVML is found, which scenario it simulates, its virtual clock if any."""
-        directory, before = str(self.library.parent), os.environ.get("LD_LIBRARY_PATH")
+        directory, before = str(self.nvml_library.parent), os.environ.get("LD_LIBRARY_PATH")
         variables = {
             "LD_LIBRARY_PATH": f"{directory}:{before}" if before else directory,
             SCENARIO_VARIABLE: str(self.compiled_path),

@@ -124,7 +124,7 @@ class Sampler:
                 wait_s = self._round() / NS_PER_S
                 self._stop.wait(wait_s)
             self.sensor.close()
-        except Exception:
+        except Exception:  # a driver's binding may raise anything; it is logged, and the agent goes on without energy
             log.exception("the sensor thread has failed: energy is unknown from now on, until the agent starts again")
         finally:
             self._round_ns = 0
