@@ -342,7 +342,7 @@ def test_a_full_journal_disk_does_not_stop_the_engine_and_what_does_not_fit_is_u
 ):
     monkeypatch.setattr("costtrace.journal.writer.BACKLOG_BYTES", 20_000)
     home = tmp_path / "home"
-    with small_disk(home, 512):
+    with small_disk(home, 4_096):  # room for all that is served: it is full only while the filler is there
         engine = JournalEngine(home, RandomEngine(12, Profile(arrivals=1.5)), speed=20)
         engine.pump.start()
         play = iter(engine._engine.rounds())

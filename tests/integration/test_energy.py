@@ -90,9 +90,7 @@ def world(tmp_path_factory):
 def readings(home):
     """Of all agents' sensors, by device, in the order of their times."""
     found = {}
-    for path in sorted((home.path / "journal").iterdir()):
-        if not path.name.startswith(f"{SENSORS}-"):
-            continue
+    for path in sorted((home.path / "journal").glob(f"{SENSORS}-*")):
         reader = JournalReader(path)
         while batch := reader.read(10_000).events:
             for event in batch:
