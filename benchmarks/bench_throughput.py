@@ -8,7 +8,9 @@ drifts disturbs both alike; the figure is the ratio of each pair. Before anythin
 answers, and afterwards every request of the first server has to be in its ledger with the server's own tokens.
 
 On a tiny model and two cores the host is the bottleneck, and the agent and the clients share it: an upper bound of what
-a GPU server would notice.
+a GPU server would notice. Both servers are kept on one core and the clients on another (where there are two), since the
+kernel's choice of cores moves a round by tens of percent. The CPU seconds of the server's own processes per 1,000
+tokens are given beside the rate: they see no waiting, and vary least.
 """
 
 import argparse
@@ -18,8 +20,10 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 
@@ -29,23 +33,51 @@ from costtrace.demo.processes import wait_until
 from costtrace.demo.server import VllmServer
 
 ROOT = Path(__file__).parents[1]
-WITHOUT = {"VLLM_PLUGINS": ""}
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""On one core, a second thread of a matrix product would only wait for the first."""
+WITHOUT = {**ONE_THREAD, "VLLM_PLUGINS": ""}
 """Tells vLLM to load no plugin at all."""
 
 
-def load(server: VllmServer, options: argparse.Namespace, number: int) -> tuple[float, list[Reply]]:
-    """Output tokens a second of one round, and its replies."""
+class Round(NamedTuple):
+    """What one round of one server gave."""
+
+    tokens_per_s: float
+    cpu_s_per_1k: float
+    """Of the server's own processes, per 1,000 output tokens."""
+    replies: list[Reply]
+
+
+def load(server: VllmServer, options: argparse.Namespace, number: int) -> Round:
     asks = [
         Ask(COMPLETIONS, completion(f"round {number}, question {n}", options.tokens, stream=n % 2 == 0), [tenant("t")])
         for n in range(options.requests)
     ]
-    began = time.perf_counter()
+    before_s, began = cpu_s(server), time.perf_counter()
     replies = ask_all(server.url, asks, options.clients)
-    took_s = time.perf_counter() - began
+    took_s, used_s = time.perf_counter() - began, cpu_s(server) - before_s
     assert {reply.status for reply in replies} == {200}, [reply.error for reply in replies if reply.status != 200]
     tokens = sum(reply.tokens[1] for reply in replies)
     assert tokens == options.requests * options.tokens
-    return tokens / took_s, replies
+    return Round(tokens / took_s, used_s / tokens * 1_000, replies)
+
+
+def keep_on_core(processes: Iterable[int], core: int) -> None:
+    """All their threads; new ones follow those that start them."""
+    for process in processes:
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), {core})
+
+
+def cpu_s(server: VllmServer) -> float:
+    """What the server's processes have used, its agent's not among them."""
+    ticks = 0
+    for process in server.members:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            after_name = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(after_name[11]) + int(after_name[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def answer(server: VllmServer) -> str:
@@ -77,31 +109,36 @@ def main() -> None:
     print(f"cores {len(os.sched_getaffinity(0))}, load {os.getloadavg()[0]:.1f}, {vars(options)}")
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
-        ending = {"COSTTRACE_AGENT_IDLE_EXIT_S": "1"}
+        ending = {**ONE_THREAD, "COSTTRACE_AGENT_IDLE_EXIT_S": "1"}
         recorded = VllmServer(options.vllm_env, options.model, home, env=ending)
         plain = VllmServer(options.vllm_env, options.model, Path(folder) / "nobody", env=WITHOUT)
         with recorded, plain:
             assert answer(recorded) == answer(plain)
             assert not (Path(folder) / "nobody").exists(), "the plain server has loaded the plugin"
+            cores = sorted(os.sched_getaffinity(0))
+            if len(cores) > 1:
+                keep_on_core([one.pid for server in (recorded, plain) for one in server.members], cores[0])
+                keep_on_core([os.getpid()], cores[1])
             load(plain, options, 0)
-            replies = load(recorded, options, 0)[1]
-            ratios, rates = [], {recorded: [], plain: []}
+            replies = load(recorded, options, 0).replies
+            rounds: dict[VllmServer, list[Round]] = {recorded: [], plain: []}
             for number in range(1, options.rounds + 1):
-                order = (recorded, plain) if number % 2 else (plain, recorded)
-                found = {}
-                for server in order:
-                    found[server], more = load(server, options, number)
-                    rates[server].append(found[server])
-                    replies += more if server is recorded else []
-                ratios.append(found[recorded] / found[plain])
+                for server in (recorded, plain) if number % 2 else (plain, recorded):
+                    rounds[server].append(load(server, options, number))
+            replies += [reply for one in rounds[recorded] for reply in one.replies]
             check_booked(home, replies)
-    for name, server in (("with", recorded), ("without", plain)):
-        print(
-            f"{name:8} output tokens/s median {statistics.median(rates[server]):8.1f}  "
-            f"least {min(rates[server]):8.1f}  most {max(rates[server]):8.1f}"
-        )
+    say("output tokens/s", rounds[recorded], rounds[plain], lambda one: one.tokens_per_s)
+    say("CPU s per 1,000 tokens", rounds[recorded], rounds[plain], lambda one: one.cpu_s_per_1k)
+
+
+def say(what: str, recorded: list[Round], plain: list[Round], figure: Callable[[Round], float]) -> None:
+    """Both servers' medians, and the median of the pairs' ratios with its quartiles."""
+    ratios = [figure(one) / figure(other) for one, other in zip(recorded, plain, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
     print(
-        f"ratio with/without: median {statistics.median(ratios):.4f}  least {min(ratios):.4f}  most {max(ratios):.4f}"
+        f"{what:24} with {statistics.median(map(figure, recorded)):9.3f}  "
+        f"without {statistics.median(map(figure, plain)):9.3f}  with/without: median {median:.4f}, "
+        f"half of the pairs {low:.4f} to {high:.4f}, all {min(ratios):.4f} to {max(ratios):.4f}"
     )
 
 
