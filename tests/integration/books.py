@@ -85,13 +85,16 @@ class Home:
     def wait_closed(self, bound_s: float = BOOKED_S) -> None:
         """Until every engine's journal is booked to its end (the last agent's own sensors write until it ends)."""
 
-        def closed() -> bool:
+        def still_open() -> set[str]:
             found = {row[0] for row in self.rows("SELECT engine_id FROM position WHERE done = 1")}
             journals = self.path / "journal"
             names = {path.name for path in journals.iterdir() if not path.name.startswith(f"{SENSORS}-")}
-            return bool(found) and names <= found
+            return names - found if found else names | {"no journal is at its end"}
 
-        assert wait_until(closed, bound_s, 0.1), f"journals are open after {bound_s} s: {self.log()[-2000:]}"
+        assert wait_until(lambda: not still_open(), bound_s, 0.1), (
+            f"after {bound_s} s: open {still_open()}, agent {self.agent_pid()}, status {status(self.path)}, "
+            f"log {self.log()[-800:]!r}"
+        )
 
     def log(self) -> str:
         path = self.path / "agent.log"
