@@ -615,9 +615,9 @@ def test_a_grpc_receiver_that_comes_late_gets_everything_once(tmp_path, otel):
 
 @pytest.mark.heavy
 def test_the_genuine_collector_receives_spans_and_metrics_over_grpc_through_a_restart(tmp_path, otel):
-    binary = os.environ.get("COSTTRACE_OTELCOL", "")
+    binary = os.environ.get("OTELCOL", "")
     if not shutil.which(binary):
-        pytest.skip("set COSTTRACE_OTELCOL to the path of an OpenTelemetry Collector")
+        pytest.skip("set OTELCOL to the path of an OpenTelemetry Collector")
     otel.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     ledger, receiver, port = new_ledger(tmp_path, 600), Receiver(), free_port()
     with listening(receiver) as behind:
