@@ -8,6 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from public_data import DATA, needs
 
 from costtrace.agent.service import Agent
 from costtrace.cli.app import run
@@ -15,6 +16,7 @@ from costtrace.planning.serve import Job, Machine, apart, deal, together
 from costtrace.settings import Settings
 from costtrace.simulator import Arrival, Roofline, SchedulerConfig, Simulator, read_model, write_journal
 from costtrace.simulator.journals import Setting
+from costtrace.simulator.kernel_tables import KernelTables
 from costtrace.testing import rack_month
 from costtrace.tokenomics.plan import Block, Run, spread
 
@@ -100,6 +102,22 @@ def test_another_limit_comes_to_what_it_really_costs(home, tmp_path, capsys):
     assert Decimal(planned["without_idle_low"]) < Decimal(truth[key]) < Decimal(planned["without_idle_high"])
     assert abs(Decimal(planned[key]) / Decimal(truth[key]) - 1) < Decimal("0.05")
     assert Decimal(planned["tokens_per_s_per_user"]) > Decimal(today["tokens_per_s_per_user"])
+
+
+@needs("aiconfigurator")
+@pytest.mark.parametrize("sequences", [8, 2])
+def test_a_fit_of_measured_kernels_tells_what_another_limit_really_costs(tmp_path, capsys, sequences):
+    pytest.importorskip("pyarrow", reason="kernel tables as Parquet need pyarrow (the extra 'simulator')")
+    # The truth is of no family that the fit knows: times of an H200's kernels, as aiconfigurator measured them.
+    tables = KernelTables(DATA / "aiconfigurator", MODEL, max_tokens=2_048, max_sequences=256)
+    home = make_ledger(tmp_path / "home", tables)
+    truth = lines(capsys, make_ledger(tmp_path / "o", tables, SchedulerConfig(max_sequences=sequences)))["plan"][0]
+    found = lines(capsys, home, "--max-sequences", sequences)
+    assert abs(Decimal(found["calibration"][0]["ratio"]) - 1) < Decimal("0.05")
+    key = "cost_per_million_tokens_without_idle"
+    assert abs(Decimal(found["plan"][2][key]) / Decimal(truth[key]) - 1) < Decimal("0.05")
+    by_tables = lines(capsys, home, "--tables", DATA / "aiconfigurator", "--shape", "qwen3-8b")
+    assert Decimal(by_tables["calibration"][0]["ratio"]) == 1
 
 
 def test_another_device_comes_to_what_it_really_costs(home, tmp_path, capsys):

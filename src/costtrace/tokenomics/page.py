@@ -98,7 +98,7 @@ def _section(title: str, body: str, css: str = "") -> str:
 
 
 def _header(board: Board) -> str:
-    racks = f"{board.gpus} devices" + (
+    racks = f"{board.gpus} device{'s' if board.gpus != 1 else ''}" + (
         f" ({board.gpus / board.gpus_per_rack:g} x {board.gpus_per_rack})" if board.gpus >= board.gpus_per_rack else ""
     )
     flag = SIMULATED if board.simulated else ""
@@ -256,7 +256,7 @@ def _transactions(board: Board) -> str:
     return _section(table.title, _html_table(table, hidden=True)) if table.rows else ""
 
 
-SIMULATED = '<p class="flag-sim">SIMULATED: these figures were made by a generator and measure nothing</p>'
+SIMULATED = '<p class="flag-sim">SIMULATED traffic or devices: no figure here measures real hardware</p>'
 FIELDS = {
     "purchase_price": "purchase price of the hardware",
     "gpus": "GPUs",
