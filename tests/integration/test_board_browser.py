@@ -96,7 +96,8 @@ def test_it_prints_on_two_pages_of_paper(seen):
 
 def test_every_assumption_can_be_reached_by_keyboard(seen):
     wanted = [f"in-{name}" for name in roi.Assumptions._fields]
-    reached = [name for name in seen["focus"] if name in wanted]
+    # A short page is gone through twice.
+    reached = {name for name in seen["focus"] if name in wanted}
     assert sorted(reached) == sorted(wanted)
 
 

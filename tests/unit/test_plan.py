@@ -12,11 +12,14 @@ from public_data import DATA, needs
 
 from costtrace.agent.service import Agent
 from costtrace.cli.app import run
+from costtrace.device_peaks import DevicePeak
 from costtrace.planning.serve import Job, Machine, apart, deal, together
+from costtrace.planning.times import scaled
 from costtrace.settings import Settings
 from costtrace.simulator import Arrival, Roofline, SchedulerConfig, Simulator, read_model, write_journal
 from costtrace.simulator.journals import Setting
 from costtrace.simulator.kernel_tables import KernelTables
+from costtrace.step_model import Coefficients
 from costtrace.testing import rack_month
 from costtrace.tokenomics.plan import Block, Run, spread
 
@@ -245,6 +248,24 @@ def test_every_token_is_counted_once_however_the_engines_are_arranged():
     due = (sum(job.input_tokens for job in jobs), sum(job.output_tokens for job in jobs))
     assert {(run.tokens("input"), run.tokens("output")) for run in runs} == {due}
     assert all(run.gpu_ns % 2 == 0 for run in runs)
+
+
+def test_a_decode_engine_computes_no_prompt_again_and_measured_hits_are_not_computed():
+    def like(**changes):
+        return [job._replace(arrival=job.arrival._replace(**changes)) for job in jobs]
+
+    jobs = [Job(Arrival(place, 20_000, 40), 20_000, 40, place) for place in range(20)]
+    machine = Machine(Roofline(MODEL, H100), LIMITS, 1)
+    split = apart(jobs, machine, 1, 1)
+    prompts, answers = together([like(output_tokens=1)], machine), together([like(cached_tokens=20_000)], machine)
+    assert split.gpu_ns == pytest.approx(prompts.gpu_ns + answers.gpu_ns, rel=0.02)
+    assert answers.gpu_ns < 0.8 * prompts.gpu_ns
+
+
+def test_a_device_is_scaled_by_compute_and_by_memory_each_for_itself():
+    c = Coefficients(1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+    old, new = DevicePeak("old", 1e15, 4e12, ""), DevicePeak("new", 2e15, 1e12, "")
+    assert scaled(c, old, new) == Coefficients(1.0, 1.0, 16.0, 32.0, 8.0, 32.0, 32.0)
 
 
 def test_the_interval_is_nothing_where_all_blocks_are_alike_and_unknown_where_they_are_few():

@@ -9,7 +9,7 @@ from costtrace.list_prices import ListPrice
 from costtrace.tokenomics import ladder as steps_of
 from costtrace.tokenomics import roi
 from costtrace.tokenomics.board import Cell
-from costtrace.tokenomics.figures import FigureRefused, Imported, Tier, price, rounded
+from costtrace.tokenomics.figures import FigureRefused, Imported, Tier, price, rounded, significant
 from costtrace.tokenomics.ladder import Ladder, Phases, Step, unknown
 from costtrace.units import NS_PER_HOUR, NS_PER_S
 
@@ -106,14 +106,18 @@ def climb(start: Benchmark, production: Production) -> Ladder:
         cache,
         steps_of.occupancy(production.hours),
         steps_of.ratio_step(
-            "idle", busy_ns, busy_ns + idle_ns, f"{idle_ns / NS_PER_HOUR:,.0f} idle GPU-hours", "needs device time"
+            "idle",
+            busy_ns,
+            busy_ns + idle_ns,
+            f"{significant(Fraction(idle_ns, NS_PER_HOUR))} idle GPU-hours",
+            "needs device time",
         ),
         _tier(start, cell),
         steps_of.ratio_step(
             "overhead",
             busy_ns + idle_ns,
             busy_ns + idle_ns + overhead_ns,
-            f"{overhead_ns / NS_PER_HOUR:,.1f} GPU-hours of start-up and unobserved time",
+            f"{significant(Fraction(overhead_ns, NS_PER_HOUR))} GPU-hours of start-up and unobserved time",
             "needs device time",
         ),
     ]

@@ -170,11 +170,14 @@ def money(heading: str, key: str) -> Column:
         value = row[key]
         if isinstance(value, int):
             value = Decimal(value).scaleb(-9)
-        if not isinstance(value, Decimal):
-            return "unknown"
-        return f"{value:,.0f}" if abs(value) >= 100 else significant(Fraction(value), 3)
+        return show_money(value) if isinstance(value, Decimal) else "unknown"
 
     return Column(heading, show)
+
+
+def show_money(value: Decimal) -> str:
+    """Whole currency units from 100 on; below it three significant digits, so that little is not nothing."""
+    return f"{value:,.0f}" if abs(value) >= 100 else significant(Fraction(value), 3)
 
 
 def _cost_columns(board: Board) -> list[Column]:

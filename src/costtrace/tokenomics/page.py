@@ -6,6 +6,7 @@ their hashes and nothing else. Charts stand beside tables of the same figures.
 
 import base64
 import hashlib
+from decimal import Decimal
 from fractions import Fraction
 from html import escape
 
@@ -19,6 +20,7 @@ from costtrace.tokenomics.board_tables import (
     cost_table,
     growth_table,
     price_per_gpu_hour,
+    show_money,
     transactions_table,
 )
 from costtrace.tokenomics.figures import rounded, significant
@@ -162,7 +164,7 @@ def _tiles(board: Board) -> str:
         last = rows[-1]
         for what, key in (("revenue", "revenue"), ("margin", "margin"), ("revenue per rack", "revenue_per_rack")):
             value = last[key]
-            figure = "unknown" if value is None else f"{round(Fraction(str(value))):,} {board.currency}"
+            figure = f"{show_money(value)} {board.currency}" if isinstance(value, Decimal) else "unknown"
             tiles.append(_tile(what, figure, board.price_source))
     return f'<ul class="tiles">{"".join(tiles)}</ul>'
 
