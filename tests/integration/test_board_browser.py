@@ -86,8 +86,8 @@ def test_axe_finds_nothing_in_light_and_in_dark(seen):
     assert seen["background_light"] != seen["background_dark"]
 
 
-def test_nothing_is_wider_than_the_window_on_a_desk_or_a_phone(seen):
-    assert seen["overflow"] == {"light": 0, "dark": 0, "phone": 0}
+def test_nothing_is_wider_than_the_window_on_a_desk_or_a_phone_and_no_table_on_a_desk(seen):
+    assert seen["overflow"] == {"light": 0, "dark": 0, "phone": 0, "tables, light": 0, "tables, dark": 0}
 
 
 def test_it_prints_on_two_pages_of_paper(seen):
@@ -108,6 +108,14 @@ def test_the_figures_on_the_screen_are_those_of_report(seen, world):
         f"{significant(Fraction(everything[f'cost_per_million_{basis}_tokens']))} USD" for basis in ("output", "total")
     ]
     assert seen["tiles"][:2] == due
+
+
+def test_the_requests_of_each_workload_have_their_cost(world):
+    done = CliRunner().invoke(cli, ["board", *world.words, "--format", "json"])
+    rows = {row["workload"].partition(" (bundle")[0]: row for row in json.loads(done.output)["transactions"]}
+    more = {"demo": {"(none)"}, "rack": {"coding agent"}}[world.name]
+    assert set(rows) == {"assistant", "search", "batch summaries"} | more
+    assert all(Decimal(row["cost_per_request"]) > 0 for row in rows.values())
 
 
 def test_the_calculator_of_the_page_works_as_the_one_in_python(seen, world):

@@ -160,12 +160,13 @@ def _tiles(board: Board) -> str:
         _tile("mean price of a GPU-hour", shown(price_per_gpu_hour(whole), board.currency), "as it was charged"),
     ]
     rows = cost_table(board).rows
-    if board.prices and rows:
+    if (board.prices or board.revenues) and rows:
         last = rows[-1]
         for what, key in (("revenue", "revenue"), ("margin", "margin"), ("revenue per rack", "revenue_per_rack")):
             value = last[key]
             figure = f"{show_money(value)} {board.currency}" if isinstance(value, Decimal) else "unknown"
-            tiles.append(_tile(what, figure, board.price_source))
+            scaled = f", {board.gpus_per_rack} GPUs of {board.gpus}" if key == "revenue_per_rack" else ""
+            tiles.append(_tile(what, figure, f"{board.price_source}{scaled}"))
     return f'<ul class="tiles">{"".join(tiles)}</ul>'
 
 
