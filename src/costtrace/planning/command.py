@@ -1,5 +1,6 @@
 """The command ``costtrace plan``."""
 
+import sys
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
@@ -134,7 +135,10 @@ def plan(
         raise CosttraceError(f"these requests have no {basis} tokens: take another --basis")
     scenarios = [Scenario("", now.modelled, priced.today, Fraction(fleet.pools), Fraction(1), None, carried=True)]
     if wanted.other_device or tables is not None or tier is not None or changes != [Change()]:
-        scenarios += [play(what, now, wanted, change, (priced.name, priced.then)) for change in changes]
+        for number, change in enumerate(changes, start=1):
+            _say(f"serving {len(served):,} requests again: scenario {number} of {len(changes)}")
+            scenarios.append(play(what, now, wanted, change, (priced.name, priced.then)))
+        _say("")
     found = Found(
         fleet,
         basis,
@@ -150,6 +154,13 @@ def plan(
     if plot is not None:
         picture.draw(plot, found)
     out(render(plan_tables(found), form))
+
+
+def _say(what: str) -> None:
+    """A line on a terminal's stderr that says what takes its time. Nothing where nobody looks."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{what}")
+        sys.stderr.flush()
 
 
 class _Price:
