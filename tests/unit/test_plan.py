@@ -8,6 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from honest_ledger import write as write_honest
 from public_data import DATA, needs
 
 from costtrace.agent.service import Agent
@@ -239,6 +240,33 @@ def test_a_ledger_without_prices_or_a_step_model_says_what_is_missing(home, tmp_
 def test_records_that_stand_for_many_requests_are_no_traffic(tmp_path, capsys):
     rack_month.write(tmp_path, rack_month.Plan(days=1))
     assert "it cannot be one request" in plan(capsys, tmp_path, code=2).err
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """Engines of several models, devices, sizes and prices, some of them unpriced: none has a step model."""
+    home = tmp_path_factory.mktemp("honest")
+    write_honest(home)
+    return home
+
+
+def test_a_plan_is_of_one_fleet_and_names_what_is_not_in_it(honest, capsys):
+    words = ("--fleet", "NVIDIA L40S", "--model", "m-small", "--shape", "qwen3-8b")
+    found = lines(capsys, honest, *words)
+    assert {row["currency"] for row in found["plan"]} == {"EUR"}
+    (note,) = [note for note in found["notes"] if note.startswith("Not in it")]
+    assert "m-large on NVIDIA H100" in note
+    assert "m-large on NVIDIA L40S" in note
+    assert "m-small" not in note
+    assert "they cannot be compared" in plan(capsys, honest, *words, "--tier", "neocloud=1", code=2).err
+
+
+def test_a_fleet_of_several_sizes_or_without_a_price_is_refused(honest, capsys):
+    assert "1, 2 devices each" in plan(capsys, honest, "--fleet", "NVIDIA H100", code=2).err
+    unpriced = ("--fleet", "NVIDIA B200", "--shape", "qwen3-8b")
+    assert "give a price with --tier" in plan(capsys, honest, *unpriced, code=2).err
+    row = lines(capsys, honest, *unpriced, "--tier", "mine=2")["plan"][0]
+    assert (row["currency"], Decimal(row["per_gpu_hour"])) == ("USD", 2)
 
 
 def test_every_token_is_counted_once_however_the_engines_are_arranged():
