@@ -26,7 +26,7 @@ LAYERS = {
     "config late tenant_sources setting_field settings_tenants",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields export "
     "clickhouse budgets_file",
-    "wiring": "agent cli demo doctor nvml_sim testing simulator replay __main__",
+    "wiring": "agent cli demo doctor nvml_sim testing simulator replay planning __main__",
 }
 """Every module by its layer; a package stands for all in it. What does not exist yet is allowed to be missing."""
 

@@ -283,7 +283,7 @@ class Settings(TenantSettings):
         if get_origin(annotation) is tuple and isinstance(value, str):
             parts = [part.strip() for part in value.split(",") if part.strip()]
             return () if parts == ["none"] else tuple(parts)
-        if info.field_name in {"sensor_gain", "tenant_models"} and isinstance(value, str):
+        if info.field_name in {"sensor_gain", "tenant_models", "request_labels"} and isinstance(value, str):
             return _pairs(value)
         return value
 

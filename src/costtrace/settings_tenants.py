@@ -1,5 +1,6 @@
 """The settings that tell tenants apart. Part of `costtrace.settings.Settings`."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -123,6 +124,14 @@ class TenantSettings(BaseModel):
         about="File with the secret that makes pseudonyms of users. Who has it can find a user again.",
         example="/run/secrets/costtrace-users",
     )
+    request_labels: Mapping[str, str] = setting(
+        {},
+        group=TENANTS,
+        about="Labels of requests, for the cost of a workload or of a conversation: each with the header in which a "
+        "trusted peer gives it. They stand in the ledger and on spans as they come: no secrets, no prompts.",
+        unit="LABEL=HEADER",
+        example="workload=x-workload,conversation=x-conversation-id",
+    )
     tenants: Path | None = setting(
         None,
         group=TENANTS,
@@ -170,6 +179,17 @@ class TenantSettings(BaseModel):
             cls._default_tenant(tenant)
         return MappingProxyType(dict(models))
 
+    @field_validator("request_labels")
+    @classmethod
+    def _labels(cls, labels: Mapping[str, str]) -> Mapping[str, str]:
+        for label in labels:
+            if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,62}", label):
+                raise ValueError(f"{label!r} cannot be a label: lower-case letters, digits, _ . - and a letter first")
+        headers = [tenancy.header_name(header) for header in labels.values()]
+        if len(set(headers)) < len(headers):
+            raise ValueError("two labels have the same header")
+        return MappingProxyType(dict(zip(labels, headers, strict=True)))
+
     def tenancy_policy(self) -> tenancy.TenancyPolicy:
         """How tenants are told apart, by these settings."""
         return tenancy.TenancyPolicy(
@@ -180,6 +200,7 @@ class TenantSettings(BaseModel):
             models=self.tenant_models,
             user_header=self.tenant_user_header,
             user_secret=read_secret(self.tenant_user_secret),
+            labels=self.request_labels,
         )
 
     def _source(self, name: str) -> tenancy.Source | None:

@@ -130,7 +130,17 @@ class TenancyPolicy:
     Raises: ValueError (an address or header name that cannot be used).
     """
 
-    __slots__ = ("_known", "_networks", "_secret", "_user_header", "_user_secret", "default", "models", "sources")
+    __slots__ = (
+        "_known",
+        "_labels",
+        "_networks",
+        "_secret",
+        "_user_header",
+        "_user_secret",
+        "default",
+        "models",
+        "sources",
+    )
 
     def __init__(
         self,
@@ -144,11 +154,13 @@ class TenancyPolicy:
         models: Mapping[str, str] = MappingProxyType({}),
         user_header: str = "",
         user_secret: bytes = b"",
+        labels: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.default = default
         self.models = models
         """Who pays for requests to an adapter, where nobody is named."""
         self._secret = hashlib.sha256(secret).digest() if len(secret) >= LEAST_SECRET else b""
+        self._labels = {header_name(header).encode("ascii"): label for label, header in labels.items()}
         self._user_header = user_header.encode("ascii")
         self._user_secret = user_secret if len(user_secret) >= LEAST_SECRET else b""
         self.sources: tuple[Source, ...] = (
@@ -188,6 +200,15 @@ class TenancyPolicy:
             return ""
         return "u-" + hmac.new(self._user_secret, user, hashlib.sha256).hexdigest()[:16]
 
+    def labels(self, headers: Headers) -> dict[str, str]:
+        """Labels that a trusted peer gives a request; one that is named twice, or cannot be a name, is left out."""
+        found: dict[str, set[bytes]] = {}
+        for name, value in headers if self._labels else ():
+            if (label := self._labels.get(name.lower())) is not None:
+                found.setdefault(label, set()).add(value)
+        named = {label: tenant_name(values.pop()) for label, values in found.items() if len(values) == 1}
+        return {label: value for label, value in named.items() if value is not None}
+
     def _is_in_a_network(self, peer: str) -> bool:
         try:
             address = ipaddress.ip_address(peer)
@@ -208,6 +229,7 @@ def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy | None = N
     if policy is None:
         policy = _policy_of_settings()
     trusted = policy.trusts(peer) or policy.knows_secret(headers)
+    labels = policy.labels(headers) if trusted else {}
     rejected: Identity | None = None
     for source in policy.sources:
         identity = source(headers, trusted=trusted)
@@ -215,11 +237,11 @@ def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy | None = N
             continue
         if not identity.source.startswith(REJECTED):
             user = policy.user(headers) if trusted else ""
-            return identity._replace(user=user) if user else identity
+            return identity._replace(user=user, labels=labels) if user or labels else identity
         rejected = rejected or identity._replace(tenant=policy.default)
     if model and model in policy.models:
-        return Identity(policy.models[model], MODEL, "", {})
-    return rejected or Identity(policy.default, DEFAULT, "", {})
+        return Identity(policy.models[model], MODEL, "", labels)
+    return rejected or Identity(policy.default, DEFAULT, "", labels)
 
 
 def tenant_name(value: bytes, max_length: int = MAX_LENGTH) -> str | None:

@@ -42,6 +42,9 @@ def main():
             seen["overflow"][scheme] = page.evaluate(
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
+            seen["overflow"][f"tables, {scheme}"] = page.evaluate(
+                "Math.max(...[...document.querySelectorAll('.scroll')].map(one => one.scrollWidth - one.clientWidth))"
+            )
             seen[f"background_{scheme}"] = page.evaluate("getComputedStyle(document.body).backgroundColor")
             page.screenshot(path=folder / f"board-{scheme}.png", full_page=True)
             if scheme == "light":

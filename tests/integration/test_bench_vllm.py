@@ -15,21 +15,27 @@ from costtrace.cli.app import cli
 from costtrace.tokenomics.figures import rounded
 
 pytestmark = [pytest.mark.heavy, pytest.mark.vllm]
+AIPERF = Path(os.environ.get("COSTTRACE_AIPERF") or Path(__file__).parents[2] / "build" / "aiperf" / "bin" / "aiperf")
 
 
-@pytest.fixture(scope="module")
-def benched(vllm_environment, tiny_model, tmp_path_factory):
+@pytest.fixture(scope="module", params=["vllm", "aiperf"])
+def benched(request, vllm_environment, tiny_model, tmp_path_factory):
+    if request.param == "aiperf" and not AIPERF.exists():
+        pytest.skip(f"there is no {AIPERF}: run python tools/setup_aiperf.py")
     keep = os.environ.get("COSTTRACE_TEST_SCREENSHOTS")
-    folder = Path(keep) / "bench" if keep else tmp_path_factory.mktemp("bench")
+    folder = Path(keep) / f"bench-{request.param}" if keep else tmp_path_factory.mktemp("bench")
     with serving(vllm_environment, tiny_model, tmp_path_factory.mktemp("served")) as world:
         words = [
             *("bench", "--url", world.url, "--model", "tiny-model", "--tokenizer", str(tiny_model)),
             *("--concurrency", "1,4", "--input-len", "24", "--output-len", "12", "--requests", "4"),
             *("--vllm", str(vllm_environment / "venv" / "bin" / "vllm"), "--home", str(world.home.path)),
+            *("--generator", request.param, "--aiperf", str(AIPERF)),
             *("--out", str(folder), "--format", "json"),
         ]
         began_ns = time.time_ns()
-        done = CliRunner().invoke(cli, words, env={"HF_HUB_OFFLINE": "1"}, catch_exceptions=False)
+        # AIPerf takes a folder for a tokenizer only where the hub is not declared to be offline.
+        env = {"HF_HUB_OFFLINE": "1" if request.param == "vllm" else None}
+        done = CliRunner().invoke(cli, words, env=env, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         rows = world.home.rows(
             "SELECT request_id, cost_nano, gpu_ns, input_tokens, output_tokens FROM usage WHERE ended_ns > ?", began_ns
@@ -37,11 +43,20 @@ def benched(vllm_environment, tiny_model, tmp_path_factory):
     return folder, json.loads(done.output)["operating_points"], rows
 
 
+def written_down(folder, users):
+    """What tells the requests of a run, as its generator wrote it down."""
+    lines = folder / f"aiperf_c{users}" / "profile_export.jsonl"
+    if lines.exists():
+        return [json.loads(line)["metadata"]["x_request_id"] for line in lines.read_text().splitlines()]
+    return [f"-c{users}-"]
+
+
 def test_every_request_of_the_generator_is_joined_once_and_its_cost_is_the_ledgers(benched):
-    _, points, rows = benched
+    folder, points, rows = benched
     assert [(point["concurrency"], point["requests"]) for point in points] == [(1, 4), (4, 16)]
     for point in points:
-        mine = [row for row in rows if f"-c{point['concurrency']}-" in row["request_id"]]
+        marks = written_down(folder, point["concurrency"])
+        mine = [row for row in rows if any(mark in row["request_id"] for mark in marks)]
         assert len({row["request_id"] for row in mine}) == len(mine) == point["requests"]
         assert sum(row["cost_nano"] for row in mine) == point["cost_nano"]
         assert sum(row["gpu_ns"] for row in mine) == point["gpu_ns"]

@@ -8,6 +8,7 @@ import sys
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner
@@ -23,27 +24,50 @@ pytestmark = [
     pytest.mark.heavy,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
 ]
-WORDS = (
-    *("--peak", "0.02", "--peak-price", "1.95", "--benchmark-mix", "1024:1024", "--basis", "total"),
-    *("--list-price", "gpt-oss-120b=0.05/0.20", "--list-price", "deepseek-r1=0.10/0.50"),
-)
+LADDER = ("--peak", "0.02", "--peak-price", "1.95", "--benchmark-mix", "1024:1024", "--basis", "total")
+WORDS = {
+    "rack": (*LADDER, "--list-price", "gpt-oss-120b=0.05/0.20", "--list-price", "deepseek-r1=0.10/0.50"),
+    "demo": (*LADDER, "--list-price", "tiny-model=2/9"),
+}
+
+
+class World(NamedTuple):
+    """A ledger, and what the board is asked for on top of it."""
+
+    name: str
+    home: Path
+
+    @property
+    def words(self):
+        return ["--home", str(self.home), *WORDS[self.name]]
+
+
+@pytest.fixture(scope="module", params=[pytest.param("demo", marks=pytest.mark.vllm), "rack"])
+def world(request, tmp_path_factory):
+    """A simulated month of a rack, and the ledger that `costtrace demo` makes of a real server's requests."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "rack":
+        rack_month.write(folder)
+        return World("rack", folder)
+    environment, model = (request.getfixturevalue(name) for name in ("vllm_environment", "tiny_model"))
+    words = ["demo", "--vllm-env", environment, "--model", model, "--out", folder]
+    done = subprocess.run(
+        [sys.executable, "-m", "costtrace", *map(str, words)], capture_output=True, text=True, check=False, timeout=270
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return World("demo", folder / "home")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rack")
-    rack_month.write(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def seen(home, tmp_path_factory):
+def seen(world, tmp_path_factory):
     done = subprocess.run([PYTHON, "-c", "import playwright, axe_playwright_python"], capture_output=True, check=False)
     if done.returncode != 0:
         pytest.skip(f"playwright is not installed in {PYTHON}: run python tools/setup_peers.py")
     folder = Path(os.environ.get("COSTTRACE_TEST_SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
+    folder = folder / world.name
+    folder.mkdir(exist_ok=True)
     page = folder / "board.html"
-    made = CliRunner().invoke(cli, ["board", "--home", str(home), *WORDS, "--out", str(page)])
+    made = CliRunner().invoke(cli, ["board", *world.words, "--out", str(page)])
     assert made.exit_code == 0, made.output
     script = Path(__file__).with_name("board_browser.py")
     words = [PYTHON, script, CHROMIUM, page, folder]
@@ -62,8 +86,8 @@ def test_axe_finds_nothing_in_light_and_in_dark(seen):
     assert seen["background_light"] != seen["background_dark"]
 
 
-def test_nothing_is_wider_than_the_window_on_a_desk_or_a_phone(seen):
-    assert seen["overflow"] == {"light": 0, "dark": 0, "phone": 0}
+def test_nothing_is_wider_than_the_window_on_a_desk_or_a_phone_and_no_table_on_a_desk(seen):
+    assert seen["overflow"] == {"light": 0, "dark": 0, "phone": 0, "tables, light": 0, "tables, dark": 0}
 
 
 def test_it_prints_on_two_pages_of_paper(seen):
@@ -72,12 +96,13 @@ def test_it_prints_on_two_pages_of_paper(seen):
 
 def test_every_assumption_can_be_reached_by_keyboard(seen):
     wanted = [f"in-{name}" for name in roi.Assumptions._fields]
-    reached = [name for name in seen["focus"] if name in wanted]
+    # A short page is gone through twice.
+    reached = {name for name in seen["focus"] if name in wanted}
     assert sorted(reached) == sorted(wanted)
 
 
-def test_the_figures_on_the_screen_are_those_of_report(seen, home):
-    done = CliRunner().invoke(cli, ["report", "--home", str(home), "--format", "json"])
+def test_the_figures_on_the_screen_are_those_of_report(seen, world):
+    done = CliRunner().invoke(cli, ["report", "--home", str(world.home), "--format", "json"])
     (everything,) = [line for line in json.loads(done.output)["summary"] if line["kind"] == "everything"]
     due = [
         f"{significant(Fraction(everything[f'cost_per_million_{basis}_tokens']))} USD" for basis in ("output", "total")
@@ -85,8 +110,16 @@ def test_the_figures_on_the_screen_are_those_of_report(seen, home):
     assert seen["tiles"][:2] == due
 
 
-def test_the_calculator_of_the_page_works_as_the_one_in_python(seen, home):
-    done = CliRunner().invoke(cli, ["board", "--home", str(home), *WORDS, "--format", "json"])
+def test_the_requests_of_each_workload_have_their_cost(world):
+    done = CliRunner().invoke(cli, ["board", *world.words, "--format", "json"])
+    rows = {row["workload"].partition(" (bundle")[0]: row for row in json.loads(done.output)["transactions"]}
+    more = {"demo": {"(none)"}, "rack": {"coding agent"}}[world.name]
+    assert set(rows) == {"assistant", "search", "batch summaries"} | more
+    assert all(Decimal(row["cost_per_request"]) > 0 for row in rows.values())
+
+
+def test_the_calculator_of_the_page_works_as_the_one_in_python(seen, world):
+    done = CliRunner().invoke(cli, ["board", *world.words, "--format", "json"])
     rows = json.loads(done.output)["return_on_investment"]
     given = {row["name"]: Decimal(row["value"]) for row in rows if row["kind"] == "assumption"}
     given["gpus"], given["years"] = int(given["gpus"]), int(given["years"])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costtrace.cli.app import cli
+from costtrace.cli.generators import aiperf_ids
 from costtrace.errors import CosttraceError
 from costtrace.ledger import Ledger
 from costtrace.tokenomics.pareto import front
@@ -125,3 +126,82 @@ def test_nothing_beats_a_point_of_the_front_and_something_beats_every_other(poin
     for place, (good, bad) in enumerate(points):
         beaten = [p for p in points if p != (good, bad) and p[0] >= good and p[1] <= bad]
         assert (place in found) == (not beaten)
+
+
+AIPERF = """
+    #!{python}
+    import json, sys, time, uuid
+    from pathlib import Path
+    from costtrace.ledger.store import Ledger, UsageCost
+    from costtrace.usage import EngineRow, UsageRecord
+    words = dict(zip(sys.argv, sys.argv[1:]))
+    users, count = int(words["--concurrency"]), int(words["--request-count"])
+    ids = [str(uuid.UUID(int=1000 * users + k)) for k in range(count + 2)]
+    ledger = Ledger(Path({home!r}) / "ledger.sqlite")
+    now = time.time_ns()
+    with ledger.transaction():
+        ledger.put_engine(EngineRow(engine_id="e", host="h", engine="tensorrt-llm", version="1", model="m",
+            role="aggregated", dp_rank=0, devices=("G0", "G1"), device_name="B200", device_kind="gpu",
+            started_wall_ns=1, started_ns=1))
+        ledger.put_usage([(UsageRecord(record_id=one, request_key=one, request_id=f"cmpl-{{one}}-0", engine_id="e",
+            tenant="t", tenant_source="default", model="m", operation="text_completion", arrived_ns=now,
+            scheduled_ns=now, decode_ns_at=now, ended_ns=now, gpu_ns=10**9, prefill_ns=10**8, decode_ns=9 * 10**8,
+            wasted_ns=0, input_tokens=10, cached_tokens=0, output_tokens=20, computed_tokens=30, sequences=1, steps=20,
+            batch_milli=1000 * users, method="affine"), UsageCost(2_000_000, 200_000, 1_800_000, "USD", "book"))
+            for one in ids])
+    ledger.close()
+    folder = Path(words["--output-artifact-dir"])
+    folder.mkdir()
+    phases = ["profiling"] * count + ["warmup"]  # and the last one is somebody else's
+    (folder / "profile_export.jsonl").write_text("".join(
+        json.dumps({{"metadata": {{"x_request_id": one, "benchmark_phase": phase}}}}) + "\\n"
+        for one, phase in zip(ids, phases)))
+    (folder / "profile_export_aiperf.json").write_text(json.dumps({{"aiperf_version": "0.13.0",
+        "input_config": {{"models": {{"items": [{{"name": "m"}}]}}, "phases": [{{"concurrency": users}}]}},
+        "output_token_throughput": {{"avg": 40.0 * users}}, "total_token_throughput": {{"avg": 60.0 * users}},
+        "output_token_throughput_per_user": {{"avg": 200.0 / users}},
+        "inter_token_latency": {{"avg": 5.5, "p50": 5.0 * users}}, "time_to_first_token": {{"p99": 80.0}}}}))
+"""
+
+
+def aiperf(folder):
+    home, command = folder / "home", folder / "aiperf"
+    home.mkdir()
+    Ledger(home / "ledger.sqlite").close()
+    command.write_text(textwrap.dedent(AIPERF.format(python=sys.executable, home=str(home))).lstrip())
+    command.chmod(0o755)
+    return home, command
+
+
+def bench_aiperf(folder, home, command, *words):
+    return bench(folder, home, "no-vllm", "--generator", "aiperf", "--aiperf", str(command), *words)
+
+
+def test_aiperfs_requests_are_joined_by_the_ids_that_it_wrote_down_and_no_others(tmp_path):
+    home, command = aiperf(tmp_path)
+    words = ("--concurrency", "1,4", "--requests", "3", "--format", "json")
+    points = json.loads(bench_aiperf(tmp_path, home, command, *words).stdout)["operating_points"]
+    assert [(p["concurrency"], p["requests"], p["gpu_ns"]) for p in points] == [(1, 3, 3 * 10**9), (4, 12, 12 * 10**9)]
+    assert all(Decimal(point["cost_per_million_tokens"]) == 100 for point in points)
+    row = json.loads((tmp_path / "out" / "agg_costtrace_c4.json").read_text())
+    assert (row["framework"], row["tput_per_gpu"], row["output_tput_per_gpu"]) == ("tensorrt-llm", 120, 80)
+    assert (row["median_tpot"], row["median_intvty"], row["p99_ttft"]) == (0.02, 50, 0.08)
+
+
+def test_a_folder_with_results_of_aiperf_is_not_mixed_with_new_ones(tmp_path):
+    home, command = aiperf(tmp_path)
+    bench_aiperf(tmp_path, home, command, "--concurrency", "1", "--requests", "1")
+    with pytest.raises(CosttraceError, match="is there already"):
+        bench_aiperf(tmp_path, home, command, "--concurrency", "1", "--requests", "1")
+
+
+def test_an_aiperf_that_is_not_there_says_how_to_get_it(tmp_path):
+    home, _ = aiperf(tmp_path)
+    with pytest.raises(CosttraceError, match="pip install aiperf, in an environment of its own"):
+        bench_aiperf(tmp_path, home, "no-such-aiperf")
+
+
+@pytest.mark.parametrize("line", ["", "[]", "{}", "not json", '{"metadata": {}}'])
+def test_a_line_of_aiperf_that_is_no_request_is_named(line):
+    with pytest.raises(CosttraceError, match="line 2 of AIPerf's"):
+        aiperf_ids('{"metadata": {"x_request_id": "a"}}\n' + line + "\n")

@@ -180,6 +180,56 @@ def test_the_margin_of_everything_is_unknown_where_a_model_has_no_price(rack):
     assert Decimal(one["margin"]) == due - Decimal(one["cost_with_idle_nano"]).scaleb(-9)
 
 
+def test_a_revenue_that_was_given_stands_where_it_is_known_and_makes_the_margin_of_everything(rack):
+    words = ("--list-price", "gpt-oss-120b=0.05/0.20", "--revenue", "deepseek-r1=1000.50", "--format", "json")
+    made = json.loads(command(rack, *words))
+    by_model = {row["model"]: row for row in made["cost_per_million_tokens"]}
+    assert Decimal(by_model["deepseek-r1"]["revenue"]) == Decimal("1000.50")
+    whole = by_model["all"]
+    assert Decimal(whole["revenue"]) == Decimal("1000.50") + Decimal(by_model["gpt-oss-120b"]["revenue"])
+    assert Decimal(whole["margin"]) == Decimal(whole["revenue"]) - Decimal(whole["cost_with_idle_nano"]).scaleb(-9)
+    assert Decimal(whole["revenue_per_rack"]) == Decimal(whole["revenue"])
+    price = next(row for row in made["return_on_investment"] if row["name"] == "price_per_million")
+    assert price["source"] == "the revenue given over output tokens"
+    text = command(rack, "--revenue", "gpt-oss-120b=1", "--revenue", "deepseek-r1=2.5")
+    assert "3.50 USD" in text
+    assert "72 GPUs of 72" in text
+
+
+def test_a_revenue_of_a_model_on_several_lines_is_in_the_sum_only(tmp_path):
+    rack_month.write(tmp_path, rack_month.Plan(days=20, release_day=1, price_day=2))
+    made = json.loads(
+        command(tmp_path, "--revenue", "gpt-oss-120b=9", "--revenue", "deepseek-r1=1", "--format", "json")
+    )
+    rows = made["cost_per_million_tokens"]
+    assert {row["month"] for row in rows} == {"2026-08", "2026-09", ""}
+    assert [row["revenue"] for row in rows[:-1]] == [None] * 4
+    assert Decimal(rows[-1]["revenue"]) == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--revenue", "5"), "MODEL=AMOUNT"),
+        (("--revenue", "gpt-oss-120b=1", "--revenue", "gpt-oss-120b=2"), "once for each model"),
+        (("--revenue", "gpt-oss-120b=-1"), "not a number from 0 up"),
+        (("--revenue", "gpt-oss=1"), "There are: deepseek-r1, gpt-oss-120b"),
+    ],
+)
+def test_a_revenue_that_cannot_be_is_refused(rack, words, message):
+    with pytest.raises(CosttraceError, match=message):
+        command(rack, *words)
+
+
+def test_the_mean_cost_of_a_conversation_stands_below_the_table(rack):
+    made = json.loads(command(rack, "--format", "json"))
+    rows = [row for row in made["transactions"] if row["workload"] != "(none)"]
+    mean = sum(Decimal(row["cost_nano"]) for row in rows).scaleb(-9) / len(rows)
+    (note,) = [note for note in made["notes"] if "on average" in note]
+    assert note.startswith("4 values of `workload`: ")
+    assert abs(Decimal(note.split()[4].replace(",", "")) / mean - 1) < Decimal("0.005")
+
+
 BOOK = """
 version: sold
 currency: USD

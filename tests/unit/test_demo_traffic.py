@@ -105,7 +105,8 @@ def test_tenant_trace_and_other_headers_travel_as_they_are():
         "00-ab-cd-01",
         "Bearer k",
     )
-    assert not {"x-costtrace-tenant", "traceparent"} & set(seen[1])
+    assert seen[0]["x-workload"] == "assistant"
+    assert not {"x-costtrace-tenant", "x-workload", "traceparent"} & set(seen[1])
 
 
 def test_results_come_in_the_order_of_the_plan_and_progress_counts_up():

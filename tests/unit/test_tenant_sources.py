@@ -177,6 +177,45 @@ def test_a_user_is_a_pseudonym_and_only_where_that_is_wanted_and_a_trusted_hop_s
     assert resolve([*headers, (b"x-user", b"john")], LOCAL, policy).user == ""
 
 
+LABELLED = TenancyPolicy(labels={"workload": "X-Workload", "conversation": "x-conversation-id"})
+
+
+@pytest.mark.parametrize(
+    ("more", "peer", "labels"),
+    [
+        (
+            [(b"X-Workload", b" search "), (b"x-conversation-id", b"c-1")],
+            LOCAL,
+            {"workload": "search", "conversation": "c-1"},
+        ),
+        ([(b"x-workload", b"search")], FAR, {}),
+        (
+            [(b"x-workload", b"a"), (b"x-workload", b"b"), (b"x-conversation-id", b"c-1")],
+            LOCAL,
+            {"conversation": "c-1"},
+        ),
+        ([(b"x-workload", b"a"), (b"x-workload", b"a")], LOCAL, {"workload": "a"}),
+        ([(b"x-workload", b"line\nfeed")], LOCAL, {}),
+        ([(b"x-workload", b"w" * 129)], LOCAL, {}),
+        ([], LOCAL, {}),
+    ],
+)
+def test_labels_are_those_that_a_trusted_hop_gives(more, peer, labels):
+    assert resolve([(b"x-costtrace-tenant", b"acme"), *more], peer, LABELLED).labels == labels
+    assert resolve(more, peer, LABELLED).labels == labels
+    assert resolve(more, peer, TenancyPolicy()).labels == {}
+
+
+def test_labels_are_set_up_by_name_and_header(monkeypatch):
+    from costtrace import config
+
+    policy = config.load(env={"COSTTRACE_REQUEST_LABELS": "workload=X-Workload"}).tenancy_policy()
+    assert resolve([(b"x-workload", b"search")], LOCAL, policy).labels == {"workload": "search"}
+    for wrong in ("Work load=x-w", "a=x y", "a=x,b=X", "a"):
+        with pytest.raises(config.ConfigError):
+            config.load(env={"COSTTRACE_REQUEST_LABELS": wrong})
+
+
 # -- baggage ------------------------------------------------------------------------------------------------------
 
 BAGGAGE = TenancyPolicy(sources=[BaggageSource("tenant.id", max_length=128)])

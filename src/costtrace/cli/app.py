@@ -42,6 +42,7 @@ COMMANDS = {
     "benchmarks": "costtrace.cli.benchmarks:benchmarks",
     "board": "costtrace.cli.board:board",
     "improvement": "costtrace.cli.improvement:improvement",
+    "plan": "costtrace.planning.command:plan",
     "replay": "costtrace.replay.command:replay",
     "demo": "costtrace.demo.command:demo",
     "nvml-sim": "costtrace.nvml_sim.command:nvml_sim",

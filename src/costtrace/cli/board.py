@@ -73,6 +73,13 @@ class Ask(NamedTuple):
     metavar="MODEL=INPUT/OUTPUT",
     help="What a million input and output tokens of a model are sold for. Can be given again.",
 )
+@click.option(
+    "--revenue",
+    "given_revenues",
+    multiple=True,
+    metavar="MODEL=AMOUNT",
+    help="Or what a model brought in all of the period. Can be given again.",
+)
 @click.option("--price-book", type=click.Path(path_type=Path), help="Or take list prices from this price book.")
 @click.option("--label", default="workload", show_default=True, help="Label by which the cost of a request is shown.")
 @click.option("--gpus-per-rack", type=click.IntRange(1), default=72, show_default=True)
@@ -98,6 +105,7 @@ def board(
     target: Path | None,
     form: str,
     list_prices: tuple[str, ...],
+    given_revenues: tuple[str, ...],
     price_book: Path | None,
     label: str,
     gpus_per_rack: int,
@@ -114,6 +122,7 @@ def board(
     """
     where = zone(tz)
     prices = {price.match: price for price in map(_list_price, list_prices)}
+    revenues = _revenues(given_revenues)
     given = {name: _decimal(f"--{name.replace('_', '-')}", value) for name in GIVEN if (value := rest.pop(name))}
     ask = _ask(rest)
     with open_ledger(home) as store:
@@ -123,6 +132,7 @@ def board(
         mine = {line.keys[0] for line in (*summary.lines, *summary.rest)}
         active = {key: engine for key, engine in engines.items() if key in mine}
         days = figures.cells(summary, engines)
+        _served(revenues, days)
         if price_book is not None:
             prices = {**_prices_of(load_price_book(price_book), {cell.model for cell in days}, which), **prices}
         gpus = len({device for engine in active.values() for device in engine.devices})
@@ -137,15 +147,16 @@ def board(
             label=label,
             transactions=board_query.transactions(store, which, label),
             prices=prices,
-            price_source="at the list prices of the price book" if price_book else "at the list prices given",
+            price_source=_price_source(price_book, revenues),
+            revenues=revenues,
             gpus=gpus,
             gpus_per_rack=gpus_per_rack,
             ladder=None,
             ladder_why_not=NO_BENCHMARK,
-            assumptions=assumptions(None, 0, None, {})[0],
+            assumptions=assumptions(None, 0, (None, ""), {})[0],
             assumption_sources={},
         )
-        output_price = list_price_of_output(figures.group(days, ("model",)), prices)
+        output_price = list_price_of_output(figures.group(days, ("model",)), prices, revenues)
         first, sources = assumptions(made.whole, gpus, output_price, given)
         made = made._replace(assumptions=first, assumption_sources=sources)
         if ask.file is not None or ask.peak is not None:
@@ -243,6 +254,31 @@ def _list_price(text: str) -> ListPrice:
     if not model or not asked:
         raise CosttraceError(f"--list-price {text}: write it as MODEL=INPUT/OUTPUT, as in gpt-oss-120b=0.15/0.60")
     return ListPrice(model, _decimal("--list-price", given), _decimal("--list-price", asked), from_ns=0)
+
+
+def _served(revenues: dict[str, Decimal], days: Iterable[figures.Cell]) -> None:
+    """Raises: CosttraceError, where a model with revenue was not served: its name is wrong, or its period."""
+    models = {cell.model for cell in days if cell.tokens("total")}
+    for model in revenues:
+        if model not in models:
+            known = ", ".join(sorted(models)) or "none"
+            raise CosttraceError(f"--revenue: {model!r} served no tokens in this period. There are: {known}")
+
+
+def _revenues(words: tuple[str, ...]) -> dict[str, Decimal]:
+    found: dict[str, Decimal] = {}
+    for word in words:
+        model, _, amount = word.rpartition("=")
+        if not model or model in found:
+            raise CosttraceError(f"--revenue {word}: write it as MODEL=AMOUNT, once for each model, as in m=1250.50")
+        found[model] = _decimal("--revenue", amount)
+    return found
+
+
+def _price_source(book: Path | None, revenues: dict[str, Decimal]) -> str:
+    if revenues:
+        return "as given with --revenue, else at list prices"
+    return "at the list prices of the price book" if book else "at the list prices given"
 
 
 def _prices_of(book: PriceBook, models: Iterable[str], which: Period) -> dict[str, ListPrice]:

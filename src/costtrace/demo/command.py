@@ -19,7 +19,7 @@ from costtrace.cli.common import examples
 from costtrace.demo.server import VllmServer, free_port, read_environment
 from costtrace.demo.simulated_gpu import SimulatedGpu
 from costtrace.demo.sink import SpanSink
-from costtrace.demo.traffic import Sent, plan, send_all
+from costtrace.demo.traffic import WORKLOAD_HEADER, Sent, plan, send_all
 from costtrace.errors import ServerError
 from costtrace.ledger.store import LEDGER_NAME
 from costtrace.units import NS_PER_S, show_joules
@@ -167,6 +167,7 @@ def _environment(prices: Path, sink: SpanSink, gpu: SimulatedGpu | None) -> dict
         "COSTTRACE_WINDOW_S": str(WINDOW_S),
         "COSTTRACE_PROMETHEUS_PORT": str(free_port()),
         "COSTTRACE_AGENT_IDLE_EXIT_S": "2",
+        "COSTTRACE_REQUEST_LABELS": f"workload={WORKLOAD_HEADER}",
     }
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}

@@ -19,6 +19,9 @@ from urllib.parse import urlsplit
 
 TENANTS = ("acme", "globex", "initech")
 TENANT_HEADER = "x-costtrace-tenant"
+WORKLOAD_HEADER = "x-workload"
+WORKLOADS = {"acme": "assistant", "globex": "search", "initech": "batch summaries"}
+"""What each tenant's requests are for: a label that the gateway of this demonstration gives them."""
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TIMEOUT_S = 120.0
 SENTENCES = (
@@ -122,6 +125,8 @@ def send(url: str, request: Request, timeout_s: float = TIMEOUT_S) -> Sent:
     headers = {"content-type": "application/json", **request.headers}
     if request.tenant is not None:
         headers[TENANT_HEADER] = request.tenant
+        if (workload := WORKLOADS.get(request.tenant)) is not None:
+            headers[WORKLOAD_HEADER] = workload
     if request.traceparent is not None:
         headers["traceparent"] = request.traceparent
     answer, status, aborted, error = _Answer(), 0, False, None

@@ -1,7 +1,7 @@
 """What the board asks of a ledger beyond the sums of `query`: who ran what, at which prices, and labelled requests."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from costtrace.ledger.query import Filter, Store
@@ -122,37 +122,31 @@ def _bucket(column: str, limits: tuple[int, ...]) -> str:
     return f"CASE {cases} ELSE {len(limits)} END"
 
 
-def billed(store: Store, prefix: str, since_ns: int) -> Billed | None:
-    """What the requests cost whose id has *prefix* in it and that ended after *since_ns*; None where there are none."""
+def billed(store: Store, mine: Callable[[str], bool], since_ns: int) -> Billed | None:
+    """What the requests cost whose id is *mine* and that ended after *since_ns*; None where there are none."""
     sql = """
-        SELECT count(*), sum(u.gpu_ns), sum(u.cost_nano), sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END),
-            max(u.currency), sum(u.energy_uj), sum(u.gap_ns), sum(u.input_tokens), sum(u.output_tokens),
-            sum(u.batch_milli), max(e.device_name), max(u.simulated)
-        FROM usage u JOIN engine e ON e.engine_id = u.engine_id
-        WHERE u.ended_ns >= :since AND instr(u.request_id, :prefix) > 0
+        SELECT u.request_id, u.gpu_ns, u.cost_nano, u.currency, u.energy_uj, u.gap_ns, u.input_tokens, u.output_tokens,
+            u.batch_milli, e.device_name, e.devices, e.engine, u.simulated
+        FROM usage u JOIN engine e ON e.engine_id = u.engine_id WHERE u.ended_ns >= :since
     """
-    found = next(store.rows(sql, {"since": since_ns, "prefix": prefix}))
-    requests, gpu_ns, cost_nano, unpriced, currency, energy_uj, gap_ns, inputs, outputs, batches, name, simulated = (
-        found
-    )
-    if not requests:
+    rows = [row[1:] for row in store.rows(sql, {"since": since_ns}) if mine(row[0])]
+    if not rows:
         return None
-    engines = """
-        SELECT DISTINCT e.devices FROM usage u JOIN engine e ON e.engine_id = u.engine_id
-        WHERE u.ended_ns >= :since AND instr(u.request_id, :prefix) > 0
-    """
-    rows = store.rows(engines, {"since": since_ns, "prefix": prefix})
-    devices = {device for (names,) in rows for device in json.loads(names)}
+    gpu_ns, costs, currencies, energies, gaps, inputs, outputs, batches, names, devices, engines, simulated = zip(
+        *rows, strict=True
+    )
+    known = [energy for energy in energies if energy is not None]
     return Billed(
-        requests,
-        gpu_ns,
-        None if unpriced else cost_nano,
-        currency,
-        None if gap_ns else energy_uj,
-        inputs,
-        outputs,
-        batches // requests,
-        name,
-        len(devices),
-        bool(simulated),
+        len(rows),
+        sum(gpu_ns),
+        None if None in costs else sum(costs),
+        max(currencies),
+        None if any(gaps) or not known else sum(known),
+        sum(inputs),
+        sum(outputs),
+        sum(batches) // len(rows),
+        max(names),
+        len({device for words in set(devices) for device in json.loads(words)}),
+        any(simulated),
+        max(engines),
     )

@@ -257,7 +257,8 @@ class Simulator:
             self._cache.move_to_end(name)
             blocks += 1
         # The last token is always computed: its logits are wanted.
-        return min(blocks * self._config.block_tokens, one.arrival.prompt_tokens - 1)
+        known = max(blocks * self._config.block_tokens, one.arrival.cached_tokens)
+        return min(known, one.arrival.prompt_tokens - 1)
 
     def _keep(self, one: Running) -> None:
         for name in one.arrival.prefix if self._config.prefix_cache else ():

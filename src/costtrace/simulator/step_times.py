@@ -6,9 +6,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from costtrace.device_peaks import peak_of
+from costtrace.device_peaks import DevicePeak, peak_of
 from costtrace.simulator.models import Model
-from costtrace.step_model import prior
+from costtrace.step_model import Coefficients, prior
 
 
 class Load(NamedTuple):
@@ -47,19 +47,12 @@ class StepTimes(Protocol):
         ...
 
 
-class Roofline:
-    """The analytic model with the published peaks of a device.
+class Analytic:
+    """The step model of docs/method.md section 3 with given coefficients (s). Experts count as if all were read."""
 
-    It is of the family that costtrace fits: shares judged against it look better than on any real engine.
-    """
-
-    def __init__(self, model: Model, device: str, efficiency: float = 0.7) -> None:
-        peak = peak_of(device, "gpu")
-        peak = peak._replace(flops=peak.flops * efficiency, bytes_per_s=peak.bytes_per_s * efficiency)
-        coefficients = prior(model.shape(), "gpu", 1, peak)
-        assert coefficients is not None
+    def __init__(self, coefficients: Coefficients, source: str) -> None:
         self.coefficients = coefficients
-        self.source = f"analytic roofline at {efficiency:.0%} of the published peaks of {device}"
+        self.source = source
 
     def seconds(self, load: Load, at_s: float) -> float:
         """Seconds of a step."""
@@ -73,6 +66,29 @@ class Roofline:
             + c.attention * attention
             + c.sequence * load.sequences
         )
+
+
+class Roofline(Analytic):
+    """The analytic model with the published peaks of a device, or with peaks that are given.
+
+    It is of the family that costtrace fits: shares judged against it look better than on any real engine.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: str,
+        efficiency: float = 0.7,
+        *,
+        peak: DevicePeak | None = None,
+        devices: int = 1,
+    ) -> None:
+        whose = "published" if peak is None else "given"
+        peak = peak or peak_of(device, "gpu")
+        peak = peak._replace(flops=peak.flops * efficiency, bytes_per_s=peak.bytes_per_s * efficiency)
+        coefficients = prior(model.shape(), "gpu", devices, peak)
+        assert coefficients is not None
+        super().__init__(coefficients, f"analytic roofline at {efficiency:.0%} of the {whose} peaks of {device}")
 
 
 class Disturbances(msgspec.Struct, frozen=True, kw_only=True):

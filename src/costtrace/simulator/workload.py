@@ -25,6 +25,8 @@ class Arrival(NamedTuple):
     tenant: str = "default"
     prefix: tuple[int, ...] = ()
     """Names of the leading blocks of its prompt: the same names are the same content."""
+    cached_tokens: int = 0
+    """Tokens of its prompt that are in the cache whatever the simulator's own cache holds: as they were measured."""
 
 
 def read_workload(

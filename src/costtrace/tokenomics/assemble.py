@@ -9,7 +9,7 @@ from costtrace.list_prices import ListPrice
 from costtrace.tokenomics import ladder as steps_of
 from costtrace.tokenomics import roi
 from costtrace.tokenomics.board import Cell
-from costtrace.tokenomics.figures import FigureRefused, Imported, Tier, price, rounded
+from costtrace.tokenomics.figures import FigureRefused, Imported, Tier, price, rounded, significant
 from costtrace.tokenomics.ladder import Ladder, Phases, Step, unknown
 from costtrace.units import NS_PER_HOUR, NS_PER_S
 
@@ -106,14 +106,18 @@ def climb(start: Benchmark, production: Production) -> Ladder:
         cache,
         steps_of.occupancy(production.hours),
         steps_of.ratio_step(
-            "idle", busy_ns, busy_ns + idle_ns, f"{idle_ns / NS_PER_HOUR:,.0f} idle GPU-hours", "needs device time"
+            "idle",
+            busy_ns,
+            busy_ns + idle_ns,
+            f"{significant(Fraction(idle_ns, NS_PER_HOUR))} idle GPU-hours",
+            "needs device time",
         ),
         _tier(start, cell),
         steps_of.ratio_step(
             "overhead",
             busy_ns + idle_ns,
             busy_ns + idle_ns + overhead_ns,
-            f"{overhead_ns / NS_PER_HOUR:,.1f} GPU-hours of start-up and unobserved time",
+            f"{significant(Fraction(overhead_ns, NS_PER_HOUR))} GPU-hours of start-up and unobserved time",
             "needs device time",
         ),
     ]
@@ -139,20 +143,29 @@ def _tier(start: Benchmark, cell: Cell) -> Step:
     return Step("price tier", mean / start.per_gpu_hour, "measured", text)
 
 
-def list_price_of_output(models: Sequence[Cell], prices: Mapping[str, ListPrice]) -> Decimal | None:
-    """Mean list price of a million output tokens as they were sold; None where a model with output has no price."""
+def list_price_of_output(
+    models: Sequence[Cell], prices: Mapping[str, ListPrice], revenues: Mapping[str, Decimal]
+) -> tuple[Decimal | None, str]:
+    """Mean price of a million output tokens as they were sold, and where it is from; None where one is not known.
+
+    A revenue that was given is divided by the output tokens: input tokens have a part in it.
+    """
     sold = [cell for cell in models if cell.direct.output_tokens]
-    if not sold or any(cell.model not in prices for cell in sold):
-        return None
+    if not sold or any(cell.model not in prices and cell.model not in revenues for cell in sold):
+        return None, ""
     tokens = sum(cell.direct.output_tokens for cell in sold)
+    listed = [cell for cell in sold if cell.model not in revenues]
     brought = sum(
-        (Fraction(prices[cell.model].per_million_output) * cell.direct.output_tokens for cell in sold), Fraction(0)
+        (Fraction(prices[cell.model].per_million_output) * cell.direct.output_tokens for cell in listed), Fraction(0)
     )
-    return rounded(brought / tokens, 4)
+    named = {cell.model for cell in sold} & set(revenues)
+    given = sum((Fraction(revenues[model]) * 1_000_000 for model in named), Fraction(0))
+    source = "the revenue given over output tokens" if given else "mean list price of the output tokens sold"
+    return rounded((brought + given) / tokens, 4), source
 
 
 def assumptions(
-    whole: Cell | None, gpus: int, list_price: Decimal | None, given: Mapping[str, Decimal]
+    whole: Cell | None, gpus: int, list_price: tuple[Decimal | None, str], given: Mapping[str, Decimal]
 ) -> tuple[roi.Assumptions, dict[str, str]]:
     """The calculator's first values, each with where it is from: given, else measured, else the published claim."""
     base = roi.Assumptions()
@@ -172,9 +185,9 @@ def assumptions(
             measured["per_gpu_hour"] = rounded(Fraction(cost * NS_PER_HOUR, all_ns * 10**9), 4)
     values.update(measured)
     sources.update(dict.fromkeys(measured, MEASURED))
-    if list_price is not None:
-        values["price_per_million"] = list_price
-        sources["price_per_million"] = "mean list price of the output tokens sold"
+    sold_at, source = list_price
+    if sold_at is not None:
+        values["price_per_million"], sources["price_per_million"] = sold_at, source
     values.update(given)
     sources.update(dict.fromkeys(given, "as given"))
     values["gpus"], values["years"] = int(values["gpus"]), int(values["years"])

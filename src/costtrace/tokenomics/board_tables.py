@@ -35,6 +35,8 @@ class Board(NamedTuple):
     transactions: Sequence[Transaction]
     prices: Mapping[str, ListPrice]
     price_source: str
+    revenues: Mapping[str, Decimal]
+    """By model: what it brought in all of the period, where that was given. Counts more than a list price."""
     gpus: int
     """Distinct devices that were metered."""
     gpus_per_rack: int
@@ -118,9 +120,7 @@ def cost_table(board: Board) -> Table:
 
 
 def _cost_row(cell: Cell, board: Board) -> Row:
-    brought = revenue(cell, board.prices.get(cell.model))
-    if cell.model == "all":
-        brought = _revenue_of_all(board, cell.currency)
+    brought = _revenue_of_all(board, cell.currency) if cell.model == "all" else _revenue(cell, board)
     cost = cell.cost_nano(with_idle=True)
     margin = None if brought is None or cost is None else brought - Fraction(cost, NANO_PER_UNIT)
     return {
@@ -130,21 +130,26 @@ def _cost_row(cell: Cell, board: Board) -> Row:
         **figures_of(cell),
         "revenue": exact(brought),
         "margin": exact(margin),
-        "revenue_per_rack": exact(brought * board.gpus_per_rack / board.gpus)
-        if brought is not None and board.gpus
-        else None,
+        "revenue_per_rack": None
+        if brought is None or not board.gpus
+        else exact(brought * board.gpus_per_rack / board.gpus),
     }
 
 
-def _per_rack(brought: Fraction | None, board: Board) -> Fraction | None:
-    return None if brought is None or not board.gpus else brought * board.gpus_per_rack / board.gpus
+def _revenue(cell: Cell, board: Board) -> Fraction | None:
+    """Revenue of a line; None without a price, or where a model's revenue was given and it has several lines."""
+    if cell.model in board.revenues:
+        alone = sum(one.model == cell.model for one in board.months) == 1
+        return Fraction(board.revenues[cell.model]) if alone else None
+    return revenue(cell, board.prices.get(cell.model))
 
 
 def _revenue_of_all(board: Board, currency: str) -> Fraction | None:
     """Revenue of everything; None where a model with requests has no price."""
-    total = Fraction(0)
+    mine = {cell.model for cell in board.months if cell.currency == currency and cell.tokens("total")}
+    total = sum((Fraction(amount) for model, amount in board.revenues.items() if model in mine), Fraction(0))
     for cell in board.months:
-        if cell.currency != currency or not cell.tokens("total"):
+        if cell.currency != currency or not cell.tokens("total") or cell.model in board.revenues:
             continue
         brought = revenue(cell, board.prices.get(cell.model))
         if brought is None:
@@ -170,11 +175,14 @@ def money(heading: str, key: str) -> Column:
         value = row[key]
         if isinstance(value, int):
             value = Decimal(value).scaleb(-9)
-        if not isinstance(value, Decimal):
-            return "unknown"
-        return f"{value:,.0f}" if abs(value) >= 100 else significant(Fraction(value), 3)
+        return show_money(value) if isinstance(value, Decimal) else "unknown"
 
     return Column(heading, show)
+
+
+def show_money(value: Decimal) -> str:
+    """Whole currency units from 100 on; below it three significant digits, so that little is not nothing."""
+    return f"{value:,.0f}" if abs(value) >= 100 else significant(Fraction(value), 3)
 
 
 def _cost_columns(board: Board) -> list[Column]:
@@ -196,7 +204,7 @@ def _cost_columns(board: Board) -> list[Column]:
         Column("used / wasted / idle, %", _use),
         money("cost with idle", "cost_with_idle_nano"),
     ]
-    if board.prices:
+    if board.prices or board.revenues:
         columns += [money("revenue", "revenue"), money("margin", "margin")]
     return columns
 
@@ -260,7 +268,13 @@ def transactions_table(board: Board) -> Table:
         decimals(f"{board.currency} per request", "cost_per_request"),
         _millions("M output tokens", "output_tokens"),
     )
-    notes = (f"Without idle, by the label `{board.label}` of the requests. One value a conversation: its cost a line.",)
+    notes = [f"Without idle, by the label `{board.label}` of the requests (setting `request_labels`)."]
+    named = [one for one in board.transactions if one.value and one.currency == board.currency]
+    if named and all(one.cost_nano is not None for one in named):
+        mean = Fraction(sum(one.cost_nano or 0 for one in named), len(named) * NANO_PER_UNIT)
+        notes.append(
+            f"{len(named):,} values of `{board.label}`: {significant(mean)} {board.currency} each, on average."
+        )
     return Table("transactions", f"Cost of a request, by {board.label}", columns, rows, notes)
 
 

@@ -117,6 +117,18 @@ def aiperf(row: Record, file: str, where: str, served: Served) -> Figure:
     )
 
 
+def aiperf_latencies(row: Record) -> dict[str, object]:
+    """Its latencies (ms) by the names that vllm bench serve has for them."""
+    kinds = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2el": "request_latency"}
+    parts = {"mean": "avg", "median": "p50", "std": "std", "p99": "p99"}
+    found: dict[str, object] = {}
+    for short, name in kinds.items():
+        for statistic, key in parts.items():
+            if (value := number(inner(row, name), key)) is not None:
+                found[f"{statistic}_{short}_ms"] = value
+    return found
+
+
 def _aiperf_config(config: Record) -> tuple[str, int | None]:
     """Model and concurrency, as AIPerf 0.13 writes them (``models``, ``phases``) or as older ones do."""
     names = inner(config, "endpoint").get("model_names")

@@ -6,6 +6,7 @@ their hashes and nothing else. Charts stand beside tables of the same figures.
 
 import base64
 import hashlib
+from decimal import Decimal
 from fractions import Fraction
 from html import escape
 
@@ -19,6 +20,7 @@ from costtrace.tokenomics.board_tables import (
     cost_table,
     growth_table,
     price_per_gpu_hour,
+    show_money,
     transactions_table,
 )
 from costtrace.tokenomics.figures import rounded, significant
@@ -98,7 +100,7 @@ def _section(title: str, body: str, css: str = "") -> str:
 
 
 def _header(board: Board) -> str:
-    racks = f"{board.gpus} devices" + (
+    racks = f"{board.gpus} device{'s' if board.gpus != 1 else ''}" + (
         f" ({board.gpus / board.gpus_per_rack:g} x {board.gpus_per_rack})" if board.gpus >= board.gpus_per_rack else ""
     )
     flag = SIMULATED if board.simulated else ""
@@ -158,12 +160,13 @@ def _tiles(board: Board) -> str:
         _tile("mean price of a GPU-hour", shown(price_per_gpu_hour(whole), board.currency), "as it was charged"),
     ]
     rows = cost_table(board).rows
-    if board.prices and rows:
+    if (board.prices or board.revenues) and rows:
         last = rows[-1]
         for what, key in (("revenue", "revenue"), ("margin", "margin"), ("revenue per rack", "revenue_per_rack")):
             value = last[key]
-            figure = "unknown" if value is None else f"{round(Fraction(str(value))):,} {board.currency}"
-            tiles.append(_tile(what, figure, board.price_source))
+            figure = f"{show_money(value)} {board.currency}" if isinstance(value, Decimal) else "unknown"
+            scaled = f", {board.gpus_per_rack} GPUs of {board.gpus}" if key == "revenue_per_rack" else ""
+            tiles.append(_tile(what, figure, f"{board.price_source}{scaled}"))
     return f'<ul class="tiles">{"".join(tiles)}</ul>'
 
 
@@ -256,7 +259,7 @@ def _transactions(board: Board) -> str:
     return _section(table.title, _html_table(table, hidden=True)) if table.rows else ""
 
 
-SIMULATED = '<p class="flag-sim">SIMULATED: these figures were made by a generator and measure nothing</p>'
+SIMULATED = '<p class="flag-sim">SIMULATED traffic or devices: no figure here measures real hardware</p>'
 FIELDS = {
     "purchase_price": "purchase price of the hardware",
     "gpus": "GPUs",

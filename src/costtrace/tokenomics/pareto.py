@@ -34,6 +34,8 @@ class Billed(NamedTuple):
     device_name: str
     gpus: int
     simulated: bool
+    engine: str = ""
+    """What served them: ``vllm``, ..."""
 
 
 class Point(NamedTuple):
@@ -133,7 +135,7 @@ def inferencex_row(point: Point, run: Mapping[str, object], isl: int, osl: int) 
         "conc": figure.concurrency,
         "model": figure.model,
         "infmax_model_prefix": figure.model,
-        "framework": "vllm",
+        "framework": billed.engine,
         "precision": "",
         "disagg": False,
         "is_multinode": False,
