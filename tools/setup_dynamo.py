@@ -3,8 +3,8 @@
     python tools/setup_dynamo.py --dir build/dynamo
 
 It is the environment of `tools/setup_vllm.py` (CPU build of the vLLM that the newest Dynamo here pins) with Dynamo's
-frontend, mocker and vLLM worker in it, and NIXL for the transfer of KV between workers. Of older versions only
-the sources are fetched, beside it: the tests hold the plugin's hooks against them.
+frontend, mocker and vLLM worker in it, and NIXL for the transfer of KV between workers. Older versions are unpacked
+beside it: the tests hold the plugin's hooks against their sources, and run their frontends and mockers.
 
 The result is DIR/env.json: {"python": ..., "dynamo_version": ...}. stdout stays empty. A second run does nothing but
 what has changed.
@@ -100,13 +100,14 @@ def _install_costtrace(folder: Path, stages: Stages, installer: Installer) -> No
 
 
 def _fetch_older(folder: Path, version: str, stages: Stages) -> None:
-    """Unpack the sources of an older Dynamo."""
-    if (folder / "packages" / "dynamo" / "vllm").is_dir():
+    """Unpack an older Dynamo beside the environment: its sources, and its frontend and mocker, which run there."""
+    packages = folder / "packages"
+    if (packages / "dynamo" / "vllm").is_dir() and list((packages / "dynamo").glob("_core*")):
         return
     shutil.rmtree(folder, ignore_errors=True)
     with stages.stage(f"fetching Dynamo {version}"):
         command = [sys.executable, "-m", "pip", "install", "--no-deps", "--disable-pip-version-check", "--target"]
-        if stages.run([*command, folder / "packages", f"ai-dynamo=={version}"]):
+        if stages.run([*command, packages, f"ai-dynamo=={version}", f"ai-dynamo-runtime=={version}"]):
             shutil.rmtree(folder, ignore_errors=True)
             stages.show_log()
             raise SetupError(f"Dynamo {version} could not be fetched.", f"Read {stages.log}.")

@@ -150,6 +150,7 @@ async def main():
         "answers": [len(chunks) for chunks in answers],
         "told": sorted([c.tenant, c.tenant_source, c.traceparent] for c in told),
         "same": told == by_id,
+        "keys": sorted(c.request_key for c in told),
         "handler": getattr(HandlerBase.generate_locally, "__module__", ""),
     }) + "\n")  # fmt: skip
 

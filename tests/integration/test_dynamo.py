@@ -77,6 +77,18 @@ class Seen:
     def records(self, key: str):
         return self.home.rows("SELECT * FROM usage WHERE request_key = ? ORDER BY arrived_ns", key)
 
+    def dynamos_spans(self, number: int):
+        """What Dynamo's own processes exported of a request's trace, by span id."""
+        found = [span for span in self.receiver.spans if span.trace_id.hex() == trace_of(number)]
+        return {span.span_id: span for span in found if not span.name.startswith("costtrace.")}
+
+    def workers_spans(self, number: int):
+        """Of those, the ones of its workers."""
+        return {name: span for name, span in self.dynamos_spans(number).items() if span.name == "handle_payload"}
+
+    def wait_for_dynamos_spans(self, requests: int, each: int) -> bool:
+        return self.receiver.wait(lambda: all(len(self.workers_spans(n)) >= each for n in range(requests)), 60)
+
     def wait_for(self, reply: Reply, count: int) -> None:
         key = key_of(reply)
         assert wait_until(lambda: len(self.records(key)) >= count, BOOKED_S, 0.1), (
@@ -98,6 +110,11 @@ def deployed(version: str, model: Path, folder: Path, *frontend: str, **variable
             "COSTTRACE_PROMETHEUS_PORT": "0",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{there.port}",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"http://127.0.0.1:{there.port}/v1/traces",
+            "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": f"http://127.0.0.1:{there.port}/v1/logs",
+            "DYN_FPM_TRACE": "1",
+            "DYN_FPM_MODE": "full",
+            "DYN_FPM_OUTPUT_PATH": str(folder / "fpm"),
         }
         inherited = dict.fromkeys((n for n in os.environ if n.startswith(("OTEL_", "COSTTRACE_"))), None)
         home = Home(folder / "home", settings)
@@ -153,7 +170,7 @@ LONG_TOKENS = 600
 @pytest.fixture(scope="module")
 def aggregated(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dynamo-aggregated")
-    with deployed("1.6.1", tiny_model, folder, "--migration-limit", "3") as (dynamo, seen):
+    with deployed("1.6.1", tiny_model, folder, "--migration-limit", "3", OTEL_EXPORT_ENABLED="true") as (dynamo, seen):
         dynamo.vllm_worker("one")
         dynamo.vllm_worker("two")
         wait_for_engines(dynamo, seen, 2)
@@ -165,6 +182,7 @@ def aggregated(tiny_model, tmp_path_factory):
         leaving = wanted(CANCELLED, "acme", LONG_TOKENS, stream=True)
         seen.replies[CANCELLED] = ask(dynamo.url, replace(leaving, hang_up_after=4))
         seen.wait_for(seen.replies[CANCELLED], 1)
+        assert seen.wait_for_dynamos_spans(TRACED, 1)  # what a killed worker has not exported is gone
         streams = {number: Stream(dynamo.url, wanted(number, "globex", LONG_TOKENS, stream=True)) for number in LONG}
         assert wait_until(lambda: all(stream.has(8) for stream in streams.values()), 120, 0.005)
         dynamo.members.pop("one").kill()
@@ -250,7 +268,9 @@ def test_the_spans_of_a_request_stand_in_its_trace_under_a_span_of_dynamos(aggre
     for number in range(TRACED):
         spans = [span for span in aggregated.receiver.roots if span.trace_id.hex() == trace_of(number)]
         assert len(spans) == 1
-        assert spans[0].parent_span_id.hex() not in {"", "cd" * 8}
+        own = aggregated.dynamos_spans(number)
+        assert own[spans[0].parent_span_id].name == "handle_payload", "the worker's, as Dynamo itself exported it"
+        assert {span.parent_span_id.hex() for span in own.values()} >= {"cd" * 8}, "the frontend's, under the client's"
         assert attributes(spans[0])["tenant.id"] == aggregated.tenants[number]
 
 
@@ -270,7 +290,7 @@ def test_the_report_counts_each_request_once_and_splits_by_worker(aggregated):
 @pytest.fixture(scope="module")
 def disaggregated(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dynamo-disaggregated")
-    with deployed("1.6.1", tiny_model, folder, "--enforce-disagg") as (dynamo, seen):
+    with deployed("1.6.1", tiny_model, folder, "--enforce-disagg", OTEL_EXPORT_ENABLED="true") as (dynamo, seen):
         dynamo.vllm_worker("prefill", "prefill")
         dynamo.vllm_worker("decode", "decode")
         wait_for_engines(dynamo, seen, 2)
@@ -280,6 +300,7 @@ def disaggregated(tiny_model, tmp_path_factory):
         seen.tenants |= {number: tenants[number % 3] for number in asks}
         for reply in seen.replies.values():
             seen.wait_for(reply, 2)
+        assert seen.wait_for_dynamos_spans(TRACED, 2)
         for name in ("prefill", "decode"):  # on SIGTERM they would not end within 45 s
             dynamo.members.pop(name).kill()
         close_books(dynamo, seen)
@@ -302,12 +323,15 @@ def test_a_disaggregated_request_is_one_total_of_a_prefill_and_a_decode_part(dis
         assert (whole.finality, whole.notes, whole.wasted_ns) == ("final", (), 0)
 
 
-def test_both_parts_are_in_the_clients_trace(disaggregated):
+def test_both_parts_are_in_the_clients_trace_under_the_spans_of_their_own_workers(disaggregated):
     traces = disaggregated.wholes()
     for number in range(TRACED):
         whole = traces[key_of(disaggregated.replies[number])]
         found = {attempt.part.record.traceparent[3:35] for attempt in whole.attempts}
         assert found == {trace_of(number)}
+        roots = [span for span in disaggregated.receiver.roots if span.trace_id.hex() == trace_of(number)]
+        assert len(roots) == 2
+        assert {span.parent_span_id for span in roots} == set(disaggregated.workers_spans(number))
 
 
 def test_both_engines_meters_are_what_requests_idle_and_overhead_add_up_to(disaggregated):
@@ -323,6 +347,53 @@ def test_both_engines_meters_are_what_requests_idle_and_overhead_add_up_to(disag
     metered = disaggregated.home.one("SELECT sum(request_ns + idle_ns + overhead_ns + unobserved_ns) FROM meter")
     kinds = {"request", "idle", "overhead", "unobserved"}
     assert sum(line["gpu_ns"] for line in lines if line["kind"] in kinds) == metered
+
+
+# -- without tracing, and with nothing sampled: one worker, so that nobody shares its device
+
+
+QUIET = 6
+
+
+@pytest.mark.parametrize("what", ["tracing off", "sampling 0"])
+def test_without_traces_the_bill_is_the_same_and_fits_the_workers_own_forward_passes(tiny_model, tmp_path, what):
+    off = what == "tracing off"
+    variables = (
+        {"DYN_LOGGING_JSONL": None, "DYN_METADATA_HEADER": "x-acme-"}
+        if off
+        else {"OTEL_EXPORT_ENABLED": "true", "OTEL_TRACES_SAMPLE_RATIO": "0"}
+    )
+    with deployed("1.6.1", tiny_model, tmp_path, **variables) as (dynamo, seen):
+        dynamo.vllm_worker("one")
+        dynamo.wait()
+        tenants = ("acme", "globex", "initech")
+        asks = {}
+        for number in range(QUIET):
+            asked = wanted(number, None, 16 + number)
+            name = "x-acme-tenant" if off else META
+            asks[number] = replace(asked, headers=[(name, tenants[number % 3])])
+        seen.replies |= dict(zip(asks, ask_all(dynamo.url, list(asks.values())), strict=True))
+        close_books(dynamo, seen)
+    seen.home.check_closed_books()
+    seen.home.verify()
+    wholes = seen.wholes()
+    for number, reply in seen.replies.items():
+        assert reply.status == 200, reply
+        whole = wholes[key_of(reply)]
+        assert (whole.input_tokens, whole.output_tokens, whole.finality) == (*reply.tokens, "final")
+        assert whole.tenant == tenants[number % 3]
+        assert len(seen.records(key_of(reply))) == 1
+        if off:
+            assert whole.traceparent == ""
+        else:
+            assert whole.traceparent.endswith("-00"), "not sampled"
+    assert not [span for span in seen.receiver.spans if not span.name.startswith("costtrace.")]
+    words = [word for path in sorted(tmp_path.glob("fpm*.jsonl.gz")) for word in ("--passes", str(path))]
+    done = seen.home.command("dynamo", "check", *words, "--format", "json")
+    (row,) = json.loads(done.stdout)["workers"]
+    assert (row["lost_passes"], row["shared_device"], row["role"]) == (0, False, "aggregated")
+    assert row["residual_ns"] == row["attributed_ns"] - row["passes_ns"]
+    assert abs(row["residual_ppm"]) < 250_000
 
 
 # -- Dynamo's simulated workers

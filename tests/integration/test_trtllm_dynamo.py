@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [ROOT / "plugins" / "costtrace-tensorrt-llm" / "src", ROOT / "src"]
-FOUND = sorted((ROOT / "build").glob("dynamo-*/venv/bin/python"))
+BUILD = ROOT / "build"
+FOUND = [*sorted(BUILD.glob("dynamo-*/venv/bin/python")), *BUILD.glob("dynamo/vllm/venv/bin/python")]
 PYTHON = os.environ.get("COSTTRACE_TEST_DYNAMO_PYTHON") or (str(FOUND[-1]) if FOUND else "")
 
 
@@ -26,6 +27,7 @@ def test_what_dynamo_says_of_a_request_reaches_rank_0_and_two_that_take_turns_ar
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["handler"] == "dynamo.trtllm.request_handlers.handler_base", "the wheel's own"
     assert told["answers"] == [2, 2, 2]
+    assert told["keys"] == ["dynamo:uuid-1", "dynamo:uuid-2", "dynamo:uuid-3"], "by which parts are joined"
     assert told["same"], "by the client's id and by the executor's"
     assert told["told"] == [
         ["acme", "header", f"00-{'1' * 32}-{'1' * 16}-01"],

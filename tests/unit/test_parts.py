@@ -1,6 +1,7 @@
 """Parts of requests joined: rows of a real ledger, so that SQL and arithmetic are held against each other."""
 
 import itertools
+import json
 from datetime import UTC
 
 import pytest
@@ -14,7 +15,7 @@ from costtrace.ledger.store import Ledger
 from costtrace.reports.parts import Part, join
 from costtrace.reports.rows import Period, Request
 from costtrace.reports.summary import summarize
-from costtrace.usage import JOINED
+from costtrace.usage import JOINED, FitRow
 
 ALL = Period(0, 1 << 62)
 WAIT_NS = 60_000 * MS
@@ -110,6 +111,76 @@ def test_parts_of_two_nodes_are_joined_and_one_that_both_have_counts_once(tmp_pa
     with open_ledger(one) as first, open_ledger(two) as second:
         (whole,) = join(find_parts([first, second], "chatcmpl-r", 10), NOW_NS, WAIT_NS)
     assert (len(whole.attempts), whole.gpu_ns, whole.output_tokens) == (2, 105 * MS, 12)
+
+
+def test_a_request_that_only_the_other_nodes_ledger_has_is_found_there(tmp_path):
+    one, two = (
+        ledger_of(tmp_path, part(**PREFILL), name="one"),
+        ledger_of(tmp_path, part("aggregated", "s"), name="two"),
+    )
+    words = ["requests", "--home", str(one), "--also", str(two), "--format", "json"]
+    shown = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).output)["requests"]
+    assert {row["request_key"] for row in shown} == {JOINED + "r", JOINED + "s"}
+
+
+@pytest.mark.parametrize("first", ["prefill", "decode"])
+def test_two_nodes_ledgers_make_one_total_that_is_provisional_until_the_other_part_is_in(tmp_path, first, monkeypatch):
+    """Each node's agent has one part; the total changes with what is read, and no ledger is written."""
+    records = {"prefill": part(**PREFILL), "decode": part(**DECODE)}
+    homes = {role: ledger_of(tmp_path, one, name=role) for role, one in records.items()}
+    second = next(role for role in records if role != first)
+
+    def shown(*also, at_ms):
+        monkeypatch.setattr("time.time_ns", lambda: WALL + at_ms * MS)
+        others = [word for home in also for word in ("--also", str(home))]
+        words = ["requests", "--joined", "--home", str(homes[first]), *others, "--format", "json"]
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        (row,) = json.loads(done.output)["requests"]
+        return row
+
+    early, late = shown(at_ms=1_000), shown(at_ms=100_000)
+    assert (early["finality"], late["finality"]) == ("provisional", "final"), "the declared time is 60 s"
+    assert "has not come yet" in early["notes"][0]
+    assert "never came" in late["notes"][0]
+    assert early["gpu_ns"] == late["gpu_ns"] == records[first].gpu_ns
+    whole = shown(homes[second], at_ms=1_000)
+    assert (whole["finality"], whole["notes"], whole["parts"]) == ("final", [], 2)
+    assert whole["gpu_ns"] == sum(one.gpu_ns for one in records.values())
+    assert whole["output_tokens"] == 12
+
+
+def test_what_prefix_hits_saved_stands_on_the_request_in_time_and_in_money(tmp_path):
+    """40 of 50 tokens were there: by the engine's model they would have taken 4 ms more, at the part's own price."""
+    home = ledger_of(tmp_path, part("prefill", prompt=50, cached=40, gpu=(20, 0)), part(**{**DECODE, "prompt": 50}))
+    words = ["requests", "--joined", "--home", str(home), "--format", "json"]
+
+    def shown():
+        return json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).output)["requests"][0]
+
+    unknown = shown()
+    assert (unknown["cached_tokens"], unknown["saved_ns"], unknown["saved_nano"]) == (40, None, None)
+    ledger = Ledger(home / "ledger.sqlite")
+    with ledger.transaction():
+        ledger.put_fit(fit_row("engine-prefill", token_as=100_000 * 10**9))  # 0.1 ms a token
+    ledger.close()
+    found = shown()
+    prefill_nano = found["prefill_role_cost_nano"]
+    assert prefill_nano > 0
+    assert (found["saved_ns"], found["saved_nano"]) == (4 * MS, 4 * MS * prefill_nano // (20 * MS))
+    text = CliRunner().invoke(cli, words[:-2], catch_exceptions=False).output
+    assert "4.0 ms, " in text
+
+
+def fit_row(engine_id, token_as):
+    zeros = dict.fromkeys(
+        ("knee_tokens", "launch_as", "weights_as", "context_as", "attention_as", "sequence_as", "encoder_as",
+         "expert_ppm", "observations", "outliers", "changes", "moves"), 0,
+    )  # fmt: skip
+    unknown = dict.fromkeys(
+        ("roofline_error_ppm", "affine_error_ppm", "tokens_error_ppm", "equal_error_ppm", "coverage_ppm")
+    )
+    flags = dict.fromkeys(("device_known", "shape_known", "fitted"), True)
+    return FitRow(engine_id=engine_id, method="affine", device="H100", token_as=token_as, **zeros, **unknown, **flags)
 
 
 def test_after_a_migration_what_was_computed_again_is_wasted_and_what_was_delivered_is_not(tmp_path):

@@ -357,6 +357,16 @@ def test_the_two_halves_of_a_disaggregated_request_have_one_key_and_both_ids():
     assert added("prefill", -1, -1).request_key == "trtllm-1", "ids of older versions are no names beyond one server"
 
 
+def test_under_dynamo_both_halves_have_the_key_of_its_request_and_no_other():
+    def added(role, disagg):
+        facts = batches.Facts(5, 1, 10, 1, -1, role, disagg, disagg)
+        text = carrier.encode(carrier.RequestContext("dynamo:uuid-1", "acme", "header"))
+        return Translator("m").translate([(NOTE, 1, batches.ADDED, facts, text)])[0]
+
+    for one in (added("prefill", 777), added("decode", 778)):
+        assert (one.request_key, one.request_id, one.tenant) == ("dynamo:uuid-1", "uuid-1", "acme")
+
+
 # -- from the hooks to the bill ------------------------------------------------------------------------------------
 
 

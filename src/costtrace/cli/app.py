@@ -27,6 +27,7 @@ COMMANDS = {
     "carbon": "costtrace.cli.carbon:carbon",
     "verify": "costtrace.cli.verify:verify",
     "fleet": "costtrace.cli.fleet:fleet",
+    "dynamo": "costtrace.cli.dynamo:dynamo",
     "close": "costtrace.cli.books:close",
     "periods": "costtrace.cli.books:periods",
     "rerate": "costtrace.cli.books:rerate",

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from costtrace import config
-from costtrace.cli.common import name_period, period
+from costtrace.cli.common import name_period, open_books, period
 from costtrace.errors import CosttraceError
 from costtrace.ledger.parts import find_parts, parts
-from costtrace.ledger.query import Filter, open_ledger
+from costtrace.ledger.query import Filter, Store, open_ledger
 from costtrace.reports.parts import join
 from costtrace.reports.render import render
 from costtrace.reports.whole_tables import parts_table, wholes_table
@@ -27,12 +27,21 @@ class Chosen(NamedTuple):
 
 
 def joined_requests(
-    homes: tuple[Path, ...], chosen: Chosen, limits: tuple[str | None, str | None], where: tzinfo, form: str
+    home: Path,
+    also: tuple[Path, ...],
+    chosen: Chosen,
+    limits: tuple[str | None, str | None],
+    where: tzinfo,
+    form: str,
 ) -> str:
-    """What is printed. The period, and which requests, go by the first of *homes*. Raises: CosttraceError."""
-    wait_ns = config.load({"home": homes[0]}).parts_wait_s * NS_PER_S
+    """What is printed: of the books that `open_books` opens, and of the ledgers under *also*. Raises: CosttraceError.
+
+    A period without limits is that of the first.
+    """
+    wait_ns = config.load({"home": home}).parts_wait_s * NS_PER_S
     with ExitStack() as stack:
-        stores = [stack.enter_context(open_ledger(home)) for home in homes]
+        stores: list[Store] = [stack.enter_context(open_books(home))]
+        stores += [stack.enter_context(open_ledger(other)) for other in also]
         which = period(stores[0], *limits, where)
         if chosen.identifier is None:
             found = parts(stores, which, chosen.only, chosen.order, chosen.limit)

@@ -43,7 +43,10 @@ PEERS = 500_000
 @click.option("--id", "identifier", help="Only this one: request id, record id, request key or trace id.")
 @click.option("--joined", is_flag=True, help="One line a request, its parts on all engines joined (NVIDIA Dynamo).")
 @click.option(
-    "--also", type=click.Path(path_type=Path), multiple=True, help="With --joined, another node's home with parts."
+    "--also",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="With --joined, another node's home with parts; --limit is then of each.",
 )
 @click.option("--tenant", help="Only this tenant's requests.")
 @click.option("--model", help="Only this model.")
@@ -77,7 +80,7 @@ def requests(
     where = zone(tz)
     if joined or also:
         chosen = Chosen(Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit, identifier)
-        out(joined_requests((home, *also), chosen, (since, until), where, form))
+        out(joined_requests(home, also, chosen, (since, until), where, form))
         return
     with open_books(home) as store:
         which = period(store, since, until, where)

@@ -10,6 +10,8 @@ import contextlib
 import http.client
 import json
 import os
+import random
+import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +26,7 @@ from costtrace.errors import ServerError
 READY_BOUND_S = 300.0
 POLL_S = 0.25
 LAST_REGISTERED_PORT = 49_151
+LOW_PORTS = range(21_000, 32_000)
 MODEL_NAME = "tiny-model"
 TRANSFER = '{"kv_connector":"NixlConnector","kv_role":"kv_both","kv_buffer_device":"cpu"}'
 """KV goes from the prefill to the decode worker by NIXL, through host memory."""
@@ -54,6 +57,18 @@ def _registered_port() -> int:
         if port <= LAST_REGISTERED_PORT:
             return port
     raise ServerError(f"no port up to {LAST_REGISTERED_PORT} is free")
+
+
+def _low_port() -> int:
+    """Return a free port that fits 16 bits with a sign, which is how Dynamo 1.4.2 reads one. Raises: ServerError."""
+    for port in random.sample(LOW_PORTS, 100):
+        with socket.socket() as taken:
+            try:
+                taken.bind((HOST, port))
+            except OSError:
+                continue
+        return port
+    raise ServerError(f"no port from {LOW_PORTS.start} to {LOW_PORTS.stop - 1} is free")
 
 
 class Member:
@@ -153,7 +168,9 @@ class Dynamo:
             words += ["--disaggregation-mode", mode]
         if mode == "prefill":
             words += ["--bootstrap-ports", str(free_port())]
-        return self._start(name, (*words, *args))
+        # Dynamo 1.4.2's frontend gets the model's card and tokenizer from there; without, it would ask a hub for them.
+        more = {"DYN_SYSTEM_PORT": str(_low_port()), "DYN_SYSTEM_HOST": HOST}
+        return self._start(name, (*words, *args), more)
 
     def wait(self, bound_s: float = READY_BOUND_S, max_tokens: int = 2) -> None:
         """Until a completion is answered: frontend and workers have found each other."""

@@ -38,7 +38,7 @@ class Explanation(NamedTuple):
 def explain(request: Request, peers: Peers, fit: Fit | None) -> Explanation:
     """Explain one part; *fit*: its engine's step model."""
     usual = peers.get((request.tenant, request.model))
-    saved_ns = _saved_ns(request, fit)
+    saved_ns = saved_by_cache_ns(request, fit)
     reason = why(request, usual)
     sentences = (
         _cost(request, usual),
@@ -153,8 +153,8 @@ def _method(request: Request, fit: Fit | None) -> str:
     return f"{text}{mean} ({basis(fit)})."
 
 
-def _saved_ns(request: Request, fit: Fit | None) -> int | None:
-    """What the cached tokens would have added to steps that are bound by compute."""
+def saved_by_cache_ns(request: Request, fit: Fit | None) -> int | None:
+    """What the cached tokens would have added to steps that are bound by compute; None: there is no model."""
     if fit is None:
         return None
     cached = request.cached_tokens

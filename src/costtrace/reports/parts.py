@@ -28,6 +28,8 @@ class Part(NamedTuple):
 
     record: Request
     worker: str
+    saved_ns: int | None = None
+    """GPU time that the prefix cache saved it at most, by its engine's model; None: there is no model."""
 
 
 class Attempt(NamedTuple):
@@ -74,6 +76,10 @@ class Whole(NamedTuple):
     input_tokens: int
     cached_tokens: int
     """Of the prompt, what a prefix cache saved the computing of, at the first attempt."""
+    saved_ns: int | None
+    """GPU time that those saved at most, by the engine's step model; None: there is no model."""
+    saved_nano: int | None
+    """The same at the price of the part that hit: its cost for its GPU time."""
     transferred_tokens: int
     """Context that a decode worker was given and did not compute, at its first attempt."""
     output_tokens: int
@@ -124,6 +130,7 @@ def _join(key: str, parts: list[Part], now_ns: int, wait_ns: int) -> Whole:
     ended_ns = max(record.ended_ns for record in records)
     provisional = bool(missing) and now_ns < ended_ns + wait_ns
     firsts = [attempt.part.record for attempt in attempts if attempt.number == 1]
+    hits = [attempt.part for attempt in attempts if attempt.number == 1 and attempt.part.record.role != DECODE]
     currencies = {record.currency for record in records}
     return Whole(
         request_key=key,
@@ -140,15 +147,27 @@ def _join(key: str, parts: list[Part], now_ns: int, wait_ns: int) -> Whole:
         wasted_ns=sum(attempt.wasted_ns for attempt in attempts),
         energy_uj=_sum(record.energy_uj for record in records),
         cost_nano=_sum(record.cost_nano for record in records) if len(currencies) == 1 else None,
-        currency=currencies.pop() if len(currencies) == 1 else "",
+        currency=next(iter(currencies)) if len(currencies) == 1 else "",
         input_tokens=min(record.input_tokens for record in records),
         cached_tokens=sum(record.cached_tokens for record in firsts if record.role != DECODE),
+        saved_ns=_sum(_saved(part)[0] for part in hits),
+        saved_nano=_sum(_saved(part)[1] for part in hits) if len(currencies) == 1 else None,
         transferred_tokens=sum(record.cached_tokens for record in firsts if record.role == DECODE),
         output_tokens=sum(attempt.output_tokens for attempt in attempts),
         computed_tokens=sum(record.computed_tokens for record in records),
         finality="provisional" if provisional else "final",
         notes=(*_missing_notes(missing, provisional=provisional), *_disagreements(records)),
     )
+
+
+def _saved(part: Part) -> tuple[int | None, int | None]:
+    """What prefix hits saved a part at most: GPU time, and money at what its own GPU time cost."""
+    record = part.record
+    if not record.cached_tokens:
+        return 0, 0
+    if part.saved_ns is None or record.cost_nano is None or not record.gpu_ns:
+        return part.saved_ns, None
+    return part.saved_ns, part.saved_ns * record.cost_nano // record.gpu_ns
 
 
 def _kept(answers: Sequence[Part]) -> list[int]:

@@ -10,6 +10,7 @@ from costtrace.walltime import show_time
 
 NOTES = (
     "One line a request, with all its parts. Cost without idle. Output tokens are those that the client got, once.",
+    "Saved: what computing the cached tokens would have added, by the engine's model; the request did not pay for it.",
     "Wasted: what served nobody or was done before by another part; it is in the GPU time.",
 )
 
@@ -40,6 +41,7 @@ def wholes_table(wholes: Sequence[Whole], title: str, zone: tzinfo) -> Table:
         Column("parts", _roles, right=False),
         count("input tok", "input_tokens"),
         count("cached", "cached_tokens"),
+        Column("saved, at most", _saved),
         count("output tok", "output_tokens"),
         Column("GPU time", lambda row: show_seconds(_int(row, "gpu_ns"))),
         Column("prefill role", lambda row: show_seconds(_int(row, "prefill_role_gpu_ns"))),
@@ -103,6 +105,17 @@ def _roles(row: Row) -> str:
     roles = [role for role in ("prefill", "decode", "aggregated") if _int(row, f"{role}_role_gpu_ns")]
     attempts = _int(row, "attempts")
     return " + ".join(roles) + (f", {attempts} attempts" if attempts > 1 else "")
+
+
+def _saved(row: Row) -> str:
+    if not _int(row, "cached_tokens"):
+        return ""
+    saved_ns, saved_nano = _known(row, "saved_ns"), _known(row, "saved_nano")
+    if saved_ns is None:
+        return "unknown"
+    if saved_nano is None:
+        return show_seconds(saved_ns)
+    return f"{show_seconds(saved_ns)}, {show_amount(saved_nano, str(row['currency']) or None)}"
 
 
 def _notes(row: Row) -> str:

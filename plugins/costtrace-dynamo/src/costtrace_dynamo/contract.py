@@ -49,10 +49,14 @@ HOOKS: tuple[Hook, ...] = (
 UNSUPPORTED: dict[str, str] = {
     "vllm/sidecar.py": "`python -m dynamo.vllm.sidecar` talks to a plain vLLM over gRPC: its requests are measured, "
     "but come without Dynamo's context, and are billed to `default`, each part by itself. Use `python -m dynamo.vllm`.",
-    "mocker/main.py": "`python -m dynamo.mocker` has no engine in Python: there is nothing to measure.",
+    "mocker/main.py": "`python -m dynamo.mocker`, and any worker without an engine in Python: nothing is measured. "
+    "What such a worker publishes of its forward passes makes an estimate: `costtrace dynamo estimate`.",
+    "common/backend/worker.py": "engines written for the unified backend (`dynamo.common.backend`): not hooked. A vLLM "
+    "in one is measured, but its requests come without Dynamo's context, and are billed to `default`.",
     "sglang/main.py": "costtrace has no plugin for SGLang: `python -m dynamo.sglang` workers are not billed.",
     "tokenspeed/llm_engine.py": "costtrace has no plugin for this engine: `python -m dynamo.tokenspeed` is not billed.",
-    "trtllm/main.py": "`python -m dynamo.trtllm` is not hooked by this plugin: its requests are not joined.",
+    "trtllm/main.py": "`python -m dynamo.trtllm` is not hooked by this plugin but by costtrace-tensorrt-llm, which has "
+    "to be installed in its environment: parts are joined, the tenant is by the metadata key `x-costtrace-tenant`.",
 }
 """Kinds of workers that cannot be billed: by a file that shows that the package has one, what that means."""
 

@@ -12,6 +12,7 @@ import msgspec
 
 from costtrace import clock, tenancy
 from costtrace.guard import guard, swallow
+from costtrace.usage import JOINED
 from costtrace_tensorrt_llm import carrier, settings
 from costtrace_tensorrt_llm.batches import number, read
 from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext
@@ -24,10 +25,11 @@ PEER_KEY = "costtrace.peer"
 class Caller:
     """One request of a client. What costs anything is worked out when it goes to an engine."""
 
-    def __init__(self, headers: list[tuple[bytes, bytes]], peer: str | None, path: str) -> None:
+    def __init__(self, headers: list[tuple[bytes, bytes]], peer: str | None, path: str, key: str = "") -> None:
         self.headers = headers
         self.peer = peer
         self.path = path
+        self.key = key or secrets.token_hex(8)
         self.arrived_ns = time.monotonic_ns()
         self._context: RequestContext | None = None
 
@@ -37,7 +39,7 @@ class Caller:
             identity = tenancy.resolve(self.headers, self.peer)
             found = [value.decode("latin-1") for name, value in self.headers if name.lower() == b"traceparent"]
             self._context = RequestContext(
-                secrets.token_hex(8),
+                self.key,
                 identity.tenant,
                 identity.source,
                 carrier.operation_of(self.path),
@@ -136,7 +138,7 @@ def wrap_dynamo(original: Callable[..., Any]) -> Callable[..., Any]:
     async def generate_locally(self: Any, request: Any, context: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         token = None
         with guard("trtllm.dynamo"):
-            token = _caller.set(Caller(_dynamo_headers(context), None, ""))
+            token = _caller.set(Caller(_dynamo_headers(context), None, "", _dynamo_key(context)))
         try:
             async for answer in original(self, request, context, *args, **kwargs):
                 yield answer
@@ -148,6 +150,13 @@ def wrap_dynamo(original: Callable[..., Any]) -> Callable[..., Any]:
                     _caller.set(None)  # closed from another context than it was begun in
 
     return generate_locally
+
+
+def _dynamo_key(context: Any) -> str:
+    """The id that Dynamo gives every worker that works on a request: its parts are joined by it."""
+    name = read(context, "id", "")
+    name = name() if callable(name) else name
+    return JOINED + name if isinstance(name, str) and name else ""
 
 
 def _dynamo_headers(context: Any) -> list[tuple[bytes, bytes]]:

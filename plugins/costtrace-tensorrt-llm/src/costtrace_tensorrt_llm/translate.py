@@ -10,6 +10,7 @@ from typing import Any
 from costtrace.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.guard import swallow
 from costtrace.recorder import STEP, Record
+from costtrace.usage import JOINED
 from costtrace_tensorrt_llm import carrier
 from costtrace_tensorrt_llm.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
 from costtrace_tensorrt_llm.carrier import RequestContext
@@ -100,7 +101,8 @@ class Translator:
         self._slots += 1
         # Both halves of a disaggregated request know one id; a second half that is tried again keeps the context's.
         joint = facts.disagg_id if facts.role == "prefill" or facts.context_id < 0 else facts.context_id
-        key = f"disagg-{joint}" if facts.role and facts.disagg_id >= 0 else context.request_key
+        known = context.request_key.startswith(JOINED) or not facts.role or facts.disagg_id < 0
+        key = context.request_key if known else f"disagg-{joint}"
         labels = dict(context.labels)
         if facts.role:
             labels |= {"disagg_request_id": str(facts.disagg_id)} if facts.disagg_id >= 0 else {}
@@ -109,7 +111,7 @@ class Translator:
             slot=self._slots,
             at_ns=at_ns,
             sequence_id=str(facts.id),
-            request_id=context.request_key,
+            request_id=context.request_key.removeprefix(JOINED),
             request_key=key,
             prompt_key=str(facts.parent if facts.parent >= 0 else facts.id),
             prompt_tokens=facts.prompt_tokens,
