@@ -415,6 +415,7 @@ HEALTH = dict(
             "model.error", "gauge", "1", "_ratio", "Mean error of the step models' predictions, the worst engine's."
         ),
         _health("model.coverage", "gauge", "1", "_ratio", "Step time that a fitted model shared, the worst engine's."),
+        _health("admission.refused", "counter", "{request}", "", "Requests refused because a hard budget is spent."),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(
             "records.unsent", "gauge", "{record}", "", "Usage records that the receiver of spans does not have yet."

@@ -195,6 +195,19 @@ class Settings(TenantSettings):
         pattern=r"^([A-Z]{3})?$",
     )
 
+    budgets: Path | None = _setting(
+        None,
+        group=_PRICES,
+        about="The budgets file (YAML) that `admission` goes by. See `costtrace budgets --help`.",
+        example="/etc/costtrace/budgets.yaml",
+    )
+    admission: bool = _setting(
+        False,
+        group=_PRICES,
+        about="Refuse requests of tenants that are above a hard budget, with HTTP 429. Set it, and `budgets`, for the "
+        "server and for its agent. An agent that does not answer refuses nobody.",
+    )
+
     agent_idle_exit_s: int = _setting(
         60,
         group=_AGENT,

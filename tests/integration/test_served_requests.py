@@ -25,6 +25,11 @@ TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 AUTHORIZED = ("authorization", f"Bearer {KEY}")
 LONG = "Every request gets its share of the time, and the rows add up to the meter. " * 12
 LIMIT = 150
+BUDGETS = """
+currency: USD
+budgets:
+  - {name: pocket-money, tenant: spendthrift, amount: 0.01, soft_percent: 1, hard_percent: 1}
+"""
 ENOUGH_TENANTS = 1_000
 """Above the metrics' limit; `test_thousands_of_tenants` is the heavy one."""
 
@@ -32,8 +37,13 @@ ENOUGH_TENANTS = 1_000
 @pytest.fixture(scope="module")
 def world(vllm_environment, tiny_model, tmp_path_factory):
     arguments = ("--max-num-batched-tokens", "256", "--enable-prompt-tokens-details", "--api-key", KEY)
-    variables = {"COSTTRACE_TENANT_METRIC_LIMIT": str(LIMIT)}
     folder = tmp_path_factory.mktemp("requests")
+    (folder / "budgets.yaml").write_text(BUDGETS)
+    variables = {
+        "COSTTRACE_TENANT_METRIC_LIMIT": str(LIMIT),
+        "COSTTRACE_BUDGETS": str(folder / "budgets.yaml"),
+        "COSTTRACE_ADMISSION": "true",
+    }
     with serving(vllm_environment, tiny_model, folder, args=arguments, variables=variables) as made:
         yield made
 
@@ -255,6 +265,25 @@ def test_the_answers_and_prompts_of_one_request_are_one_span(world):
     assert root.trace_id.hex() == trace
     assert attributes(root)["costtrace.request.sequences"] == 4
     assert [span for span in world.receiver.roots if span.trace_id.hex() == trace] == [root]
+
+
+def test_a_tenant_above_its_hard_budget_is_refused_and_the_others_are_served(world):
+    spend = Ask(COMPLETIONS, completion("Money is no object", 60), [tenant("spendthrift"), AUTHORIZED])
+    served = []
+
+    def refused():
+        reply = ask(world.url, spend)
+        served.extend([reply.id] if reply.status == 200 else [])
+        return reply.status == 429
+
+    assert wait_until(refused, 90, 0.2)
+    reply = ask(world.url, spend)
+    assert reply.status == 429
+    assert "pocket-money" in reply.text
+    assert ask(world.url, Ask(COMPLETIONS, completion(tokens=2), [tenant("thrifty"), AUTHORIZED])).status == 200
+    ids = "SELECT request_id FROM usage WHERE tenant = 'spendthrift'"
+    assert wait_until(lambda: {row[0] for row in world.home.rows(ids)} == set(served), 60), "a refusal is no request"
+    assert wait_until(lambda: total(world.metrics(), "costtrace_admission_refused_total") >= 2, 30)
 
 
 def test_a_trace_that_is_not_sampled_has_no_span_and_stands_on_the_bill(world):

@@ -3,6 +3,7 @@
 import logging
 import sys
 
+from costtrace.agent.admission import Admission
 from costtrace.agent.sensing import sensing
 from costtrace.agent.service import Agent
 from costtrace.emit import Emission, EmissionSettings
@@ -29,4 +30,22 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
     )
     # With --once the journals' own readings count: what a device draws now belongs to no window of theirs.
     agent = Agent(settings, emission, spawned=spawned, sensing=None if once else sensing(settings))
-    agent.run_once() if once else agent.run()
+    if once:
+        agent.run_once()
+        return
+    admission = _admission(settings, emission)
+    try:
+        agent.run()
+    finally:
+        if admission is not None:
+            admission.stop()
+
+
+def _admission(settings: Settings, emission: Emission) -> Admission | None:
+    if not settings.admission or settings.budgets is None:
+        return None
+    admission = Admission(
+        settings.home, settings.budgets, lambda number: emission.health.add("admission.refused", number)
+    )
+    admission.start()
+    return admission

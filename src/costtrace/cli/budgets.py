@@ -5,28 +5,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections import defaultdict
-from datetime import UTC
 from pathlib import Path
 
 import click
 
-from costtrace.budgets import HARD, SOFT, Budget, Standing, stand
+from costtrace.budgets import HARD, SOFT, Standing
 from costtrace.budgets_file import load_budgets
 from costtrace.cli.common import examples, home_option, out
 from costtrace.errors import CosttraceError
-from costtrace.ledger.closing import parse_period
-from costtrace.ledger.query import Filter, SqliteStore, open_ledger, used
+from costtrace.ledger.query import open_ledger
+from costtrace.ledger.standing import standing_of
 from costtrace.reports.render import render
-from costtrace.reports.rows import Period
 from costtrace.reports.tables import Column, Row, Table, text
 from costtrace.semconv import BUDGET_METRICS
-from costtrace.units import NANO_PER_UNIT, NS_PER_HOUR, show_amount
-from costtrace.walltime import moment
+from costtrace.units import NANO_PER_UNIT, show_amount
 
-DAY_NS = 24 * NS_PER_HOUR
 EXIT_EXCEEDED = 1
-_FORMS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 _TIMEOUT_S = 10
 
 
@@ -52,7 +46,7 @@ def budgets(*, file: Path, form: str, fail_on: str | None, webhook: str | None, 
     """
     now_ns = time.time_ns()
     with open_ledger(home) as store:
-        standings = [_stand(store, budget, now_ns) for budget in load_budgets(file)]
+        standings = [standing_of(store, budget, now_ns) for budget in load_budgets(file)]
     if form == "prometheus":
         out(prometheus(standings))
     else:
@@ -63,25 +57,6 @@ def budgets(*, file: Path, form: str, fail_on: str | None, webhook: str | None, 
     sys.stdout.flush()
     failing = {HARD} if fail_on == HARD else {SOFT, HARD} if fail_on else set[str]()
     return EXIT_EXCEEDED if any(standing.state in failing for standing in exceeded) else 0
-
-
-def _stand(store: SqliteStore, budget: Budget, now_ns: int) -> Standing:
-    if budget.rolling_days:
-        period = Period(now_ns - budget.rolling_days * DAY_NS, now_ns)
-    else:
-        period = parse_period(moment(now_ns).strftime(_FORMS[budget.period]), UTC)
-    by_day: defaultdict[int, int] = defaultdict(int)
-    unknown_ns = 0
-    for row in used(store, period, ("day",), Filter(budget.tenant, budget.model)):
-        if row.kind != "request":
-            continue
-        if row.device_nano is None or row.energy_nano is None:
-            unknown_ns += row.gpu_ns
-        elif row.currency == budget.currency:
-            by_day[int(row.keys[0]) // DAY_NS * DAY_NS] += row.device_nano + row.energy_nano
-        else:
-            raise CosttraceError(f"budget {budget.name} is in {budget.currency}, and costs of it are in {row.currency}")
-    return stand(budget, period, now_ns, by_day, unknown_ns, DAY_NS)
 
 
 def _row(standing: Standing) -> Row:

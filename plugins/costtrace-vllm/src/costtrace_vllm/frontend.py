@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 
 from costtrace import clock, tenancy
+from costtrace.admission import Refusal
 from costtrace.guard import guard, swallow
-from costtrace_vllm import carrier, settings, status
+from costtrace_vllm import carrier, refusal, settings, status
 from costtrace_vllm.carrier import HEADER, RequestContext
 
 SCOPE_KEY = "costtrace"
@@ -87,22 +88,39 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(original)
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:  # noqa: N807 - its name
-        token = None
+        token, refused = None, None
         try:
             # A mounted application sees its parent's scope: the request is known already.
             if scope["type"] in {"http", "websocket"} and SCOPE_KEY not in scope:
                 scope[SCOPE_KEY] = caller = Caller(scope)
+                refused = _refused(caller)
                 token = _caller.set(caller)
         except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
             swallow("vllm.http", error)
         try:
-            await original(self, scope, receive, send)
+            if refused is None:
+                await original(self, scope, receive, send)
+            else:
+                await refusal.answer(refused, send)
         finally:
             if token is not None:
                 with guard("vllm.http"):
                     _caller.reset(token)
 
     return __call__
+
+
+def _refused(caller: Caller) -> Refusal | None:
+    """Why the caller's tenant is refused, where that is switched on."""
+    setting = settings.current()
+    if not setting.admission or not refusal.concerns(caller.scope):
+        return None
+    caller.resolve()
+    source = caller.identity.source
+    if setting.tenant_models and (source == tenancy.DEFAULT or source.startswith(tenancy.REJECTED)):
+        caller.identity = None  # the adapter, which only the engine's front end knows, may yet say who pays
+        return None
+    return refusal.gate().refusal(caller.identity.tenant)
 
 
 def wrap_proxy_headers(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,0 +1,79 @@
+"""HTTP 429 for a tenant above a hard budget. Off unless `admission` is set; who is above one, the agent says."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any
+
+from costtrace.admission import Gate, Refusal
+from costtrace.guard import guard
+from costtrace_vllm import settings, status
+
+WORK = frozenset(
+    (
+        *("completions", "responses", "messages", "generate"),
+        *("embeddings", "pooling", "classify", "score", "rerank"),
+        *("transcriptions", "translations", "speech"),
+    )
+)
+"""Last parts of the routes that make an engine work; health, metrics and lists of models are never refused."""
+SAY_EVERY_S = 1.0
+
+_saying = False
+
+
+@lru_cache(maxsize=1)
+def gate() -> Gate:
+    """The one of this process."""
+    return Gate(settings.current().home)
+
+
+def concerns(scope: dict[str, Any]) -> bool:
+    """Whether a request is one for an engine to work on."""
+    return scope.get("method") == "POST" and str(scope.get("path", "")).rstrip("/").rpartition("/")[2] in WORK
+
+
+async def answer(why: Refusal, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Refuse, in the form of OpenAI's errors. Raises: what *send* raises."""
+    body, headers = _body(why, time.time())
+    await send({"type": "http.response.start", "status": HTTPStatus.TOO_MANY_REQUESTS.value, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+    with guard("vllm.refusal"):
+        _say_soon()
+
+
+def _body(why: Refusal, now_s: float) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    headers = [(b"content-type", b"application/json")]
+    message = f"The budget {why.budget!r} is spent. "
+    if why.ends_s:
+        ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(why.ends_s))
+        message += f"It begins anew at {ends}; until then, ask whoever set it."
+        headers.append((b"retry-after", str(max(1, round(why.ends_s - now_s))).encode()))
+    else:
+        message += "It looks back over some days: ask whoever set it."
+    error = {
+        "message": message,
+        "type": "insufficient_quota",
+        "param": None,
+        "code": HTTPStatus.TOO_MANY_REQUESTS.value,
+    }
+    body = json.dumps({"error": error}).encode()
+    return body, [*headers, (b"content-length", str(len(body)).encode())]
+
+
+def _say_soon() -> None:
+    """Write the count of refusals for the agent, once for all of a second."""
+    global _saying  # noqa: PLW0603 - one timer a process
+    if not _saying:
+        _saying = True
+        asyncio.get_running_loop().call_later(SAY_EVERY_S, _say)
+
+
+def _say() -> None:
+    global _saying  # noqa: PLW0603 - see above
+    _saying = False
+    with guard("vllm.refusal"):
+        status.write(settings.current().home, "frontend", refused=gate().refusals)

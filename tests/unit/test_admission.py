@@ -1,0 +1,181 @@
+"""Above a hard budget a tenant is refused; and whatever breaks, nobody else is."""
+
+import asyncio
+import json
+import stat
+import time
+
+import honest_ledger
+import pytest
+from costtrace_vllm import frontend, hooks, refusal
+from honest_ledger import PLANS, write
+
+from costtrace import admission, guard
+from costtrace.admission import EVERYBODY, Gate, Refusal
+from costtrace.agent.admission import Admission
+from costtrace.errors import ConfigError
+
+NOW = 1_790_000_000
+WHY = Refusal("acme-november", NOW + 3_600)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    guard.failures.clear()
+
+
+def refused(home, tenant):
+    return Gate(home).refusal(tenant)
+
+
+def test_who_is_named_is_refused_and_nobody_else(tmp_path):
+    admission.write(tmp_path, {"acme": WHY}, time.time())
+    assert refused(tmp_path, "acme") == WHY
+    assert refused(tmp_path, "globex") is None
+    assert stat.S_IMODE(admission.path_below(tmp_path).stat().st_mode) == 0o600
+
+
+def test_a_spent_budget_of_all_refuses_all(tmp_path):
+    admission.write(tmp_path, {EVERYBODY: WHY}, time.time())
+    assert refused(tmp_path, "globex") == WHY
+
+
+@pytest.mark.parametrize("age_s", [admission.VALID_S + 1, -60], ids=["too old", "of the future"])
+def test_what_an_agent_said_counts_for_a_while_only(tmp_path, age_s):
+    admission.write(tmp_path, {"acme": WHY}, time.time() - age_s)
+    assert refused(tmp_path, "acme") is None
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"written_s": 1}', '{"written_s": "x", "refused": {}}'])
+def test_a_damaged_file_refuses_nobody_and_is_counted(tmp_path, content):
+    admission.write(tmp_path, {"acme": WHY}, time.time())
+    admission.path_below(tmp_path).write_text(content)
+    assert refused(tmp_path, "acme") is None
+    assert guard.failures["admission"] == 1
+
+
+def test_no_file_is_no_error(tmp_path):
+    assert refused(tmp_path, "acme") is None
+    assert not guard.failures
+
+
+# -- the agent's side ------------------------------------------------------------------------------------------------
+
+BUDGETS = """
+currency: USD
+budgets:
+  - {name: spent, tenant: acme, amount: 0.01, soft_percent: 1, hard_percent: 1}
+  - {name: spent too but for one model, tenant: globex, model: m, amount: 0.01, soft_percent: 1, hard_percent: 1}
+  - {name: enough, tenant: initech, amount: 1000}
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(honest_ledger, "WALL_NS", time.time_ns() // 10**10 * 10**10 - 20 * 60 * 10**9)
+    write(tmp_path, plans=(PLANS[0],))
+    (tmp_path / "budgets.yaml").write_text(BUDGETS)
+    return tmp_path
+
+
+def test_the_agent_names_the_tenants_above_a_hard_budget_and_when_it_begins_anew(home):
+    agent = Admission(home, home / "budgets.yaml", lambda _: None)
+    found = agent.turn(time.time_ns())
+    assert list(found) == ["acme"]
+    assert refused(home, "acme").budget == "spent"
+    ends = time.gmtime(found["acme"].ends_s)
+    assert (ends.tm_mday, ends.tm_hour, ends.tm_min, ends.tm_sec) == (1, 0, 0, 0)
+    (home / "budgets.yaml").write_text("budgets: 3")
+    with pytest.raises(ConfigError):
+        agent.turn(time.time_ns())
+    assert refused(home, "acme") is not None, "what was said before counts until it is too old"
+
+
+def test_what_servers_refused_is_counted_once(home):
+    counted = []
+    agent = Admission(home, home / "budgets.yaml", counted.append)
+    status = home / "run" / "frontend-7.json"
+    for content in ('{"refused": {"acme": 2}}', '{"refused": {"acme": 2, "globex": 3}}', '{"role": "frontend"}', "{"):
+        status.parent.mkdir(exist_ok=True)
+        status.write_text(content)
+        agent._count_refused()
+    assert counted == [2, 3]
+
+
+# -- the server's side -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Send a request through the hook; what the client gets, and whether the server saw it."""
+
+    def serve(path="/v1/completions", method="POST", tenant="acme", **variables):
+        for name, value in {"COSTTRACE_HOME": str(tmp_path), "COSTTRACE_ADMISSION": "true", **variables}.items():
+            monkeypatch.setenv(name, value)
+        hooks.settings.current.cache_clear()
+        frontend.tenancy._policy_of_settings.cache_clear()
+        refusal.gate.cache_clear()
+        sent, seen = [], []
+
+        async def original(self, scope, receive, send):
+            seen.append(scope["path"])
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "headers": [(b"x-costtrace-tenant", tenant.encode())],
+            "client": ("127.0.0.1", 5),
+        }
+        asyncio.run(frontend.wrap_http(original)(None, scope, None, send))
+        return sent, seen
+
+    yield serve
+    hooks.settings.current.cache_clear()
+    frontend.tenancy._policy_of_settings.cache_clear()
+    refusal.gate.cache_clear()
+
+
+def test_a_refused_request_gets_429_in_openais_form_and_the_server_never_sees_it(server, tmp_path):
+    admission.write(tmp_path, {"acme": Refusal("acme-november", int(time.time()) + 3_600)}, time.time())
+    (start, body), seen = server()
+    assert seen == []
+    assert start["status"] == 429
+    headers = dict(start["headers"])
+    assert 3_590 <= int(headers[b"retry-after"]) <= 3_600
+    assert int(headers[b"content-length"]) == len(body["body"])
+    error = json.loads(body["body"])["error"]
+    assert (error["type"], error["code"]) == ("insufficient_quota", 429)
+    assert "acme-november" in error["message"]
+
+
+def test_a_rolling_budget_has_no_time_to_try_again(server, tmp_path):
+    admission.write(tmp_path, {"acme": Refusal("last-30-days", 0)}, time.time())
+    (start, _), _ = server()
+    assert b"retry-after" not in dict(start["headers"])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"tenant": "globex"},
+        {"path": "/health", "method": "GET"},
+        {"path": "/v1/models", "method": "GET"},
+        {"path": "/tokenize"},
+        {"COSTTRACE_ADMISSION": "false"},
+    ],
+    ids=str,
+)
+def test_what_is_not_refused_reaches_the_server(server, tmp_path, asked):
+    admission.write(tmp_path, {"acme": WHY}, time.time())
+    sent, seen = server(**asked)
+    assert (sent, seen) == ([], [asked.get("path", "/v1/completions")])
+
+
+def test_a_tenant_that_an_adapter_may_name_is_not_refused_before_it_is_known(server, tmp_path):
+    admission.write(tmp_path, {"default": WHY}, time.time())
+    assert server(tenant="")[1] == []
+    assert server(tenant="", COSTTRACE_TENANT_MODELS="lora=acme")[1] == ["/v1/completions"]
