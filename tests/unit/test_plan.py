@@ -120,7 +120,14 @@ def test_a_fit_of_measured_kernels_tells_what_another_limit_really_costs(tmp_pat
     assert abs(Decimal(found["calibration"][0]["ratio"]) - 1) < Decimal("0.05")
     key = "cost_per_million_tokens_without_idle"
     assert abs(Decimal(found["plan"][2][key]) / Decimal(truth[key]) - 1) < Decimal("0.05")
-    by_tables = lines(capsys, home, "--tables", DATA / "aiconfigurator", "--shape", "qwen3-8b")
+    words = ("--tables", DATA / "aiconfigurator", "--shape", "qwen3-8b")
+    other = lines(capsys, home, "--device", "h200", *words, "--tier", "mine=2")
+    # Of tables' own error a fit's error of today says nothing.
+    row = other["plan"][2]
+    assert (row["how"], row["without_idle_low"], row["with_idle_high"]) == ("modelled", None, None)
+    sources = {row["what"]: row["value"] for row in other["assumptions"]}
+    assert sources["step times in the scenario"].startswith("kernel tables of")
+    by_tables = lines(capsys, home, *words)
     assert Decimal(by_tables["calibration"][0]["ratio"]) == 1
 
 
