@@ -148,7 +148,7 @@ def plan(
         now.measured,
         now.modelled,
         scenarios,
-        _assumptions(what, now, priced, name_period(which, where)),
+        _assumptions(what, now, priced, name_period(which, where), scenarios[-1]),
         _notes(what, now, scenarios),
     )
     if plot is not None:
@@ -249,7 +249,7 @@ def _split(text: str | None) -> tuple[int, int] | None:
     return _whole("--split P:D", prefill), _whole("--split P:D", decode)
 
 
-def _assumptions(what: Traffic, now: Replayed, priced: _Price, when: str) -> list[tuple[str, str, str]]:
+def _assumptions(what: Traffic, now: Replayed, priced: _Price, when: str, last: Scenario) -> list[tuple[str, str, str]]:
     fleet, limits = what.fleet, what.limits
     source = "the engines' settings" if what.limits_known else "the engines' settings; what they do not say is assumed"
     each = f"{fleet.pools} with {fleet.gpus_per_engine} x {fleet.device}"
@@ -259,6 +259,11 @@ def _assumptions(what: Traffic, now: Replayed, priced: _Price, when: str) -> lis
         ("limits today", show_limits(limits), source),
         ("utilisation today", f"{100 * float(fleet.utilisation):.1f} %", f"ledger, all paid time, {when}"),
         ("step times today", now.times.times.source, now.times.kind),
+        (
+            "step times in the scenario",
+            last.step_times or now.times.times.source,
+            "as asked" if last.name else "as today",
+        ),
         ("GPU-hour today", f"{rounded(priced.today, 4)} {priced.currency}", priced.source),
         ("GPU-hour in the scenario", f"{rounded(priced.then, 4)} {priced.currency}", priced.then_source),
     ]
@@ -271,9 +276,7 @@ def _notes(what: Traffic, now: Replayed, scenarios: Sequence[Scenario]) -> list[
         *now.times.notes,
     ]
     if any(not one.carried for one in scenarios):
-        notes.append(
-            "Step times of another kind than today's replay: what the model is off by today says nothing of them."
-        )
+        notes.append("Step times of another kind than today's: their own error is not known, and the range is not.")
     if len(what.served) < FEW_REQUESTS:
         notes.append(f"Only {len(what.served)} requests: take these figures for an example.")
     if what.fleet.others:

@@ -111,10 +111,11 @@ def play(what: Traffic, now: Replayed, wanted: Wanted, change: Change, price: tu
     carried = times.kind == now.times.kind
     if change.utilisation is None:
         share = Fraction(engines, pools)
-        return Scenario(name, serve(1.0), price[1], Fraction(engines), share, None, carried)
+        return Scenario(name, serve(1.0), price[1], Fraction(engines), share, None, carried, times.times.source)
     speed, run = loaded(serve, float(change.utilisation), change.split)
     needed = Fraction(engines) / Fraction(speed).limit_denominator(10_000)
-    return Scenario(name, run, price[1], needed, Fraction(1), Fraction(change.utilisation), carried)
+    aim = Fraction(change.utilisation)
+    return Scenario(name, run, price[1], needed, Fraction(1), aim, carried, times.times.source)
 
 
 def limits_of(today_limits: SchedulerConfig, change: Change) -> SchedulerConfig:

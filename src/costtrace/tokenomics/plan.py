@@ -111,6 +111,8 @@ class Scenario(NamedTuple):
     """That was aimed at; None: as many engines for as long as today."""
     carried: bool
     """Its step times are of the same kind as those of today's replay: the measured error says something of it."""
+    step_times: str = ""
+    """Where they are from."""
 
 
 class Figures(NamedTuple):
@@ -148,15 +150,13 @@ def figures(scenario: Scenario, measured: Run, today: Run, fleet: Fleet, basis: 
     tokens = measured.tokens(basis)
     run = scenario.run
     modelled = per_million(scenario.per_gpu_hour, run.gpu_ns, tokens)
-    corrected = None
-    spans = [_span(modelled, (run,), basis)]
+    corrected = low = high = None
     if scenario.carried:
-        # The same model on the same requests: what it is off by today is taken out.
+        # The same model on the same requests: what it is off by today is taken out. Of another one nothing is known.
         corrected = modelled / error_of(measured, today)
-        spans.append(_span(corrected, (run, measured, today), basis))
-    known = [span for span in spans if span is not None]
-    low = min(span[0] for span in known) if len(known) == len(spans) else None
-    high = max(span[1] for span in known) if len(known) == len(spans) else None
+        spans = _span(modelled, (run,), basis), _span(corrected, (run, measured, today), basis)
+        if spans[0] is not None and spans[1] is not None:
+            low, high = min(spans[0][0], spans[1][0]), max(spans[0][1], spans[1][1])
     best = modelled if corrected is None else corrected
     paid_ns = measured.gpu_ns / fleet.utilisation * scenario.engines_share
     paid = per_million(scenario.per_gpu_hour, paid_ns, tokens)
