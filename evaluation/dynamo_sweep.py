@@ -29,6 +29,7 @@ PRICE_PER_HOUR = Fraction(2)
 LOADS = (1, 2, 4, 8, 16, 32, 64)
 """Clients that each ask for one answer after the other."""
 PROMPT_WORDS, ANSWER_TOKENS = 200, 64
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 class Point(NamedTuple):
@@ -113,6 +114,13 @@ def plot(points: list[Point], path: Path) -> None:
     axes.set(
         xscale="log", yscale="log", xlabel="clients at a time", ylabel="USD per million output tokens, idle included"
     )
+    loads = sorted({point.clients for point in points})
+    axes.set_xticks(loads, [str(load) for load in loads])
+    costs = [point.usd_per_million_output_tokens() for point in points]
+    dollars = [step for step in TICKS if min(costs) / 1.5 < step < max(costs) * 1.5]
+    axes.set_yticks(dollars, [f"{step:g}" for step in dollars])
+    axes.minorticks_off()
+    axes.grid(visible=True, alpha=0.3)
     axes.set_title("SIMULATED workers (Dynamo's mocker): cost against load")
     axes.legend()
     figure.tight_layout()

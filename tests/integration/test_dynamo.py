@@ -163,7 +163,7 @@ class Stream(threading.Thread):
 
 # -- aggregated: two workers, one of which is killed while both are at work
 
-LONG, CANCELLED, NOBODY, WARM_UP, TRACED = (100, 102), 104, 106, 108, 12
+LONG, CANCELLED, NOBODY, WARM_UPS, TRACED = (100, 102), 104, 106, (108, 109), 12
 LONG_TOKENS = 600
 
 
@@ -194,14 +194,20 @@ def aggregated(tiny_model, tmp_path_factory):
 
 
 def wait_for_engines(dynamo: Dynamo, seen: Seen, count: int) -> None:
-    """Until so many engines have each served a request."""
+    """Until so many engines have each served a request, and both routes are there."""
     dynamo.wait()
 
     def all_have() -> bool:
-        ask(dynamo.url, wanted(WARM_UP, "warm-up", 2))
-        return len(seen.home.rows("SELECT DISTINCT engine_id FROM usage")) >= count
+        both = [ask(dynamo.url, wanted(number, "warm-up", 2)) for number in WARM_UPS]
+        served = len(seen.home.rows("SELECT DISTINCT engine_id FROM usage"))
+        return served >= count and all(reply.status == 200 for reply in both)
 
-    assert wait_until(all_have, 300, 0.5), "\n".join(member.tail() for member in dynamo.members.values())
+    assert wait_until(all_have, 300, 0.5), tails(dynamo)
+
+
+def tails(dynamo: Dynamo) -> str:
+    """What everybody said last."""
+    return "\n".join(f"{member.name} ended: {member.ended}\n{member.tail()}" for member in dynamo.members.values())
 
 
 def check_answered(seen: Seen, numbers) -> None:
@@ -298,7 +304,8 @@ def disaggregated(tiny_model, tmp_path_factory):
         asks = {number: wanted(number, tenants[number % 3], 4 + number) for number in range(TRACED)}
         seen.replies |= dict(zip(asks, ask_all(dynamo.url, list(asks.values()), workers=4), strict=True))
         seen.tenants |= {number: tenants[number % 3] for number in asks}
-        for reply in seen.replies.values():
+        for number, reply in seen.replies.items():
+            assert reply.status == 200, (number, reply, tails(dynamo))
             seen.wait_for(reply, 2)
         assert seen.wait_for_dynamos_spans(TRACED, 2)
         for name in ("prefill", "decode"):  # on SIGTERM they would not end within 45 s

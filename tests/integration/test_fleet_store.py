@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from emission_world import engine, record, turn, write
 from month import END_NS, START_NS, TENANTS, write_month
 
 from costtrace.clickhouse.push import Cursor, push
@@ -144,6 +145,35 @@ def script(*words):
     done = subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_parts_that_two_nodes_pushed_are_joined_out_of_the_store(tmp_path):
+    """A prefill part on one node, its decode part on another: provisional with one of them in, then one total."""
+    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
+    store = ("--store", f"chdb://{tmp_path / 'store'}")
+    joined = ("requests", "--joined", "--since", "2020-01-01", "--format", "json")
+    script("fleet", "init", *store)
+    homes, shown = [], []
+    for number, (role, tokens) in enumerate({"prefill": 1, "decode": 12}.items()):
+        home = tmp_path / role
+        home.mkdir()
+        part = record(
+            number, record_id=role, request_key="dynamo:r", request_id="r", engine_id=f"engine-{role}", role=role,
+            output_tokens=tokens, cached_tokens=0, finish_reasons=("length",), tenant="acme",
+        )  # fmt: skip
+        ledger = Ledger(home / "ledger.sqlite")
+        write(ledger, turn([part]), engine(f"engine-{role}", role=role, settings={"dynamo_worker": f"worker-{role}"}))
+        ledger.connection.close()
+        script("fleet", "push", *store, "--home", str(home))
+        homes.append(str(home))
+        (row,) = json.loads(script(*joined, *store))["requests"]
+        shown.append(row)
+    assert "never came" in shown[0]["notes"][0]
+    assert shown[1]["notes"] == []
+    assert (shown[1]["parts"], shown[1]["workers"]) == (2, ["worker-prefill", "worker-decode"])
+    assert shown[1]["output_tokens"] == 12
+    (both,) = json.loads(script(*joined, "--home", homes[0], "--also", homes[1]))["requests"]
+    assert shown[1] == both
 
 
 @pytest.mark.timeout(1_800)  # two dozen processes, most of which start an engine

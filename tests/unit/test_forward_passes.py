@@ -14,8 +14,11 @@ from costtrace.cli.app import cli
 from costtrace.dynamo_traces import read_passes, read_served
 from costtrace.errors import CosttraceError
 from costtrace.forward_passes import METHOD, Pass, Served, allocate, busy
+from costtrace.ledger.busy import busy_workers
+from costtrace.ledger.query import open_ledger
 from costtrace.ledger.store import Ledger
 from costtrace.reports.passes import cost_nano
+from costtrace.reports.rows import Period
 
 WORKER = "15671851427547792706"
 
@@ -209,6 +212,21 @@ def test_the_estimate_is_labelled_and_adds_up_in_time_and_in_money(tmp_path):
     _, text = run("estimate", "--passes", passes, "--requests", requests)
     assert "ESTIMATED, not measured" in text
     assert "unknown" in text, "without a price costs are not known"
+
+
+def test_a_worker_with_two_ranks_is_busy_for_the_sum_of_both(tmp_path):
+    """Two engines with a device each, one worker: each rank publishes its own passes."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    write(ledger, turn([record(1)]), *(engine(f"engine-{n}", settings={"dynamo_worker": WORKER}) for n in (1, 2)))
+    ledger.connection.executescript("""
+        CREATE TEMP TABLE other AS SELECT * FROM meter;
+        UPDATE other SET engine_id = 'engine-2', device = 'GPU-bbbb';
+        INSERT INTO meter SELECT * FROM other;
+    """)
+    with open_ledger(tmp_path) as store:
+        (found,) = busy_workers(store, Period(0, 1 << 62))
+    ledger.close()
+    assert (found.worker, found.request_ns, found.shared) == (WORKER, 60 * MS, False)
 
 
 def test_the_check_shows_what_was_attributed_less_what_the_passes_took(tmp_path):
