@@ -295,23 +295,36 @@ def test_the_report_counts_each_request_once_and_splits_by_worker(aggregated):
 
 @pytest.fixture(scope="module")
 def disaggregated(tiny_model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dynamo-disaggregated")
-    with deployed("1.6.1", tiny_model, folder, "--enforce-disagg", OTEL_EXPORT_ENABLED="true") as (dynamo, seen):
-        dynamo.vllm_worker("prefill", "prefill")
-        dynamo.vllm_worker("decode", "decode")
-        wait_for_engines(dynamo, seen, 2)
-        tenants = ("acme", "globex", "initech")
-        asks = {number: wanted(number, tenants[number % 3], 4 + number) for number in range(TRACED)}
-        seen.replies |= dict(zip(asks, ask_all(dynamo.url, list(asks.values()), workers=4), strict=True))
-        seen.tenants |= {number: tenants[number % 3] for number in asks}
-        for number, reply in seen.replies.items():
-            assert reply.status == 200, (number, reply, tails(dynamo))
-            seen.wait_for(reply, 2)
-        assert seen.wait_for_dynamos_spans(TRACED, 2)
-        for name in ("prefill", "decode"):  # on SIGTERM they would not end within 45 s
-            dynamo.members.pop(name).kill()
-        close_books(dynamo, seen)
-        yield seen
+    """Prefill and decode, KV over NIXL, ended. Deployed anew where Dynamo itself has lost a worker.
+
+    Its workers renew their registration every few seconds. On two cores, which NIXL's polling and two engines share,
+    one may come too late: it is taken off the list, and the frontend answers 404 or 503 for good.
+    """
+    said = []
+    for attempt in range(3):
+        folder = tmp_path_factory.mktemp(f"dynamo-disaggregated-{attempt}")
+        variables = {"OTEL_EXPORT_ENABLED": "true"}
+        with deployed("1.6.1", tiny_model, folder, "--enforce-disagg", **variables) as (dynamo, seen):
+            dynamo.vllm_worker("prefill", "prefill")
+            dynamo.vllm_worker("decode", "decode")
+            wait_for_engines(dynamo, seen, 2)
+            tenants = ("acme", "globex", "initech")
+            asks = {number: wanted(number, tenants[number % 3], 4 + number) for number in range(TRACED)}
+            seen.replies |= dict(zip(asks, ask_all(dynamo.url, list(asks.values()), workers=2), strict=True))
+            seen.tenants |= {number: tenants[number % 3] for number in asks}
+            if {reply.status for reply in seen.replies.values()} & {404, 503}:
+                said.append(tails(dynamo))
+                continue
+            for number, reply in seen.replies.items():
+                assert reply.status == 200, (number, reply, tails(dynamo))
+                seen.wait_for(reply, 2)
+            assert seen.wait_for_dynamos_spans(TRACED, 2)
+            for name in ("prefill", "decode"):  # on SIGTERM they would not end within 45 s
+                dynamo.members.pop(name).kill()
+            close_books(dynamo, seen)
+            yield seen
+            return
+    pytest.fail("Dynamo lost a worker each time:\n" + "\n\n".join(said))
 
 
 def test_a_disaggregated_request_is_one_total_of_a_prefill_and_a_decode_part(disaggregated):
