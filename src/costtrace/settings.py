@@ -251,6 +251,34 @@ class Settings(TenantSettings):
         about="How the energy of a board is split over its MIG instances, which have no meters: by size, or evenly.",
         example="equal",
     )
+    remote_homes: tuple[Path, ...] = _setting(
+        (),
+        group=_AGENT,
+        about="Homes of other nodes' agents, mounted here: for engines with devices on several nodes. Only their "
+        "sensors' journals are read; read-only is enough. This node's own home may be among them.",
+        example="/mnt/node-18/costtrace,/mnt/node-19/costtrace",
+    )
+    remote_wait_s: int = _setting(
+        60,
+        group=_AGENT,
+        about="How long the rows of such an engine wait for another node's readings; their energy is pending so long. "
+        "After that it is unknown.",
+        unit="s",
+        example="600",
+        ge=60,
+        le=3_600,
+    )
+    remote_clock_ms: float = _setting(
+        10.0,
+        group=_AGENT,
+        about="By how much the wall clocks of those nodes may differ from this one's, as their operator declares it: "
+        "their readings are placed by wall time, and it is recorded with each of their windows.",
+        unit="ms",
+        example="1",
+        ge=0,
+        le=10_000,
+        allow_inf_nan=False,
+    )
     sensor_hz: float = _setting(
         10.0,
         group=_AGENT,
@@ -314,6 +342,11 @@ class Settings(TenantSettings):
             if not (gain.is_finite() and Decimal("0.5") <= gain <= 2):
                 raise ValueError(f"the gain of {name!r} is {gain}; one beyond 0.5 to 2 is a mistake")
         return MappingProxyType(dict(gains))
+
+    @field_validator("remote_homes")
+    @classmethod
+    def _absolute_all(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(Path.cwd() / path.expanduser() for path in paths)
 
     @field_validator("store")
     @classmethod

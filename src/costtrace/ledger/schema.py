@@ -5,6 +5,7 @@ by applying what it lacks, in one transaction.
 """
 
 from costtrace.ledger.schema_closing import CLOSING
+from costtrace.ledger.schema_sensors import SENSORS
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -205,6 +206,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     CLOSING,
     "CREATE INDEX seal_by_end ON seal (until_ns);",  # every row that is written asks for the newest
+    SENSORS,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
