@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from costtrace.cli.carbon import stated_intensity
 from costtrace.cli.common import (
     examples,
     format_option,
@@ -75,7 +76,8 @@ def requests(
 ) -> None:
     """List requests with what they used and cost: the newest, the dearest, one tenant's, or a single one.
 
-    A request counts in the period in which it ended. Costs are without idle.
+    A request counts in the period in which it ended. Costs are without idle. With the setting `carbon_intensity` each
+    has an estimate of its CO2e.
     """
     where = zone(tz)
     if joined or also:
@@ -96,7 +98,8 @@ def requests(
     if not found and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return
-    tables = [list_table(found, peers, f"{what}, {name_period(which, where)}", where)]
+    carbon = stated_intensity()
+    tables = [list_table(found, peers, f"{what}, {name_period(which, where)}", where, carbon)]
     if identifier is not None and form == "table":
-        tables += [detail_table(request, where) for request in found]
+        tables += [detail_table(request, where, carbon) for request in found]
     out(render(tables, form))
