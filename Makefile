@@ -76,7 +76,8 @@ lint: setup ## check style, types and that generated documents are fresh
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@if [ -f tools/gen_docs.py ]; then $(BIN)/python tools/gen_docs.py --check; fi
+	@$(BIN)/python tools/gen_docs.py --check
+	@$(BIN)/python tools/gen_dashboards.py --check
 
 format: setup ## format the code
 	@$(BIN)/ruff check --fix-only .
@@ -97,6 +98,7 @@ evaluation: setup ## judge the shares against Shapley of a measured game (minute
 
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py
+	@$(BIN)/python tools/gen_dashboards.py
 
 clean: ## remove what the rules made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

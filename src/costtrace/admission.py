@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 def path_below(home: Path) -> Path:
     """Where the file stands."""
-    return home / "run" / "refusals.json"
+    return home / "refusals.json"
 
 
 def write(home: Path, refused: Mapping[str, Refusal], now_s: float) -> None:

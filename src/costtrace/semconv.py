@@ -425,6 +425,14 @@ HEALTH = dict(
             "model.error", "gauge", "1", "_ratio", "Mean error of the step models' predictions, the worst engine's."
         ),
         _health("model.coverage", "gauge", "1", "_ratio", "Step time that a fitted model shared, the worst engine's."),
+        _health(
+            "plugin.lost_hooks",
+            "gauge",
+            "{hook}",
+            "",
+            "Hooks that do not fit an engine; `costtrace doctor` names them.",
+        ),
+        _health("plugin.errors", "gauge", "{error}", "", "Errors in hooks that were kept from the engines that live."),
         _health("admission.refused", "counter", "{request}", "", "Requests refused because a hard budget is spent."),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(

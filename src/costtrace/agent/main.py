@@ -4,6 +4,7 @@ import logging
 import sys
 
 from costtrace.agent.admission import Admission
+from costtrace.agent.plugins import plugins
 from costtrace.agent.sensing import sensing
 from costtrace.agent.service import Agent
 from costtrace.carbon import CarbonIntensity
@@ -37,6 +38,8 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
     if once:
         agent.run_once()
         return
+    emission.health.follow("plugin.lost_hooks", lambda: plugins(settings.home).lost_hooks)
+    emission.health.follow("plugin.errors", lambda: plugins(settings.home).errors)
     admission = _admission(settings, emission)
     try:
         agent.run()

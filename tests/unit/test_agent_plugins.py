@@ -1,0 +1,19 @@
+"""How the plugins fare is a metric: lost hooks and contained errors of the processes that live."""
+
+import json
+import os
+
+from costtrace.agent.plugins import plugins
+
+
+def test_lost_hooks_and_errors_of_living_processes_are_counted(tmp_path):
+    assert plugins(tmp_path) == (0, 0)
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, pid in (("engine", os.getpid()), ("frontend", os.getpid()), ("gone", 2**22 + 1)):
+        told = {"pid": pid, "lost_hooks": {"delivered": "no such method"}, "swallowed_errors": {"vllm.http": 2}}
+        (run / f"{name}-{pid}.json").write_text(json.dumps(told))
+    assert plugins(tmp_path) == (2, 4)
+    (run / "engine-1.json").write_text("{")
+    (run / "engine-2.json").write_text('{"pid": 1}')
+    assert plugins(tmp_path) == (2, 4)
