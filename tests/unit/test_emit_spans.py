@@ -14,7 +14,6 @@ from costtrace.carbon import CarbonIntensity, Intensity
 from costtrace.emit.spans import PROFILES, Profile, SpanBuilder
 from costtrace.ledger.store import UsageCost
 
-
 GRID = CarbonIntensity([Intensity(0, Decimal(400))], source="400 g/kWh, stated")
 
 
