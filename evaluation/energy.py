@@ -1,6 +1,6 @@
 """How wrong is a request's energy? costtrace and what others do, on one run, against a truth that is known (SIMULATED).
 
-    .venv/bin/python evaluation/energy.py [--trace azure_llm_2023_conv.csv] [--seed 7] [--quick]
+    .venv/bin/python evaluation/energy.py [--trace azure_llm_2023_conv.csv] [--seeds 7 8 9] [--quick]
 
 A simulated server (energy_workload.py) has its power played by the NVML double, which the product's own sensor reads
 through the real nvidia-ml-py, about ten times a second. The readings and the server's journal go through the
@@ -9,6 +9,9 @@ from the begin of each step to its end (as Zeus windows are used), the newest on
 step's length, read once a second (as Kepler does), and the whole of the energy by output token. Where a rule only
 knows energy by step, the step is shared among its requests by the truth's own parts, in its favour. What costtrace
 shares, it shares by its own rule.
+
+Errors are given over all requests, and over those that arrived when the sensor and the models had been learned from for
+20 s; with several seeds as the mean over seeds and, in brackets, the least and the most of them.
 
 Before a figure is shown: the truth's joules have to be the double's, and the joules on costtrace's rows with those of
 no engine the sensor's counter, to the microjoule.
@@ -23,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +49,8 @@ BASE_NS = 1_000 * NS_PER_S
 DEVICE = "GPU-00000000-0000-4000-8000-000000000001"
 LOADS = {"light": (0.3, 400.0), "medium": (3.0, 60.0), "heavy": (12.0, 40.0)}
 """Requests a second, and for how many seconds."""
+LEARNED_S = 20.0
+"""By then the sensor's period, its lag and the models have been found (docs/method.md section 15)."""
 SENSORS: dict[str, dict[str, Any]] = {
     "ideal counter": {"counter": {"mode": "ideal", "lag_ms": 60}, "sensor": {"lag_ms": 60}},
     "25/100 ms counter": {"counter": {"mode": "part_time"}, "sensor": {"lag_ms": 60}},
@@ -89,6 +95,9 @@ class Score(NamedTuple):
     p95: float
     mean: float
     total: float
+    late_median: float
+    """Of the requests that arrived after `LEARNED_S`."""
+    late_p95: float
 
 
 def play(served: Served, sensor: dict[str, Any], directory: Path) -> Case:
@@ -171,16 +180,19 @@ def by_step(case: Case, energy_uj: Callable[[int, int], float]) -> dict[str, flo
 def windows(case: Case) -> dict[str, float]:
     """costtrace's distribution of the counter over the steps, with the same parts within a step as the other rules."""
     meter = DeviceEnergy()
-    numbers = {}
+    waiting: deque[tuple[int, int]] = deque()
+    given: dict[int, float] = {}
     spans = iter(case.served.spans)
     reached_ns = 0
     for reading in case.readings:
         while reached_ns < reading.at_ns - BASE_NS and (span := next(spans, None)) is not None:
             begin, end = BASE_NS + span.from_ns, BASE_NS + span.until_ns
-            numbers[span.from_ns] = meter.add(piece_of(begin, end, end - begin, span.load))
+            waiting.append((span.from_ns, meter.add(piece_of(begin, end, end - begin, span.load))))
             reached_ns = span.until_ns
         meter.read(reading)
-    return by_step(case, lambda begin, _: meter.pieces[numbers[begin]].uj if begin in numbers else 0.0)
+        while waiting and (result := meter.take(waiting[0][1])) is not None:
+            given[waiting.popleft()[0]] = result.uj
+    return by_step(case, lambda begin, _: given.get(begin, 0.0))
 
 
 def counter_difference(case: Case) -> dict[str, float]:
@@ -212,14 +224,22 @@ def per_output_token(case: Case) -> dict[str, float]:
 
 def score(case: Case, found: dict[str, float]) -> Score:
     """Compare with the truth."""
-    errors = sorted(100 * abs(found.get(r.request_id, 0.0) - r.energy_uj) / r.energy_uj for r in case.served.requests)
-    true_uj = sum(r.energy_uj for r in case.served.requests)
+    requests = case.served.requests
+    errors = {r: 100 * abs(found.get(r.request_id, 0.0) - r.energy_uj) / r.energy_uj for r in requests}
+    late = [error for request, error in errors.items() if request.arrived_s >= LEARNED_S] or [float("nan")]
+    true_uj = sum(r.energy_uj for r in requests)
     return Score(
-        statistics.median(errors),
-        errors[int(0.95 * (len(errors) - 1))],
-        statistics.fmean(errors),
+        statistics.median(errors.values()),
+        _p95(list(errors.values())),
+        statistics.fmean(errors.values()),
         100 * (sum(found.values()) - true_uj) / true_uj,
+        statistics.median(late),
+        _p95(late),
     )
+
+
+def _p95(errors: list[float]) -> float:
+    return sorted(errors)[int(0.95 * (len(errors) - 1))]
 
 
 RULES: dict[str, Callable[[Case], dict[str, float]]] = {
@@ -232,45 +252,59 @@ RULES: dict[str, Callable[[Case], dict[str, float]]] = {
 
 
 def evaluate(
-    seed: int, loads: dict[str, tuple[float, float]], trace: Path | None
-) -> dict[tuple[str, str], dict[str, Score]]:
-    """All rules on every load and sensor."""
+    seeds: list[int], loads: dict[str, tuple[float, float]], trace: Path | None
+) -> dict[tuple[str, str], dict[str, list[Score]]]:
+    """All rules on every load and sensor: a score for each seed."""
     found = {}
     for load, (rate, seconds) in loads.items():
-        served = serve(seed, rate, seconds, base_ns=BASE_NS, device=DEVICE, trace=trace)
-        for sensor, settings in SENSORS.items():
-            with tempfile.TemporaryDirectory() as directory:
-                case = play(served, settings, Path(directory))
+        runs = [serve(seed, rate, seconds, base_ns=BASE_NS, device=DEVICE, trace=trace) for seed in seeds]
+        for served in runs:
             busy = sum(s.until_ns - s.from_ns for s in served.spans if s.shares) / served.until_ns
             steps = sum(bool(s.shares) for s in served.spans)
-            print(f"{load}: {len(served.requests)} requests, {steps} steps, busy {busy:.0%}; {sensor}")
-            scores = {}
-            for rule, estimate in RULES.items():
-                if rule == "counter difference per step" and settings["counter"]["mode"] == "missing":
-                    continue
-                scores[rule] = score(case, estimate(case))
-                print(
-                    f"    {rule:28} median {scores[rule].median:6.2f} %   p95 {scores[rule].p95:6.2f} %   "
-                    f"mean {scores[rule].mean:6.2f} %   sum {scores[rule].total:+6.2f} %"
-                )
+            print(f"{load}: {len(served.requests)} requests, {steps} steps, busy {busy:.0%}")
+        for sensor, settings in SENSORS.items():
+            scores: dict[str, list[Score]] = {}
+            for served in runs:
+                with tempfile.TemporaryDirectory() as directory:
+                    case = play(served, settings, Path(directory))
+                for rule, estimate in RULES.items():
+                    if rule != "counter difference per step" or settings["counter"]["mode"] != "missing":
+                        scores.setdefault(rule, []).append(score(case, estimate(case)))
+            show(f"{load}, {sensor}", scores)
             found[load, sensor] = scores
     return found
+
+
+def show(title: str, scores: dict[str, list[Score]]) -> None:
+    """A table of the rules' errors."""
+    print(f"{title}\n    {'':28} {'median':>18} {'p95':>18} {'median, learned':>18} {'p95, learned':>18} {'sum':>18}")
+    for rule, those in scores.items():
+        columns = [_spread([getattr(each, name) for each in those]) for name in _SHOWN]
+        print(f"    {rule:28} " + " ".join(f"{column:>18}" for column in columns))
+
+
+_SHOWN = ("median", "p95", "late_median", "late_p95", "total")
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.1f}-{max(values):.1f})"
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--trace", type=Path, help="lengths of requests: a CSV of the Azure LLM inference trace 2023")
     parser.add_argument("--quick", action="store_true", help="a tenth of the time")
     given = parser.parse_args()
     if shutil.which("gcc") is None:
         sys.exit("gcc is needed to build the NVML double: install it (Debian: apt-get install gcc)")
     print(
-        f"SIMULATED: no figure below is of a real GPU. Seed {given.seed}, lengths from {given.trace or 'lognormals'}."
+        f"SIMULATED: no figure below is of a real GPU. Seeds {given.seeds}, lengths from {given.trace or 'lognormals'}."
     )
     loads = {name: (rate, s / 10 if given.quick else s) for name, (rate, s) in LOADS.items()}
-    evaluate(given.seed, loads, given.trace)
+    evaluate(given.seeds, loads, given.trace)
     print("In every case the rows of costtrace added up to the sensor's counter to the microjoule.")
 
 

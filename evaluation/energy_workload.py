@@ -56,6 +56,7 @@ class Done(NamedTuple):
     request_id: str
     output: int
     energy_uj: float
+    arrived_s: float
 
 
 class Span(NamedTuple):
@@ -259,7 +260,7 @@ class Server:
             self._leaves.append(each.slot)
         at_ns = self._base_ns + self._now_ns
         self.events.append(SequenceFinished(each.slot, at_ns, self._index, "stop", each.made))
-        self.done.append(Done(each.key, each.made, each.uj))
+        self.done.append(Done(each.key, each.made, each.uj, each.request.arrived_s))
 
 
 def serve(seed: int, rate: float, seconds: float, *, base_ns: int, device: str, trace: Path | None = None) -> Served:

@@ -5,7 +5,7 @@ Membership comes as `Work`, prices from the step model. A step costs a handful o
 
 import msgspec
 
-from costtrace.energy_model import EnergyModel
+from costtrace.energy_model import Spending
 from costtrace.events import SequenceAdded, SequenceFinished, Step
 from costtrace.head_fee import TenantFees
 from costtrace.step_model import Coefficients, Features, expert_units, step_prices
@@ -111,11 +111,12 @@ class Accounts(msgspec.Struct):
             self._run(slot, step.scheduled_ns)
 
     def charge(
-        self, amounts: list[int], coefficients: Coefficients | None, method: str, energy: EnergyModel | None
+        self, amounts: list[int], coefficients: Coefficients | None, method: str, energy: Spending | None
     ) -> bool:
         """Charge the step that has begun, or a piece of it; False if nobody is in it.
 
-        *amounts*: how much of each meter. *energy*: how the engine's devices spend it; None: as time.
+        *amounts*: how much of each meter. *energy*: how the engine's devices spend it, and over how many device-steps;
+        None: as time.
         """
         work = self.work
         if work is None or not (self.cohort.count or work.items):
@@ -138,7 +139,10 @@ class Accounts(msgspec.Struct):
                 unknown.follow(time)
                 self._owe(work, GAP, parts)
         if amounts[ENERGY]:
-            own = prices if energy is None else energy.step_prices(prices, features, amounts[TIME])
+            own = prices
+            if energy is not None:
+                model, device_steps = energy
+                own = model.step_prices(prices, features, amounts[TIME] / (device_steps or 1.0))
             self._owe(work, ENERGY, self.clocks[ENERGY].charge(amounts[ENERGY], self.cohort, usages, own))
         if amounts[GAP] and not same:
             self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))

@@ -11,7 +11,7 @@ import msgspec
 
 from costtrace.accounts import Account, Accounts, add, nothing
 from costtrace.device_peaks import peak_of
-from costtrace.energy_model import EnergyModel
+from costtrace.energy_model import Spending
 from costtrace.energy_windows import DeviceEnergy
 from costtrace.events import (
     Delivered,
@@ -174,7 +174,7 @@ class EngineAttribution(msgspec.Struct):
             self.window.add(segment.kind, segment.reason, grant.device_ns, energy)
         elif segment.step is not None and staged.work is not None:
             amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.gap_ns)]
-            model = measured[0].model if measured else None
+            model = (measured[0].model, grant.device_steps) if measured else None
             served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
 
@@ -186,7 +186,7 @@ class EngineAttribution(msgspec.Struct):
         self.energy_simulated = any(meter.simulated for meter in meters)
 
     def _step(
-        self, segment: Segment, step: Step, work: Work, amounts: list[int], energy: EnergyModel | None, *, last: bool
+        self, segment: Segment, step: Step, work: Work, amounts: list[int], energy: Spending | None, *, last: bool
     ) -> bool:
         """Charge a step, or a piece of one; False if there is nobody to charge."""
         if self.accounts.work is None:

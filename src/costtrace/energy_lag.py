@@ -22,9 +22,9 @@ BINS = CANDIDATES + 60
 LONGEST_NS = 500 * NS_PER_MS
 """Windows longer than this tell nothing of a lag."""
 FORGETTING = 0.9995
-ENOUGH = 150
+ENOUGH = 60
 """Windows that a choice is made from, at least."""
-EVERY = 25
+EVERY = 10
 """Windows between two looks."""
 LEAST = 0.2
 """Share of the windows' variance that has to be explained."""
@@ -126,6 +126,10 @@ class LagFinder(msgspec.Struct):
             b = (_at(busy, end) - _at(busy, begin)) / length_ns
             sums.take(b, (_at(tokens, end) - _at(tokens, begin)) / length_ns, power)
         return self.seen >= ENOUGH and self.seen % EVERY == 0 and self._choose()
+
+    def restart(self) -> None:
+        """Readings are placed otherwise from now on: what was seen so far says nothing of the lag that they have."""
+        self.seen, self.count, self.power, self.square, self.sums = 0, 0.0, 0.0, 0.0, []
 
     def _choose(self) -> bool:
         spread = self.square - self.power * self.power / self.count

@@ -67,11 +67,14 @@ class EnergyModel(msgspec.Struct):
         """Mean error of its predictions over the last windows, as a share; None: it has seen none."""
         return self.error_sum / self.error_weight if self.error_weight else None
 
-    def step_prices(self, time_prices: Prices, features: Features, device_ns: int) -> Prices:
-        """Energy prices of a step: what follows time is shared as time is, the rest by what it is for."""
+    def step_prices(self, time_prices: Prices, features: Features, step_ns: float) -> Prices:
+        """Energy prices of a step: what follows time is shared as time is, the rest by what it is for.
+
+        *step_ns*: all of the step's time on one device; the coefficients are those of one device.
+        """
         p0, pb, token, context, attention = self.regression.coefficients()
         whole = step_total(time_prices, features)
-        follows = (p0 + pb) * device_ns / whole if whole > 0 else 0.0
+        follows = (p0 + pb) * step_ns / whole if whole > 0 else 0.0
         return Prices(
             time_prices.head * follows,
             time_prices.sequence * follows,
@@ -82,6 +85,10 @@ class EnergyModel(msgspec.Struct):
             time_prices.expert * follows,
             time_prices.encoder * follows,
         )
+
+
+Spending = tuple[EnergyModel, float]
+"""How a device spends energy, and over how many device-steps that is asked."""
 
 
 def step_load(work: Work, device_ns: int, share: float) -> Load:

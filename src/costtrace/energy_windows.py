@@ -80,6 +80,8 @@ class DeviceEnergy(msgspec.Struct):
     read_ns: int = -1
     """When the newest reading that stands was made; it holds `lag` earlier."""
     read_mw: int | None = None
+    period_known: bool = False
+    """Readings hold when the sensor renewed its value; before its period was known, when they were made."""
     check: CrossCheck = msgspec.field(default_factory=CrossCheck)
 
     def add(self, piece: Piece) -> int:
@@ -108,6 +110,9 @@ class DeviceEnergy(msgspec.Struct):
 
     def read(self, reading: Reading) -> None:
         """Take the next reading. All engines' time up to it has been added."""
+        if reading.period_ns and not self.period_known:
+            self.period_known = True
+            self.lag.restart()
         at_ns, value = reading.at_ns - self.lag.lag_ns, reading.energy_uj
         if at_ns <= self.told_ns and self.told_ns >= 0 and not reading.fault:
             return

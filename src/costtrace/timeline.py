@@ -181,6 +181,12 @@ class Grant(Event, tag=101, frozen=True):
     shared: tuple[int, ...] = ()
     """Which of the devices (by place) other engines had at the same time."""
 
+    @property
+    def device_steps(self) -> float:
+        """How many device-steps of work it is: the part of its segment that it is long, on each of its devices."""
+        whole_ns = self.segment.end_ns - self.segment.start_ns
+        return len(self.device_ns) * ((self.end_ns - self.start_ns) / whole_ns if whole_ns else 1.0)
+
 
 def cut(segment: Segment, wall_offset_ns: int, window_length_ns: int) -> Iterable[tuple[int, int, int, bool]]:
     """Pieces of a segment by window: (start, end, window's wall time, last piece?), in monotonic ns.

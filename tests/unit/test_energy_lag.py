@@ -80,3 +80,25 @@ def test_long_windows_tell_nothing_of_a_lag():
     finder.expect(0, 5_000 * NS_PER_MS, Load(5e9, 5e9, 100.0, 0.0, 0.0))
     assert finder.window(1_000 * NS_PER_MS, 4_000 * NS_PER_MS, 10**9) is False
     assert finder.seen == 0
+
+
+def test_what_was_seen_before_the_sensors_period_was_known_does_not_count_in_its_lag():
+    """Until then readings hold when they were made, on average half a period late: another lag than they have later."""
+    meter, steps = DeviceEnergy(), list(loads(1_600))
+    total, energy = 0, {}
+    for start, end, busy in steps:
+        total += (BUSY_W if busy else IDLE_W) * (end - start) // 1_000
+        energy[end] = total
+    due_ns = steps[0][0] + 500 * NS_PER_MS
+    known_ns = due_ns + 9_000 * NS_PER_MS
+    for start, end, busy in steps:
+        load = Load(end - start, end - start, 10.0, 0.0, 0.0) if busy else Load(end - start, 0.0, 0.0, 0.0, 0.0)
+        meter.add(piece_of(start, end, end - start, load))
+        if end >= due_ns:
+            due_ns += 100 * NS_PER_MS
+            known = end >= known_ns
+            shown = energy.get(end - (60 if known else 140) * NS_PER_MS, 0)
+            meter.read(Reading("GPU-0", end, shown, None, "nvml_counter", period_ns=100 * NS_PER_MS if known else 0))
+            if end == known_ns - 100 * NS_PER_MS:
+                assert meter.lag.lag_ns == pytest.approx(140 * NS_PER_MS, abs=15 * NS_PER_MS)
+    assert meter.lag.lag_ns == pytest.approx(60 * NS_PER_MS, abs=12 * NS_PER_MS)

@@ -222,7 +222,11 @@ class Board:
             at_ns = now_ns
         told_ns = at_ns
         if counts and now_ns - at_ns <= FRESH_NS and value != self._last_seen[1]:
-            at_ns = max(self._period.updated(at_ns), self._last_ns + 1)
+            updated_ns = self._period.updated(at_ns)
+            if updated_ns is None:
+                self._period.see(told_ns, now_ns, value)
+                return []  # what was drawn is in the next value, too
+            at_ns = max(updated_ns, self._last_ns + 1)
         self._period.see(told_ns, now_ns, value)
         self._last_seen, self._last_ns = (stamp_us, value), at_ns
         self.failing_since_ns = 0

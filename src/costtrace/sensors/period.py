@@ -21,6 +21,8 @@ FIT = 0.97
 """A period that explains less than this share of the intervals is none."""
 CLOSE = 1.01
 """Periods that fit equally well and lie further apart than this are guesses."""
+CLOSE_SHARE, DRIFT = 0.04, 2e-4
+"""What the phase may be off by: of a period, and of the time since. A read this close to an update may have seen it."""
 LONGEST_NS = NS_PER_S
 EVERY_NS = 20 * NS_PER_S
 """A finder looks this often once it has found one; before, it has less and less hope."""
@@ -141,15 +143,22 @@ class PeriodFinder:
         """A read failed: what comes next does not follow what was before."""
         self._last = None
 
-    def updated(self, read_ns: int) -> int:
+    def updated(self, read_ns: int) -> int | None:
         """When the value that was read at *read_ns* had been renewed, as far as that is known; else *read_ns*.
 
-        A read that saw a change bounds it: the update came after the read before.
+        A read that saw a change bounds it: the update came after the read before. None: the read was so close to an
+        update that its value may be that one's or the one's before, a whole period apart. The next read will tell.
         """
         if not self._phase_ns or self._last is None:
             return read_ns
         before_ns = self._last[0]
-        at_ns = self._phase_ns + (read_ns - self._phase_ns) // self.period_ns * self.period_ns
+        age_ns = (read_ns - self._phase_ns) % self.period_ns
+        at_ns = read_ns - age_ns
+        close_ns = round(self.period_ns * CLOSE_SHARE + (read_ns - self._phase_ns) * DRIFT)
+        if age_ns < close_ns and at_ns - self.period_ns > before_ns - close_ns:
+            return None
+        if age_ns > self.period_ns - close_ns:
+            return None if at_ns > before_ns - close_ns else read_ns
         if at_ns > before_ns:
             return at_ns
         # It is known to have been after the read before: right after that one, or just before this one.
