@@ -169,7 +169,7 @@ def test_what_servers_refused_is_counted_once(home):
 def server(tmp_path, monkeypatch):
     """Send a request through the hook; what the client gets, and whether the server saw it."""
 
-    def serve(path="/v1/completions", method="POST", tenant="acme", **variables):
+    def serve(path="/v1/completions", method="POST", tenant="acme", *, more=None, **variables):
         for name, value in {"COSTTRACE_HOME": str(tmp_path), "COSTTRACE_ADMISSION": "true", **variables}.items():
             monkeypatch.setenv(name, value)
         hooks.settings.current.cache_clear()
@@ -189,6 +189,7 @@ def server(tmp_path, monkeypatch):
             "path": path,
             "headers": [(b"x-costtrace-tenant", tenant.encode())],
             "client": ("127.0.0.1", 5),
+            **(more or {}),
         }
         asyncio.run(frontend.wrap_http(original)(None, scope, None, send))
         return sent, seen
@@ -218,6 +219,33 @@ def test_a_rolling_budget_has_no_time_to_try_again(server, tmp_path):
     assert b"retry-after" not in dict(start["headers"])
 
 
+WORK = ["/v1/chat/completions", "/v1/chat/completions/batch", "/cohere/v2/chat", "/invocations", "/v2/embed/", "/score"]
+
+
+@pytest.mark.parametrize("path", WORK)
+def test_every_route_that_makes_an_engine_work_is_refused(server, tmp_path, path):
+    admission.write(tmp_path, {"acme": WHY}, time.time())
+    (start, _), seen = server(path)
+    assert (start["status"], seen) == (429, [])
+
+
+@pytest.mark.parametrize(
+    ("extensions", "types"),
+    [
+        ({"websocket.http.response": {}}, ["websocket.http.response.start", "websocket.http.response.body"]),
+        (None, ["websocket.close"]),
+    ],
+    ids=["429", "closed"],
+)
+def test_a_websocket_is_refused_before_it_is_accepted(server, tmp_path, extensions, types):
+    admission.write(tmp_path, {"acme": WHY}, time.time())
+    more = {"type": "websocket", "extensions": extensions}
+    sent, seen = server("/v1/realtime", None, more=more)
+    assert ([message["type"] for message in sent], seen) == (types, [])
+    assert sent[0].get("status", 429) == 429
+    assert server("/v1/realtime", None, "globex", more=more) == ([], ["/v1/realtime"])
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -225,6 +253,9 @@ def test_a_rolling_budget_has_no_time_to_try_again(server, tmp_path):
         {"path": "/health", "method": "GET"},
         {"path": "/v1/models", "method": "GET"},
         {"path": "/tokenize"},
+        {"path": "/v1/chat/completions/render"},
+        {"path": "/sleep"},
+        {"path": "/v1/responses/resp_1/cancel"},
         {"COSTTRACE_ADMISSION": "false"},
     ],
     ids=str,
