@@ -53,6 +53,7 @@ class DeviceEnergy(msgspec.Struct):
     """One device's counter, and the pieces that wait for it."""
 
     source: str = "none"
+    """As rows name it; ``estimated:...`` where it is a part of a board by rule."""
     scope: str = ""
     simulated: bool = False
     last_ns: int = -1
@@ -122,7 +123,8 @@ class DeviceEnergy(msgspec.Struct):
                 self.give_up(at_ns)
             return
         another = self._of_another_count(reading)
-        self.source, self.scope, self.simulated = reading.source, reading.scope, reading.simulated
+        self.source = f"estimated:{reading.source}" if reading.share else reading.source
+        self.scope, self.simulated = reading.scope, reading.simulated
         if another or self.sensor is None or (self.sensor.host, self.sensor.clock_ns) != (self.host, self.clock_ns):
             self.sensor = sensor_of(reading, self.host, self.clock_ns)
         if self.last_ns < 0:

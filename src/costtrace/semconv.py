@@ -100,7 +100,11 @@ ENERGY = Attribute("costtrace.energy", "double", "J", "Energy of its share. Abse
 ENERGY_PREFILL = Attribute("costtrace.energy.prefill", "double", "J", "Of this, for its prompt.")
 ENERGY_DECODE = Attribute("costtrace.energy.decode", "double", "J", "Of this, for its output.")
 ENERGY_SOURCE = Attribute(
-    "costtrace.energy.source", "string", "", "`nvml_counter`, `power_integral`, `rapl`, or `none`: not measured."
+    "costtrace.energy.source",
+    "string",
+    "",
+    "`nvml_counter`, `power_integral`, `rapl`, or `none`: not measured. After `estimated:` where it is the part of a "
+    "board that a MIG instance is given by rule.",
 )
 CARBON = Attribute(
     "costtrace.carbon.emissions",

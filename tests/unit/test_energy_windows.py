@@ -215,3 +215,9 @@ def test_a_count_of_another_gain_or_scope_begins_anew(changed):
     assert [result.uj for result in found] == [UJ_PER_S, 0, UJ_PER_S], "the step between the counts was never drawn"
     assert [result.gap_ns for result in found] == [0, NS_PER_S, 0]
     assert {name: getattr(meter.sensor, name) for name in changed} == changed
+
+
+def test_a_part_of_a_board_by_rule_is_labelled_as_estimated_wherever_its_source_is_shown():
+    meter = DeviceEnergy()
+    meter.read(reading(0, 0, share="2/7"))
+    assert (meter.source, meter.sensor.source, meter.sensor.share) == ("estimated:nvml_counter", "nvml_counter", "2/7")
