@@ -19,6 +19,7 @@ from costtrace.ledger.closing import close_period, parse_period
 from costtrace.ledger.compaction import compact_period, compactable
 from costtrace.ledger.query import Filter as Only
 from costtrace.ledger.query import SqliteStore, bounds, claims, ended, open_ledger, requests, used
+from costtrace.ledger.renewed import renew
 from costtrace.ledger.rerating import rerate
 from costtrace.ledger.sealing import seals
 from costtrace.ledger.statements import load
@@ -89,6 +90,9 @@ def said(store):
     """Everything that reports ask of a store."""
     found = [sorted(ask(store, ALWAYS, by), key=repr) for ask in (used, ended) for by in DIMENSIONS]
     found += [bounds(store), list(claims(store, ALWAYS)), requests(store, ALWAYS, Only(), "ended", 10**6)]
+    # A run's number is another in the fleet store, where there are those of many ledgers.
+    dearest = renew(store, requests(store, ALWAYS, Only(), "cost", 300))
+    found.append([request._replace(rerated=bool(request.rerated)) for request in dearest])
     for period in (NOVEMBER, Period(NOVEMBER.until_ns, 2**62)):
         source = load(store, period, UTC, slots=True)
         found += [settle(source, Policy(policy)) for policy in POLICIES]
@@ -212,3 +216,12 @@ def test_two_nodes_with_the_same_numbers_do_not_meet(books, tmp_path_factory):
         push(opened, books.fleet, Cursor(home, books.fleet.where))
     assert books.bill() == 2 * alone
     assert list(Audit(books.fleet).discrepancies()) == []
+    (one, other) = ({r.record_id.removeprefix("other-"): r for r in renew(books.fleet, of)} for of in both(books.fleet))
+    assert {key: request.cost_nano for key, request in one.items()} == {k: r.cost_nano for k, r in other.items()}
+    assert any(request.rerated for request in one.values())
+
+
+def both(fleet):
+    """The dearest requests of either node."""
+    found = requests(fleet, ALWAYS, Only(), "cost", 100)
+    return [[r for r in found if r.record_id.startswith("other-") == other] for other in (False, True)]

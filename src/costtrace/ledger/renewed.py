@@ -20,11 +20,13 @@ def _renew(store: Store, request: Request) -> Request:
     adjusted = """
         SELECT a.posting_id, a.run_id, a.rate_id, a.device_nano, a.energy_nano FROM adjustment a
         WHERE a.posting_id IN (SELECT p.posting_id FROM posting p WHERE p.record_id = :record AND p.record_id != '')
+            AND a.record_id = :record -- in a fleet store, other ledgers have the same numbers
         ORDER BY a.adjustment_id
     """
-    newest = {posting_id: (run_id, Charge(*charge)) for posting_id, run_id, *charge in store.rows(adjusted, parameters)}
-    if not newest:
+    adjustments = list(store.rows(adjusted, parameters))
+    if not adjustments:
         return request
+    newest = {posting_id: Charge(*charge) for posting_id, _, *charge in adjustments}
     postings = """
         SELECT p.posting_id, p.prefill_ns, p.decode_ns, p.prefill_uj, p.decode_uj, p.rate_id, p.device_nano,
             p.energy_nano
@@ -33,7 +35,7 @@ def _renew(store: Store, request: Request) -> Request:
     parts: list[tuple[int | None, int | None]] = []
     rates: dict[str, tuple[str, str]] = {}
     for posting_id, prefill_ns, decode_ns, prefill_uj, decode_uj, *first in store.rows(postings, parameters):
-        charge = newest[posting_id][1] if posting_id in newest else Charge(*first)
+        charge = newest[posting_id] if posting_id in newest else Charge(*first)
         parts.append(split_phases(charge, prefill_ns, decode_ns, prefill_uj, decode_uj))
         rates[charge.rate_id] = _rate(store, charge.rate_id)
     currencies = {currency for currency, _ in rates.values() if currency}
@@ -45,7 +47,7 @@ def _renew(store: Store, request: Request) -> Request:
         decode_nano=decode,
         currency=currencies.pop() if one else "",
         price_book=list(rates.values())[-1][1],
-        rerated=max(run_id for run_id, _ in newest.values()),
+        rerated=adjustments[-1][1],
     )
 
 
