@@ -168,7 +168,8 @@ class Month:
             energy_source="nvml_counter" if posting.energy_uj is not None else "none",
             input_tokens=self.rng.randrange(1, 10**6), cached_tokens=self.rng.randrange(100),
             output_tokens=self.rng.randrange(1, 10**5), computed_tokens=900, sequences=1, steps=40, batch_milli=9000,
-            finish_reasons=("stop",), method="roofline", simulated=True,
+            finish_reasons=("stop",), method="roofline", simulated=True, user=f"u-{self.records % 5}",
+            labels={"workload": f"w-{self.records % 4}", "team.a": "x"} if self.records % 3 else {},
             **{name: getattr(posting, name) for name in names},
         )  # fmt: skip
         if late:

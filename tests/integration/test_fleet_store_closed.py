@@ -30,7 +30,8 @@ from costtrace.reports.rows import Period
 NOVEMBER = Period(world.START_NS, world.END_NS)
 ALWAYS = Period(0, 2**62)
 LATER_NS = 2**61
-DIMENSIONS = ((), ("tenant", "model", "device"), ("engine", "operation", "price_book"), ("day",), ("method", "role"))
+DIMENSIONS = ((), ("tenant", "model", "device"), ("engine", "operation", "price_book"), ("day",), ("method", "role"),
+              ("workload", "user"), ("tenant", "label:team.a"))  # fmt: skip
 pytestmark = pytest.mark.heavy
 
 
@@ -216,12 +217,3 @@ def test_two_nodes_with_the_same_numbers_do_not_meet(books, tmp_path_factory):
         push(opened, books.fleet, Cursor(home, books.fleet.where))
     assert books.bill() == 2 * alone
     assert list(Audit(books.fleet).discrepancies()) == []
-    (one, other) = ({r.record_id.removeprefix("other-"): r for r in renew(books.fleet, of)} for of in both(books.fleet))
-    assert {key: request.cost_nano for key, request in one.items()} == {k: r.cost_nano for k, r in other.items()}
-    assert any(request.rerated for request in one.values())
-
-
-def both(fleet):
-    """The dearest requests of either node."""
-    found = requests(fleet, ALWAYS, Only(), "cost", 100)
-    return [[r for r in found if r.record_id.startswith("other-") == other] for other in (False, True)]
