@@ -92,7 +92,7 @@ def said(store):
     found = [sorted(ask(store, ALWAYS, by), key=repr) for ask in (used, ended) for by in DIMENSIONS]
     found += [bounds(store), list(claims(store, ALWAYS)), requests(store, ALWAYS, Only(), "ended", 10**6)]
     # A run's number is another in the fleet store, where there are those of many ledgers.
-    dearest = renew(store, requests(store, ALWAYS, Only(), "cost", 300))
+    dearest = renew(store, requests(store, ALWAYS, Only(), "cost", 12))
     found.append([request._replace(rerated=bool(request.rerated)) for request in dearest])
     for period in (NOVEMBER, Period(NOVEMBER.until_ns, 2**62)):
         source = load(store, period, UTC, slots=True)

@@ -400,13 +400,16 @@ KILLER = """
             self.set_trace_callback(self.look)
 
         def look(self, sql):
-            if sql.lstrip().startswith(sys.argv[1]):
+            global left
+            left -= sql.lstrip().startswith(sys.argv[1])
+            if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    left = int(sys.argv[2])
     connect = sqlite3.connect
     sqlite3.connect = lambda *args, **options: connect(*args, factory=Connection, **options)
     from costtrace.cli.app import run
-    sys.exit(run(sys.argv[2:]))
+    sys.exit(run(sys.argv[3:]))
 """
 BOOK = """
 version: new
@@ -414,15 +417,21 @@ currency: USD
 devices: [{match: "*", per_gpu_hour: 3.1, includes_energy: true, from: 2026-01-01}]
 """
 KILLED = [
-    ("close", "INSERT INTO seal VALUES"),
-    ("rerate", "INSERT INTO adjustment"),
-    ("compact", "INSERT INTO meter"),
-    ("compact", "INSERT INTO seal_block"),
+    ("close", "INSERT INTO seal VALUES", 1),
+    ("close", "COMMIT", 1),  # what was read is staged, nothing is written
+    ("close", "COMMIT", 2),  # all is written, and not yet committed
+    ("rerate", "INSERT INTO rerate", 1),
+    ("rerate", "INSERT INTO adjustment", 1),
+    ("rerate", "COMMIT", 2),
+    ("compact", "INSERT INTO meter", 1),
+    ("compact", "INSERT INTO seal_block", 1),
+    ("compact", "DELETE FROM posting", 1),
+    ("compact", "COMMIT", 2),
 ]
 
 
-@pytest.mark.parametrize(("command", "statement"), KILLED)
-def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, statement):
+@pytest.mark.parametrize(("command", "statement", "count"), KILLED)
+def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, statement, count):
     prices = home / "prices.yaml"
     prices.write_text(BOOK)
     words = {
@@ -433,7 +442,7 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, s
     if command == "compact":
         close(ledger)
     before = report(ledger)
-    code = [sys.executable, "-c", textwrap.dedent(KILLER), statement, *words, "--home", str(home)]
+    code = [sys.executable, "-c", textwrap.dedent(KILLER), statement, str(count), *words, "--home", str(home)]
     killed = subprocess.run(code, capture_output=True, text=True, check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert unbalanced(ledger) == []

@@ -12,10 +12,13 @@ from costtrace.reports.rows import Request
 
 def renew(store: Store, found: Sequence[Request]) -> list[Request]:
     """The same requests at the charges that hold now; what each was first given stays in its `first_` fields."""
-    return [_renew(store, request) for request in found] if rerated(store) else list(found)
+    if not rerated(store):
+        return list(found)
+    known: dict[str, tuple[str, str]] = {}
+    return [_renew(store, request, known) for request in found]
 
 
-def _renew(store: Store, request: Request) -> Request:
+def _renew(store: Store, request: Request, known: dict[str, tuple[str, str]]) -> Request:
     parameters: dict[str, int | str] = {"record": request.record_id}
     adjusted = """
         SELECT a.posting_id, a.run_id, a.rate_id, a.device_nano, a.energy_nano FROM adjustment a
@@ -37,7 +40,9 @@ def _renew(store: Store, request: Request) -> Request:
     for posting_id, prefill_ns, decode_ns, prefill_uj, decode_uj, *first in store.rows(postings, parameters):
         charge = newest[posting_id] if posting_id in newest else Charge(*first)
         parts.append(split_phases(charge, prefill_ns, decode_ns, prefill_uj, decode_uj))
-        rates[charge.rate_id] = _rate(store, charge.rate_id)
+        if charge.rate_id not in known:
+            known[charge.rate_id] = _rate(store, charge.rate_id)
+        rates[charge.rate_id] = known[charge.rate_id]
     currencies = {currency for currency, _ in rates.values() if currency}
     one = len(currencies) == 1
     prefill, decode = (_sum([part[place] for part in parts]) if one else None for place in (0, 1))
