@@ -4,8 +4,6 @@ import json
 import signal
 import stat
 import subprocess
-import sys
-import textwrap
 import threading
 from collections import Counter
 from contextlib import closing
@@ -16,6 +14,7 @@ from zoneinfo import ZoneInfo
 import honest_ledger
 import pytest
 from click.testing import CliRunner
+from dying_command import command_that_dies
 from honest_ledger import DEAR, PLANS, WINDOW_NS, write
 
 from costtrace.cli.app import cli, run
@@ -390,27 +389,6 @@ def test_a_backup_is_made_beside_the_agent_and_is_in_balance(home, tmp_path):
         assert unbalanced(copy) == []
 
 
-KILLER = """
-    import os, signal, sqlite3, sys
-    from costtrace.ledger import store
-
-    class Connection(sqlite3.Connection):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            self.set_trace_callback(self.look)
-
-        def look(self, sql):
-            global left
-            left -= sql.lstrip().startswith(sys.argv[1])
-            if not left:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    left = int(sys.argv[2])
-    connect = sqlite3.connect
-    sqlite3.connect = lambda *args, **options: connect(*args, factory=Connection, **options)
-    from costtrace.cli.app import run
-    sys.exit(run(sys.argv[3:]))
-"""
 BOOK = """
 version: new
 currency: USD
@@ -442,13 +420,15 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, s
     if command == "compact":
         close(ledger)
     before = report(ledger)
-    code = [sys.executable, "-c", textwrap.dedent(KILLER), statement, str(count), *words, "--home", str(home)]
-    killed = subprocess.run(code, capture_output=True, text=True, check=False, timeout=60)
+    words = [*words, "--home", str(home)]
+    killed = subprocess.run(
+        command_that_dies(statement, count, *words), capture_output=True, text=True, check=False, timeout=60
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert unbalanced(ledger) == []
     assert report(ledger) == before
     assert not any(seal.kind == command for seal in seals(SqliteStore(ledger)))
-    assert run([*words, "--home", str(home)]) == 0
+    assert run(words) == 0
     assert unbalanced(ledger) == []
     assert command == "rerate" or report(ledger) == before
 
