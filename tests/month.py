@@ -60,9 +60,10 @@ def split(rng, whole, pieces):
 class Month:
     """Writes it; `bill` is what it should come to, summed on its own."""
 
-    def __init__(self, ledger, tenants=TENANTS, seed=7, requests_per_window=6):
+    def __init__(self, ledger, tenants=TENANTS, seed=7, requests_per_window=6, models=None):
         self.ledger, self.tenants, self.rng = ledger, list(tenants), random.Random(seed)
         self.per_window = requests_per_window
+        self.models = models or {}  # other names for them
         self.book = price_book()
         self.booking = Booking(self.book, BookingState(), lambda *_: None)
         self.records = 0
@@ -83,6 +84,7 @@ class Month:
 
     def engine(self, engine_id):
         pool, model, devices, (first, last) = ENGINES[engine_id]
+        model = self.models.get(model, model)
         row = EngineRow(
             engine_id=engine_id, host="node-1", boot_id="boot", engine="simulator", version="1", model=model,
             role="aggregated", dp_rank=0, devices=devices, device_name=pool, device_kind="gpu", simulated=True,
@@ -122,6 +124,7 @@ class Month:
 
     def postings(self, rows, engine_id, window_ns, kinds, energy, gap_of):
         _, model, devices, _ = ENGINES[engine_id]
+        model = self.models.get(model, model)
         g, gap = len(devices), 0
         served = self.per_window if kinds["request"] else 0
         times = split(self.rng, kinds["request"] * g, 2 * served) if served else []
@@ -168,7 +171,8 @@ class Month:
             energy_source="nvml_counter" if posting.energy_uj is not None else "none",
             input_tokens=self.rng.randrange(1, 10**6), cached_tokens=self.rng.randrange(100),
             output_tokens=self.rng.randrange(1, 10**5), computed_tokens=900, sequences=1, steps=40, batch_milli=9000,
-            finish_reasons=("stop",), method="roofline", simulated=True,
+            finish_reasons=("stop",), method="roofline", simulated=True, user=f"u-{self.records % 5}",
+            labels={"workload": f"=w-{self.records % 4}", "team.a": "x"} if self.records % 3 else {},
             **{name: getattr(posting, name) for name in names},
         )  # fmt: skip
         if late:

@@ -14,6 +14,8 @@ from costtrace.setting_field import setting
 from costtrace.tenant_sources import BaggageSource, JwtSource, KeySource, read_secret
 
 TENANTS = "Tenants"
+ROUTE = ":path"
+"""In place of a header: the route of the request, as the server knows it. No header can have this name."""
 
 
 class TenantSettings(BaseModel):
@@ -125,12 +127,13 @@ class TenantSettings(BaseModel):
         example="/run/secrets/costtrace-users",
     )
     request_labels: Mapping[str, str] = setting(
-        {},
+        {"workload": "x-costtrace-workload", "route": ROUTE},
         group=TENANTS,
         about="Labels of requests, for the cost of a workload or of a conversation: each with the header in which a "
-        "trusted peer gives it. They stand in the ledger and on spans as they come: no secrets, no prompts.",
+        "trusted peer gives it, or `:path` for the route that was asked (vLLM). They stand in the ledger and on spans "
+        "as they come: no secrets, no prompts. No metric has them.",
         unit="LABEL=HEADER",
-        example="workload=x-workload,conversation=x-conversation-id",
+        example="workload=x-workload,conversation=x-conversation-id,route=:path",
     )
     tenants: Path | None = setting(
         None,
@@ -185,7 +188,7 @@ class TenantSettings(BaseModel):
         for label in labels:
             if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,62}", label):
                 raise ValueError(f"{label!r} cannot be a label: lower-case letters, digits, _ . - and a letter first")
-        headers = [tenancy.header_name(header) for header in labels.values()]
+        headers = [ROUTE if header == ROUTE else tenancy.header_name(header) for header in labels.values()]
         if len(set(headers)) < len(headers):
             raise ValueError("two labels have the same header")
         return MappingProxyType(dict(zip(labels, headers, strict=True)))
@@ -200,8 +203,13 @@ class TenantSettings(BaseModel):
             models=self.tenant_models,
             user_header=self.tenant_user_header,
             user_secret=read_secret(self.tenant_user_secret),
-            labels=self.request_labels,
+            labels={label: header for label, header in self.request_labels.items() if header != ROUTE},
         )
+
+    @property
+    def route_label(self) -> str:
+        """The label that is a request's route; '' where none is."""
+        return next((label for label, header in self.request_labels.items() if header == ROUTE), "")
 
     def _source(self, name: str) -> tenancy.Source | None:
         """The source of a name; None where it is not set up, or cannot be (that is reported, and it names nobody)."""

@@ -19,6 +19,7 @@ from costtrace.ledger.closing import close_period, parse_period
 from costtrace.ledger.compaction import compact_period, compactable
 from costtrace.ledger.query import Filter as Only
 from costtrace.ledger.query import SqliteStore, bounds, claims, ended, open_ledger, requests, used
+from costtrace.ledger.renewed import renew
 from costtrace.ledger.rerating import rerate
 from costtrace.ledger.sealing import seals
 from costtrace.ledger.statements import load
@@ -29,7 +30,8 @@ from costtrace.reports.rows import Period
 NOVEMBER = Period(world.START_NS, world.END_NS)
 ALWAYS = Period(0, 2**62)
 LATER_NS = 2**61
-DIMENSIONS = ((), ("tenant", "model", "device"), ("engine", "operation", "price_book"), ("day",), ("method", "role"))
+DIMENSIONS = ((), ("tenant", "model", "device"), ("engine", "operation", "price_book"), ("day",), ("method", "role"),
+              ("workload", "user"), ("tenant", "label:team.a"))  # fmt: skip
 pytestmark = pytest.mark.heavy
 
 
@@ -89,6 +91,9 @@ def said(store):
     """Everything that reports ask of a store."""
     found = [sorted(ask(store, ALWAYS, by), key=repr) for ask in (used, ended) for by in DIMENSIONS]
     found += [bounds(store), list(claims(store, ALWAYS)), requests(store, ALWAYS, Only(), "ended", 10**6)]
+    # A run's number is another in the fleet store, where there are those of many ledgers.
+    dearest = renew(store, requests(store, ALWAYS, Only(), "cost", 12))
+    found.append([request._replace(rerated=bool(request.rerated)) for request in dearest])
     for period in (NOVEMBER, Period(NOVEMBER.until_ns, 2**62)):
         source = load(store, period, UTC, slots=True)
         found += [settle(source, Policy(policy)) for policy in POLICIES]

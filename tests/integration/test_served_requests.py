@@ -1,10 +1,13 @@
 """A real server, mixed traffic: every answered request is on the bill once, in its trace, and nothing else gets out."""
 
 import base64
+import http.client
 import json
 import os
 import time
+import urllib.parse
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 
 import httpx
@@ -267,6 +270,27 @@ def test_the_answers_and_prompts_of_one_request_are_one_span(world):
     assert [span for span in world.receiver.roots if span.trace_id.hex() == trace] == [root]
 
 
+def test_a_request_has_its_workload_and_its_route_in_the_ledger_and_on_its_span(world):
+    workload = ("x-costtrace-workload", "nightly summaries")
+    row = world.answered(CHAT, chat(tokens=2), tenant("labelled"), workload, AUTHORIZED)
+    assert json.loads(row["labels"]) == {"workload": "nightly summaries", "route": "chat/completions"}
+    found = attributes(spans_of(world, row)[0])
+    assert found["costtrace.label.workload"] == "nightly summaries"
+    assert found["costtrace.label.route"] == "chat/completions"
+    row = world.answered(RESPONSES, responses(), tenant("labelled"), AUTHORIZED)
+    assert json.loads(row["labels"]) == {"route": "responses"}
+
+
+def upgraded(world, path, *headers):
+    """The status by which a websocket is answered."""
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(world.url).netloc, timeout=20)
+    with closing(connection):
+        connection.request("GET", path, headers={**upgrade, **key, **dict(headers)})
+        return connection.getresponse().status
+
+
 def test_a_tenant_above_its_hard_budget_is_refused_and_the_others_are_served(world):
     spend = Ask(COMPLETIONS, completion("Money is no object", 60), [tenant("spendthrift"), AUTHORIZED])
     served = []
@@ -280,6 +304,11 @@ def test_a_tenant_above_its_hard_budget_is_refused_and_the_others_are_served(wor
     reply = ask(world.url, spend)
     assert reply.status == 429
     assert "pocket-money" in reply.text
+    others = {"/invocations": completion(), "/v1/chat/completions/batch": chat(), "/v1/embeddings": {"input": "x"}}
+    for path, content in others.items():
+        assert ask(world.url, Ask(path, content, [tenant("spendthrift"), AUTHORIZED])).status == 429, path
+    assert upgraded(world, "/v1/realtime", tenant("spendthrift")) == 429
+    assert upgraded(world, "/v1/realtime", tenant("thrifty")) != 429
     assert ask(world.url, Ask(COMPLETIONS, completion(tokens=2), [tenant("thrifty"), AUTHORIZED])).status == 200
     ids = "SELECT request_id FROM usage WHERE tenant = 'spendthrift'"
     assert wait_until(lambda: {row[0] for row in world.home.rows(ids)} == set(served), 60), "a refusal is no request"

@@ -4,8 +4,6 @@ import json
 import signal
 import stat
 import subprocess
-import sys
-import textwrap
 import threading
 from collections import Counter
 from contextlib import closing
@@ -16,6 +14,7 @@ from zoneinfo import ZoneInfo
 import honest_ledger
 import pytest
 from click.testing import CliRunner
+from dying_command import command_that_dies
 from honest_ledger import DEAR, PLANS, WINDOW_NS, write
 
 from costtrace.cli.app import cli, run
@@ -390,39 +389,27 @@ def test_a_backup_is_made_beside_the_agent_and_is_in_balance(home, tmp_path):
         assert unbalanced(copy) == []
 
 
-KILLER = """
-    import os, signal, sqlite3, sys
-    from costtrace.ledger import store
-
-    class Connection(sqlite3.Connection):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            self.set_trace_callback(self.look)
-
-        def look(self, sql):
-            if sql.lstrip().startswith(sys.argv[1]):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    connect = sqlite3.connect
-    sqlite3.connect = lambda *args, **options: connect(*args, factory=Connection, **options)
-    from costtrace.cli.app import run
-    sys.exit(run(sys.argv[2:]))
-"""
 BOOK = """
 version: new
 currency: USD
 devices: [{match: "*", per_gpu_hour: 3.1, includes_energy: true, from: 2026-01-01}]
 """
 KILLED = [
-    ("close", "INSERT INTO seal VALUES"),
-    ("rerate", "INSERT INTO adjustment"),
-    ("compact", "INSERT INTO meter"),
-    ("compact", "INSERT INTO seal_block"),
+    ("close", "INSERT INTO seal VALUES", 1),
+    ("close", "COMMIT", 1),  # what was read is staged, nothing is written
+    ("close", "COMMIT", 2),  # all is written, and not yet committed
+    ("rerate", "INSERT INTO rerate", 1),
+    ("rerate", "INSERT INTO adjustment", 1),
+    ("rerate", "COMMIT", 2),
+    ("compact", "INSERT INTO meter", 1),
+    ("compact", "INSERT INTO seal_block", 1),
+    ("compact", "DELETE FROM posting", 1),
+    ("compact", "COMMIT", 2),
 ]
 
 
-@pytest.mark.parametrize(("command", "statement"), KILLED)
-def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, statement):
+@pytest.mark.parametrize(("command", "statement", "count"), KILLED)
+def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, statement, count):
     prices = home / "prices.yaml"
     prices.write_text(BOOK)
     words = {
@@ -433,13 +420,15 @@ def test_a_command_that_is_killed_leaves_all_or_nothing(home, ledger, command, s
     if command == "compact":
         close(ledger)
     before = report(ledger)
-    code = [sys.executable, "-c", textwrap.dedent(KILLER), statement, *words, "--home", str(home)]
-    killed = subprocess.run(code, capture_output=True, text=True, check=False, timeout=60)
+    words = [*words, "--home", str(home)]
+    killed = subprocess.run(
+        command_that_dies(statement, count, *words), capture_output=True, text=True, check=False, timeout=60
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert unbalanced(ledger) == []
     assert report(ledger) == before
     assert not any(seal.kind == command for seal in seals(SqliteStore(ledger)))
-    assert run([*words, "--home", str(home)]) == 0
+    assert run(words) == 0
     assert unbalanced(ledger) == []
     assert command == "rerate" or report(ledger) == before
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 from click.testing import CliRunner
 from month import TENANTS, write_month
-from test_month_of_statements import NASTY
+from test_month_of_statements import NASTY, NASTY_MODELS
 
 from costtrace.cli.app import cli
 from costtrace.errors import CosttraceError
@@ -205,7 +205,7 @@ def test_a_bill_in_another_currency_is_refused(month, tmp_path):
 
 
 def test_hostile_names_pass_the_linter_and_run_in_no_spreadsheet(tmp_path):
-    write_month(tmp_path, tenants=NASTY)
+    write_month(tmp_path, tenants=NASTY, models=NASTY_MODELS)
     for view in ("allocation", "service"):
         run(
             tmp_path,

@@ -36,6 +36,8 @@ NASTY = [
     "..", "Acme", "acme", "a\x00b", "<para><font color=red>", "tenant/\\..\\x", "\u4f60\u597d", "-1+2", "x" * 300,
 ]  # fmt: skip
 
+NASTY_MODELS = {"m-large": "<img src=x onerror=alert(2)>", "m-mid": "@SUM(1+1)*cmd|'/C calc'!A0", "m-small": "../m"}
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
@@ -56,7 +58,7 @@ def month(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     home = tmp_path_factory.mktemp("hostile")
-    write_month(home, tenants=NASTY)
+    write_month(home, tenants=NASTY, models=NASTY_MODELS)
     return home
 
 
@@ -223,6 +225,7 @@ def test_hostile_names_run_in_no_browser_and_no_spreadsheet(hostile, tmp_path):
     for path in tmp_path.glob("*.html"):
         text = path.read_text()
         assert "<script" not in text
+        assert "<img" not in text
         assert 'onload="' not in text
         assert "\u202e" not in text
         assert "Content-Security-Policy" in text
@@ -230,6 +233,11 @@ def test_hostile_names_run_in_no_browser_and_no_spreadsheet(hostile, tmp_path):
         for row in csv.reader(io.StringIO(path.read_text(), newline="")):
             assert not any(cell[:1] in {"=", "+", "@", "\t"} for cell in row)
             assert not any(cell.startswith("-") and not cell[1:].isdigit() for cell in row)
+    text, _ = run(hostile, "report", "--by", "tenant,model,workload", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {row["model"] for row in rows} > {"'@SUM(1+1)*cmd|'/C calc'!A0", "../m"}
+    assert not any(row[key][:1] in {"=", "+", "-", "@"} for row in rows for key in ("tenant", "model", "workload"))
+    assert any(row["workload"] == "'=w-1" for row in rows)
     page = (tmp_path / "fleet-2026-11.html").read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 

@@ -1,6 +1,7 @@
 """After a re-rating, single requests show what they cost by now, and what they were first given."""
 
 import json
+import sqlite3
 from contextlib import closing
 from decimal import Decimal
 
@@ -113,6 +114,38 @@ def test_people_see_both_costs(home, ledger):
     (row,) = json.loads(say("requests", "--id", request.record_id, "--format", "json"))["requests"]
     assert (row["first_cost_nano"], row["rerated"]) == (request.cost_nano, 1)
     assert row["cost_nano"] == billed(ledger)[request.record_id]
+
+
+class TwoLedgers:
+    """The rows of two ledgers in one store, where numbers of postings and adjustments come twice."""
+
+    def __init__(self, path):
+        self.connection = sqlite3.connect(":memory:")
+        self.connection.execute("ATTACH DATABASE ? AS one", (f"file:{path}?mode=ro",))
+        for table in ("posting", "adjustment", "rate", "rerate"):
+            self.connection.execute(f"CREATE TABLE {table} AS SELECT * FROM one.{table}")
+        self.connection.execute("INSERT INTO posting SELECT * FROM one.posting WHERE record_id != ''")
+        self.connection.execute("INSERT INTO adjustment SELECT * FROM one.adjustment WHERE record_id != ''")
+        for table in ("posting", "adjustment"):
+            sql = f"UPDATE {table} SET record_id = 'b-' || record_id, device_nano = device_nano + 7 WHERE rowid > ?"
+            (rows,) = self.connection.execute(f"SELECT count(*) FROM one.{table}").fetchone()
+            self.connection.execute(sql, (rows,))
+
+    def rows(self, sql, parameters=None):
+        return iter(self.connection.execute(sql, parameters or {}).fetchall())
+
+
+def test_another_ledgers_adjustment_of_the_same_number_is_not_ones_own(home, ledger):
+    rerate(ledger, book("3.1"), ALWAYS, "corrected", LATER_NS)
+    due = {request.record_id: request for request in found(ledger)}
+    store = TwoLedgers(home / "ledger.sqlite")
+    with closing(store.connection):
+        for one in due.values():
+            first = one._replace(cost_nano=one.first_cost_nano, rerated=0)
+            other = first._replace(record_id=f"b-{one.record_id}")
+            mine, others = renew(store, [first, other])
+            assert mine == one
+            assert others.cost_nano > one.cost_nano
 
 
 def test_re_ratings_are_counted_for_whoever_reads_metrics(home, ledger):

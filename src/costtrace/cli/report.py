@@ -1,6 +1,6 @@
 """``costtrace report``: usage and cost over a period."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +20,10 @@ from costtrace.cli.common import (
 from costtrace.config import load
 from costtrace.errors import CosttraceError, PriceBookError
 from costtrace.ledger.energy_query import pending_ns
-from costtrace.ledger.query import DIMENSIONS, Filter, SqliteStore, Store, ended, used
+from costtrace.ledger.query import DIMENSIONS, FREE, LABEL_PREFIX, Filter, SqliteStore, Store, ended, is_label, used
 from costtrace.list_prices import cuts
 from costtrace.prices import load_price_book
+from costtrace.reports.folding import OTHER, Keys, folding, largest
 from costtrace.reports.margin import margin_table, price
 from costtrace.reports.render import clean, render
 from costtrace.reports.rows import Period
@@ -39,6 +40,7 @@ from costtrace.units import show_seconds
         "costtrace report --since today",
         "costtrace report --by tenant,day --since 7d --tz Europe/Berlin",
         "costtrace report --by model,hour --tenant acme --since 2026-11-01 --until 2026-12-01",
+        "costtrace report --by tenant,workload --since 7d      by a label of the requests",
         "costtrace report --since yesterday --until today --format csv > yesterday.csv",
     ),
 )
@@ -46,7 +48,14 @@ from costtrace.units import show_seconds
     "--by",
     default="tenant,model",
     show_default=True,
-    help=f"One line for each of these, with commas between: {', '.join((*DIMENSIONS, *LEVELS))}.",
+    help=f"One line for each of these, with commas between: {', '.join((*DIMENSIONS, *LEVELS))}, {LABEL_PREFIX}NAME.",
+)
+@click.option(
+    "--most",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help=f"Users and values of a label that are shown by name; the others are together in {OTHER}.",
 )
 @click.option("--tenant", help="Only this tenant's requests.")
 @click.option("--model", help="Only this model.")
@@ -62,6 +71,7 @@ from costtrace.units import show_seconds
 def report(
     *,
     by: str,
+    most: int,
     tenant: str | None,
     model: str | None,
     engine: str | None,
@@ -84,11 +94,11 @@ def report(
         only = Filter(tenant, model, engine)
         margins = _margins(store, which, only, price_book, name_period(which, where))
         asked = tuple("tenant" if name in LEVELS else name for name in names)
-        place = _places(names)
+        fold, place = _fold(store, which, only, names, most), _places(names)
         summary = summarize(
             names,
-            (row._replace(keys=place(row.keys)) for row in used(store, which, asked, only)),
-            (row._replace(keys=place(row.keys)) for row in ended(store, which, asked, only)),
+            (row._replace(keys=place(fold(row.keys))) for row in used(store, which, asked, only)),
+            (row._replace(keys=place(fold(row.keys))) for row in ended(store, which, asked, only)),
             where,
         )
         waits_ns = pending_ns(store, which) if isinstance(store, SqliteStore) else 0
@@ -128,6 +138,12 @@ def _margins(store: Store, which: Period, only: Filter, price_book: Path | None,
     return [margin_table(sold, book.currency, book.name, when)]
 
 
+def _fold(store: Store, which: Period, only: Filter, names: Sequence[str], most: int) -> Callable[[Keys], Keys]:
+    """What folds users and labels beyond the *most* largest of each."""
+    free = [name for name in names if name in FREE or is_label(name)]
+    return folding(names, {name: largest(used(store, which, (name,), only), most) for name in free})
+
+
 def _places(names: tuple[str, ...]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
     """What turns tenants into their organisation, team, ... where that is asked for."""
     levels = {place: name for place, name in enumerate(names) if name in LEVELS}
@@ -150,8 +166,7 @@ def _places(names: tuple[str, ...]) -> Callable[[tuple[str, ...]], tuple[str, ..
 def _names(by: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in by.split(",") if name.strip()))
     for name in names:
-        if name not in DIMENSIONS and name not in LEVELS:
-            raise CosttraceError(
-                f"there is no dimension {name!r}: --by takes {', '.join((*DIMENSIONS, *LEVELS))}, with commas between"
-            )
+        if name not in DIMENSIONS and name not in LEVELS and not is_label(name):
+            known = ", ".join((*DIMENSIONS, *LEVELS, f"{LABEL_PREFIX}NAME"))
+            raise CosttraceError(f"there is no dimension {name!r}: --by takes {known}, with commas between")
     return names

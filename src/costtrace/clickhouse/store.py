@@ -20,7 +20,7 @@ from costtrace.ledger.query import Row
 SCHEMES = ("clickhouse://", "clickhouses://", "chdb://")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _SAME = re.compile(r"\b(\w+\.\w+) IS (\w+\.\w+)\b")
-_JSON = re.compile(r"\bjson_extract\((\w+\.\w+), '\$\.(\w+)'\)")
+_JSON = re.compile(r"\bjson_extract\((\w+\.\w+), '\$\.\"?([\w.-]+)\"?'\)")
 """SQLite's "equal, or both NULL"."""
 SETTINGS = {
     "join_use_nulls": 1,

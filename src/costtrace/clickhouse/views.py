@@ -29,8 +29,8 @@ _EMPTY = ("seal", "seal_block")
 _TYPES = {("INTEGER", 1): "Int64", ("INTEGER", 0): "Nullable(Int64)"}
 _LATE = {POSTING.name: LATE_POSTING, USAGE.name: LATE_USAGE}
 _ENDED = (
-    "engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency, price_book, {counts}, "
-    "input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions"
+    "engine_id, tenant, tenant_source, {user}, {labels}, model, operation, role, method, finish_reasons, currency, "
+    "price_book, {counts}, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions"
 )
 _PARTS = "toInt64(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END) AS requests, toInt64(1) AS parts"
 
@@ -95,7 +95,8 @@ def _lines(database: str) -> dict[str, str]:
         f"FROM {database}.adjustment"
         for signs in (back, {})
     ]
-    ended = _ENDED.format(counts=_PARTS)
+    ended = _ENDED.format(user="`user`", labels="labels", counts=_PARTS)
+    counted = _ENDED.format(user="'' AS `user`", labels="'{}' AS labels", counts="requests, parts")
     return {
         "posted": "\nUNION ALL ".join((f"{posted} {database}.posting", rolled)),
         "line": "\nUNION ALL ".join(
@@ -110,7 +111,7 @@ def _lines(database: str) -> dict[str, str]:
             (
                 f"SELECT ended_ns, {ended} FROM ({on_time['usage']})",
                 f"SELECT booked_ns AS ended_ns, {ended} FROM {database}.late_usage",
-                f"SELECT ended_ns, {_ENDED.format(counts='requests, parts')} FROM {database}.usage_rollup",
+                f"SELECT ended_ns, {counted} FROM {database}.usage_rollup",
             )
         ),
     }

@@ -6,6 +6,7 @@ usage records (they count when their request ended).
 """
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,14 @@ class Dimension(NamedTuple):
 _QUARTER = f"CAST({{0}} - {{0}} % {QUARTER_NS} AS TEXT)"
 WORKER = "coalesce(nullif(json_extract(e.settings, '$.dynamo_worker'), ''), e.engine_id, '')"
 """What Dynamo calls the worker of an engine, where it has told; else the engine's own id."""
+
+
+def _label(name: str) -> Dimension:
+    """A label of requests; *name* is one that a setting could have."""
+    value = f"coalesce(json_extract(u.labels, '$.\"{name}\"'), '')"
+    return Dimension(value, value, frozenset({"usage"}))
+
+
 DIMENSIONS: dict[str, Dimension] = {
     "tenant": Dimension("p.tenant", "u.tenant"),
     "model": Dimension("p.model", "u.model"),
@@ -97,7 +106,14 @@ DIMENSIONS: dict[str, Dimension] = {
     # A request's role on an engine can be its own; what is open yet, and what is nobody's, has the engine's.
     "role": Dimension("coalesce(u.role, e.role, '')", "u.role", frozenset({"usage"})),
     "worker": Dimension(WORKER, WORKER),
+    # What a compacted period has no more, and a request that is still open not yet.
+    "user": Dimension("coalesce(u.\"user\", '')", 'u."user"', frozenset({"usage"})),
+    **{name: _label(name) for name in ("workload", "route")},
 }
+FREE = ("user", "workload", "route")
+"""Dimensions whose values come from clients, as those of ``label:NAME`` do: they have no end."""
+LABEL_PREFIX = "label:"
+_LABEL = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _INNER = {
     # Days of UTC need no quarters: a month of a large ledger is a hundred times fewer rows.
     "utc day": Dimension(
@@ -300,9 +316,16 @@ def _fit_row(values: Row) -> FitRow:
 
 def _dimension(name: str) -> Dimension:
     found = DIMENSIONS.get(name) or _INNER.get(name)
+    if found is None and is_label(name):
+        return _label(name.removeprefix(LABEL_PREFIX))
     if found is None:
-        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}")
+        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}, {LABEL_PREFIX}NAME")
     return found
+
+
+def is_label(name: str) -> bool:
+    """Whether *name* is ``label:NAME``."""
+    return name.startswith(LABEL_PREFIX) and _LABEL.fullmatch(name.removeprefix(LABEL_PREFIX)) is not None
 
 
 def request_of(row: Row) -> Request:

@@ -12,19 +12,24 @@ from costtrace.reports.rows import Request
 
 def renew(store: Store, found: Sequence[Request]) -> list[Request]:
     """The same requests at the charges that hold now; what each was first given stays in its `first_` fields."""
-    return [_renew(store, request) for request in found] if rerated(store) else list(found)
+    if not rerated(store):
+        return list(found)
+    known: dict[str, tuple[str, str]] = {}
+    return [_renew(store, request, known) for request in found]
 
 
-def _renew(store: Store, request: Request) -> Request:
+def _renew(store: Store, request: Request, known: dict[str, tuple[str, str]]) -> Request:
     parameters: dict[str, int | str] = {"record": request.record_id}
     adjusted = """
         SELECT a.posting_id, a.run_id, a.rate_id, a.device_nano, a.energy_nano FROM adjustment a
         WHERE a.posting_id IN (SELECT p.posting_id FROM posting p WHERE p.record_id = :record AND p.record_id != '')
+            AND a.record_id = :record -- in a fleet store, other ledgers have the same numbers
         ORDER BY a.adjustment_id
     """
-    newest = {posting_id: (run_id, Charge(*charge)) for posting_id, run_id, *charge in store.rows(adjusted, parameters)}
-    if not newest:
+    adjustments = list(store.rows(adjusted, parameters))
+    if not adjustments:
         return request
+    newest = {posting_id: Charge(*charge) for posting_id, _, *charge in adjustments}
     postings = """
         SELECT p.posting_id, p.prefill_ns, p.decode_ns, p.prefill_uj, p.decode_uj, p.rate_id, p.device_nano,
             p.energy_nano
@@ -33,9 +38,11 @@ def _renew(store: Store, request: Request) -> Request:
     parts: list[tuple[int | None, int | None]] = []
     rates: dict[str, tuple[str, str]] = {}
     for posting_id, prefill_ns, decode_ns, prefill_uj, decode_uj, *first in store.rows(postings, parameters):
-        charge = newest[posting_id][1] if posting_id in newest else Charge(*first)
+        charge = newest[posting_id] if posting_id in newest else Charge(*first)
         parts.append(split_phases(charge, prefill_ns, decode_ns, prefill_uj, decode_uj))
-        rates[charge.rate_id] = _rate(store, charge.rate_id)
+        if charge.rate_id not in known:
+            known[charge.rate_id] = _rate(store, charge.rate_id)
+        rates[charge.rate_id] = known[charge.rate_id]
     currencies = {currency for currency, _ in rates.values() if currency}
     one = len(currencies) == 1
     prefill, decode = (_sum([part[place] for part in parts]) if one else None for place in (0, 1))
@@ -45,7 +52,7 @@ def _renew(store: Store, request: Request) -> Request:
         decode_nano=decode,
         currency=currencies.pop() if one else "",
         price_book=list(rates.values())[-1][1],
-        rerated=max(run_id for run_id, _ in newest.values()),
+        rerated=adjustments[-1][1],
     )
 
 

@@ -189,3 +189,24 @@ FLEET = """
         SELECT p.engine_id, l.posting_id, l.booked_ns FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id;
     CREATE VIEW compacted AS SELECT since_ns, until_ns FROM seal WHERE kind = 'compact';
 """
+
+_ENDED = (
+    "engine_id, tenant, tenant_source, {user}, {labels}, model, operation, role, method, finish_reasons, currency, "
+    "price_book, {counts}, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions"
+)
+_PART = _ENDED.format(
+    user='"user"',
+    labels="labels",
+    counts="CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts",
+)
+_ROLLED = _ENDED.format(user="'' AS \"user\"", labels="'{}' AS labels", counts="requests, parts")
+LABELLED = f"""
+    -- Usage records where they are booked, with what a roll-up has no more: users and labels.
+    DROP VIEW usage_line;
+    CREATE VIEW usage_line AS
+        SELECT ended_ns, {_PART} FROM usage WHERE usage_id NOT IN (SELECT usage_id FROM late_usage)
+        UNION ALL
+        SELECT l.booked_ns, {_PART} FROM late_usage l JOIN usage u ON u.usage_id = l.usage_id
+        UNION ALL
+        SELECT ended_ns, {_ROLLED} FROM usage_rollup;
+"""  # noqa: S608 - constants

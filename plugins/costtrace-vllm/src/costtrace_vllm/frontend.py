@@ -19,6 +19,7 @@ from costtrace.admission import Refusal
 from costtrace.guard import guard, swallow
 from costtrace_vllm import carrier, refusal, settings, status
 from costtrace_vllm.carrier import HEADER, RequestContext
+from costtrace_vllm.routes import route_of
 
 SCOPE_KEY = "costtrace"
 PEER_KEY = "costtrace.peer"
@@ -64,7 +65,9 @@ class Caller:
         """
         headers: list[tuple[bytes, bytes]] = list(self.scope.get("headers") or ())
         client = self.scope[PEER_KEY] if PEER_KEY in self.scope else self.scope.get("client")
-        self.identity = tenancy.resolve(headers, client[0] if client else None, model=adapter)
+        identity = tenancy.resolve(headers, client[0] if client else None, model=adapter)
+        label, route = settings.current().route_label, route_of(self.path)
+        self.identity = identity._replace(labels={**identity.labels, label: route}) if label and route else identity
         values = [value.decode("latin-1") for name, value in headers if name.lower() == b"traceparent"]
         self.traceparent = carrier.valid_traceparent(values)
         self.key = secrets.token_hex(8)
