@@ -23,7 +23,7 @@ LAYERS = {
     "list_prices idle_policies budgets energy_lag energy_check forward_passes",
     "reports": "reports tokenomics",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
-    "admission config late tenant_sources setting_field settings_tenants",
+    "admission config late hook_status engine_journal tenant_sources setting_field settings_tenants",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields export "
     "clickhouse budgets_file dynamo_traces",
     "wiring": "agent cli demo doctor nvml_sim testing simulator replay planning __main__",

@@ -47,7 +47,8 @@ PACKAGE = {
             def _sample_async(self, scheduled_batch, batch_outputs): return "sample"
             def _handle_responses(self): return []
             def _handle_errors(self, error_msg=None, *, requests=None): return None
-            def _append_iter_stats(self, stats, req_stats=None): return None
+            def _process_iter_stats(self, finished_requests, active_requests, batch_state, micro_batch_id=0): return None
+            def _append_iter_stats(self, stats, req_stats=None, gpu_forward_time_ms=None): return None
             def start_worker(self): return None
             def shutdown(self): return None
         """,
@@ -80,8 +81,8 @@ if __name__ == "__main__":
     print(json.dumps(list(found.values())))
 """
 STEPS = [
-    "_append_iter_stats", "_forward_step", "_handle_errors", "_handle_responses", "_sample_async", "shutdown",
-    "start_worker",
+    "_append_iter_stats", "_forward_step", "_handle_errors", "_handle_responses", "_process_iter_stats",
+    "_sample_async", "shutdown", "start_worker",
 ]  # fmt: skip
 BOOTSTRAP = ["-c", "from mpi4py.futures.server import main; main()"]
 

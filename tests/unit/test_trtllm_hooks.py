@@ -22,11 +22,11 @@ from costtrace_tensorrt_llm import (
     hooks,
     report,
     settings,
-    status,
 )
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.hook_points import HOOKS
 from costtrace_tensorrt_llm.stats import StatsMeter
+from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 
 from costtrace import guard
@@ -37,7 +37,8 @@ from costtrace.journal.reader import JournalReader
 from costtrace.recorder import NOTE, Recorder
 from costtrace.settings import Settings
 from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm import Plan, RequestQueueItem, executor_class
+from costtrace.testing.fake_trtllm import Plan, RequestQueueItem
+from costtrace.testing.fake_trtllm_columns import executor_class
 from costtrace.testing.fake_trtllm_loops import run
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costtrace_tensorrt_llm.hook_points import HOOKS, Hook, covered
+from costtrace_tensorrt_llm.hook_points import HOOKS, SETTLED, STEPS, TIERS, Hook, covered
 
 _FOREIGN = ("uvicorn.", "dynamo.")
 
@@ -26,6 +26,7 @@ class HookCheck(NamedTuple):
 
 def check_callable(function: Callable[..., Any] | None, hook: Hook) -> str:
     """Why *function* does not fit *hook*; '' where it does."""
+    function = getattr(function, "__func__", function)  # of a static method
     if function is None:
         return "it does not exist"
     kind = "coroutine" if inspect.iscoroutinefunction(function) else "plain"
@@ -41,20 +42,36 @@ def check_callable(function: Callable[..., Any] | None, hook: Hook) -> str:
         # A decorator that takes anything and does not say what it is laid on: what it does name has to fit.
         named = [name for name in list(found)[: kinds.index(inspect.Parameter.VAR_POSITIONAL)] if name != "self"]
         return _compare(named, hook.parameters[: len(named)])
-    return _compare(list(found), hook.parameters)
+    return _compare(list(found), hook.parameters, hook.anywhere)
 
 
-def tier_of(fits: Iterable[str], version: str) -> tuple[str, str]:
-    """The best tier that the hooks named *fits* allow, and why it is not ``T1`` ('' where it is).
+def check_fields(owner: type, hook: Hook) -> str:
+    """Why objects of *owner* do not have the fields of *hook*; '' where nothing speaks against it."""
+    declared = {name for base in owner.__mro__ for name in (*vars(base), *getattr(base, "__annotations__", ()))}
+    missing = [name for name in hook.fields if name not in declared]
+    return f"without {', '.join(missing)}" if missing else ""
 
-    ``T1``: steps timed on the GPU. ``T2``: the executor's own statistics. ``none``: nothing is billed.
+
+def tier_of(fits: Iterable[str], version: str, wanted: str = "auto") -> tuple[str, str]:
+    """The best tier that the hooks named *fits* allow, and why it is not the one that was *wanted* ('' where it is).
+
+    ``auto`` wants ``T1``, and is never an estimate: those (``T3``, ``T5``) have to be asked for by name.
     """
-    names = set(fits)
-    missing = [hook.name for hook in HOOKS if hook.tier == "T1" and hook.required and hook.name not in names]
-    why = covered(version) or (f"without the hook {', '.join(missing)}" if missing else "")
-    if not why:
-        return "T1", ""
-    return ("T2" if "stats" in names else "none"), why
+    names, why = set(fits), ""
+    for tier in _ladder(wanted):
+        missing = [name for name in TIERS[tier] if name not in names]
+        unfit = f"without the hook {', '.join(missing)}" if missing else ""
+        if tier in STEPS:
+            unfit = covered(version) or unfit
+        if not unfit:
+            return tier, why
+        why = why or unfit
+    return "none", why
+
+
+def _ladder(wanted: str) -> list[str]:
+    ladder = [tier for tier in TIERS if (tier in SETTLED) == (wanted in SETTLED)]
+    return ladder[ladder.index(wanted) :] if wanted in ladder else ladder
 
 
 def check_source(package_dir: Path) -> list[HookCheck]:
@@ -72,7 +89,8 @@ def check_source(package_dir: Path) -> list[HookCheck]:
     version = version_of(package_dir)
     if outside := covered(version):
         checks = [
-            check._replace(ok=False, why=outside) if check.ok and check.hook.tier == "T1" else check for check in checks
+            check._replace(ok=False, why=outside) if check.ok and check.hook.tier in STEPS else check
+            for check in checks
         ]
     return checks
 
@@ -80,9 +98,13 @@ def check_source(package_dir: Path) -> list[HookCheck]:
 def summary(package_dir: Path, checks: list[HookCheck]) -> str:
     """One sentence on what would be used with that package."""
     version = version_of(package_dir)
-    tier, why = tier_of((check.hook.name for check in checks if check.ok), version)
+    fits = [check.hook.name for check in checks if check.ok]
+    tier, why = tier_of(fits, version)
     told = f"TensorRT-LLM {version or 'of unknown version'}: tier {tier} would be used"
-    return f"{told} ({why})" if why else told
+    told += f" ({why})" if why else ""
+    if tier == "none" and tier_of(fits, version, "T3")[0] != "none":
+        told += "; COSTTRACE_TRTLLM_TIER=T3 or T5 would estimate"
+    return told
 
 
 def version_of(package_dir: Path) -> str:
@@ -102,8 +124,8 @@ def _check(package_dir: Path, hook: Hook, trees: dict[str, dict[str, ast.ClassDe
     if owner is None:
         return HookCheck(hook, ok=False, why=f"{hook.module} has no class {hook.owner}")
     why = _check_method(owner, hook) if hook.function else ""
-    if hook.reads and not why:
-        missing = [name for name in hook.reads if name not in _declared(owner)]
+    if not why:
+        missing = [name for name in (*hook.reads, *hook.fields) if name not in _declared(owner)]
         why = f"without {', '.join(missing)}" if missing else ""
     return HookCheck(hook, ok=not why, why=why)
 
@@ -125,7 +147,8 @@ def _check_method(owner: ast.ClassDef, hook: Hook) -> str:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == hook.function:
             if isinstance(node, ast.AsyncFunctionDef) != (hook.kind != "plain"):
                 return f"its kind is not {hook.kind}"
-            return _compare([a.arg for a in (*node.args.posonlyargs, *node.args.args)], hook.parameters)
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            return _compare([argument.arg for argument in arguments], hook.parameters, hook.anywhere)
     if hook.function == "__init__" and any("dataclass" in ast.unparse(mark) for mark in owner.decorator_list):
         fields = [
             node.target.id
@@ -148,8 +171,9 @@ def _declared(owner: ast.ClassDef) -> set[str]:
     return names
 
 
-def _compare(found: list[str], wanted: tuple[str, ...]) -> str:
+def _compare(found: list[str], wanted: tuple[str, ...], anywhere: tuple[str, ...] = ()) -> str:
     names = [name for name in found if name != "self"]
     if tuple(names[: len(wanted)]) == wanted:
-        return ""
+        missing = [name for name in anywhere if name not in names]
+        return f"without {', '.join(missing)}" if missing else ""
     return f"its parameters are ({', '.join(names)}), not ({', '.join(wanted)}, ...)"

@@ -4,7 +4,6 @@ Everything here reads objects whose fields change with TensorRT-LLM's versions: 
 """
 
 import os
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 from costtrace import clock
 from costtrace.events import DeviceRef, ModelShape
 from costtrace_tensorrt_llm.batches import number, read
+from costtrace_tensorrt_llm.hook_points import METHODS
 
 
 class Place(NamedTuple):
@@ -139,24 +139,3 @@ def settings_of(executor: Any, place: Place, tier: str) -> dict[str, str]:
         "attention_dp": str(place.attention_dp).lower(),
         **({"loop": loop} if loop else {}),
     }
-
-
-METHODS = {
-    "T1": "trtllm.steps.cuda-events",
-    "T2": "trtllm.iteration-stats",
-    "none": "none",
-}
-"""Ids of the ways in which a step's time is found, by tier. They stand on the engine's row."""
-
-
-def process_start_ns() -> int:
-    """When this process began, on CLOCK_MONOTONIC."""
-    now_ns = time.monotonic_ns()
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(fields[19]) * 1_000_000_000 // os.sysconf(
-            "SC_CLK_TCK"
-        )
-    except (OSError, ValueError, IndexError):
-        return now_ns
-    return max(0, now_ns - max(0, age_ns))

@@ -13,7 +13,7 @@ import msgspec
 from costtrace import clock, tenancy
 from costtrace.guard import guard, swallow
 from costtrace.usage import JOINED
-from costtrace_tensorrt_llm import carrier, settings
+from costtrace_tensorrt_llm import carrier, settings, settling
 from costtrace_tensorrt_llm.batches import number, read
 from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext
 from costtrace_tensorrt_llm.contexts import contexts
@@ -105,6 +105,7 @@ def wrap_label(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self, *args, **kwargs)
         with guard("trtllm.label"):
             self.__dict__[ATTRIBUTE] = carrier.encode(_context_of(self))
+            settling.arrived(self)
 
     return __init__
 
