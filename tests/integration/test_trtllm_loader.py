@@ -47,7 +47,7 @@ PACKAGE = {
             def _sample_async(self, scheduled_batch, batch_outputs): return "sample"
             def _handle_responses(self): return []
             def _handle_errors(self, error_msg=None, *, requests=None): return None
-            def _process_iter_stats(self, finished_requests, active_requests, batch_state, micro_batch_id=0): return None
+            def _process_iter_stats(self, finished_requests, active_requests, batch_state): return None
             def _append_iter_stats(self, stats, req_stats=None, gpu_forward_time_ms=None): return None
             def start_worker(self): return None
             def shutdown(self): return None

@@ -146,7 +146,8 @@ def test_a_tier_is_the_best_that_fits_and_never_an_estimate_unless_it_is_asked_f
     assert contract.tier_of(every - {"sample", "batch state"}, "1.3.0") == ("T2", "without the hook sample")
     assert contract.tier_of(every - {"forward", "stats"}, "1.3.0") == ("none", "without the hook forward")
     assert contract.tier_of(every, "1.3.0", "T1-native") == ("T1-native", "")
-    assert contract.tier_of(every - {"iteration"}, "1.3.0", "T1-native") == ("T2", "without the hook iteration")
+    assert contract.tier_of(every - {"iteration"}, "1.3.0", "T1-native") == ("T1", "without the hook iteration")
+    assert contract.tier_of(every - {"stats"}, "1.3.0", "T2") == ("none", "without the hook stats")
     for wanted in ("T3", "T5"):
         assert contract.tier_of(every, "2.0", wanted) == (wanted, "")
         assert contract.tier_of(every - {"result"}, "1.3.0", wanted) == ("none", "without the hook result")

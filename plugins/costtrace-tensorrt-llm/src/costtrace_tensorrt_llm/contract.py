@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costtrace_tensorrt_llm.hook_points import HOOKS, SETTLED, STEPS, TIERS, Hook, covered
+from costtrace_tensorrt_llm.hook_points import HOOKS, STEPS, TIERS, Hook, covered
 
 _FOREIGN = ("uvicorn.", "dynamo.")
 
@@ -69,9 +69,12 @@ def tier_of(fits: Iterable[str], version: str, wanted: str = "auto") -> tuple[st
     return "none", why
 
 
-def _ladder(wanted: str) -> list[str]:
-    ladder = [tier for tier in TIERS if (tier in SETTLED) == (wanted in SETTLED)]
-    return ladder[ladder.index(wanted) :] if wanted in ladder else ladder
+_LADDERS = {"T1-native": ("T1-native", "T1", "T2"), "T2": ("T2",), "T3": ("T3", "T5"), "T5": ("T5",)}
+"""Which tiers come into question, best first, where one is asked for by name."""
+
+
+def _ladder(wanted: str) -> tuple[str, ...]:
+    return _LADDERS.get(wanted, ("T1", "T1-native", "T2"))
 
 
 def check_source(package_dir: Path) -> list[HookCheck]:
