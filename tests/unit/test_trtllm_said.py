@@ -59,7 +59,8 @@ FAULTS = {
         "log": [
             (
                 f"costtrace: the hook `sample` does not fit this TensorRT-LLM ({PLACE} _sample_async: "
-                f"its parameters are (batch, outputs), not (scheduled_batch, batch_outputs, ...)). Serving goes on; {LOST}. {SEE}"
+                f"its parameters are (batch, outputs), not (scheduled_batch, batch_outputs, ...)). "
+                f"Serving goes on; {LOST}. {SEE}"
             ),
             "costtrace: tier T1-native is used (without the hook sample). Serving goes on.",
         ],
