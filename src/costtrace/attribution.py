@@ -29,7 +29,7 @@ from costtrace.staging import Energy, Staged
 from costtrace.step_fit import StepFit
 from costtrace.step_model import GENERIC_SHAPE, Coefficients, prior
 from costtrace.timeline import Grant, Segment, wall_offset
-from costtrace.usage import KINDS, FitRow, Kind, MeterRow, Posting, UsageRecord
+from costtrace.usage import KINDS, FitRow, Kind, MeterRow, Posting, Sensor, UsageRecord
 from costtrace.virtual_time import Rounder
 from costtrace.work import Work
 
@@ -60,6 +60,8 @@ class Window(msgspec.Struct):
     device_gap_ns: list[int] = []
     shared: set[int] = set()
     """Devices (by place) that other engines had at the same time."""
+    sensors: list[Sensor | None] = []
+    """By device, how its energy was read at the end."""
 
     def add(self, kind: Kind, reason: str, device_ns: tuple[int, ...], energy: Energy) -> None:
         """Take in what the devices gave."""
@@ -165,6 +167,7 @@ class EngineAttribution(msgspec.Struct):
         self.window.shared.update(grant.shared)
         segment, energy = grant.segment, staged.energy()
         measured = [meter for meter in meters if meter is not None]
+        self.window.sensors = [None if meter is None else meter.sensor for meter in meters]
         if measured or self.energy_source != "none":
             self._label(measured)
         if segment.kind != "busy":
@@ -333,6 +336,7 @@ class EngineAttribution(msgspec.Struct):
                 gap_ns=window.device_gap_ns[i],
                 energy_source=self.energy_source,
                 energy_scope=self.energy_scope,
+                sensor=window.sensors[i] if window.sensors else None,
             )
             for i, device in enumerate(devices)
         ]

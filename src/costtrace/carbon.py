@@ -33,6 +33,11 @@ class CarbonIntensity:
         self.source = source
         self._times = [point.from_ns for point in points]
 
+    @property
+    def method(self) -> str:
+        """How an estimate by it is made, in words that go with the figure."""
+        return f"estimate: operational, location-based, devices only; {self.source}; PUE {self.pue}"
+
     def at(self, wall_ns: int) -> Decimal | None:
         """Grams per kWh at a time; None before the first point."""
         place = bisect_right(self._times, wall_ns)
@@ -46,10 +51,22 @@ class CarbonIntensity:
         return Fraction(grams_per_kwh) * Fraction(self.pue) * energy_uj * UG_PER_G / UJ_PER_KWH
 
 
-def show_grams(ug: int | None) -> str:
+def request_ug(intensity: CarbonIntensity | None, energy_uj: int | None, gap_ns: int, ended_ns: int) -> int | None:
+    """CO2e of a request in micrograms, by the intensity when it ended.
+
+    None where no intensity is stated or known, and where any of its energy is not known: a part would pass for all.
+    """
+    if intensity is None or energy_uj is None or gap_ns > 0:
+        return None
+    found = intensity.micrograms(energy_uj, ended_ns)
+    return None if found is None else round(found)
+
+
+def show_grams(ug: int | None, *, simulated: bool = False) -> str:
     """A mass for people: ``12.3 mg``, ``4.560 g``, ``7.890 kg``; ``unknown``."""
     if ug is None:
         return "unknown"
+    label = " SIMULATED" if simulated else ""
     if ug < UG_PER_G:
-        return f"{ug / 1_000:.3f} mg"
-    return f"{ug / UG_PER_G:.3f} g" if ug < 1_000 * UG_PER_G else f"{ug / UG_PER_G / 1_000:.3f} kg"
+        return f"{ug / 1_000:.3f} mg{label}"
+    return f"{ug / UG_PER_G:.3f} g{label}" if ug < 1_000 * UG_PER_G else f"{ug / UG_PER_G / 1_000:.3f} kg{label}"

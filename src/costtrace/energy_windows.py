@@ -4,7 +4,8 @@ Between two readings of a device's counter lies a window. Its energy is distribu
 it (steps, idle, start-up) by the energy model, rescaled so that the window adds up to the counter to the microjoule. A
 piece is complete once a reading lies beyond its end. What no engine had is the device's own (`outside_uj`).
 
-A counter that falls has been reset: what that window took is unknown, never negative. A counter that stands still for
+A counter that falls has been reset, and one whose declared gain has changed counts anew: what that window took is
+unknown, never negative. A counter that stands still for
 longer than any sensor's period is not believed. Unknown is a gap, in nanoseconds, beside what is known.
 """
 
@@ -18,6 +19,7 @@ from costtrace.energy_lag import LagFinder
 from costtrace.energy_model import NOTHING, EnergyModel, Load
 from costtrace.events import Reading
 from costtrace.units import NS_PER_S
+from costtrace.usage import Sensor
 
 FROZEN_NS = 3 * NS_PER_S
 """A powered device draws something: a counter that has not moved for this long is stuck."""
@@ -69,6 +71,12 @@ class DeviceEnergy(msgspec.Struct):
     attributed_uj: int = 0
     resets: int = 0
     lag: LagFinder = msgspec.field(default_factory=LagFinder)
+    sensor: Sensor | None = None
+    """How it was read last; None: it has not been."""
+    host: str = ""
+    """Whose agent reads it, where that is another node's."""
+    clock_ns: int = 0
+    """... and by how much that node's wall clock may differ from this one's, as declared."""
     read_ns: int = -1
     """When the newest reading that stands was made; it holds `lag` earlier."""
     read_mw: int | None = None
@@ -108,11 +116,14 @@ class DeviceEnergy(msgspec.Struct):
             if (self.last_ns >= 0 and at_ns - self.last_ns > FAULT_NS) or self.last_ns < 0:
                 self.give_up(at_ns)
             return
+        another = self._of_another_count(reading)
         self.source, self.scope, self.simulated = reading.source, reading.scope, reading.simulated
+        if another or self.sensor is None or (self.sensor.host, self.sensor.clock_ns) != (self.host, self.clock_ns):
+            self.sensor = sensor_of(reading, self.host, self.clock_ns)
         if self.last_ns < 0:
             self.give_up(at_ns)
             self._stand(reading, at_ns, value)
-        elif value < self.last_uj or reading.fault == "reset":
+        elif another or value < self.last_uj or reading.fault == "reset":
             self.resets += 1
             self.give_up(at_ns)
             self._stand(reading, at_ns, value)
@@ -128,6 +139,11 @@ class DeviceEnergy(msgspec.Struct):
             if self.lag.window(self.read_ns, reading.at_ns, gained_uj):
                 self.model = EnergyModel()  # what it had learned was of windows in the wrong place
             self._stand(reading, at_ns, value)
+
+    def _of_another_count(self, reading: Reading) -> bool:
+        """The reading is of a count that does not go on from the last one: its gain, its scope, ... is another."""
+        known = self.sensor
+        return known is not None and sensor_of(reading, known.host, known.clock_ns) != known
 
     def _stand(self, reading: Reading, at_ns: int, value: int) -> None:
         self.last_ns, self.last_uj = at_ns, value
@@ -179,3 +195,16 @@ class DeviceEnergy(msgspec.Struct):
 def piece_of(start_ns: int, end_ns: int, device_ns: int, load: Load = NOTHING) -> Piece:
     """A piece; without a load it is time in which the device idled for the engine."""
     return Piece(start_ns, end_ns, device_ns, load if any(load) else Load(float(device_ns), 0.0, 0.0, 0.0, 0.0))
+
+
+def sensor_of(reading: Reading, host: str, clock_ns: int) -> Sensor:
+    """How a reading was made; *host*, *clock_ns*: on which other node, and how uncertain its clock is."""
+    return Sensor(
+        source=reading.source,
+        scope=reading.scope,
+        gain=reading.gain,
+        share=reading.share,
+        host=host,
+        clock_ns=clock_ns,
+        simulated=reading.simulated,
+    )

@@ -10,13 +10,24 @@ import msgspec
 
 from costtrace.attribution import EngineAttribution, Policy, Rows
 from costtrace.energy_windows import DeviceEnergy
-from costtrace.events import AnyEvent, EngineStarted, EngineStopped, Heartbeat, Lost, Reading, SegmentHeader, Sensed
+from costtrace.events import (
+    AnyEvent,
+    DeviceRef,
+    EngineStarted,
+    EngineStopped,
+    Heartbeat,
+    Lost,
+    Reading,
+    SegmentHeader,
+    Sensed,
+)
+from costtrace.remote_meters import RemoteMeters
 from costtrace.sensors.resolve import meter_of
 from costtrace.sharing import Member, Sharing
 from costtrace.staging import Stage
 from costtrace.timeline import EngineTimeline, wall_offset
 from costtrace.units import NS_PER_S
-from costtrace.usage import EngineRow, FitRow
+from costtrace.usage import EngineRow, FitRow, PendingRow
 
 SENSOR_PATIENCE_NS = 60 * NS_PER_S
 """How long attribution waits for a device's next reading before it goes on without its energy."""
@@ -56,6 +67,14 @@ class Node(msgspec.Struct):
     """Energy of the devices that have a sensor, by boot and device."""
     sensed: dict[str, dict[str, Sensed]] = {}
     """By boot and UUID: the devices that its sensors have found. Each agent's sensors say it anew."""
+    remote: RemoteMeters = msgspec.field(default_factory=RemoteMeters)
+    """What other nodes' sensors say of devices there."""
+    remote_wait_ns: int = 0
+    """How long attribution waits for the readings of a device on another node. 0: nobody brings any."""
+    remote_clock_ns: int = 0
+    """By how much their wall clocks may differ from this one's, as declared."""
+    wall_offsets: dict[str, int] = {}
+    """By boot: wall time less monotonic time, as its engines' journals say."""
     lost_steps: int = 0
     lost_events: int = 0
     """Of all engines, since the node was made; what damage took is not counted (nobody knows it)."""
@@ -69,6 +88,7 @@ class Node(msgspec.Struct):
         offset = header.wall_ns - header.monotonic_ns
         attribution = EngineAttribution(engine_id, self.policy, offset)
         self.engines[engine_id] = Engine(engine_id, header, EngineTimeline(), attribution, wall_offset_ns=offset)
+        self.wall_offsets.setdefault(header.boot_id, offset)
 
     def feed(self, engine_id: str, event: AnyEvent) -> None:
         """Take an event of one engine, in the order of its journal."""
@@ -120,25 +140,53 @@ class Node(msgspec.Struct):
 
     def reading(self, boot_id: str, reading: Reading) -> None:
         """Take a sensor's reading of a device, in the order of its journal."""
-        meter = self.meters.setdefault(f"{boot_id}/{reading.device}", DeviceEnergy())
-        meter.queue.append(reading)
+        self._queue(f"{boot_id}/{reading.device}", reading, "")
 
     def found(self, boot_id: str, device: Sensed) -> None:
         """A sensor has found a device, or something of it has changed."""
         self.sensed.setdefault(boot_id, {})[device.uuid] = device
 
+    def remote_reading(self, boot_id: str, journal: str, reading: Reading) -> None:
+        """Take a reading of another node's sensor; *boot_id* is this node's."""
+        if reading.device in self.sensed.get(boot_id, {}):
+            return  # this node's own sensors see it
+        for placed in self.remote.place(journal, reading, self.wall_offsets.get(boot_id)):
+            self._queue(f"{boot_id}/{reading.device}", placed, self.remote.hosts[reading.device])
+
+    def _queue(self, key: str, reading: Reading, host: str) -> None:
+        meter = self.meters.setdefault(key, DeviceEnergy())
+        meter.host, meter.clock_ns = host, self.remote_clock_ns if host else 0
+        meter.queue.append(reading)
+
+    def pending_rows(self) -> list[PendingRow]:
+        """Time of engines that is on no row yet, because the energy of a device on another node is waited for."""
+        rows: dict[tuple[str, int, str], PendingRow] = {}
+        for engine in self.engines.values():
+            devices = () if engine.started is None else engine.started.devices
+            hosts = [self.meters[key].host if key in self.meters else "" for key in engine.stage.devices]
+            if not any(hosts):
+                continue
+            for window_ns, place, device_ns in engine.stage.waiting(self.meters):
+                if hosts[place]:
+                    key = (engine.engine_id, window_ns, devices[place].uuid)
+                    total_ns = device_ns + (rows[key].device_ns if key in rows else 0)
+                    rows[key] = PendingRow(window_ns, engine.engine_id, devices[place].uuid, hosts[place], total_ns)
+        return list(rows.values())
+
     def _recognise(self) -> None:
         """Find the meters of devices that an engine names otherwise than the sensors do (by index, in part)."""
         for engine in self.engines.values():
             boot_id, started = engine.header.boot_id, engine.started
-            sensed = self.sensed.get(boot_id)
-            if engine.ended or started is None or not sensed:
+            if engine.ended or started is None:
                 continue
             keys = list(engine.stage.devices)
             for place, device in enumerate(started.devices):
                 if keys[place] in self.meters or keys[place] != f"{boot_id}/{device.uuid}":
                     continue
-                found = meter_of(device, list(sensed.values()), started.settings)
+                elsewhere = is_elsewhere(engine, device)
+                sensed = self.remote.devices.get(device.host, {}) if elsewhere else self.sensed.get(boot_id, {})
+                # What CUDA shows the engine here says nothing of another node: an index there counts one GPU or none.
+                found = meter_of(device, list(sensed.values()), {} if elsewhere else started.settings)
                 key = f"{boot_id}/{found.uuid}"
                 # One whose meter is another group's stays unknown: shared under two names it would be billed twice.
                 if found.uuid and self.group_of_device.setdefault(key, engine.group) == engine.group:
@@ -155,9 +203,10 @@ class Node(msgspec.Struct):
             meter.read(reading)
             taken += 1
         del meter.queue[:taken]
-        if known_ns - meter.told_ns > SENSOR_PATIENCE_NS:
+        patience_ns = max(self.remote_wait_ns, SENSOR_PATIENCE_NS) if meter.host else SENSOR_PATIENCE_NS
+        if known_ns - meter.told_ns > patience_ns:
             # Nobody reads this device any more: what came after its last reading has no energy.
-            meter.give_up(known_ns - SENSOR_PATIENCE_NS)
+            meter.give_up(known_ns - patience_ns)
 
     def _known_ns(self, key: str, limit_ns: int) -> int:
         """Until when it is known who had a device."""
@@ -210,6 +259,7 @@ class Node(msgspec.Struct):
         off, engine.wall_offset_ns = offset - engine.wall_offset_ns, offset
         if not off:
             return
+        self.wall_offsets[engine.header.boot_id] = offset
         self._notice(
             "clock",
             f"the wall clock of {engine.header.host} was set by {off / NS_PER_S:+.1f} s. Durations, shares and sums do "
@@ -231,8 +281,11 @@ class Node(msgspec.Struct):
             group = self.next_group
             self.next_group += 1
             self.groups[group] = Sharing(self.window_length_ns)
-        for key in keys:
+        for key, device in zip(keys, started.devices, strict=True):
             self.group_of_device[key] = group
+            if self.remote_wait_ns and is_elsewhere(engine, device) and device.uuid.startswith(("GPU-", "MIG-")):
+                # Its readings come from another node, later: until then its energy is pending, not unknown.
+                self.meters.setdefault(key, DeviceEnergy(host=device.host, clock_ns=self.remote_clock_ns))
         engine.group = group
         engine.stage.devices = tuple(keys)
         sharing = self.groups[group]
@@ -255,6 +308,11 @@ class Node(msgspec.Struct):
                 engine.group = into
         self.groups[into].absorb(gone)
         self.group_of_device = {key: into if group == other else group for key, group in self.group_of_device.items()}
+
+
+def is_elsewhere(engine: Engine, device: DeviceRef) -> bool:
+    """Whether a device of an engine is on another node than the engine's journal."""
+    return bool(device.host) and device.host != engine.header.host
 
 
 def engine_row(engine: Engine, meters: Mapping[str, DeviceEnergy]) -> EngineRow | None:

@@ -102,6 +102,16 @@ ENERGY_DECODE = Attribute("costtrace.energy.decode", "double", "J", "Of this, fo
 ENERGY_SOURCE = Attribute(
     "costtrace.energy.source", "string", "", "`nvml_counter`, `power_integral`, `rapl`, or `none`: not measured."
 )
+CARBON = Attribute(
+    "costtrace.carbon.emissions",
+    "double",
+    "g",
+    "ESTIMATE of its CO2e, where the setting `carbon_intensity` is. Absent where any of its energy, or the grid's "
+    "intensity, is not known: never 0.",
+)
+CARBON_METHOD = Attribute(
+    "costtrace.carbon.method", "string", "", "How that was estimated: what is in it, by which intensity and PUE."
+)
 COST = Attribute("costtrace.cost.amount", "double", "{currency}", "Direct cost. Absent where no price applies.")
 CURRENCY = Attribute("costtrace.cost.currency", "string", "", "ISO 4217 code of the amounts.", label="currency")
 PRICE_BOOK = Attribute("costtrace.cost.price_book", "string", "", "Version of the price book that rated it.")
@@ -214,7 +224,7 @@ _ROOT_ATTRIBUTES = (
     *(TENANT, TENANT_SOURCE, USER, LABEL, OPERATION, PROVIDER, MODEL, RESPONSE_ID, FINISH_REASONS),
     *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS),
     *(GPU_TIME, GPU_TIME_PREFILL, GPU_TIME_DECODE, WASTED_TIME),
-    *(ENERGY, ENERGY_PREFILL, ENERGY_DECODE, ENERGY_SOURCE),
+    *(ENERGY, ENERGY_PREFILL, ENERGY_DECODE, ENERGY_SOURCE, CARBON, CARBON_METHOD),
     *(COST, CURRENCY, PRICE_BOOK, PER_TOKEN_INPUT, PER_TOKEN_OUTPUT),
     *(PER_MILLION_INPUT, PER_MILLION_OUTPUT, PER_MILLION_TOTAL),
     *(RECORD_ID, FINALITY, METHOD, REQUEST_KEY, PART, ATTEMPT, ROLE),
@@ -429,6 +439,13 @@ HEALTH = dict(
         ),
         _health("plugin.errors", "gauge", "{error}", "", "Errors in hooks that were kept from the engines that live."),
         _health("admission.refused", "counter", "{request}", "", "Requests refused because a hard budget is spent."),
+        _health(
+            "ledger.reratings",
+            "gauge",
+            "{run}",
+            "",
+            "Re-ratings of the ledger. Costs on spans and of metrics are from before: the ledger has the new ones.",
+        ),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(
             "records.unsent", "gauge", "{record}", "", "Usage records that the receiver of spans does not have yet."

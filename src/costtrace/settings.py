@@ -4,14 +4,14 @@ Engine processes import this: stdlib and pydantic only.
 """
 
 from collections.abc import Mapping
-from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, get_origin
 
 from pydantic import ByteSize, ConfigDict, ValidationInfo, field_validator
 
 from costtrace.setting_field import setting as _setting
+from costtrace.settings_energy import ENERGY as _ENERGY
+from costtrace.settings_energy import EnergySettings
 from costtrace.settings_tenants import TENANTS as _TENANTS
 from costtrace.settings_tenants import TenantSettings
 
@@ -28,6 +28,7 @@ GROUPS: Mapping[str, str] = {
     _ACCOUNTING: "How the meter is split. All of it conserves: the rows add up whatever is chosen.",
     _PRICES: "Without a price book time and energy are accounted for, and every cost is unknown.",
     _AGENT: "The process that samples the devices, reads the journals and writes the ledger.",
+    _ENERGY: "Where joules are read, on this node and on others, and what grams are made of them.",
     _EMISSION: "Where spans and metrics go. OTLP is configured by OpenTelemetry's own `OTEL_*` variables.",
 }
 """The groups of settings in the order of the documentation."""
@@ -46,7 +47,7 @@ def _pairs(text: str) -> dict[str, str]:
     return found
 
 
-class Settings(TenantSettings):
+class Settings(TenantSettings, EnergySettings):
     """All settings, checked. Made by `costtrace.config.load`; immutable.
 
     A list may be written as one text with commas; ``none`` is the empty list.
@@ -213,6 +214,7 @@ class Settings(TenantSettings):
         group=_PRICES,
         about="Refuse requests of tenants that are above a hard budget, with HTTP 429. Set it, and `budgets`, for the "
         "server and for its agent. An agent that does not answer refuses nobody.",
+        example="true",
     )
 
     agent_idle_exit_s: int = _setting(
@@ -238,37 +240,6 @@ class Settings(TenantSettings):
         ge=0,
         allow_inf_nan=False,
     )
-    sensor: Literal["auto", "nvml", "rapl", "none"] = _setting(
-        "auto",
-        group=_AGENT,
-        about="Where energy is read. `auto`: GPUs by NVML and the host's CPUs by RAPL, each where it can be read. "
-        "Where it cannot, energy is unknown, not 0.",
-        example="none",
-    )
-    sensor_gain: Mapping[str, Decimal] = _setting(
-        {},
-        group=_AGENT,
-        about="Declared correction of devices' sensors, by UUID or by a pattern of names. Readings are multiplied by "
-        "it exactly, and it is recorded with them. Boards were found to read 5 % low against a meter.",
-        example="NVIDIA A100*=1.05,GPU-8a1c0f9e-0b7d-5c11-9d3b-1f2e3d4c5b6a=1.062",
-    )
-    mig_rule: Literal["slices", "equal"] = _setting(
-        "slices",
-        group=_AGENT,
-        about="How the energy of a board is split over its MIG instances, which have no meters: by size, or evenly.",
-        example="equal",
-    )
-    sensor_hz: float = _setting(
-        10.0,
-        group=_AGENT,
-        about="How often each device's sensor is read. NVML renews its values 10 to 50 times a second.",
-        unit="Hz",
-        example="20",
-        gt=0,
-        le=20,
-        allow_inf_nan=False,
-    )
-
     prometheus_host: str = _setting(
         "127.0.0.1",
         group=_EMISSION,
@@ -313,14 +284,6 @@ class Settings(TenantSettings):
         if 3_600 % seconds:
             raise ValueError("must divide 3600, so that an hour is made of whole windows (60, 300, 900, ...)")
         return seconds
-
-    @field_validator("sensor_gain")
-    @classmethod
-    def _gains(cls, gains: Mapping[str, Decimal]) -> Mapping[str, Decimal]:
-        for name, gain in gains.items():
-            if not (gain.is_finite() and Decimal("0.5") <= gain <= 2):
-                raise ValueError(f"the gain of {name!r} is {gain}; one beyond 0.5 to 2 is a mistake")
-        return MappingProxyType(dict(gains))
 
     @field_validator("store")
     @classmethod

@@ -78,6 +78,15 @@ class Stage(msgspec.Struct):
             taken += 1
         del self.queue[:taken]
 
+    def waiting(self, meters: dict[str, DeviceEnergy]) -> Iterator[tuple[int, int, int]]:
+        """(window, place of the device, device time) of each grant whose energy is not settled on that device."""
+        for staged in self.queue:
+            grant = staged.item
+            if isinstance(grant, Grant):
+                for place, _ in staged.pieces:
+                    if grant.end_ns > meters[self.devices[place]].settled_ns():
+                        yield grant.window_ns, place, grant.device_ns[place]
+
     def _put_grant(self, staged: Staged, grant: Grant, meters: dict[str, DeviceEnergy]) -> None:
         segment = grant.segment
         if segment.step is not None:

@@ -47,6 +47,32 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
     method: str = ""
 
 
+class Sensor(msgspec.Struct, frozen=True, kw_only=True):
+    """How one device's energy was read in one window."""
+
+    source: str
+    scope: str
+    gain: str
+    """Declared correction that is in the joules: a decimal number."""
+    share: str
+    """The part of its board that a MIG instance is given by rule (``2/7``): an estimate. Empty: measured."""
+    host: str
+    """Whose agent read it, where that is another node's; its windows were placed by wall time ..."""
+    clock_ns: int
+    """... which is this uncertain, as declared."""
+    simulated: bool
+
+
+class PendingRow(msgspec.Struct, frozen=True):
+    """Time of an engine on a device of another node that waits for its energy. It is on no other row yet."""
+
+    window_ns: int
+    engine_id: str
+    device: str
+    host: str
+    device_ns: int
+
+
 class MeterRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one device gave one engine in one window. The four kinds add up to the engine's share of the device."""
 
@@ -68,6 +94,8 @@ class MeterRow(msgspec.Struct, frozen=True, kw_only=True):
     """Device time whose energy is not in it."""
     energy_source: str = "none"
     energy_scope: str = ""
+    sensor: Sensor | None = None
+    """How this device's energy was read in the window; None: it was not."""
 
 
 class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):

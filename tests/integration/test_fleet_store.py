@@ -102,10 +102,10 @@ def test_sums_beyond_64_bits_do_not_wrap(stores):
 
 def test_the_roll_up_of_days_is_the_sum_of_its_postings(stores):
     _, fleet = stores
-    fleet.run("SYSTEM REFRESH VIEW costtrace.posting_day")
-    fleet.run("SYSTEM WAIT VIEW costtrace.posting_day")
+    fleet.run("SYSTEM REFRESH VIEW costtrace.bill_day")
+    fleet.run("SYSTEM WAIT VIEW costtrace.bill_day")
     names = "sum(gpu_ns), sum(energy_uj), sum(device_nano), sum(energy_nano)"
-    assert next(fleet.rows(f"SELECT {names}, sum(postings) FROM posting_day")) == next(
+    assert next(fleet.rows(f"SELECT {names}, sum(lines) FROM bill_day")) == next(
         fleet.rows(f"SELECT {names}, count(*) FROM posting")
     )
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from honest_ledger import WALL_NS, write
 
-from costtrace.carbon import CarbonIntensity, Intensity, show_grams
+from costtrace.carbon import CarbonIntensity, Intensity, request_ug, show_grams
 from costtrace.carbonfile import load_intensity
 from costtrace.cli.app import cli
 from costtrace.errors import CosttraceError
@@ -102,3 +102,57 @@ def test_masses_are_shown_in_units_that_people_read():
         "2.500 g",
         "7.890 kg",
     ]
+
+
+def requests_of(home, *words, **environment):
+    done = CliRunner(env=environment).invoke(
+        cli, ["requests", *words, "--home", str(home)], catch_exceptions=False, standalone_mode=False
+    )
+    return done.stdout
+
+
+def test_a_request_has_the_grams_of_its_joules_where_an_intensity_is_stated(home):
+    words = {"COSTTRACE_CARBON_INTENSITY": "400", "COSTTRACE_CARBON_PUE": "1.25"}
+    rows = json.loads(requests_of(home, "--format", "json", **words))["requests"]
+    known = [row for row in rows if row["energy_uj"] is not None and not row["gap_ns"]]
+    assert known
+    for row in rows:
+        due = round(Fraction(500) * row["energy_uj"] * 10**6 / KWH_UJ) if row in known else None
+        assert row["carbon_ug"] == due
+    assert {row["carbon_method"] for row in rows} == {
+        "estimate: operational, location-based, devices only; 400 g/kWh, stated; PUE 1.25"
+    }
+    assert "gCO2e (estimate)" in requests_of(home, **words)
+
+
+def test_without_an_intensity_no_request_says_anything_of_carbon(home):
+    rows = json.loads(requests_of(home, "--format", "json"))["requests"]
+    assert all("carbon_ug" not in row for row in rows)
+    assert "CO2e" not in requests_of(home)
+
+
+@pytest.mark.parametrize(
+    ("intensity", "energy_uj", "gap_ns"),
+    [
+        (CarbonIntensity([Intensity(0, Decimal(400))]), None, 0),
+        (CarbonIntensity([Intensity(0, Decimal(400))]), 10**6, 1),
+        (CarbonIntensity([Intensity(9, Decimal(400))]), 10**6, 0),
+        (None, 10**6, 0),
+    ],
+    ids=["energy unknown", "energy known in part", "intensity not known yet", "no intensity"],
+)
+def test_a_request_of_which_anything_is_unknown_has_no_grams_and_not_0(intensity, energy_uj, gap_ns):
+    assert request_ug(intensity, energy_uj, gap_ns, 5) is None
+
+
+def test_the_intensity_of_the_command_is_the_settings_unless_it_is_given(home, monkeypatch):
+    monkeypatch.setenv("COSTTRACE_CARBON_INTENSITY", "400")
+    monkeypatch.setenv("COSTTRACE_CARBON_PUE", "1.25")
+    assert told(home, "--format", "json") == told(home, "--intensity", "400", "--pue", "1.25", "--format", "json")
+    monkeypatch.delenv("COSTTRACE_CARBON_INTENSITY")
+    with pytest.raises(CosttraceError, match="COSTTRACE_CARBON_INTENSITY"):
+        told(home)
+
+
+def test_grams_of_simulated_joules_say_so():
+    assert show_grams(1_500, simulated=True) == "1.500 mg SIMULATED"

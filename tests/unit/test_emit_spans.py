@@ -1,6 +1,7 @@
 """A usage record as spans."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -9,14 +10,21 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind
 
 from costtrace import semconv
+from costtrace.carbon import CarbonIntensity, Intensity
 from costtrace.emit.spans import PROFILES, Profile, SpanBuilder
 from costtrace.ledger.store import UsageCost
 
+GRID = CarbonIntensity([Intensity(0, Decimal(400))], source="400 g/kWh, stated")
+
 
 def build(
-    profiles: frozenset[Profile] | None = None, cost: UsageCost = USD, row: Any = None, **changes: Any
+    profiles: frozenset[Profile] | None = None,
+    cost: UsageCost = USD,
+    row: Any = None,
+    carbon: CarbonIntensity | None = None,
+    **changes: Any,
 ) -> list[Any]:
-    options = {} if profiles is None else {"profiles": profiles}
+    options: dict[str, Any] = {"carbon": carbon} | ({} if profiles is None else {"profiles": profiles})
     builder = SpanBuilder(Resource({}), **options)
     return builder.build(record(**changes), cost, engine() if row is None else row)
 
@@ -237,7 +245,8 @@ _TYPES: dict[str, Any] = {"string": str, "int": int, "double": float, "boolean":
 def test_every_attribute_is_in_the_tables_with_the_type_that_they_say():
     tables = {attribute.name: attribute for attribute in semconv.attributes()}
     row = engine(device_kind="cpu", simulated=True)
-    spans = build(profiles=frozenset(PROFILES), row=row, simulated=True, user="u", labels={"a": "b"})
+    every = {"profiles": frozenset(PROFILES), "row": row, "carbon": GRID}
+    spans = build(**every, simulated=True, user="u", labels={"a": "b"})
     for span in spans:
         allowed = {a.name for kind in semconv.SPANS if kind.name == span.name for a in kind.attributes}
         for name, value in span.attributes.items():
@@ -247,3 +256,23 @@ def test_every_attribute_is_in_the_tables_with_the_type_that_they_say():
             assert type(value) is _TYPES[tables[name].type], name
     emitted = set(spans[0].attributes) - {"costtrace.label.a"}
     assert emitted == {a.name for a in semconv.SPAN_REQUEST.attributes} - {semconv.LABEL.name}
+
+
+@pytest.mark.parametrize(
+    ("changes", "grams"),
+    [
+        ({"energy_uj": 3_600_000_000, "gap_ns": 0}, 0.4),
+        ({"energy_uj": None, "gap_ns": 5}, None),
+        ({"energy_uj": 3_600_000_000, "gap_ns": 1}, None),
+    ],
+    ids=["known", "unknown", "known in part"],
+)
+def test_a_span_carries_an_estimate_of_its_carbon_or_none_and_never_0(changes, grams):
+    (root, *_) = build(carbon=GRID, **changes)
+    assert root.attributes.get(semconv.CARBON.name) == grams
+    method = root.attributes.get(semconv.CARBON_METHOD.name)
+    assert method is None if grams is None else method.startswith("estimate: ")
+
+
+def test_without_an_intensity_spans_say_nothing_of_carbon():
+    assert not [name for span in build() for name in span.attributes if "carbon" in name]

@@ -204,3 +204,14 @@ def test_readings_that_are_far_apart_or_have_no_power_are_not_compared():
         meter.read(reading(n / 10, n * UJ_PER_S // 10))
     assert meter.check.residual() is None
     assert DeviceEnergy().model.idle_watts() is None
+
+
+@pytest.mark.parametrize("changed", [{"gain": "1.05"}, {"scope": "module"}, {"share": "2/7"}])
+def test_a_count_of_another_gain_or_scope_begins_anew(changed):
+    before = [reading(0, 10**9), reading(1, 10**9 + UJ_PER_S)]
+    after = [reading(2, 3 * 10**9, **changed), reading(3, 3 * 10**9 + UJ_PER_S, **changed)]
+    meter = DeviceEnergy()
+    found = seconds_of(meter, 1, 3, [*before, *after])
+    assert [result.uj for result in found] == [UJ_PER_S, 0, UJ_PER_S], "the step between the counts was never drawn"
+    assert [result.gap_ns for result in found] == [0, NS_PER_S, 0]
+    assert {name: getattr(meter.sensor, name) for name in changed} == changed

@@ -41,7 +41,7 @@ def engine_on(name, settings, boards, seconds=4):
     for each in boards:
         node.found(BOOT_ID, each)
     node.add("simulator-1", header("simulator-1", begin))
-    device = DeviceRef(name, "H100", "gpu", "host")
+    device = DeviceRef(name, "H100", "gpu", "simulated")
     node.feed("simulator-1", EngineStarted(begin, "simulator", "1", "m", (device,), settings=settings))
     node.feed("simulator-1", EngineReady(begin))
     for second in range(seconds + 1):

@@ -3,10 +3,12 @@
 import contextlib
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from costtrace import clock
+from costtrace.agent.remote import RemoteSensors
 from costtrace.errors import JournalError
 from costtrace.events import SENSORS, EngineStarted, Reading, SegmentHeader, Sensed
 from costtrace.journal.reader import JournalReader, Position
@@ -33,13 +35,23 @@ class Turn(NamedTuple):
 class Intake:
     """Reads all journals below a home, turn by turn. Holds no state that is not in the node or in `positions`."""
 
-    def __init__(self, home: Path, node: Node, positions: dict[str, tuple[Position, bool]]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        node: Node,
+        positions: dict[str, tuple[Position, bool]],
+        remote_homes: Sequence[Path] = (),
+    ) -> None:
         self.node = node
         self.readers: dict[str, JournalReader] = {}
         self.sensor_readers: dict[str, JournalReader] = {}
         """Of the journals that agents' sensors write: they have no engine."""
         self.problems: dict[str, str] = {}
         """Journals that cannot be read, and why."""
+        # A list of all nodes' homes may be the same on each of them.
+        self.remote = RemoteSensors(
+            [each for each in remote_homes if each.resolve() != home.resolve()], node, positions
+        )
         self._root = home / "journal"
         self._known = positions
         self._boot_id = clock.boot_id()
@@ -57,6 +69,7 @@ class Intake:
         behind = False
         open_before = self._open()
         sensed = self._read_sensors()
+        sensed += self.remote.turn(self._boot_id, EVENTS_PER_TURN, self.problems)
         for engine_id, reader in list(self.readers.items()):
             try:
                 count, more = self._read(engine_id, reader)

@@ -5,9 +5,13 @@ import sys
 
 from costtrace.agent.admission import Admission
 from costtrace.agent.plugins import plugins
+from costtrace.agent.reratings import reratings
 from costtrace.agent.sensing import sensing
 from costtrace.agent.service import Agent
+from costtrace.carbon import CarbonIntensity
+from costtrace.carbonfile import load_intensity
 from costtrace.emit import Emission, EmissionSettings
+from costtrace.errors import CosttraceError
 from costtrace.ledger.store import LEDGER_NAME
 from costtrace.settings import Settings
 
@@ -27,6 +31,7 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
             tenant_limit=settings.tenant_metric_limit,
             prometheus_host=settings.prometheus_host,
             prometheus_port=settings.prometheus_port,
+            carbon=_carbon(settings),
         ),
     )
     # With --once the journals' own readings count: what a device draws now belongs to no window of theirs.
@@ -36,12 +41,23 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
         return
     emission.health.follow("plugin.lost_hooks", lambda: plugins(settings.home).lost_hooks)
     emission.health.follow("plugin.errors", lambda: plugins(settings.home).errors)
+    emission.health.follow("ledger.reratings", lambda: reratings(settings.home))
     admission = _admission(settings, emission)
     try:
         agent.run()
     finally:
         if admission is not None:
             admission.stop()
+
+
+def _carbon(settings: Settings) -> CarbonIntensity | None:
+    if not settings.carbon_intensity:
+        return None
+    try:
+        return load_intensity(settings.carbon_intensity, settings.carbon_pue)
+    except CosttraceError as error:  # an estimate is no reason to stop billing
+        logging.getLogger("costtrace.agent").error("spans carry no CO2e: %s", error)  # noqa: TRY400 - it says it all
+        return None
 
 
 def _admission(settings: Settings, emission: Emission) -> Admission | None:

@@ -18,9 +18,11 @@ from costtrace.agent.sensing import Sensing
 from costtrace.attribution import Policy
 from costtrace.energy_windows import DeviceEnergy
 from costtrace.fit_row import PPM
+from costtrace.ledger.sensors import put_pending
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.node import Engine, Node
 from costtrace.prices import load_price_book
+from costtrace.remote_meters import RemoteMeters
 from costtrace.settings import Settings
 from costtrace.sharing import Sharing
 from costtrace.units import NS_PER_MS, NS_PER_S
@@ -76,6 +78,8 @@ class NodeState(msgspec.Struct):
 
     group_of_device: dict[str, int]
     next_group: int
+    remote: RemoteMeters = msgspec.field(default_factory=RemoteMeters)
+    wall_offsets: dict[str, int] = {}
 
 
 class Agent:
@@ -114,7 +118,7 @@ class Agent:
         )
         self.booking = Booking(book, booking_state, self.warn)
         self.booking.know(self.node.all_engine_rows())
-        self.intake = Intake(self.home, self.node, self.ledger.positions())
+        self.intake = Intake(self.home, self.node, self.ledger.positions(), settings.remote_homes)
         self.emission = emission
 
     def run(self) -> None:
@@ -276,12 +280,17 @@ class Agent:
                 ledger.put_state(f"engine:{engine_id}", None if done or engine is None else _encode(engine))
             for name, reader in self.intake.sensor_readers.items():
                 ledger.put_position(name, reader.position, done=name in sensors)
+            for name, reader in self.intake.remote.readers.items():
+                ledger.put_position(name, reader.position, done=False)
+            put_pending(ledger.connection, self.node.pending_rows())
             for number, group in self.node.groups.items():
                 ledger.put_state(f"group:{number}", _encode(group))
             for number in self._groups_kept - self.node.groups.keys():  # merged into another
                 ledger.put_state(f"group:{number}", None)
             ledger.put_state("meters", _encode(Meters(self.node.meters)))
-            ledger.put_state("node", _encode(NodeState(self.node.group_of_device, self.node.next_group)))
+            node = self.node
+            kept = NodeState(node.group_of_device, node.next_group, node.remote, node.wall_offsets)
+            ledger.put_state("node", _encode(kept))
             ledger.put_state("booking", _encode(self.booking.state()))
         return finished
 
@@ -289,7 +298,9 @@ class Agent:
         """Where the agent before this one stood at its last transaction."""
         settings = self.settings
         policy = Policy(settings.attribution, settings.head_fee, settings.linger_ms * NS_PER_MS)
-        node = Node(policy, settings.window_s * NS_PER_S)
+        wait_ns = settings.remote_wait_s * NS_PER_S if settings.remote_homes else 0
+        clock_ns = round(settings.remote_clock_ms * NS_PER_MS)
+        node = Node(policy, settings.window_s * NS_PER_S, remote_wait_ns=wait_ns, remote_clock_ns=clock_ns)
         booking = BookingState()
         for name, value in self.ledger.states().items():
             kind, _, key = name.partition(":")
@@ -304,6 +315,7 @@ class Agent:
             elif kind == "node":
                 kept = msgspec.json.decode(value, type=NodeState)
                 node.group_of_device, node.next_group = kept.group_of_device, kept.next_group
+                node.remote, node.wall_offsets = kept.remote, kept.wall_offsets
             elif kind == "booking":
                 booking = msgspec.json.decode(value, type=BookingState)
         return node, booking

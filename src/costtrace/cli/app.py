@@ -24,6 +24,7 @@ COMMANDS = {
     "focus": "costtrace.cli.focus:focus",
     "explain": "costtrace.cli.explain:explain",
     "model": "costtrace.cli.model:model",
+    "energy": "costtrace.cli.energy:energy",
     "carbon": "costtrace.cli.carbon:carbon",
     "verify": "costtrace.cli.verify:verify",
     "fleet": "costtrace.cli.fleet:fleet",

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from costtrace.carbon import CarbonIntensity
 from costtrace.carbonfile import load_intensity
 from costtrace.cli.common import examples, format_option, home_option, name_period, out, period, period_options, zone
+from costtrace.config import load
 from costtrace.errors import CosttraceError
 from costtrace.ledger.query import DIMENSIONS, TIME_DIMENSIONS, Filter, open_ledger, used
 from costtrace.reports.carbon import carbon_table
@@ -24,12 +26,12 @@ _BY = tuple(name for name in DIMENSIONS if name not in TIME_DIMENSIONS)
 )
 @click.option(
     "--intensity",
-    required=True,
     metavar="G/KWH|FILE",
-    help="Of the grid: a number of g/kWh, or a CSV file with the columns time,g_per_kwh (each holds until the next).",
+    help="Of the grid: a number of g/kWh, or a CSV file with the columns time,g_per_kwh (each holds until the next).  "
+    "[default: the setting `carbon_intensity`]",
 )
 @click.option(
-    "--pue", default="1", show_default=True, help="Energy that the facility draws for each joule of a device."
+    "--pue", help="Energy that the facility draws for each joule of a device.  [default: the setting `carbon_pue`]"
 )
 @click.option("--by", default="tenant,model", show_default=True, help=f"One line for each of these: {', '.join(_BY)}.")
 @click.option("--tenant", help="Only this tenant's requests.")
@@ -39,8 +41,8 @@ _BY = tuple(name for name in DIMENSIONS if name not in TIME_DIMENSIONS)
 @home_option
 def carbon(
     *,
-    intensity: str,
-    pue: str,
+    intensity: str | None,
+    pue: str | None,
     by: str,
     tenant: str | None,
     model: str | None,
@@ -57,13 +59,23 @@ def carbon(
     names = tuple(dict.fromkeys(name.strip() for name in by.split(",") if name.strip()))
     if unknown := [name for name in names if name not in _BY]:
         raise CosttraceError(f"there is no dimension {unknown[0]!r} here: --by takes {', '.join(_BY)}")
-    grid = load_intensity(intensity, _pue(pue))
+    settings = load()
+    words = intensity or settings.carbon_intensity
+    if not words:
+        raise CosttraceError("give the grid's intensity: --intensity 380 (g/kWh), or set COSTTRACE_CARBON_INTENSITY")
+    grid = load_intensity(words, settings.carbon_pue if pue is None else _pue(pue))
     where = zone(tz)
     with open_ledger(home) as store:
         which = period(store, since, until, where)
         rows = used(store, which, (*names, "hour"), Filter(tenant, model, None))
         table = carbon_table(names, rows, grid, f"Energy and its carbon, {name_period(which, where)}")
     out(render([table], form))
+
+
+def stated_intensity() -> CarbonIntensity | None:
+    """The intensity that the settings state; None: none is. Raises: CosttraceError."""
+    settings = load()
+    return load_intensity(settings.carbon_intensity, settings.carbon_pue) if settings.carbon_intensity else None
 
 
 def _pue(text: str) -> Decimal:

@@ -19,7 +19,8 @@ from costtrace.cli.common import (
 )
 from costtrace.config import load
 from costtrace.errors import CosttraceError, PriceBookError
-from costtrace.ledger.query import DIMENSIONS, Filter, Store, ended, used
+from costtrace.ledger.energy_query import pending_ns
+from costtrace.ledger.query import DIMENSIONS, Filter, SqliteStore, Store, ended, used
 from costtrace.list_prices import cuts
 from costtrace.prices import load_price_book
 from costtrace.reports.margin import margin_table, price
@@ -29,6 +30,7 @@ from costtrace.reports.summary import summarize
 from costtrace.reports.summary_tables import summary_tables
 from costtrace.reports.tables import Table
 from costtrace.tenants_file import LEVELS, Tenant, load_tenants
+from costtrace.units import show_seconds
 
 
 @click.command(
@@ -88,6 +90,12 @@ def report(
             (row._replace(keys=place(row.keys)) for row in used(store, which, asked, only)),
             (row._replace(keys=place(row.keys)) for row in ended(store, which, asked, only)),
             where,
+        )
+        waits_ns = pending_ns(store, which) if isinstance(store, SqliteStore) else 0
+    if form == "table" and waits_ns:
+        out(
+            f"PENDING: {show_seconds(waits_ns)} of device time is on no row yet: the energy of devices on other nodes "
+            "has not arrived (`costtrace energy`)\n\n"
         )
     if form == "table" and not summary.lines and not summary.rest:
         out(f"nothing was used {name_period(which, where)}\n")

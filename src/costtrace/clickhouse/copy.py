@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from costtrace.clickhouse.schema import ROW_TABLES
 from costtrace.clickhouse.store import ClickHouseStore
+from costtrace.clickhouse.tables import ROW_TABLES
 from costtrace.errors import CosttraceError
 from costtrace.export.files import write_file
 from costtrace.export.parquet import as_parquet

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from costtrace.clickhouse.schema import Layout, Table, statements
+from costtrace.clickhouse.schema import Layout, statements
+from costtrace.clickhouse.tables import Table
 from costtrace.errors import CosttraceError, LedgerError
 from costtrace.ledger.query import Row
 

@@ -50,6 +50,8 @@ class RunLine(NamedTuple):
 
 
 Charge = tuple[str, int | None, int | None]
+Posted = tuple[str, int]
+"""Engine and number of a posting: numbers are of one ledger."""
 
 
 def check_adjustments(
@@ -57,12 +59,12 @@ def check_adjustments(
 ) -> Iterator[Discrepancy]:
     """What is wrong with *lines* (sorted by adjustment_id), by themselves and in sum."""
     purses: dict[tuple[int, str, str], Purse] = {}
-    newest: dict[int, Charge] = {}
+    newest: dict[Posted, Charge] = {}
     before: dict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     after: dict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for line in lines:
         yield from _check_line(line, newest)
-        newest[line.posting_id] = (line.rate_id, line.device_nano, line.energy_nano)
+        newest[line.engine_id, line.posting_id] = (line.rate_id, line.device_nano, line.energy_nano)
         rate = rates.get(line.rate_id)
         if rate is None:
             yield _off(line.name, "rate_id", "one that the ledger knows", line.rate_id, "it cannot be recomputed")
@@ -76,13 +78,13 @@ def check_adjustments(
     yield from _check_runs(runs, before, after)
 
 
-def _check_line(line: AdjustmentLine, newest: Mapping[int, Charge]) -> Iterator[Discrepancy]:
+def _check_line(line: AdjustmentLine, newest: Mapping[Posted, Charge]) -> Iterator[Discrepancy]:
     if line.same == 0:
         meaning = "an adjustment changes the price, never who, what or how much"
         yield _off(line.name, "dimensions and quantities", "those of its posting", "others", meaning)
     if line.same >= 0:
         posted = (line.posted_rate_id, line.posted_device_nano, line.posted_energy_nano)
-        due = newest.get(line.posting_id, posted)
+        due = newest.get((line.engine_id, line.posting_id), posted)
         found = (line.from_rate_id, line.from_device_nano, line.from_energy_nano)
         for field, expected, value in zip(("rate_id", "device_nano", "energy_nano"), due, found, strict=True):
             if expected != value:

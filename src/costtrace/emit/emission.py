@@ -10,6 +10,7 @@ from typing import Protocol
 
 from opentelemetry.sdk.resources import Resource
 
+from costtrace.carbon import CarbonIntensity
 from costtrace.clock import host_name
 from costtrace.emit.feed import DeviceReading, Feed, Health
 from costtrace.emit.metrics import OtlpMetrics
@@ -39,6 +40,8 @@ class EmissionSettings:
     prometheus_host: str = "127.0.0.1"
     prometheus_port: int = 0
     """0: no endpoint."""
+    carbon: CarbonIntensity | None = None
+    """For an estimate of CO2e on the spans of requests; None: they have none."""
     batch: int = 512
     """Requests in one export."""
 
@@ -143,7 +146,7 @@ class Emission:
         if where is None:
             _log.info("spans go nowhere: OTEL_EXPORTER_OTLP_ENDPOINT is not set (or OTEL_* switches them off)")
             return
-        builder = SpanBuilder(self._resource(), self.settings.profiles, self._version)
+        builder = SpanBuilder(self._resource(), self.settings.profiles, self._version, self.settings.carbon)
         self._shipper = SpanShipper(
             self._path, builder, lambda: open_transport(where), consumer(where), batch=self.settings.batch
         )

@@ -14,6 +14,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
 from costtrace import semconv as s
+from costtrace.carbon import UG_PER_G, CarbonIntensity, request_ug
 from costtrace.emit.identity import SpanIds, context, span_ids
 from costtrace.ledger.store import UsageCost
 from costtrace.units import NANO_PER_UNIT, NS_PER_S, TOKENS_PER_MILLION, UJ_PER_J
@@ -34,8 +35,13 @@ class SpanBuilder:
     """Makes spans of usage records, for one resource and one choice of profiles."""
 
     def __init__(
-        self, resource: Resource, profiles: frozenset[Profile] = DEFAULT_PROFILES, version: str | None = None
+        self,
+        resource: Resource,
+        profiles: frozenset[Profile] = DEFAULT_PROFILES,
+        version: str | None = None,
+        carbon: CarbonIntensity | None = None,
     ) -> None:
+        self._carbon = carbon
         self._resource = resource
         self._profiles = profiles
         self._scope = InstrumentationScope(s.SCOPE, version)
@@ -50,6 +56,8 @@ class SpanBuilder:
         start = max(0, record.arrived_ns or record.scheduled_ns or record.ended_ns)
         end = max(start, record.ended_ns)
         attributes = request_attributes(record, cost, engine, self._profiles)
+        if self._carbon is not None:
+            attributes.update(_carbon_attributes(record, self._carbon))
         spans = [self._span(s.SPAN_REQUEST.name, own, parent, attributes, start, end)]
         for name, span_id, begin, until, figures in _phases(record, cost, ids, start, end):
             spans.append(self._span(name, context(ids.trace_id, span_id), own, figures, begin, until))
@@ -98,6 +106,11 @@ def _phase(gpu_ns: int, energy_uj: int | None, nano: int | None) -> Attributes:
     if nano is not None:
         attributes[s.PHASE_COST.name] = nano / NANO_PER_UNIT
     return attributes
+
+
+def _carbon_attributes(record: UsageRecord, intensity: CarbonIntensity) -> Attributes:
+    ug = request_ug(intensity, record.energy_uj, record.gap_ns, record.ended_ns)
+    return {} if ug is None else {s.CARBON.name: ug / UG_PER_G, s.CARBON_METHOD.name: intensity.method}
 
 
 def request_attributes(

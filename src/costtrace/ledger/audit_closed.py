@@ -29,7 +29,7 @@ def check_seals(store: Store) -> Iterator[Discrepancy]:
 
 def hours_until(store: Store) -> int:
     """Up to where windows may have been compacted to hours; 0 where nothing was."""
-    return max((seal.until_ns for seal in seals(store) if seal.kind == "compact"), default=0)
+    return int(next(store.rows("SELECT coalesce(max(until_ns), 0) FROM compacted"))[0])
 
 
 def rollups(store: Store) -> Iterator[RollupLine]:
@@ -47,8 +47,8 @@ def adjustments(store: Store, hours: int) -> Iterator[AdjustmentLine]:
             CASE WHEN p.posting_id IS NULL THEN CASE WHEN a.window_ns < {hours} THEN -1 ELSE 0 END
                 WHEN {same} THEN 1 ELSE 0 END,
             coalesce(p.rate_id, ''), p.device_nano, p.energy_nano, coalesce(l.booked_ns, a.window_ns)
-        FROM adjustment a LEFT JOIN posting p ON p.posting_id = a.posting_id
-            LEFT JOIN late_posting l ON l.posting_id = a.posting_id
+        FROM adjustment a LEFT JOIN posting p ON p.posting_id = a.posting_id AND p.engine_id = a.engine_id
+            LEFT JOIN late_posting_line l ON l.posting_id = a.posting_id AND l.engine_id = a.engine_id
         ORDER BY a.adjustment_id
     """  # noqa: S608 - constants
     return map(AdjustmentLine._make, store.rows(sql))

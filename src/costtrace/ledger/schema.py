@@ -4,7 +4,8 @@ A later version appends to `MIGRATIONS` and never edits what stands there: a led
 by applying what it lacks, in one transaction.
 """
 
-from costtrace.ledger.schema_closing import CLOSING
+from costtrace.ledger.schema_closing import CLOSING, FLEET
+from costtrace.ledger.schema_sensors import SENSORS
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -205,6 +206,8 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     CLOSING,
     "CREATE INDEX seal_by_end ON seal (until_ns);",  # every row that is written asks for the newest
+    SENSORS,
+    FLEET,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -17,12 +17,12 @@ _QUANTITIES = """
         wasted_uj INTEGER,
         gap_ns INTEGER NOT NULL,
 """
-_POSTED = (
+POSTED = (
     "engine_id, kind, reason, record_id, tenant, model, gpu_ns, prefill_ns, decode_ns, wasted_ns, energy_uj, "
     "prefill_uj, decode_uj, wasted_uj, gap_ns, method, rate_id, device_nano, energy_nano"
 )
 _NOW = "max(CAST(strftime('%s', 'now') AS INTEGER) * 1000000000, (SELECT max(until_ns) FROM seal))"
-_ADJUSTED = "CASE WHEN period = '' THEN reason ELSE trim(reason || ' adjustment of ' || period) END"
+ADJUSTED = "CASE WHEN period = '' THEN reason ELSE trim(reason || ' adjustment of ' || period) END"
 
 CLOSING = f"""
     -- The chain of closed periods. kind: close, and later perhaps compact. Each names the hash of the one before.
@@ -145,24 +145,24 @@ CLOSING = f"""
 
     -- All quantities that were ever posted, at the charge of their posting.
     CREATE VIEW posted AS
-        SELECT posting_id, window_ns, '' AS operation, {_POSTED} FROM posting
+        SELECT posting_id, window_ns, '' AS operation, {POSTED} FROM posting
         UNION ALL
-        SELECT 0, window_ns, operation, {_POSTED.replace("record_id", "''")} FROM rollup;
+        SELECT 0, window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup;
     -- The bill: what was posted where it is booked, and every adjustment (the old charge back, the new one instead).
     CREATE VIEW line AS
-        SELECT window_ns, '' AS operation, {_POSTED} FROM posting
+        SELECT window_ns, '' AS operation, {POSTED} FROM posting
             WHERE posting_id NOT IN (SELECT posting_id FROM late_posting)
         UNION ALL
-        SELECT l.booked_ns, '', {_POSTED} FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id
+        SELECT l.booked_ns, '', {POSTED} FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id
         UNION ALL
-        SELECT window_ns, operation, {_POSTED.replace("record_id", "''")} FROM rollup
+        SELECT window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup
         UNION ALL
-        SELECT booked_ns, operation, engine_id, kind, {_ADJUSTED}, record_id, tenant,
+        SELECT booked_ns, operation, engine_id, kind, {ADJUSTED}, record_id, tenant,
             model, -gpu_ns, -prefill_ns, -decode_ns,
             -wasted_ns, -energy_uj, -prefill_uj, -decode_uj, -wasted_uj, -gap_ns, method, from_rate_id,
             -from_device_nano, -from_energy_nano FROM adjustment
         UNION ALL
-        SELECT booked_ns, operation, engine_id, kind, {_ADJUSTED}, record_id, tenant,
+        SELECT booked_ns, operation, engine_id, kind, {ADJUSTED}, record_id, tenant,
             model, gpu_ns, prefill_ns, decode_ns,
             wasted_ns, energy_uj, prefill_uj, decode_uj, wasted_uj, gap_ns, method, rate_id, device_nano, energy_nano
             FROM adjustment;
@@ -182,3 +182,10 @@ CLOSING = f"""
             price_book, requests, parts, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions
         FROM usage_rollup;
 """  # noqa: S608 - constants
+
+FLEET = """
+    -- What a fleet store can have too, where numbers of postings are those of many ledgers.
+    CREATE VIEW late_posting_line AS
+        SELECT p.engine_id, l.posting_id, l.booked_ns FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id;
+    CREATE VIEW compacted AS SELECT since_ns, until_ns FROM seal WHERE kind = 'compact';
+"""

@@ -15,6 +15,7 @@ import msgspec
 from costtrace.errors import LedgerError, LedgerTooNew
 from costtrace.journal.reader import Position
 from costtrace.ledger.schema import MIGRATIONS, SCHEMA_VERSION
+from costtrace.ledger.sensors import put_sensors
 from costtrace.rating import Charge
 from costtrace.usage import EngineRow, FitRow, MeterRow, Posting, UsageRecord
 
@@ -153,6 +154,8 @@ class Ledger:
 
     def put_meter(self, rows: Iterable[MeterRow]) -> None:
         """Append meter rows."""
+        rows = list(rows)
+        put_sensors(self.connection, rows)
         self.connection.executemany(
             "INSERT INTO meter VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             [

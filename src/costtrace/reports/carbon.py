@@ -54,7 +54,10 @@ def carbon_table(by: Sequence[str], used: Iterable[Used], intensity: CarbonInten
         Column(
             "energy", lambda row: _known(row, show_joules(_int(row, "energy_uj"), simulated=bool(row["simulated"])))
         ),
-        Column("gCO2e (estimate)", lambda row: _known(row, show_grams(_int(row, "carbon_ug")))),
+        Column(
+            "gCO2e (estimate)",
+            lambda row: _known(row, show_grams(_int(row, "carbon_ug"), simulated=bool(row["simulated"]))),
+        ),
     ]
     notes = (*NOTES, f"Intensity: {intensity.source}; PUE {intensity.pue}.")
     return Table("carbon", title, columns, rows, notes)

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from costtrace.events import DeviceRef, Sensed
 
 _OLD_MIG = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)$")
-_FRAMEWORK = re.compile(r"(?:cuda|xpu|gpu)-.*-(\d+)$")
+_FRAMEWORK = re.compile(r"(?:cuda|xpu|gpu)-(?!.*-peer-\d+$).*-(\d+)$")
+"""Not a peer's rank (``cuda-<host>-peer-2``): the device is on another host, and its number there is not known."""
 
 
 class Resolved(NamedTuple):

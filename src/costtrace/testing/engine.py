@@ -97,7 +97,7 @@ class JournalEngine:
             lambda snapshot: JournalWriter(
                 home, self.engine_id, snapshot, cap_bytes=cap_bytes, segment_bytes=segment_bytes
             ),
-            first=[started(devices, time.monotonic_ns() - startup_ns)],
+            first=[started(devices, time.monotonic_ns() - startup_ns, host=clock.host_name())],
         )
 
     def run(self, *, seconds: float | None = None, rounds: int | None = None, goodbye: bool = True) -> None:
@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, help="how long to serve; default: until a signal")
     parser.add_argument("--speed", type=float, default=1.0, help="divides all durations; 0: as fast as it goes")
-    parser.add_argument("--device", action="append", help="UUID of a device; may be repeated")
+    parser.add_argument("--device", action="append", help="UUID of a device, or UUID@HOST; may be repeated")
     parser.add_argument("--depth", type=int, default=1, help="batches in flight; 2: asynchronous scheduling")
     parser.add_argument("--arrivals", type=float, default=Profile().arrivals, help="requests per round")
     parser.add_argument("--segment-bytes", type=int, default=SEGMENT_BYTES)

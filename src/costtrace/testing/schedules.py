@@ -38,9 +38,12 @@ def header(engine_id: str, monotonic_ns: int, wall_offset_ns: int = WALL_OFFSET_
     return SegmentHeader(JOURNAL_SCHEMA, engine_id, 1, 0, "simulated", BOOT_ID, 1, monotonic_ns, wall_ns)
 
 
-def started(devices: Sequence[str], started_ns: int, *, shape: ModelShape = SHAPE, model: str = "sim") -> EngineStarted:
-    """A simulated engine on *devices*."""
-    refs = tuple(DeviceRef(uuid, "Simulated GPU", "gpu", "simulated") for uuid in devices)
+def started(
+    devices: Sequence[str], started_ns: int, *, shape: ModelShape = SHAPE, model: str = "sim", host: str = "simulated"
+) -> EngineStarted:
+    """A simulated engine on *devices* of *host*; one that is called ``UUID@HOST`` is on that host."""
+    places = [device.partition("@") for device in devices]
+    refs = tuple(DeviceRef(uuid, "Simulated GPU", "gpu", other or host) for uuid, _, other in places)
     return EngineStarted(started_ns, "simulator", "1", model, refs, shape=shape, simulated=True)
 
 

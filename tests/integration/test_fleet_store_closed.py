@@ -1,0 +1,214 @@
+"""What changes a bill after it was pushed: on the real engine, the fleet store says of it what SQLite says."""
+
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import month as world
+import pytest
+
+from costtrace.clickhouse.push import Cursor, push
+from costtrace.clickhouse.schema import Layout
+from costtrace.clickhouse.store import open_store
+from costtrace.clickhouse.tables import TABLES
+from costtrace.errors import LedgerError
+from costtrace.idle_policies import POLICIES
+from costtrace.ledger import Ledger
+from costtrace.ledger.audit import Audit
+from costtrace.ledger.closing import close_period, parse_period
+from costtrace.ledger.compaction import compact_period, compactable
+from costtrace.ledger.query import Filter as Only
+from costtrace.ledger.query import SqliteStore, bounds, claims, ended, open_ledger, requests, used
+from costtrace.ledger.rerating import rerate
+from costtrace.ledger.sealing import seals
+from costtrace.ledger.statements import load
+from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook
+from costtrace.reports.fleet import Policy, settle
+from costtrace.reports.rows import Period
+
+NOVEMBER = Period(world.START_NS, world.END_NS)
+ALWAYS = Period(0, 2**62)
+LATER_NS = 2**61
+DIMENSIONS = ((), ("tenant", "model", "device"), ("engine", "operation", "price_book"), ("day",), ("method", "role"))
+pytestmark = pytest.mark.heavy
+
+
+class Books:
+    """A ledger that is written on, and the fleet store that follows it."""
+
+    def __init__(self, home, fleet):
+        self.home, self.fleet = home, fleet
+        self.ledger = Ledger(home / "ledger.sqlite")
+        self.month = world.Month(self.ledger, requests_per_window=2)
+
+    def push(self, **options):
+        with open_ledger(self.home) as ledger:
+            return push(ledger, self.fleet, Cursor(self.home, self.fleet.where), **options)
+
+    def rerate(self, version, h100, now_ns):
+        book = PriceBook(
+            version=version,
+            currency="USD",
+            devices=[
+                DevicePrice("NVIDIA H100", Decimal(h100), False, 0),
+                DevicePrice("NVIDIA L40S", Decimal("0.9"), True, 0),
+            ],
+            electricity=[ElectricityPrice(Decimal("0.2"), 0)],
+        )
+        assert rerate(self.ledger, book, NOVEMBER, "corrected", now_ns).adjustments
+
+    def late(self):
+        """Another window of an engine, with its requests, meter and usage records, of a month that is closed."""
+        pool, model, devices, (first, last) = world.ENGINES["l-2"]
+        world.ENGINES["l-2"] = (pool, model, devices, (first, last + 1))
+        try:
+            with self.ledger.transaction():
+                self.month.engine("l-2")
+                before = len(self.month.late)
+                rows = self.month.window("l-2", last)
+                rows.records.extend(record for _, record in self.month.late[before:])
+                self.month.booking.write(self.ledger, self.month.booking.rate(rows))
+        finally:
+            world.ENGINES["l-2"] = (pool, model, devices, (first, last))
+        return self.ledger.connection.execute("SELECT max(booked_ns) FROM late_posting").fetchone()[0]
+
+    def close(self, name):
+        close_period(self.ledger, name, parse_period(name, UTC), LATER_NS)
+
+    def compact(self):
+        store = SqliteStore(self.ledger)
+        for seal in compactable(seals(store), NOVEMBER.until_ns):
+            compact_period(self.ledger, seal, LATER_NS)
+
+    def bill(self):
+        """Nano-dollars of everything."""
+        return sum((row.device_nano or 0) + (row.energy_nano or 0) for row in used(self.fleet, ALWAYS, ()))
+
+
+def said(store):
+    """Everything that reports ask of a store."""
+    found = [sorted(ask(store, ALWAYS, by), key=repr) for ask in (used, ended) for by in DIMENSIONS]
+    found += [bounds(store), list(claims(store, ALWAYS)), requests(store, ALWAYS, Only(), "ended", 10**6)]
+    for period in (NOVEMBER, Period(NOVEMBER.until_ns, 2**62)):
+        source = load(store, period, UTC, slots=True)
+        found += [settle(source, Policy(policy)) for policy in POLICIES]
+    audit = Audit(store)
+    assert list(audit.discrepancies()) == []
+    return [*found, audit.counts(), audit.accounts(), audit.devices(), audit.engine_totals(), audit.totals()]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory):
+    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
+    with open_store(f"chdb://{tmp_path_factory.mktemp('chdb') / 'store'}") as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def books(fleet, tmp_path):
+    fleet.create(Layout())
+    for table in TABLES:
+        fleet.run(f"TRUNCATE TABLE costtrace.{table.name}_rows SYNC")
+    books = Books(tmp_path, fleet)
+    with closing(books.ledger):
+        books.month.write()
+        yield books
+
+
+def stages(books):
+    """What can happen to a ledger, in order."""
+    yield "as it was booked"
+    books.rerate("first correction", "2.7", LATER_NS)
+    yield "re-rated in the open month"
+    books.close("2026-11")
+    booked_ns = books.late()
+    yield "late rows of the closed month"
+    books.rerate("second correction", "3.1", booked_ns)
+    yield "re-rated after it was closed"
+    books.close(datetime.fromtimestamp(booked_ns // 10**9, UTC).strftime("%Y-%m"))
+    books.compact()
+    yield "compacted"
+
+
+def test_re_ratings_late_rows_and_compaction_are_the_same_on_both_stores(books):
+    bills = []
+    for stage in stages(books):
+        books.push(batch=701)
+        with open_ledger(books.home) as ledger:
+            due = said(ledger)
+        assert said(books.fleet) == due, stage
+        bills.append(books.bill())
+        if stage == "as it was booked":
+            assert bills == [books.month.bill()]
+        next(books.home.glob("fleet-*.json")).unlink()
+        books.push()
+        assert said(books.fleet) == due, f"{stage}, sent once more"
+    assert len(set(bills)) == len(bills) - 1
+    assert bills[-1] == bills[-2]  # compaction moves no nano-dollar
+
+
+def test_a_ledger_that_was_compacted_before_its_first_push_is_the_same_on_both_stores(books):
+    for _ in stages(books):
+        pass
+    books.push()
+    with open_ledger(books.home) as ledger:
+        assert said(books.fleet) == said(ledger)
+
+
+class Breaking:
+    """The store whose insert number *left* arrives, and the line breaks before it is said."""
+
+    def __init__(self, fleet, left):
+        self.where, self.fleet, self.left = fleet.where, fleet, left
+
+    def insert(self, *given):
+        self.fleet.insert(*given)
+        self.left -= bool(given[1])
+        if not self.left:
+            raise LedgerError("the line broke")
+
+
+def test_readers_see_a_re_rating_and_a_compaction_whole_or_not_at_all(books):
+    """A push is broken after each of its inserts: the bill is the old one or the new one."""
+    was = None
+    for stage in stages(books):
+        with open_ledger(books.home) as ledger:
+            due = sum((row.device_nano or 0) + (row.energy_nano or 0) for row in used(ledger, ALWAYS, ()))
+            time = sum(row.gpu_ns for row in used(ledger, ALWAYS, ()))
+            for count in range(1, 400):
+                try:
+                    push(ledger, Breaking(books.fleet, count), Cursor(books.home, books.fleet.where), batch=700)
+                    break
+                except LedgerError:
+                    if stage in {"re-rated in the open month", "re-rated after it was closed", "compacted"}:
+                        assert books.bill() in {was, due}, (stage, count)
+                        assert sum(row.gpu_ns for row in used(books.fleet, ALWAYS, ())) == time
+        assert books.bill() == due, stage
+        was = due
+
+
+def test_two_nodes_with_the_same_numbers_do_not_meet(books, tmp_path_factory):
+    for _ in stages(books):
+        pass
+    books.push()
+    alone = books.bill()
+    home = tmp_path_factory.mktemp("second")
+    with closing(Ledger(home / "ledger.sqlite")) as second:
+        connection = second.connection
+        connection.execute("ATTACH DATABASE ? AS one", (str(books.home / "ledger.sqlite"),))
+        tables = ("engine", "posting", "meter", "usage", "rate", "position", "rerate", "adjustment", "rollup",
+                  "usage_rollup", "late_posting", "late_usage", "late_meter", "seal")  # fmt: skip
+        for table in tables:
+            connection.execute(f"INSERT INTO main.{table} SELECT * FROM one.{table}")
+        for table in ("engine", "posting", "meter", "usage", "position", "adjustment", "rollup", "usage_rollup",
+                      "late_meter"):  # fmt: skip
+            connection.execute(f"UPDATE main.{table} SET engine_id = 'other-' || engine_id")
+        for table in ("posting", "usage", "adjustment"):
+            connection.execute(f"UPDATE main.{table} SET record_id = 'other-' || record_id WHERE record_id != ''")
+        for table in ("meter", "late_meter"):
+            connection.execute(f"UPDATE main.{table} SET device = 'other-' || device")
+        connection.execute("UPDATE main.engine SET host = 'node-2', devices = replace(devices, 'GPU', 'other-GPU')")
+    with open_ledger(home) as opened:
+        push(opened, books.fleet, Cursor(home, books.fleet.where))
+    assert books.bill() == 2 * alone
+    assert list(Audit(books.fleet).discrepancies()) == []
