@@ -5,12 +5,13 @@ worker alike. No import of weight, no thread, no file, no socket before the firs
 """
 
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 from typing import Any
 
 from costtrace import late
+from costtrace.asgi import wrap_peer
 from costtrace.guard import guard
+from costtrace.hook_check import check_fields
 from costtrace_tensorrt_llm import contract
 from costtrace_tensorrt_llm.hook_points import HOOKS, Hook
 from costtrace_tensorrt_llm.status import status
@@ -27,11 +28,7 @@ def register() -> None:
         return
     _done = True
     with guard("trtllm.register"):
-        by_module: dict[str, list[Hook]] = {}
-        for hook in HOOKS:
-            by_module.setdefault(hook.module, []).append(hook)
-        for name, hooks in by_module.items():
-            late.when_imported(name, partial(lay, hooks))
+        late.when_theirs_are(HOOKS, lay)
 
 
 def wraps_of() -> dict[str, Wrap]:
@@ -54,7 +51,7 @@ def wraps_of() -> dict[str, Wrap]:
         "queue item": frontend.wrap_queue_item,
         "label": frontend.wrap_label,
         "http": frontend.wrap_server,
-        "peer": frontend.wrap_peer,
+        "peer": wrap_peer,
         "dynamo": frontend.wrap_dynamo,
     }
 
@@ -82,7 +79,7 @@ def _why_not(owner: Any, hook: Hook) -> str:
     if owner is None:
         return "the class does not exist"
     if hook.fields:
-        return contract.check_fields(owner, hook)
+        return check_fields(owner, hook.fields)
     return contract.check_callable(vars(owner).get(hook.function), hook) if hook.function else ""
 
 
