@@ -180,6 +180,48 @@ def test_a_plugin_that_cannot_be_loaded_does_not_keep_the_engine_from_starting(p
     assert told == "forward\n"
 
 
+NODE = """
+import json, os, sys
+before = sorted(name for name in sys.modules if name.startswith("costtrace") and "autoload" not in name)
+from worker import probe
+
+told = probe(0)
+with open(f"node-{os.getpid()}.json", "w") as out:
+    json.dump(told, out)
+"""
+
+
+def test_the_nodes_that_trtllm_llmapi_launch_starts_are_hooked(place):
+    """It runs a module of the package itself, under mpirun, with the launcher's own variables taken out."""
+    (place / "tensorrt_llm" / "llmapi").mkdir()
+    (place / "tensorrt_llm" / "llmapi" / "__init__.py").touch()
+    (place / "tensorrt_llm" / "llmapi" / "mgmn_worker_node.py").write_text(NODE)
+    module = "tensorrt_llm.llmapi.mgmn_worker_node"
+    call(place, "mpiexec", "-n", "2", sys.executable, "-m", module, TRTLLM_COSTTRACE_ENABLED="1")
+    found = [json.loads(path.read_text()) for path in place.glob("node-*.json")]
+    assert [told["hooked"] for told in found] == [STEPS, STEPS]
+
+
+POOL = """
+import json, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from worker import probe
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=get_context(sys.argv[1])) as pool:
+        print(json.dumps(pool.submit(probe, 0).result()))
+"""
+
+
+@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+def test_processes_that_python_starts_are_hooked(place, way):
+    """As postprocessing workers are, and Ray's: a new interpreter of the same environment with the same variables."""
+    (place / "pool.py").write_text(POOL)
+    told = json.loads(call(place, sys.executable, "pool.py", way, TRTLLM_COSTTRACE_ENABLED="1"))
+    assert told["hooked"] == STEPS
+
+
 BROADCAST = """
 import json, sys
 from mpi4py import MPI
