@@ -209,10 +209,9 @@ class EngineAttribution(msgspec.Struct):
     def _model(self) -> tuple[Coefficients | None, str]:
         """Coefficients and method by which the step that comes is shared."""
         asked = self.policy.method
-        if self.started is not None and self.started.estimate:
-            return None, self.started.estimate
         if self.coefficients is not None or self.fit is None:
-            return self.coefficients, "roofline" if asked == "auto" else asked
+            estimate = self.started.estimate if self.started is not None else ""
+            return self.coefficients, estimate or ("roofline" if asked == "auto" else asked)
         method = self.fit.method(asked)
         return self.fit.coefficients(method), method
 
