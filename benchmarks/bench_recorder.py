@@ -26,12 +26,12 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import vllm  # noqa: E402
 from costtrace_vllm import tracing  # noqa: E402 - see the paths above
-from costtrace_vllm.describe import cpu_name  # noqa: E402
 from costtrace_vllm.translate import Translator  # noqa: E402
 from vllm.v1.metrics.perf import ModelMetrics  # noqa: E402
 from vllm_batches import Reader, truth  # noqa: E402
 from vllm_scheduler import Drive, make_config, make_scheduler  # noqa: E402
 
+from costtrace.device_names import cpu_name  # noqa: E402
 from costtrace.journal import frames  # noqa: E402
 from costtrace.recorder import STEP, Recorder  # noqa: E402
 

@@ -22,6 +22,7 @@ from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.gputime import EventPool
 from costtrace_tensorrt_llm.hook_points import HOOKS
 from costtrace_tensorrt_llm.metering import StepMeter
+from costtrace_tensorrt_llm.native import UpstreamMeter
 from costtrace_tensorrt_llm.translate import Translator
 
 from costtrace.events import Step
@@ -30,7 +31,8 @@ from costtrace.testing.fake_trtllm import LlmRequest, Plan
 
 ROUNDS = 9
 SIZES = (1, 64, 256, 1_024)
-KINDS = ("steady", "one leaves, one comes", "drafts")
+NATIVE = "steady, T1-native"
+KINDS = ("steady", "one leaves, one comes", "drafts", NATIVE)
 
 
 class Event:
@@ -56,14 +58,18 @@ class Bare:
     def _handle_responses(self, emit_first_iter=True):  # noqa: ARG002, FBT002 - upstream's
         return ()
 
+    def _process_iter_stats(self, finished_requests, active_requests, batch_state):
+        pass
+
 
 class Hooked(Bare):
     _forward_step = Bare._forward_step
     _sample_async = Bare._sample_async
     _handle_responses = Bare._handle_responses
+    _process_iter_stats = Bare._process_iter_stats
 
 
-STEPS = [hook for hook in HOOKS if hook.name in {"forward", "sample", "responses"}]
+STEPS = [hook for hook in HOOKS if hook.name in {"forward", "sample", "responses", "iteration"}]
 hooks.lay(STEPS, SimpleNamespace(PyExecutor=Hooked))
 
 
@@ -87,13 +93,21 @@ def iterations(size: int, kind: str, count: int):
         yield SimpleNamespace(context_requests=[], generation_requests=list(running)), running
 
 
-def serve(served, batches) -> float:
+def serve(served, batches, *, stats: bool) -> float:
+    """*stats*: the loop ends with upstream's statistics, which T1-native reads."""
+    event = Event()
+    states = [
+        SimpleNamespace(scheduled_requests=batch, gpu_forward_start_event=event, gpu_forward_end_event=event)
+        for batch, _ in batches
+    ]
     gc.collect()
     start = time.thread_time()
-    for batch, running in batches:
+    for (batch, running), state in zip(batches, states, strict=True):
         served.active_requests = running
         served._sample_async(batch, served._forward_step(batch))
         served._handle_responses()
+        if stats:
+            served._process_iter_stats((), running, state)
     return time.thread_time() - start
 
 
@@ -103,11 +117,11 @@ def measure(size: int, kind: str) -> dict[str, float]:
     for _ in range(ROUNDS):
         hooked, bare = Hooked(), Bare()
         recorder = Recorder(capacity=4 * count + 4 * size)
-        hooked.__dict__[executor.MARK] = SimpleNamespace(
-            steps=StepMeter(recorder, EventPool(Event), Contexts()), stats=None
-        )
-        ours = serve(hooked, list(iterations(size, kind, count)))
-        theirs = serve(bare, list(iterations(size, kind, count)))
+        native = kind == NATIVE
+        meter = UpstreamMeter(recorder, Contexts()) if native else StepMeter(recorder, EventPool(Event), Contexts())
+        hooked.__dict__[executor.MARK] = SimpleNamespace(steps=meter, stats=None)
+        ours = serve(hooked, list(iterations(size, kind, count)), stats=native)
+        theirs = serve(bare, list(iterations(size, kind, count)), stats=native)
         steps = [e for e in Translator("m").translate(recorder.drain()) if isinstance(e, Step)]
         assert len(steps) >= count - 1, "every step is recorded"
         found.append((ours - theirs) / count * 1e6)

@@ -4,12 +4,14 @@ from collections import defaultdict
 from fractions import Fraction
 from types import SimpleNamespace
 
-from costtrace_tensorrt_llm import batches, contract, executor, metering, status
+from costtrace_tensorrt_llm import batches, contract, executor, metering, native
+from costtrace_tensorrt_llm import stats as statistics
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.gputime import EventPool
 from costtrace_tensorrt_llm.hook_points import HOOKS
 from costtrace_tensorrt_llm.hooks import lay
 from costtrace_tensorrt_llm.metering import StepMeter
+from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 from trial_balance import attribute, check, sums
 
@@ -18,13 +20,13 @@ from costtrace.attribution import Policy
 from costtrace.events import EngineReady, EngineStopped, Heartbeat, Step
 from costtrace.recorder import Recorder
 from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm import executor_class
+from costtrace.testing.fake_trtllm_columns import executor_class
 from costtrace.testing.fake_trtllm_loops import run
 from costtrace.testing.schedules import WALL_OFFSET_NS, header, started
 
 STARTUP_NS = 3_000_000
 BEAT_NS = 40_000_000
-STEPS = [hook for hook in HOOKS if hook.tier in {"T1", "T2"} and hook.owner == "PyExecutor"]
+STEPS = [hook for hook in HOOKS if hook.owner == "PyExecutor" and hook.tier != "life"]
 
 
 def hooked_class(column):
@@ -41,9 +43,10 @@ def hooked_class(column):
 class Rank:
     """One rank of the double, its recorder and its translator; no threads: the writer takes its turn with a fetch."""
 
-    def __init__(self, monkeypatch, plans, *, column="main", host=None, contexts=None, **options):
+    def __init__(self, monkeypatch, plans, *, column="main", host=None, contexts=None, tier="T1", **options):
         self.host = host or Host()
-        monkeypatch.setattr(metering, "time", SimpleNamespace(monotonic_ns=lambda: self.host.now_ns))
+        for module in (metering, native, statistics):
+            monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: self.host.now_ns))
         monkeypatch.setattr(recording, "monotonic_ns", lambda: self.host.now_ns)
         self.gpu = FakeGpu(self.host)
         self.executor = hooked_class(column)(self.gpu, plans, **options)
@@ -51,8 +54,14 @@ class Rank:
         self.stages = stages
         self.recorder = Recorder()
         samples = stage == stages - 1
-        self.meter = StepMeter(self.recorder, EventPool(self.gpu.event), contexts or Contexts(), samples=samples)
-        self.executor.__dict__[executor.MARK] = SimpleNamespace(steps=self.meter, stats=None)
+        known = contexts or Contexts()
+        self.meter = {
+            "T1": lambda: StepMeter(self.recorder, EventPool(self.gpu.event), known, samples=samples),
+            "T1-native": lambda: native.UpstreamMeter(self.recorder, known),
+            "T2": lambda: statistics.StatsMeter(self.recorder, known),
+        }[tier]()
+        steps, stats = (None, self.meter) if tier == "T2" else (self.meter, None)
+        self.executor.__dict__[executor.MARK] = SimpleNamespace(steps=steps, stats=stats)
         rank = self.executor.global_rank
         self.engine_id = f"tensorrt-llm-{rank}"
         self.translator = Translator("m", stage=stage, scatter=stages > 1, rank=rank)
@@ -86,7 +95,8 @@ class Rank:
 
     def end(self):
         self.gpu.wait()
-        self.meter.finish()
+        if hasattr(self.meter, "finish"):
+            self.meter.finish()
         self.write()
         self.ended_ns = self.host.now_ns
         self.events.append(EngineStopped(self.ended_ns))

@@ -19,6 +19,8 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins" / "costtrace-vllm" / "sr
 
 from costtrace_vllm import contract  # noqa: E402 -- see the path above
 
+from costtrace.hook_check import HookCheck  # noqa: E402 -- see the path above
+
 
 def fetch(version: str) -> Path:
     """Return the wheel of *version*, from build/wheels or, by pip, from the package index."""
@@ -31,7 +33,7 @@ def fetch(version: str) -> Path:
     return next(WHEELS.glob(pattern))
 
 
-def check(wheel: Path) -> list[contract.HookCheck]:
+def check(wheel: Path) -> list[HookCheck[contract.Hook]]:
     """Check the sources in *wheel*."""
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder, [name for name in archive.namelist() if name.endswith(".py")])

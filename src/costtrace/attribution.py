@@ -136,7 +136,7 @@ class EngineAttribution(msgspec.Struct):
             case EngineStarted():
                 self.started = item
                 self.accounts.set_head_fee(self.policy.head_fee)
-                self.fit = first_fit(item)
+                self.fit = None if item.estimate else first_fit(item)
             case Snapshot():
                 self._resync(item, staged.contexts)
             case EngineStopped():
@@ -152,7 +152,7 @@ class EngineAttribution(msgspec.Struct):
         return rows
 
     def fit_row(self) -> FitRow | None:
-        """What the step model has learned; None before the engine has said what it is."""
+        """What the step model has learned; None before the engine has said what it is, or if it has no real steps."""
         if self.fit is None:
             return None
         return fit_row(self.engine_id, self.fit, self.accounts.method or self._model()[1])
@@ -210,7 +210,8 @@ class EngineAttribution(msgspec.Struct):
         """Coefficients and method by which the step that comes is shared."""
         asked = self.policy.method
         if self.coefficients is not None or self.fit is None:
-            return self.coefficients, "roofline" if asked == "auto" else asked
+            estimate = self.started.estimate if self.started is not None else ""
+            return self.coefficients, estimate or ("roofline" if asked == "auto" else asked)
         method = self.fit.method(asked)
         return self.fit.coefficients(method), method
 

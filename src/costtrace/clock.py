@@ -55,3 +55,16 @@ def boot_id() -> str:
 def host_name() -> str:
     """The host's name as rows show it; ``COSTTRACE_HOST`` (a Kubernetes node name, say) goes first."""
     return os.environ.get("COSTTRACE_HOST") or socket.gethostname()
+
+
+def process_start_ns() -> int:
+    """When this process began, on CLOCK_MONOTONIC (which, unlike the kernel's boot time, does not count sleep)."""
+    now_ns = time.monotonic_ns()
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(fields[19]) * 1_000_000_000 // os.sysconf(
+            "SC_CLK_TCK"
+        )
+    except (OSError, ValueError, IndexError):
+        return now_ns
+    return max(0, now_ns - max(0, age_ns))

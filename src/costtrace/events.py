@@ -14,6 +14,10 @@ JOURNAL_SCHEMA = 1
 """Schema of the journal's events. A reader refuses what is newer than itself and says so."""
 
 
+ESTIMATED = "estimated:"
+"""Ids of methods begin so where not only the shares of a step but the steps themselves are an estimate."""
+
+
 class Event(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
     """Base of all journal events."""
 
@@ -92,6 +96,12 @@ class EngineStarted(Event, tag=2, frozen=True):
     """Hooks that did not fit this engine's version, and what is lost by it."""
     simulated: bool = False
     """True where time or energy come from an instrument of ours and not from a machine."""
+
+    @property
+    def estimate(self) -> str:
+        """Id of the method where its steps were worked out after the fact; '' where they were measured."""
+        metering = self.settings.get("metering", "")
+        return metering if metering.startswith(ESTIMATED) else ""
 
 
 class EngineReady(Event, tag=3, frozen=True):

@@ -8,12 +8,25 @@ circle; so a hook waits until somebody else imports its module.
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import ModuleType
+from typing import Protocol, TypeVar
 
 from costtrace.guard import guard
 
 Action = Callable[[ModuleType], None]
+
+
+class _OfModule(Protocol):
+    """A hook, as far as its module goes."""
+
+    @property
+    def module(self) -> str:
+        """Name of the module that it is laid on."""
+
+
+H = TypeVar("H", bound=_OfModule)
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
@@ -65,6 +78,15 @@ def when_imported(name: str, action: Action) -> None:
     _watcher.waiting.setdefault(name, []).append(action)
     if _watcher not in sys.meta_path:
         sys.meta_path.insert(0, _watcher)
+
+
+def when_theirs_are(hooks: Iterable[H], lay: Callable[[list[H], ModuleType], None]) -> None:
+    """Run *lay* on each module that *hooks* name, with those of it, as soon as somebody has imported it."""
+    by_module: dict[str, list[H]] = {}
+    for hook in hooks:
+        by_module.setdefault(hook.module, []).append(hook)
+    for name, its in by_module.items():
+        when_imported(name, partial(lay, its))
 
 
 def still_waiting() -> list[str]:

@@ -141,7 +141,12 @@ PER_MILLION_TOTAL = Attribute(
 # --- attributes: why, and how it is known ----------------------------------------------------------------------------
 RECORD_ID = Attribute("costtrace.record.id", "string", "", "The row of the ledger; receivers may deduplicate by it.")
 FINALITY = Attribute("costtrace.record.finality", "string", "", "`provisional` or `final`.")
-METHOD = Attribute("costtrace.attribution.method", "string", "", "`roofline`, `affine`, `tokens` or `equal`.")
+METHOD = Attribute(
+    "costtrace.attribution.method",
+    "string",
+    "",
+    "`roofline`, `affine`, `tokens` or `equal`; `estimated:...` where the steps themselves are an estimate.",
+)
 REQUEST_KEY = Attribute("costtrace.request.key", "string", "", "Joins the parts of one request.")
 PART = Attribute("costtrace.request.part", "int", "", "Number of the part, from 1.")
 ATTEMPT = Attribute("costtrace.request.attempt", "int", "", "Number of the attempt, from 1.")

@@ -95,6 +95,13 @@ class Settings(TenantSettings, EnergySettings):
         "does. `off`: nobody; engines only write their journals.",
         example="external",
     )
+    trtllm_tier: Literal["auto", "T1", "T1-native", "T2", "T3", "T5"] = _setting(
+        "auto",
+        group=_ENGINE,
+        about="TensorRT-LLM: how steps are timed, or the best way to begin with where it does not fit (`auto`: T1). "
+        "T3 and T5 are estimates from finished requests; they are made only where they are named here.",
+        example="T1-native",
+    )
     ring_capacity: int = _setting(
         16_384,
         group=_ENGINE,

@@ -15,7 +15,7 @@ the tokens beyond the knee really cost. Experts are paid by who made them be rea
 from typing import NamedTuple
 
 from costtrace.device_peaks import DevicePeak, peak_of
-from costtrace.events import ModelShape
+from costtrace.events import ESTIMATED, ModelShape
 from costtrace.virtual_time import Prices
 
 
@@ -161,6 +161,8 @@ def step_prices(coefficients: Coefficients | None, method: str, step: Features) 
     """Prices of a step by *method*, or by tokens where there are no coefficients; the method used is on them."""
     if method == "equal":
         return EQUAL
+    if method.startswith(ESTIMATED):
+        return TOKENS._replace(method=method)
     if coefficients is None or method == "tokens":
         return TOKENS
     if method == "affine":

@@ -47,7 +47,8 @@ PACKAGE = {
             def _sample_async(self, scheduled_batch, batch_outputs): return "sample"
             def _handle_responses(self): return []
             def _handle_errors(self, error_msg=None, *, requests=None): return None
-            def _append_iter_stats(self, stats, req_stats=None): return None
+            def _process_iter_stats(self, finished_requests, active_requests, batch_state): return None
+            def _append_iter_stats(self, stats, req_stats=None, gpu_forward_time_ms=None): return None
             def start_worker(self): return None
             def shutdown(self): return None
         """,
@@ -80,8 +81,8 @@ if __name__ == "__main__":
     print(json.dumps(list(found.values())))
 """
 STEPS = [
-    "_append_iter_stats", "_forward_step", "_handle_errors", "_handle_responses", "_sample_async", "shutdown",
-    "start_worker",
+    "_append_iter_stats", "_forward_step", "_handle_errors", "_handle_responses", "_process_iter_stats",
+    "_sample_async", "shutdown", "start_worker",
 ]  # fmt: skip
 BOOTSTRAP = ["-c", "from mpi4py.futures.server import main; main()"]
 
@@ -177,6 +178,48 @@ def test_a_plugin_that_cannot_be_loaded_does_not_keep_the_engine_from_starting(p
         place, sys.executable, "-c", "from worker import probe; print(probe(0)['answer'])", COSTTRACE_ENABLED="1"
     )
     assert told == "forward\n"
+
+
+NODE = """
+import json, os, sys
+before = sorted(name for name in sys.modules if name.startswith("costtrace") and "autoload" not in name)
+from worker import probe
+
+told = probe(0)
+with open(f"node-{os.getpid()}.json", "w") as out:
+    json.dump(told, out)
+"""
+
+
+def test_the_nodes_that_trtllm_llmapi_launch_starts_are_hooked(place):
+    """It runs a module of the package itself, under mpirun, with the launcher's own variables taken out."""
+    (place / "tensorrt_llm" / "llmapi").mkdir()
+    (place / "tensorrt_llm" / "llmapi" / "__init__.py").touch()
+    (place / "tensorrt_llm" / "llmapi" / "mgmn_worker_node.py").write_text(NODE)
+    module = "tensorrt_llm.llmapi.mgmn_worker_node"
+    call(place, "mpiexec", "-n", "2", sys.executable, "-m", module, TRTLLM_COSTTRACE_ENABLED="1")
+    found = [json.loads(path.read_text()) for path in place.glob("node-*.json")]
+    assert [told["hooked"] for told in found] == [STEPS, STEPS]
+
+
+POOL = """
+import json, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from worker import probe
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, mp_context=get_context(sys.argv[1])) as pool:
+        print(json.dumps(pool.submit(probe, 0).result()))
+"""
+
+
+@pytest.mark.parametrize("way", ["spawn", "forkserver"])
+def test_processes_that_python_starts_are_hooked(place, way):
+    """As postprocessing workers are, and Ray's: a new interpreter of the same environment with the same variables."""
+    (place / "pool.py").write_text(POOL)
+    told = json.loads(call(place, sys.executable, "pool.py", way, TRTLLM_COSTTRACE_ENABLED="1"))
+    assert told["hooked"] == STEPS
 
 
 BROADCAST = """

@@ -10,11 +10,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.hook_points import COLUMNS
+from trial_balance import sums
 from trtllm_double import (
     Rank,
     assert_books_balance,
     assert_closed_after_the_last_batch,
     assert_everybody_pays_for_his_batches,
+    bill,
 )
 
 from costtrace import guard
@@ -49,6 +51,18 @@ def test_a_random_life_adds_up(monkeypatch, seed):
     options = dict(chosen.choice(LOOPS), seed=seed, column=chosen.choice(list(COLUMNS)))
     plans = random_plans(seed, chosen.randrange(1, 20), drafts=chosen.choice((0, 0, 3)))
     all_hold(Rank(monkeypatch, plans, fail_at=chosen.choice((-1, -1, chosen.randrange(30))), **options).serve())
+
+
+@pytest.mark.parametrize("tier", ["T1-native", "T2"])
+@pytest.mark.parametrize("seed", SEEDS[::2])
+def test_whatever_a_lower_tier_knows_of_a_random_life_all_kinds_are_the_wall_time(monkeypatch, seed, tier):
+    chosen = random.Random(seed)
+    plans = random_plans(seed, chosen.randrange(1, 20), drafts=chosen.choice((0, 3)))
+    fail_at = chosen.choice((-1, chosen.randrange(30)))
+    options = dict(chosen.choice([loop for loop in LOOPS if loop["loop"] != "stage"]), seed=seed, fail_at=fail_at)
+    rank = Rank(monkeypatch, plans, tier=tier, stats=True, **options).serve()
+    assert sum(sums(bill(rank)).values()) == rank.ended_ns - rank.started_ns
+    assert rank.gpu.synchronised == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS[::4])

@@ -28,6 +28,7 @@ from costtrace.testing import fake_trtllm
 from costtrace.testing.fake_cuda import Host
 from costtrace.testing.fake_trtllm import Plan
 from costtrace.testing.fake_trtllm_loops import random_plans, run_attention_dp
+from costtrace.testing.schedules import header
 
 LOOPS = {
     "plain": {"loop": "plain"},
@@ -73,6 +74,27 @@ def test_a_forward_pass_that_fails_is_paid_by_those_who_were_in_it(monkeypatch, 
     rank = Rank(monkeypatch, random_plans(3, 10), column=column, fail_at=7, loop=loop).serve()
     all_hold(rank)
     assert "error" in {event.reason for event in rank.events if isinstance(event, SequenceFinished)}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("column", [column for column in COLUMNS if column != "1.0"])
+def test_a_request_that_fails_alone_ends_alone(monkeypatch, loop, column):
+    plans = [Plan(1_000_000_000, 30, 12, fail_after=3 * (n == 1)) for n in range(3)]
+    rank = Rank(monkeypatch, plans, column=column, **LOOPS[loop]).serve()
+    all_hold(rank)
+    reasons = sorted(event.reason for event in rank.events if isinstance(event, SequenceFinished))
+    assert reasons == ["error", "length", "length"]
+
+
+def test_both_stages_of_a_pipeline_are_two_devices_and_one_request_each(monkeypatch):
+    plans = random_plans(6, 8)
+    ranks = [Rank(monkeypatch, plans, seed=6, **LOOPS[name]).serve() for name in ("first stage", "last stage")]
+    for rank in ranks:
+        rank.engine_id += f"-{rank.executor.loop}"
+        rank.events[0] = header(rank.engine_id, rank.started_ns)
+    rows = bill(*ranks)
+    assert sum(sums(rows).values()) == sum(rank.ended_ns - rank.started_ns for rank in ranks)
+    assert sums(rows)["request"] == sum(rank.truth()["request"] for rank in ranks)
 
 
 def test_the_gpu_time_of_overlapping_batches_is_counted_once(monkeypatch):

@@ -8,7 +8,8 @@ from costtrace_tensorrt_llm.gputime import DeviceClock, EventPool
 from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
 
 from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm import CHUNK, LlmRequest, Plan, executor_class, make_executor
+from costtrace.testing.fake_trtllm import CHUNK, LlmRequest, Plan
+from costtrace.testing.fake_trtllm_columns import executor_class, make_executor
 from costtrace.testing.fake_trtllm_loops import iterate_plain, run
 
 STEPS = [hook for hook in HOOKS if hook.tier == "T1" and hook.function]
@@ -36,7 +37,7 @@ def test_attributes_of_the_context_phase_raise_once_it_is_over():
 
 
 def test_the_lists_of_a_batch_are_used_again():
-    executor = make_executor("main", [Plan(0, 5, 3), Plan(0, 5, 3)])
+    executor = make_executor("1.0", [Plan(0, 5, 3), Plan(0, 5, 3)])
     executor.fetch()
     first = executor.schedule(executor.active_requests)
     assert len(first.context_requests) == 2
@@ -44,6 +45,18 @@ def test_the_lists_of_a_batch_are_used_again():
     second = executor.schedule(executor.active_requests)
     assert first.context_requests is second.context_requests
     assert first.context_requests == []
+
+
+def test_the_newest_batch_has_its_prompts_in_two_lists_and_its_generation_list_is_used_again():
+    executor = make_executor("main", [Plan(0, CHUNK + 1, 3), Plan(0, 5, 3)])
+    executor.fetch()
+    first = executor.schedule(executor.active_requests)
+    long, short = executor.active_requests
+    assert (first.context_requests_chunking, first.context_requests_last_chunk) == ([long], [short])
+    assert first.context_requests == [long, short]
+    executor.hand_over(first)
+    second = executor.schedule(executor.active_requests)
+    assert first.generation_requests is second.generation_requests == [short]
 
 
 @pytest.mark.parametrize("loop", ["plain", "overlap"])

@@ -22,11 +22,11 @@ from costtrace_tensorrt_llm import (
     hooks,
     report,
     settings,
-    status,
 )
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.hook_points import HOOKS
 from costtrace_tensorrt_llm.stats import StatsMeter
+from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 
 from costtrace import guard
@@ -37,8 +37,10 @@ from costtrace.journal.reader import JournalReader
 from costtrace.recorder import NOTE, Recorder
 from costtrace.settings import Settings
 from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm import Plan, RequestQueueItem, executor_class
+from costtrace.testing.fake_trtllm import Plan, RequestQueueItem
+from costtrace.testing.fake_trtllm_columns import executor_class
 from costtrace.testing.fake_trtllm_loops import run
+from costtrace.testing.fake_trtllm_timing import BatchState
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +90,8 @@ def cuda(monkeypatch):
 
 def laid(column="main"):
     cls = executor_class(column)
-    hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace(PyExecutor=cls))
+    module = SimpleNamespace(PyExecutor=cls, BatchState=BatchState)
+    hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], module)
     status.installed.append("request")
     return cls
 
@@ -191,10 +194,86 @@ def test_a_missing_attribute_falls_back_to_statistics_and_says_which(cuda, tmp_p
     assert served._forward_step(SimpleNamespace(context_requests=[])) == "outputs", "serving goes on"
     assert "`batch` does not fit" in caplog.text
     assert "generation_requests" in caplog.text
-    assert "T2 is used" in caplog.text
+    assert "lost: T1; T2 is used from here on" in caplog.text
     recorder = executor.engine_of(served)
     assert (recorder.tier, recorder.steps) == ("T2", None)
     served.shutdown()
+    before, after = sorted(journals(tmp_path / "home"), key=lambda events: of(events, EngineStarted)[0].started_ns)
+    assert of(before, EngineStopped)[0].reason == "another tier goes on"
+    assert metering(before) == "trtllm.steps.cuda-events"
+    assert metering(after) == "trtllm.iteration-stats"
+    assert of(after, EngineStarted)[0].lost_hooks[0].startswith("batch: ")
+    assert of(before, EngineStopped)[0].at_ns <= of(after, EngineStarted)[0].started_ns
+
+
+def metering(events):
+    (started,) = of(events, EngineStarted)
+    return started.settings["metering"]
+
+
+@pytest.fixture
+def tier(monkeypatch):
+    """Ask for a tier."""
+
+    def ask(name):
+        monkeypatch.setenv("TRTLLM_COSTTRACE_TRTLLM_TIER", name)
+        settings.current.cache_clear()
+
+    return ask
+
+
+@pytest.mark.parametrize("loop", ["plain", "overlap"])
+def test_a_whole_life_by_upstreams_events_is_in_the_journal_and_the_books_balance(cuda, tmp_path, tier, loop):
+    tier("T1-native")
+    served = laid()(cuda, plans(), loop=loop, stats=True)
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    (events,) = journals(tmp_path / "home")
+    assert metering(events) == "trtllm.steps.upstream-events"
+    assert len(of(events, Step)) == len(served.batches)
+    assert len(of(events, SequenceFinished)) == 4
+    assert guard.failures == {}
+    Agent(Settings(home=tmp_path / "home")).run_once()
+    assert report.balance(tmp_path / "home")["in_balance"]
+
+
+def test_without_upstreams_statistics_its_events_are_not_waited_for(cuda, tmp_path, tier, caplog):
+    tier("T1-native")
+    served = laid()(cuda, plans(1))
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    (events,) = journals(tmp_path / "home")
+    assert metering(events) == "trtllm.steps.cuda-events"
+    assert "tier T1 is used (T1-native needs enable_iter_perf_stats). Serving goes on." in caplog.text
+
+
+def test_where_upstream_stops_timing_its_own_events_go_on_in_a_journal_of_their_own(cuda, tmp_path, tier):
+    tier("T1-native")
+    served = laid()(cuda, plans(1, output=40), stats=True)
+    served.timing.newest = False  # it tells no events any more
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    before, after = sorted(journals(tmp_path / "home"), key=lambda events: of(events, EngineStarted)[0].started_ns)
+    assert (metering(before), metering(after)) == ("trtllm.steps.upstream-events", "trtllm.steps.cuda-events")
+    assert (len(of(before, Step)), len(of(after, Step))) == (0, len(served.batches) - 16)
+    assert [event.reason for event in before if hasattr(event, "steps")] == ["upstream told no time"] * 16
+    assert status.lost["batch"] == "upstream did not time its last 16 batches; lost: T1-native; T1 is used from here on"
+    assert len(of(before, SequenceFinished)) == len(of(after, SequenceFinished)) == 1
+    assert guard.failures == {}
+
+
+@pytest.mark.parametrize("name", ["T3", "T5"])
+def test_what_the_server_settles_the_ranks_do_not_record(cuda, tmp_path, tier, name):
+    tier(name)
+    served = laid()(cuda, plans(1))
+    status.installed += ["label", "executor", "result"]  # server and rank are one process
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    assert not (tmp_path / "home").exists()
 
 
 def test_an_unknown_version_uses_statistics_and_the_engine_row_says_why(cuda, tmp_path, monkeypatch):
@@ -324,9 +403,10 @@ def test_a_request_that_comes_without_http_is_the_processs_own_and_keeps_its_tra
     assert (found.tenant_source, found.traceparent, found.model) == ("process", PARENT, "tuned")
 
 
-@pytest.mark.parametrize("value", ["", "00-0-0-0", PARENT + "-more", "ff" + PARENT[2:], None, 7])
-def test_what_is_no_traceparent_is_not_passed_on(value):
-    assert carrier.valid_traceparent(value) == ""
+@pytest.mark.parametrize("value", ["00-0-0-0", PARENT + "-more", None, 7])
+def test_what_is_no_traceparent_is_not_passed_on(path, value):
+    request = GenerationRequest([1], None, trace_headers={"traceparent": value})
+    assert carrier.decode(carrier.text_on(request)).traceparent == ""
 
 
 def test_no_text_of_a_prompt_is_carried(path):

@@ -7,10 +7,12 @@ import textwrap
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm import carrier, contract, engine, frontend, hooks, late, status, tracing
+from costtrace_vllm import carrier, contract, engine, frontend, hooks, tracing
 from costtrace_vllm.carrier import HEADER, RequestContext
+from costtrace_vllm.status import status
 
-from costtrace import guard
+from costtrace import guard, late
+from costtrace.carried import traceparent_of, valid_traceparent
 from costtrace.recorder import NOTE, STEP, Recorder
 
 
@@ -376,8 +378,9 @@ def test_every_engine_is_told_where_the_client_has_forgotten_which_one_it_was(mo
     ],
 )
 def test_a_traceparent_is_kept_as_it_is_or_not_at_all(value, kept):
-    assert carrier.valid_traceparent([value]) == (value if kept else "")
-    assert carrier.valid_traceparent([value, value]) == ""
+    header = (b"Traceparent", value.encode())
+    assert traceparent_of([(b"accept", b"x"), header]) == valid_traceparent(value) == (value if kept else "")
+    assert traceparent_of([header, header]) == ""
 
 
 @pytest.mark.parametrize(

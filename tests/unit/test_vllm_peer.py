@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from costtrace_vllm import frontend
 
+from costtrace.asgi import wrap_peer
+
 proxy_headers = pytest.importorskip(
     "uvicorn.middleware.proxy_headers", reason="uvicorn is in vLLM's environment, and not in this one"
 )
@@ -22,7 +24,7 @@ def resolved(client, *, forwarded):
     headers = [(b"x-costtrace-tenant", b"acme"), (b"x-forwarded-for", forwarded)]
     scope = {"type": "http", "client": client, "scheme": "http", "headers": headers}
     middleware = proxy_headers.ProxyHeadersMiddleware(application, trusted_hosts="*")
-    wrapped = frontend.wrap_proxy_headers(proxy_headers.ProxyHeadersMiddleware.__call__)
+    wrapped = wrap_peer(proxy_headers.ProxyHeadersMiddleware.__call__)
     asyncio.run(wrapped(middleware, scope, None, None))
     return found[0]
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from costtrace import clock
+from costtrace import clock, device_names
 from costtrace.events import Reading
 from costtrace.sensors import Clocks, Notice, SensedDevice
 from costtrace.sensors.counting import RESET, gain_of
@@ -45,7 +45,7 @@ class RaplSensor:
     ) -> None:
         """Open nothing yet. *wanted*: somebody asked for RAPL, so its absence is worth a notice."""
         self.calls = 0
-        host, name = clock.host_name(), _cpu_name()
+        host, name = clock.host_name(), device_names.cpu_name()
         uuid = f"CPU-{host}"
         self._gain = gain_of(gains or {}, uuid, name)
         self._about = SensedDevice(uuid, name, "cpu", "package", "rapl", gain=self._gain.text)
@@ -158,15 +158,3 @@ def _packages(root: Path) -> list[_Domain]:
         if name.startswith("package-") and (name not in found or "mmio" in found[name].path.name) and range_uj > 0:
             found[name] = _Domain(path, name, range_uj)
     return list(found.values())
-
-
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "CPU"
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in {"model name", "Model", "Processor"}:
-            return " ".join(value.split())
-    return "CPU"

@@ -70,6 +70,11 @@ class FakeEvent:
         """Stand behind what the stream has been given so far."""
         self._at_ns = self._gpu.reached_ns()
 
+    @property
+    def at_ns(self) -> int:
+        """When the stream gets to it; -1: it was never recorded. The real one does not tell."""
+        return self._at_ns
+
     def query(self) -> bool:
         """Whether the stream has passed it."""
         return self._at_ns < 0 or self._at_ns <= self._gpu.host.now_ns

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from costtrace.testing.fake_cuda import Busy, FakeGpu, Host
+from costtrace.testing.fake_cuda import Busy, FakeGpu
+from costtrace.testing.fake_trtllm_timing import Timing
 
 CHUNK = 64
 """Longest piece of a prompt in one batch."""
@@ -35,6 +36,8 @@ class Plan(msgspec.Struct, frozen=True):
     """It is cancelled after so many tokens (0: never)."""
     pause_after: int = 0
     """It is paused once, after so many tokens, and computed again."""
+    fail_after: int = 0
+    """It alone fails after so many tokens, where the column can fail one request (0: never)."""
 
 
 class RequestQueueItem:
@@ -63,7 +66,15 @@ class LlmRequest:
         self.cached_tokens = 0
         self.generated = 0
         self.is_finished = self.is_finished_due_to_cancellation = False
+        self.first_scheduled_ns = self.first_token_ns = self.last_token_ns = 0
+        self.breakdown: dict[str, list[dict[str, float]]] = {}
+        """What upstream tells of each of its batches: the whole batch's times."""
         self._position, self._chunk = 0, 0
+
+    @property
+    def reached(self) -> int:
+        """Prompt tokens that are computed, as statistics tell it: it never raises."""
+        return self._position
 
     @property
     def in_context(self) -> bool:
@@ -90,6 +101,11 @@ class LlmRequest:
     def _check(self) -> None:
         if not self.in_context:
             raise RuntimeError("the request is not in its context phase")
+
+    @property
+    def ends_its_prompt(self) -> bool:
+        """The scheduled piece is its prompt's last."""
+        return self._position + self._chunk >= self.prompt_len
 
     def schedule_chunk(self) -> None:
         """The scheduler gives it a piece of its prompt."""
@@ -124,8 +140,28 @@ class ScheduledRequests:
         return [*self.context_requests, *self.generation_requests]
 
 
+class NewestScheduledRequests(ScheduledRequests):
+    """The newest column's batch: its prompts stand in two lists, and are read as one that is made anew each time."""
+
+    def __init__(self, context: list[LlmRequest], generation: list[LlmRequest]) -> None:
+        self.context_requests_last_chunk = [r for r in context if r.ends_its_prompt]
+        self.context_requests_chunking = [r for r in context if not r.ends_its_prompt]
+        self.generation_requests = generation
+        self.paused_requests: list[LlmRequest] = []
+
+    @property
+    def context_requests(self) -> list[LlmRequest]:  # type: ignore[override] # upstream's: nothing is assigned to it
+        """Both."""
+        return [*self.context_requests_chunking, *self.context_requests_last_chunk]
+
+
 class Executor:
     """What the columns of the contract have in common; `executor_class` gives it their signatures."""
+
+    newest = False
+    """It has the events and the lists of the newest column."""
+    fails_alone = True
+    """`_handle_errors` can be told which requests."""
 
     def __init__(
         self,
@@ -138,8 +174,12 @@ class Executor:
         place: Any = None,
         stages: int = 1,
         stage: int = 0,
+        stats: bool = False,
+        metrics: bool = False,
     ) -> None:
         self.gpu, self.host = gpu, gpu.host
+        self.enable_iter_perf_stats = stats
+        self.timing = Timing(gpu, newest=self.newest, stats=stats, metrics=metrics)
         self.loop = loop
         self.active_requests: list[LlmRequest] = []
         self.is_warmup = False
@@ -213,6 +253,13 @@ class Executor:
             request.is_finished = True
         self.active_requests = [request for request in self.active_requests if request not in gone]
 
+    def fail_some(self) -> None:
+        """As upstream's checks of single requests: `_handle_errors` for one, where the column can name it."""
+        for request in list(self.active_requests):
+            after = request.plan.fail_after
+            if self.fails_alone and after and request.generated >= after:
+                self._handle_errors("planted failure of one", requests=[request])  # type: ignore[attr-defined] # the column's
+
     def _close_batch(self, members: tuple[int, ...]) -> None:
         self.gpu.busy.append(Busy(self._begun_ns, self.gpu.tail_ns, members))
 
@@ -255,9 +302,10 @@ class Executor:
         for request in self._generation:
             drafts = self._random.randrange(request.plan.drafts + 1) if request.plan.drafts else 0
             request.py_draft_tokens = [1] * drafts or None
+        kind = NewestScheduledRequests if self.newest else ScheduledRequests
         if self.loop in {"plain", "overlap"}:
-            return ScheduledRequests(self._context, self._generation)
-        return ScheduledRequests(list(self._context), list(self._generation))
+            return kind(self._context, self._generation)
+        return kind(list(self._context), list(self._generation))
 
     def pad(self) -> ScheduledRequests:
         """A batch for nobody: another rank has work, and all run in step."""
@@ -265,7 +313,7 @@ class Executor:
         dummy.is_attention_dp_dummy = True
         dummy.move()
         dummy.prompt_len = 0
-        return ScheduledRequests([], [dummy])
+        return (NewestScheduledRequests if self.newest else ScheduledRequests)([], [dummy])
 
     def hand_over(self, scheduled: ScheduledRequests) -> None:
         """As `_update_request_states`: prompts move on, and are asked in vain from here on."""
@@ -277,11 +325,14 @@ class Executor:
         if state is None:
             return
         self.host.now_ns = max(self.host.now_ns, state.until_ns)
+        self.timing.updated(state)
         for request in state.members:
             if request.py_client_id is None or request.is_finished or request.in_context:
                 continue
             drafted = len(request.py_draft_tokens or ())
             request.py_num_accepted_draft_tokens = self._random.randrange(drafted + 1)
+            request.last_token_ns = self.host.now_ns
+            request.first_token_ns = request.first_token_ns or self.host.now_ns
             left = request.plan.output - request.generated
             request.generated += min(left, 1 + request.py_num_accepted_draft_tokens)
             if request.plan.cancel_after and request.generated >= request.plan.cancel_after:
@@ -295,65 +346,3 @@ class Executor:
             again = request.plan.pause_after
             if again and request.generated == again and request.prompt_len == request.orig_prompt_len:
                 request.pause()
-
-
-def executor_class(column: str) -> type:
-    """A ``PyExecutor`` with the signatures of one column of the contract."""
-    wide = column in {"1.3early", "main"}
-
-    class PyExecutor(Executor):
-        def start_worker(self) -> None:
-            self.start()
-
-        def shutdown(self) -> None:
-            self.gpu.wait()
-            del self.model_engine
-
-        if wide:
-
-            def _forward_step(
-                self,
-                scheduled_requests: Any,
-                new_tensors_device: Any = None,  # noqa: ARG002 - upstream's
-                num_accepted_tokens_device: Any = None,  # noqa: ARG002 - upstream's
-            ) -> Any:
-                return self.forward(scheduled_requests)
-
-        else:
-
-            def _forward_step(self, scheduled_requests: Any, new_tensors_device: Any = None) -> Any:  # type: ignore[misc] # noqa: ARG002 - upstream's
-                return self.forward(scheduled_requests)
-
-        def _sample_async(self, scheduled_batch: Any, batch_outputs: Any) -> Any:
-            return self.sample(scheduled_batch, batch_outputs)
-
-        if column == "main":
-
-            def _handle_responses(self, emit_first_iter: bool = True) -> Any:  # noqa: ARG002, FBT001, FBT002 - upstream's
-                return self.answer()
-
-        else:
-
-            def _handle_responses(self) -> Any:  # type: ignore[misc] # the other column's
-                return self.answer()
-
-        if column == "1.0":
-
-            def _handle_errors(self, error_msg: Any = None) -> None:  # noqa: ARG002 - upstream's
-                self.fail(None)
-
-        else:
-
-            def _handle_errors(self, error_msg: Any = None, *, requests: Any = None, **more: Any) -> None:  # type: ignore[misc] # noqa: ARG002 - upstream's
-                self.fail(requests)
-
-        def _append_iter_stats(self, stats: Any, req_stats: Any = None, *args: Any, **kwargs: Any) -> None:
-            """Keep nothing."""
-
-    return PyExecutor
-
-
-def make_executor(column: str, plans: Sequence[Plan], **options: Any) -> Any:
-    """An executor on a device and a clock of its own."""
-    cls = options.pop("cls", None) or executor_class(column)
-    return cls(FakeGpu(Host()), plans, **options)

@@ -14,17 +14,19 @@ from costtrace.testing.fake_trtllm import CHUNK, Plan, RequestQueueItem
 def iterate_plain(executor: Any, *, padded: bool = False) -> None:
     """One turn of ``_executor_loop``."""
     executor.fetch()
+    executor.fail_some()
     executor.pause_some()
     scheduled = executor.schedule(executor.active_requests)
     if not scheduled.batch_size:
         if not padded:
             return
         scheduled = executor.pad()
-    outputs = executor._forward_step(scheduled)
+    outputs = executor.timing.forward(executor, scheduled)
     state = executor._sample_async(scheduled, outputs)
+    executor.timing.sampled(scheduled)
     executor.hand_over(scheduled)
     executor.update(state)
-    executor._handle_responses()
+    executor.timing.iterated(executor, executor._handle_responses(), state)
 
 
 def run_overlap(executor: Any) -> None:
@@ -32,19 +34,23 @@ def run_overlap(executor: Any) -> None:
     previous: Any = None
     while executor.has_work() or previous is not None:
         executor.fetch()
+        executor.fail_some()
+        executor.pause_some()
         # Who is through on paper is known only a batch later: such a request is in one batch more than it needs.
         scheduled = executor.schedule(executor.active_requests)
         state = None
         if scheduled.batch_size:
-            outputs = executor._forward_step(scheduled, None)
+            outputs = executor.timing.forward(executor, scheduled, None)
             executor.update(previous)
             state = executor._sample_async(scheduled, outputs)
+            executor.timing.sampled(scheduled)
             executor.hand_over(scheduled)
         else:
             executor.update(previous)
         if previous is not None:
-            executor._handle_responses()
-        scheduled.context_requests = [r for r in scheduled.context_requests if not r.in_context]
+            executor.timing.iterated(executor, executor._handle_responses(), previous)
+        if not executor.newest:
+            scheduled.context_requests = [r for r in scheduled.context_requests if not r.in_context]
         previous = state
 
 
@@ -53,22 +59,26 @@ def run_pipeline(executor: Any, stages: int) -> None:
     flying: deque[Any] = deque()
     while executor.has_work() or flying:
         executor.fetch()
+        executor.fail_some()
         held = {id(request) for state in flying for request in state.members}
         free = [request for request in executor.active_requests if id(request) not in held]
         scheduled = executor.schedule(free[: max(1, (len(free) + 1) // 2)])
         if scheduled.batch_size:
-            outputs = executor._forward_step(scheduled)
+            outputs = executor.timing.forward(executor, scheduled)
             if executor.loop == "stage":
-                members = scheduled.all_requests()
-                state = SimpleNamespace(members=members, until_ns=executor.gpu.tail_ns) if outputs else None
+                members, until_ns = scheduled.all_requests(), executor.gpu.tail_ns
+                known = SimpleNamespace(scheduled_requests=scheduled, members=members, until_ns=until_ns)
+                state = known if outputs else None
             else:
                 state = executor._sample_async(scheduled, outputs)
+            executor.timing.sampled(scheduled)
             executor.hand_over(scheduled)
             if state is not None:
                 flying.append(state)
         if len(flying) >= stages or (not scheduled.batch_size and flying):
-            executor.update(flying.popleft())
-            executor._handle_responses()
+            done = flying.popleft()
+            executor.update(done)
+            executor.timing.iterated(executor, executor._handle_responses(), done)
 
 
 def run(executor: Any, stages: int = 1) -> None:
@@ -125,6 +135,7 @@ def random_plans(seed: int, count: int, *, drafts: int = 0, start_ns: int = 1_00
                 answers=chosen.choice((1, 1, 1, 2)),
                 cancel_after=chosen.choice((0, 0, 0, max(1, output // 2))),
                 pause_after=chosen.choice((0, 0, 2)) if output > 3 else 0,
+                fail_after=chosen.choice((0, 0, 0, 0, 1, 3)),
             )
         )
     return plans

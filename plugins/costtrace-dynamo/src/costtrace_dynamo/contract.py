@@ -5,9 +5,10 @@ once; serving goes on.
 """
 
 import ast
-import inspect
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from costtrace.hook_check import HookCheck, check_callable, compare
 
 
 class Hook(NamedTuple):
@@ -22,15 +23,6 @@ class Hook(NamedTuple):
     """Names that must be there, without self, in this order; others may stand behind them."""
     lost: str
     optional: bool = False
-
-
-class HookCheck(NamedTuple):
-    """How one hook fits."""
-
-    hook: Hook
-    ok: bool
-    why: str
-    """'' where it fits."""
 
 
 _NO_IDENTITY = (
@@ -65,17 +57,10 @@ def why_not(owner: Any, hook: Hook) -> str:
     """Why *hook* does not fit the class or module *owner*; '' where it does."""
     if owner is None:
         return f"{hook.owner} does not exist"
-    function = vars(owner).get(hook.function)
-    if function is None:
-        return "it does not exist"
-    try:
-        found = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return "its signature cannot be read"
-    return _compare(found, hook.parameters)
+    return check_callable(vars(owner).get(hook.function), hook.parameters, kind=None)
 
 
-def check_source(package_dir: Path) -> list[HookCheck]:
+def check_source(package_dir: Path) -> list[HookCheck[Hook]]:
     """Check every hook against the source in *package_dir* (the folder ``dynamo``), without importing it."""
     checks = []
     for hook in HOOKS:
@@ -102,12 +87,5 @@ def _why_source(package_dir: Path, hook: Hook) -> str:
     functions = [node for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     for function in functions:
         if function.name == hook.function:
-            return _compare([argument.arg for argument in function.args.args], hook.parameters)
+            return compare([argument.arg for argument in function.args.args], hook.parameters)
     return "it does not exist"
-
-
-def _compare(found: list[str], wanted: tuple[str, ...]) -> str:
-    names = [name for name in found if name != "self"]
-    if tuple(names[: len(wanted)]) == wanted:
-        return ""
-    return f"its parameters are ({', '.join(names)}), not ({', '.join(wanted)}, ...)"

@@ -7,13 +7,14 @@ to be wrapped once somebody else has imported their modules. What is measured, a
 import os
 import time
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from costtrace_vllm import late, settings, status
+from costtrace_vllm import settings
+from costtrace_vllm.status import status
 
-from costtrace import clock
+from costtrace import clock, late
 from costtrace.guard import guard
 from costtrace_dynamo import contract, identity
 
@@ -37,11 +38,7 @@ def register() -> None:
     with guard("dynamo.register"):
         if not settings.current().enabled:
             return
-        by_module: dict[str, list[contract.Hook]] = {}
-        for hook in contract.HOOKS:
-            by_module.setdefault(hook.module, []).append(hook)
-        for name, hooks in by_module.items():
-            late.when_imported(name, partial(_lay, hooks))
+        late.when_theirs_are(contract.HOOKS, _lay)
         if os.environ.get(ROLE):
             late.when_imported("vllm.v1.engine.core", _describe_engine)
 

@@ -9,9 +9,9 @@ its clients what it does not set itself (docs/dynamo.md).
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from costtrace_vllm import carrier
 from costtrace_vllm.carrier import RequestContext
 
+from costtrace.carried import valid_traceparent
 from costtrace.tenancy import INVALID, tenant_name
 from costtrace.usage import JOINED
 
@@ -58,7 +58,7 @@ def _text(value: object) -> str:
 
 def traceparent_of(headers: Mapping[str, Any] | None) -> str:
     """The W3C traceparent among the trace headers of a request; '' where there is none, or none that is valid."""
-    return carrier.valid_traceparent([_text((headers or {}).get("traceparent"))])
+    return valid_traceparent((headers or {}).get("traceparent"))
 
 
 def request_context(

@@ -85,12 +85,12 @@ def is_nobody(request: Any) -> str:
     return WARM_UP if read(request, "py_client_id") is None else ""
 
 
-def facts(request: Any) -> Facts:
-    """Read what is needed of a request that is new."""
+def facts(request: Any, name: int | None = None) -> Facts:
+    """Read what is needed of a request that is new. *name*: its id, where that is known without asking."""
     params = read(request, "py_disaggregated_params")
     kind = str(read(params, "request_type", "")) if params is not None else ""
     return Facts(
-        id=ids_of(request),
+        id=ids_of(request) if name is None else name,
         client_id=number(request, "py_client_id"),
         prompt_tokens=max(0, number(request, "py_orig_prompt_len", "orig_prompt_len", "prompt_len", default=0)),
         beam_width=max(1, number(request, "py_beam_width", default=_beam(request))),

@@ -3,15 +3,15 @@
 Everything here reads objects whose fields change with TensorRT-LLM's versions: what is not there is 0 or ''.
 """
 
-import os
-import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costtrace import clock
+from costtrace import clock, model_shape
+from costtrace.device_names import accelerator
 from costtrace.events import DeviceRef, ModelShape
 from costtrace_tensorrt_llm.batches import number, read
+from costtrace_tensorrt_llm.hook_points import METHODS
 
 
 class Place(NamedTuple):
@@ -66,16 +66,7 @@ def devices_of(executor: Any, place: Place) -> tuple[DeviceRef, ...]:
 
 def _device(cuda: Any, index: int, rank: int) -> DeviceRef:
     properties = cuda.get_device_properties(index)
-    name = str(properties.name)
-    uuid = str(getattr(properties, "uuid", "") or "")
-    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    if index < len(visible) and visible[index].startswith("MIG-"):
-        return DeviceRef(visible[index], name, "mig", clock.host_name(), rank)
-    if not uuid:
-        uuid = f"cuda-{clock.host_name()}-{index}"
-    elif not uuid.startswith(("GPU-", "MIG-")):
-        uuid = f"GPU-{uuid}"
-    return DeviceRef(uuid, name, "mig" if uuid.startswith("MIG-") else "gpu", clock.host_name(), rank)
+    return accelerator("cuda", index, str(properties.name), str(getattr(properties, "uuid", "") or ""), rank)
 
 
 def model_of(executor: Any) -> tuple[str, Any]:
@@ -92,32 +83,7 @@ def shape_of(executor: Any, peers: int) -> ModelShape:
     config = read(read(model, "model_config"), "pretrained_config") or read(model, "config")
     if config is None:
         return ModelShape()
-    hidden = max(0, number(config, "hidden_size", default=0))
-    layers = max(0, number(config, "num_hidden_layers", default=0))
-    heads = max(0, number(config, "num_attention_heads", default=0))
-    kv_heads = number(config, "num_key_value_heads", default=heads)
-    head_size = number(config, "head_dim", default=hidden // heads if heads else 0)
-    experts = max(0, number(config, "num_local_experts", "num_experts", "n_routed_experts", default=0))
-    chosen = max(0, number(config, "num_experts_per_tok", default=0)) if experts else 0
-    width = number(config, "moe_intermediate_size", default=0) if experts else 0
-    width = width or number(config, "intermediate_size", default=4 * hidden)
-    shared = max(0, number(config, "n_shared_experts", default=0)) if experts else 0
-    mlp = 3 * hidden * width * ((chosen + shared) if experts else 1)
-    attention = 2 * hidden * heads * head_size + 2 * hidden * kv_heads * head_size
-    vocabulary = hidden * max(0, number(config, "vocab_size", default=0))
-    latent = number(config, "kv_lora_rank", default=0)
-    kv_width = latent + number(config, "qk_rope_head_dim", default=0) if latent else 2 * kv_heads * head_size
-    return ModelShape(
-        weight_bytes=_weight_bytes(model) * peers,
-        active_params=layers * (attention + mlp) + vocabulary,
-        layers=layers,
-        kv_bytes_per_token=layers * kv_width * 2,
-        hidden_size=hidden,
-        heads=heads,
-        head_size=head_size,
-        experts=experts,
-        experts_per_token=chosen,
-    )
+    return model_shape.shape_of(config, _weight_bytes(model) * peers)
 
 
 def _weight_bytes(model: Any) -> int:
@@ -139,24 +105,3 @@ def settings_of(executor: Any, place: Place, tier: str) -> dict[str, str]:
         "attention_dp": str(place.attention_dp).lower(),
         **({"loop": loop} if loop else {}),
     }
-
-
-METHODS = {
-    "T1": "trtllm.steps.cuda-events",
-    "T2": "trtllm.iteration-stats",
-    "none": "none",
-}
-"""Ids of the ways in which a step's time is found, by tier. They stand on the engine's row."""
-
-
-def process_start_ns() -> int:
-    """When this process began, on CLOCK_MONOTONIC."""
-    now_ns = time.monotonic_ns()
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(fields[19]) * 1_000_000_000 // os.sysconf(
-            "SC_CLK_TCK"
-        )
-    except (OSError, ValueError, IndexError):
-        return now_ns
-    return max(0, now_ns - max(0, age_ns))

@@ -4,29 +4,29 @@ A process may have several executors one after the other: upstream makes a first
 left for the KV cache. Each has a journal of its own; the next one's start-up begins where the last one ended.
 """
 
-import atexit
 import os
+import threading
 import time
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from costtrace import clock
-from costtrace.agent.spawn import AgentKeeper
+from costtrace.engine_journal import EngineJournal
 from costtrace.events import EngineReady, EngineStarted
 from costtrace.guard import guard, log
-from costtrace.journal.pump import Pump
-from costtrace.journal.writer import JournalWriter, new_engine_id
-from costtrace.recorder import Recorder
-from costtrace_tensorrt_llm import contract, describe, settings, status
+from costtrace_tensorrt_llm import batches, contract, describe, settings
 from costtrace_tensorrt_llm.contexts import contexts
 from costtrace_tensorrt_llm.gputime import EventPool
+from costtrace_tensorrt_llm.hook_points import SETTLED, TIERS
 from costtrace_tensorrt_llm.metering import StepMeter
+from costtrace_tensorrt_llm.native import UNTOLD, Untold, UpstreamMeter
 from costtrace_tensorrt_llm.stats import StatsMeter
+from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 
 _last_end = (0, 0)
 """Process, and when its last executor ended (monotonic ns)."""
+OTHER = "another tier goes on"
 
 
 def _make_event() -> Any:
@@ -39,22 +39,21 @@ class Engine:
     def __init__(self, executor: Any, tier: str, why: str) -> None:
         self.tier = tier
         self.place = describe.place_of(executor)
-        self.recorder = Recorder(settings.current().ring_capacity)
-        self.engine_id = new_engine_id("tensorrt-llm")
-        self.steps: StepMeter | None = None
+        self.journal = EngineJournal("tensorrt-llm", "rank", settings.current(), status)
+        self.recorder = self.journal.recorder
+        self.steps: StepMeter | UpstreamMeter | None = None
         self.stats: StatsMeter | None = None
         if tier == "T1":
             samples = self.place.stage == self.place.stages - 1
             self.steps = StepMeter(self.recorder, EventPool(_make_event), contexts, samples=samples)
+        elif tier == "T1-native":
+            self.steps = UpstreamMeter(self.recorder, contexts)
         elif tier == "T2":
             self.stats = StatsMeter(self.recorder, contexts)
         if why:
-            log.warning("costtrace: tier %s instead of T1 (%s). Serving goes on.", tier, why)
-            status.lost.setdefault("tier", f"{why}; lost: T1, steps timed on the GPU; {tier} is used")
-        self._home = settings.current().home
-        self._keeper = AgentKeeper(self._home)
-        self._pid = os.getpid()
-        self._pump: Pump | None = None
+            log.warning("costtrace: tier %s is used (%s). Serving goes on.", tier, why)
+            status.lost.setdefault("tier", f"{why}; {tier} is used")
+        self._starting: threading.Thread | None = None
         self._devices: tuple[str, ...] = ()
 
     def start(self, executor: Any) -> None:
@@ -65,7 +64,7 @@ class Engine:
         devices = describe.devices_of(executor, self.place)
         self._devices = tuple(device.uuid for device in devices)
         started = EngineStarted(
-            started_ns=ended_ns if pid == os.getpid() else describe.process_start_ns(),
+            started_ns=ended_ns if pid == os.getpid() else clock.process_start_ns(),
             engine="tensorrt-llm",
             engine_version=status.engine_version(),
             model=model,
@@ -75,79 +74,75 @@ class Engine:
             settings=describe.settings_of(executor, self.place, self.tier),
             lost_hooks=status.lost_hooks(),
         )
-        current = settings.current()
-        self._pump = Pump(
-            self.recorder,
-            Translator(
-                model,
-                clock.boot_id(),
-                stage=self.place.stage,
-                scatter=self.place.stages > 1,
-                rank=self.place.rank,
-            ),
-            lambda snapshot: JournalWriter(
-                self._home, self.engine_id, snapshot, cap_bytes=int(current.journal_cap_bytes), version=_own_version()
-            ),
-            first=[started, EngineReady(now_ns)],
-            chores=self._chores,
+        translator = Translator(
+            model, clock.boot_id(), stage=self.place.stage, scatter=self.place.stages > 1, rank=self.place.rank
         )
-        self._pump.start()
-        atexit.register(self.stop)
+        self.journal.open([started, EngineReady(now_ns)], translator, self._told, self._last_steps)
 
-    def fall_back(self) -> str:
-        """Use the executor's statistics from here on, where they can be had; the tier that is left."""
+    def fall_back(self, executor: Any, error: Exception) -> "Engine | None":
+        """The engine that goes on where this one cannot, with a journal of its own; None where there is none.
+
+        For the executor's thread: files are closed and opened beside it.
+        """
+        untold = isinstance(error, Untold)
+        tier = "T1" if untold and set(TIERS["T1"]) <= set(status.installed) else "T2"
+        if not set(TIERS[tier]) <= set(status.installed):
+            tier = "none"
+        why = f"upstream did not time its last {UNTOLD} batches" if untold else str(error)
+        status.say_lost("batch", why, f"{self.tier}; {tier} is used from here on")
         if self.steps is not None:
-            self.steps.finish()
-        self.steps = None
-        self.tier = "T2" if "stats" in status.installed else "none"
-        if self.tier == "T2":
-            self.stats = StatsMeter(self.recorder, contexts)
-        return self.tier
+            self.steps.hand_over()
+        if tier == "none":
+            threading.Thread(target=self.stop, args=(OTHER,), name="costtrace-tier").start()
+            return None
+        successor = Engine(executor, tier, "")
+        successor.follow(self, executor)
+        return successor
+
+    def follow(self, other: "Engine", executor: Any) -> None:
+        """Start once *other* has written its last word, on a thread beside the executor's."""
+
+        def change() -> None:
+            other.stop(OTHER)
+            with guard("trtllm.fall_back"):
+                self.start(executor)
+
+        self._starting = threading.Thread(target=change, name="costtrace-tier")
+        self._starting.start()
 
     def stop(self, reason: str = "shutdown") -> None:
         """Write what is left and the last word. Safe to call twice; does nothing in a forked child."""
         global _last_end  # noqa: PLW0603 - a fact of the process
-        atexit.unregister(self.stop)
-        pump, self._pump = self._pump, None
-        if pump is None or os.getpid() != self._pid:
-            return
-        with guard("trtllm.stop"):
-            if self.steps is not None:
-                self.steps.finish()
-            pump.stop(reason)
+        if self._starting is not None and self._starting is not threading.current_thread():
+            self._starting.join()
+        if self.journal.close(reason):
             _last_end = (os.getpid(), time.monotonic_ns())
-            status.remove(self._home, "rank")
 
-    def _chores(self) -> None:
-        """Every two seconds, on the writer thread."""
-        if settings.current().agent == "spawn":
-            self._keeper.ensure_running()
-        status.write(
-            self._home,
-            "rank",
-            engine_id=self.engine_id,
-            tier=self.tier,
-            place=self.place._asdict(),
-            devices=list(self._devices),
-        )
+    def _last_steps(self) -> None:
+        if self.steps is not None:
+            self.steps.finish()
+
+    def _told(self) -> dict[str, Any]:
+        return {"tier": self.tier, "place": self.place._asdict(), "devices": list(self._devices)}
 
 
 def attach(executor: Any) -> Engine | None:
     """Begin to record *executor*; None where another rank does it, or nothing can be recorded."""
     place = describe.place_of(executor)
-    if not place.meters:
+    wanted = settings.current().trtllm_tier
+    if not place.meters or wanted in SETTLED:  # what is settled is the server's to record
         return None
-    tier, why = contract.tier_of(status.installed, status.engine_version())
+    tier, why = contract.tier_of(status.installed, status.engine_version(), wanted)
+    if tier == "T1-native" and batches.read(executor, "enable_iter_perf_stats", False) is not True:
+        why = "T1-native needs enable_iter_perf_stats"
+        tier = "T1" if set(TIERS["T1"]) <= set(status.installed) else "none"
     if tier == "none":
-        log.warning("costtrace: nothing is recorded of this engine (%s). Serving goes on.", why)
+        log.warning(
+            "costtrace: nothing is recorded of this engine (%s). Serving goes on. "
+            "COSTTRACE_TRTLLM_TIER=T3 or T5 would estimate it from finished requests.",
+            why,
+        )
         return None
     engine = Engine(executor, tier, why)
     engine.start(executor)
     return engine
-
-
-def _own_version() -> str:
-    try:
-        return version("costtrace-core")
-    except PackageNotFoundError:
-        return ""

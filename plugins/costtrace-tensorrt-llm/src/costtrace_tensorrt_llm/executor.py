@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from costtrace.guard import guard, log, swallow
-from costtrace_tensorrt_llm import batches, status
+from costtrace.guard import guard, swallow
+from costtrace_tensorrt_llm import batches
+from costtrace_tensorrt_llm.native import Untold
 
 MARK = "_costtrace"
 
@@ -67,7 +68,7 @@ def wrap_forward(original: Callable[..., Any]) -> Callable[..., Any]:
             if meter is not None:
                 flight = meter.begin(self, scheduled_requests)
         except Exception as error:  # noqa: BLE001 - the engine goes on
-            _fall_back(self, error)
+            meter, flight = _fall_back(self, scheduled_requests, error)
         failed = True
         try:
             outputs = original(self, scheduled_requests, *args, **kwargs)
@@ -83,15 +84,23 @@ def wrap_forward(original: Callable[..., Any]) -> Callable[..., Any]:
     return _forward_step
 
 
-def _fall_back(executor: Any, error: Exception) -> None:
-    """A batch or its requests are not as the contract says: say which attribute, and use the next tier from here on."""
+def _fall_back(executor: Any, scheduled: Any, error: Exception) -> tuple[Any, Any]:
+    """A batch or its requests are not as the contract says, or upstream does not time them: the next tier goes on.
+
+    Its meter and what it began, where it meters steps.
+    """
     engine = executor.__dict__.get(MARK)
-    if not isinstance(error, AttributeError) or engine is None or engine.steps is None:
+    if not isinstance(error, AttributeError | Untold) or engine is None or engine.steps is None:
         swallow("trtllm.begin", error)
-        return
-    tier = engine.fall_back()
-    status.say_lost("batch", str(error), f"T1, steps timed on the GPU; {tier} is used")
-    log.warning("costtrace: tier %s from here on.", tier)
+        return None, None
+    try:
+        successor = engine.fall_back(executor, error)
+        executor.__dict__[MARK] = successor
+        if successor is not None and successor.steps is not None:
+            return successor.steps, successor.steps.begin(executor, scheduled)
+    except Exception as failure:  # noqa: BLE001 - the engine goes on
+        swallow("trtllm.fall_back", failure)
+    return None, None
 
 
 def wrap_sample(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,6 +162,22 @@ def wrap_errors(original: Callable[..., Any]) -> Callable[..., Any]:
     return _handle_errors
 
 
+def wrap_iteration(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`PyExecutor._process_iter_stats`: upstream gives its events back in it, so they are read before."""
+
+    @wraps(original)
+    def _process_iter_stats(self: Any, finished: Any, active: Any, batch_state: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            meter = _meter(self)
+            if meter is not None:
+                meter.told(batch_state)
+        except Exception as error:  # noqa: BLE001 - the engine goes on
+            swallow("trtllm.iteration", error)
+        return original(self, finished, active, batch_state, *args, **kwargs)
+
+    return _process_iter_stats
+
+
 def wrap_stats(original: Callable[..., Any]) -> Callable[..., Any]:
     """`PyExecutor._append_iter_stats`: a tap, where the step hooks are not used."""
 
@@ -162,7 +187,8 @@ def wrap_stats(original: Callable[..., Any]) -> Callable[..., Any]:
             engine = engine_of(self)
             if engine is not None and engine.stats is not None:
                 gpu_ms = kwargs.get("gpu_forward_time_ms", args[4] if len(args) > 4 else None)
-                engine.stats.record(req_stats, batches.read(stats, "gpu_forward_time_ms", gpu_ms))
+                gpu_ms = batches.read(stats, "gpu_forward_time_ms", gpu_ms)
+                engine.stats.record(req_stats, gpu_ms, batches.read(self, "active_requests", ()))
         except Exception as error:  # noqa: BLE001 - the engine goes on
             swallow("trtllm.stats", error)
         return original(self, stats, req_stats, *args, **kwargs)

@@ -11,15 +11,14 @@ from typing import Any
 import msgspec
 
 from costtrace import clock, tenancy
+from costtrace.asgi import headers_of, peer_of
+from costtrace.carried import traceparent_of, valid_traceparent
 from costtrace.guard import guard, swallow
 from costtrace.usage import JOINED
-from costtrace_tensorrt_llm import carrier, settings
+from costtrace_tensorrt_llm import carrier, settings, settling
 from costtrace_tensorrt_llm.batches import number, read
 from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext
 from costtrace_tensorrt_llm.contexts import contexts
-
-SCOPE_KEY = "costtrace"
-PEER_KEY = "costtrace.peer"
 
 
 class Caller:
@@ -37,13 +36,12 @@ class Caller:
         """Who it is, and its place in a trace: the same for all that is done on its behalf."""
         if self._context is None:
             identity = tenancy.resolve(self.headers, self.peer)
-            found = [value.decode("latin-1") for name, value in self.headers if name.lower() == b"traceparent"]
             self._context = RequestContext(
                 self.key,
                 identity.tenant,
                 identity.source,
                 carrier.operation_of(self.path),
-                carrier.valid_traceparent(found[0]) if len(found) == 1 else "",
+                traceparent_of(self.headers),
                 self.arrived_ns,
                 clock.boot_id(),
                 identity.user,
@@ -65,10 +63,7 @@ class Identify:
         """Pass the request on."""
         try:
             if scope["type"] in {"http", "websocket"}:
-                client = scope[PEER_KEY] if PEER_KEY in scope else scope.get("client")
-                _caller.set(
-                    Caller(list(scope.get("headers") or ()), client[0] if client else None, scope.get("path", ""))
-                )
+                _caller.set(Caller(headers_of(scope), peer_of(scope), scope.get("path", "")))
         except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
             swallow("trtllm.http", error)
         await self.app(scope, receive, send)
@@ -86,17 +81,6 @@ def wrap_server(original: Callable[..., Any]) -> Callable[..., Any]:
     return __init__
 
 
-def wrap_peer(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`ProxyHeadersMiddleware.__call__`: remember who really connected, before a header says something else."""
-
-    @wraps(original)
-    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:  # noqa: N807 - its name
-        scope.setdefault(PEER_KEY, scope.get("client"))
-        return await original(self, scope, receive, send)
-
-    return __call__
-
-
 def wrap_label(original: Callable[..., Any]) -> Callable[..., Any]:
     """`GenerationRequest.__init__`: write who asks onto the request."""
 
@@ -105,6 +89,7 @@ def wrap_label(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self, *args, **kwargs)
         with guard("trtllm.label"):
             self.__dict__[ATTRIBUTE] = carrier.encode(_context_of(self))
+            settling.arrived(self)
 
     return __init__
 
@@ -121,7 +106,7 @@ def _context_of(request: Any) -> RequestContext:
         secrets.token_hex(8),
         settings.current().tenant_default,
         "process",
-        traceparent=carrier.valid_traceparent(parent),
+        traceparent=valid_traceparent(parent),
         arrived_ns=time.monotonic_ns(),
         boot=clock.boot_id(),
         model=adapter,

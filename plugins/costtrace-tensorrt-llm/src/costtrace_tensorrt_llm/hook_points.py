@@ -21,6 +21,28 @@ OLDEST, NEWEST = (1, 0), (1, 3)
 """Releases (major, minor) that the columns cover. Outside of them the step hooks are not used."""
 
 
+TIERS: dict[str, tuple[str, ...]] = {
+    "T1": ("forward", "sample", "responses", "errors", "request"),
+    "T1-native": ("forward", "responses", "errors", "request", "iteration", "batch state"),
+    "T2": ("stats",),
+    "T3": ("label", "executor", "result"),
+    "T5": ("label", "executor", "result"),
+}
+"""The tiers, best first, by the hooks that each needs. `METHODS` says what each is."""
+METHODS = {
+    "T1": "trtllm.steps.cuda-events",
+    "T1-native": "trtllm.steps.upstream-events",
+    "T2": "trtllm.iteration-stats",
+    "T3": "estimated:trtllm.batch-times",
+    "T5": "estimated:trtllm.request-times",
+    "none": "none",
+}
+"""Ids of the ways in which a step's time is found, by tier. They stand on the engine's row."""
+STEPS = ("T1", "T1-native")
+SETTLED = ("T3", "T5")
+"""Estimates by what upstream tells of a finished request. Made by the server's process, and only where asked for."""
+
+
 class Seen(NamedTuple):
     """One function as one range of versions has it."""
 
@@ -35,7 +57,7 @@ class Hook(NamedTuple):
     name: str
     process: Process
     tier: str
-    """What it belongs to: ``T1`` or ``T2``, ``tenant``, ``life`` (start and end)."""
+    """What it belongs to: a tier (`TIERS`; ``T3, T5`` for both), ``tenant``, ``life`` (start and end)."""
     module: str
     owner: str
     function: str
@@ -46,14 +68,18 @@ class Hook(NamedTuple):
     seen: dict[str, Seen]
     reads: tuple[str, ...] = ()
     """Attributes that are read of its objects."""
-    required: bool = False
-    """Without it its tier cannot be used."""
+    anywhere: tuple[str, ...] = ()
+    """Parameters that have to be among the others, wherever."""
+    fields: tuple[str, ...] = ()
+    """Fields that its class has to declare."""
+    optional: bool = False
+    """Not every version has it: where it is missing nothing is lost that another tier does not have."""
     kind: Literal["plain", "coroutine", "generator"] = "plain"
 
 
 _PE = "tensorrt_llm._torch.pyexecutor.py_executor"
 _QUEUE = "tensorrt_llm._torch.pyexecutor.executor_request_queue"
-_NO_STEPS = "step timing (T1): the executor's own statistics (T2) are used, or nothing is billed"
+_NO_STEPS = "step timing (T1): the next tier that fits is used, or nothing is billed"
 _NO_TENANT = "tenant and trace of requests: they are billed to `default`, in a trace of their own"
 _OTHER_RANKS = "tenant on ranks other than 0 (attention DP, later pipeline stages): billed to nobody's name"
 
@@ -63,6 +89,9 @@ def _all(*parameters: str, call: tuple[str, ...] = ("1.3early",)) -> dict[str, S
     return {column: Seen(parameters, "call" if column in call else "def") for column in COLUMNS}
 
 
+_STATE = ("finished_requests", "active_requests", "batch_state")
+_CREATE = ("engine", "executor_config", "batched_logits_processor", "model_world_size")
+_NO_ESTIMATE = "estimates from finished requests (T3, T5), which are made only where they are asked for"
 _FORWARD = ("scheduled_requests", "new_tensors_device")
 _STATS = ("stats", "req_stats")
 _REQUEST = ("prompt_token_ids", "sampling_params")
@@ -76,15 +105,15 @@ HOOKS: tuple[Hook, ...] = (
             "1.3early": Seen((*_FORWARD, "num_accepted_tokens_device"), "call"),
             "main": Seen((*_FORWARD, "num_accepted_tokens_device"), "def"),
         },
-        reads=("active_requests",), required=True,
+        reads=("active_requests",),
     ),
     Hook(
         "sample", "every rank", "T1", _PE, "PyExecutor", "_sample_async", ("scheduled_batch", "batch_outputs"),
-        _NO_STEPS, _all("scheduled_batch", "batch_outputs"), required=True,
+        _NO_STEPS, _all("scheduled_batch", "batch_outputs"),
     ),
     Hook(
         "responses", "every rank", "T1", _PE, "PyExecutor", "_handle_responses", (), _NO_STEPS,
-        {**_all(), "main": Seen(("emit_first_iter",), "def")}, required=True,
+        {**_all(), "main": Seen(("emit_first_iter",), "def")},
     ),
     Hook(
         "errors", "every rank", "T1", _PE, "PyExecutor", "_handle_errors", ("error_msg",), _NO_STEPS,
@@ -94,16 +123,32 @@ HOOKS: tuple[Hook, ...] = (
             "1.3early": Seen(("error_msg", "*", "requests"), "unverified"),
             "main": Seen(("error_msg", "*", "requests", "charge_budget", "fatal_is_collective_aligned"), "def"),
         },
-        required=True,
+
     ),
     Hook(
         "request", "every rank", "T1", "tensorrt_llm._torch.pyexecutor.llm_request", "LlmRequest", "", (), _NO_STEPS,
         {},
-        reads=("py_request_id", "py_client_id", "py_draft_tokens"), required=True,
+        reads=("py_request_id", "py_client_id", "py_draft_tokens"),
+    ),
+    Hook(
+        "iteration", "every rank", "T1-native", _PE, "PyExecutor", "_process_iter_stats", _STATE,
+        "upstream's own events (T1-native)",
+        {
+            "1.0": Seen(_STATE, "def"),
+            "1.2rc": Seen(_STATE, "def"),
+            "1.3early": Seen((*_STATE, "micro_batch_id"), "def"),
+            "main": Seen((*_STATE, "micro_batch_id"), "def"),
+        },
+        optional=True,
+    ),
+    Hook(
+        "batch state", "every rank", "T1-native", _PE, "BatchState", "", (),
+        "upstream's own events (T1-native): older versions have none", {"main": Seen((), "def")},
+        fields=("scheduled_requests", "gpu_forward_start_event", "gpu_forward_end_event"), optional=True,
     ),
     Hook(
         "stats", "every rank", "T2", _PE, "PyExecutor", "_append_iter_stats", _STATS,
-        "statistics of iterations (T2), which stand in where the step hooks do not fit",
+        "statistics of iterations with a GPU time (T2), which stand in where the step hooks do not fit",
         {
             "1.0": Seen(_STATS, "def"),
             "1.2rc": Seen(_STATS, "unverified"),
@@ -116,6 +161,29 @@ HOOKS: tuple[Hook, ...] = (
                 "def",
             ),
         },
+        anywhere=("gpu_forward_time_ms",), optional=True,
+    ),
+    Hook(
+        "executor", "server", "T3, T5", "tensorrt_llm.executor.executor", "GenerationExecutor", "create", ("engine",),
+        _NO_ESTIMATE,
+        {
+            "1.0": Seen(_CREATE, "unverified"),
+            "1.2rc": Seen((*_CREATE, "world_size", "mpi_session"), "def"),
+            "1.3early": Seen(_CREATE, "unverified"),
+            "main": Seen(_CREATE, "unverified"),
+        },
+        anywhere=("model_world_size",), optional=True,
+    ),
+    Hook(
+        "result", "server", "T3, T5", "tensorrt_llm.executor.result", "GenerationResultBase", "_handle_response",
+        ("response",), _NO_ESTIMATE,
+        {
+            "1.0": Seen(("response", "additional_outputs"), "def"),
+            "1.2rc": Seen(("response",), "def"),
+            "1.3early": Seen(("response",), "unverified"),
+            "main": Seen(("response",), "unverified"),
+        },
+        optional=True,
     ),
     Hook(
         "start", "every rank", "life", _PE, "PyExecutor", "start_worker", (),

@@ -5,14 +5,16 @@ worker alike. No import of weight, no thread, no file, no socket before the firs
 """
 
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 from typing import Any
 
 from costtrace import late
+from costtrace.asgi import wrap_peer
 from costtrace.guard import guard
-from costtrace_tensorrt_llm import contract, status
+from costtrace.hook_check import check_fields
+from costtrace_tensorrt_llm import contract
 from costtrace_tensorrt_llm.hook_points import HOOKS, Hook
+from costtrace_tensorrt_llm.status import status
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -26,23 +28,22 @@ def register() -> None:
         return
     _done = True
     with guard("trtllm.register"):
-        by_module: dict[str, list[Hook]] = {}
-        for hook in HOOKS:
-            by_module.setdefault(hook.module, []).append(hook)
-        for name, hooks in by_module.items():
-            late.when_imported(name, partial(lay, hooks))
+        late.when_theirs_are(HOOKS, lay)
 
 
 def wraps_of() -> dict[str, Wrap]:
     """What lays each hook. The modules with the wrappers are imported only where a module of the engine is."""
-    from costtrace_tensorrt_llm import executor, frontend  # noqa: PLC0415 - as said above
+    from costtrace_tensorrt_llm import executor, frontend, settling  # noqa: PLC0415 - as said above
 
     return {
         "forward": executor.wrap_forward,
         "sample": executor.wrap_sample,
         "responses": executor.wrap_responses,
         "errors": executor.wrap_errors,
+        "iteration": executor.wrap_iteration,
         "stats": executor.wrap_stats,
+        "executor": settling.wrap_create,
+        "result": settling.wrap_response,
         "start": executor.wrap_start,
         "stop": executor.wrap_stop,
         "enqueue": frontend.wrap_enqueue,
@@ -50,7 +51,7 @@ def wraps_of() -> dict[str, Wrap]:
         "queue item": frontend.wrap_queue_item,
         "label": frontend.wrap_label,
         "http": frontend.wrap_server,
-        "peer": frontend.wrap_peer,
+        "peer": wrap_peer,
         "dynamo": frontend.wrap_dynamo,
     }
 
@@ -64,17 +65,27 @@ def lay(hooks: list[Hook], module: ModuleType) -> None:
             why = _why_not(owner, hook)
             if not why and owner is not None:
                 if hook.function:
-                    setattr(owner, hook.function, by_name[hook.name](vars(owner)[hook.function]))
+                    _wrap(owner, hook.function, by_name[hook.name])
                 if hook.name == "queue item" and "__setstate__" not in vars(owner):
                     from costtrace_tensorrt_llm.frontend import unpack_queue_item  # noqa: PLC0415 - see `wraps_of`
 
                     owner.__setstate__ = unpack_queue_item
                 status.installed.append(hook.name)
-            elif hook.name != "enqueue.1.0":  # it is there only where `enqueue` is not
+            elif not hook.optional and hook.name != "enqueue.1.0":  # it is there only where `enqueue` is not
                 status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
 
 
 def _why_not(owner: Any, hook: Hook) -> str:
     if owner is None:
         return "the class does not exist"
+    if hook.fields:
+        return check_fields(owner, hook.fields)
     return contract.check_callable(vars(owner).get(hook.function), hook) if hook.function else ""
+
+
+def _wrap(owner: Any, name: str, wrap: Wrap) -> None:
+    original = vars(owner)[name]
+    if isinstance(original, staticmethod):
+        setattr(owner, name, staticmethod(wrap(original.__func__)))
+    else:
+        setattr(owner, name, wrap(original))

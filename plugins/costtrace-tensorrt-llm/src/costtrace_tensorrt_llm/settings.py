@@ -1,26 +1,6 @@
-"""The settings of this process, read when TensorRT-LLM is there: only then are the forwarded variables set.
+"""The settings of this process, read when TensorRT-LLM is there: only then are the forwarded variables set."""
 
-They are documented in core. Each has two names, ``COSTTRACE_*`` and ``TRTLLM_COSTTRACE_*``. A bad one must not keep an
-engine from serving.
-"""
+from costtrace.engine_settings import current
 
-import os
-from functools import lru_cache
-
-from costtrace import config
-from costtrace.errors import ConfigError
-from costtrace.guard import log
-from costtrace.settings import Settings
-
-
-@lru_cache(maxsize=1)
-def current() -> Settings:
-    """All settings; the defaults where one of them cannot be used, which is said once a process."""
-    try:
-        return config.load()
-    except ConfigError as error:
-        log.error("costtrace: %s\nUntil that is put right, this process records with the default settings.", error)
-        for name in ("COSTTRACE_HOME", "TRTLLM_COSTTRACE_HOME"):
-            if os.environ.get(name, "").startswith("/"):
-                return Settings.model_validate({"home": os.environ[name]})
-        return Settings(home=config.default_home())
+__all__ = ["current"]
+"""They are the core's, for every engine alike."""

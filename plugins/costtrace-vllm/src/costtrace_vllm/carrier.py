@@ -8,6 +8,8 @@ import re
 
 import msgspec
 
+from costtrace.carried import Carried
+
 HEADER = "x-costtrace"
 STOP_PREFIX = "costtrace:stop:"
 """``costtrace:stop:<tokens>:<id>`` among the ids of an abort: the front end ended <id> with so many tokens delivered.
@@ -17,7 +19,6 @@ _CHILD = re.compile(r"\d+_")
 _SUFFIX = re.compile(r"-[0-9a-f]{8}$")
 _BEAM = re.compile(r"-[0-9a-f]{16,32}-beam-\d+$")
 _PROMPT_INDEX = re.compile(r"(-prompt-\d+-chunk-\d+|-\d+)$")
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _OPERATIONS = (
     ("chatcmpl-", "chat"),
     ("resp_", "chat"),
@@ -45,21 +46,8 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     """What the engine does for the request (``prefill``, ``decode``); empty: what the engine does for all."""
 
 
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(RequestContext).decode
-
-
-def encode(context: RequestContext) -> str:
-    """Text of *context* for the header."""
-    return _encode(context).decode()
-
-
-def decode(text: str) -> RequestContext | None:
-    """The context in *text*; None where it is not one of ours."""
-    try:
-        return _decode(text)
-    except (msgspec.DecodeError, UnicodeError):
-        return None
+_carried = Carried(RequestContext)
+encode, decode = _carried.encode, _carried.decode
 
 
 def parent_id(internal_id: str, external_id: str) -> str:
@@ -102,18 +90,6 @@ def operation_of(path: str, external_id: str, *, pooling: bool) -> str:
         if external_id.startswith(prefix):
             return operation
     return "text_completion"
-
-
-def valid_traceparent(values: list[str]) -> str:
-    """The one W3C traceparent of a request, exactly as it came; '' where there is none, or none that is valid."""
-    if len(values) != 1:
-        return ""
-    match = _TRACEPARENT.match(values[0])
-    if match is None:
-        return ""
-    rest = values[0][match.end() :]
-    newer = rest.startswith("-") and not values[0].startswith("00")
-    return values[0] if not rest or newer else ""
 
 
 def stop_note(tokens: int, internal_id: str) -> str:

@@ -5,11 +5,12 @@ A hook that does not fit the installed vLLM is left out and said once; serving g
 question for a vLLM that is not imported (or could not be on this machine), from its source.
 """
 
-import ast
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from costtrace import hook_check
+from costtrace.hook_check import HookCheck, Kind, Source
 
 Side = Literal["front end", "engine"]
 
@@ -32,15 +33,6 @@ class Hook(NamedTuple):
     """Hooks without which this one is of no use."""
     optional: bool = False
     """Not every vLLM has it, and where it is missing nothing is lost."""
-
-
-class HookCheck(NamedTuple):
-    """How one hook fits."""
-
-    hook: Hook
-    ok: bool
-    why: str
-    """'' where it fits."""
 
 
 _NO_TENANT = "tenant and trace of HTTP requests: they are billed to `default`, in a trace of their own"
@@ -155,83 +147,23 @@ SCHEDULER: tuple[tuple[str, tuple[str, ...], str], ...] = (
 
 def check_callable(function: Callable[..., Any] | None, parameters: tuple[str, ...], *, is_async: bool = False) -> str:
     """Why *function* does not fit; '' where it does."""
-    if function is None:
-        return "it does not exist"
-    if is_async != inspect.iscoroutinefunction(function):
-        return "it is no coroutine function" if is_async else "it is a coroutine function"
-    try:
-        found = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return "its signature cannot be read"
-    return _compare(found, parameters)
+    return hook_check.check_callable(function, parameters, kind="coroutine" if is_async else "plain")
 
 
-def check_fields(owner: type, fields: tuple[str, ...]) -> str:
-    """Why objects of *owner* do not have *fields*, as far as the class tells; '' where nothing speaks against it."""
-    declared = {name for base in owner.__mro__ for name in (*vars(base), *getattr(base, "__annotations__", ()))}
-    missing = [name for name in fields if name not in declared]
-    return f"without {', '.join(missing)}" if missing else ""
-
-
-def check_source(package_dir: Path) -> list[HookCheck]:
+def check_source(package_dir: Path) -> list[HookCheck[Hook]]:
     """Check every hook against the source of the vLLM in *package_dir* (the folder ``vllm``), without importing it.
 
     Hooks outside vLLM (the HTTP framework) are left out.
     """
-    trees: dict[str, dict[str, ast.ClassDef]] = {}
-    checks = [_check_hook(package_dir, hook, trees) for hook in HOOKS if hook.module.startswith("vllm.")]
+    hooks = [hook for hook in HOOKS if hook.module.startswith("vllm.")]
     for name, parameters, lost in SCHEDULER:
-        hook = Hook(f"scheduler.{name}", "engine", "vllm.v1.core.sched.scheduler", "Scheduler", name, parameters, lost)
-        checks.append(_check_hook(package_dir, hook, trees))
-    return checks
+        module = "vllm.v1.core.sched.scheduler"
+        hooks.append(Hook(f"scheduler.{name}", "engine", module, "Scheduler", name, parameters, lost))
+    source = Source(package_dir)
+    return [_check(source, hook) for hook in hooks]
 
 
-def _check_hook(package_dir: Path, hook: Hook, trees: dict[str, dict[str, ast.ClassDef]]) -> HookCheck:
-    if hook.module not in trees:
-        trees[hook.module] = _classes(package_dir, hook.module)
-    owner = trees[hook.module].get(hook.owner)
-    if owner is None:
-        return HookCheck(hook, ok=False, why=f"{hook.module} has no class {hook.owner}")
-    why = _check_method(owner, hook) if hook.function else ""
-    if hook.fields and not why:
-        missing = [name for name in hook.fields if name not in _declared(owner)]
-        why = f"without {', '.join(missing)}" if missing else ""
+def _check(source: Source, hook: Hook) -> HookCheck[Hook]:
+    kind: Kind = "coroutine" if hook.is_async else "plain"
+    why = source.why_not(hook.module, hook.owner, hook.function, hook.parameters, kind=kind, fields=hook.fields)
     return HookCheck(hook, ok=not why, why=why)
-
-
-def _classes(package_dir: Path, module: str) -> dict[str, ast.ClassDef]:
-    parts = module.split(".")[1:]
-    for path in (package_dir.joinpath(*parts).with_suffix(".py"), package_dir.joinpath(*parts, "__init__.py")):
-        if path.is_file():
-            body = ast.parse(path.read_text(encoding="utf-8")).body
-            return {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-    return {}
-
-
-def _check_method(owner: ast.ClassDef, hook: Hook) -> str:
-    for node in owner.body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == hook.function:
-            if hook.is_async != isinstance(node, ast.AsyncFunctionDef):
-                return "it is no coroutine function" if hook.is_async else "it is a coroutine function"
-            arguments = node.args
-            return _compare([a.arg for a in (*arguments.posonlyargs, *arguments.args)], hook.parameters)
-    return "it does not exist"
-
-
-def _declared(owner: ast.ClassDef) -> set[str]:
-    """Names that the class declares, defines, or sets on itself."""
-    names = set()
-    for node in ast.walk(owner):
-        match node:
-            case ast.AnnAssign(target=ast.Name(id=name)) | ast.FunctionDef(name=name):
-                names.add(name)
-            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
-                names.add(name)
-    return names
-
-
-def _compare(found: list[str], wanted: tuple[str, ...]) -> str:
-    names = [name for name in found if name != "self"]
-    if tuple(names[: len(wanted)]) == wanted:
-        return ""
-    return f"its parameters are ({', '.join(names)}), not ({', '.join(wanted)}, ...)"

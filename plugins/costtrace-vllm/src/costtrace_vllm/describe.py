@@ -3,15 +3,14 @@
 Everything here reads objects of vLLM whose fields change with its versions: what is not there is 0 or ''.
 """
 
-import os
-import time
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from costtrace import clock
+from costtrace.device_names import accelerator, cpu_name
 from costtrace.events import DeviceRef, ModelShape
+from costtrace.model_shape import shape_of
 
 
 def worker_device(worker: Any) -> dict[str, Any]:
@@ -43,29 +42,9 @@ def worker_device(worker: Any) -> dict[str, Any]:
 def _accelerator(device: Any) -> dict[str, str]:
     torch = import_module("torch")  # in a worker it is loaded; nowhere else is it needed
     properties = getattr(torch, device.type).get_device_properties(device)
-    index = device.index or 0
     uuid = str(getattr(properties, "uuid", "") or "")
-    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-    if index < len(visible) and visible[index].startswith("MIG-"):
-        return {"uuid": visible[index], "name": str(properties.name), "kind": "mig"}
-    if not uuid:
-        uuid = f"{device.type}-{clock.host_name()}-{index}"
-    elif device.type == "cuda" and not uuid.startswith(("GPU-", "MIG-")):
-        uuid = f"GPU-{uuid}"
-    return {"uuid": uuid, "name": str(properties.name), "kind": "mig" if uuid.startswith("MIG-") else "gpu"}
-
-
-def cpu_name() -> str:
-    """What the vendor calls this host's processor."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "CPU"
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in {"model name", "Model", "Processor"}:
-            return " ".join(value.split())
-    return "CPU"
+    named = accelerator(device.type, device.index or 0, str(properties.name), uuid)
+    return {"uuid": named.uuid, "name": named.name, "kind": named.kind}
 
 
 def devices_of(workers: Sequence[dict[str, Any]]) -> tuple[DeviceRef, ...]:
@@ -84,62 +63,16 @@ def simulated_device(setting: str) -> tuple[DeviceRef, ...]:
     return (DeviceRef(uuid, name, "gpu", clock.host_name(), 0),)
 
 
-def _number(config: Any, *names: str) -> int:
-    for name in names:
-        value = getattr(config, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return 0
-
-
 def model_shape(vllm_config: Any, weight_bytes: int) -> ModelShape:
     """Shape of the model, from its own configuration; *weight_bytes* as counted by the workers (0: estimate it)."""
     model = vllm_config.model_config
     config = getattr(model, "hf_text_config", None) or model.hf_config
-    hidden = _number(config, "hidden_size", "n_embd", "d_model")
-    layers = _number(config, "num_hidden_layers", "n_layer", "num_layers")
-    heads = _number(config, "num_attention_heads", "n_head")
-    kv_heads = _number(config, "num_key_value_heads", "num_kv_heads") or heads
-    head_size = _number(config, "head_dim") or (hidden // heads if heads else 0)
-    experts = _number(config, "num_local_experts", "num_experts", "n_routed_experts")
-    chosen = _number(config, "num_experts_per_tok", "moe_top_k", "num_experts_per_token") if experts else 0
-    latent = _number(config, "kv_lora_rank")
-    kv_width = latent + _number(config, "qk_rope_head_dim") if latent else 2 * kv_heads * head_size
-    active = _active_params(config, hidden, layers, heads * head_size, kv_heads * head_size, experts, chosen)
-    routed = 3 * hidden * _expert_width(config, hidden) * experts * layers
-    whole = active + routed * (experts - chosen) // experts if experts else active
-    weight_bytes = weight_bytes or whole * _element_bytes(str(getattr(model, "dtype", "")))
-    return ModelShape(
-        weight_bytes=weight_bytes,
-        active_params=active,
-        layers=layers,
-        kv_bytes_per_token=layers * kv_width * _kv_element_bytes(vllm_config),
-        hidden_size=hidden,
-        heads=heads,
-        head_size=head_size,
-        experts=experts,
-        experts_per_token=chosen,
-        expert_bytes=weight_bytes * routed // whole if whole else 0,
+    return shape_of(
+        config,
+        weight_bytes,
+        element_bytes=_element_bytes(str(getattr(model, "dtype", ""))),
+        kv_element_bytes=_kv_element_bytes(vllm_config),
     )
-
-
-def _active_params(config: Any, hidden: int, layers: int, q: int, kv: int, experts: int, chosen: int) -> int:
-    """Parameters in one token's forward pass: projections, gated MLP (or the chosen experts), output head."""
-    mlp = 3 * hidden * _mlp_width(config, hidden)
-    if experts:
-        width = _expert_width(config, hidden)
-        shared = _number(config, "n_shared_experts")
-        mlp = 3 * hidden * width * (chosen + shared) + hidden * experts
-    attention = 2 * hidden * q + 2 * hidden * kv
-    return layers * (attention + mlp) + hidden * _number(config, "vocab_size")
-
-
-def _mlp_width(config: Any, hidden: int) -> int:
-    return _number(config, "intermediate_size", "ffn_hidden_size", "n_inner") or 4 * hidden
-
-
-def _expert_width(config: Any, hidden: int) -> int:
-    return _number(config, "moe_intermediate_size") or _mlp_width(config, hidden)
 
 
 def _kv_element_bytes(vllm_config: Any) -> int:
@@ -220,16 +153,3 @@ def dp_rank_of(vllm_config: Any) -> int:
     parallel = vllm_config.parallel_config
     index = getattr(parallel, "data_parallel_index", None)
     return int(index if index is not None else getattr(parallel, "data_parallel_rank", 0) or 0)
-
-
-def process_start_ns() -> int:
-    """When this process began, on CLOCK_MONOTONIC (which, unlike the kernel's boot time, does not count sleep)."""
-    now_ns = time.monotonic_ns()
-    try:
-        fields = Path("/proc/self/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - int(fields[19]) * 1_000_000_000 // os.sysconf(
-            "SC_CLK_TCK"
-        )
-    except (OSError, ValueError, IndexError):
-        return now_ns
-    return max(0, now_ns - max(0, age_ns))

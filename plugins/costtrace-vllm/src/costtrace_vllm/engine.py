@@ -1,24 +1,20 @@
 """Hooks of the engine core: what the engine is, when it begins and ends, and the journal that is written beside it."""
 
-import atexit
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from functools import wraps
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from costtrace import clock
-from costtrace.agent.spawn import AgentKeeper
+from costtrace.engine_journal import EngineJournal
 from costtrace.events import DeviceRef, EngineReady, EngineStarted, ModelShape
 from costtrace.guard import guard, swallow
-from costtrace.journal.pump import Pump
-from costtrace.journal.writer import JournalWriter, new_engine_id
-from costtrace.recorder import Recorder
-from costtrace_vllm import describe, settings, status
+from costtrace_vllm import describe, settings
 from costtrace_vllm.sequences import OVERHEAD
+from costtrace_vllm.status import status
 from costtrace_vllm.tracing import trace_scheduler
 from costtrace_vllm.translate import Translator
 
@@ -50,7 +46,7 @@ def set_registered(pid: int, at_ns: int) -> None:
 
 def _begun_ns() -> int:
     pid, at_ns = _registered
-    return at_ns if pid == os.getpid() else describe.process_start_ns()
+    return at_ns if pid == os.getpid() else clock.process_start_ns()
 
 
 # -- Hooks of EngineCore
@@ -184,22 +180,18 @@ class Engine:
     """One engine of this process: its recorder, and the writer thread with its journal."""
 
     def __init__(self, vllm_config: Any, birth: Birth) -> None:
-        self.recorder = Recorder(settings.current().ring_capacity)
-        self.engine_id = new_engine_id("vllm")
+        self.journal = EngineJournal("vllm", "engine", settings.current(), status)
+        self.recorder, self.engine_id = self.journal.recorder, self.journal.engine_id
         self._model = describe.served_model(vllm_config)
         self._started_ns = birth.started_ns or _begun_ns()
         self._devices = birth.devices
         self._shape = birth.shape or describe.model_shape(vllm_config, 0)
         self._role = describe.role_of(vllm_config)
         self._dp_rank = describe.dp_rank_of(vllm_config)
-        self._settings = settings.current()
-        self._home = self._settings.home
-        self._simulated = bool(self._settings.simulated_device)
-        if self._simulated:
-            self._devices = describe.simulated_device(self._settings.simulated_device)
-        self._keeper = AgentKeeper(self._home)
-        self._pid = os.getpid()
-        self._pump: Pump | None = None
+        simulated = settings.current().simulated_device
+        self._simulated = bool(simulated)
+        if simulated:
+            self._devices = describe.simulated_device(simulated)
 
     def start(self, engine_settings: dict[str, str]) -> None:
         """Open the journal and start the writer thread.
@@ -210,7 +202,7 @@ class Engine:
         started = EngineStarted(
             started_ns=self._started_ns,
             engine="vllm",
-            engine_version=status.vllm_version(),
+            engine_version=status.engine_version(),
             model=self._model,
             devices=self._devices,
             role=self._role,
@@ -220,49 +212,12 @@ class Engine:
             lost_hooks=status.lost_hooks(),
             simulated=self._simulated,
         )
-        translator = Translator(self._model, clock.boot_id())
-        self._pump = Pump(
-            self.recorder,
-            translator,
-            lambda snapshot: JournalWriter(
-                self._home,
-                self.engine_id,
-                snapshot,
-                cap_bytes=int(self._settings.journal_cap_bytes),
-                version=_own_version(),
-                fsync=self._settings.journal_fsync,
-            ),
-            first=[started, EngineReady(time.monotonic_ns())],
-            chores=self._chores,
-        )
-        self._pump.start()
-        atexit.register(self.stop)
+        ready = EngineReady(time.monotonic_ns())
+        self.journal.open([started, ready], Translator(self._model, clock.boot_id()), self._told)
 
     def stop(self, reason: str = "shutdown") -> None:
         """Write what is left and the last word. Safe to call twice; does nothing in a forked child."""
-        atexit.unregister(self.stop)
-        pump, self._pump = self._pump, None
-        if pump is None or os.getpid() != self._pid:
-            return
-        with guard("vllm.stop"):
-            pump.stop(reason)
-            status.remove(self._home, "engine")
+        self.journal.close(reason)
 
-    def _chores(self) -> None:
-        """Every two seconds, on the writer thread."""
-        if self._settings.agent == "spawn":
-            self._keeper.ensure_running()
-        status.write(
-            self._home,
-            "engine",
-            engine_id=self.engine_id,
-            model=self._model,
-            devices=[device.uuid for device in self._devices],
-        )
-
-
-def _own_version() -> str:
-    try:
-        return version("costtrace-core")
-    except PackageNotFoundError:
-        return ""
+    def _told(self) -> dict[str, Any]:
+        return {"model": self._model, "devices": [device.uuid for device in self._devices]}

@@ -16,13 +16,15 @@ import msgspec
 
 from costtrace import clock, tenancy
 from costtrace.admission import Refusal
+from costtrace.asgi import headers_of, peer_of
+from costtrace.carried import traceparent_of
 from costtrace.guard import guard, swallow
-from costtrace_vllm import carrier, refusal, settings, status
+from costtrace_vllm import carrier, refusal, settings
 from costtrace_vllm.carrier import HEADER, RequestContext
 from costtrace_vllm.routes import route_of
+from costtrace_vllm.status import status
 
 SCOPE_KEY = "costtrace"
-PEER_KEY = "costtrace.peer"
 REMEMBERED = 10_000
 """Requests of which something is kept until the engine has been told of it: who asks, or what was delivered."""
 ABORT = b"\x01"
@@ -63,13 +65,11 @@ class Caller:
 
         *adapter* is the LoRA adapter that is asked for, if any.
         """
-        headers: list[tuple[bytes, bytes]] = list(self.scope.get("headers") or ())
-        client = self.scope[PEER_KEY] if PEER_KEY in self.scope else self.scope.get("client")
-        identity = tenancy.resolve(headers, client[0] if client else None, model=adapter)
+        headers = headers_of(self.scope)
+        identity = tenancy.resolve(headers, peer_of(self.scope), model=adapter)
         label, route = settings.current().route_label, route_of(self.path)
         self.identity = identity._replace(labels={**identity.labels, label: route}) if label and route else identity
-        values = [value.decode("latin-1") for name, value in headers if name.lower() == b"traceparent"]
-        self.traceparent = carrier.valid_traceparent(values)
+        self.traceparent = traceparent_of(headers)
         self.key = secrets.token_hex(8)
 
     @property
@@ -124,21 +124,6 @@ def _refused(caller: Caller) -> Refusal | None:
         caller.identity = None  # the adapter, which only the engine's front end knows, may yet say who pays
         return None
     return refusal.gate().refusal(caller.identity.tenant)
-
-
-def wrap_proxy_headers(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`ProxyHeadersMiddleware.__call__`: remember who really connected.
-
-    It replaces the peer by what X-Forwarded-For says. That is a claim, and with a wide FORWARDED_ALLOW_IPS anybody's
-    claim: whether a hop may name a tenant is decided by the address that the connection came from.
-    """
-
-    @wraps(original)
-    async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> Any:  # noqa: N807 - its name
-        scope.setdefault(PEER_KEY, scope.get("client"))
-        return await original(self, scope, receive, send)
-
-    return __call__
 
 
 _introduced: OrderedDict[str, RequestContext] = OrderedDict()

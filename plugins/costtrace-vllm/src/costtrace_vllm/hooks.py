@@ -9,12 +9,15 @@ beyond that is made when its first hook runs.
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from types import ModuleType
 from typing import Any
 
+from costtrace import late
+from costtrace.asgi import wrap_peer
 from costtrace.guard import guard
-from costtrace_vllm import contract, late, settings, status
+from costtrace.hook_check import check_fields
+from costtrace_vllm import contract, settings
+from costtrace_vllm.status import status
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -31,11 +34,7 @@ def register() -> None:
         if not settings.current().enabled:
             return
         _remember_start()
-        by_module: dict[str, list[contract.Hook]] = {}
-        for hook in contract.HOOKS:
-            by_module.setdefault(hook.module, []).append(hook)
-        for name, hooks in by_module.items():
-            late.when_imported(name, partial(_lay, hooks))
+        late.when_theirs_are(contract.HOOKS, _lay)
 
 
 def _remember_start() -> None:
@@ -65,7 +64,7 @@ def _wraps() -> dict[str, Callable[[], Wrap]]:
 
     return {
         "http": front("wrap_http"),
-        "peer": front("wrap_proxy_headers"),
+        "peer": lambda: wrap_peer,
         "request.async": front("wrap_add_async"),
         "request.data_parallel": front("wrap_add_async"),
         "request.sync": front("wrap_add"),
@@ -104,5 +103,5 @@ def _why_not(owner: type | None, hook: contract.Hook) -> str:
     if lost:
         return f"it needs the hook {lost[0]}"
     if hook.fields and not hook.function:
-        return contract.check_fields(owner, hook.fields)
+        return check_fields(owner, hook.fields)
     return contract.check_callable(vars(owner).get(hook.function), hook.parameters, is_async=hook.is_async)

@@ -10,8 +10,9 @@ from typing import Any
 
 from costtrace.admission import Gate, Refusal
 from costtrace.guard import guard
-from costtrace_vllm import settings, status
+from costtrace_vllm import settings
 from costtrace_vllm.routes import WORK, last_part
+from costtrace_vllm.status import status
 
 SAY_EVERY_S = 1.0
 POLICY_VIOLATION = 1008

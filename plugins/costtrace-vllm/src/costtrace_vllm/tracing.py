@@ -10,9 +10,10 @@ from typing import Any
 
 from costtrace.guard import swallow
 from costtrace.recorder import Recorder
-from costtrace_vllm import carrier, contract, status
+from costtrace_vllm import carrier, contract
 from costtrace_vllm.carrier import HEADER, STOP_PREFIX
 from costtrace_vllm.sequences import ADDED, DELIVERED, FREED
+from costtrace_vllm.status import status
 
 
 def trace_scheduler(scheduler: Any, recorder: Recorder) -> None:

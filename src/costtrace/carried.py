@@ -1,0 +1,44 @@
+"""What travels with a request through an engine's own objects: a text, and the trace context in it. Pure."""
+
+import re
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+class Carried(Generic[T]):
+    """Text of values of one type, and back: compact JSON."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(kind).decode
+
+    def encode(self, value: T) -> str:
+        """Text of *value*."""
+        return self._encode(value).decode()
+
+    def decode(self, text: str) -> T | None:
+        """The value in *text*; None where it is not one of ours."""
+        try:
+            return self._decode(text)
+        except (msgspec.DecodeError, UnicodeError):
+            return None
+
+
+def valid_traceparent(value: object) -> str:
+    """A W3C traceparent, exactly as it came; '' where it is none."""
+    if not isinstance(value, str):
+        return ""
+    match = _TRACEPARENT.fullmatch(value)
+    return value if match and (match[1] is None or not value.startswith("00")) else ""
+
+
+def traceparent_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The one traceparent among HTTP headers; '' where there is none, several, or none that is valid."""
+    found = [value.decode("latin-1") for name, value in headers if name.lower() == b"traceparent"]
+    return valid_traceparent(found[0]) if len(found) == 1 else ""
