@@ -19,6 +19,8 @@ from costtrace.guard import guard
 VALID_S = 120.0
 """How long what the agent wrote counts."""
 LOOK_EVERY_S = 1.0
+LATEST_S = 253_402_300_799
+"""The end of the year 9999: a file that says a later one is damaged."""
 EVERYBODY = ""
 """Stands for all tenants, where a budget of all of them together is spent. No tenant can have this name."""
 
@@ -54,8 +56,10 @@ def read(home: Path, now_s: float) -> dict[str, Refusal]:
         found = {str(tenant): Refusal(str(why[0]), int(why[1])) for tenant, why in raw["refused"].items()}
     except FileNotFoundError:
         return {}
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path_below(home)} is damaged: {error}") from error
+    if any(not 0 <= why.ends_s <= LATEST_S for why in found.values()):
+        raise ValueError(f"{path_below(home)} is damaged: it says a time that cannot be")
     # Written in the future: a clock was set back, and nobody can say how old it is.
     return found if 0 <= now_s - written_s <= VALID_S else {}
 
@@ -78,7 +82,10 @@ class Gate:
             self._refused = {}
             with guard("admission"):
                 self._refused = read(self._home, time.time())
-        why = self._refused.get(tenant) or self._refused.get(EVERYBODY)
-        if why is not None:
-            self.refusals[tenant] = self.refusals.get(tenant, 0) + 1
-        return why
+        for name in (tenant, EVERYBODY):
+            why = self._refused.get(name)
+            # A period that is over refuses nobody, even before the agent has looked at the new one.
+            if why is not None and (not why.ends_s or time.time() < why.ends_s):
+                self.refusals[tenant] = self.refusals.get(tenant, 0) + 1
+                return why
+        return None

@@ -54,7 +54,7 @@ def _compare(old: Sequence[Entry], new: Sequence[Entry], now_ns: int) -> list[Ch
             changes.append(Change("removed", one.name, _said(one), history=one.from_ns < now_ns))
         elif one is not None and other is not None and one != other:
             fields = [name for name in one._fields if getattr(one, name) != getattr(other, name)]
-            details = ", ".join(f"{_show(one, name)} -> {_show(other, name).partition(' ')[2]}" for name in fields)
+            details = ", ".join(_differs(one, other, name) for name in fields)
             changes.append(Change("changed", one.name, details, history=_rewrites(one, other, fields, now_ns)))
     return changes
 
@@ -81,7 +81,17 @@ def _show(entry: Entry, name: str) -> str:
     value = getattr(entry, name)
     if name in _TIMES:
         return f"{name.removesuffix('_ns')} {'open' if value is None else show_time(value)}"
+    if name == "terms":
+        return f"terms {'none' if value is None else type(value).__name__.lower()}"
     return f"{name} {'none' if value in {None, ''} else value}"
+
+
+def _differs(one: Entry, other: Entry, name: str) -> str:
+    before, after = getattr(one, name), getattr(other, name)
+    if name != "terms" or type(before) is not type(after):
+        return f"{_show(one, name)} -> {_show(other, name).partition(' ')[2]}"
+    pairs = zip(before._fields, before, after, strict=True)
+    return ", ".join(f"{field} {was} -> {now}" for field, was, now in pairs if was != now)
 
 
 def _said(entry: Entry) -> str:

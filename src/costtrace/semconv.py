@@ -434,6 +434,13 @@ HEALTH = dict(
         ),
         _health("plugin.errors", "gauge", "{error}", "", "Errors in hooks that were kept from the engines that live."),
         _health("admission.refused", "counter", "{request}", "", "Requests refused because a hard budget is spent."),
+        _health(
+            "ledger.reratings",
+            "gauge",
+            "{run}",
+            "",
+            "Re-ratings of the ledger. Costs on spans and of metrics are from before: the ledger has the new ones.",
+        ),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(
             "records.unsent", "gauge", "{record}", "", "Usage records that the receiver of spans does not have yet."

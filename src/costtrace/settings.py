@@ -207,6 +207,7 @@ class Settings(TenantSettings, EnergySettings):
         group=_PRICES,
         about="Refuse requests of tenants that are above a hard budget, with HTTP 429. Set it, and `budgets`, for the "
         "server and for its agent. An agent that does not answer refuses nobody.",
+        example="true",
     )
 
     agent_idle_exit_s: int = _setting(

@@ -5,18 +5,16 @@ import json
 import stat
 import time
 
-import honest_ledger
 import pytest
 from costtrace_vllm import frontend, hooks, refusal
-from honest_ledger import PLANS, write
+from honest_ledger import PLANS, WALL_NS, write
 
 from costtrace import admission, guard
 from costtrace.admission import EVERYBODY, Gate, Refusal
 from costtrace.agent.admission import Admission
 from costtrace.errors import ConfigError
 
-NOW = 1_790_000_000
-WHY = Refusal("acme-november", NOW + 3_600)
+WHY = Refusal("acme-november", int(time.time()) + 3_600)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +44,28 @@ def test_what_an_agent_said_counts_for_a_while_only(tmp_path, age_s):
     assert refused(tmp_path, "acme") is None
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"written_s": 1}', '{"written_s": "x", "refused": {}}'])
+def test_a_period_that_is_over_refuses_nobody_though_the_agent_has_not_looked_yet(tmp_path):
+    over = Refusal("yesterday", int(time.time()) - 1)
+    admission.write(tmp_path, {"acme": over, EVERYBODY: over, "globex": Refusal("rolling", 0)}, time.time())
+    assert refused(tmp_path, "acme") is None
+    assert refused(tmp_path, "globex").budget == "rolling"
+    admission.write(tmp_path, {"acme": over, EVERYBODY: WHY}, time.time())
+    assert refused(tmp_path, "acme") == WHY, "the budget of all still refuses"
+
+
+ENDS = ("1e999", str(10**20), "-1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"written_s": 1}',
+        '{"written_s": "x", "refused": {}}',
+        *(f'{{"written_s": 1, "refused": {{"acme": ["b", {ends}]}}}}' for ends in ENDS),
+    ],
+)
 def test_a_damaged_file_refuses_nobody_and_is_counted(tmp_path, content):
     admission.write(tmp_path, {"acme": WHY}, time.time())
     admission.path_below(tmp_path).write_text(content)
@@ -70,9 +89,12 @@ budgets:
 """
 
 
+NOW_NS = WALL_NS + 1_200 * 10**9
+"""In the ledger's own month, whenever the tests run."""
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setattr(honest_ledger, "WALL_NS", time.time_ns() // 10**10 * 10**10 - 20 * 60 * 10**9)
+def home(tmp_path):
     write(tmp_path, plans=(PLANS[0],))
     (tmp_path / "budgets.yaml").write_text(BUDGETS)
     return tmp_path
@@ -80,15 +102,53 @@ def home(tmp_path, monkeypatch):
 
 def test_the_agent_names_the_tenants_above_a_hard_budget_and_when_it_begins_anew(home):
     agent = Admission(home, home / "budgets.yaml", lambda _: None)
-    found = agent.turn(time.time_ns())
+    found = agent.turn(NOW_NS)
     assert list(found) == ["acme"]
-    assert refused(home, "acme").budget == "spent"
+    assert admission.read(home, NOW_NS / 10**9) == found
+    assert found["acme"].budget == "spent"
     ends = time.gmtime(found["acme"].ends_s)
     assert (ends.tm_mday, ends.tm_hour, ends.tm_min, ends.tm_sec) == (1, 0, 0, 0)
     (home / "budgets.yaml").write_text("budgets: 3")
     with pytest.raises(ConfigError):
-        agent.turn(time.time_ns())
-    assert refused(home, "acme") is not None, "what was said before counts until it is too old"
+        agent.turn(NOW_NS)
+    assert admission.read(home, NOW_NS / 10**9) == found, "what was said before counts until it is too old"
+
+
+def test_of_several_budgets_the_one_that_refuses_longest_is_named(home):
+    spent = "tenant: acme, amount: 0.01, soft_percent: 1, hard_percent: 1"
+    lines = [f"  - {{name: {period}, {spent}, period: {period}}}\n" for period in ("day", "year", "month")]
+    agent = Admission(home, home / "budgets.yaml", lambda _: None)
+    (home / "budgets.yaml").write_text("currency: USD\nbudgets:\n" + "".join(lines))
+    assert agent.turn(NOW_NS)["acme"].budget == "year"
+    lines.insert(0, f"  - {{name: rolling, {spent}, rolling_days: 7}}\n")
+    (home / "budgets.yaml").write_text("currency: USD\nbudgets:\n" + "".join(lines))
+    assert agent.turn(NOW_NS)["acme"] == Refusal("rolling", 0), "nobody can say when it ends"
+
+
+def test_a_budget_that_cannot_be_judged_is_said_once_and_the_others_hold(home, caplog, monkeypatch):
+    from costtrace.agent import admission as agents
+
+    judge = agents.standing_of
+
+    def standing_of(store, budget, now_ns):
+        if budget.name == "enough":
+            raise ConfigError("budget enough is in EUR, and costs of it are in USD")
+        return judge(store, budget, now_ns)
+
+    monkeypatch.setattr(agents, "standing_of", standing_of)
+    agent = Admission(home, home / "budgets.yaml", lambda _: None)
+    assert [list(agent.turn(NOW_NS)) for _ in range(2)] == [["acme"]] * 2
+    assert caplog.text.count("nobody is refused for budget enough") == 1
+
+
+def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home):
+    from costtrace.budgets_file import load_budgets
+    from costtrace.ledger.query import open_ledger
+    from costtrace.ledger.standing import standing_of
+
+    (home / "budgets.yaml").write_text(BUDGETS.replace("USD", "EUR"))
+    with open_ledger(home) as store, pytest.raises(ConfigError, match="in EUR, and costs of it are in USD"):
+        standing_of(store, load_budgets(home / "budgets.yaml")[0], NOW_NS)
 
 
 def test_what_servers_refused_is_counted_once(home):
@@ -109,7 +169,7 @@ def test_what_servers_refused_is_counted_once(home):
 def server(tmp_path, monkeypatch):
     """Send a request through the hook; what the client gets, and whether the server saw it."""
 
-    def serve(path="/v1/completions", method="POST", tenant="acme", **variables):
+    def serve(path="/v1/completions", method="POST", tenant="acme", *, more=None, **variables):
         for name, value in {"COSTTRACE_HOME": str(tmp_path), "COSTTRACE_ADMISSION": "true", **variables}.items():
             monkeypatch.setenv(name, value)
         hooks.settings.current.cache_clear()
@@ -129,6 +189,7 @@ def server(tmp_path, monkeypatch):
             "path": path,
             "headers": [(b"x-costtrace-tenant", tenant.encode())],
             "client": ("127.0.0.1", 5),
+            **(more or {}),
         }
         asyncio.run(frontend.wrap_http(original)(None, scope, None, send))
         return sent, seen
@@ -158,6 +219,33 @@ def test_a_rolling_budget_has_no_time_to_try_again(server, tmp_path):
     assert b"retry-after" not in dict(start["headers"])
 
 
+WORK = ["/v1/chat/completions", "/v1/chat/completions/batch", "/cohere/v2/chat", "/invocations", "/v2/embed/", "/score"]
+
+
+@pytest.mark.parametrize("path", WORK)
+def test_every_route_that_makes_an_engine_work_is_refused(server, tmp_path, path):
+    admission.write(tmp_path, {"acme": WHY}, time.time())
+    (start, _), seen = server(path)
+    assert (start["status"], seen) == (429, [])
+
+
+@pytest.mark.parametrize(
+    ("extensions", "types"),
+    [
+        ({"websocket.http.response": {}}, ["websocket.http.response.start", "websocket.http.response.body"]),
+        (None, ["websocket.close"]),
+    ],
+    ids=["429", "closed"],
+)
+def test_a_websocket_is_refused_before_it_is_accepted(server, tmp_path, extensions, types):
+    admission.write(tmp_path, {"acme": WHY}, time.time())
+    more = {"type": "websocket", "extensions": extensions}
+    sent, seen = server("/v1/realtime", None, more=more)
+    assert ([message["type"] for message in sent], seen) == (types, [])
+    assert sent[0].get("status", 429) == 429
+    assert server("/v1/realtime", None, "globex", more=more) == ([], ["/v1/realtime"])
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -165,6 +253,9 @@ def test_a_rolling_budget_has_no_time_to_try_again(server, tmp_path):
         {"path": "/health", "method": "GET"},
         {"path": "/v1/models", "method": "GET"},
         {"path": "/tokenize"},
+        {"path": "/v1/chat/completions/render"},
+        {"path": "/sleep"},
+        {"path": "/v1/responses/resp_1/cancel"},
         {"COSTTRACE_ADMISSION": "false"},
     ],
     ids=str,

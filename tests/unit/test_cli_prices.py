@@ -61,6 +61,37 @@ def test_show_takes_the_book_of_the_settings_and_prints_json(run):
     ).items()
 
 
+OWN = EXAMPLES / "own-devices-2026-11.yaml"
+
+
+def test_show_says_the_currency_of_each_price_and_what_it_is_worth(run):
+    done = run("show", "--book", str(OWN), "--at", "2026-11-15", "--format", "json")
+    assert [row["currency"] for row in json.loads(done.stdout)["prices"]] == ["USD", "USD", "EUR", "USD", "USD"]
+    shown = run("show", "--book", str(OWN), "--at", "2026-11-15").stdout
+    assert next(line for line in shown.splitlines() if " 0.95" in line).split().count("EUR") == 1
+    assert "1 EUR is 1.08 USD from 2026-11-01 on" in shown
+    assert "region" not in shown, "a column that says nothing"
+    assert "EUR" not in run("show", "--book", str(OWN), "--device", "NVIDIA H100").stdout
+
+
+def test_show_says_that_no_price_holds(run):
+    done = run("show", "--book", str(OWN), "--at", "2020-01-01T12:00:00")
+    assert (done.exit_code, done.stdout.strip().endswith("on 2020-01-01T12:00:00Z, USD: no price holds")) == (0, True)
+
+
+def test_diff_names_only_what_differs_of_the_terms(run, tmp_path):
+    new = tmp_path / "new.yaml"
+    new.write_text(OWN.read_text().replace("purchase: 30000", "purchase: 31000"))
+    done = run("diff", str(OWN), str(new))
+    assert "purchase 30000 -> 31000  <- changes the past" in done.stdout
+    assert "Decimal" not in done.stdout
+    assert "life_years" not in done.stdout
+    owned = OWN.read_text()
+    begin, end = owned.index("    owned:"), owned.index("    includes_energy: false")
+    new.write_text(owned[:begin] + "    per_gpu_hour: 1.2\n" + owned[end:])
+    assert "terms owned -> none" in run("diff", str(OWN), str(new)).stdout
+
+
 def test_show_fails_for_a_device_or_day_without_a_price(run):
     for more in (["--device", "TPU"], ["--device", "NVIDIA H100", "--at", "2020-01-01"]):
         done = run("show", "--book", SAMPLE, *more)

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from costtrace import admission
-from costtrace.admission import EVERYBODY, Refusal
+from costtrace.admission import EVERYBODY, LATEST_S, Refusal
 from costtrace.budgets import HARD
 from costtrace.budgets_file import load_budgets
-from costtrace.errors import CosttraceError
+from costtrace.errors import ConfigError, CosttraceError
 from costtrace.guard import log
 from costtrace.ledger.query import open_ledger
 from costtrace.ledger.standing import standing_of
@@ -32,7 +32,7 @@ class Admission:
         self._budgets = budgets
         self._count = count
         self._counted: dict[str, int] = {}
-        self._failing = ""
+        self._problem = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="costtrace-admission", daemon=True)
 
@@ -46,19 +46,26 @@ class Admission:
         self._thread.join(5)
 
     def turn(self, now_ns: int) -> dict[str, Refusal]:
-        """Write who is refused at *now_ns* (wall), and return it. Raises: OSError, CosttraceError."""
+        """Write who is refused at *now_ns* (wall), and return it. Raises: OSError, CosttraceError.
+
+        Of several budgets that refuse a tenant, the one that does so longest is named: before its end no try helps.
+        """
+        budgets = [budget for budget in load_budgets(self._budgets) if budget.model is None]
+        refused: dict[str, Refusal] = {}
+        problem = ""
         with open_ledger(self._home) as store:
-            standings = [
-                standing_of(store, budget, now_ns) for budget in load_budgets(self._budgets) if budget.model is None
-            ]
-        refused = {
-            EVERYBODY if one.budget.tenant is None else one.budget.tenant: Refusal(
-                one.budget.name, 0 if one.budget.rolling_days else one.until_ns // NS_PER_S
-            )
-            for one in standings
-            if one.state == HARD
-        }
+            for budget in budgets:
+                try:
+                    one = standing_of(store, budget, now_ns)
+                except ConfigError as error:  # the other budgets hold
+                    problem = problem or f"nobody is refused for budget {budget.name}: {error}"
+                    continue
+                if one.state == HARD:
+                    why = Refusal(budget.name, 0 if budget.rolling_days else one.until_ns // NS_PER_S)
+                    name = EVERYBODY if budget.tenant is None else budget.tenant
+                    refused[name] = max(refused.get(name, why), why, key=lambda each: each.ends_s or LATEST_S)
         admission.write(self._home, refused, now_ns / NS_PER_S)
+        self._say(problem)
         return refused
 
     def _run(self) -> None:
@@ -67,9 +74,8 @@ class Admission:
             began_s = time.monotonic()
             try:
                 self.turn(time.time_ns())
-                self._failing = ""
             except (OSError, CosttraceError) as error:
-                self._say_failing(error)
+                self._say(f"nobody is refused for a budget: {error}")
             self._count_refused()
             gap_s = min(admission.VALID_S / 3, max(LEAST_GAP_S, (time.monotonic() - began_s) / SHARE))
 
@@ -84,7 +90,8 @@ class Admission:
                 self._count(more)
             self._counted[path.name] = total
 
-    def _say_failing(self, error: Exception) -> None:
-        if self._failing != str(error):
-            self._failing = str(error)
-            log.error("nobody is refused for a budget: %s. Serving goes on; the agent tries again.", error)
+    def _say(self, problem: str) -> None:
+        """Log a problem once, until there is another one or none."""
+        if problem and problem != self._problem:
+            log.error("%s. Serving goes on; the agent tries again.", problem)
+        self._problem = problem

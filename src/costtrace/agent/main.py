@@ -5,6 +5,7 @@ import sys
 
 from costtrace.agent.admission import Admission
 from costtrace.agent.plugins import plugins
+from costtrace.agent.reratings import reratings
 from costtrace.agent.sensing import sensing
 from costtrace.agent.service import Agent
 from costtrace.carbon import CarbonIntensity
@@ -40,6 +41,7 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
         return
     emission.health.follow("plugin.lost_hooks", lambda: plugins(settings.home).lost_hooks)
     emission.health.follow("plugin.errors", lambda: plugins(settings.home).errors)
+    emission.health.follow("ledger.reratings", lambda: reratings(settings.home))
     admission = _admission(settings, emission)
     try:
         agent.run()

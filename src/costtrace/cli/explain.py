@@ -8,6 +8,7 @@ import click
 from costtrace.cli.common import examples, home_option, out, period, zone
 from costtrace.errors import CosttraceError
 from costtrace.ledger.query import Store, find_requests, fits, habits, open_ledger
+from costtrace.ledger.renewed import renew
 from costtrace.reports import explain as report
 from costtrace.reports.render import render
 from costtrace.reports.rows import Fit, Request
@@ -39,7 +40,7 @@ def explain(*, request: str, since: str | None, until: str | None, tz: str, form
     request of the same tenant and model. A request that several engines worked on is explained part by part.
     """
     with open_ledger(home) as store:
-        found = find_requests(store, request, PARTS)
+        found = renew(store, find_requests(store, request, PARTS))
         if not found:
             raise CosttraceError(f"no request {request!r} is in the ledger; it appears there when it has ended")
         which = period(store, since, until, zone(tz))

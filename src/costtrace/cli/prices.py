@@ -96,16 +96,35 @@ def show(
         entry = found.device_price(device, kind, wall_ns)
         devices = [] if entry is None else [entry]
     electricity = [entry for entry in found.electricity if holds(entry, wall_ns)]
-    when = f"price book {found.name} on {show_time(wall_ns)[:10]}, {found.currency}"
+    when = f"price book {found.name} on {show_time(wall_ns)}, {found.currency}"
     models = [] if device is not None else [entry for entry in found.models if holds(entry, wall_ns)]
     rows = [
         *(_device_row(found, entry) for entry in devices),
-        *(_electricity_row(entry) for entry in electricity),
-        *(_model_row(entry) for entry in models),
+        *(_electricity_row(found, entry) for entry in electricity),
+        *(_model_row(found, entry) for entry in models),
     ]
-    click.echo(render([Table("prices", when, _COLUMNS, rows)], form), nl=False)
+    if not rows and form == "table":
+        click.echo(f"{when}: no price holds")
+    else:
+        click.echo(render([Table("prices", when, _filled(rows), rows, _rates(found, rows, wall_ns))], form), nl=False)
     if device is not None and (missing := found.missing(device, kind, wall_ns)):
         raise click.ClickException(missing)
+
+
+def _filled(rows: list[Row]) -> list[Column]:
+    """The columns that say something of any row."""
+    return [column for column in _COLUMNS if any(column.show(row) for row in rows)]
+
+
+def _rates(book: PriceBook, rows: list[Row], wall_ns: int) -> list[str]:
+    """What other currencies are worth at that time: charges are in the book's."""
+    used = {str(row["currency"]) for row in rows} - {book.currency}
+    return [
+        f"1 {entry.currency} is {entry.rate:f} {book.currency} from {show_time(entry.from_ns)} on"
+        + (f" ({entry.source})." if entry.source else ".")
+        for entry in book.exchange
+        if entry.currency in used and holds(entry, wall_ns)
+    ]
 
 
 _COLUMNS = (
@@ -115,6 +134,7 @@ _COLUMNS = (
     text("pool", "pool"),
     text("region", "region"),
     text("made of", "terms"),
+    text("currency", "currency"),
     Column("per GPU-hour", lambda row: _number(row, "per_gpu_hour")),
     Column("per kWh", lambda row: _number(row, "per_kwh")),
     Column("per million in", lambda row: _number(row, "per_million_input")),
@@ -158,15 +178,24 @@ def _device_row(book: PriceBook, entry: DevicePrice) -> Row:
     )
 
 
-def _electricity_row(entry: ElectricityPrice) -> Row:
-    when = entry.when.name if entry.when else ""
-    return _row("electricity", entry, match=when, per_kwh=entry.per_kwh, pue=entry.pue, currency=entry.currency)
+def _electricity_row(book: PriceBook, entry: ElectricityPrice) -> Row:
+    return _row(
+        "electricity",
+        entry,
+        match=entry.when.name if entry.when else "",
+        per_kwh=entry.per_kwh,
+        pue=entry.pue,
+        currency=entry.currency or book.currency,
+        price_book=book.name,
+    )
 
 
-def _model_row(entry: ListPrice) -> Row:
+def _model_row(book: PriceBook, entry: ListPrice) -> Row:
     return _row(
         "model",
         entry,
+        currency=book.currency,
+        price_book=book.name,
         match=entry.match,
         per_million_input=entry.per_million_input,
         per_million_cached=entry.per_million_cached,

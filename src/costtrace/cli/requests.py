@@ -20,6 +20,7 @@ from costtrace.cli.joined import Chosen, joined_requests
 from costtrace.errors import CosttraceError
 from costtrace.ledger.query import ORDERS, Filter, find_requests, habits
 from costtrace.ledger.query import requests as find
+from costtrace.ledger.renewed import renew
 from costtrace.reports.render import render
 from costtrace.reports.requests import detail_table, list_table
 from costtrace.reports.why import usual
@@ -76,8 +77,8 @@ def requests(
 ) -> None:
     """List requests with what they used and cost: the newest, the dearest, one tenant's, or a single one.
 
-    A request counts in the period in which it ended. Costs are without idle. With the setting `carbon_intensity` each
-    has an estimate of its CO2e.
+    A request counts in the period in which it ended. Costs are without idle; after a re-rating they are the new ones,
+    beside those that were first given. With the setting `carbon_intensity` each has an estimate of its CO2e.
     """
     where = zone(tz)
     if joined or also:
@@ -92,6 +93,7 @@ def requests(
                 raise CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")
         else:
             found = find(store, which, Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit)
+        found = renew(store, found)
         wanted = [(request.tenant, request.model) for request in found]
         peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
     what = f"Request {identifier}" if identifier else "The dearest requests" if dearest else "Requests"

@@ -13,6 +13,7 @@ from costtrace.ledger.query import (
     request_of,
     requests,
 )
+from costtrace.ledger.renewed import renew
 from costtrace.reports.explain import saved_by_cache_ns
 from costtrace.reports.parts import Part
 from costtrace.reports.rows import Fit, Period
@@ -43,7 +44,7 @@ def _of(store: Store, keys: Iterable[str]) -> Iterator[Part]:
     models: dict[str, Fit | None] = {}
     for key in keys:
         for row in store.rows(sql, {"key": key}):
-            record = request_of(row[:-1])
+            (record,) = renew(store, [request_of(row[:-1])])
             if record.cached_tokens and record.engine_id not in models:
                 models[record.engine_id] = _model(store, record.engine_id)
             yield Part(record, row[-1], saved_by_cache_ns(record, models.get(record.engine_id)))

@@ -111,7 +111,20 @@ _INNER = {
 TIME_DIMENSIONS = ("hour", "day", "month")
 
 _FIT = FitRow.__struct_fields__
-REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields)
+_WORKED_OUT = ("rerated", "first_cost_nano", "first_currency", "first_price_book")
+REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields if name not in _WORKED_OUT)
+# What requests that were re-rated cost by now: what a line takes back and what it adds cancel out.
+_RERATED = """
+    LEFT JOIN (
+        SELECT record_id, sum(coalesce(device_nano, 0) + coalesce(energy_nano, 0)) AS nano,
+            sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END) AS unknown_ns
+        FROM line WHERE record_id != '' AND record_id IN (SELECT record_id FROM adjustment) GROUP BY record_id
+    ) a ON a.record_id = u.record_id
+"""
+_COST_BY_NOW = (
+    "CASE WHEN a.nano IS NULL THEN u.cost_nano IS NULL ELSE a.unknown_ns > 0 END, "
+    "coalesce(a.nano, u.cost_nano) DESC, u.gpu_ns DESC"
+)
 ORDERS = {
     "cost": "u.cost_nano IS NULL, u.cost_nano DESC, u.gpu_ns DESC",
     "gpu": "u.gpu_ns DESC",
@@ -214,11 +227,12 @@ def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
 
 
 def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
-    """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*."""
+    """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*; see `renewed.renew`."""
+    by_now = order == "cost" and rerated(store)
     sql = f"""
-        SELECT {REQUEST_COLUMNS} FROM usage u
+        SELECT {REQUEST_COLUMNS} FROM usage u {_RERATED if by_now else ""}
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
-        ORDER BY {ORDERS[order]}, u.usage_id LIMIT :limit
+        ORDER BY {_COST_BY_NOW if by_now else ORDERS[order]}, u.usage_id LIMIT :limit
     """  # noqa: S608 - made of constants of this module
     parameters: dict[str, int | str] = {
         "since": period.since_ns,
@@ -227,6 +241,11 @@ def requests(store: Store, period: Period, only: Filter, order: str, limit: int)
         **only.parameters(),
     }
     return [request_of(row) for row in store.rows(sql, parameters)]
+
+
+def rerated(store: Store) -> bool:
+    """Whether any usage has been re-rated."""
+    return bool(next(store.rows("SELECT count(*) FROM rerate"))[0])
 
 
 def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
@@ -289,4 +308,9 @@ def _dimension(name: str) -> Dimension:
 def request_of(row: Row) -> Request:
     """Read a row of `REQUEST_COLUMNS`."""
     request = Request(*row)
-    return request._replace(finish_reasons=tuple(json.loads(row[Request._fields.index("finish_reasons")])))
+    return request._replace(
+        finish_reasons=tuple(json.loads(row[Request._fields.index("finish_reasons")])),
+        first_cost_nano=request.cost_nano,
+        first_currency=request.currency,
+        first_price_book=request.price_book,
+    )

@@ -4,7 +4,7 @@ from collections import defaultdict
 from datetime import UTC
 
 from costtrace.budgets import Budget, Standing, stand
-from costtrace.errors import CosttraceError
+from costtrace.errors import ConfigError
 from costtrace.ledger.closing import parse_period
 from costtrace.ledger.query import Filter, SqliteStore, used
 from costtrace.reports.rows import Period
@@ -18,7 +18,7 @@ _FORMS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 def standing_of(store: SqliteStore, budget: Budget, now_ns: int) -> Standing:
     """What is spent of *budget* in the period that *now_ns* (wall) is in: the cost of requests, adjustments included.
 
-    Raises: CosttraceError (the ledger has costs of it in another currency).
+    Raises: LedgerError, ConfigError (the ledger has costs of it in another currency).
     """
     if budget.rolling_days:
         period = Period(now_ns - budget.rolling_days * DAY_NS, now_ns)
@@ -34,5 +34,5 @@ def standing_of(store: SqliteStore, budget: Budget, now_ns: int) -> Standing:
         elif row.currency == budget.currency:
             by_day[int(row.keys[0]) // DAY_NS * DAY_NS] += row.device_nano + row.energy_nano
         else:
-            raise CosttraceError(f"budget {budget.name} is in {budget.currency}, and costs of it are in {row.currency}")
+            raise ConfigError(f"budget {budget.name} is in {budget.currency}, and costs of it are in {row.currency}")
     return stand(budget, period, now_ns, by_day, unknown_ns, DAY_NS)

@@ -89,6 +89,9 @@ def _cost(request: Request, usual: Usual | None) -> str:
     cost = show_amount(request.cost_nano, request.currency or None)
     used = f"GPU time {show_seconds(request.gpu_ns)}, energy {show_joules(request.energy_uj)}"
     text = f"{used}, cost {cost} without idle."
+    if request.rerated:
+        first = show_amount(request.first_cost_nano, request.first_currency or None)
+        text += f" It was first given {first}, as on its span; re-rating {request.rerated} changed that."
     if usual is not None and usual.requests > 1 and usual.gpu_ns > 0:
         text += f" That is {request.gpu_ns / usual.gpu_ns:.1f} x the median GPU time."
     return text

@@ -53,9 +53,14 @@ def list_table(
     ]
     if carbon is not None:
         columns.insert(10, Column("gCO2e (estimate)", _grams))
+    rerated = any(request.rerated for request in requests)
+    if rerated:
+        columns.insert(-1, Column("at first", _first))
     if peers is not None:
         columns.append(text("why", "why"))
     notes = ["Cost without idle. Tokens: input as the client is told, cached is part of input."]
+    if rerated:
+        notes.append("At first: the cost before it was re-rated, where it was. Spans and metrics keep that one.")
     if peers is not None:
         notes.append("Why: against the median request of the same tenant and model in the period.")
     if carbon is not None:
@@ -71,14 +76,18 @@ def list_table(
 def detail_table(request: Request, zone: tzinfo, carbon: CarbonIntensity | None = None) -> Table:
     """All of one part, a line a field."""
     row = as_row(request, None, carbon)
-    currency = str(row["currency"])
     lines: list[Row] = [
-        {"field": key, "value": _shown(key, value, currency, zone, simulated=bool(request.simulated))}
+        {"field": key, "value": _shown(key, value, _currency(row, key), zone, simulated=bool(request.simulated))}
         for key, value in row.items()
+        if request.rerated or not key.startswith(("first_", "rerated"))
     ]
     columns = (text("field", "field"), text("value", "value"))
     title = f"Request {request.request_id}, on engine {request.engine_id}"
     return Table("request", title, columns, lines, view=True)
+
+
+def _currency(row: Row, key: str) -> str:
+    return str(row["first_currency" if key.startswith("first_") else "currency"])
 
 
 def _shown(key: str, value: Value, currency: str, zone: tzinfo, *, simulated: bool) -> str:
@@ -100,6 +109,11 @@ def _shown(key: str, value: Value, currency: str, zone: tzinfo, *, simulated: bo
         elif key.endswith("_ug"):
             shown = show_grams(value, simulated=simulated)
     return shown
+
+
+def _first(row: Row) -> str:
+    """The first cost of a request that was re-rated since."""
+    return show_amount(_known(row, "first_cost_nano"), str(row["first_currency"]) or None) if row["rerated"] else ""
 
 
 def _queue(row: Row) -> str:

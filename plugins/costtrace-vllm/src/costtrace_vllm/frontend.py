@@ -101,7 +101,7 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
             if refused is None:
                 await original(self, scope, receive, send)
             else:
-                await refusal.answer(refused, send)
+                await refusal.answer(refused, scope, send)
         finally:
             if token is not None:
                 with guard("vllm.http"):

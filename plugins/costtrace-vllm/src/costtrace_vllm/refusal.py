@@ -11,16 +11,11 @@ from typing import Any
 from costtrace.admission import Gate, Refusal
 from costtrace.guard import guard
 from costtrace_vllm import settings, status
+from costtrace_vllm.routes import WORK, last_part
 
-WORK = frozenset(
-    (
-        *("completions", "responses", "messages", "generate"),
-        *("embeddings", "pooling", "classify", "score", "rerank"),
-        *("transcriptions", "translations", "speech"),
-    )
-)
-"""Last parts of the routes that make an engine work; health, metrics and lists of models are never refused."""
 SAY_EVERY_S = 1.0
+POLICY_VIOLATION = 1008
+"""Of RFC 6455, 7.4.1."""
 
 _saying = False
 
@@ -33,14 +28,25 @@ def gate() -> Gate:
 
 def concerns(scope: dict[str, Any]) -> bool:
     """Whether a request is one for an engine to work on."""
-    return scope.get("method") == "POST" and str(scope.get("path", "")).rstrip("/").rpartition("/")[2] in WORK
+    asks = scope.get("type") == "websocket" or scope.get("method") == "POST"
+    return asks and last_part(str(scope.get("path", ""))) in WORK
 
 
-async def answer(why: Refusal, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-    """Refuse, in the form of OpenAI's errors. Raises: what *send* raises."""
-    body, headers = _body(why, time.time())
-    await send({"type": "http.response.start", "status": HTTPStatus.TOO_MANY_REQUESTS.value, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def answer(why: Refusal, scope: dict[str, Any], send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Refuse, in the form of OpenAI's errors. Raises: what *send* raises.
+
+    A websocket is refused before it is accepted; a server that cannot say more than that answers it with HTTP 403.
+    """
+    if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send(
+            {"type": "websocket.close", "code": POLICY_VIOLATION, "reason": f"The budget {why.budget!r} is spent."}
+        )
+    else:
+        kind = "websocket.http" if scope["type"] == "websocket" else "http"
+        body, headers = _body(why, time.time())
+        status_code = HTTPStatus.TOO_MANY_REQUESTS.value
+        await send({"type": f"{kind}.response.start", "status": status_code, "headers": headers})
+        await send({"type": f"{kind}.response.body", "body": body})
     with guard("vllm.refusal"):
         _say_soon()
 
