@@ -1,6 +1,6 @@
 """How long reports and statements take on a large ledger, how large it is, and the same on ClickHouse beside it.
 
-    python benchmarks/bench_ledger.py [--records 10000000] [--home DIR] [--clickhouse]
+    python benchmarks/bench_ledger.py [--records 10000000] [--home DIR] [--clickhouse] [--skip verify]
 
 Fills a ledger with a simulated month (1 posting and 1 usage record a request, up to 1,000 tenants, 10 models, 2 pools),
 then runs the real commands on it, each in a process of its own: wall time and peak memory are that process's.
@@ -35,6 +35,40 @@ RATES = {
 ENGINES = 20
 TENANTS = 1_000
 SCRIPT = Path(sys.executable).parent / "costtrace"
+BUSY_NS = HOUR_NS * 6 // 10
+DRAWS = 10_007
+"""Tenants are drawn so often, then again in the same order."""
+# What a stretch of an engine's time costs, so that the rounded parts add up as the agent's do.
+NANO = "({0} + {1}) * :above / :below - ({0}) * :above / :below"
+REQUESTS = f"""
+    INSERT INTO posting SELECT NULL, :window, :engine, 'request', '', printf('r%09d', :number + s.i), d.tenant, :model,
+        s.ns, s.ns * (s.i % 7) / 9, s.ns - s.ns * (s.i % 7) / 9, 0, NULL, NULL, NULL, NULL, s.ns, 'roofline', :rate,
+        {NANO.format(":begin + s.before", "s.ns")}, 0
+    FROM share s JOIN draw d ON d.n = (:number + s.i) % :draws ORDER BY s.i
+"""
+IDLE = f"""
+    INSERT INTO posting VALUES (NULL, :window, :engine, 'idle', '', '', '', '', :end - :begin - :busy, 0, 0, 0, NULL,
+        NULL, NULL, NULL, :end - :begin - :busy, '', :rate,
+        {NANO.format(":begin + :busy", "(:end - :begin - :busy)")}, 0)
+"""
+COST = f"({NANO.format(':begin + s.before', 's.ns')})"
+USAGE = f"""
+    INSERT INTO usage (usage_id, record_id, request_key, request_id, engine_id, part, attempt, role, tenant,
+        tenant_source, "user", labels, model, operation, traceparent, arrived_ns, scheduled_ns, decode_ns_at, ended_ns,
+        gpu_ns, prefill_ns, decode_ns, wasted_ns, energy_uj, prefill_uj, decode_uj, gap_ns, energy_source, input_tokens,
+        cached_tokens, output_tokens, computed_tokens, sequences, steps, batch_milli, preemptions, finish_reasons,
+        method, finality, simulated, cost_nano, prefill_nano, decode_nano, currency, price_book)
+    SELECT NULL, printf('r%09d', :number + s.i), printf('r%09d', :number + s.i), 'req-' || (:number + s.i), :engine, 1,
+        1, 'aggregated', d.tenant, 'header', '', '{{}}', :model, 'chat', '', :window, :window + 1, :window + 2,
+        :window + 3000000000 + s.i, s.ns, s.ns * (s.i % 7) / 9, s.ns - s.ns * (s.i % 7) / 9, 0, NULL, NULL, NULL,
+        s.ns, 'none', 700 + s.i % 900, s.i % 300, 50 + s.i % 400, 900, 1, 40, 9000, 0, '["stop"]', 'roofline', 'final',
+        1, {COST}, {COST} / 3, {COST} - {COST} / 3, 'USD', :book
+    FROM share s JOIN draw d ON d.n = (:number + s.i) % :draws ORDER BY s.i
+"""
+METER = """
+    INSERT INTO meter VALUES (:engine, :device, :begin, :end, :window, :busy, :end - :begin - :busy, 0, 0, 0, NULL,
+        :end - :begin, 'none', '')
+"""
 COMMANDS = {
     "report by tenant and model": ("report", "--by", "tenant,model", "--format", "csv"),
     "report by day": ("report", "--by", "day", "--format", "csv"),
@@ -67,51 +101,32 @@ def fill(home, records):
             )  # fmt: skip
             ledger.put_position(f"engine-{n:02d}", Position(1, 1, 1), done=True)
     per_window = max(1, records // (WINDOWS * ENGINES))
-    number, left = 0, dict.fromkeys(range(ENGINES), 0)
-    posting = f"INSERT INTO posting VALUES (NULL,{','.join('?' * 20)})"
-    usage = None
+    indexes = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+    indexes = [(name, sql) for name, sql in indexes if name.startswith(("posting_", "usage_"))]
+    for name, _ in indexes:
+        db.execute(f"DROP INDEX {name}")
+    each, rest = divmod(BUSY_NS, per_window)
+    shares = [(i, each + (i < rest), i * each + min(i, rest)) for i in range(per_window)]
+    db.execute("CREATE TEMP TABLE share (i INTEGER PRIMARY KEY, ns INTEGER, before INTEGER)")
+    db.executemany("INSERT INTO share VALUES (?, ?, ?)", shares)
+    drawn = [(n, f"tenant-{int(rng.paretovariate(1)) * 7 % TENANTS:04d}") for n in range(DRAWS)]
+    db.execute("CREATE TEMP TABLE draw (n INTEGER PRIMARY KEY, tenant TEXT)")
+    db.executemany("INSERT INTO draw VALUES (?, ?)", drawn)
+    number = 0
     for k in range(WINDOWS):
         with ledger.transaction():
-            postings, usages, meter = [], [], []
             for n in range(ENGINES):
-                engine, pool, model = f"engine-{n:02d}", pools[n % 2], f"model-{n % 10}"
-                rate, window_ns = RATES[pool], START_NS + k * HOUR_NS
-                above, below = int(rate[4]), int(rate[5])
-                busy = HOUR_NS * 6 // 10
-                each, rest = divmod(busy, per_window)
-                for i in range(per_window):
-                    ns = each + (1 if i < rest else 0)
-                    prefill = ns * (i % 7) // 9
-                    nano, left[n] = divmod(left[n] + ns * above, below)
-                    number += 1
-                    record, tenant = f"r{number:09d}", f"tenant-{int(rng.paretovariate(1)) * 7 % TENANTS:04d}"
-                    postings.append(
-                        (window_ns, engine, "request", "", record, tenant, model, ns, prefill, ns - prefill, 0,
-                         None, None, None, None, ns, "roofline", rate[0], nano, 0)
-                    )  # fmt: skip
-                    usages.append(
-                        (record, record, f"req-{number}", engine, 1, 1, "aggregated", tenant, "header", "", "{}", model,
-                         "chat", "", window_ns, window_ns + 1, window_ns + 2, window_ns + 3 * 10**9 + i, ns, prefill,
-                         ns - prefill, 0, None, None, None, ns, "none", 700 + i % 900, i % 300, 50 + i % 400, 900, 1,
-                         40, 9000, 0, '["stop"]', "roofline", "final", 1, nano, nano // 3, nano - nano // 3, "USD",
-                         rate[1])
-                    )  # fmt: skip
-                idle = HOUR_NS - busy
-                nano, left[n] = divmod(left[n] + idle * above, below)
-                postings.append(
-                    (window_ns, engine, "idle", "", "", "", "", idle, 0, 0, 0, None, None, None, None, idle, "",
-                     rate[0], nano, 0)
-                )  # fmt: skip
-                meter.append(
-                    (engine, f"GPU-{n}", k * HOUR_NS, (k + 1) * HOUR_NS, window_ns, busy, idle, 0, 0, 0, None, HOUR_NS,
-                     "none", "")
-                )  # fmt: skip
-            db.executemany(posting, postings)
-            if not usage:  # columns that came later are NULL
-                names = [f'"{row[1]}"' for row in db.execute("PRAGMA table_info(usage)")][1 : len(usages[0]) + 1]
-                usage = f"INSERT INTO usage ({', '.join(names)}) VALUES ({','.join('?' * len(names))})"
-            db.executemany(usage, usages)
-            db.executemany(f"INSERT INTO meter VALUES ({','.join('?' * 14)})", meter)
+                rate = RATES[pools[n % 2]]
+                given = {
+                    "engine": f"engine-{n:02d}", "device": f"GPU-{n}", "model": f"model-{n % 10}", "rate": rate[0],
+                    "above": int(rate[4]), "below": int(rate[5]), "window": START_NS + k * HOUR_NS, "book": rate[1],
+                    "begin": k * HOUR_NS, "end": (k + 1) * HOUR_NS, "busy": BUSY_NS, "number": number, "draws": DRAWS,
+                }  # fmt: skip
+                for statement in (REQUESTS, IDLE, USAGE, METER):
+                    db.execute(statement, given)
+                number += per_window
+    for _, sql in indexes:
+        db.execute(sql)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     ledger.close()
     return number
@@ -145,6 +160,7 @@ def main():
     parser.add_argument("--records", type=int, default=10_000_000)
     parser.add_argument("--home", type=Path)
     parser.add_argument("--clickhouse", action="store_true")
+    parser.add_argument("--skip", action="append", default=[], metavar="WORD", help="leave out a command: verify")
     given = parser.parse_args()
     home = given.home or Path(tempfile.mkdtemp(prefix="bench-ledger-"))
     home.mkdir(parents=True, exist_ok=True)
@@ -153,6 +169,7 @@ def main():
         records = fill(home, given.records)
         versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} CPUs"
         print(f"{records:,} simulated usage records, {versions}")
+        print(f"load before: {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
         print(f"filled in {time.monotonic() - began:.0f} s; ledger {size(home / 'ledger.sqlite'):,.0f} MB")
         places = {"SQLite": ("--home", str(home))}
         if given.clickhouse:
@@ -166,6 +183,8 @@ def main():
             places["ClickHouse"] = store
         print(f"{'command':34}" + "".join(f"{name:>14} s{'MB':>8}" for name in places))
         for name, words in COMMANDS.items():
+            if words[0] in given.skip:
+                continue
             found = [measure((*words, *place), home / "out") for place in places.values()]
             print(
                 f"{name:34}" + "".join(f"{seconds:14.1f} s{megabytes:8.0f}" for seconds, megabytes in found), flush=True

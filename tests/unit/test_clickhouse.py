@@ -130,11 +130,19 @@ def test_the_ddl_of_one_server_has_nothing_of_a_cluster():
     assert not re.search(r"ON CLUSTER|Replicated|Distributed|TTL", made)
 
 
-def test_row_policies_stand_on_the_tables_and_not_on_the_views():
-    made = "\n".join(row_policies(Layout()))
-    assert "ON costtrace.posting_rows USING tenant = currentUser() TO tenant_reader" in made
-    assert "ON costtrace.usage_rows USING tenant = currentUser() TO tenant_reader" in made
-    assert "meter" not in made  # a tenant has no grant on what is everybody's
+@pytest.mark.parametrize(("layout", "suffixes"), [(Layout(), ["rows"]), (Layout(cluster="main"), ["rows", "local"])])
+def test_row_policies_stand_on_every_table_that_has_tenants(layout, suffixes):
+    made = row_policies(layout)
+    on = " ON CLUSTER main" if layout.cluster else ""
+    for table in TABLES:
+        for suffix in suffixes:
+            where = f"{on} ON costtrace.{table.name}_{suffix}"
+            own = f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{where} USING tenant = currentUser() TO tenant_reader"
+            assert (own in made) == ("tenant" in table.columns)
+    granted = {
+        text.split(" ON costtrace.")[1].split()[0] for text in made if text.startswith("GRANT") and "tenant_" in text
+    }
+    assert not granted & {"meter", "rate", "rate_rows", "engine", "engine_rows", "bill_day", "*"}
 
 
 def test_ddl_refuses_names_that_are_statements():

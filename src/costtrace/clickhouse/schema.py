@@ -6,7 +6,18 @@ wide enough for any sum (10,000 devices overflow 64 bits of nanoseconds in eleve
 
 from typing import NamedTuple
 
-from costtrace.clickhouse.tables import AMOUNT, DAY_NS, LATE_USAGE, POSTING, TABLES, TENANT_TABLES, USAGE, Table
+from costtrace.clickhouse.tables import (
+    AMOUNT,
+    COMPACTED,
+    DAY_NS,
+    LATE_USAGE,
+    POSTING,
+    RERATE,
+    TABLES,
+    TENANT_TABLES,
+    USAGE,
+    Table,
+)
 from costtrace.clickhouse.views import views
 
 
@@ -36,22 +47,32 @@ def statements(layout: Layout) -> list[str]:
     return made
 
 
+TENANT_VIEWS = ("posting", "usage", "line", "usage_line")
+"""What a tenant reads; the others say what its provider pays, or what others do."""
+
+
 def row_policies(layout: Layout) -> list[str]:
     """Who may read which tenant: a user sees the tenant of the same name, members of `finance_reader` see all.
 
-    A policy holds on the tables below the views: views run as who asks them.
+    Policies hold on the tables below the views: views run as who asks them. On a cluster they stand on both the
+    distributed tables and those of each server.
     """
     on = f" ON CLUSTER {layout.cluster}" if layout.cluster else ""
+    suffixes = ("rows", "local") if layout.cluster else ("rows",)
     made = [f"CREATE ROLE IF NOT EXISTS {role}{on}" for role in ("finance_reader", "tenant_reader")]
-    for table in TENANT_TABLES:
-        where, own = f"{layout.database}.{table.name}_rows", "tenant = currentUser()"
-        made += [
-            f"CREATE ROW POLICY IF NOT EXISTS costtrace_all{on} ON {where} USING 1 TO finance_reader",
-            f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{on} ON {where} USING {own} TO tenant_reader",
-        ]
-    for name in ("posting", "usage"):
-        made.append(f"GRANT{on} SELECT ON {layout.database}.{name} TO tenant_reader")
-        made.append(f"GRANT{on} SELECT ON {layout.database}.{name}_rows TO tenant_reader")
+    for suffix in suffixes:
+        for table in TENANT_TABLES:
+            where, own = f"{layout.database}.{table.name}_{suffix}", "tenant = currentUser()"
+            made += [
+                f"CREATE ROW POLICY IF NOT EXISTS costtrace_all{on} ON {where} USING 1 TO finance_reader",
+                f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{on} ON {where} USING {own} TO tenant_reader",
+                f"GRANT{on} SELECT ON {where} TO tenant_reader",
+            ]
+        # Without these the views cannot say which rows count. They have names of engines, and no amounts.
+        made.append(f"GRANT{on} SELECT ON {layout.database}.{COMPACTED.name}_{suffix} TO tenant_reader")
+        made.append(f"GRANT{on} SELECT(run_id) ON {layout.database}.{RERATE.name}_{suffix} TO tenant_reader")
+    views = (*TENANT_VIEWS, *(table.name for table in TENANT_TABLES if table.name not in TENANT_VIEWS))
+    made += [f"GRANT{on} SELECT ON {layout.database}.{name} TO tenant_reader" for name in views]
     made.append(f"GRANT{on} SELECT ON {layout.database}.* TO finance_reader")
     return made
 
