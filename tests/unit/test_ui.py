@@ -313,6 +313,19 @@ def test_a_ledger_that_went_away_is_said_and_the_server_lives_on(tmp_path, servi
     assert client.ask("/")[0].status == 200
 
 
+def test_a_query_without_end_is_refused(client):
+    answer, body = client.ask("/requests?" + "&".join(f"f{k}=1" for k in range(50)))
+    assert answer.status == 400
+    assert "Too much" in body
+
+
+def test_who_asks_while_the_rows_are_added_up_is_told_so_and_takes_no_room(home):
+    answers = Answers(home, own_style(), UTC)
+    with answers._auditing:
+        assert "being added up" in answers.answer("/balance", "").body.decode()
+    assert "in balance</p>" in answers.answer("/balance", "").body.decode()
+
+
 def test_an_empty_ledger_has_pages_too(tmp_path, serving):
     write(tmp_path, plans=())
     client = serving(tmp_path)

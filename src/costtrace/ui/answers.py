@@ -70,7 +70,13 @@ class Answers:
         try:
             if as_json:
                 return self._json(words)
-            page = self._page(words, _asked(query))
+            asked = _asked(query)
+        except ValueError:
+            return self._failed(400, "Too much is asked for at once.", as_json=as_json)
+        except CosttraceError as error:
+            return self._failed(503, str(error), as_json=as_json)
+        try:
+            page = self._page(words, asked)
         except CosttraceError as error:
             return self._failed(503, str(error), as_json=as_json)
         if page is None:
@@ -117,26 +123,35 @@ class Answers:
 
     def _balance(self) -> Page:
         """The trial balance; one at a time, and for a while the last one: it reads every row of the ledger."""
-        with self._auditing:
-            if self._audited is not None and time.monotonic() < self._audited[0]:
-                return self._audited[1]
-            began = time.monotonic()
-            with open_ledger(self.home) as store:
-                audit = Audit(store)
-                found = audit.discrepancies()
-                named = list(islice(found, NAMED))
-                checks = Counter(item.check for item in named)
-                checks.update(item.check for item in found)
-                tables = balance_tables(audit, damaged=checks["plausible"] > 0)
-                counts = audit.counts()
-            took_s = time.monotonic() - began
-            said = (
-                f"{counts.postings:,} postings, {counts.meter_rows:,} meter rows, {counts.usage_records:,} usage "
-                f"records of {counts.engines:,} engines checked in {took_s:.1f} s, as costtrace verify does"
-            )
-            page = pages.balance(tables, named, checks.total(), said)
-            self._audited = (time.monotonic() + max(EVERY_S, PATIENCE * took_s), page)
-            return page
+        if self._audited is not None and time.monotonic() < self._audited[0]:
+            return self._audited[1]
+        if not self._auditing.acquire(blocking=False):
+            # Nobody waits in line: the other pages need their room.
+            said = "The rows are being added up at this moment; this page looks again by itself."
+            return Page("balance", "Trial balance", section("", ""), "", said, every_ms=2_000)
+        try:
+            return self._audit()
+        finally:
+            self._auditing.release()
+
+    def _audit(self) -> Page:
+        began = time.monotonic()
+        with open_ledger(self.home) as store:
+            audit = Audit(store)
+            found = audit.discrepancies()
+            named = list(islice(found, NAMED))
+            checks = Counter(item.check for item in named)
+            checks.update(item.check for item in found)
+            tables = balance_tables(audit, damaged=checks["plausible"] > 0)
+            counts = audit.counts()
+        took_s = time.monotonic() - began
+        said = (
+            f"{counts.postings:,} postings, {counts.meter_rows:,} meter rows, {counts.usage_records:,} usage "
+            f"records of {counts.engines:,} engines checked in {took_s:.1f} s, as costtrace verify does"
+        )
+        page = pages.balance(tables, named, checks.total(), said)
+        self._audited = (time.monotonic() + max(EVERY_S, PATIENCE * took_s), page)
+        return page
 
     def _json(self, words: str) -> Answer:
         if not words.startswith("v1/requests/"):
@@ -159,7 +174,7 @@ class Answers:
     def _failed(self, status: int, message: str, *, as_json: bool) -> Answer:
         if as_json:
             return Answer(status, JSON, (json.dumps({"error": message}) + "\n").encode())
-        title = "Not found" if status == 404 else "The ledger cannot be read"
+        title = {400: "Not understood", 404: "Not found"}.get(status, "The ledger cannot be read")
         page = Page("?", title, section("", f"<p>{text(message)}</p>"), "")
         return self._html(status, page)
 
