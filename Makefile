@@ -78,6 +78,7 @@ lint: setup ## check style, types and that generated documents are fresh
 	@$(BIN)/mypy
 	@$(BIN)/python tools/gen_docs.py --check
 	@$(BIN)/python tools/gen_dashboards.py --check
+	@$(BIN)/python tools/gen_kubernetes.py --check
 
 format: setup ## format the code
 	@$(BIN)/ruff check --fix-only .
@@ -99,6 +100,7 @@ evaluation: setup ## judge the shares against Shapley of a measured game (minute
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py
 	@$(BIN)/python tools/gen_dashboards.py
+	@$(BIN)/python tools/gen_kubernetes.py
 
 clean: ## remove what the rules made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
