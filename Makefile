@@ -29,7 +29,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python
+.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python site
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -101,6 +101,9 @@ docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py
 	@$(BIN)/python tools/gen_dashboards.py
 	@$(BIN)/python tools/gen_kubernetes.py
+
+site: setup ## build the documents as a site into build/site, strictly (no link may lead nowhere)
+	@$(BIN)/python tools/build_site.py
 
 clean: ## remove what the rules made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
