@@ -28,6 +28,8 @@ POLL_S = 0.25
 LAST_REGISTERED_PORT = 49_151
 LOW_PORTS = range(21_000, 32_000)
 MODEL_NAME = "tiny-model"
+EXPIRED = "FileStore::keep_alive failed opening owned file"
+"""What a process of Dynamo logs whose registration others have deleted; it does not register again."""
 TRANSFER = '{"kv_connector":"NixlConnector","kv_role":"kv_both","kv_buffer_device":"cpu"}'
 """KV goes from the prefill to the decode worker by NIXL, through host memory."""
 
@@ -172,6 +174,14 @@ class Dynamo:
         more = {"DYN_SYSTEM_PORT": str(_low_port()), "DYN_SYSTEM_HOST": HOST}
         return self._start(name, (*words, *args), more)
 
+    def expired(self) -> list[str]:
+        """Who lost its registration to Dynamo's expiry, for good.
+
+        Registrations are files that their owner touches every 3 s, and that anybody deletes who finds them 10 s old:
+        a machine that stands still for that long, or two busy cores, are enough.
+        """
+        return [name for name, member in self.members.items() if EXPIRED in member.log.read_text(errors="replace")]
+
     def wait(self, bound_s: float = READY_BOUND_S, max_tokens: int = 2) -> None:
         """Until a completion is answered: frontend and workers have found each other."""
         end = time.monotonic() + bound_s
@@ -179,6 +189,8 @@ class Dynamo:
             for member in self.members.values():
                 if member.ended:
                     raise ServerError(f"{member.name} ended with {member.process.returncode}.\n{member.tail()}")
+            if lost := self.expired():
+                raise ServerError(f"Dynamo dropped {' and '.join(lost)}: the machine was too busy. Start it again.")
             if time.monotonic() > end:
                 tails = "\n\n".join(member.tail() for member in self.members.values())
                 raise ServerError(f"Dynamo did not answer within {bound_s:.0f} s.\n{tails}")
