@@ -1,6 +1,7 @@
 """Cost spans in backends that others have built, read back by their own APIs and compared with the ledger."""
 
 import base64
+import json
 import os
 import subprocess
 from contextlib import contextmanager
@@ -150,7 +151,10 @@ def test_mlflow_has_every_cost_as_the_ledger_has_it(ledger, asked, tmp_path, ote
         found = {}
         for one in asked:
             trace = {"trace_id": f"tr-{span_ids(one).trace_id:032x}"}
-            spans = httpx.get(f"{url}/api/3.0/mlflow/traces/get", params=trace, timeout=60).json()["trace"]["spans"]
+            kept = httpx.get(f"{url}/api/3.0/mlflow/traces/get", params=trace, timeout=60).json()["trace"]
+            tokens = json.loads(kept["trace_info"]["trace_metadata"]["mlflow.trace.tokenUsage"])
+            assert (tokens["input_tokens"], tokens["output_tokens"]) == (one.input_tokens, one.output_tokens)
+            spans = kept["spans"]
             assert sorted(span["name"] for span in spans) == NAMES
             [root] = [span for span in spans if span["name"] == NAMES[-1]]
             assert root["start_time_unix_nano"] == one.arrived_ns, "to the nanosecond"
