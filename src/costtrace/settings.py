@@ -84,6 +84,13 @@ class Settings(TenantSettings, EnergySettings):
         about="File with the password of the store's user, on its first line.",
         example="/run/secrets/clickhouse",
     )
+    ui_token_file: Path | None = _setting(
+        None,
+        group=_GENERAL,
+        about="File (mode 0600) with the token that `costtrace ui` asks for, on its first line. It needs one where "
+        "other machines can reach it.",
+        example="/run/secrets/costtrace-ui",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", group=_GENERAL, about="How much costtrace says in the agent's log.", example="debug"
     )
@@ -303,6 +310,7 @@ class Settings(TenantSettings, EnergySettings):
         "home",
         "prices",
         "store_password_file",
+        "ui_token_file",
         "tenant_keys",
         "tenant_jwks",
         "tenant_trusted_secret",
