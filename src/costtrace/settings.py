@@ -109,6 +109,13 @@ class Settings(TenantSettings, EnergySettings):
         "T3 and T5 are estimates from finished requests; they are made only where they are named here.",
         example="T1-native",
     )
+    response_hints: bool = _setting(
+        False,
+        group=_ENGINE,
+        about="vLLM: answer with the header `x-costtrace-request-id`, by which `costtrace requests --id REQUEST` and "
+        "`costtrace explain REQUEST` find what it cost once its record has closed.",
+        example="true",
+    )
     ring_capacity: int = _setting(
         16_384,
         group=_ENGINE,
