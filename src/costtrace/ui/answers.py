@@ -16,7 +16,7 @@ from costtrace.cli.verify import balance_tables
 from costtrace.errors import CosttraceError
 from costtrace.ledger.audit import Audit
 from costtrace.ledger.explained import PARTS, explained
-from costtrace.ledger.live import course, look, search
+from costtrace.ledger.live import course, look, search, when_ended
 from costtrace.ledger.query import ORDERS, Filter, Store, bounds, find_requests, habits, open_ledger
 from costtrace.ledger.renewed import renew
 from costtrace.reports.render import render
@@ -29,9 +29,7 @@ from costtrace.ui.frame import STRETCHES, Page, Style, framed, section, text
 HTML, JSON = "text/html; charset=utf-8", "application/json"
 LISTED = 100
 PEERS = 20_000
-"""So many of the newest requests make the medians of a page."""
-JSON_PEERS = 500_000
-"""The same of `/v1/requests/{id}`: as many as those of `costtrace requests`."""
+"""So many of the newest requests make the medians that reasons compare with: a fraction of a second."""
 NAMED = 20
 BUCKETS = 48
 EVERY_S = 5
@@ -88,7 +86,7 @@ class Answers:
             return self._balance()
         with open_ledger(self.home) as store:
             if words.startswith("requests/"):
-                found = explained(store, _identifier(words), bounds(store) or Period(0, 0), PEERS)
+                found = explained(store, _identifier(words), when_ended(store), PEERS)
                 return pages.request(found, self._zone) if found else None
             if words not in self._pages:
                 return None
@@ -115,7 +113,7 @@ class Answers:
         return pages.devices(found, asked), found.period
 
     def _requests(self, store: Store, asked: pages.Asked) -> tuple[Page, Period]:
-        whole = bounds(store) or Period(0, 0)
+        whole = when_ended(store)
         period = Period(max(whole.since_ns, whole.until_ns - _over_ns(asked.over)), whole.until_ns)
         only = Filter(asked.tenant or None, asked.model or None)
         found = search(store, period, asked.words, only, asked.sort, LISTED)
@@ -159,9 +157,8 @@ class Answers:
         identifier = _identifier(words.removeprefix("v1/"))
         with open_ledger(self.home) as store:
             found = renew(store, find_requests(store, identifier, PARTS))
-            whole = bounds(store) or Period(0, 0)
             wanted = [(request.tenant, request.model) for request in found]
-            peers = usual(habits(store, whole, JSON_PEERS), wanted) if found else {}
+            peers = usual(habits(store, when_ended(store), PEERS), wanted) if found else {}
         if not found:
             message = (
                 f"no request {identifier!r} is in the ledger. It appears there when it has ended and its window has "
