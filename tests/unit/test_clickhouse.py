@@ -102,19 +102,46 @@ def test_a_damaged_cursor_is_named_with_its_remedy(tmp_path, text):
         Cursor(tmp_path, "x")
 
 
+class Streaming:
+    """A client that answers each query with these blocks, one stream at a time as the embedded engine does."""
+
+    def __init__(self, *blocks):
+        self.blocks, self.open, self.asked = blocks, False, {}
+
+    def query_row_block_stream(self, sql, parameters, settings):
+        assert not self.open, "the embedded engine has one stream at a time"
+        self.asked = {"sql": sql, "parameters": parameters, "settings": settings}
+        return self
+
+    def __enter__(self):
+        self.open = True
+        return self
+
+    def __iter__(self):
+        assert self.open
+        return iter(self.blocks)
+
+    def __exit__(self, *_):
+        self.open = False
+
+
 def test_parameters_are_bound_by_name_and_type():
-    seen = {}
-
-    class Client:
-        def query(self, sql, parameters, settings):
-            seen.update(sql=sql, parameters=parameters, settings=settings)
-            return type("Result", (), {"result_rows": [[1, 2]]})
-
     pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
-    store = ClickHouseStore(Client(), "chdb:///x", "costtrace")
+    client = Streaming([[1, 2]])
+    store = ClickHouseStore(client, "chdb:///x", "costtrace")
     assert list(store.rows("SELECT 1 WHERE a = :tenant AND b < :until", {"tenant": "' OR 1", "until": 5})) == [(1, 2)]
-    assert seen["sql"] == "SELECT 1 WHERE a = {tenant:String} AND b < {until:Int64}"
-    assert seen["parameters"] == {"tenant": "' OR 1", "until": 5}
+    assert client.asked["sql"] == "SELECT 1 WHERE a = {tenant:String} AND b < {until:Int64}"
+    assert client.asked["parameters"] == {"tenant": "' OR 1", "until": 5}
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 24])
+def test_two_long_answers_of_the_embedded_engine_are_read_side_by_side_from_disk(monkeypatch, memory):
+    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
+    monkeypatch.setattr("costtrace.clickhouse.store.SPOOL_BYTES", memory)
+    blocks = [[[n, 2**100 + n, None, "Zoë \x00"] for n in range(k * 500, k * 500 + 500)] for k in range(4)]
+    store = ClickHouseStore(Streaming(*blocks), "chdb:///x", "costtrace")
+    both = zip(store.rows("SELECT 1"), store.rows("SELECT 2"), strict=True)
+    assert list(both) == [(tuple(row), tuple(row)) for block in blocks for row in block]
 
 
 def test_the_ddl_of_a_cluster_is_replicated_distributed_and_tiered():
