@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from costtrace.cli.app import cli
+from costtrace.clickhouse.copy import copy_day
 from costtrace.clickhouse.push import Cursor, push
 from costtrace.clickhouse.schema import Layout, row_policies, statements
 from costtrace.clickhouse.store import ClickHouseStore, open_store
@@ -142,6 +143,47 @@ def test_two_long_answers_of_the_embedded_engine_are_read_side_by_side_from_disk
     store = ClickHouseStore(Streaming(*blocks), "chdb:///x", "costtrace")
     both = zip(store.rows("SELECT 1"), store.rows("SELECT 2"), strict=True)
     assert list(both) == [(tuple(row), tuple(row)) for block in blocks for row in block]
+
+
+class Day:
+    """A store whose postings of a day are these rows; of other tables it has none."""
+
+    def __init__(self, rows, breaks_at=None):
+        self._rows, self._breaks_at = rows, breaks_at
+
+    def rows(self, sql, parameters):
+        assert parameters["until"] - parameters["since"] == 86_400 * 10**9
+        for number, row in enumerate(self._rows if " FROM posting " in sql else ()):
+            if number == self._breaks_at:
+                raise LedgerError("the line broke")
+            yield row
+
+
+def postings_of_a_day(count):
+    kinds = POSTING.columns.items()
+    return [tuple(n if "Int" in of else f"{name}-{n}" for name, of in kinds) for n in range(count)]
+
+
+def test_a_days_copy_goes_through_in_groups_and_is_typed_alike_when_it_is_empty(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
+    monkeypatch.setattr("costtrace.export.parquet.GROUP_ROWS", 10)
+    rows, schemas = postings_of_a_day(25), []
+    for name, there in (("full", rows), ("empty", [])):
+        written = dict(copy_day(Day(there), "2026-11-03", tmp_path / name, 2**62))
+        path = tmp_path / name / "posting-2026-11-03.parquet"
+        assert written[path] == len(there)
+        with parquet.ParquetFile(path) as file:
+            schemas.append(file.schema_arrow)
+            assert file.metadata.num_row_groups == (3 if there else 0)
+            assert [tuple(row.values()) for row in file.read().to_pylist()] == there
+    assert schemas[0].equals(schemas[1], check_metadata=True)
+
+
+def test_a_days_copy_that_breaks_leaves_no_file(tmp_path):
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
+    with pytest.raises(LedgerError, match="the line broke"):
+        list(copy_day(Day(postings_of_a_day(25), breaks_at=20), "2026-11-03", tmp_path, 2**62))
+    assert not [path for path in tmp_path.iterdir() if "posting" in path.name or path.name.startswith(".")]
 
 
 def test_the_ddl_of_a_cluster_is_replicated_distributed_and_tiered():
