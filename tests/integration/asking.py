@@ -35,6 +35,8 @@ class Reply:
     events: list[dict[str, Any]] = field(default_factory=list)
     hung_up: bool = False
     error: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    """By name in lower case."""
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -97,6 +99,7 @@ def ask(url: str, wanted: Ask, timeout_s: float = 120, into: Reply | None = None
                 return reply
             with connection.getresponse() as response:
                 reply.status = response.status
+                reply.headers = {name.lower(): value for name, value in response.getheaders()}
                 _read(response, wanted, reply)
     except (OSError, http.client.HTTPException) as error:
         reply.error = f"{type(error).__name__}: {error}"

@@ -35,6 +35,7 @@ COMMANDS = {
     "compact": "costtrace.cli.books:compact",
     "backup": "costtrace.cli.books:backup",
     "top": "costtrace.cli.top:top",
+    "ui": "costtrace.ui.command:ui",
     "budgets": "costtrace.cli.budgets:budgets",
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",

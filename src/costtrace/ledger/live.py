@@ -1,9 +1,20 @@
 """Reading the last minutes of a ledger, while its agent writes: only rows of these minutes are touched, by index."""
 
-from costtrace.ledger.query import Filter, Store, ended, requests, used
+from costtrace.ledger.query import (
+    ORDERS,
+    REQUEST_COLUMNS,
+    Filter,
+    Store,
+    ended,
+    find_requests,
+    request_of,
+    requests,
+    used,
+)
 from costtrace.ledger.renewed import renew
 from costtrace.reports.live import KEYS, Device, Look, Running, Served
-from costtrace.reports.rows import Period
+from costtrace.reports.rows import Period, Request
+from costtrace.units import NS_PER_S
 
 _LAST_WINDOW = """
     SELECT m.window_ns, max(m.end_ns) - min(m.start_ns) FROM meter m
@@ -63,6 +74,49 @@ def look(store: Store, over_ns: int, limit: int, only: Filter = Filter(), period
         [Running(*row) for row in store.rows(_RUNNING, {"newest": newest_ns, "limit": limit})],
         renew(store, requests(store, period, only, "cost", limit)),
     )
+
+
+def course(store: Store, period: Period, most: int) -> tuple[int, list[tuple[int, str, int | None, int | None]]]:
+    """How wide *most* or fewer buckets of *period* are (ns, whole windows), and each one's cost by currency.
+
+    A bucket: its begin, the currency, nano of requests, nano of everything; None: a part of it has no price.
+    """
+    _, length_ns = next(store.rows(_LAST_WINDOW), (0, 0))
+    window_ns = max(length_ns, NS_PER_S)
+    width_ns = max(1, -(-(period.until_ns - period.since_ns) // (most * window_ns))) * window_ns
+    sql = """
+        SELECT (p.window_ns - :since) / :width, coalesce(r.currency, ''),
+            sum(CASE WHEN p.kind = 'request' THEN coalesce(p.device_nano + p.energy_nano, 0) ELSE 0 END),
+            sum(coalesce(p.device_nano + p.energy_nano, 0)),
+            sum(CASE WHEN p.kind = 'request' AND (p.device_nano IS NULL OR p.energy_nano IS NULL) THEN 1 ELSE 0 END),
+            sum(CASE WHEN p.device_nano IS NULL OR p.energy_nano IS NULL THEN 1 ELSE 0 END)
+        FROM line p LEFT JOIN rate r ON r.rate_id = p.rate_id
+        WHERE p.window_ns >= :since AND p.window_ns < :until GROUP BY 1, 2 ORDER BY 1, 2
+    """
+    bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns, "width": width_ns}
+    return width_ns, [
+        (period.since_ns + place * width_ns, currency, None if lost else own, None if unknown else whole)
+        for place, currency, own, whole, lost, unknown in store.rows(sql, bounds)
+    ]
+
+
+def search(store: Store, period: Period, words: str, only: Filter, order: str, limit: int) -> list[Request]:
+    """Requests that ended in *period* and have *words* in an id, or in a name of theirs, by one of `ORDERS`.
+
+    A request whose id is just that is found whenever it ended.
+    """
+    if not words:
+        return renew(store, requests(store, period, only, order, limit))
+    if found := find_requests(store, words, limit):
+        return renew(store, found)
+    sql = f"""
+        SELECT {REQUEST_COLUMNS} FROM usage u
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")} AND instr(lower(u.request_id || char(10) ||
+            u.record_id || char(10) || u.tenant || char(10) || u.model || char(10) || u.engine_id), lower(:words)) > 0
+        ORDER BY {ORDERS[order]}, u.usage_id LIMIT :limit
+    """  # noqa: S608 - made of constants
+    bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns, "limit": limit, "words": words}
+    return renew(store, [request_of(row) for row in store.rows(sql, {**bounds, **only.parameters()})])
 
 
 def _first_window(store: Store, since_ns: int, until_ns: int) -> int:
