@@ -212,9 +212,10 @@ def hundred_engines(engines, seconds, running):
 def write_day(home, steps, running, per_change):
     """A journal of a day without a gap; once in *per_change* steps a sequence ends and another is prefilled."""
     translator = ReplayTranslator()
-    at, period_ns = NS_PER_S + 1, 86_400 * NS_PER_S // steps
+    begin = time.monotonic_ns()  # as a real one: nothing but start-up lies before the journal
+    at, period_ns = begin + 1, 86_400 * NS_PER_S // steps
     writer = JournalWriter(home, "day", lambda sequence: translator.snapshot(sequence, at), cap_bytes=1 << 40)
-    writer.append([started(("GPU-0",), NS_PER_S), EngineReady(NS_PER_S)])
+    writer.append([started(("GPU-0",), begin), EngineReady(begin)])
     there, entering, number, records = [], None, 0, []
     for index in range(steps):
         leaves = enters = items = ()

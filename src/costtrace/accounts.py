@@ -132,12 +132,14 @@ class Accounts(msgspec.Struct):
         same = amounts[GAP] == amounts[TIME] and unknown == time
         if amounts[TIME]:
             parts = time.charge(amounts[TIME], self.cohort, usages, prices)
-            self._owe(work, TIME, parts)
-            for usage, item in zip(usages, work.items, strict=True):
-                self.open[item.slot].head += int(time.fee * usage.weight / HEAD)
             if same:
                 unknown.follow(time)
-                self._owe(work, GAP, parts)
+            if parts:
+                self._owe(work, TIME, parts)
+                for usage, item in zip(usages, work.items, strict=True):
+                    self.open[item.slot].head += int(time.fee * usage.weight / HEAD)
+                if same:
+                    self._owe(work, GAP, parts)
         if amounts[ENERGY]:
             own = prices
             if energy is not None:
@@ -147,6 +149,23 @@ class Accounts(msgspec.Struct):
         if amounts[GAP] and not same:
             self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))
         return True
+
+    def steady(self, work: Work, gpu_ns: int, coefficients: Coefficients | None, method: str) -> Features | None:
+        """`begin`, `charge` and `end` in one for a step of the cohort alone, nobody new, whose energy is unknown.
+
+        What they would do, to the last bit, at a third of the time. None, and nothing is done: it is not that simple.
+        """
+        time, unknown, cohort = self.clocks[TIME], self.clocks[GAP], self.cohort
+        if self.work is not None or not cohort.count or gpu_ns <= 0 or unknown != time:
+            return None
+        features = self._features(work, [], coefficients)
+        prices = step_prices(coefficients, method, features)
+        self.method = prices.method
+        time.charge(gpu_ns, cohort, (), prices)
+        unknown.follow(time)
+        self.batch_sum += cohort.count
+        cohort.advance()
+        return features
 
     def _owe(self, work: Work, meter: int, parts: list[int]) -> None:
         for item, owed in zip(work.items, parts, strict=True):
@@ -214,15 +233,16 @@ class Accounts(msgspec.Struct):
             return
         step0, context0 = account.entered_step, account.context
         fees = self._fees(account)
-        owed = [
-            clock.owed(mark, step0, context0, 0) + fee
-            for clock, mark, fee in zip(self.clocks, account.marks, fees, strict=True)
-        ]
         account.head += fees[TIME]
-        account.marks = [clock.mark() for clock in self.clocks]
-        add(account.decode, owed)
-        if account.finished is not None:
-            add(account.wasted, owed)
+        for meter, clock in enumerate(self.clocks):
+            mark = account.marks[meter]
+            if clock.a == mark.a and clock.b == mark.b and clock.h == mark.h:
+                continue  # nothing of this meter has been charged since
+            owed = clock.owed(mark, step0, context0, 0) + fees[meter]
+            account.marks[meter] = clock.mark()
+            account.decode[meter] += owed
+            if account.finished is not None:
+                account.wasted[meter] += owed
         steps = self.cohort.step - account.counted_step
         account.steps += steps
         account.computed_tokens += steps

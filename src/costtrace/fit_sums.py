@@ -39,21 +39,26 @@ class Sums(msgspec.Struct):
         w = weight * self.gain
         self.weight += self.gain
         self.yy += w * y * y
-        there = [(j, value) for j, value in enumerate(x) if value]
         xx, xy = self.xx, self.xy
-        for place, (i, value) in enumerate(there):
-            wx = w * value
-            xy[i] += wx * y
-            row = i * SHARED
-            for j, other in there[place:]:
-                xx[row + j] += wx * other
-        for knee, m in enumerate(tokens):
+        for i, value in enumerate(x):
+            if value:
+                wx = w * value
+                xy[i] += wx * y
+                for j in range(i, SHARED):
+                    xx[i * SHARED + j] += wx * x[j]
+        mm, my = self.mm, self.my
+        _, sequences, context, attention, encoder = x
+        for knee, (m, mx) in enumerate(zip(tokens, self.mx, strict=True)):  # unrolled: it is most of a step's cost
             wm = w * m
-            mx = self.mx[knee]
-            for j, value in there:
-                mx[j] += wm * value
-            self.mm[knee] += wm * m
-            self.my[knee] += wm * y
+            mx[0] += wm
+            mx[1] += wm * sequences
+            mx[2] += wm * context
+            if attention:
+                mx[3] += wm * attention
+            if encoder:
+                mx[4] += wm * encoder
+            mm[knee] += wm * m
+            my[knee] += wm * y
         if self.gain > RESCALE:
             self._rescale(1.0 / self.gain)
 

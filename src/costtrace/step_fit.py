@@ -66,8 +66,7 @@ class Errors(msgspec.Struct):
         """Take in a step's."""
         keep = 1.0 - 1.0 / 512
         self.weight = self.weight * keep + 1.0
-        for rung, error in enumerate(errors):
-            self.sums[rung] = self.sums[rung] * keep + min(1.0, error)
+        self.sums = [so_far * keep + min(1.0, error) for so_far, error in zip(self.sums, errors, strict=True)]
 
     def mean(self, rung: int) -> float | None:
         """Of one rung; None: no step has been seen."""
@@ -150,10 +149,10 @@ class StepFit(msgspec.Struct):
             return
         y = took_ns * 1e-9
         x, tokens = self._regressors(step)
-        expected = _predict(self.roofline or self.start, x, tokens[self.knee])
+        guesses = self._guess(step, x, tokens)
         if self.roofline is not None:
-            self.errors.add([abs(guess - y) / y for guess in self._guess(step, x, tokens)])
-        y, weight = self._tame(expected, y)
+            self.errors.add([abs(guess - y) / y for guess in guesses])
+        y, weight = self._tame(guesses[0], y)
         self.sums[int(step.tokens != step.sequences or step.attention > 0)].add(x, tokens, y, weight)
         self.observations += 1
         self.moved += 1

@@ -116,8 +116,8 @@ def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
 def roofline_prices(c: Coefficients, step: Features) -> Prices:
     """Aumann-Shapley prices of a step under the full model."""
     compute = c.token * step.tokens
-    read = c.weights * cover(c, step.tokens)
-    beyond_knee = max(0.0, 1.0 - read / compute) if compute > 0 else 0.0
+    read = c.weights * cover(c, step.tokens) if c.expert_part else c.weights
+    beyond_knee = 1.0 - read / compute if compute > read else 0.0
     return _prices(c, step, c.token * beyond_knee, "roofline")
 
 

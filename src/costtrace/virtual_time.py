@@ -136,14 +136,19 @@ class Clock(msgspec.Struct):
         head, context, count = prices.head, prices.context, cohort.count
         member = prices.sequence + prices.token + prices.expert
         whole = head * cohort.weight / cohort.unit + member * count + context * cohort.context
-        weights = [_weight(prices, item) for item in items] if items else []
-        whole += sum(weights)
+        weights: list[float] = []
+        if items:
+            weights = [_weight(prices, item) for item in items]
+            whole += sum(weights)
         if not whole > 0.0:  # nothing has a price (or the prices are not numbers): equal shares
             return self._charge_equally(amount, cohort, len(items))
         scale = amount / whole
         self.fee = head * scale
-        parts = [int(weight * scale) for weight in weights]
-        rest = amount - sum(parts)
+        parts: list[int] = []
+        rest = amount
+        if items:
+            parts = [int(weight * scale) for weight in weights]
+            rest -= sum(parts)
         if count == 0 or rest < 0:
             _add_to_largest(parts, rest)
             return parts

@@ -128,6 +128,11 @@ class Membership(msgspec.Struct):
 
     def take(self, step: Step) -> Work:
         """The work of *step*, which comes after the one that was taken before."""
+        if not (step.leaves or step.enters or step.items or self.ending):  # a steady step: most are
+            work = Work(step.index, (), (), (), self.count, self.context)
+            self.steps += 1
+            self.context += self.count
+            return work
         for slot in step.leaves:
             if (standing := self.standings.get(slot)) is not None:
                 self._leave(standing)
