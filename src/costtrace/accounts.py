@@ -8,6 +8,7 @@ import msgspec
 from costtrace.energy_model import Spending
 from costtrace.events import SequenceAdded, SequenceFinished, Step
 from costtrace.head_fee import TenantFees
+from costtrace.sliding import Passing, Span
 from costtrace.step_model import Coefficients, Features, expert_units, step_prices
 from costtrace.virtual_time import HEAD, Clock, Cohort, Mark, Usage
 from costtrace.work import Item, Work
@@ -34,6 +35,8 @@ class Account(msgspec.Struct):
     context: int = 0
     """KV tokens when it entered the cohort."""
     in_cohort: bool = False
+    capped: bool = False
+    """In the cohort, its context has reached the window of layers that have one."""
     entered_step: int = 0
     counted_step: int = 0
     marks: list[Mark] = []
@@ -71,6 +74,8 @@ class Accounts(msgspec.Struct):
     fees: TenantFees = msgspec.field(default_factory=TenantFees)
     """Policy `tenant`."""
     cohort: Cohort = msgspec.field(default_factory=Cohort)
+    passing: Passing | None = None
+    """Who reaches the window when; None: no layer has one."""
     clocks: list[Clock] = msgspec.field(default_factory=lambda: [Clock(), Clock(), Clock()])
     """By meter."""
     batch_sum: int = 0
@@ -89,6 +94,11 @@ class Accounts(msgspec.Struct):
         """Before the first step: who pays head fees. It holds for the engine's life, whatever is configured later."""
         self.head_fee = policy
         self.cohort.unit = HEAD * HEAD if policy == "tenant" else HEAD
+
+    def set_span(self, span: Span | None) -> None:
+        """Before the first step: how far the model's layers look back."""
+        if span is not None:
+            self.cohort.span, self.passing = span, Passing(span)
 
     def add(self, added: SequenceAdded) -> None:
         """A sequence is known."""
@@ -164,7 +174,7 @@ class Accounts(msgspec.Struct):
         time.charge(gpu_ns, cohort, (), prices)
         unknown.follow(time)
         self.batch_sum += cohort.count
-        cohort.advance()
+        self._advance()
         return features
 
     def _owe(self, work: Work, meter: int, parts: list[int]) -> None:
@@ -191,7 +201,16 @@ class Accounts(msgspec.Struct):
         for slot in work.prompts_done:
             self.open[slot].decoding_ns = step.done_ns
         self.work = self.features = None
+        self._advance()
+
+    def _advance(self) -> None:
         self.cohort.advance()
+        if self.passing is not None:
+            for slot in self.passing.take(self.cohort.step):
+                account = self.open[slot]
+                self.settle(account)  # up to here it read more with each step
+                account.capped = True
+                self.cohort.capped += 1
 
     def enter(self, account: Account, context: int) -> None:
         """From the next step on it decodes one token a step."""
@@ -202,6 +221,9 @@ class Accounts(msgspec.Struct):
         account.entered_step = account.counted_step = self.cohort.step
         account.marks = [clock.mark() for clock in self.clocks]
         account.batch_mark = self.batch_sum
+        if self.passing is not None:
+            account.capped = context >= self.passing.span.window
+            self.passing.enter(account.added.slot, context, self.cohort.step)
         if self.head_fee == "tenant":
             account.fee_marks = self.fees.paid(account.added.tenant, self.clocks)
             self.cohort.enter(context, 0)
@@ -221,6 +243,8 @@ class Accounts(msgspec.Struct):
         self.settle(account)
         account.newest_context = self.context_of(account)
         account.in_cohort = False
+        if self.passing is not None:
+            self.passing.leave(account.added.slot, account.newest_context, self.cohort.step)
         if self.head_fee == "tenant":
             self.cohort.leave(account.newest_context, 0)
             self.fees.weigh(account.added.tenant, -account.weight, self.cohort, self.clocks)
@@ -231,14 +255,15 @@ class Accounts(msgspec.Struct):
         """Move what a member of the cohort owes since its mark onto its own account."""
         if not account.in_cohort:
             return
-        step0, context0 = account.entered_step, account.context
+        step0, context0, span = account.entered_step, account.context, self.cohort.span
+        growth = (1, 0) if span is None else span.growth(capped=account.capped)
         fees = self._fees(account)
         account.head += fees[TIME]
         for meter, clock in enumerate(self.clocks):
             mark = account.marks[meter]
             if clock.a == mark.a and clock.b == mark.b and clock.h == mark.h:
                 continue  # nothing of this meter has been charged since
-            owed = clock.owed(mark, step0, context0, 0) + fees[meter]
+            owed = clock.owed(mark, step0, context0, 0, growth) + fees[meter]
             account.marks[meter] = clock.mark()
             account.decode[meter] += owed
             if account.finished is not None:

@@ -25,6 +25,7 @@ from costtrace.events import (
 )
 from costtrace.fit_row import fit_row
 from costtrace.open_requests import UNOBSERVED, Part, is_known, record_id
+from costtrace.sliding import span_of
 from costtrace.staging import Staged
 from costtrace.step_fit import StepFit
 from costtrace.step_model import GENERIC_SHAPE, Coefficients, prior
@@ -106,6 +107,7 @@ class EngineAttribution(msgspec.Struct):
             case EngineStarted():
                 self.started = item
                 self.accounts.set_head_fee(self.policy.head_fee)
+                self.accounts.set_span(span_of(item.shape))
                 self.fit = None if item.estimate else first_fit(item)
             case Snapshot():
                 self._resync(item, staged.contexts or {})

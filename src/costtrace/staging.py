@@ -9,7 +9,8 @@ import msgspec
 
 from costtrace.energy_model import NOTHING, step_load
 from costtrace.energy_windows import DeviceEnergy, Piece, piece_of
-from costtrace.events import EngineStopped, SequenceAdded, SequenceFinished, Snapshot
+from costtrace.events import EngineStarted, EngineStopped, SequenceAdded, SequenceFinished, Snapshot
+from costtrace.sliding import span_of
 from costtrace.timeline import Grant, TimelineItem
 from costtrace.work import Membership, Work
 
@@ -61,6 +62,8 @@ class Stage(msgspec.Struct):
                 self.membership.added(item)
             case SequenceFinished():
                 self.membership.finished(item)
+            case EngineStarted():
+                self.membership.set_span(span_of(item.shape))
             case Snapshot() | EngineStopped():
                 slots = self.membership.standings
                 staged.contexts = {slot: self.membership.certain_context(slot) for slot in slots}
