@@ -360,7 +360,7 @@ class Accounts(msgspec.Struct):
         expert = 1.0
         if miss and item.tokens > 1:
             expert = expert_units(miss, item.tokens, tokens) / expert_units(miss, 1, tokens)
-        return Usage(item.tokens, item.context, item.attention, weight, expert, item.encoder)
+        return Usage(item.tokens, item.context, item.attention, weight, expert, item.encoder, int(item.is_prefill))
 
     def _features(self, work: Work, usages: list[Usage], coefficients: Coefficients | None) -> Features:
         heads = self.cohort.weight / self.cohort.unit
@@ -371,4 +371,5 @@ class Accounts(msgspec.Struct):
         experts = 0.0
         if coefficients is not None and coefficients.expert_part:
             experts = work.cohort_count + sum(usage.expert for usage in usages)
-        return Features(heads, work.sequences, work.tokens, work.context, work.attention, work.encoder, experts)
+        totals = (work.sequences, work.tokens, work.context, work.attention, work.encoder)
+        return Features(heads, *totals, experts, work.prompts)

@@ -45,6 +45,8 @@ class Prices(NamedTuple):
     """For the experts' weights that one decoded token makes be read."""
     encoder: float = 0.0
     """For each encoder token."""
+    prompt: float = 0.0
+    """For each prefill chunk: its part of what a step with any of them does once."""
 
 
 class Usage(NamedTuple):
@@ -61,6 +63,8 @@ class Usage(NamedTuple):
     """The experts' weights that it makes be read, in those of one decoded token."""
     encoder: int = 0
     """Encoder tokens."""
+    prompt: int = 0
+    """1 for a prefill chunk."""
 
 
 class Cohort(msgspec.Struct):
@@ -205,8 +209,8 @@ class Clock(msgspec.Struct):
 
 def _weight(prices: Prices, item: Usage) -> float:
     """What a participant that is not in the cohort has to pay, before scaling."""
-    head, sequence, token, context, attention, _, expert, encoder = prices
-    fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder
+    head, sequence, token, context, attention, _, expert, encoder, prompt = prices
+    fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder + prompt * item.prompt
     return fee + token * item.tokens + context * item.context + attention * item.attention
 
 

@@ -61,6 +61,11 @@ class Work(msgspec.Struct, frozen=True, gc=False):
         return sum(item.attention for item in self.items)
 
     @property
+    def prompts(self) -> int:
+        """Prefill chunks."""
+        return sum(item.is_prefill for item in self.items)
+
+    @property
     def encoder(self) -> int:
         """Encoder tokens computed."""
         return sum(item.encoder for item in self.items)

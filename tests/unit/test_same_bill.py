@@ -36,19 +36,19 @@ COLUMNS = (
 )
 
 LIVES = {
-    "mishaps": ("a212eff433989a3d", Profile(), Policy(), SHAPE, 1_500, 0),
-    "steady": ("50d762124a3a1f30", QUIET, Policy(), SHAPE, 6_000, 0),
-    "experts by affine": ("117e76dcf9585793", QUIET, Policy(method="affine"), EXPERTS, 2_500, 0),
-    "asynchronous, by tenant": ("da537c4a6b660df7", Profile(depth=2), Policy(head_fee="tenant"), SHAPE, 1_200, 0),
+    "mishaps": ("e6a2f247b21d7fc8", Profile(), Policy(), SHAPE, 1_500, 0),
+    "steady": ("114dc8cd6366b071", QUIET, Policy(), SHAPE, 6_000, 0),
+    "experts by affine": ("55fbbdcc37dab683", QUIET, Policy(method="affine"), EXPERTS, 2_500, 0),
+    "asynchronous, by tenant": ("fce1f27c67f6646b", Profile(depth=2), Policy(head_fee="tenant"), SHAPE, 1_200, 0),
     "by tokens, shape unknown": (
-        "94f38441ad30ad5c",
+        "18152532b0b7879f",
         QUIET,
         Policy(method="tokens", head_fee="sequence"),
         ModelShape(),
         1_500,
         0,
     ),
-    "energy": ("0ff889730ccfdf50", QUIET, Policy(), SHAPE, 1_500, 100 * NS_PER_MS),
+    "energy": ("1ccce0a3f13ee1f4", QUIET, Policy(), SHAPE, 1_500, 100 * NS_PER_MS),
 }
 
 
