@@ -29,7 +29,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python
+.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python site
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -68,6 +68,7 @@ test: setup model ## run all tests but the heavy ones, real vLLM servers include
 test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
 	@$(PYTHON) tools/setup_peers.py
 	@$(PYTHON) tools/setup_aiperf.py
+	@$(PYTHON) tools/setup_backends.py || echo "the tests with MLflow and Phoenix are skipped"
 	@$(BIN)/python tools/check_vllm_wheel.py $(VLLM_WHEEL)
 	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'
 	@COSTTRACE_PEERS_PYTHON="$${COSTTRACE_PEERS_PYTHON:-$(CURDIR)/build/peers/bin/python}" $(BIN)/python -m pytest -m heavy $(T)
@@ -78,6 +79,7 @@ lint: setup ## check style, types and that generated documents are fresh
 	@$(BIN)/mypy
 	@$(BIN)/python tools/gen_docs.py --check
 	@$(BIN)/python tools/gen_dashboards.py --check
+	@$(BIN)/python tools/gen_kubernetes.py --check
 
 format: setup ## format the code
 	@$(BIN)/ruff check --fix-only .
@@ -99,6 +101,10 @@ evaluation: setup ## judge the shares against Shapley of a measured game (minute
 docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_docs.py
 	@$(BIN)/python tools/gen_dashboards.py
+	@$(BIN)/python tools/gen_kubernetes.py
+
+site: setup ## build the documents as a site into build/site, strictly (no link may lead nowhere)
+	@$(BIN)/python tools/build_site.py
 
 clean: ## remove what the rules made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

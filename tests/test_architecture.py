@@ -21,13 +21,13 @@ LAYERS = {
     "staging accounts head_fee device_peaks step_fit fit_sums fit_row nnls open_requests attribution node rating "
     "time_of_use carbon price_book conserve sensors.counting sensors.period sensors.resolve price_terms price_diff "
     "list_prices idle_policies budgets energy_lag energy_check remote_meters forward_passes window sliding",
-    "reports": "reports tokenomics",
+    "reports": "reports tokenomics ui.frame ui.pages",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "admission config late hook_check hook_status engine_journal engine_settings device_names model_shape asgi "
     "tenant_sources setting_field settings_tenants settings_energy",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields export "
     "clickhouse budgets_file dynamo_traces",
-    "wiring": "agent cli demo doctor nvml_sim testing simulator replay planning __main__",
+    "wiring": "agent cli demo doctor nvml_sim testing simulator replay planning ui __main__",
 }
 """Every module by its layer; a package stands for all in it. What does not exist yet is allowed to be missing."""
 
@@ -99,6 +99,8 @@ IMPURE = {
     "_thread",
 }
 """Parts of the standard library that look at the world, or change it."""
+PURE_PARTS = {"urllib.parse"}
+"""Of those, what only writes and reads text."""
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "now", "today", "utcnow", "getenv"}
 ENGINES = {"vllm", "tensorrt_llm", "dynamo", "sglang", "torch", "transformers"}
 
@@ -208,7 +210,9 @@ def test_pure_modules_import_nothing_that_looks_at_the_world():
         [
             f"{where(found)} imports {found.imported}"
             for found in ALL
-            if layers_of(found.importer)[0] in PURE and found.imported.split(".")[0] in IMPURE
+            if layers_of(found.importer)[0] in PURE
+            and found.imported.split(".")[0] in IMPURE
+            and found.imported not in PURE_PARTS
         ]
     )
 

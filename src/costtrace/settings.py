@@ -84,6 +84,13 @@ class Settings(TenantSettings, EnergySettings):
         about="File with the password of the store's user, on its first line.",
         example="/run/secrets/clickhouse",
     )
+    ui_token_file: Path | None = _setting(
+        None,
+        group=_GENERAL,
+        about="File (mode 0600) with the token that `costtrace ui` asks for, on its first line. It needs one where "
+        "other machines can reach it.",
+        example="/run/secrets/costtrace-ui",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", group=_GENERAL, about="How much costtrace says in the agent's log.", example="debug"
     )
@@ -101,6 +108,13 @@ class Settings(TenantSettings, EnergySettings):
         about="TensorRT-LLM: how steps are timed, or the best way to begin with where it does not fit (`auto`: T1). "
         "T3 and T5 are estimates from finished requests; they are made only where they are named here.",
         example="T1-native",
+    )
+    response_hints: bool = _setting(
+        False,
+        group=_ENGINE,
+        about="vLLM: answer with the header `x-costtrace-request-id`, by which `costtrace requests --id REQUEST` and "
+        "`costtrace explain REQUEST` find what it cost once its record has closed.",
+        example="true",
     )
     ring_capacity: int = _setting(
         16_384,
@@ -296,6 +310,7 @@ class Settings(TenantSettings, EnergySettings):
         "home",
         "prices",
         "store_password_file",
+        "ui_token_file",
         "tenant_keys",
         "tenant_jwks",
         "tenant_trusted_secret",

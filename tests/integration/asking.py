@@ -35,6 +35,8 @@ class Reply:
     events: list[dict[str, Any]] = field(default_factory=list)
     hung_up: bool = False
     error: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    """By name in lower case."""
 
     @property
     def bodies(self) -> list[dict[str, Any]]:
@@ -78,9 +80,9 @@ class Reply:
         return [found[index] for index in sorted(found)]
 
 
-def ask(url: str, wanted: Ask, timeout_s: float = 120) -> Reply:
+def ask(url: str, wanted: Ask, timeout_s: float = 120, into: Reply | None = None) -> Reply:
     """Send one request with exactly these headers, also such as a decent client would not send."""
-    address, reply = urlsplit(url), Reply()
+    address, reply = urlsplit(url), into or Reply()
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
     try:
         with closing(connection):
@@ -97,6 +99,7 @@ def ask(url: str, wanted: Ask, timeout_s: float = 120) -> Reply:
                 return reply
             with connection.getresponse() as response:
                 reply.status = response.status
+                reply.headers = {name.lower(): value for name, value in response.getheaders()}
                 _read(response, wanted, reply)
     except (OSError, http.client.HTTPException) as error:
         reply.error = f"{type(error).__name__}: {error}"
@@ -118,6 +121,21 @@ def _read(response: http.client.HTTPResponse, wanted: Ask, reply: Reply) -> None
         if wanted.hang_up_after is not None and len(reply.events) >= wanted.hang_up_after:
             reply.hung_up = True
             return
+
+
+class Stream(threading.Thread):
+    """A client that reads a streamed answer; `reply` grows while it does."""
+
+    def __init__(self, url: str, what: Ask) -> None:
+        super().__init__(daemon=True)
+        self.url, self.what, self.reply = url, what, Reply()
+        self.start()
+
+    def run(self) -> None:
+        ask(self.url, self.what, 300, self.reply)
+
+    def has(self, pieces: int) -> bool:
+        return len(self.reply.events) >= pieces
 
 
 def ask_all(url: str, asks: Sequence[Ask], workers: int = 8) -> list[Reply]:

@@ -3,20 +3,17 @@
 A deployment takes a minute or two to start on two cores: each does all its traffic once, and is looked at afterwards.
 """
 
-import http.client
 import json
 import os
-import threading
 from collections.abc import Callable
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-from asking import CHAT, COMPLETIONS, Ask, Reply, _read, ask, ask_all, body
+from asking import CHAT, COMPLETIONS, Ask, Reply, Stream, ask, ask_all, body
 from books import WINDOW_S, Home
 from emission_world import Receiver, attributes, listening
 from served import PRICES, end_agent
@@ -160,27 +157,6 @@ def close_books(dynamo: Dynamo, seen: Seen) -> None:
     seen.home.wait_closed(BOOKED_S)
     roots = seen.home.one("SELECT count(*) FROM usage")
     seen.receiver.wait(lambda: len(seen.receiver.roots) >= roots, 30)
-
-
-class Stream(threading.Thread):
-    """A client that reads a streamed answer; `reply` grows while it does."""
-
-    def __init__(self, url: str, what: Ask) -> None:
-        super().__init__(daemon=True)
-        self.url, self.what, self.reply = url, what, Reply()
-        self.start()
-
-    def run(self) -> None:
-        address = urlsplit(self.url)
-        with closing(http.client.HTTPConnection(address.hostname, address.port, timeout=300)) as connection:
-            headers = {"content-type": "application/json", **dict(self.what.headers)}
-            connection.request("POST", self.what.path, json.dumps(self.what.body), headers)
-            with connection.getresponse() as response:
-                self.reply.status = response.status
-                _read(response, self.what, self.reply)
-
-    def has(self, pieces: int) -> bool:
-        return len(self.reply.events) >= pieces
 
 
 # -- aggregated: two workers, one of which is killed while both are at work

@@ -7,10 +7,9 @@ import sqlite3
 import time
 from collections import Counter
 from contextlib import closing, contextmanager
-from threading import Thread
 
 import pytest
-from asking import COMPLETIONS, Ask, Traffic, ask, completion, tenant
+from asking import COMPLETIONS, Ask, Stream, Traffic, completion, tenant
 from emission_world import attributes
 from served import PRICES, serving
 
@@ -191,17 +190,14 @@ def test_an_engine_that_is_killed_has_its_open_requests_interrupted_and_all_its_
     stories = [completion(f"a long story, number {n}", 950, stream=True) for n in range(4)]
     streams = [Ask(COMPLETIONS, story, [tenant("victims")]) for story in stories]
     since = all_sent(world)
-    replies = []
-    clients = [Thread(target=lambda one=one: replies.append(ask(world.url, one))) for one in streams]
-    for client in clients:
-        client.start()
-    scheduled = "SELECT count(*) FROM usage WHERE tenant = 'victims'"
-    time.sleep(2.5)
-    assert world.home.one(scheduled) == 0, "they are still open"
+    clients = [Stream(world.url, one) for one in streams]
+    assert wait_until(lambda: all(client.has(60) for client in clients), 120, 0.005)
+    assert all(client.is_alive() for client in clients), "they are still open"
     killed_wall_ns = time.time_ns()
     world.server.kill_engine()
     for client in clients:
         client.join()
+    replies = [client.reply for client in clients]
     world.home.wait_closed()
     assert len([reply for reply in replies if reply.id]) == 4
     for reply in replies:

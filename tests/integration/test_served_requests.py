@@ -46,6 +46,7 @@ def world(vllm_environment, tiny_model, tmp_path_factory):
         "COSTTRACE_TENANT_METRIC_LIMIT": str(LIMIT),
         "COSTTRACE_BUDGETS": str(folder / "budgets.yaml"),
         "COSTTRACE_ADMISSION": "true",
+        "COSTTRACE_RESPONSE_HINTS": "true",
     }
     with serving(vllm_environment, tiny_model, folder, args=arguments, variables=variables) as made:
         yield made
@@ -124,6 +125,26 @@ def test_an_answered_request_is_in_the_ledger_once_with_the_servers_own_tokens(w
     assert row["gpu_ns"] > 0
     assert row["cost_nano"] > 0
     assert row["arrived_ns"] <= row["scheduled_ns"] <= row["decode_ns_at"] <= row["ended_ns"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_header_of_an_answer_leads_to_its_row(world, told, case):
+    known = told[case].headers["x-costtrace-request-id"]
+    assert world.home.one("SELECT tenant FROM usage WHERE ? IN (request_id, request_key)", known) == case
+    assert world.home.usage(told[case].id)["request_id"] == told[case].id
+
+
+def test_the_header_is_what_the_command_line_takes(world, told):
+    known = told["chat-streamed"].headers["x-costtrace-request-id"]
+    found = world.home.command("requests", "--id", known, "--format", "json")
+    assert found.returncode == 0, found.stderr
+    assert told["chat-streamed"].id in found.stdout
+
+
+def test_what_makes_no_engine_work_has_no_header(world):
+    reply = ask(world.url, Ask("/tokenize", {"model": "tiny-model", "prompt": "x"}, [AUTHORIZED]))
+    assert reply.status == 200, reply.text
+    assert "x-costtrace-request-id" not in reply.headers
 
 
 def test_a_prompt_beyond_the_batchs_budget_is_computed_in_chunks_and_counted_once(world, told):

@@ -1,7 +1,10 @@
 import os
+import signal
 import subprocess
 import sys
 import time
+
+import pytest
 
 from costtrace.demo.processes import kill_session, session_members, wait_until
 
@@ -45,6 +48,28 @@ def test_a_process_that_only_waits_to_be_reaped_does_not_count():
     child = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
     assert wait_until(lambda: session_members(child.pid) == [], 10)
     assert child.wait() == 0
+
+
+ORDERLY = """
+import time
+from costtrace.demo.processes import end_in_order_when_told
+end_in_order_when_told()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+finally:
+    print("stopped what it had started", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_program_that_is_told_to_end_stops_what_it_started(number):
+    program = [sys.executable, "-c", ORDERLY]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.communicate(timeout=30)[0] == "stopped what it had started\n"
 
 
 def test_waiting_gives_up_at_its_bound():

@@ -34,6 +34,8 @@ COMMANDS = {
     "rerate": "costtrace.cli.books:rerate",
     "compact": "costtrace.cli.books:compact",
     "backup": "costtrace.cli.books:backup",
+    "top": "costtrace.cli.top:top",
+    "ui": "costtrace.ui.command:ui",
     "budgets": "costtrace.cli.budgets:budgets",
     "journal": "costtrace.cli.journal:journal",
     "agent": "costtrace.cli.agent:agent",

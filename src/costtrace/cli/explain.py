@@ -7,16 +7,13 @@ import click
 
 from costtrace.cli.common import examples, home_option, out, period, zone
 from costtrace.errors import CosttraceError
-from costtrace.ledger.query import Store, find_requests, fits, habits, open_ledger
-from costtrace.ledger.renewed import renew
+from costtrace.ledger.explained import explained
+from costtrace.ledger.query import open_ledger
 from costtrace.reports import explain as report
 from costtrace.reports.render import render
-from costtrace.reports.rows import Fit, Request
-from costtrace.reports.why import usual
 
 PEERS = 500_000
 """So many of the newest requests make the medians."""
-PARTS = 20
 
 
 @click.command(
@@ -40,18 +37,11 @@ def explain(*, request: str, since: str | None, until: str | None, tz: str, form
     request of the same tenant and model. A request that several engines worked on is explained part by part.
     """
     with open_ledger(home) as store:
-        found = renew(store, find_requests(store, request, PARTS))
-        if not found:
-            raise CosttraceError(f"no request {request!r} is in the ledger; it appears there when it has ended")
-        which = period(store, since, until, zone(tz))
-        peers = usual(habits(store, which, PEERS), [(part.tenant, part.model) for part in found])
-        explained = [report.explain(part, peers, _fit(store, part)) for part in found]
+        found = explained(store, request, period(store, since, until, zone(tz)), PEERS)
+    if not found:
+        raise CosttraceError(f"no request {request!r} is in the ledger; it appears there when it has ended")
     if form == "json":
-        out(render([report.table(explained)], "json"))
+        out(render([report.table(found)], "json"))
         return
     bar = "#" if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" else "\u2588"
-    out("\n".join(report.as_text(explanation, bar) for explanation in explained))
-
-
-def _fit(store: Store, part: Request) -> Fit | None:
-    return next(iter(fits(store, part.engine_id, 1)), None)
+    out("\n".join(report.as_text(explanation, bar) for explanation in found))

@@ -47,7 +47,7 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
         named = list(islice(found, limit))
         by_check = Counter(item.check for item in named)
         by_check.update(item.check for item in found)
-        tables = _tables(audit, damaged=by_check["plausible"] > 0)
+        tables = balance_tables(audit, damaged=by_check["plausible"] > 0)
         counts = audit.counts()
     if form == "table":
         out(render([table for table in tables if table.rows], form))
@@ -66,7 +66,8 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     return EXIT_OFF if by_check else 0
 
 
-def _tables(audit: Audit, *, damaged: bool) -> list[Table]:
+def balance_tables(audit: Audit, *, damaged: bool) -> list[Table]:
+    """The trial balance, after `audit.discrepancies` was read to its end; nothing where a row is damaged."""
     if damaged:
         return []  # a row is so large that sums overflow
     return [

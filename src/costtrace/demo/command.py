@@ -16,6 +16,7 @@ import click
 from costtrace.agent.lock import running, status
 from costtrace.cli.app import run as run_cli
 from costtrace.cli.common import examples
+from costtrace.demo.processes import end_in_order_when_told
 from costtrace.demo.server import VllmServer, free_port, read_environment
 from costtrace.demo.simulated_gpu import SimulatedGpu
 from costtrace.demo.sink import SpanSink
@@ -89,6 +90,7 @@ def demo(
     Without a GPU the CPU stands in for it: its time is real and measured, its price is invented, and its energy is
     unknown unless RAPL can be read, or simulated with --simulate-gpu. Everything is left in --out.
     """
+    end_in_order_when_told()
     out = out.resolve()
     home = out / "home"
     if running(home):

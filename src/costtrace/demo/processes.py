@@ -19,6 +19,15 @@ class Process:
     command: str
 
 
+def end_in_order_when_told() -> None:
+    """From now on SIGTERM and SIGHUP end this program as Ctrl-C does: by way of what stops the servers it started.
+
+    They have sessions of their own, and would outlive it. In the main thread only.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
 def session_members(session: int) -> list[Process]:
     """Return the live processes of a session, oldest id first; those that only wait to be reaped are left out."""
     found = []

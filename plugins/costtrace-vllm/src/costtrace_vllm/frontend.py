@@ -19,7 +19,7 @@ from costtrace.admission import Refusal
 from costtrace.asgi import headers_of, peer_of
 from costtrace.carried import traceparent_of
 from costtrace.guard import guard, swallow
-from costtrace_vllm import carrier, refusal, settings
+from costtrace_vllm import carrier, hints, refusal, settings
 from costtrace_vllm.carrier import HEADER, RequestContext
 from costtrace_vllm.routes import route_of
 from costtrace_vllm.status import status
@@ -82,6 +82,10 @@ class Caller:
         metadata = (self.scope.get("state") or {}).get("request_metadata")
         return str(getattr(metadata, "request_id", "") or "")
 
+    def ledger_id(self) -> str:
+        """An id by which the ledger knows it, if there is one yet; else ''."""
+        return self.response_id() or self.key
+
 
 _caller: ContextVar[Caller | None] = ContextVar("costtrace_caller", default=None)
 
@@ -91,18 +95,20 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(original)
     async def __call__(self: Any, scope: Any, receive: Any, send: Any) -> None:  # noqa: N807 - its name
-        token, refused = None, None
+        token, refused, answer = None, None, send
         try:
             # A mounted application sees its parent's scope: the request is known already.
             if scope["type"] in {"http", "websocket"} and SCOPE_KEY not in scope:
                 scope[SCOPE_KEY] = caller = Caller(scope)
                 refused = _refused(caller)
+                if settings.current().response_hints and refusal.concerns(scope):
+                    answer = hints.hinted(send, caller.ledger_id)
                 token = _caller.set(caller)
         except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
             swallow("vllm.http", error)
         try:
             if refused is None:
-                await original(self, scope, receive, send)
+                await original(self, scope, receive, answer)
             else:
                 await refusal.answer(refused, scope, send)
         finally:
