@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from datetime import UTC
 from html.parser import HTMLParser
 from pathlib import Path
@@ -151,6 +152,22 @@ def test_the_chart_is_of_the_same_money(home):
             assert known, "no currency is known in full"
             for currency, nano in known.items():
                 assert sum(whole for _, one, _, whole in points if one == currency) == nano
+
+
+def test_an_engine_that_ends_amid_a_window_does_not_make_the_chart_dearer(home, tmp_path):
+    from costtrace.ledger.live import course
+    from costtrace.ledger.query import bounds, open_ledger
+
+    (tmp_path / "ledger.sqlite").write_bytes((home / "ledger.sqlite").read_bytes())
+    widths = []
+    for shortened in (False, True):
+        with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection, connection:
+            if shortened:
+                last = "(SELECT max(window_ns) FROM meter)"
+                assert connection.execute(f"UPDATE meter SET end_ns = start_ns + 16 WHERE window_ns = {last}").rowcount
+        with open_ledger(tmp_path) as store:
+            widths.append(course(store, bounds(store), 10**6)[0])
+    assert widths[0] == widths[1] > 10**9
 
 
 @pytest.mark.parametrize("identifier", ["record-00007", "req-record-00007", f"{7:032x}"])

@@ -115,7 +115,7 @@ def _table(state: State, found: Look, columns: int, room: int) -> list[Text]:
     rows = state.rows(found, shown)
     state.cursor = max(0, min(state.cursor, len(rows) - 1))
     by, backwards = state.sorted_by(shown)
-    heads = [f"{one.heading}{('^' if backwards else 'v') if one is by else ''}" for one in shown]
+    heads = [f"{one.heading}{(' ^' if backwards else ' v') if one is by else ''}" for one in shown]
     lines = [Text(_fit("  " + _line(heads, placed), columns), "bold underline")]
     first = max(0, state.cursor - (room - 2) + 1)
     for place, row in enumerate(rows[first : first + room - 1], first):

@@ -21,6 +21,10 @@ _LAST_WINDOW = """
     WHERE m.window_ns = (SELECT max(window_ns) FROM meter)
     GROUP BY m.engine_id, m.device ORDER BY 2 DESC LIMIT 1
 """
+_WINDOW = (
+    "SELECT coalesce(max(m.end_ns - m.start_ns), 0) FROM (SELECT * FROM meter ORDER BY window_ns DESC LIMIT 100) m"
+)
+"""How long windows are: the first and the last one of an engine are shorter than the others."""
 _SERVED = """
     SELECT u.tenant, u.model, u.engine_id,
         sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.output_tokens END),
@@ -81,7 +85,7 @@ def course(store: Store, period: Period, most: int) -> tuple[int, list[tuple[int
 
     A bucket: its begin, the currency, nano of requests, nano of everything; None: a part of it has no price.
     """
-    _, length_ns = next(store.rows(_LAST_WINDOW), (0, 0))
+    (length_ns,) = next(store.rows(_WINDOW))
     window_ns = max(length_ns, NS_PER_S)
     width_ns = max(1, -(-(period.until_ns - period.since_ns) // (most * window_ns))) * window_ns
     sql = """

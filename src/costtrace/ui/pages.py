@@ -9,7 +9,7 @@ from costtrace.conserve.rows import Discrepancy
 from costtrace.reports import live
 from costtrace.reports.explain import Explanation, Measure
 from costtrace.reports.live import Look
-from costtrace.reports.live_views import VIEWS, as_table, show_count
+from costtrace.reports.live_views import VIEWS, as_table, show_count, show_span
 from costtrace.reports.requests import detail_table, list_table
 from costtrace.reports.rows import Ended, Period, Request, Used
 from costtrace.reports.summary import summarize
@@ -49,7 +49,7 @@ def when(period: Period, zone: tzinfo, now_ns: int) -> str:
     if period.since_ns >= period.until_ns:
         return "No window has closed yet: the first closes a minute after the agent's start, by default."
     begin, end = (moment(ns, zone).strftime("%Y-%m-%d %H:%M:%S") for ns in period)
-    return f"{begin} to {end} {zone.tzname(None) or zone}, {show_seconds(max(0, now_ns - period.until_ns))} ago"
+    return f"{begin} to {end} {zone.tzname(None) or zone}, {show_span(max(0, now_ns - period.until_ns))} ago"
 
 
 def overview(found: Look, course: Sequence[Course], width_ns: int, asked: Asked, zone: tzinfo) -> Page:
