@@ -119,6 +119,13 @@ def search(store: Store, period: Period, words: str, only: Filter, order: str, l
     return renew(store, [request_of(row) for row in store.rows(sql, {**bounds, **only.parameters()})])
 
 
+def when_ended(store: Store) -> Period:
+    """From the first end of a request to the last, by index: `bounds` reads every row."""
+    sql = "SELECT (SELECT min(ended_ns) FROM usage), (SELECT max(ended_ns) + 1 FROM usage)"
+    since_ns, until_ns = next(store.rows(sql))
+    return Period(since_ns or 0, until_ns or 0)
+
+
 def _first_window(store: Store, since_ns: int, until_ns: int) -> int:
     """Where the first window begins that is wholly in the stretch: windows count where they begin."""
     sql = "SELECT min(m.window_ns) FROM meter m WHERE m.window_ns >= :since AND m.window_ns < :until"

@@ -16,7 +16,7 @@ from costtrace.reports.summary import summarize
 from costtrace.reports.summary_tables import shares_table, summary_tables
 from costtrace.reports.tables import Column, Row, Table
 from costtrace.tokenomics import svg
-from costtrace.ui.frame import Page, form, html_table, in_order, link, request_link, section, text, tile
+from costtrace.ui.frame import Page, form, html_table, in_order, json_link, link, request_link, section, text, tile
 from costtrace.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, show_amount, show_seconds
 from costtrace.walltime import moment, show_time
 
@@ -226,7 +226,7 @@ def request(found: Sequence[Explanation], zone: tzinfo) -> Page:
         body += section(f"{own.tenant}, {own.model}, on engine {own.engine_id}", f'<ul class="why">{told}</ul>')
         body += section("Beside the usual one", _bars(part.measures) + note)
         detail = detail_table(own, zone)
-        body += section("All of it", html_table(detail))
+        body += section("All of it", html_table(detail) + json_link(own.record_id))
     first = found[0].request
     title = f"Request {first.request_id}"
     cost = show_amount(first.cost_nano, first.currency or None)
