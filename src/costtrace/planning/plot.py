@@ -22,7 +22,7 @@ def draw(path: Path, found: Found) -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "costtrace", "text.parse_math": False})
     pyplot = import_module("matplotlib.pyplot")
     lines = _lines(found)
-    figure, axes = pyplot.subplots(figsize=(10, 1.6 + 0.7 * len(lines)), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10, 1.6 + 0.7 * len(lines)), layout="tight")
     _bars(axes, lines)
     axes.set_xlabel(f"{found.currency} per million {found.basis} tokens")
     figure.suptitle(f"{found.prefix}: {found.fleet.model} on {found.fleet.device}")

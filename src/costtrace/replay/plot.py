@@ -30,7 +30,7 @@ def draw(path: Path, bills: Sequence[Bill], what: str) -> None:
     matplotlib.use("Agg")
     # Same input, same bytes; names of tenants are text and never formulas.
     matplotlib.rcParams.update({"svg.hashsalt": "costtrace", "text.parse_math": False})
-    figure, (left, right) = import_module("matplotlib.pyplot").subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    figure, (left, right) = import_module("matplotlib.pyplot").subplots(1, 2, figsize=(12, 4.5), layout="tight")
     _shares(left, bills)
     _requests(right, bills)
     figure.suptitle(("SIMULATED: " if bills[0].simulated else "") + what)
