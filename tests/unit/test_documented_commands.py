@@ -37,6 +37,8 @@ ELSEWHERE = {
     r"improvement --": "tests/unit/test_improvement.py",
     r"plan( --|$)": "tests/unit/test_plan.py",
     r"doctor --engine": "tests/unit/test_doctor.py",
+    r"top( --(over|view) .*)?$": "tests/unit/test_top.py",
+    r"ui( |$)": "tests/unit/test_ui.py",
     r"statement .*--bill provider.csv": "tests/unit/test_focus.py",
     r"rerate": "tests/unit/test_closed_periods.py",
     r"compact": "tests/unit/test_closed_periods.py",
@@ -45,6 +47,7 @@ ELSEWHERE = {
 """Pattern of a command line -> where that command is run instead."""
 SHOWN = {
     "REQUEST": REQUEST,
+    "ID": REQUEST,
     "TRACE_ID": REQUEST,
     "0af7651916cd43dd8448eb211c80319c": REQUEST,
 }
