@@ -29,6 +29,8 @@ ELSEWHERE = {
     r"agent( --once)?$": "tests/integration/test_agent_crash.py",
     r"bench( |$)": "tests/integration/test_bench_vllm.py",
     r"demo( |$)": "make demo",
+    r"top( |$)": "tests/unit/test_top.py",
+    r"ui( |$)": "tests/unit/test_ui.py",
     r"fleet": "tests/integration/test_fleet_store.py",
     r"nvml-sim (run|truth)": "tests/unit/test_nvml_sim_command.py",
     r"dynamo (check|estimate)": "tests/unit/test_forward_passes.py",
@@ -44,6 +46,7 @@ ELSEWHERE = {
 }
 """Pattern of a command line -> where that command is run instead."""
 SHOWN = {
+    "ID": REQUEST,
     "REQUEST": REQUEST,
     "TRACE_ID": REQUEST,
     "0af7651916cd43dd8448eb211c80319c": REQUEST,
