@@ -212,9 +212,10 @@ def hundred_engines(engines, seconds, running):
 def write_day(home, steps, running, per_change):
     """A journal of a day without a gap; once in *per_change* steps a sequence ends and another is prefilled."""
     translator = ReplayTranslator()
-    at, period_ns = NS_PER_S + 1, 86_400 * NS_PER_S // steps
+    begin = time.monotonic_ns()  # as a real one: nothing but start-up lies before the journal
+    at, period_ns = begin + 1, 86_400 * NS_PER_S // steps
     writer = JournalWriter(home, "day", lambda sequence: translator.snapshot(sequence, at), cap_bytes=1 << 40)
-    writer.append([started(("GPU-0",), NS_PER_S), EngineReady(NS_PER_S)])
+    writer.append([started(("GPU-0",), begin), EngineReady(begin)])
     there, entering, number, records = [], None, 0, []
     for index in range(steps):
         leaves = enters = items = ()
@@ -284,15 +285,17 @@ def main():
     print(
         "running   "
         + "   ".join(f"{name:>24}" for name in (*WAYS, "agent, steady", "agent, join/leave"))
-        + "   loop/counters"
+        + "".join(f"   {name}/counters" for name in WAYS if name != "counters")
     )
     for running in RUNNING:
         steps = max(50, min(STEPS, 400_000 // running))
         found = {name: [timed(way(running, steps)[0], steps) for _ in rounds] for name, way in WAYS.items()}
         found["steady"] = [by_agent(running) for _ in rounds]
         found["settle"] = [settle(running) for _ in rounds]
-        ratio = statistics.median(found["loop"]) / statistics.median(found["counters"])
-        print(f"{running:7,}   " + "   ".join(f"{show(values):>24}" for values in found.values()) + f"   {ratio:8.1f}")
+        least = statistics.median(found["counters"])
+        ratios = [statistics.median(found[name]) / least for name in WAYS if name != "counters"]
+        columns = [f"{show(values):>24}" for values in found.values()] + [f"{ratio:13.1f}" for ratio in ratios]
+        print(f"{running:7,}   " + "   ".join(columns))
     print("\nCPU s for a second of 100 engines at 100 steps a second each (10,000 steps; 1.0 is all of one core)")
     for running in (16, 256):
         print(

@@ -4,10 +4,13 @@
 
 Fills a ledger with a simulated month (1 posting and 1 usage record a request, up to 1,000 tenants, 10 models, 2 pools),
 then runs the real commands on it, each in a process of its own: wall time and peak memory are that process's.
---clickhouse pushes the same rows into an embedded ClickHouse (chdb) and runs the same commands there.
+--clickhouse pushes the same rows into an embedded ClickHouse (chdb) and runs the same commands there. Before a figure
+is given, what each command wrote there is compared with what it wrote on SQLite, byte by byte, and the tokens, device
+time and money of the report with what was put in.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -20,6 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from costtrace.journal.reader import Position
 from costtrace.ledger.store import Ledger
@@ -77,7 +81,8 @@ COMMANDS = {
     "statements of all tenants, CSV": ("statement", "--all", "--period", "2026-11", "--format", "csv"),
     "policies side by side": ("policies", "--period", "2026-11", "--format", "csv"),
     "FOCUS, allocation view": ("focus", "--period", "2026-11", "--policy", "weighted"),
-    "verify": ("verify",),
+    "FOCUS, service view": ("focus", "--period", "2026-11", "--policy", "weighted", "--view", "service"),
+    "verify": ("verify", "--format", "json"),
 }
 
 
@@ -132,22 +137,54 @@ def fill(home, records):
     return number
 
 
+def check(home, records):
+    """What the report says is what was put in: requests, output tokens, device time, money."""
+    words = ("report", "--by", "device", "--format", "json", "--home", str(home))
+    said = json.loads(subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=True).stdout)
+    lines = {row["device"]: row for row in said["summary"] if row["kind"] == "request"}
+    per_window = records // (WINDOWS * ENGINES)
+    for pool, rate in RATES.items():
+        above, below, windows = int(rate[4]), int(rate[5]), WINDOWS * ENGINES // 2
+        ends = [(k * HOUR_NS, k * HOUR_NS + BUSY_NS) for k in range(WINDOWS)]
+        due = {
+            "requests": per_window * windows,
+            "output_tokens": sum(50 + i % 400 for i in range(per_window)) * windows,
+            "gpu_ns": BUSY_NS * windows,
+            "cost_nano": sum(end * above // below - begin * above // below for begin, end in ends) * ENGINES // 2,
+        }
+        assert {name: lines[pool][name] for name in due} == due, pool
+
+
+class Measured(NamedTuple):
+    """One command, in a process of its own."""
+
+    seconds: float
+    megabytes: float
+    """Peak memory."""
+    said: str
+    """Digest of all that it wrote."""
+
+
 def measure(words, out):
-    """Wall seconds and peak memory (MB) of one command, in a process of its own."""
+    """Run one command."""
     extra = ("--out", str(out)) if "--all" in words else ()
     code = (
         "import resource, subprocess, sys, json, time\nbegan = time.monotonic()\n"
-        "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)\n"
+        "done = subprocess.run(sys.argv[2:], stdout=open(sys.argv[1], 'wb'))\n"
         "print(json.dumps([done.returncode, time.monotonic() - began, "
         "resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))"
     )
+    out.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", code, SCRIPT, *words, *extra], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, out / "stdout", SCRIPT, *words, *extra], capture_output=True, text=True, check=True
     )
     returned, seconds, megabytes = json.loads(done.stdout)
-    shutil.rmtree(out, ignore_errors=True)
     assert returned == 0, (words, done.stderr)
-    return seconds, megabytes
+    digest = hashlib.sha256()
+    for file in sorted(out.iterdir()):
+        digest.update(file.name.encode() + file.read_bytes())
+    shutil.rmtree(out)
+    return Measured(seconds, megabytes, digest.hexdigest())
 
 
 def size(path):
@@ -170,15 +207,17 @@ def main():
         versions = f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {os.cpu_count()} CPUs"
         print(f"{records:,} simulated usage records, {versions}")
         print(f"load before: {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
-        print(f"filled in {time.monotonic() - began:.0f} s; ledger {size(home / 'ledger.sqlite'):,.0f} MB")
+        print(f"filled in {time.monotonic() - began:.0f} s; ledger {size(home / 'ledger.sqlite'):,.0f} MB", flush=True)
+        check(home, records)
         places = {"SQLite": ("--home", str(home))}
         if given.clickhouse:
             store = ("--store", f"chdb://{home / 'chdb'}")
             measure(("fleet", "init", *store), home / "out")
-            seconds, megabytes = measure(("fleet", "push", *store, "--home", str(home)), home / "out")
+            pushed = measure(("fleet", "push", *store, "--home", str(home)), home / "out")
             print(
-                f"pushed in {seconds:.0f} s ({2 * records / seconds:,.0f} rows/s), peak {megabytes:,.0f} MB; "
-                f"store {size(home / 'chdb'):,.0f} MB"
+                f"pushed in {pushed.seconds:.0f} s ({2 * records / pushed.seconds:,.0f} rows/s), "
+                f"peak {pushed.megabytes:,.0f} MB; store {size(home / 'chdb'):,.0f} MB",
+                flush=True,
             )
             places["ClickHouse"] = store
         print(f"{'command':34}" + "".join(f"{name:>14} s{'MB':>8}" for name in places))
@@ -186,9 +225,8 @@ def main():
             if words[0] in given.skip:
                 continue
             found = [measure((*words, *place), home / "out") for place in places.values()]
-            print(
-                f"{name:34}" + "".join(f"{seconds:14.1f} s{megabytes:8.0f}" for seconds, megabytes in found), flush=True
-            )
+            assert len({each.said for each in found}) == 1, f"{name}: the stores do not say the same"
+            print(f"{name:34}" + "".join(f"{each.seconds:14.1f} s{each.megabytes:8.0f}" for each in found), flush=True)
         print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
     finally:
         if given.home is None:

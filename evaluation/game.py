@@ -68,9 +68,9 @@ class RooflineGame:
         return self._c.attention * (tokens * context + tokens * tokens // 2)
 
     def seconds(self, count, tokens, decodes, context, chunk):
-        del decodes
         c = self._c
-        return c.launch + np.maximum(c.token * tokens, c.weights) + c.context * context + c.sequence * count + chunk
+        fixed = c.launch + c.prompt * (count > decodes)
+        return fixed + np.maximum(c.token * tokens, c.weights) + c.context * context + c.sequence * count + chunk
 
 
 def game_of(times):

@@ -57,7 +57,7 @@ def arguments():
     parser.add_argument("--speeds", type=float, nargs=3, default=(0.3, 1.0, 4.0), help="three loads, x real time")
     parser.add_argument("--servegen-speed", type=float, default=0.2, help="x the clients' busiest windows")
     parser.add_argument("--servegen-seconds", type=float, default=12.0, help="of the clients' busiest windows")
-    parser.add_argument("--pairs", type=int, default=8, help="of sampled orders for each step (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=32, help="of sampled orders for each step (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "evaluation")
     parser.add_argument("--quick", action="store_true", help="300 requests and 2 pairs: does it run?")

@@ -28,6 +28,7 @@ def game(c, batch):
         tokens, context, attention = (sum(column) for column in zip(*inside, strict=True))
         read = c.weights * cover(c, tokens)
         rest = c.context * context + c.attention * attention + c.sequence * len(inside)
+        rest += c.prompt if attention else 0.0
         return c.launch + max(c.token * tokens, read) + rest
 
     return cost
@@ -39,9 +40,16 @@ def priced(c, batch, prices_of=roofline_prices):
     one = expert_units(c.expert_miss, 1, tokens) if c.expert_part else 1.0
     units = [expert_units(c.expert_miss, who[0], tokens) / one if c.expert_part else 0.0 for who in batch]
     totals = [sum(column) for column in zip(*batch, strict=True)]
-    p = prices_of(c, Features(len(batch), len(batch), *totals, 0, sum(units)))
+    prompts = sum(1 for who in batch if who[2])
+    p = prices_of(c, Features(len(batch), len(batch), *totals, 0, sum(units), prompts))
     return [
-        p.head + p.sequence + p.token * tok + p.context * ctx + p.attention * att + p.expert * unit
+        p.head
+        + p.sequence
+        + p.token * tok
+        + p.context * ctx
+        + p.attention * att
+        + p.expert * unit
+        + p.prompt * (att > 0)
         for (tok, ctx, att), unit in zip(batch, units, strict=True)
     ]
 

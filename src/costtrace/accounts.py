@@ -8,6 +8,7 @@ import msgspec
 from costtrace.energy_model import Spending
 from costtrace.events import SequenceAdded, SequenceFinished, Step
 from costtrace.head_fee import TenantFees
+from costtrace.sliding import Passing, Span
 from costtrace.step_model import Coefficients, Features, expert_units, step_prices
 from costtrace.virtual_time import HEAD, Clock, Cohort, Mark, Usage
 from costtrace.work import Item, Work
@@ -34,6 +35,8 @@ class Account(msgspec.Struct):
     context: int = 0
     """KV tokens when it entered the cohort."""
     in_cohort: bool = False
+    capped: bool = False
+    """In the cohort, its context has reached the window of layers that have one."""
     entered_step: int = 0
     counted_step: int = 0
     marks: list[Mark] = []
@@ -71,6 +74,8 @@ class Accounts(msgspec.Struct):
     fees: TenantFees = msgspec.field(default_factory=TenantFees)
     """Policy `tenant`."""
     cohort: Cohort = msgspec.field(default_factory=Cohort)
+    passing: Passing | None = None
+    """Who reaches the window when; None: no layer has one."""
     clocks: list[Clock] = msgspec.field(default_factory=lambda: [Clock(), Clock(), Clock()])
     """By meter."""
     batch_sum: int = 0
@@ -89,6 +94,11 @@ class Accounts(msgspec.Struct):
         """Before the first step: who pays head fees. It holds for the engine's life, whatever is configured later."""
         self.head_fee = policy
         self.cohort.unit = HEAD * HEAD if policy == "tenant" else HEAD
+
+    def set_span(self, span: Span | None) -> None:
+        """Before the first step: how far the model's layers look back."""
+        if span is not None:
+            self.cohort.span, self.passing = span, Passing(span)
 
     def add(self, added: SequenceAdded) -> None:
         """A sequence is known."""
@@ -132,12 +142,14 @@ class Accounts(msgspec.Struct):
         same = amounts[GAP] == amounts[TIME] and unknown == time
         if amounts[TIME]:
             parts = time.charge(amounts[TIME], self.cohort, usages, prices)
-            self._owe(work, TIME, parts)
-            for usage, item in zip(usages, work.items, strict=True):
-                self.open[item.slot].head += int(time.fee * usage.weight / HEAD)
             if same:
                 unknown.follow(time)
-                self._owe(work, GAP, parts)
+            if parts:
+                self._owe(work, TIME, parts)
+                for usage, item in zip(usages, work.items, strict=True):
+                    self.open[item.slot].head += int(time.fee * usage.weight / HEAD)
+                if same:
+                    self._owe(work, GAP, parts)
         if amounts[ENERGY]:
             own = prices
             if energy is not None:
@@ -147,6 +159,23 @@ class Accounts(msgspec.Struct):
         if amounts[GAP] and not same:
             self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))
         return True
+
+    def steady(self, work: Work, gpu_ns: int, coefficients: Coefficients | None, method: str) -> Features | None:
+        """`begin`, `charge` and `end` in one for a step of the cohort alone, nobody new, whose energy is unknown.
+
+        What they would do, to the last bit, at a third of the time. None, and nothing is done: it is not that simple.
+        """
+        time, unknown, cohort = self.clocks[TIME], self.clocks[GAP], self.cohort
+        if self.work is not None or not cohort.count or gpu_ns <= 0 or unknown != time:
+            return None
+        features = self._features(work, [], coefficients)
+        prices = step_prices(coefficients, method, features)
+        self.method = prices.method
+        time.charge(gpu_ns, cohort, (), prices)
+        unknown.follow(time)
+        self.batch_sum += cohort.count
+        self._advance()
+        return features
 
     def _owe(self, work: Work, meter: int, parts: list[int]) -> None:
         for item, owed in zip(work.items, parts, strict=True):
@@ -172,7 +201,16 @@ class Accounts(msgspec.Struct):
         for slot in work.prompts_done:
             self.open[slot].decoding_ns = step.done_ns
         self.work = self.features = None
+        self._advance()
+
+    def _advance(self) -> None:
         self.cohort.advance()
+        if self.passing is not None:
+            for slot in self.passing.take(self.cohort.step):
+                account = self.open[slot]
+                self.settle(account)  # up to here it read more with each step
+                account.capped = True
+                self.cohort.capped += 1
 
     def enter(self, account: Account, context: int) -> None:
         """From the next step on it decodes one token a step."""
@@ -183,6 +221,9 @@ class Accounts(msgspec.Struct):
         account.entered_step = account.counted_step = self.cohort.step
         account.marks = [clock.mark() for clock in self.clocks]
         account.batch_mark = self.batch_sum
+        if self.passing is not None:
+            account.capped = context >= self.passing.span.window
+            self.passing.enter(account.added.slot, context, self.cohort.step)
         if self.head_fee == "tenant":
             account.fee_marks = self.fees.paid(account.added.tenant, self.clocks)
             self.cohort.enter(context, 0)
@@ -202,6 +243,8 @@ class Accounts(msgspec.Struct):
         self.settle(account)
         account.newest_context = self.context_of(account)
         account.in_cohort = False
+        if self.passing is not None:
+            self.passing.leave(account.added.slot, account.newest_context, self.cohort.step)
         if self.head_fee == "tenant":
             self.cohort.leave(account.newest_context, 0)
             self.fees.weigh(account.added.tenant, -account.weight, self.cohort, self.clocks)
@@ -212,17 +255,19 @@ class Accounts(msgspec.Struct):
         """Move what a member of the cohort owes since its mark onto its own account."""
         if not account.in_cohort:
             return
-        step0, context0 = account.entered_step, account.context
+        step0, context0, span = account.entered_step, account.context, self.cohort.span
+        growth = (1, 0) if span is None else span.growth(capped=account.capped)
         fees = self._fees(account)
-        owed = [
-            clock.owed(mark, step0, context0, 0) + fee
-            for clock, mark, fee in zip(self.clocks, account.marks, fees, strict=True)
-        ]
         account.head += fees[TIME]
-        account.marks = [clock.mark() for clock in self.clocks]
-        add(account.decode, owed)
-        if account.finished is not None:
-            add(account.wasted, owed)
+        for meter, clock in enumerate(self.clocks):
+            mark = account.marks[meter]
+            if clock.a == mark.a and clock.b == mark.b and clock.h == mark.h:
+                continue  # nothing of this meter has been charged since
+            owed = clock.owed(mark, step0, context0, 0, growth) + fees[meter]
+            account.marks[meter] = clock.mark()
+            account.decode[meter] += owed
+            if account.finished is not None:
+                account.wasted[meter] += owed
         steps = self.cohort.step - account.counted_step
         account.steps += steps
         account.computed_tokens += steps
@@ -315,7 +360,7 @@ class Accounts(msgspec.Struct):
         expert = 1.0
         if miss and item.tokens > 1:
             expert = expert_units(miss, item.tokens, tokens) / expert_units(miss, 1, tokens)
-        return Usage(item.tokens, item.context, item.attention, weight, expert, item.encoder)
+        return Usage(item.tokens, item.context, item.attention, weight, expert, item.encoder, int(item.is_prefill))
 
     def _features(self, work: Work, usages: list[Usage], coefficients: Coefficients | None) -> Features:
         heads = self.cohort.weight / self.cohort.unit
@@ -326,4 +371,5 @@ class Accounts(msgspec.Struct):
         experts = 0.0
         if coefficients is not None and coefficients.expert_part:
             experts = work.cohort_count + sum(usage.expert for usage in usages)
-        return Features(heads, work.sequences, work.tokens, work.context, work.attention, work.encoder, experts)
+        totals = (work.sequences, work.tokens, work.context, work.attention, work.encoder)
+        return Features(heads, *totals, experts, work.prompts)

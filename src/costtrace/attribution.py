@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from costtrace.accounts import Account, Accounts, add, nothing
+from costtrace.accounts import Account, Accounts
 from costtrace.device_peaks import peak_of
 from costtrace.energy_model import Spending
 from costtrace.energy_windows import DeviceEnergy
@@ -25,12 +25,14 @@ from costtrace.events import (
 )
 from costtrace.fit_row import fit_row
 from costtrace.open_requests import UNOBSERVED, Part, is_known, record_id
-from costtrace.staging import Energy, Staged
+from costtrace.sliding import span_of
+from costtrace.staging import Staged
 from costtrace.step_fit import StepFit
 from costtrace.step_model import GENERIC_SHAPE, Coefficients, prior
 from costtrace.timeline import Grant, Segment, wall_offset
-from costtrace.usage import KINDS, FitRow, Kind, MeterRow, Posting, Sensor, UsageRecord
+from costtrace.usage import KINDS, FitRow, MeterRow, Posting, UsageRecord
 from costtrace.virtual_time import Rounder
+from costtrace.window import Window
 from costtrace.work import Work
 
 FOREVER = 1 << 62
@@ -44,38 +46,6 @@ class Policy(msgspec.Struct, frozen=True):
     head_fee: str = "request"
     linger_ns: int = 300_000_000
     """How long after its last sequence a request may still bring another (n, several prompts, beams)."""
-
-
-class Window(msgspec.Struct):
-    """The window that is being filled."""
-
-    window_ns: int = -1
-    start_ns: int = 0
-    end_ns: int = 0
-    device_ns: dict[str, list[int]] = {}
-    """Kind -> ns by device."""
-    rows: dict[str, dict[str, list[int]]] = {}
-    """Kind other than request -> reason -> amounts by meter."""
-    device_uj: list[int] = []
-    device_gap_ns: list[int] = []
-    shared: set[int] = set()
-    """Devices (by place) that other engines had at the same time."""
-    sensors: list[Sensor | None] = []
-    """By device, how its energy was read at the end."""
-
-    def add(self, kind: Kind, reason: str, device_ns: tuple[int, ...], energy: Energy) -> None:
-        """Take in what the devices gave."""
-        if not self.device_uj:
-            self.device_uj = [0] * len(device_ns)
-            self.device_gap_ns = [0] * len(device_ns)
-        if kind not in self.device_ns:
-            self.device_ns[kind] = [0] * len(device_ns)
-        _add_to(self.device_ns[kind], device_ns)
-        _add_to(self.device_uj, energy.uj)
-        _add_to(self.device_gap_ns, energy.gap_ns)
-        if kind != "request":
-            amounts = self.rows.setdefault(kind, {}).setdefault(reason, nothing())
-            add(amounts, [sum(device_ns), sum(energy.uj), sum(energy.gap_ns)])
 
 
 class Rows(NamedTuple):
@@ -119,10 +89,11 @@ class EngineAttribution(msgspec.Struct):
     def feed(self, staged: Staged, meters: dict[str, DeviceEnergy], devices: tuple[str, ...]) -> None:
         """Take the next grant or event. *meters*: the devices whose energy is measured; *devices*: the engine's."""
         item = staged.item
-        self.now_ns = max(self.now_ns, item.end_ns if isinstance(item, Grant) else getattr(item, "at_ns", 0))
+        at_ns: int = item.end_ns if isinstance(item, Grant) else getattr(item, "at_ns", 0)
+        self.now_ns = max(self.now_ns, at_ns)
         match item:
             case Grant():
-                self._grant(item, staged, [meters.get(key) for key in devices])
+                self._grant(item, staged, [meters.get(key) for key in devices] if meters else [])
             case SequenceAdded():
                 self._added(item)
             case SequenceFinished():
@@ -136,11 +107,12 @@ class EngineAttribution(msgspec.Struct):
             case EngineStarted():
                 self.started = item
                 self.accounts.set_head_fee(self.policy.head_fee)
+                self.accounts.set_span(span_of(item.shape))
                 self.fit = None if item.estimate else first_fit(item)
             case Snapshot():
-                self._resync(item, staged.contexts)
+                self._resync(item, staged.contexts or {})
             case EngineStopped():
-                self._stopped(item, staged.contexts)
+                self._stopped(item, staged.contexts or {})
             case _:
                 pass
         while self.lingering and self.now_ns - self.parts[self.lingering[0]].empty_since_ns >= self.policy.linger_ns:
@@ -164,18 +136,21 @@ class EngineAttribution(msgspec.Struct):
             self._close_window()
             self.window = Window(grant.window_ns, grant.start_ns, grant.start_ns)
         self.window.end_ns = grant.end_ns
-        self.window.shared.update(grant.shared)
-        segment, energy = grant.segment, staged.energy()
+        if grant.shared:
+            self.window.shared.update(grant.shared)
+        segment, energy = grant.segment, staged.energy(grant.device_ns)
         measured = [meter for meter in meters if meter is not None]
-        self.window.sensors = [None if meter is None else meter.sensor for meter in meters]
+        self.window.sensors = [None if meter is None else meter.sensor for meter in meters] if meters else []
         if measured or self.energy_source != "none":
             self._label(measured)
         if segment.kind != "busy":
             self.window.add(segment.kind, segment.reason, grant.device_ns, energy)
         elif segment.step is not None and staged.work is not None:
-            amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.gap_ns)]
-            model = (measured[0].model, grant.device_steps) if measured else None
-            served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
+            served = staged.uj is None and grant.last and self._steady(grant, segment.step, staged.work)
+            if not served:
+                amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.gap_ns)]
+                model = (measured[0].model, grant.device_steps) if measured else None
+                served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
 
     def _label(self, meters: list[DeviceEnergy]) -> None:
@@ -184,6 +159,21 @@ class EngineAttribution(msgspec.Struct):
             known = {getattr(meter, name) for meter in meters} - {"", "none"}
             setattr(self, f"energy_{name}", "+".join(sorted(known)) or ("none" if name == "source" else ""))
         self.energy_simulated = any(meter.simulated for meter in meters)
+
+    def _steady(self, grant: Grant, step: Step, work: Work) -> bool:
+        """The short way for most steps of a busy engine (`Accounts.steady`); False: it has to go the long one."""
+        if work.items or work.leaves or work.enters:
+            return False
+        coefficients, method = self._model()
+        features = self.accounts.steady(work, sum(grant.device_ns), coefficients, method)
+        if features is None:
+            return False
+        if self.fit is not None:
+            segment = grant.segment
+            took_ns = segment.end_ns - segment.start_ns
+            self.fit.observe(features, took_ns, steady=True, index=step.index, method=method)
+        self._done(step.index)
+        return True
 
     def _step(
         self, segment: Segment, step: Step, work: Work, amounts: list[int], energy: Spending | None, *, last: bool
@@ -218,6 +208,8 @@ class EngineAttribution(msgspec.Struct):
     def _done(self, index: int) -> None:
         """All steps up to *index* are done: close the finished sequences that none in flight can hold."""
         self.done_index = max(self.done_index, index)
+        if not self.finished:
+            return
         for slot in self.finished[:]:
             end = self.accounts.open[slot].finished
             if end is not None and end.last_step <= self.done_index:
@@ -387,11 +379,6 @@ def _generated(account: Account, contexts: dict[int, int]) -> int:
     """Output tokens by what was computed: where the engine did not live to say it."""
     context, prompt = contexts.get(account.added.slot, 0), account.added.prompt_tokens
     return context - prompt + 1 if account.cached_tokens >= 0 and context >= prompt else 0
-
-
-def _add_to(sums: list[int], more: tuple[int, ...]) -> None:
-    for i, value in enumerate(more):
-        sums[i] += value
 
 
 def _unknown(slot: int, at_ns: int) -> SequenceAdded:

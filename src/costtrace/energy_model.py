@@ -84,6 +84,7 @@ class EnergyModel(msgspec.Struct):
             time_prices.method,
             time_prices.expert * follows,
             time_prices.encoder * follows,
+            time_prices.prompt * follows,
         )
 
 

@@ -51,6 +51,10 @@ class ModelShape(Event, frozen=True):
     experts_per_token: int = 0
     expert_bytes: int = 0
     """Of `weight_bytes`, those of the experts that a router chooses from. 0: none, or not known."""
+    window: int = 0
+    """Tokens that a layer with a sliding window sees at most. 0: there are none, or not known."""
+    sliding_layers: int = 0
+    """Of `layers`, those with a sliding window."""
 
 
 SENSORS = "sensors"

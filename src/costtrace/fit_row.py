@@ -35,5 +35,6 @@ def fit_row(engine_id: str, fit: StepFit, method: str) -> FitRow:
         outliers=fit.outliers,
         changes=fit.changes,
         moves=fit.moves,
+        prompt_as=round(c.prompt * ATTO),
         **errors,
     )

@@ -7,15 +7,16 @@ import msgspec
 
 KNEES = (0.0, 0.12, 0.25, 0.45, 0.7, 1.0, 1.5, 3.0)
 """In parts of the prior's knee; the first is the affine model, which has none."""
-SHARED = 5
-"""Regressors that do not depend on the knee: 1, sequences, KV tokens, attention, encoder tokens."""
+SHARED = 6
+"""Regressors that do not depend on the knee: 1, sequences, KV tokens, attention, encoder tokens, whether there is any
+prefill."""
 FORGET = 0.999
 """A step's weight when another of its kind has been looked at: the newest 1,000 count. Quiet nights of decoding do not
 wear out what is known of prompts: the two kinds forget by themselves."""
 RESCALE = 1e9
 
-Shared = tuple[float, float, float, float, float]
-"""1, sequences, KV tokens, attention, encoder tokens."""
+Shared = tuple[float, float, float, float, float, float]
+"""1, sequences, KV tokens, attention, encoder tokens, 1 if there is any prefill."""
 
 
 class Sums(msgspec.Struct):
@@ -33,27 +34,40 @@ class Sums(msgspec.Struct):
     mm: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(KNEES))
     my: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(KNEES))
 
+    def __post_init__(self) -> None:
+        if len(self.xy) != SHARED:  # kept by a version with other regressors: learn anew
+            fresh = Sums()
+            self.gain, self.weight, self.yy, self.xx, self.xy = fresh.gain, fresh.weight, fresh.yy, fresh.xx, fresh.xy
+            self.mx, self.mm, self.my = fresh.mx, fresh.mm, fresh.my
+
     def add(self, x: Shared, tokens: list[float], y: float, weight: float) -> None:
         """Take in a step: shared regressors, token regressor by knee, time, weight."""
         self.gain /= FORGET
         w = weight * self.gain
         self.weight += self.gain
         self.yy += w * y * y
-        there = [(j, value) for j, value in enumerate(x) if value]
         xx, xy = self.xx, self.xy
-        for place, (i, value) in enumerate(there):
-            wx = w * value
-            xy[i] += wx * y
-            row = i * SHARED
-            for j, other in there[place:]:
-                xx[row + j] += wx * other
-        for knee, m in enumerate(tokens):
+        for i, value in enumerate(x):
+            if value:
+                wx = w * value
+                xy[i] += wx * y
+                for j in range(i, SHARED):
+                    xx[i * SHARED + j] += wx * x[j]
+        mm, my = self.mm, self.my
+        _, sequences, context, attention, encoder, prompts = x
+        for knee, (m, mx) in enumerate(zip(tokens, self.mx, strict=True)):  # unrolled: it is most of a step's cost
             wm = w * m
-            mx = self.mx[knee]
-            for j, value in there:
-                mx[j] += wm * value
-            self.mm[knee] += wm * m
-            self.my[knee] += wm * y
+            mx[0] += wm
+            mx[1] += wm * sequences
+            mx[2] += wm * context
+            if attention:
+                mx[3] += wm * attention
+            if encoder:
+                mx[4] += wm * encoder
+            if prompts:
+                mx[5] += wm
+            mm[knee] += wm * m
+            my[knee] += wm * y
         if self.gain > RESCALE:
             self._rescale(1.0 / self.gain)
 

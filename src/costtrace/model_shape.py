@@ -37,7 +37,23 @@ def shape_of(
         experts=experts,
         experts_per_token=chosen,
         expert_bytes=weight_bytes * routed // total if total else 0,
+        **_sliding(config, layers),
     )
+
+
+def _sliding(config: Any, layers: int) -> dict[str, int]:  # noqa: ANN401 - as above
+    """The window, and how many layers have one."""
+    window = whole(config, "sliding_window")
+    if not window or getattr(config, "use_sliding_window", True) is False:
+        return {}
+    kinds, pattern = getattr(config, "layer_types", None), whole(config, "sliding_window_pattern")
+    if isinstance(kinds, (list, tuple)) and kinds:
+        sliding = sum("sliding" in str(kind) for kind in kinds)
+    elif pattern:  # Gemma 3, Command R7B: each so many-th layer sees everything
+        sliding = layers - layers // pattern
+    else:  # Qwen2: the first so many do
+        sliding = max(0, layers - whole(config, "max_window_layers"))
+    return {"window": window, "sliding_layers": sliding} if sliding else {}
 
 
 def whole(config: Any, *names: str) -> int:  # noqa: ANN401 - as above

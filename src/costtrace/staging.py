@@ -9,7 +9,8 @@ import msgspec
 
 from costtrace.energy_model import NOTHING, step_load
 from costtrace.energy_windows import DeviceEnergy, Piece, piece_of
-from costtrace.events import EngineStopped, SequenceAdded, SequenceFinished, Snapshot
+from costtrace.events import EngineStarted, EngineStopped, SequenceAdded, SequenceFinished, Snapshot
+from costtrace.sliding import span_of
 from costtrace.timeline import Grant, TimelineItem
 from costtrace.work import Membership, Work
 
@@ -27,15 +28,17 @@ class Staged(msgspec.Struct, gc=False):
     item: Grant | TimelineItem
     work: Work | None = None
     """Of a grant that is a piece of a step."""
-    contexts: dict[int, int] = {}
+    contexts: dict[int, int] | None = None
     """Of a snapshot or an end: KV tokens of the open sequences, for certain."""
-    pieces: list[tuple[int, int]] = []
-    """(index of the device, number of the piece there) that are waited for."""
-    uj: list[int] = []
-    gap_ns: list[int] = []
+    pieces: list[tuple[int, int]] | None = None
+    """(index of the device, number of the piece there) that are waited for; None: no device is measured."""
+    uj: list[int] | None = None
+    gap_ns: list[int] | None = None
 
-    def energy(self) -> Energy:
-        """Of a grant that has left the stage."""
+    def energy(self, device_ns: tuple[int, ...]) -> Energy:
+        """Of a grant of *device_ns* that has left the stage."""
+        if self.uj is None or self.gap_ns is None:
+            return Energy((0,) * len(device_ns), device_ns)
         return Energy(tuple(self.uj), tuple(self.gap_ns))
 
 
@@ -59,6 +62,8 @@ class Stage(msgspec.Struct):
                 self.membership.added(item)
             case SequenceFinished():
                 self.membership.finished(item)
+            case EngineStarted():
+                self.membership.set_span(span_of(item.shape))
             case Snapshot() | EngineStopped():
                 slots = self.membership.standings
                 staged.contexts = {slot: self.membership.certain_context(slot) for slot in slots}
@@ -72,7 +77,7 @@ class Stage(msgspec.Struct):
         """What is complete, in order."""
         taken = 0
         for staged in self.queue:
-            if not self._complete(staged, meters):
+            if staged.pieces and not self._complete(staged, staged.pieces, meters):
                 break
             yield staged
             taken += 1
@@ -83,7 +88,7 @@ class Stage(msgspec.Struct):
         for staged in self.queue:
             grant = staged.item
             if isinstance(grant, Grant):
-                for place, _ in staged.pieces:
+                for place, _ in staged.pieces or ():
                     if grant.end_ns > meters[self.devices[place]].settled_ns():
                         yield grant.window_ns, place, grant.device_ns[place]
 
@@ -93,8 +98,9 @@ class Stage(msgspec.Struct):
             if self.work is None or self.work.index != segment.step.index:
                 self.work = self.membership.take(segment.step)
             staged.work = self.work
-        staged.uj = [0] * len(grant.device_ns)
-        staged.gap_ns = list(grant.device_ns)
+        if not meters:
+            return
+        staged.uj, staged.gap_ns, staged.pieces = [0] * len(grant.device_ns), list(grant.device_ns), []
         for index, (key, device_ns) in enumerate(zip(self.devices, grant.device_ns, strict=True)):
             if key in meters:
                 staged.pieces.append((index, meters[key].add(self._piece(grant, device_ns))))
@@ -107,9 +113,11 @@ class Stage(msgspec.Struct):
             load = step_load(self.work, device_ns, share)
         return piece_of(grant.start_ns, grant.end_ns, device_ns, load)
 
-    def _complete(self, staged: Staged, meters: dict[str, DeviceEnergy]) -> bool:
+    def _complete(self, staged: Staged, pieces: list[tuple[int, int]], meters: dict[str, DeviceEnergy]) -> bool:
+        assert staged.uj is not None
+        assert staged.gap_ns is not None
         waiting = []
-        for index, number in staged.pieces:
+        for index, number in pieces:
             result = meters[self.devices[index]].take(number)
             if result is None:
                 waiting.append((index, number))

@@ -66,8 +66,7 @@ class Errors(msgspec.Struct):
         """Take in a step's."""
         keep = 1.0 - 1.0 / 512
         self.weight = self.weight * keep + 1.0
-        for rung, error in enumerate(errors):
-            self.sums[rung] = self.sums[rung] * keep + min(1.0, error)
+        self.sums = [so_far * keep + min(1.0, error) for so_far, error in zip(self.sums, errors, strict=True)]
 
     def mean(self, rung: int) -> float | None:
         """Of one rung; None: no step has been seen."""
@@ -150,10 +149,10 @@ class StepFit(msgspec.Struct):
             return
         y = took_ns * 1e-9
         x, tokens = self._regressors(step)
-        expected = _predict(self.roofline or self.start, x, tokens[self.knee])
+        guesses = self._guess(step, x, tokens)
         if self.roofline is not None:
-            self.errors.add([abs(guess - y) / y for guess in self._guess(step, x, tokens)])
-        y, weight = self._tame(expected, y)
+            self.errors.add([abs(guess - y) / y for guess in guesses])
+        y, weight = self._tame(guesses[0], y)
         self.sums[int(step.tokens != step.sequences or step.attention > 0)].add(x, tokens, y, weight)
         self.observations += 1
         self.moved += 1
@@ -170,7 +169,8 @@ class StepFit(msgspec.Struct):
     def _regressors(self, step: Features) -> tuple[Shared, list[float]]:
         """Those that all knees share, and the tokens' for each knee."""
         read = cover(self.start, step.tokens)
-        shared = (1.0, float(step.sequences), float(step.context), float(step.attention), float(step.encoder))
+        totals = (float(step.sequences), float(step.context), float(step.attention), float(step.encoder))
+        shared = (1.0, *totals, 1.0 if step.prompts else 0.0)
         return shared, [max(float(step.tokens), knee * read) for knee in self.knees]
 
     def _guess(self, step: Features, x: Shared, tokens: list[float]) -> list[float]:
@@ -296,28 +296,29 @@ class StepFit(msgspec.Struct):
     def _start(self, knee: int) -> list[float]:
         """The start, as if the knee were there: half of the difference is laid to compute, half to the weights."""
         c = self.start
-        shared = [c.launch, c.sequence, c.context, c.attention, c.encoder]
+        shared = [c.launch, c.sequence, c.context, c.attention, c.encoder, c.prompt]
         if not self.knees[knee]:
             return [c.launch + c.weights, *shared[1:], c.token]
         return [*shared, c.token * (c.weights / (c.token * self.knees[knee])) ** 0.5 if c.token > 0 else 0.0]
 
     def _named(self, u: list[float], knee: int) -> Coefficients:
-        launch, sequence, context, attention, encoder, token = u
+        launch, sequence, context, attention, encoder, prompt, token = u
         part, miss = self.start.expert_part, self.start.expert_miss
         if not self.knees[knee]:
             # Without a knee the reading of the weights is in the constant: for experts it is divided as the start was.
             fixed = self.start.launch + self.start.weights
             weights = launch * self.start.weights / fixed if part and fixed > 0 else 0.0
-            return Coefficients(launch - weights, token, weights, context, attention, sequence, encoder, part, miss)
-        weights = token * self.knees[knee]
-        return Coefficients(launch, token, weights, context, attention, sequence, encoder, part, miss)
+            launch -= weights
+        else:
+            weights = token * self.knees[knee]
+        return Coefficients(launch, token, weights, context, attention, sequence, encoder, part, miss, prompt)
 
 
 def _predict(c: Coefficients, x: Shared, tokens: float) -> float:
     """Seconds that a step is expected to take."""
-    one, sequences, context, attention, encoder = x
+    one, sequences, context, attention, encoder, prompts = x
     fixed = c.launch * one + c.sequence * sequences + c.context * context + c.attention * attention
-    return fixed + c.encoder * encoder + c.token * tokens
+    return fixed + c.encoder * encoder + c.prompt * prompts + c.token * tokens
 
 
 def slower(c: Coefficients, ratio: float) -> Coefficients:
@@ -332,6 +333,7 @@ def slower(c: Coefficients, ratio: float) -> Coefficients:
         c.encoder * ratio,
         c.expert_part,
         c.expert_miss,
+        c.prompt * ratio,
     )
 
 

@@ -1,12 +1,13 @@
 """What a step costs, by what is in it: the model that sets the proportions between its participants.
 
-    c(S) = F + max(ct * tok(S), W * cover(S)) + kb * ctx(S) + q * att(S) + s * n(S) + e * enc(S)
+    c(S) = F + max(ct * tok(S), W * cover(S)) + kb * ctx(S) + q * att(S) + s * n(S) + e * enc(S) + p * any prefill(S)
 
 F is launch and host work, ct the compute of a token, W the reading of the weights (the roofline's knee: below it
 tokens ride for free), kb the reading of a KV token, q a unit of prefill attention, s the bookkeeping of a sequence, e
-an encoder token. cover(S) is the part of the weights that is read: all of them, or for a mixture of experts
-``1 - x * (1 - k/E)**tok``, x being the experts' part of the weights. Seconds, but only proportions matter: shares are
-scaled to the measured time (docs/method.md section 3).
+an encoder token, p what a step does once if there is any prefill chunk in it (kernels of their own). cover(S) is the
+part of the weights that is read: all of them, or for a mixture of experts ``1 - x * (1 - k/E)**tok``, x being the
+experts' part of the weights. Seconds, but only proportions matter: shares are scaled to the measured time
+(docs/method.md section 3).
 
 The prices are Aumann-Shapley's: everybody pays a head fee for what must be done once, and the token price is what
 the tokens beyond the knee really cost. Experts are paid by who made them be read (`expert_units`).
@@ -34,6 +35,8 @@ class Features(NamedTuple):
     """Encoder tokens (images, audio)."""
     experts: float = 0.0
     """Sum of the participants' `expert_units`; 0 where there are no experts."""
+    prompts: int = 0
+    """Prefill chunks."""
 
 
 class Coefficients(NamedTuple):
@@ -50,6 +53,8 @@ class Coefficients(NamedTuple):
     """Experts' part of the weights, 0 to 1."""
     expert_miss: float = 0.0
     """Chance that a token does not go to a given expert: 1 - k/E."""
+    prompt: float = 0.0
+    """For all prefill chunks of a step together; the prior has none, it is learned."""
 
 
 LAUNCH_S = {"cpu": 5e-3, "gpu": 6e-4, "mig": 6e-4}
@@ -116,8 +121,8 @@ def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
 def roofline_prices(c: Coefficients, step: Features) -> Prices:
     """Aumann-Shapley prices of a step under the full model."""
     compute = c.token * step.tokens
-    read = c.weights * cover(c, step.tokens)
-    beyond_knee = max(0.0, 1.0 - read / compute) if compute > 0 else 0.0
+    read = c.weights * cover(c, step.tokens) if c.expert_part else c.weights
+    beyond_knee = 1.0 - read / compute if compute > read else 0.0
     return _prices(c, step, c.token * beyond_knee, "roofline")
 
 
@@ -135,7 +140,8 @@ def _prices(c: Coefficients, step: Features, token: float, method: str) -> Price
             expert = experts / step.experts
         else:
             fixed += experts
-    return Prices(fixed / max(1.0, step.heads), c.sequence, token, c.context, c.attention, method, expert, c.encoder)
+    head, prompt = fixed / max(1.0, step.heads), c.prompt / step.prompts if step.prompts else 0.0
+    return Prices(head, c.sequence, token, c.context, c.attention, method, expert, c.encoder, prompt)
 
 
 TOKENS = Prices(0.0, 0.0, 1.0, 0.0, 0.0, "tokens")
@@ -154,6 +160,7 @@ def step_total(prices: Prices, step: Features) -> float:
         + prices.attention * step.attention
         + prices.expert * step.experts
         + prices.encoder * step.encoder
+        + prices.prompt * step.prompts
     )
 
 

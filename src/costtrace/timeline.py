@@ -107,7 +107,9 @@ class EngineTimeline(msgspec.Struct):
 
     def _step(self, step: Step) -> list[TimelineItem]:
         self.seen_ns = max(self.seen_ns, step.done_ns)
-        segments: list[TimelineItem] = list(self._gap(step.scheduled_ns))
+        segments: list[TimelineItem] = []
+        if step.scheduled_ns > self.until_ns or self.gap_unobserved:
+            segments += self._gap(step.scheduled_ns)
         # A step that was done before the one in front of it (clocks of two threads) owns no time, but did happen.
         end = max(self.until_ns, step.done_ns)
         segments.append(Segment(self.until_ns, end, "busy", "", step))

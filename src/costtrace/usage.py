@@ -189,6 +189,8 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     changes: int
     moves: int
     """How often the ladder was moved on."""
+    prompt_as: int = 0
+    """What a step does once if any prefill is in it."""
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):

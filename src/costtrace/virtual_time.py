@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from costtrace.sliding import Span
+
 SHIFT = 40
 """Fixed point: one unit (ns, uJ) is 2**40 parts."""
 ONE = 1 << SHIFT
@@ -43,6 +45,8 @@ class Prices(NamedTuple):
     """For the experts' weights that one decoded token makes be read."""
     encoder: float = 0.0
     """For each encoder token."""
+    prompt: float = 0.0
+    """For each prefill chunk: its part of what a step with any of them does once."""
 
 
 class Usage(NamedTuple):
@@ -59,6 +63,8 @@ class Usage(NamedTuple):
     """The experts' weights that it makes be read, in those of one decoded token."""
     encoder: int = 0
     """Encoder tokens."""
+    prompt: int = 0
+    """1 for a prefill chunk."""
 
 
 class Cohort(msgspec.Struct):
@@ -66,27 +72,42 @@ class Cohort(msgspec.Struct):
 
     count: int = 0
     context: int = 0
+    """KV tokens that its members read together; with a `span`, its units."""
     weight: int = 0
     step: int = 0
     unit: int = HEAD
     """What `weight` counts: so much of it is one head fee."""
+    span: Span | None = None
+    """Layers with a sliding window; None: there are none."""
+    capped: int = 0
+    """Members whose context has reached the window."""
 
     def enter(self, context: int, weight: int = HEAD) -> None:
         """A sequence joins before the next step, with *context* KV tokens."""
         self.count += 1
-        self.context += context
         self.weight += weight
+        if self.span is None:
+            self.context += context
+        else:
+            self.context += self.span.read(context)
+            self.capped += context >= self.span.window
 
     def leave(self, context: int, weight: int = HEAD) -> None:
         """A sequence leaves before the next step; *context* is what it would have read in it."""
         self.count -= 1
-        self.context -= context
         self.weight -= weight
+        if self.span is None:
+            self.context -= context
+        else:
+            self.context -= self.span.read(context)
+            self.capped -= context >= self.span.window
 
     def advance(self) -> None:
         """The step is over: every member's context has grown by one."""
         self.step += 1
         self.context += self.count
+        if self.span is not None:
+            self.context += self.count * (self.span.units - 1) - self.capped * self.span.sliding
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -119,10 +140,14 @@ class Clock(msgspec.Struct):
         self.h, self.a, self.b, self.c = other.h, other.a, other.b, other.c
         self.carry, self.fee = other.carry, other.fee
 
-    def owed(self, since: Mark, step0: int, context0: int, weight: int = HEAD) -> int:
-        """What a member owes since *since*, in fixed point; it entered at *step0* with *context0*."""
+    def owed(self, since: Mark, step0: int, context0: int, weight: int = HEAD, growth: tuple[int, int] = (1, 0)) -> int:
+        """What a member owes since *since*, in fixed point; it entered at *step0* with *context0*.
+
+        *growth*: reads by token of its context, and beside them (`sliding.Span.growth`).
+        """
+        read = self.b - since.b
         base = weight * (self.h - since.h) + (self.a - since.a)
-        return base + (context0 - step0) * (self.b - since.b) + (self.c - since.c)
+        return base + growth[0] * ((context0 - step0) * read + (self.c - since.c)) + growth[1] * read
 
     def charge(self, total: int, cohort: Cohort, items: Sequence[Usage], prices: Prices) -> list[int]:
         """Share *total* units (a whole number) between the cohort and *items*; returns the items' parts, fixed point.
@@ -134,16 +159,23 @@ class Clock(msgspec.Struct):
         self.carry = 0
         self.fee = 0.0
         head, context, count = prices.head, prices.context, cohort.count
+        if cohort.span is not None:
+            context /= cohort.span.units
         member = prices.sequence + prices.token + prices.expert
         whole = head * cohort.weight / cohort.unit + member * count + context * cohort.context
-        weights = [_weight(prices, item) for item in items] if items else []
-        whole += sum(weights)
+        weights: list[float] = []
+        if items:
+            weights = [_weight(prices, item) for item in items]
+            whole += sum(weights)
         if not whole > 0.0:  # nothing has a price (or the prices are not numbers): equal shares
             return self._charge_equally(amount, cohort, len(items))
         scale = amount / whole
         self.fee = head * scale
-        parts = [int(weight * scale) for weight in weights]
-        rest = amount - sum(parts)
+        parts: list[int] = []
+        rest = amount
+        if items:
+            parts = [int(weight * scale) for weight in weights]
+            rest -= sum(parts)
         if count == 0 or rest < 0:
             _add_to_largest(parts, rest)
             return parts
@@ -177,8 +209,8 @@ class Clock(msgspec.Struct):
 
 def _weight(prices: Prices, item: Usage) -> float:
     """What a participant that is not in the cohort has to pay, before scaling."""
-    head, sequence, token, context, attention, _, expert, encoder = prices
-    fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder
+    head, sequence, token, context, attention, _, expert, encoder, prompt = prices
+    fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder + prompt * item.prompt
     return fee + token * item.tokens + context * item.context + attention * item.attention
 
 

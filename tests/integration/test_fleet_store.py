@@ -194,8 +194,16 @@ def test_the_commands_say_the_same_of_both_stores(tmp_path):
         ("policies", *month, "--format", "csv"),
         ("focus", *month, "--view", "allocation"),
         ("focus", *month, "--view", "service"),
+        ("tenants", "claims", "--since", "2026-11-01", "--until", "2026-12-01", "--format", "csv"),
     ):
         assert script(*words, *store) == script(*words, *home), words
+    (tmp_path / "budgets.yaml").write_text(
+        "currency: USD\nbudgets:\n- {name: a, tenant: tenant-2, amount: 9, period: year}\n"
+        "- {name: all, amount: 9, period: year}\n"
+    )
+    budgets = ("budgets", "--file", str(tmp_path / "budgets.yaml"), "--format", "json")
+    spent = [[row["spent_nano"] for row in json.loads(script(*budgets, *of))["budgets"]] for of in (store, home)]
+    assert spent[0] == spent[1]
     text = script("fleet", "copy", *store, "--day", "2026-11-03", "--out", str(tmp_path / "copy"))
     assert "posting-2026-11-03.parquet" in text
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")

@@ -59,7 +59,7 @@ def test_it_asks_nobody_else_complains_of_nothing_and_fits_desk_and_phone_in_lig
     assert [url for url in seen["requests"] if not url.startswith((seen["address"], "data:,"))] == []
     assert seen["console"] == []
     assert seen["violations"] == [], "axe"
-    assert len(seen["wider"]) == 20
+    assert len(seen["wider"]) == 24
     assert set(seen["wider"].values()) == {0}
 
 

@@ -17,6 +17,7 @@ PAGES = {
     "requests": "requests?over=all",
     "devices": "devices?over=all",
     "balance": "balance",
+    "request": "requests/record-00004",
 }
 SIZES = {"desk": (1280, 900), "phone": (390, 844)}
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -14,6 +14,7 @@ from costtrace.step_model import GENERIC_SHAPE, Coefficients, Features, prior, r
 MODELS = [prior(GENERIC_SHAPE, "gpu", 1, peak) for peak in known_peaks()]
 EXPERTS = [c._replace(expert_part=0.9, expert_miss=1 - 8 / 128) for c in MODELS]
 decode = st.builds(lambda ctx: (1, ctx, 0), st.integers(1, 30_000))
+PROMPTS = [c._replace(prompt=3e-4) for c in MODELS]
 chunk = st.builds(lambda c, p: (c, 0, c * p + c * c // 2), st.integers(2, 4_096), st.integers(0, 20_000))
 
 
@@ -24,8 +25,18 @@ def test_in_a_memory_bound_step_the_prices_are_the_shapley_value(c, batch):
         assert found == pytest.approx(truth, rel=1e-9)
 
 
+short = st.builds(lambda c, p: (c, 0, c * p + c * c // 2), st.integers(2, 8), st.integers(0, 20_000))
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(PROMPTS), st.lists(decode | short, min_size=1, max_size=9))
+def test_below_the_knee_what_is_done_once_for_all_prompts_is_split_as_shapley_does(c, batch):
+    for truth, found in zip(shapley(len(batch), game(c, batch)), priced(c, batch), strict=True):
+        assert found == pytest.approx(truth, rel=1e-9)
+
+
 @settings(max_examples=60)
-@given(st.sampled_from(MODELS + EXPERTS), st.lists(decode | chunk, min_size=1, max_size=9))
+@given(st.sampled_from(MODELS + EXPERTS + PROMPTS), st.lists(decode | chunk, min_size=1, max_size=9))
 def test_the_prices_of_any_step_sum_to_its_modelled_cost(c, batch):
     assert sum(priced(c, batch)) == pytest.approx(game(c, batch)((1 << len(batch)) - 1), rel=1e-12)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from costtrace.virtual_time import HEAD, ONE, SHIFT, Clock, Cohort, Prices, Rounder, Usage
 
 price = st.floats(0, 1e3, allow_subnormal=False)
-prices = st.builds(Prices, price, price, price, price, price, st.just("any"), price, price)
+prices = st.builds(Prices, price, price, price, price, price, st.just("any"), price, price, price)
 usages = st.builds(
     Usage,
     st.integers(1, 4_096),
@@ -18,6 +18,7 @@ usages = st.builds(
     st.sampled_from([HEAD, HEAD // 2]),
     st.floats(0, 50, allow_subnormal=False),
     st.integers(0, 5_000),
+    st.integers(0, 1),
 )
 steps = st.lists(
     st.fixed_dictionaries(
@@ -48,7 +49,7 @@ class Naive:
 
 def exact_shares(total, carry, members, items, p):
     """Fractions, with no rounding at all: what each pays of a step, members first."""
-    head, sequence, token, context, attention, expert, encoder = (Fraction(x) for x in (*p[:5], *p[6:]))
+    head, sequence, token, context, attention, expert, encoder, prompt = (Fraction(x) for x in (*p[:5], *p[6:]))
     weights = [head * m["weight"] / HEAD + sequence + token + expert + context * m["context"] for m in members]
     weights += [
         head * i.weight / HEAD
@@ -58,6 +59,7 @@ def exact_shares(total, carry, members, items, p):
         + attention * i.attention
         + expert * Fraction(i.expert)
         + encoder * i.encoder
+        + prompt * i.prompt
         for i in items
     ]
     amount = total * ONE + carry

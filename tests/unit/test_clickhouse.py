@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from costtrace.cli.app import cli
+from costtrace.clickhouse.copy import copy_day
 from costtrace.clickhouse.push import Cursor, push
 from costtrace.clickhouse.schema import Layout, row_policies, statements
 from costtrace.clickhouse.store import ClickHouseStore, open_store
@@ -102,19 +103,87 @@ def test_a_damaged_cursor_is_named_with_its_remedy(tmp_path, text):
         Cursor(tmp_path, "x")
 
 
+class Streaming:
+    """A client that answers each query with these blocks, one stream at a time as the embedded engine does."""
+
+    def __init__(self, *blocks):
+        self.blocks, self.open, self.asked = blocks, False, {}
+
+    def query_row_block_stream(self, sql, parameters, settings):
+        assert not self.open, "the embedded engine has one stream at a time"
+        self.asked = {"sql": sql, "parameters": parameters, "settings": settings}
+        return self
+
+    def __enter__(self):
+        self.open = True
+        return self
+
+    def __iter__(self):
+        assert self.open
+        return iter(self.blocks)
+
+    def __exit__(self, *_):
+        self.open = False
+
+
 def test_parameters_are_bound_by_name_and_type():
-    seen = {}
-
-    class Client:
-        def query(self, sql, parameters, settings):
-            seen.update(sql=sql, parameters=parameters, settings=settings)
-            return type("Result", (), {"result_rows": [[1, 2]]})
-
     pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
-    store = ClickHouseStore(Client(), "chdb:///x", "costtrace")
+    client = Streaming([[1, 2]])
+    store = ClickHouseStore(client, "chdb:///x", "costtrace")
     assert list(store.rows("SELECT 1 WHERE a = :tenant AND b < :until", {"tenant": "' OR 1", "until": 5})) == [(1, 2)]
-    assert seen["sql"] == "SELECT 1 WHERE a = {tenant:String} AND b < {until:Int64}"
-    assert seen["parameters"] == {"tenant": "' OR 1", "until": 5}
+    assert client.asked["sql"] == "SELECT 1 WHERE a = {tenant:String} AND b < {until:Int64}"
+    assert client.asked["parameters"] == {"tenant": "' OR 1", "until": 5}
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 24])
+def test_two_long_answers_of_the_embedded_engine_are_read_side_by_side_from_disk(monkeypatch, memory):
+    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
+    monkeypatch.setattr("costtrace.clickhouse.store.SPOOL_BYTES", memory)
+    blocks = [[[n, 2**100 + n, None, "Zoë \x00"] for n in range(k * 500, k * 500 + 500)] for k in range(4)]
+    store = ClickHouseStore(Streaming(*blocks), "chdb:///x", "costtrace")
+    both = zip(store.rows("SELECT 1"), store.rows("SELECT 2"), strict=True)
+    assert list(both) == [(tuple(row), tuple(row)) for block in blocks for row in block]
+
+
+class Day:
+    """A store whose postings of a day are these rows; of other tables it has none."""
+
+    def __init__(self, rows, breaks_at=None):
+        self._rows, self._breaks_at = rows, breaks_at
+
+    def rows(self, sql, parameters):
+        assert parameters["until"] - parameters["since"] == 86_400 * 10**9
+        for number, row in enumerate(self._rows if " FROM posting " in sql else ()):
+            if number == self._breaks_at:
+                raise LedgerError("the line broke")
+            yield row
+
+
+def postings_of_a_day(count):
+    kinds = POSTING.columns.items()
+    return [tuple(n if "Int" in of else f"{name}-{n}" for name, of in kinds) for n in range(count)]
+
+
+def test_a_days_copy_goes_through_in_groups_and_is_typed_alike_when_it_is_empty(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
+    monkeypatch.setattr("costtrace.export.parquet.GROUP_ROWS", 10)
+    rows, schemas = postings_of_a_day(25), []
+    for name, there in (("full", rows), ("empty", [])):
+        written = dict(copy_day(Day(there), "2026-11-03", tmp_path / name, 2**62))
+        path = tmp_path / name / "posting-2026-11-03.parquet"
+        assert written[path] == len(there)
+        with parquet.ParquetFile(path) as file:
+            schemas.append(file.schema_arrow)
+            assert file.metadata.num_row_groups == (3 if there else 0)
+            assert [tuple(row.values()) for row in file.read().to_pylist()] == there
+    assert schemas[0].equals(schemas[1], check_metadata=True)
+
+
+def test_a_days_copy_that_breaks_leaves_no_file(tmp_path):
+    pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
+    with pytest.raises(LedgerError, match="the line broke"):
+        list(copy_day(Day(postings_of_a_day(25), breaks_at=20), "2026-11-03", tmp_path, 2**62))
+    assert not [path for path in tmp_path.iterdir() if "posting" in path.name or path.name.startswith(".")]
 
 
 def test_the_ddl_of_a_cluster_is_replicated_distributed_and_tiered():

@@ -5,16 +5,21 @@ import gzip
 import io
 import json
 from collections import defaultdict
+from contextlib import closing
 from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from month import TENANTS, write_month
-from test_month_of_statements import NASTY, NASTY_MODELS
+from month import END_NS, START_NS, TENANTS, write_month
+from test_month_of_statements import NASTY, NASTY_MODELS, dearer
 
 from costtrace.cli.app import cli
 from costtrace.errors import CosttraceError
 from costtrace.idle_policies import POLICIES
+from costtrace.ledger import Ledger
+from costtrace.ledger.closing import close_period
+from costtrace.ledger.query import SqliteStore
+from costtrace.ledger.rerating import rerate
 from costtrace.reports.bill import read_bill
 from costtrace.reports.rows import Period
 
@@ -71,6 +76,30 @@ def test_a_linter_of_others_finds_nothing(month, view, policy):
     report = lint(rows_of(month, view, policy))
     assert report.messages() == []
     assert {"STRUCTURAL_VALID", "SEMANTIC_VALID"} <= set(report.levels_passed)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bill(tmp_path, closed):
+    made = write_month(tmp_path)
+    (tmp_path / "quotas.yaml").write_text(QUOTAS)
+    made.home, made.exports, later = tmp_path, {}, END_NS + 86_400 * 10**9
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        if closed:
+            close_period(ledger, "2026-11", Period(START_NS, END_NS), END_NS + 1)
+        rerate(ledger, dearer(), Period(START_NS, END_NS), "a correction", later)
+        (due,) = next(SqliteStore(ledger).rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
+    assert due > made.bill()
+    for policy in POLICIES:
+        november, december = (
+            rows_of(made, "allocation", policy, "--period", month) for month in ("2026-11", "2026-12")
+        )
+        assert cost(november) == Decimal(made.bill() if closed else due).scaleb(-9)
+        assert cost(november) + cost(december) == Decimal(due).scaleb(-9)
+        assert bool(december) == closed
+        for month, rows in (("2026-11", november), ("2026-12", december)):
+            service = rows_of(made, "service", policy, "--period", month)
+            assert cost(service) == cost([row for row in rows if row["AllocatedResourceId"]])
+            assert not any(lint(view).messages() for view in (rows, service) if view)
 
 
 def test_the_linter_does_find_what_is_wrong(month, tmp_path):

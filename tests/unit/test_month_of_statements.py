@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import stat
 from contextlib import closing
 from datetime import UTC
@@ -257,6 +258,25 @@ def test_a_statement_on_the_terminal_says_policy_method_book_and_that_it_is_simu
     assert code == 0
     for words in ("SIMULATED", "even: the same for each tenant", "roofline 100.0 %", "2026-11", "unknown: no carbon"):
         assert words in text
+
+
+def test_a_statement_says_whether_its_figures_can_still_change(home, tmp_path, monkeypatch):
+    shutil.copy(home / "ledger.sqlite", tmp_path / "ledger.sqlite")
+    monkeypatch.setattr("time.time_ns", lambda: END_NS + 1)
+    hashed, _ = run(tmp_path, "close", "2026-11-01", "--open-engines")
+    closed, _ = run(tmp_path, "statement", "--all", "--period", "2026-11-01")
+    assert f"Books: closed with 2026-11-01: {hashed.splitlines()[-1]}" in closed
+    assert "Books:" not in run(tmp_path, "statement", "--all", "--period", "2026-11-02")[0]
+    monkeypatch.setattr("time.time_ns", lambda: END_NS - 1)
+    begun, _ = run(tmp_path, "statement", "--tenant", "tenant-1", "--period", "2026-11")
+    assert "Books: the period is not over: these are the figures so far" in begun
+
+
+@pytest.mark.parametrize("words", [("statement", "--all"), ("focus",)])
+def test_a_period_of_which_there_is_nothing_is_said_to_be_so(home, words):
+    done = CliRunner().invoke(cli, [*words, "--period", "2026-09", "--home", str(home)])
+    assert done.exit_code == 0
+    assert "nothing of 2026-09: it has 2026-11-01 00:00:00.000Z to 2026-1" in done.stderr
 
 
 def test_the_policies_stand_side_by_side_and_add_up_to_the_same(home, tmp_path):

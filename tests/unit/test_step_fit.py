@@ -8,7 +8,7 @@ import pytest
 
 from costtrace.device_peaks import peak_of
 from costtrace.fit_row import fit_row
-from costtrace.fit_sums import KNEES
+from costtrace.fit_sums import KNEES, SHARED, Sums
 from costtrace.nnls import objective, solve
 from costtrace.step_fit import WARM, StepFit
 from costtrace.step_model import (
@@ -36,6 +36,7 @@ def fresh(*, known=True):
 def took(c, step):
     read = c.weights * cover(c, step.tokens)
     rest = c.context * step.context + c.attention * step.attention + c.sequence * step.sequences
+    rest += c.prompt if step.prompts else 0.0
     return c.launch + max(c.token * step.tokens, read) + rest
 
 
@@ -50,7 +51,7 @@ def schedule(steps, seed=1):
             each = rng.randint(300, 3_000)
         if rng.random() < 0.12:
             chunk = rng.choice((64, 200, 512, 1_500, 2_000))
-            yield Features(batch + 1, batch + 1, batch + chunk, batch * each, chunk * chunk // 2), False
+            yield Features(batch + 1, batch + 1, batch + chunk, batch * each, chunk * chunk // 2, prompts=1), False
         else:
             yield Features(batch, batch, batch, batch * each, 0), steady
 
@@ -87,6 +88,25 @@ def test_a_hundred_steps_teach_it_to_within_three_per_cent_on_steps_it_has_not_s
     c = fit.coefficients("roofline")
     off = [abs(took(c, step) / took(TRUTH, step) - 1) for step, _ in unseen]
     assert sum(off) / len(off) < 0.03
+
+
+def test_what_a_step_does_once_for_its_prompts_is_learned():
+    truth, plan = TRUTH._replace(prompt=1.5e-3), list(schedule(3_000))
+    fit = fresh()
+    learn(fit, noisy(plan, truth, noise=0.02), plan)
+    assert fit.coefficients("roofline").prompt == pytest.approx(truth.prompt, rel=0.2)
+    without = fresh()
+    learn(without, noisy(plan, noise=0.02), plan)
+    assert without.coefficients("roofline").prompt < 0.2 * truth.prompt
+
+
+def test_sums_of_a_version_with_other_regressors_are_learned_anew():
+    fit, plan = fresh(), list(schedule(200))
+    learn(fit, noisy(plan), plan)
+    old = msgspec.to_builtins(fit.sums[0])
+    old["xy"] = old["xy"][:-1]
+    kept = msgspec.convert(old, Sums)
+    assert (len(kept.xy), len(kept.xx), kept.weight, kept.yy) == (SHARED, SHARED * SHARED, 0.0, 0.0)
 
 
 def test_it_finds_the_knee_and_moves_little_money_under_noise():

@@ -8,6 +8,7 @@ import select
 import signal
 import sqlite3
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -21,7 +22,7 @@ from honest_ledger import write
 from rich.cells import cell_len
 
 from costtrace.cli.app import cli
-from costtrace.cli.top_screen import as_filter, draw, explain_row, split_keys
+from costtrace.cli.top_screen import as_filter, draw, explain_row, read_again, split_keys
 from costtrace.cli.top_state import STRETCHES_NS, State
 from costtrace.ledger.live import look
 from costtrace.ledger.query import open_ledger
@@ -100,6 +101,21 @@ def test_only_what_has_no_end_is_running_and_it_is_what_the_ledger_has_of_it(hom
     connection.close()
 
 
+def test_what_an_engine_left_open_at_its_end_does_not_run(tmp_path):
+    with sqlite3.connect(write(tmp_path)) as connection:
+        connection.execute("UPDATE engine SET ended_ns = 1 WHERE engine_id = 'engine-f'")
+    connection.close()
+    assert seen(tmp_path).running == []
+
+
+def test_a_ledger_that_cannot_be_read_for_a_moment_leaves_what_was_there(tmp_path):
+    path, state = write(tmp_path), State(HOUR_NS)
+    found = seen(tmp_path)
+    path.rename(tmp_path / "elsewhere")
+    assert read_again(tmp_path, state, found) == found
+    assert "there is no ledger" in lines(state, found)[-1]
+
+
 @pytest.mark.parametrize("size", [(80, 24), (60, 12), (132, 40), (40, 8)])
 @pytest.mark.parametrize("view", range(len(VIEWS)))
 def test_every_view_fits_the_terminal(home, size, view):
@@ -166,7 +182,11 @@ def test_a_frozen_screen_is_read_again_only_for_its_own_period(home):
     found, state = seen(home, 30 * NS_PER_S), State(30 * NS_PER_S)
     assert pressed(state, found, "f") == ""
     assert "FROZEN" in "\n".join(lines(state, found))
-    assert seen(home, HOUR_NS, period=found.period) == found
+    state.over_ns = HOUR_NS
+    assert read_again(home, state, found).period == found.period
+    state.frozen = False
+    assert read_again(home, state, found).period == seen(home).period != found.period
+    state.frozen = True
     assert pressed(state, found, "f") == "read"
 
 
@@ -226,6 +246,8 @@ def test_a_look_reads_the_tables_by_index_and_never_whole(home):
             )
             plan = [row[3] for row in self.store.rows(f"EXPLAIN QUERY PLAN {sql}", parameters)]
             self.whole += [step for step in plan if re.match(rf"SCAN ({names})\b", step)]
+            # Nor all parts of requests that several engines worked on, whenever they ended.
+            self.whole += [step for step in plan if "request_key>?" in step]
             return self.store.rows(sql, parameters)
 
     with open_ledger(home) as store:
@@ -239,11 +261,16 @@ class Terminal:
 
     def __init__(self, *words, columns=80, rows=24):
         script = str(Path(sys.executable).parent / "costtrace")
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ.update(TERM="xterm", NO_COLOR="1", LINES=str(rows), COLUMNS=str(columns))
-            os.execv(script, [script, "top", *words])
+        self.fd, inner = pty.openpty()
         ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+        for name in ("COLUMNS", "LINES"):  # the terminal says it
+            environment.pop(name, None)
+        words = [script, "top", *words]
+        self.process = subprocess.Popen(
+            words, stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True
+        )
+        os.close(inner)
         self.raw = ""
 
     def until(self, words):
@@ -274,7 +301,7 @@ class Terminal:
             except AssertionError:
                 break
         os.close(self.fd)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.process.wait(timeout=WAIT_S)
 
 
 def test_driven_in_a_terminal_it_shows_filters_freezes_explains_and_ends(home):
@@ -300,7 +327,7 @@ def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(home, number):
     terminal = Terminal("--home", str(home))
     terminal.until("q quit")
     before = termios.tcgetattr(terminal.fd)[3] & termios.ECHO
-    os.kill(terminal.pid, number)
+    terminal.process.send_signal(number)
     code = terminal.end()
     assert before == 0
     assert code == 128 + number
@@ -314,6 +341,14 @@ def test_rows_that_the_agent_writes_meanwhile_appear_without_a_key(tmp_path):
         connection.execute("UPDATE posting SET tenant = 'newcomer' WHERE tenant = 'acme'")
         connection.commit()
         terminal.until("newcomer")
+        terminal.press("f", "FROZEN")
+        connection.execute("UPDATE posting SET tenant = 'latecomer' WHERE tenant = 'newcomer'")
+        connection.commit()
+        time.sleep(0.5)  # two readings later
+        terminal.press("/co", "/co_")
+        assert "latecomer" not in terminal.raw
+        assert "newcomer" in terminal.raw
+        terminal.press("\rf", "latecomer")
         os.write(terminal.fd, b"q")
         assert terminal.end() == 0
     connection.close()

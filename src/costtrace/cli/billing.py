@@ -1,6 +1,8 @@
 """Periods as finance names them, and the options that statements, policies and FOCUS share."""
 
 import re
+import sys
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
@@ -12,12 +14,13 @@ import click
 from costtrace.errors import CosttraceError
 from costtrace.export.bills import read_focus
 from costtrace.idle_policies import POLICIES
-from costtrace.ledger.query import Store
+from costtrace.ledger.query import Store, bounds
+from costtrace.ledger.sealing import seals
 from costtrace.ledger.statements import load
 from costtrace.reports.bill import COST_COLUMNS, Bill, differences, read_bill, with_bill_ties
 from costtrace.reports.fleet import SHARED_KINDS, Fleet, Policy, Quota, settle
 from costtrace.reports.rows import Period
-from costtrace.walltime import wall_ns
+from costtrace.walltime import show_time, wall_ns
 from costtrace.yamlfile import load_mapping
 
 EXIT_OFF = 1
@@ -150,7 +153,26 @@ def read_bills(paths: Sequence[Path], period: Period, column: str, where: Sequen
 
 def fleet_of(store: Store, period: Period, zone: tzinfo, policy: Policy, bill: Bill | None = None) -> Fleet:
     """Settle a period; with a bill, down to its last nano-unit. Raises: CosttraceError."""
+    books = _books(store, period)
     source = load(store, period, zone, slots=policy.name == "peak")
     if bill is None:
-        return settle(source, policy)
-    return with_bill_ties(settle(source, policy, differences(source, bill)), bill)
+        return settle(source, policy)._replace(books=books)
+    return with_bill_ties(settle(source, policy, differences(source, bill)), bill)._replace(books=books)
+
+
+def _books(store: Store, period: Period) -> str:
+    """Whether the period's figures can still change. A fleet store has no seals: of what is closed it says nothing."""
+    if period.until_ns > time.time_ns():
+        return "the period is not over: these are the figures so far"
+    chain = seals(store)
+    closings = [seal for seal in chain if seal.kind == "close" and seal.until_ns >= period.until_ns]
+    return f"closed with {closings[0].period}: hash {closings[0].hash}" if closings else ""
+
+
+def say_if_empty(store: Store, fleet: Fleet, words: str) -> None:
+    """Tell on standard error where a period has no row at all: it is likely a slip."""
+    if fleet.cells:
+        return
+    whole = bounds(store)
+    there = "it is empty" if whole is None else "it has {} to {}".format(*(show_time(at, fleet.zone) for at in whole))
+    sys.stderr.write(f"costtrace: the ledger has nothing of {words}: {there}\n")

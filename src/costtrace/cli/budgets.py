@@ -11,9 +11,8 @@ import click
 
 from costtrace.budgets import HARD, SOFT, Standing
 from costtrace.budgets_file import load_budgets
-from costtrace.cli.common import examples, home_option, out
+from costtrace.cli.common import examples, open_books, out, store_option
 from costtrace.errors import CosttraceError
-from costtrace.ledger.query import open_ledger
 from costtrace.ledger.standing import standing_of
 from costtrace.reports.render import render
 from costtrace.reports.tables import Column, Row, Table, text
@@ -28,6 +27,7 @@ _TIMEOUT_S = 10
     short_help="Where budgets stand, and where they are going.",
     epilog=examples(
         "costtrace budgets --file budgets.yaml",
+        "costtrace budgets --file budgets.yaml --store clickhouse://costtrace@clickhouse:8123     of all nodes",
         "costtrace budgets --file budgets.yaml --format prometheus > /var/lib/node_exporter/budgets.prom",
         "costtrace budgets --file budgets.yaml --fail-on hard || echo over budget",
     ),
@@ -38,14 +38,14 @@ _TIMEOUT_S = 10
 @click.option(
     "--webhook", metavar="URL", help="POST the budgets that are spent to their soft or hard threshold, as JSON."
 )
-@home_option
+@store_option
 def budgets(*, file: Path, form: str, fail_on: str | None, webhook: str | None, home: Path) -> int:
     """Show what is spent of each budget, and the forecast of its period's end with its uncertainty.
 
     Spent is the cost of requests, as in `costtrace report`, adjustments included; idle time is on no tenant's budget.
     """
     now_ns = time.time_ns()
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         standings = [standing_of(store, budget, now_ns) for budget in load_budgets(file)]
     if form == "prometheus":
         out(prometheus(standings))

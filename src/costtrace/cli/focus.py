@@ -13,6 +13,7 @@ from costtrace.cli.billing import (
     make_policy,
     policy_options,
     read_bills,
+    say_if_empty,
 )
 from costtrace.cli.common import examples, open_books, out, store_option, zone
 from costtrace.errors import CosttraceError
@@ -77,6 +78,7 @@ def focus(
     with open_books(home) as store:
         bills = read_bills(bill, period, bill_column, bill_where)
         fleet = fleet_of(store, period, where, make_policy(policy, share, quotas), bills)
+        say_if_empty(store, fleet, words)
     found = export(fleet, view, Names(provider, account))
     if form == "csv":
         content = as_csv(Table("focus", "", [], found.rows, fields=fields())).encode()

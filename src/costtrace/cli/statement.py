@@ -15,6 +15,7 @@ from costtrace.cli.billing import (
     make_policy,
     policy_options,
     read_bills,
+    say_if_empty,
 )
 from costtrace.cli.common import examples, open_books, out, store_option, zone
 from costtrace.errors import CosttraceError
@@ -89,6 +90,7 @@ def statement(
     with open_books(home) as store:
         bills = read_bills(bill, period, bill_column, bill_where)
         fleet = fleet_of(store, period, where, make_policy(policy, share, quotas), bills)
+        say_if_empty(store, fleet, words)
     if tenant is not None and tenant not in fleet.tenants():
         known = ", ".join(fleet.tenants()) or "none"
         raise CosttraceError(f"tenant {tenant!r} used nothing and pays nothing in {words}. There are: {known}")

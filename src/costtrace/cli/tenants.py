@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.common import format_option, home_option, out, period, period_options, zone
+from costtrace.cli.common import format_option, open_books, out, period, period_options, store_option, zone
 from costtrace.config import load
 from costtrace.errors import ConfigError
-from costtrace.ledger.query import claims, open_ledger
+from costtrace.ledger.query import claims
 from costtrace.reports.render import render
 from costtrace.reports.tables import Row, Table, count, text
 from costtrace.tenancy import tenant_name
@@ -109,10 +109,10 @@ def show(file: Path | None, form: str) -> None:
 @tenants.command(name="claims")
 @period_options
 @format_option
-@home_option
+@store_option
 def claims_(*, since: str | None, until: str | None, tz: str, form: str, home: Path) -> None:
     """Count how requests were told apart: by key, token, header, default; and claims that were rejected."""
-    with open_ledger(home) as store:
+    with open_books(home) as store:
         rows: list[Row] = [
             {"source": source, "tenant": tenant, "requests": requests}
             for source, tenant, requests in claims(store, period(store, since, until, zone(tz)))

@@ -1,5 +1,6 @@
 """``costtrace top``: who spends what, live in a terminal."""
 
+import os
 import sys
 import time
 from importlib import import_module
@@ -56,6 +57,6 @@ def top(*, over: str, every: float, view: str, once: bool, form: str, tz: str, h
             out("\n".join(clean(line) for line in headlines(found, time.time_ns(), where)) + "\n\n")
         out(render([as_table(each, found) for each in VIEWS], form))
         return
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
         raise CosttraceError("`costtrace top` needs a terminal; `costtrace top --once` prints the same to a pipe")
     import_module("costtrace.cli.top_screen").run(home, over_ns=over_ns, every_s=every, view=view, zone=where)

@@ -115,7 +115,7 @@ def _table(state: State, found: Look, columns: int, room: int) -> list[Text]:
     rows = state.rows(found, shown)
     state.cursor = max(0, min(state.cursor, len(rows) - 1))
     by, backwards = state.sorted_by(shown)
-    heads = [f"{one.heading}{('^' if backwards else 'v') if one is by else ''}" for one in shown]
+    heads = [f"{one.heading}{(' ^' if backwards else ' v') if one is by else ''}" for one in shown]
     lines = [Text(_fit("  " + _line(heads, placed), columns), "bold underline")]
     first = max(0, state.cursor - (room - 2) + 1)
     for place, row in enumerate(rows[first : first + room - 1], first):
@@ -257,29 +257,28 @@ def run(home: Path, *, over_ns: int, every_s: float, view: str, zone: tzinfo) ->
         found = look(store, state.over_ns, REQUESTS)
     with _raw(sys.stdin.fileno()), Live(console=console, screen=True, auto_refresh=False) as live:
         due_s = time.monotonic() + every_s
-        asked = ""
-        while asked != "quit":
+        while True:
             live.update(Group(*draw(state, found, (console.width, console.height), time.time_ns(), zone)), refresh=True)
             for key in keyboard.read(min(TICK_S, max(0.0, due_s - time.monotonic()))):
                 shown = [one for one, _ in widths(state.now.fields, console.width)]
                 asked = state.press(key, state.rows(found, shown), shown)
+                if asked == "quit":
+                    return
                 if asked == "explain":
                     _explain(home, state, found, shown, bar)
-                if asked in {"quit", "read"}:
-                    break
-            if asked == "read" or (time.monotonic() >= due_s and not state.frozen):
-                found, asked = _look(home, state, found), ""
+                if asked == "read":
+                    found = read_again(home, state, found)
             if time.monotonic() >= due_s:
+                found = found if state.frozen else read_again(home, state, found)
                 due_s = time.monotonic() + every_s
 
 
-def _look(home: Path, state: State, before: Look) -> Look:
-    """What the ledger has now; what it had *before* where it cannot be read for the moment."""
+def read_again(home: Path, state: State, before: Look) -> Look:
+    """What the ledger has now, of the same period where the screen is frozen; *before* where it cannot be read."""
+    period = before.period if state.frozen else None
     try:
         with open_ledger(home) as store:
-            return look(
-                store, state.over_ns, REQUESTS, as_filter(state.chosen), before.period if state.frozen else None
-            )
+            return look(store, state.over_ns, REQUESTS, as_filter(state.chosen), period)
     except LedgerError as error:
         state.message = str(error)
         return before

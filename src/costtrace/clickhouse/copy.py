@@ -5,17 +5,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from costtrace.clickhouse.store import ClickHouseStore
-from costtrace.clickhouse.tables import ROW_TABLES
+from costtrace.clickhouse.tables import NAME, ROW_TABLES, TEXT
 from costtrace.errors import CosttraceError
-from costtrace.export.files import write_file
-from costtrace.export.parquet import as_parquet
+from costtrace.export.files import new_file
+from costtrace.export.parquet import write_rows
 from costtrace.walltime import wall_ns
 
 
 def copy_day(store: ClickHouseStore, words: str, folder: Path, now_ns: int) -> Iterator[tuple[Path, int]]:
     """Write postings, meter rows and usage records of a day of UTC; yields each file and its rows.
 
-    A day's rows are held in memory, one table at a time. Raises: CosttraceError.
+    Rows go through in groups: memory does not depend on how many there are. Raises: CosttraceError.
     """
     try:
         day = datetime.strptime(words, "%Y-%m-%d").replace(tzinfo=UTC)
@@ -30,9 +30,13 @@ def copy_day(store: ClickHouseStore, words: str, folder: Path, now_ns: int) -> I
             f"SELECT {columns} FROM {table.name} WHERE {table.time} >= :since AND {table.time} < :until "  # noqa: S608 - constants
             f"ORDER BY {', '.join(table.key)}"
         )
-        rows = [
-            dict(zip(table.columns, row, strict=True))
-            for row in store.rows(sql, {"since": since_ns, "until": until_ns})
-        ]
-        content = as_parquet(rows, list(table.columns), {"costtrace.day": words, "costtrace.table": table.name})
-        yield write_file(folder, f"{table.name}-{words}.parquet", content), len(rows)
+        rows = store.rows(sql, {"since": since_ns, "until": until_ns})
+        name, fields = f"{table.name}-{words}.parquet", {column: _kind(of) for column, of in table.columns.items()}
+        with new_file(folder, name) as file:
+            written = write_rows(file, rows, fields, {"costtrace.day": words, "costtrace.table": table.name})
+        yield folder / name, written
+
+
+def _kind(of: str) -> type:
+    """What a column of the store is in a file."""
+    return str if of in {TEXT, NAME} else int

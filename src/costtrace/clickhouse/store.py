@@ -7,7 +7,9 @@ sum of nothing are NULL, not 0; amounts never wrap: the views are wide).
 Unlike a ledger in SQLite, queries of one command do not see one moment: push first, then verify.
 """
 
+import marshal
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +30,9 @@ SETTINGS = {
     "do_not_merge_across_partitions_select_final": 1,
     "enable_positional_arguments": 1,
 }
+
+
+SPOOL_BYTES = 1 << 24
 
 
 class ClickHouseStore:
@@ -52,11 +57,10 @@ class ClickHouseStore:
         bound = _SAME.sub(r"\1 IS NOT DISTINCT FROM \2", bound)
         bound = _JSON.sub(r"JSONExtractString(\1, '\2')", bound)
         with self._errors():
-            if not self._streams:
-                found = self._client.query(bound, parameters=values or None, settings=SETTINGS)
-                yield from map(tuple, found.result_rows)
-                return
             stream = self._client.query_row_block_stream(bound, parameters=values or None, settings=SETTINGS)
+            if not self._streams:
+                yield from _spooled(stream)
+                return
             with stream:
                 for block in stream:
                     yield from map(tuple, block)
@@ -99,6 +103,19 @@ class ClickHouseStore:
             yield
         except (Error, OSError) as error:
             raise LedgerError(f"the store {self.where} refuses: {_brief(error)}") from error
+
+
+def _spooled(stream: Any) -> Iterator[Row]:  # noqa: ANN401 - its library is an extra
+    """All rows of a stream that has to end before the next one begins: from memory, or from disk if they are many."""
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+        blocks = 0
+        with stream:
+            for block in stream:
+                marshal.dump([tuple(row) for row in block], file)
+                blocks += 1
+        file.seek(0)
+        for _ in range(blocks):
+            yield from marshal.load(file)  # noqa: S302 - no one else can write this file
 
 
 @contextmanager

@@ -4,7 +4,10 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from costtrace.errors import CosttraceError
 
@@ -26,6 +29,14 @@ def safe_name(name: str) -> str:
 
 def write_file(folder: Path, name: str, content: bytes) -> Path:
     """Write *content* into *folder*, all or nothing, readable by its owner only. Raises: CosttraceError."""
+    with new_file(folder, name) as file:
+        file.write(content)
+    return folder / name
+
+
+@contextmanager
+def new_file(folder: Path, name: str) -> Iterator[IO[bytes]]:
+    """A file that stands in *folder* once all of it is written, readable by its owner only. Raises: CosttraceError."""
     assert Path(name).name == name, name
     path = folder / name
     try:
@@ -33,11 +44,10 @@ def write_file(folder: Path, name: str, content: bytes) -> Path:
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
             Path(temporary).replace(path)  # a link that stands there is replaced, not followed
         except BaseException:  # nothing half-written stays, also on Ctrl-C
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
         raise CosttraceError(f"cannot write {path}: {error}") from error
-    return path

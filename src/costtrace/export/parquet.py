@@ -1,16 +1,18 @@
 """Rows as Parquet: integers stay 64-bit integers, money that is shown as text stays an exact decimal."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from costtrace.errors import CosttraceError
 from costtrace.reports.tables import Row
 
 DECIMAL = (38, 12)
 """Precision and scale of `Decimal` columns."""
+GROUP_ROWS = 100_000
 
 
 def as_parquet(rows: Sequence[Row], fields: Sequence[str], metadata: dict[str, str] | None = None) -> bytes:
@@ -26,6 +28,27 @@ def as_parquet(rows: Sequence[Row], fields: Sequence[str], metadata: dict[str, s
     out = io.BytesIO()
     parquet.write_table(arrow.Table.from_arrays(arrays, schema=schema), out, compression="zstd")
     return out.getvalue()
+
+
+def write_rows(
+    file: IO[bytes], rows: Iterable[Sequence[object]], fields: Mapping[str, type], metadata: Mapping[str, str]
+) -> int:
+    """Write rows of integers and text (*fields*: each column's type) a row group at a time; how many there were.
+
+    Any number of rows goes through, in the memory of one group. Raises: CosttraceError.
+    """
+    arrow, parquet = _library()
+    types = {int: arrow.int64(), str: arrow.string()}
+    schema = arrow.schema([(name, types[kind]) for name, kind in fields.items()])
+    schema = schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
+    left, written = iter(rows), 0
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        while group := list(islice(left, GROUP_ROWS)):
+            columns = zip(*group, strict=True)
+            arrays = [arrow.array(values, type=kind) for values, kind in zip(columns, schema.types, strict=True)]
+            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            written += len(group)
+    return written
 
 
 def read_rows(path: Path) -> Iterator[Mapping[str, object]]:

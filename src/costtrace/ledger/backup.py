@@ -30,6 +30,7 @@ def back_up(ledger: Ledger, target: Path) -> int:
         os.link(part, target)
         return target.stat().st_size
     except (OSError, sqlite3.Error) as error:
-        raise LedgerError(f"cannot back up {ledger.path} to {target}: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error  # its file is the part, which nobody knows
+        raise LedgerError(f"cannot back up {ledger.path} to {target}: {why}") from error
     finally:
         part.unlink(missing_ok=True)

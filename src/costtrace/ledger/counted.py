@@ -15,6 +15,8 @@ _PARTS = f"""(
         lead(u.input_tokens) OVER (PARTITION BY u.request_key, CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END
             ORDER BY u.arrived_ns, u.record_id) AS next_input
     FROM usage u WHERE {IS_JOINED}
+        -- All parts of the requests of which one ended in the period: not all parts that there ever were.
+        AND u.request_key IN (SELECT k.request_key FROM usage k WHERE k.ended_ns >= :since AND k.ended_ns < :until)
 )"""  # noqa: S608 - made of constants
 
 _PLAIN = """sum(u.requests), sum(u.parts), coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0),
@@ -34,5 +36,6 @@ COUNTED = (("usage_line", _PLAIN), (_PARTS, _ONCE_LESS_PLAIN))
 """Where usage records are read from (as u), and the sums: requests, parts, tokens by kind, computed, preemptions.
 
 First all records, each for itself; then what that counts more than once of requests with several parts is taken back.
-That stands at its record's end, also where the record was booked late; roll-ups are not corrected.
+That stands at its record's end, also where the record was booked late; roll-ups are not corrected. Both take the
+parameters `since` and `until`.
 """

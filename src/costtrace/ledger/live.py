@@ -21,6 +21,10 @@ _LAST_WINDOW = """
     WHERE m.window_ns = (SELECT max(window_ns) FROM meter)
     GROUP BY m.engine_id, m.device ORDER BY 2 DESC LIMIT 1
 """
+_WINDOW = (
+    "SELECT coalesce(max(m.end_ns - m.start_ns), 0) FROM (SELECT * FROM meter ORDER BY window_ns DESC LIMIT 100) m"
+)
+"""How long windows are: the first and the last one of an engine are shorter than the others."""
 _SERVED = """
     SELECT u.tenant, u.model, u.engine_id,
         sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.output_tokens END),
@@ -81,7 +85,7 @@ def course(store: Store, period: Period, most: int) -> tuple[int, list[tuple[int
 
     A bucket: its begin, the currency, nano of requests, nano of everything; None: a part of it has no price.
     """
-    _, length_ns = next(store.rows(_LAST_WINDOW), (0, 0))
+    (length_ns,) = next(store.rows(_WINDOW))
     window_ns = max(length_ns, NS_PER_S)
     width_ns = max(1, -(-(period.until_ns - period.since_ns) // (most * window_ns))) * window_ns
     sql = """
@@ -117,6 +121,13 @@ def search(store: Store, period: Period, words: str, only: Filter, order: str, l
     """  # noqa: S608 - made of constants
     bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns, "limit": limit, "words": words}
     return renew(store, [request_of(row) for row in store.rows(sql, {**bounds, **only.parameters()})])
+
+
+def when_ended(store: Store) -> Period:
+    """From the first end of a request to the last, by index: `bounds` reads every row."""
+    sql = "SELECT (SELECT min(ended_ns) FROM usage), (SELECT max(ended_ns) + 1 FROM usage)"
+    since_ns, until_ns = next(store.rows(sql))
+    return Period(since_ns or 0, until_ns or 0)
 
 
 def _first_window(store: Store, since_ns: int, until_ns: int) -> int:

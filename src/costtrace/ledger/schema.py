@@ -209,6 +209,10 @@ MIGRATIONS: tuple[str, ...] = (
     SENSORS,
     FLEET,
     LABELLED,
+    """
+    -- What a step with prompts does once for them, attoseconds; 0: nothing, or from before it was learned.
+    ALTER TABLE engine_fit ADD COLUMN prompt_as INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -6,7 +6,7 @@ from datetime import UTC
 from costtrace.budgets import Budget, Standing, stand
 from costtrace.errors import ConfigError
 from costtrace.ledger.closing import parse_period
-from costtrace.ledger.query import Filter, SqliteStore, used
+from costtrace.ledger.query import Filter, Store, used
 from costtrace.reports.rows import Period
 from costtrace.units import NS_PER_HOUR
 from costtrace.walltime import moment
@@ -15,7 +15,7 @@ DAY_NS = 24 * NS_PER_HOUR
 _FORMS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 
 
-def standing_of(store: SqliteStore, budget: Budget, now_ns: int) -> Standing:
+def standing_of(store: Store, budget: Budget, now_ns: int) -> Standing:
     """What is spent of *budget* in the period that *now_ns* (wall) is in: the cost of requests, adjustments included.
 
     Raises: LedgerError, ConfigError (the ledger has costs of it in another currency).

@@ -127,6 +127,8 @@ class Fleet(NamedTuple):
     """Tenants in order, each by day; then the rests."""
     facts: Mapping[str, Facts]
     ties: list[Tie]
+    books: str = ""
+    """Whether the figures can still change, where that is known: the period is closed, or not over."""
 
     def tenants(self) -> list[str]:
         """All tenants with a line."""

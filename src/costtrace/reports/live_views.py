@@ -185,7 +185,7 @@ def headlines(look: Look, now_ns: int, zone: tzinfo) -> list[str]:
         return ["no window has closed yet: the first closes a minute after the agent's start, by default", "", ""]
     until_ns = look.period.until_ns
     when = f"{moment(until_ns, zone):%H:%M:%S %Z}"
-    lag = f"{_span(max(0, now_ns - until_ns))} ago"
+    lag = f"{show_span(max(0, now_ns - until_ns))} ago"
     lines = live.totals(look)
     rate = " + ".join(_per_hour(line.cost_nano, look.period, line.currency) for line in lines if line.currency)
     whole = sum(line.gpu_ns for line in lines)
@@ -193,7 +193,7 @@ def headlines(look: Look, now_ns: int, zone: tzinfo) -> list[str]:
     parts = " ".join(f"{name} {_of(look, kind, whole)}" for kind, name in _KINDS)
     priced = f", {100 * unpriced / whole:.1f}% of the time unpriced" if unpriced and whole else ""
     return [
-        f"{_span(look.span_ns)} to {when}, {lag}  {parts}",
+        f"{show_span(look.span_ns)} to {when}, {lag}  {parts}",
         f"{rate or 'cost unknown'}{priced}",
         _work(look),
     ]
@@ -228,7 +228,7 @@ def _work(look: Look) -> str:
     return f"{count} device{'s'[: count != 1]}, {output} out tok/s, {given} in tok/s, {joules}{watts}{simulated}"
 
 
-def _span(ns: int) -> str:
+def show_span(ns: int) -> str:
     """A whole number of seconds, minutes or hours: ``12 s``, ``5 min``, ``3 h``."""
     whole = seconds(ns)
     return f"{whole:.0f} s" if whole < 120 else f"{whole / 60:.0f} min" if whole < 7200 else f"{whole / 3600:.0f} h"

@@ -19,6 +19,7 @@ COEFFICIENTS = (
     ("KV token", "context_as", "us each"),
     ("attention", "attention_as", "us a unit"),
     ("encoder token", "encoder_as", "us each"),
+    ("prompts", "prompt_as", "us a step with any"),
 )
 
 

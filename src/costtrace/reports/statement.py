@@ -285,6 +285,8 @@ def _facts(fleet: Fleet, tenant: str | None, carbon: Carbon) -> list[tuple[str, 
             else "unknown: no carbon intensity was declared",
         ),
     ]
+    if fleet.books:
+        found.insert(0, ("Books", fleet.books))
     if simulated := sum(facts.simulated_ns for facts in chosen):
         found.insert(0, ("SIMULATED", f"{show_seconds(simulated)} of this device time are of a simulated engine"))
     return found

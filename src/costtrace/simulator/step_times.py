@@ -65,6 +65,7 @@ class Analytic:
             + c.context * load.decode_context
             + c.attention * attention
             + c.sequence * load.sequences
+            + (c.prompt if load.chunks else 0.0)
         )
 
 

@@ -16,7 +16,7 @@ from costtrace.cli.verify import balance_tables
 from costtrace.errors import CosttraceError
 from costtrace.ledger.audit import Audit
 from costtrace.ledger.explained import PARTS, explained
-from costtrace.ledger.live import course, look, search
+from costtrace.ledger.live import course, look, search, when_ended
 from costtrace.ledger.query import ORDERS, Filter, Store, bounds, find_requests, habits, open_ledger
 from costtrace.ledger.renewed import renew
 from costtrace.reports.render import render
@@ -29,9 +29,7 @@ from costtrace.ui.frame import STRETCHES, Page, Style, framed, section, text
 HTML, JSON = "text/html; charset=utf-8", "application/json"
 LISTED = 100
 PEERS = 20_000
-"""So many of the newest requests make the medians of a page."""
-JSON_PEERS = 500_000
-"""The same of `/v1/requests/{id}`: as many as those of `costtrace requests`."""
+"""So many of the newest requests make the medians that reasons compare with: a fraction of a second."""
 NAMED = 20
 BUCKETS = 48
 EVERY_S = 5
@@ -70,7 +68,13 @@ class Answers:
         try:
             if as_json:
                 return self._json(words)
-            page = self._page(words, _asked(query))
+            asked = _asked(query)
+        except ValueError:
+            return self._failed(400, "Too much is asked for at once.", as_json=as_json)
+        except CosttraceError as error:
+            return self._failed(503, str(error), as_json=as_json)
+        try:
+            page = self._page(words, asked)
         except CosttraceError as error:
             return self._failed(503, str(error), as_json=as_json)
         if page is None:
@@ -82,7 +86,7 @@ class Answers:
             return self._balance()
         with open_ledger(self.home) as store:
             if words.startswith("requests/"):
-                found = explained(store, _identifier(words), bounds(store) or Period(0, 0), PEERS)
+                found = explained(store, _identifier(words), when_ended(store), PEERS)
                 return pages.request(found, self._zone) if found else None
             if words not in self._pages:
                 return None
@@ -109,7 +113,7 @@ class Answers:
         return pages.devices(found, asked), found.period
 
     def _requests(self, store: Store, asked: pages.Asked) -> tuple[Page, Period]:
-        whole = bounds(store) or Period(0, 0)
+        whole = when_ended(store)
         period = Period(max(whole.since_ns, whole.until_ns - _over_ns(asked.over)), whole.until_ns)
         only = Filter(asked.tenant or None, asked.model or None)
         found = search(store, period, asked.words, only, asked.sort, LISTED)
@@ -117,26 +121,35 @@ class Answers:
 
     def _balance(self) -> Page:
         """The trial balance; one at a time, and for a while the last one: it reads every row of the ledger."""
-        with self._auditing:
-            if self._audited is not None and time.monotonic() < self._audited[0]:
-                return self._audited[1]
-            began = time.monotonic()
-            with open_ledger(self.home) as store:
-                audit = Audit(store)
-                found = audit.discrepancies()
-                named = list(islice(found, NAMED))
-                checks = Counter(item.check for item in named)
-                checks.update(item.check for item in found)
-                tables = balance_tables(audit, damaged=checks["plausible"] > 0)
-                counts = audit.counts()
-            took_s = time.monotonic() - began
-            said = (
-                f"{counts.postings:,} postings, {counts.meter_rows:,} meter rows, {counts.usage_records:,} usage "
-                f"records of {counts.engines:,} engines checked in {took_s:.1f} s, as costtrace verify does"
-            )
-            page = pages.balance(tables, named, checks.total(), said)
-            self._audited = (time.monotonic() + max(EVERY_S, PATIENCE * took_s), page)
-            return page
+        if self._audited is not None and time.monotonic() < self._audited[0]:
+            return self._audited[1]
+        if not self._auditing.acquire(blocking=False):
+            # Nobody waits in line: the other pages need their room.
+            said = "The rows are being added up at this moment; this page looks again by itself."
+            return Page("balance", "Trial balance", section("", ""), "", said, every_ms=2_000)
+        try:
+            return self._audit()
+        finally:
+            self._auditing.release()
+
+    def _audit(self) -> Page:
+        began = time.monotonic()
+        with open_ledger(self.home) as store:
+            audit = Audit(store)
+            found = audit.discrepancies()
+            named = list(islice(found, NAMED))
+            checks = Counter(item.check for item in named)
+            checks.update(item.check for item in found)
+            tables = balance_tables(audit, damaged=checks["plausible"] > 0)
+            counts = audit.counts()
+        took_s = time.monotonic() - began
+        said = (
+            f"{counts.postings:,} postings, {counts.meter_rows:,} meter rows, {counts.usage_records:,} usage "
+            f"records of {counts.engines:,} engines checked in {took_s:.1f} s, as costtrace verify does"
+        )
+        page = pages.balance(tables, named, checks.total(), said)
+        self._audited = (time.monotonic() + max(EVERY_S, PATIENCE * took_s), page)
+        return page
 
     def _json(self, words: str) -> Answer:
         if not words.startswith("v1/requests/"):
@@ -144,9 +157,8 @@ class Answers:
         identifier = _identifier(words.removeprefix("v1/"))
         with open_ledger(self.home) as store:
             found = renew(store, find_requests(store, identifier, PARTS))
-            whole = bounds(store) or Period(0, 0)
             wanted = [(request.tenant, request.model) for request in found]
-            peers = usual(habits(store, whole, JSON_PEERS), wanted) if found else {}
+            peers = usual(habits(store, when_ended(store), PEERS), wanted) if found else {}
         if not found:
             message = (
                 f"no request {identifier!r} is in the ledger. It appears there when it has ended and its window has "
@@ -159,7 +171,7 @@ class Answers:
     def _failed(self, status: int, message: str, *, as_json: bool) -> Answer:
         if as_json:
             return Answer(status, JSON, (json.dumps({"error": message}) + "\n").encode())
-        title = "Not found" if status == 404 else "The ledger cannot be read"
+        title = {400: "Not understood", 404: "Not found"}.get(status, "The ledger cannot be read")
         page = Page("?", title, section("", f"<p>{text(message)}</p>"), "")
         return self._html(status, page)
 

@@ -76,10 +76,16 @@ def request_link(row: Row, shown: str) -> str:
     return f'<a href="/requests/{quote(str(row["record_id"]), safe="")}">{shown}</a>'
 
 
+def json_link(record_id: str) -> str:
+    """Where the request is as JSON."""
+    return f'<p class="note"><a href="/v1/requests/{quote(record_id, safe="")}">As JSON, exact</a></p>'
+
+
 def framed(page: Page, style: Style) -> str:
     """The whole page."""
     tabs = "".join(
-        f'<a href="{link(path, over=page.over)}"{_current(path == page.path)}>{name}</a>' for path, name in NAVIGATION
+        f'<a href="{link(path, over=page.over)}"{_current(path == page.path.partition("/")[0])}>{name}</a>'
+        for path, name in NAVIGATION
     )
     stretch = "".join(
         f'<a href="{link(page.path, **{**page.query, "over": over})}"{_current(over == page.over)}>{over}</a>'

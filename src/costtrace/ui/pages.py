@@ -9,14 +9,14 @@ from costtrace.conserve.rows import Discrepancy
 from costtrace.reports import live
 from costtrace.reports.explain import Explanation, Measure
 from costtrace.reports.live import Look
-from costtrace.reports.live_views import VIEWS, as_table, show_count
+from costtrace.reports.live_views import VIEWS, as_table, show_count, show_span
 from costtrace.reports.requests import detail_table, list_table
 from costtrace.reports.rows import Ended, Period, Request, Used
 from costtrace.reports.summary import summarize
 from costtrace.reports.summary_tables import shares_table, summary_tables
 from costtrace.reports.tables import Column, Row, Table
 from costtrace.tokenomics import svg
-from costtrace.ui.frame import Page, form, html_table, in_order, link, request_link, section, text, tile
+from costtrace.ui.frame import Page, form, html_table, in_order, json_link, link, request_link, section, text, tile
 from costtrace.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, show_amount, show_seconds
 from costtrace.walltime import moment, show_time
 
@@ -49,7 +49,7 @@ def when(period: Period, zone: tzinfo, now_ns: int) -> str:
     if period.since_ns >= period.until_ns:
         return "No window has closed yet: the first closes a minute after the agent's start, by default."
     begin, end = (moment(ns, zone).strftime("%Y-%m-%d %H:%M:%S") for ns in period)
-    return f"{begin} to {end} {zone.tzname(None) or zone}, {show_seconds(max(0, now_ns - period.until_ns))} ago"
+    return f"{begin} to {end} {zone.tzname(None) or zone}, {show_span(max(0, now_ns - period.until_ns))} ago"
 
 
 def overview(found: Look, course: Sequence[Course], width_ns: int, asked: Asked, zone: tzinfo) -> Page:
@@ -226,7 +226,7 @@ def request(found: Sequence[Explanation], zone: tzinfo) -> Page:
         body += section(f"{own.tenant}, {own.model}, on engine {own.engine_id}", f'<ul class="why">{told}</ul>')
         body += section("Beside the usual one", _bars(part.measures) + note)
         detail = detail_table(own, zone)
-        body += section("All of it", html_table(detail))
+        body += section("All of it", html_table(detail) + json_link(own.record_id))
     first = found[0].request
     title = f"Request {first.request_id}"
     cost = show_amount(first.cost_nano, first.currency or None)
