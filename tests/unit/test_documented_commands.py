@@ -29,8 +29,6 @@ ELSEWHERE = {
     r"agent( --once)?$": "tests/integration/test_agent_crash.py",
     r"bench( |$)": "tests/integration/test_bench_vllm.py",
     r"demo( |$)": "make demo",
-    r"top( |$)": "tests/unit/test_top.py",
-    r"ui( |$)": "tests/unit/test_ui.py",
     r"fleet": "tests/integration/test_fleet_store.py",
     r"nvml-sim (run|truth)": "tests/unit/test_nvml_sim_command.py",
     r"dynamo (check|estimate)": "tests/unit/test_forward_passes.py",
@@ -48,7 +46,6 @@ ELSEWHERE = {
 }
 """Pattern of a command line -> where that command is run instead."""
 SHOWN = {
-    "ID": REQUEST,
     "REQUEST": REQUEST,
     "ID": REQUEST,
     "TRACE_ID": REQUEST,
