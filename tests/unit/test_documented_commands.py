@@ -27,6 +27,8 @@ RELEASE = GOLDEN / costtrace.__version__
 REQUEST = "SELECT request_id FROM usage ORDER BY gpu_ns DESC LIMIT 1"
 ELSEWHERE = {
     r"agent( --once)?$": "tests/integration/test_agent_crash.py",
+    r"top( --over .*)?$": "tests/unit/test_top.py",
+    r"ui( |$)": "tests/unit/test_ui.py",
     r"bench( |$)": "tests/integration/test_bench_vllm.py",
     r"demo( |$)": "make demo",
     r"fleet": "tests/integration/test_fleet_store.py",
