@@ -37,8 +37,6 @@ ELSEWHERE = {
     r"improvement --": "tests/unit/test_improvement.py",
     r"plan( --|$)": "tests/unit/test_plan.py",
     r"doctor --engine": "tests/unit/test_doctor.py",
-    r"top( --(over|view) .*)?$": "tests/unit/test_top.py",
-    r"ui( |$)": "tests/unit/test_ui.py",
     r"statement .*--bill provider.csv": "tests/unit/test_focus.py",
     r"rerate": "tests/unit/test_closed_periods.py",
     r"compact": "tests/unit/test_closed_periods.py",
