@@ -37,6 +37,8 @@ ELSEWHERE = {
     r"improvement --": "tests/unit/test_improvement.py",
     r"plan( --|$)": "tests/unit/test_plan.py",
     r"doctor --engine": "tests/unit/test_doctor.py",
+    r"top( --(over|view) .*)?$": "tests/unit/test_top.py",
+    r"ui( |$)": "tests/unit/test_ui.py",
     r"statement .*--bill provider.csv": "tests/unit/test_focus.py",
     r"rerate": "tests/unit/test_closed_periods.py",
     r"compact": "tests/unit/test_closed_periods.py",
@@ -87,6 +89,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.timeout(120)  # a command that goes on until it is ended belongs into ELSEWHERE
 @pytest.mark.parametrize("line", RUN)
 def test_it_runs(line, place, tmp_path, monkeypatch):
     monkeypatch.chdir(place)
