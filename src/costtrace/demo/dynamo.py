@@ -155,7 +155,9 @@ class Dynamo:
     def vllm_worker(self, name: str, mode: Mode = "agg", *args: str) -> Member:
         """Start a worker with a real vLLM (CPU build). `wait` says when it is up."""
         words = ["-m", "dynamo.vllm", "--model", str(self.model), "--served-model-name", MODEL_NAME, *CPU_ARGUMENTS]
-        more = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1"}
+        # A worker process of its own spins while it waits: two of them beside NIXL's threads stop a machine with two
+        # cores for seconds at a time, and Dynamo drops who is late. So the executor stays in the engine's process.
+        more = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         more["DYN_FORWARDPASS_METRIC_PORT"] = str(_registered_port())  # Dynamo's own scheduler publishes there
         more["VLLM_RPC_BASE_PATH"] = self._kv.name  # else vLLM leaves its sockets in /tmp
         if mode != "agg":
