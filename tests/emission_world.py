@@ -1,7 +1,9 @@
 """Ledgers with requests in them, made by the real `Ledger`, and OTLP receivers on real sockets."""
 
 import gzip
+import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +14,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
+from costtrace.demo.processes import wait_until
+from costtrace.emit import Emission, EmissionSettings
 from costtrace.ledger.store import Ledger, UsageCost
 from costtrace.rating import Charge
 from costtrace.usage import EngineRow, MeterRow, Posting, UsageRecord
@@ -255,3 +259,41 @@ def listening(receiver: Receiver, port: int = 0) -> Iterator[Listening]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def emitting(ledger: Ledger, endpoint: str | None = None, *, traces_only: bool = True, **settings):
+    if endpoint is not None:
+        os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
+    if traces_only:
+        os.environ["OTEL_METRICS_EXPORTER"] = "none"
+    emission = Emission(ledger.path, EmissionSettings(**settings))
+    emission.start()
+    try:
+        yield emission
+    finally:
+        emission.stop(3)
+        for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_METRICS_EXPORTER"):
+            os.environ.pop(name, None)
+
+
+def until(true: Callable[[], bool], timeout_s: float = 20) -> bool:
+    """Wait for something that nobody announces."""
+    return wait_until(true, timeout_s, 0.02)
+
+
+def record_ids(receiver: Receiver) -> Counter[str]:
+    return Counter(attributes(span)["costtrace.record.id"] for span in receiver.roots)
+
+
+def expected(*numbers: int) -> Counter[str]:
+    return Counter(f"engine-1/{n}" for n in numbers)
+
+
+def cursor(ledger: Ledger) -> int:
+    row = ledger.connection.execute("SELECT usage_id FROM cursor").fetchone()
+    return row[0] if row else 0
+
+
+def notices(ledger: Ledger) -> list[str]:
+    return [row[0] for row in ledger.connection.execute("SELECT message FROM notice WHERE subject = 'spans'")]

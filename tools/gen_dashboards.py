@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from generated import write_or_compare
+
 FOLDER = Path(__file__).parents[1] / "examples" / "grafana"
 WIDTH = 24
 HEIGHT = 8
@@ -313,21 +315,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a file is stale")
     options = parser.parse_args()
-    stale = []
-    for board in BOARDS:
-        path = FOLDER / f"{board.uid}.json"
-        content = json.dumps(dashboard(board), indent=1) + "\n"
-        if path.exists() and path.read_text(encoding="utf-8") == content:
-            continue
-        stale.append(path.name)
-        if not options.check:
-            FOLDER.mkdir(exist_ok=True)
-            path.write_text(content, encoding="utf-8")
-            print(f"wrote {path}")
-    if stale and options.check:
-        print(f"stale: {', '.join(stale)}. Run `make docs`.", file=sys.stderr)
-        return 1
-    return 0
+    boards = {FOLDER / f"{board.uid}.json": json.dumps(dashboard(board), indent=1) + "\n" for board in BOARDS}
+    return write_or_compare(boards, check=options.check)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,19 @@ docs/cli.md             from the commands' own help
 """
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from generated import write_or_compare
 
 from costtrace.config import configuration_markdown
 from costtrace.telemetry_page import telemetry_markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 100
-HEAD_LINES = 40
 
 
 def cli_markdown() -> str:
@@ -73,26 +72,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is stale")
     parser.add_argument("--docs", type=Path, default=DOCS, help="the folder of the pages (default: %(default)s)")
     arguments = parser.parse_args()
-    stale = 0
-    for name, make in PAGES.items():
-        path = arguments.docs / name
-        wanted = make().rstrip("\n") + "\n"
-        found = path.read_text(encoding="utf-8") if path.exists() else ""
-        if found == wanted:
-            continue
-        if arguments.check:
-            stale += 1
-            difference = difflib.unified_diff(
-                found.splitlines(), wanted.splitlines(), f"{path} (as it is)", f"{path} (as the code says)", lineterm=""
-            )
-            print("\n".join(list(difference)[:HEAD_LINES]))
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(wanted, encoding="utf-8")
-            print(f"wrote {path}")
-    if stale:
-        print(f"\n{stale} pages are stale: run `make docs` and commit them.", file=sys.stderr)
-    return 1 if stale else 0
+    pages = {arguments.docs / name: make().rstrip("\n") + "\n" for name, make in PAGES.items()}
+    return write_or_compare(pages, check=arguments.check)
 
 
 if __name__ == "__main__":

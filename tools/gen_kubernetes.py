@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from generated import write_or_compare
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RULES = ("recording-rules.yaml", "alerts.yaml", "budget-alerts.yaml")
@@ -73,19 +74,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a file is stale")
     parser.add_argument("--base", type=Path, default=EXAMPLES / "kubernetes" / "base")
     options = parser.parse_args()
-    stale = []
-    for name, content in files().items():
-        path = options.base / name
-        if path.exists() and path.read_text("utf-8") == content:
-            continue
-        stale.append(name)
-        if not options.check:
-            path.write_text(content, "utf-8")
-            print(f"wrote {path}")
-    if stale and options.check:
-        print(f"stale in {options.base}: {', '.join(stale)}. Run `make docs`.", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_compare({options.base / name: content for name, content in files().items()}, check=options.check)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,9 @@
+import json
+import logging
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +28,31 @@ def vllm_environment(request):
 @pytest.fixture(scope="session")
 def tiny_model():
     return need(BUILD / "tiny-model", "model")
+
+
+@pytest.fixture(scope="session")
+def browse():
+    """Runs a script of Playwright's in a real Chromium, with arguments; returns what it printed last."""
+    chromium, python = shutil.which("chromium"), os.environ.get("COSTTRACE_PEERS_PYTHON", sys.executable)
+    if chromium is None:
+        pytest.skip("chromium is not installed: apt-get install chromium")
+    done = subprocess.run([python, "-c", "import playwright, axe_playwright_python"], capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"playwright is not installed in {python}: run python tools/setup_others.py peers")
+
+    def run(script, *arguments):
+        words = [python, Path(__file__).with_name(script), chromium, *arguments]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    """Where screenshots go: COSTTRACE_TEST_SCREENSHOTS, to be looked at, or nowhere in particular."""
+    return Path(os.environ.get("COSTTRACE_TEST_SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
 
 
 @pytest.fixture
@@ -51,3 +80,15 @@ def start_vllm(vllm_environment, tiny_model, tmp_path):
         if not wait_until(lambda home=home: not running(home), 20):
             os.kill(int(status(home)["pid"]), signal.SIGTERM)
             assert wait_until(lambda home=home: not running(home), 20)
+
+
+@pytest.fixture
+def otel(monkeypatch):
+    """No OTEL_* variable but those of the test; short patience."""
+    for name in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
+    level = logging.getLogger("opentelemetry.exporter.otlp").level
+    yield monkeypatch
+    logging.getLogger("opentelemetry.exporter.otlp").setLevel(level)

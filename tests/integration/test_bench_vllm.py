@@ -21,7 +21,7 @@ AIPERF = Path(os.environ.get("COSTTRACE_AIPERF") or Path(__file__).parents[2] / 
 @pytest.fixture(scope="module", params=["vllm", "aiperf"])
 def benched(request, vllm_environment, tiny_model, tmp_path_factory):
     if request.param == "aiperf" and not AIPERF.exists():
-        pytest.skip(f"there is no {AIPERF}: run python tools/setup_aiperf.py")
+        pytest.skip(f"there is no {AIPERF}: run python tools/setup_others.py aiperf")
     keep = os.environ.get("COSTTRACE_TEST_SCREENSHOTS")
     folder = Path(keep) / f"bench-{request.param}" if keep else tmp_path_factory.mktemp("bench")
     with serving(vllm_environment, tiny_model, tmp_path_factory.mktemp("served")) as world:

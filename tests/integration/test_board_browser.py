@@ -1,8 +1,6 @@
 """The board page in a real browser: no request, no complaint, readable in light and dark, two pages of paper."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from decimal import Decimal
@@ -18,12 +16,7 @@ from costtrace.testing import rack_month
 from costtrace.tokenomics import roi
 from costtrace.tokenomics.figures import rounded, significant
 
-CHROMIUM = shutil.which("chromium")
-PYTHON = os.environ.get("COSTTRACE_PEERS_PYTHON", sys.executable)
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
-]
+pytestmark = pytest.mark.heavy
 LADDER = ("--peak", "0.02", "--peak-price", "1.95", "--benchmark-mix", "1024:1024", "--basis", "total")
 WORDS = {
     "rack": (*LADDER, "--list-price", "gpt-oss-120b=0.05/0.20", "--list-price", "deepseek-r1=0.10/0.50"),
@@ -59,21 +52,13 @@ def world(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seen(world, tmp_path_factory):
-    done = subprocess.run([PYTHON, "-c", "import playwright, axe_playwright_python"], capture_output=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"playwright is not installed in {PYTHON}: run python tools/setup_peers.py")
-    folder = Path(os.environ.get("COSTTRACE_TEST_SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
-    folder = folder / world.name
+def seen(browse, world, shots):
+    folder = shots / world.name
     folder.mkdir(exist_ok=True)
     page = folder / "board.html"
     made = CliRunner().invoke(cli, ["board", *world.words, "--out", str(page)])
     assert made.exit_code == 0, made.output
-    script = Path(__file__).with_name("board_browser.py")
-    words = [PYTHON, script, CHROMIUM, page, folder]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]) | {"page": page.as_uri()}
+    return browse("board_browser.py", page, folder) | {"page": page.as_uri()}
 
 
 def test_the_page_asks_nobody_for_anything_and_complains_of_nothing(seen):

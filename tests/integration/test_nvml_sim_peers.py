@@ -28,7 +28,7 @@ def need(*modules):
     for module in modules:
         done = subprocess.run([PYTHON, "-c", f"import {module}"], capture_output=True, check=False)
         if done.returncode != 0:
-            pytest.skip(f"{module} is not installed in {PYTHON}: run python tools/setup_peers.py")
+            pytest.skip(f"{module} is not installed in {PYTHON}: run python tools/setup_others.py peers")
 
 
 def run_peer(directory: Path, *arguments: str, devices=GPUS) -> str:

@@ -49,7 +49,7 @@ main()
 def backend(command, ready, folder, **variables):
     """A backend's process below *folder*, once *ready* answers; ended afterwards."""
     if not BACKENDS.exists():
-        pytest.skip("no backends here: `make test-heavy` installs them (tools/setup_backends.py)")
+        pytest.skip("no backends here: `make test-heavy` installs them (tools/setup_others.py backends)")
     log = folder / "backend.log"
     plain = {key: value for key, value in os.environ.items() if not key.startswith(("OTEL_", "COSTTRACE_", "PYTHON"))}
     with log.open("w") as output:

@@ -1,9 +1,6 @@
 """The live pages in a real browser: nothing is asked of anybody else, readable on a desk and a phone, usable, live."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 import threading
 from datetime import UTC
@@ -19,12 +16,7 @@ from costtrace.ui.server import Door, Server, own_style
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from honest_ledger import write
 
-CHROMIUM = shutil.which("chromium")
-PYTHON = os.environ.get("COSTTRACE_PEERS_PYTHON", sys.executable)
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium"),
-]
+pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture(scope="module")
@@ -35,24 +27,17 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seen(home, tmp_path_factory):
-    done = subprocess.run([PYTHON, "-c", "import playwright, axe_playwright_python"], capture_output=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"playwright is not installed in {PYTHON}: run python tools/setup_peers.py")
-    folder = Path(os.environ.get("COSTTRACE_TEST_SCREENSHOTS") or tmp_path_factory.mktemp("shots"))
+def seen(browse, home, shots):
     server = Server(Door("127.0.0.1", ""), 0, Answers(home, own_style(), UTC))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         address = f"http://127.0.0.1:{server.server_address[1]}/"
-        words = [PYTHON, Path(__file__).with_name("ui_browser.py"), CHROMIUM, address, folder]
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=240)
+        return browse("ui_browser.py", address, shots) | {"address": address}
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]) | {"address": address}
 
 
 def test_it_asks_nobody_else_complains_of_nothing_and_fits_desk_and_phone_in_light_and_dark(seen):
