@@ -18,12 +18,12 @@ import costtrace
 from costtrace import config
 from costtrace.agent.service import Agent
 from costtrace.budgets_file import load_budgets
-from costtrace.errors import LedgerTooNew, SchemaTooNew
+from costtrace.errors import LedgerError, LedgerTooNew, SchemaTooNew
 from costtrace.events import JOURNAL_SCHEMA, AnyEvent, Heartbeat, SegmentHeader
 from costtrace.journal import frames
 from costtrace.journal.reader import JournalReader
 from costtrace.ledger.audit import Audit
-from costtrace.ledger.query import SqliteStore
+from costtrace.ledger.query import SqliteStore, open_ledger
 from costtrace.ledger.schema import MIGRATIONS, SCHEMA_VERSION
 from costtrace.ledger.store import LEDGER_NAME, Ledger, _statements
 from costtrace.prices import load_price_book
@@ -199,6 +199,18 @@ def test_a_ledger_of_every_earlier_schema_is_brought_up(number, tmp_path):
         ledger = Ledger(old)
         assert list(Audit(SqliteStore(ledger)).discrepancies()) == []
         ledger.close()
+
+
+def test_a_reader_that_is_newer_than_the_agent_says_what_to_do_and_that_helps(tmp_path):
+    source = restored(RELEASES[-1], "ledger", tmp_path / "source.sqlite")
+    of_schema(1, tmp_path / LEDGER_NAME, source)
+    with open_ledger(tmp_path) as store, pytest.raises(LedgerError, match=r"schema 1, .*costtrace agent --once"):
+        list(store.rows("SELECT prompt_as FROM engine_fit"))
+    Ledger(tmp_path / LEDGER_NAME).close()
+    with open_ledger(tmp_path) as store:
+        list(store.rows("SELECT prompt_as FROM engine_fit"))
+        with pytest.raises(LedgerError, match="costtrace verify"):
+            list(store.rows("SELECT nothing FROM engine_fit"))
 
 
 def test_a_newer_ledger_is_refused_with_the_remedy_and_not_touched(tmp_path):

@@ -17,6 +17,7 @@ import msgspec
 
 from costtrace.errors import CosttraceError, LedgerError
 from costtrace.ledger.counted import COUNTED
+from costtrace.ledger.schema import SCHEMA_VERSION
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.rows import Ended, Fit, Habit, Period, Request, Used
 from costtrace.units import NS_PER_HOUR, NS_PER_S
@@ -54,9 +55,16 @@ class SqliteStore:
             while chunk := cursor.fetchmany():
                 yield from chunk
         except sqlite3.Error as error:
-            raise LedgerError(
-                f"cannot read the ledger {self.path}: {error}. `costtrace verify` names rows that are damaged."
-            ) from error
+            raise LedgerError(f"cannot read the ledger {self.path}: {error}. {self._remedy()}") from error
+
+    def _remedy(self) -> str:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version < SCHEMA_VERSION:
+            return (
+                f"It has schema {version}, and this costtrace asks for what {SCHEMA_VERSION} has: an older agent "
+                "writes it. Start this version's, which brings it up to date (`costtrace agent --once` ends by itself)."
+            )
+        return "`costtrace verify` names rows that are damaged."
 
 
 @contextmanager
