@@ -73,13 +73,14 @@ test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (f
 	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'
 	@COSTTRACE_PEERS_PYTHON="$${COSTTRACE_PEERS_PYTHON:-$(CURDIR)/build/peers/bin/python}" $(BIN)/python -m pytest -m heavy $(T)
 
-lint: setup ## check style, types and that generated documents are fresh
+lint: setup ## check style, types, that generated documents are fresh and that every test can be imported
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python tools/gen_docs.py --check
 	@$(BIN)/python tools/gen_dashboards.py --check
 	@$(BIN)/python tools/gen_kubernetes.py --check
+	@$(BIN)/python -m pytest --collect-only -qq >build/collected.log || { grep -A30 ERRORS build/collected.log; exit 1; }
 
 format: setup ## format the code
 	@$(BIN)/ruff check --fix-only .

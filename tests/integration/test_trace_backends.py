@@ -8,17 +8,15 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from emission_world import MS, PARENT, TRACE, new_ledger, record, turn, write
-from test_emission import emitting, free_port, otel, until
+from emission_world import MS, PARENT, TRACE, emitting, new_ledger, record, turn, until, write
 from vllm_server import BUILD
 
+from costtrace.demo.server import free_port
 from costtrace.emit.identity import span_ids
 from costtrace.ledger.query import open_ledger
 from costtrace.ledger.store import UsageCost
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
-__all__ = ["otel"]
-"""A fixture that pytest finds here by its name."""
 
 BACKENDS = BUILD / "backends" / "bin"
 ROWS = 24
