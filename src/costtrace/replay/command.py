@@ -78,6 +78,13 @@ def simulation_options(function: Function) -> Function:
     "--methods", default="auto,tokens,equal", show_default=True, help=f"Of {', '.join(KNOWN)}; first: the yardstick."
 )
 @click.option("--head-fee", type=click.Choice(("request", "sequence", "tenant")), default="request", show_default=True)
+@click.option(
+    "--prefix-sharing",
+    type=click.Choice(("payer-of-miss", "tree")),
+    default="payer-of-miss",
+    show_default=True,
+    help="Who pays for what others find in the prefix cache; `tree` needs a journal that says who found whose.",
+)
 @click.option("--prices", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Price book.")
 @click.option("--window-s", type=click.IntRange(min=1), default=60, show_default=True, help="Length of a window.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it: out.svg, out.png or out.pdf.")
@@ -88,6 +95,7 @@ def replay(
     source: Path,
     methods: str,
     head_fee: str,
+    prefix_sharing: str,
     prices: Path | None,
     window_s: int,
     plot: Path | None,
@@ -117,7 +125,7 @@ def replay(
         bills = []
         for method in chosen:
             with _Progress(f"attributing by {method}", "events") as progress:
-                policy = Policy(method=method, head_fee=head_fee)
+                policy = Policy(method=method, head_fee=head_fee, prefix_sharing=prefix_sharing)
                 bills.append(bill(journals, policy, window_s * NS_PER_S, book, progress))
     if plot is not None:
         picture.draw(plot, bills, what)
