@@ -20,7 +20,7 @@ from costtrace.replay.tables import comparison
 from costtrace.reports.render import render
 from costtrace.simulator.scheduler import SchedulerConfig
 from costtrace.simulator.servegen import Spell
-from costtrace.units import NS_PER_S
+from costtrace.units import NS_PER_HOUR, NS_PER_S
 from costtrace.usage import METHODS
 
 KNOWN = ("auto", *METHODS)
@@ -151,12 +151,13 @@ def _simulation(
     drafts: int,
     **rest: Any,  # noqa: ANN401 - as click has checked them
 ) -> Simulation:
-    """What the options ask for. It begins now: today's prices hold."""
+    """What the options ask for. It begins with this hour: today's prices hold, and windows fall the same each time."""
     scheduler = SchedulerConfig(
         max_sequences=max_sequences, token_budget=token_budget, kv_tokens=kv_tokens, drafts=drafts
     )
     spell = Spell(seconds=seconds, rate=rate)
-    return Simulation(trace=source, spell=spell, scheduler=scheduler, wall_ns=time.time_ns(), **rest)
+    wall_ns = time.time_ns() // NS_PER_HOUR * NS_PER_HOUR
+    return Simulation(trace=source, spell=spell, scheduler=scheduler, wall_ns=wall_ns, **rest)
 
 
 class _Progress:
