@@ -6,6 +6,7 @@ computed again gets a new number: it is a new cost. Numbers of two journals have
 """
 
 from collections.abc import Hashable, Sequence
+from itertools import islice
 
 from costtrace.events import PrefixPath
 
@@ -52,6 +53,6 @@ class PrefixNumbers:
             numbers.pop(name, None)  # to the end: the table is in the order in which blocks were computed
             numbers[name] = number
         self._next = first + len(names) + 1
-        for name in list(numbers)[: max(0, len(numbers) - self._most)]:
+        for name in list(islice(numbers, max(0, len(numbers) - self._most))):
             del numbers[name]
         return first
