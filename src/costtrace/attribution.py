@@ -38,6 +38,9 @@ from costtrace.window import Window
 from costtrace.work import Work
 
 FOREVER = 1 << 62
+MOST_WAITING = 10_000
+"""Requests that wait for their window's end (policy `tree`): with more, what they share is settled at once. Some 10 MB
+of an agent's memory and of its state."""
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -275,6 +278,9 @@ class EngineAttribution(msgspec.Struct):
             self.slots.pop(closed.slot, None)
         if part.shares_prefix:
             self.waiting.append(part)
+            if len(self.waiting) >= MOST_WAITING:
+                self._settle()
+                self._true_up()
             return
         if not self.parts:
             # Nobody is left to carry what could not be divided: it is whole now, with what was rounded off.
@@ -305,14 +311,9 @@ class EngineAttribution(msgspec.Struct):
         window = self.window
         if window.window_ns < 0:
             return
-        for slot, account in self.accounts.open.items():
-            self.accounts.settle(account)
-            part = self.parts[self.slots[slot]]
-            part.take(slot, account)
-            part.method = self.accounts.method
+        self._settle()
         self._take_carry()
-        if self.accounts.tree is not None:
-            self._true_up(self.accounts.tree)
+        self._true_up()
         for part in self.parts.values():
             self._post(part)
         self.out.postings.extend(window.postings(self.engine_id, self.started.model if self.started else ""))
@@ -320,8 +321,20 @@ class EngineAttribution(msgspec.Struct):
         self.out.meter.extend(window.meter_rows(self.engine_id, devices, self.energy_source, self.energy_scope))
         self.window = Window()
 
-    def _true_up(self, tree: PrefixTree) -> None:
+    def _settle(self) -> None:
+        """What everybody owes is on the parts."""
+        for slot, account in self.accounts.open.items():
+            self.accounts.settle(account)
+            part = self.parts[self.slots[slot]]
+            part.take(slot, account)
+            part.method = self.accounts.method
+
+    def _true_up(self) -> None:
         """Share what prompts of this window had in common, then book the parts that waited for it."""
+        if (tree := self.accounts.tree) is None:
+            return
+        if not self.parts:  # as in `_close_part`
+            self._take_carry()
         parts = {slot: part for part in (*self.waiting, *self.parts.values()) for slot in part.slots()}
         for slot, amounts in tree.true_up({slot: part.record_id for slot, part in parts.items()}).items():
             parts[slot].transfer(slot, amounts)

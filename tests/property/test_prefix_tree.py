@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from itertools import permutations
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -203,6 +204,18 @@ def test_an_engine_that_is_killed_anywhere_leaves_a_bill_that_adds_up(seed, prof
     check(rows, engines)
     keys = {event.request_key for event in events if isinstance(event, SequenceAdded)}
     assert sorted(record.request_key for record in rows.records) == sorted(keys)
+
+
+@given(seeds, profiles, st.integers(1, 5))
+def test_with_many_waiting_what_they_share_is_settled_before_the_window_ends(seed, profile, most):
+    life = random_life(seed, rounds=60, profile=profile)
+    with patch("costtrace.attribution.MOST_WAITING", most):
+        rows, engines = attribute({life.engine_id: life.events}, policy=TREE, window_ns=60 * NS_PER_S)
+    check(rows, engines)
+    keys = {event.request_key for event in life.events if isinstance(event, SequenceAdded)}
+    assert sorted(record.request_key for record in rows.records) == sorted(keys)
+    assert all(posting.prefill_ns >= 0 for posting in rows.postings)
+    assert abs(sum(record.prefix_ns for record in rows.records)) <= len(rows.records)
 
 
 def test_readers_pay_and_writers_are_relieved_on_a_life_with_much_to_share():
