@@ -197,6 +197,15 @@ class Settings(TenantSettings, EnergySettings):
         about="Among whom a step's fixed cost is split evenly. Holds for engines that start from then on.",
         example="sequence",
     )
+    prefix_sharing: Literal["payer-of-miss", "tree"] = _setting(
+        "payer-of-miss",
+        group=_ACCOUNTING,
+        about="Who pays for computing the beginning of a prompt that others then find in the prefix cache: who missed "
+        "it, or (`tree`) in equal parts all who used it in the same window. With `tree` the journal says which "
+        "requests begin alike, and a request's row comes at its window's end. Set it for the server and for its "
+        "agent; it holds for engines that start from then on. Of vLLM's engines.",
+        example="tree",
+    )
 
     prices: Path | None = _setting(
         None,

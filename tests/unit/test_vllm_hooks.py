@@ -181,11 +181,27 @@ def test_the_context_is_taken_out_of_the_request_before_vllm_can_echo_it():
     )
     scheduler.add_request(request)
     assert request.trace_headers == {"traceparent": "00-1"}
-    assert recorder.drain()[0][2:] == ("added", "a", "text", 7, "tuned", False)
+    assert recorder.drain()[0][2:] == ("added", "a", "text", 7, "tuned", False, ())
     request.trace_headers = {HEADER: "text"}
     scheduler.add_request(request)  # more input of an open session
     assert request.trace_headers is None
     assert recorder.drain() == []
+
+
+def test_the_hashes_of_a_requests_blocks_are_taken_only_where_they_are_asked_for():
+    request = SimpleNamespace(
+        request_id="a",
+        trace_headers=None,
+        num_prompt_tokens=7,
+        lora_request=None,
+        pooling_params=None,
+        block_hashes=[b"hash"],
+    )
+    for wanted, found in ((False, ()), (True, [b"hash"])):
+        scheduler, recorder = Scheduler(), Recorder()
+        tracing.trace_scheduler(scheduler, recorder, prefixes=wanted)
+        scheduler.add_request(request)
+        assert recorder.drain()[0][-1] == found
 
 
 def test_what_was_delivered_is_taken_out_of_an_abort():

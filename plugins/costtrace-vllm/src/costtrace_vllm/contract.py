@@ -146,6 +146,11 @@ HOOKS: tuple[Hook, ...] = (
         ),
     ),
     Hook(
+        "request.blocks", "engine", "vllm.v1.request", "Request", "", (),
+        "which prompts begin alike: with `prefix_sharing: tree` who misses the prefix cache pays all the same",
+        fields=("block_hashes",),
+    ),
+    Hook(
         "devices", "engine", _CORE, "EngineCore", "_initialize_kv_caches", ("vllm_config",),
         "which devices the engine has: its time cannot be metered or priced by device, its energy is unknown",
     ),
