@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from asking import CHAT, COMPLETIONS, Ask, ask_all, chat, completion, tenant
+from asking import CHAT, COMPLETIONS, RESPONSES, Ask, ask_all, chat, completion, tenant
 from served import serving
 from vllm_server import BUILD, ENVIRONMENTS, need
 
@@ -156,6 +156,18 @@ def test_the_final_figure_is_where_the_answer_says_and_is_of_the_same_order(worl
         [round(world.told[kind]["usage"]["cost"] * 1e9 / one, 2) for kind, one in zip(KINDS, alone, strict=True)],
     )
     assert 1 / 100 < sum(estimated) / sum(final) < 100
+
+
+def test_messages_have_it_in_their_headers_and_responses_have_the_id_only(world):
+    messages = {"model": "tiny-model", "max_tokens": 7, "messages": [{"role": "user", "content": "Hello"}]}
+    said = world.ask("/v1/messages", messages, tenant("acme"))
+    assert float(said.headers["x-costtrace-cost-estimate"]) > 0
+    other = world.ask(RESPONSES, {"model": "tiny-model", "input": "Hello", "max_output_tokens": 9}, tenant("acme"))
+    assert "x-costtrace-cost-estimate" not in other.headers
+    for reply in (said, other):
+        assert reply.status == 200
+        assert reply.headers["x-costtrace-request-id"]
+        assert not {"cost", "cost_details"} & reply.usage.keys()
 
 
 def test_no_answer_was_harmed(world):
