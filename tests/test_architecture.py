@@ -25,7 +25,7 @@ LAYERS = {
     "reports": "reports tokenomics ui.frame ui.pages",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "admission config late hook_check hook_status engine_journal engine_settings device_names model_shape asgi "
-    "tenant_sources setting_field settings_tenants settings_energy",
+    "tenant_sources setting_field settings_tenants settings_energy cost_estimates",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields export "
     "clickhouse budgets_file dynamo_traces",
     "wiring": "agent cli demo doctor nvml_sim testing simulator replay planning ui __main__",

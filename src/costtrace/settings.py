@@ -116,6 +116,14 @@ class Settings(TenantSettings, EnergySettings):
         "`costtrace explain REQUEST` find what it cost once its record has closed.",
         example="true",
     )
+    cost_estimates: Literal["off", "tenant", "model"] = _setting(
+        "off",
+        group=_ENGINE,
+        about="vLLM: state in `usage` of an answer, and in headers, what it has probably cost, by the mean per token "
+        "of recent requests for the model: of the asking `tenant` only, or, where tenants may know of each other, of "
+        "the whole `model`. Set it for the server and for its agent. It implies `response_hints`.",
+        example="tenant",
+    )
     ring_capacity: int = _setting(
         16_384,
         group=_ENGINE,

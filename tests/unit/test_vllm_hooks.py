@@ -91,7 +91,7 @@ def test_a_bad_setting_is_said_and_does_not_keep_vllm_from_starting(tmp_path):
 
 
 def test_every_hook_of_the_contract_has_its_wrapper():
-    wrapped = {hook.name for hook in contract.HOOKS if hook.function and hook.name != "request"}
+    wrapped = {hook.name for hook in contract.HOOKS if (hook.function or hook.init) and hook.name != "request"}
     assert hooks._wraps().keys() == wrapped
     for name in wrapped:
         assert callable(hooks._wraps()[name]())
@@ -270,10 +270,13 @@ def scope(path="/v1/completions", headers=(), peer=("127.0.0.1", 5)):
 
 
 def through_http(the_scope, *requests):
-    """Label *requests* from within a task of an application that was called with *the_scope*."""
+    """Label *requests* from within tasks of an application that was called with *the_scope*."""
+
+    async def add(one):  # as a client's `add_request_async` does: in the server's one loop
+        frontend.label(one)
 
     async def handler(self, scope, receive, send):
-        await asyncio.gather(*(asyncio.to_thread(frontend.label, one) for one in requests))
+        await asyncio.gather(*(add(one) for one in requests))
 
     asyncio.run(frontend.wrap_http(handler)(None, the_scope, None, None))
     return [carrier.decode(one.trace_headers[HEADER]) for one in requests]
