@@ -6,8 +6,8 @@ Four ways to share the same journal, each one step nearer to the truth:
 
     online      as an agent does: the model is learned from the steps that it shares
     hindsight   the same prices with the coefficients that the fit had at the end, for all steps
-    its game    the Shapley value (sampled) of the game that the fitted model says, with the same coefficients
-    truth       the Shapley value (the same orders) of the measured game
+    its game    the Shapley value of the game that the fitted model says, with the same coefficients
+    truth       the Shapley value of the measured game
 
 online to hindsight is what learning costs, hindsight to its game what the closed form leaves out, and its game to the
 truth what the model gets wrong of the steps.

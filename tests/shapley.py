@@ -2,7 +2,7 @@
 
 from math import factorial
 
-from costtrace.step_model import Features, cover, expert_units, roofline_prices
+from costtrace.step_model import Features, cover, expert_units, more_beyond_knee, roofline_prices
 
 
 def shapley(players, cost):
@@ -29,6 +29,7 @@ def game(c, batch):
         read = c.weights * cover(c, tokens)
         rest = c.context * context + c.attention * attention + c.sequence * len(inside)
         rest += c.prompt if attention else 0.0
+        rest += c.decode if any(not who[2] for who in inside) else 0.0
         return c.launch + max(c.token * tokens, read) + rest
 
     return cost
@@ -41,7 +42,9 @@ def priced(c, batch, prices_of=roofline_prices):
     units = [expert_units(c.expert_miss, who[0], tokens) / one if c.expert_part else 0.0 for who in batch]
     totals = [sum(column) for column in zip(*batch, strict=True)]
     prompts = sum(1 for who in batch if who[2])
-    p = prices_of(c, Features(len(batch), len(batch), *totals, 0, sum(units), prompts))
+    more = more_beyond_knee(c, [who[0] for who in batch], 0) if prices_of is roofline_prices else {}
+    beyond = [more.get(who[0], 0.0) for who in batch]
+    p = prices_of(c, Features(len(batch), len(batch), *totals, 0, sum(units), prompts, sum(beyond)))
     return [
         p.head
         + p.sequence
@@ -49,8 +52,9 @@ def priced(c, batch, prices_of=roofline_prices):
         + p.context * ctx
         + p.attention * att
         + p.expert * unit
-        + p.prompt * (att > 0)
-        for (tok, ctx, att), unit in zip(batch, units, strict=True)
+        + (p.prompt if att else p.decode)
+        + p.beyond * more
+        for (tok, ctx, att), unit, more in zip(batch, units, beyond, strict=True)
     ]
 
 

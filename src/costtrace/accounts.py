@@ -10,7 +10,7 @@ from costtrace.events import SequenceAdded, SequenceFinished, Step
 from costtrace.head_fee import TenantFees
 from costtrace.prefix_tree import PrefixTree
 from costtrace.sliding import Passing, Span
-from costtrace.step_model import Coefficients, Features, expert_units, step_prices
+from costtrace.step_model import Coefficients, Features, expert_units, more_beyond_knee, step_prices
 from costtrace.virtual_time import HEAD, Clock, Cohort, Mark, Usage
 from costtrace.work import Item, Work
 
@@ -137,7 +137,7 @@ class Accounts(msgspec.Struct):
         work = self.work
         if work is None or not (self.cohort.count or work.items):
             return False
-        usages = self._usages(work, coefficients) if work.items else []
+        usages = self._usages(work, coefficients, method) if work.items else []
         features = self.features = self._features(work, usages, coefficients)
         if not amounts[TIME] and not amounts[ENERGY]:
             return True
@@ -354,13 +354,16 @@ class Accounts(msgspec.Struct):
                 else:
                     self.cohort.weight += more
 
-    def _usages(self, work: Work, coefficients: Coefficients | None) -> list[Usage]:
+    def _usages(self, work: Work, coefficients: Coefficients | None, method: str) -> list[Usage]:
         miss, tokens = 0.0, 0
         if coefficients is not None and coefficients.expert_part:
             miss, tokens = coefficients.expert_miss, work.tokens
-        return [self._usage(item, miss, tokens) for item in work.items]
+        beyond: dict[int, float] = {}
+        if coefficients is not None and method == "roofline":
+            beyond = more_beyond_knee(coefficients, [item.tokens for item in work.items], work.cohort_count)
+        return [self._usage(item, miss, tokens, beyond.get(item.tokens, 0.0)) for item in work.items]
 
-    def _usage(self, item: Item, miss: float, tokens: int) -> Usage:
+    def _usage(self, item: Item, miss: float, tokens: int, beyond: float) -> Usage:
         account = self.open[item.slot]
         weight: float = account.weight
         if self.head_fee == "tenant":
@@ -368,7 +371,8 @@ class Accounts(msgspec.Struct):
         expert = 1.0
         if miss and item.tokens > 1:
             expert = expert_units(miss, item.tokens, tokens) / expert_units(miss, 1, tokens)
-        return Usage(item.tokens, item.context, item.attention, weight, expert, item.encoder, int(item.is_prefill))
+        use = (item.tokens, item.context, item.attention, weight, expert, item.encoder, int(item.is_prefill), beyond)
+        return Usage(*use)
 
     def _features(self, work: Work, usages: list[Usage], coefficients: Coefficients | None) -> Features:
         heads = self.cohort.weight / self.cohort.unit
@@ -380,4 +384,4 @@ class Accounts(msgspec.Struct):
         if coefficients is not None and coefficients.expert_part:
             experts = work.cohort_count + sum(usage.expert for usage in usages)
         totals = (work.sequences, work.tokens, work.context, work.attention, work.encoder)
-        return Features(heads, *totals, experts, work.prompts)
+        return Features(heads, *totals, experts, work.prompts, sum(usage.beyond for usage in usages))

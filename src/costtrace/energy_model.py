@@ -85,6 +85,8 @@ class EnergyModel(msgspec.Struct):
             time_prices.expert * follows,
             time_prices.encoder * follows,
             time_prices.prompt * follows,
+            time_prices.decode * follows,
+            time_prices.beyond * follows,
         )
 
 

@@ -36,5 +36,6 @@ def fit_row(engine_id: str, fit: StepFit, method: str) -> FitRow:
         changes=fit.changes,
         moves=fit.moves,
         prompt_as=round(c.prompt * ATTO),
+        decode_as=round(c.decode * ATTO),
         **errors,
     )

@@ -7,16 +7,19 @@ import msgspec
 
 KNEES = (0.0, 0.12, 0.25, 0.45, 0.7, 1.0, 1.5, 3.0)
 """In parts of the prior's knee; the first is the affine model, which has none."""
-SHARED = 6
+SHARED = 7
 """Regressors that do not depend on the knee: 1, sequences, KV tokens, attention, encoder tokens, whether there is any
-prefill."""
+prefill, whether there is any decode."""
 FORGET = 0.999
 """A step's weight when another of its kind has been looked at: the newest 1,000 count. Quiet nights of decoding do not
 wear out what is known of prompts: the two kinds forget by themselves."""
 RESCALE = 1e9
 
-Shared = tuple[float, float, float, float, float, float]
-"""1, sequences, KV tokens, attention, encoder tokens, 1 if there is any prefill."""
+DECODE = SHARED - 1
+"""Place of the last of them."""
+
+Shared = tuple[float, float, float, float, float, float, float]
+"""1, sequences, KV tokens, attention, encoder tokens, 1 if there is any prefill, 1 if there is any decode."""
 
 
 class Sums(msgspec.Struct):
@@ -47,14 +50,14 @@ class Sums(msgspec.Struct):
         self.weight += self.gain
         self.yy += w * y * y
         xx, xy = self.xx, self.xy
-        for i, value in enumerate(x):
-            if value:
-                wx = w * value
-                xy[i] += wx * y
-                for j in range(i, SHARED):
-                    xx[i * SHARED + j] += wx * x[j]
+        there = [(place, value) for place, value in enumerate(x) if value]
+        for first, (i, value) in enumerate(there):
+            wx, row = w * value, i * SHARED
+            xy[i] += wx * y
+            for j, other in there[first:]:
+                xx[row + j] += wx * other
         mm, my = self.mm, self.my
-        _, sequences, context, attention, encoder, prompts = x
+        _, sequences, context, attention, encoder, prompts, decodes = x
         for knee, (m, mx) in enumerate(zip(tokens, self.mx, strict=True)):  # unrolled: it is most of a step's cost
             wm = w * m
             mx[0] += wm
@@ -66,6 +69,8 @@ class Sums(msgspec.Struct):
                 mx[4] += wm * encoder
             if prompts:
                 mx[5] += wm
+            if decodes:
+                mx[6] += wm
             mm[knee] += wm * m
             my[knee] += wm * y
         if self.gain > RESCALE:

@@ -13,12 +13,15 @@ agent was killed in between. A step costs a fixed number of additions, and few o
 
 import msgspec
 
-from costtrace.fit_sums import KNEES, SHARED, Shared, Sums
+from costtrace.fit_sums import DECODE, KNEES, SHARED, Shared, Sums
 from costtrace.nnls import objective, solve
 from costtrace.step_model import Coefficients, Features, cover
 
 RIDGE = 0.02
 """Weight of the start, in steps of typical size."""
+RIDGE_DECODE = 0.1
+"""The same for what a step does once for its decodes. As long as all steps decode it cannot be told from what every
+step does, and is to be laid to that; a few steps without any decode tell them apart."""
 WARM = 64
 """Steps before the fit is believed, outliers are told, and the ladder may move."""
 SOLVE_EVERY = 128
@@ -170,7 +173,8 @@ class StepFit(msgspec.Struct):
         """Those that all knees share, and the tokens' for each knee."""
         read = cover(self.start, step.tokens)
         totals = (float(step.sequences), float(step.context), float(step.attention), float(step.encoder))
-        shared = (1.0, *totals, 1.0 if step.prompts else 0.0)
+        any_prompt, any_decode = step.prompts > 0, step.sequences > step.prompts
+        shared = (1.0, *totals, float(any_prompt), float(any_decode))
         return shared, [max(float(step.tokens), knee * read) for knee in self.knees]
 
     def _guess(self, step: Features, x: Shared, tokens: list[float]) -> list[float]:
@@ -287,8 +291,9 @@ class StepFit(msgspec.Struct):
         pull = sum(start[i] * b[i] for i in range(size))
         level = pull / bend if bend > 0 and pull > 0 else 1.0
         for i in range(size):
-            a[i][i] += RIDGE
-            b[i] += RIDGE * level * start[i]
+            ridge = RIDGE_DECODE if i == DECODE else RIDGE
+            a[i][i] += ridge
+            b[i] += ridge * level * start[i]
         u = solve(a, b)
         left = equations.yy + objective(a, b, u) + RIDGE * sum((level * value) ** 2 for value in start)
         return self._named([value / scale for value, scale in zip(u, scales, strict=True)], knee), max(left, 1e-12)
@@ -296,13 +301,13 @@ class StepFit(msgspec.Struct):
     def _start(self, knee: int) -> list[float]:
         """The start, as if the knee were there: half of the difference is laid to compute, half to the weights."""
         c = self.start
-        shared = [c.launch, c.sequence, c.context, c.attention, c.encoder, c.prompt]
+        shared = [c.launch, c.sequence, c.context, c.attention, c.encoder, c.prompt, c.decode]
         if not self.knees[knee]:
             return [c.launch + c.weights, *shared[1:], c.token]
         return [*shared, c.token * (c.weights / (c.token * self.knees[knee])) ** 0.5 if c.token > 0 else 0.0]
 
     def _named(self, u: list[float], knee: int) -> Coefficients:
-        launch, sequence, context, attention, encoder, prompt, token = u
+        launch, sequence, context, attention, encoder, prompt, decode, token = u
         part, miss = self.start.expert_part, self.start.expert_miss
         if not self.knees[knee]:
             # Without a knee the reading of the weights is in the constant: for experts it is divided as the start was.
@@ -311,14 +316,14 @@ class StepFit(msgspec.Struct):
             launch -= weights
         else:
             weights = token * self.knees[knee]
-        return Coefficients(launch, token, weights, context, attention, sequence, encoder, part, miss, prompt)
+        return Coefficients(launch, token, weights, context, attention, sequence, encoder, part, miss, prompt, decode)
 
 
 def _predict(c: Coefficients, x: Shared, tokens: float) -> float:
     """Seconds that a step is expected to take."""
-    one, sequences, context, attention, encoder, prompts = x
+    one, sequences, context, attention, encoder, prompts, decodes = x
     fixed = c.launch * one + c.sequence * sequences + c.context * context + c.attention * attention
-    return fixed + c.encoder * encoder + c.prompt * prompts + c.token * tokens
+    return fixed + c.encoder * encoder + c.prompt * prompts + c.decode * decodes + c.token * tokens
 
 
 def slower(c: Coefficients, ratio: float) -> Coefficients:
@@ -334,6 +339,7 @@ def slower(c: Coefficients, ratio: float) -> Coefficients:
         c.expert_part,
         c.expert_miss,
         c.prompt * ratio,
+        c.decode * ratio,
     )
 
 

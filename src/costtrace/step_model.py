@@ -1,20 +1,25 @@
 """What a step costs, by what is in it: the model that sets the proportions between its participants.
 
-    c(S) = F + max(ct * tok(S), W * cover(S)) + kb * ctx(S) + q * att(S) + s * n(S) + e * enc(S) + p * any prefill(S)
+    c(S) = F + max(ct * tok(S), W * cover(S)) + kb * ctx(S) + q * att(S) + s * n(S) + e * enc(S)
+             + p * any prefill(S) + d * any decode(S)
 
 F is launch and host work, ct the compute of a token, W the reading of the weights (the roofline's knee: below it
 tokens ride for free), kb the reading of a KV token, q a unit of prefill attention, s the bookkeeping of a sequence, e
-an encoder token, p what a step does once if there is any prefill chunk in it (kernels of their own). cover(S) is the
+an encoder token, p what a step does once if there is any prefill chunk in it, d if there is any decode (kernels of
+their own). cover(S) is the
 part of the weights that is read: all of them, or for a mixture of experts ``1 - x * (1 - k/E)**tok``, x being the
 experts' part of the weights. Seconds, but only proportions matter: shares are scaled to the measured time
 (docs/method.md section 3).
 
-The prices are Aumann-Shapley's: everybody pays a head fee for what must be done once, and the token price is what
-the tokens beyond the knee really cost. Experts are paid by who made them be read (`expert_units`).
+The prices are Shapley's where that is a formula: everybody pays a head fee for what must be done once, and for the
+tokens beyond the knee as far as he brings them about (`beyond_knee`). Experts are paid by who made them be read
+(`expert_units`).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from costtrace.beyond_knee import beyond_knee
 from costtrace.device_peaks import DevicePeak, peak_of
 from costtrace.events import ESTIMATED, ModelShape
 from costtrace.virtual_time import Prices
@@ -37,6 +42,8 @@ class Features(NamedTuple):
     """Sum of the participants' `expert_units`; 0 where there are no experts."""
     prompts: int = 0
     """Prefill chunks."""
+    beyond: float = 0.0
+    """Sum of the participants' `Usage.beyond`."""
 
 
 class Coefficients(NamedTuple):
@@ -55,6 +62,8 @@ class Coefficients(NamedTuple):
     """Chance that a token does not go to a given expert: 1 - k/E."""
     prompt: float = 0.0
     """For all prefill chunks of a step together; the prior has none, it is learned."""
+    decode: float = 0.0
+    """For all decodes of a step together; the prior has none, it is learned."""
 
 
 LAUNCH_S = {"cpu": 5e-3, "gpu": 6e-4, "mig": 6e-4}
@@ -118,12 +127,26 @@ def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
     return (1.0 - power(miss, tokens)) * (1.0 - power(miss, others + 1)) / ((others + 1) * (1.0 - miss))
 
 
+def more_beyond_knee(c: Coefficients, sizes: Sequence[int], singles: int) -> dict[int, float]:
+    """`Usage.beyond` by tokens, of those who are not among *singles*, who have one token each (`beyond_knee`)."""
+    tokens = singles + sum(sizes)
+    read = c.weights * cover(c, tokens)
+    if c.token * tokens <= read or max(sizes, default=1) == 1:
+        return {}
+    knee = read / c.token
+    found = beyond_knee(sizes, singles, knee)
+    single = found.get(1, 1.0 - knee / tokens)
+    return {size: value - size * single for size, value in found.items()}
+
+
 def roofline_prices(c: Coefficients, step: Features) -> Prices:
-    """Aumann-Shapley prices of a step under the full model."""
+    """Prices of a step under the full model."""
     compute = c.token * step.tokens
     read = c.weights * cover(c, step.tokens) if c.expert_part else c.weights
-    beyond_knee = 1.0 - read / compute if compute > read else 0.0
-    return _prices(c, step, c.token * beyond_knee, "roofline")
+    if compute <= read:
+        return _prices(c, step, 0.0, "roofline")
+    single = 1.0 - read / compute - step.beyond / step.tokens
+    return _prices(c, step, c.token * max(0.0, single), "roofline")._replace(beyond=c.token)
 
 
 def affine_prices(c: Coefficients, step: Features) -> Prices:
@@ -140,8 +163,12 @@ def _prices(c: Coefficients, step: Features, token: float, method: str) -> Price
             expert = experts / step.experts
         else:
             fixed += experts
-    head, prompt = fixed / max(1.0, step.heads), c.prompt / step.prompts if step.prompts else 0.0
-    return Prices(head, c.sequence, token, c.context, c.attention, method, expert, c.encoder, prompt)
+    head, decodes, prompt = fixed / max(1.0, step.heads), step.sequences, 0.0
+    if step.prompts:
+        prompt = c.prompt / step.prompts
+        decodes -= step.prompts
+    decode = c.decode / decodes if decodes else 0.0
+    return Prices(head, c.sequence, token, c.context, c.attention, method, expert, c.encoder, prompt, decode)
 
 
 TOKENS = Prices(0.0, 0.0, 1.0, 0.0, 0.0, "tokens")
@@ -161,6 +188,8 @@ def step_total(prices: Prices, step: Features) -> float:
         + prices.expert * step.experts
         + prices.encoder * step.encoder
         + prices.prompt * step.prompts
+        + prices.decode * (step.sequences - step.prompts)
+        + prices.beyond * step.beyond
     )
 
 

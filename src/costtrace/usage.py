@@ -194,6 +194,8 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     """How often the ladder was moved on."""
     prompt_as: int = 0
     """What a step does once if any prefill is in it."""
+    decode_as: int = 0
+    """What a step does once if any decode is in it."""
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,10 @@ class Prices(NamedTuple):
     """For each encoder token."""
     prompt: float = 0.0
     """For each prefill chunk: its part of what a step with any of them does once."""
+    decode: float = 0.0
+    """For each decode: its part of what a step with any of them does once."""
+    beyond: float = 0.0
+    """For each token beyond the knee that one who is not in the cohort brings about, on top of `token`."""
 
 
 class Usage(NamedTuple):
@@ -65,6 +69,8 @@ class Usage(NamedTuple):
     """Encoder tokens."""
     prompt: int = 0
     """1 for a prefill chunk."""
+    beyond: float = 0.0
+    """Tokens beyond the knee that it brings about, less those of as many decoded one by one; may be negative."""
 
 
 class Cohort(msgspec.Struct):
@@ -161,7 +167,7 @@ class Clock(msgspec.Struct):
         head, context, count = prices.head, prices.context, cohort.count
         if cohort.span is not None:
             context /= cohort.span.units
-        member = prices.sequence + prices.token + prices.expert
+        member = prices.sequence + prices.token + prices.expert + prices.decode
         whole = head * cohort.weight / cohort.unit + member * count + context * cohort.context
         weights: list[float] = []
         if items:
@@ -209,9 +215,11 @@ class Clock(msgspec.Struct):
 
 def _weight(prices: Prices, item: Usage) -> float:
     """What a participant that is not in the cohort has to pay, before scaling."""
-    head, sequence, token, context, attention, _, expert, encoder, prompt = prices
-    fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder + prompt * item.prompt
-    return fee + token * item.tokens + context * item.context + attention * item.attention
+    head, sequence, token, context, attention, _, expert, encoder, prompt, decode, beyond = prices
+    fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder
+    fee += prompt * item.prompt + decode * (1 - item.prompt)
+    compute = max(0.0, token * item.tokens + beyond * item.beyond)  # where it is 0, rounding may be on either side
+    return fee + compute + context * item.context + attention * item.attention
 
 
 def _add_to_largest(parts: list[int], rest: int) -> None:

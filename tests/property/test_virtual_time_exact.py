@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from costtrace.virtual_time import HEAD, ONE, SHIFT, Clock, Cohort, Prices, Rounder, Usage
 
 price = st.floats(0, 1e3, allow_subnormal=False)
-prices = st.builds(Prices, price, price, price, price, price, st.just("any"), price, price, price)
+prices = st.builds(Prices, price, price, price, price, price, st.just("any"), *[price] * 5)
 usages = st.builds(
     Usage,
     st.integers(1, 4_096),
@@ -19,6 +19,7 @@ usages = st.builds(
     st.floats(0, 50, allow_subnormal=False),
     st.integers(0, 5_000),
     st.integers(0, 1),
+    st.floats(-2_000, 2_000, allow_subnormal=False),
 )
 steps = st.lists(
     st.fixed_dictionaries(
@@ -49,17 +50,19 @@ class Naive:
 
 def exact_shares(total, carry, members, items, p):
     """Fractions, with no rounding at all: what each pays of a step, members first."""
-    head, sequence, token, context, attention, expert, encoder, prompt = (Fraction(x) for x in (*p[:5], *p[6:]))
-    weights = [head * m["weight"] / HEAD + sequence + token + expert + context * m["context"] for m in members]
+    head, sequence, token, context, attention = (Fraction(x) for x in p[:5])
+    expert, encoder, prompt, decode, beyond = (Fraction(x) for x in p[6:])
+    each = sequence + token + expert + decode
+    weights = [head * m["weight"] / HEAD + each + context * m["context"] for m in members]
     weights += [
         head * i.weight / HEAD
         + sequence
-        + token * i.tokens
+        + max(0, token * i.tokens + beyond * Fraction(i.beyond))
         + context * i.context
         + attention * i.attention
         + expert * Fraction(i.expert)
         + encoder * i.encoder
-        + prompt * i.prompt
+        + (prompt if i.prompt else decode)
         for i in items
     ]
     amount = total * ONE + carry
@@ -152,8 +155,8 @@ def test_two_equal_items_pay_the_same_up_to_what_rounding_leaves_of_the_step(ite
 
 
 @given(st.integers(1, 2_000), st.integers(1, 2_000), usages, st.integers(0, 10**10), prices)
-def test_splitting_a_prompt_in_two_changes_nothing_without_a_fee_for_sequences(one, two, other, total, p):
-    p = p._replace(sequence=0.0, expert=0.0)
+def test_splitting_a_prompt_in_two_changes_nothing_at_prices_for_tokens_and_work_alone(one, two, other, total, p):
+    p = p._replace(sequence=0.0, expert=0.0, decode=0.0, beyond=0.0)
     whole = Clock().charge(total, Cohort(), [Usage(one + two, 0, 10 * (one + two)), other], p)
     parts = [Usage(one, 0, 10 * one, HEAD // 2), Usage(two, 0, 10 * two, HEAD // 2), other]
     if p.head == p.token == p.attention == p.context == p.encoder == 0:

@@ -44,7 +44,7 @@ def exact(players, measured):
 
     def cost(who):
         sums = [np.array(column[list(who)].sum()) for column in players[1:]]
-        return float(measured.seconds(np.array(len(who)), *sums)) if who else 0.0
+        return float(game.seconds(measured, np.array(len(who)), *sums)) if who else 0.0
 
     size = len(players.slots)
     values, orders = np.zeros(size), list(permutations(range(size)))
@@ -54,11 +54,20 @@ def exact(players, measured):
     return values / len(orders)
 
 
-def test_sampled_shapley_values_are_those_of_brute_force_within_their_standard_error():
+def test_shapley_values_are_those_of_brute_force_where_only_the_decodes_contexts_are_sampled():
+    players = mixed()
+    values, variance = game.shapley_of_step(players, GAME, 2, np.random.default_rng(1))
+    assert values == pytest.approx(exact(players, GAME), rel=1e-9)  # linear in the contexts
+    assert np.all(np.sqrt(variance) < 1e-9 * values)
+
+
+def test_sampled_shapley_values_are_those_of_brute_force_within_their_standard_error(monkeypatch):
+    monkeypatch.setattr(game, "SUBSETS", 0)
     players = mixed()
     values, variance = game.shapley_of_step(players, GAME, 4_000, np.random.default_rng(1))
     truth = exact(players, GAME)
     assert values.sum() == pytest.approx(truth.sum(), rel=1e-12)
+    assert np.all(np.sqrt(variance) > 0)
     assert np.all(np.abs(values - truth) < 4 * np.sqrt(variance) + 1e-12)
     assert np.all(np.sqrt(variance) < 0.02 * truth)
 
@@ -113,7 +122,7 @@ def test_coalitions_cost_what_the_simulator_says_of_them(padded):
         load = Load(decodes, decodes, context, chunks)
         attention = sum(measured.chunk(*chunk) for chunk in chunks)
         arrays = (np.array(v) for v in (load.sequences, load.tokens, decodes, context, attention))
-        assert float(measured.seconds(*arrays)) == pytest.approx(times.seconds(load, 0.0), rel=1e-12)
+        assert float(game.seconds(measured, *arrays)) == pytest.approx(times.seconds(load, 0.0), rel=1e-12)
 
 
 def test_leaving_tenants_out_of_a_simulated_engine_compares_each_charge_with_marginal_and_alone(tmp_path):

@@ -36,19 +36,19 @@ COLUMNS = (
 )
 
 LIVES = {
-    "mishaps": ("e6a2f247b21d7fc8", Profile(), Policy(), SHAPE, 1_500, 0),
-    "steady": ("114dc8cd6366b071", QUIET, Policy(), SHAPE, 6_000, 0),
-    "experts by affine": ("55fbbdcc37dab683", QUIET, Policy(method="affine"), EXPERTS, 2_500, 0),
-    "asynchronous, by tenant": ("fce1f27c67f6646b", Profile(depth=2), Policy(head_fee="tenant"), SHAPE, 1_200, 0),
+    "mishaps": ("1b6ecb45f619b08b", Profile(), Policy(), SHAPE, 1_500, 0),
+    "steady": ("87cbad99a191983d", QUIET, Policy(), SHAPE, 6_000, 0),
+    "experts by affine": ("d7dc4275d8370051", QUIET, Policy(method="affine"), EXPERTS, 2_500, 0),
+    "asynchronous, by tenant": ("19db050b10b614ce", Profile(depth=2), Policy(head_fee="tenant"), SHAPE, 1_200, 0),
     "by tokens, shape unknown": (
-        "18152532b0b7879f",
+        "ce4161fbb708bde8",
         QUIET,
         Policy(method="tokens", head_fee="sequence"),
         ModelShape(),
         1_500,
         0,
     ),
-    "energy": ("1ccce0a3f13ee1f4", QUIET, Policy(), SHAPE, 1_500, 100 * NS_PER_MS),
+    "energy": ("60c9d089450cfbaa", QUIET, Policy(), SHAPE, 1_500, 100 * NS_PER_MS),
 }
 
 

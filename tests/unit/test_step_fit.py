@@ -37,6 +37,7 @@ def took(c, step):
     read = c.weights * cover(c, step.tokens)
     rest = c.context * step.context + c.attention * step.attention + c.sequence * step.sequences
     rest += c.prompt if step.prompts else 0.0
+    rest += c.decode if step.sequences > step.prompts else 0.0
     return c.launch + max(c.token * step.tokens, read) + rest
 
 
@@ -98,6 +99,20 @@ def test_what_a_step_does_once_for_its_prompts_is_learned():
     without = fresh()
     learn(without, noisy(plan, noise=0.02), plan)
     assert without.coefficients("roofline").prompt < 0.2 * truth.prompt
+
+
+def test_what_a_step_does_once_for_its_decodes_is_learned_as_soon_as_steps_without_any_were_seen():
+    truth, mixed = TRUTH._replace(decode=1.5e-3), list(schedule(3_000))
+    alone = [(Features(1, 1, chunk, 0, chunk * chunk // 2, prompts=1), False) for chunk in (64, 200, 512, 1_500)]
+    plan = [step for number in range(30) for step in (*alone, *mixed[100 * number : 100 * (number + 1)])]
+    fit, without, never = fresh(), fresh(), fresh()
+    learn(fit, noisy(plan, truth, noise=0.02), plan)
+    learn(without, noisy(plan, noise=0.02), plan)
+    learn(never, noisy(mixed, truth, noise=0.02), mixed)
+    found = [each.coefficients("roofline") for each in (fit, without, never)]
+    assert found[0].decode == pytest.approx(truth.decode, rel=0.2)
+    assert found[1].decode < 0.2 * truth.decode
+    assert found[2].decode < 0.2 * found[2].launch  # all its steps decode: it cannot be told from what every step does
 
 
 def test_sums_of_a_version_with_other_regressors_are_learned_anew():

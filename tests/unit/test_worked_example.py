@@ -23,7 +23,7 @@ from trial_balance import check, sums
 from costtrace.attribution import Policy
 from costtrace.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
 from costtrace.node import Node
-from costtrace.step_model import Coefficients, Features, affine_prices, roofline_prices
+from costtrace.step_model import Coefficients, Features, affine_prices, more_beyond_knee, roofline_prices
 from costtrace.testing.schedules import header, started
 
 S = 1_000_000_000
@@ -90,12 +90,12 @@ def test_affine():
 def test_roofline():
     """Tokens ride for free until their compute takes as long as the reading of the weights: ct x tok = W at 20 tokens.
 
-    Beyond the knee a token costs ct x (1 - W / (ct x tok)).
+    Beyond the knee a token costs ct, and who pays is who brings it there, on average over who was first.
 
     step 0: A alone                                                                                     A 6 s prefill
-    step 1: 31 tokens, beyond the knee: a token is 2 x (1 - 40 / 62) = 22/31
-            A  30 + 10 + 22/31 x 1  + 0.1 x 10           =  41.709...
-            B  30 + 10 + 22/31 x 30          + 0.05 x 450 =  83.790...    sum 125.5 for 4 s
+    step 1: 31 tokens, 11 beyond the knee: A's one is if B was first, so that half a token is A's and 10.5 are B's
+            A  30 + 10 + 2 x 0.5  + 0.1 x 10              =  42
+            B  30 + 10 + 2 x 10.5            + 0.05 x 450 =  83.5         sum 125.5 for 4 s
     step 2: 2 tokens, below it: a token is free
             A  30 + 10 + 0.1 x 11                         =  41.1
             B  30 + 10 + 0.1 x 30                         =  43           sum  84.1 for 2 s
@@ -104,10 +104,10 @@ def test_roofline():
             C  30 + 10                   + 0.05 x 150     =  47.5         sum  90.6 for 3 s
     """
     used = bill("roofline")
-    assert_owes(used["A"], 6, 4 * (41 + 22 / 31) / 125.5 + 2 * 41.1 / 84.1)
-    assert_owes(used["B"], 4 * (62.5 + 30 * 22 / 31) / 125.5, 2 * 43 / 84.1 + 3 * 43.1 / 90.6)
+    assert_owes(used["A"], 6, 4 * 42 / 125.5 + 2 * 41.1 / 84.1)
+    assert_owes(used["B"], 4 * 83.5 / 125.5, 2 * 43 / 84.1 + 3 * 43.1 / 90.6)
     assert_owes(used["C"], 3 * 47.5 / 90.6, 0)
-    assert [round(used[name].gpu_ns / S, 3) for name in "ABC"] == [8.307, 5.120, 1.573]
+    assert [round(used[name].gpu_ns / S, 3) for name in "ABC"] == [8.316, 5.111, 1.573]
 
 
 def test_tokens():
@@ -137,7 +137,11 @@ def test_who_and_what_is_on_the_records():
 def test_the_price_lists_of_step_1():
     step = Features(heads=2, sequences=2, tokens=31, context=10, attention=450)
     assert affine_prices(COEFFICIENTS, step)[:5] == (30.0, 10.0, 2.0, 0.1, 0.05)
-    assert roofline_prices(COEFFICIENTS, step)[:5] == (30.0, 10.0, pytest.approx(22 / 31), 0.1, 0.05)
+    alike = roofline_prices(COEFFICIENTS, step)  # as if all 31 were decoded one by one
+    assert alike[:5] == (30.0, 10.0, pytest.approx(22 / 31), 0.1, 0.05)
+    more = more_beyond_knee(COEFFICIENTS, [30], 1)[30]
+    prices = roofline_prices(COEFFICIENTS, step._replace(beyond=more))
+    assert (more, prices.token, prices.beyond) == (10.5 - 15, pytest.approx(1.0), 2.0)
 
 
 def test_a_step_that_takes_twice_as_long_costs_everybody_twice_as_much():

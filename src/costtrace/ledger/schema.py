@@ -217,6 +217,10 @@ MIGRATIONS: tuple[str, ...] = (
     -- In gpu_ns, what came (or with a minus, went) by sharing prompts' beginnings; NULL: from before it could.
     ALTER TABLE usage ADD COLUMN prefix_ns INTEGER;
     """,
+    """
+    -- What a step with decodes does once for them, attoseconds; 0: nothing, or from before it was learned.
+    ALTER TABLE engine_fit ADD COLUMN decode_as INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -133,6 +133,7 @@ def coefficients(fit: FitRow) -> Coefficients:
         sequence=fit.sequence_as / ATTO,
         encoder=fit.encoder_as / ATTO,
         prompt=fit.prompt_as / ATTO,
+        decode=fit.decode_as / ATTO,
     )
     # The affine model adds weights and compute, where the roofline takes the greater one.
     return found._replace(launch=found.launch + found.weights, weights=0.0) if fit.method == "affine" else found

@@ -20,6 +20,7 @@ COEFFICIENTS = (
     ("attention", "attention_as", "us a unit"),
     ("encoder token", "encoder_as", "us each"),
     ("prompts", "prompt_as", "us a step with any"),
+    ("decodes", "decode_as", "us a step with any"),
 )
 
 

@@ -66,6 +66,7 @@ class Analytic:
             + c.attention * attention
             + c.sequence * load.sequences
             + (c.prompt if load.chunks else 0.0)
+            + (c.decode if load.decodes else 0.0)
         )
 
 
