@@ -69,6 +69,7 @@ test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (f
 	@$(PYTHON) tools/setup_others.py peers
 	@$(PYTHON) tools/setup_others.py aiperf
 	@$(PYTHON) tools/setup_others.py backends || echo "the tests with MLflow and Phoenix are skipped"
+	@$(PYTHON) tools/setup_others.py victoria-metrics || echo "the tests with VictoriaMetrics are skipped"
 	@$(BIN)/python tools/check_vllm_wheel.py $(VLLM_WHEEL)
 	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'
 	@COSTTRACE_PEERS_PYTHON="$${COSTTRACE_PEERS_PYTHON:-$(CURDIR)/build/peers/bin/python}" $(BIN)/python -m pytest -m heavy $(T)

@@ -16,15 +16,16 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 
 LAYERS = {
-    "vocabulary": "errors units events usage semconv telemetry_page walltime carried",
+    "vocabulary": "errors units events usage semconv telemetry_page walltime carried prefix_numbers",
     "arithmetic": "apportion virtual_time step_model timeline sharing work regression energy_model energy_windows "
     "staging accounts head_fee device_peaks step_fit fit_sums fit_row nnls open_requests attribution node rating "
     "time_of_use carbon price_book conserve sensors.counting sensors.period sensors.resolve price_terms price_diff "
-    "list_prices idle_policies budgets energy_lag energy_check energy_hold remote_meters forward_passes window sliding",
+    "list_prices idle_policies budgets energy_lag energy_check energy_hold remote_meters forward_passes window sliding "
+    "prefix_tree fit_start",
     "reports": "reports tokenomics ui.frame ui.pages",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
     "admission config late hook_check hook_status engine_journal engine_settings device_names model_shape asgi "
-    "tenant_sources setting_field settings_tenants settings_energy",
+    "tenant_sources setting_field settings_tenants settings_energy cost_estimates",
     "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields export "
     "clickhouse budgets_file dynamo_traces",
     "wiring": "agent cli demo doctor nvml_sim testing simulator replay planning ui __main__",

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from costtrace_vllm.routes import route_of
 
 from costtrace import config, semconv
 from costtrace.cli.app import cli
@@ -95,6 +96,8 @@ def test_every_metric_that_is_named_is_emitted():
     known = {
         m.prometheus + suffix for m in (*semconv.METRICS, *semconv.BUDGET_METRICS) for suffix in suffixes[m.instrument]
     }
+    # Labels of a metric that came by OTLP.
+    known |= {a.name.replace(".", "_") for m in semconv.METRICS for a in m.attributes}
     complain(
         [
             f"{name_of(path)}: nothing emits {name}"
@@ -102,6 +105,18 @@ def test_every_metric_that_is_named_is_emitted():
             for name in re.findall(r"(?<![\w.])costtrace_[a-z_]+\b", path.read_text(encoding="utf-8"))
             if name not in known and not name.startswith(PACKAGES)
         ]
+    )
+
+
+def test_every_route_of_a_query_is_one_that_a_request_can_have():
+    asked = [
+        (name_of(path), route)
+        for path in WRITTEN
+        for route in re.findall(r"costtrace\.label\.route *= *\"?([\w/]+)", path.read_text(encoding="utf-8"))
+    ]
+    assert asked
+    complain(
+        [f"{name}: no request has the route {route}" for name, route in asked if route_of(f"/v1/{route}") != route]
     )
 
 

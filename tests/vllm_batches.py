@@ -1,6 +1,6 @@
 """Batches as vLLM hands them to its workers, a scheduler that makes random ones, and a naive reader of steps."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -51,8 +51,8 @@ def step(index: int, so: Any) -> tuple[Any, ...]:
     return (STEP, index, 1_000 * index, 1_000 * index + 900, so)
 
 
-def added(name: str, prompt: int) -> tuple[Any, ...]:
-    return (NOTE, 1, ADDED, name, None, prompt, "", False)
+def added(name: str, prompt: int, blocks: Sequence[Hashable] = ()) -> tuple[Any, ...]:
+    return (NOTE, 1, ADDED, name, None, prompt, "", False, blocks)
 
 
 def freed(name: str, last_step: int, output_tokens: int = 1) -> tuple[Any, ...]:

@@ -66,6 +66,7 @@ tenants: tenants.yaml
 budgets: budgets.yaml
 window_s: 2
 head_fee: request
+prefix_sharing: tree
 attribution: roofline
 linger_ms: 200
 tenant_headers: [x-costtrace-tenant]
@@ -97,7 +98,15 @@ SETTINGS_FILES = {"costtrace.yaml": CONFIG, "prices.yaml": PRICES, "tenants.yaml
 
 def lives() -> list[Life]:
     """Two engines that share a device for a while; between them all that an engine records."""
-    calm = Profile(arrivals=0.25, max_running=8, prompt_tokens=300, output_tokens=24, speculative=0.05, stop_string=0.3)
+    calm = Profile(
+        arrivals=0.25,
+        max_running=8,
+        prompt_tokens=300,
+        output_tokens=24,
+        speculative=0.05,
+        stop_string=0.3,
+        documents=2,
+    )
     first = random_life(8, rounds=150, devices=DEVICES, profile=calm)
     second = random_life(9, rounds=60, devices=DEVICES[1:], started_ns=2 * NS_PER_S, profile=calm, says_goodbye=False)
     return [Life(each.engine_id, list(_enriched(each.events)), each.engine) for each in (first, second)]

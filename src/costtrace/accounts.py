@@ -8,6 +8,7 @@ import msgspec
 from costtrace.energy_model import Spending, energy_prices
 from costtrace.events import SequenceAdded, SequenceFinished, Step
 from costtrace.head_fee import TenantFees
+from costtrace.prefix_tree import PrefixTree
 from costtrace.sliding import Passing, Span
 from costtrace.step_model import Coefficients, Features, expert_units, step_prices
 from costtrace.virtual_time import HEAD, Clock, Cohort, Mark, Usage
@@ -74,6 +75,8 @@ class Accounts(msgspec.Struct):
     fees: TenantFees = msgspec.field(default_factory=TenantFees)
     """Policy `tenant`."""
     cohort: Cohort = msgspec.field(default_factory=Cohort)
+    tree: PrefixTree | None = None
+    """Policy `tree` of prefix sharing: who found what others computed. None: who misses pays."""
     passing: Passing | None = None
     """Who reaches the window when; None: no layer has one."""
     clocks: list[Clock] = msgspec.field(default_factory=lambda: [Clock(), Clock(), Clock()])
@@ -119,6 +122,9 @@ class Accounts(msgspec.Struct):
             if account.cached_tokens < 0:
                 account.cached_tokens = context
             self._run(slot, step.scheduled_ns)
+        if self.tree is not None:
+            for slot, tokens, context in step.items:
+                self.tree.begin(slot, tokens, context)
 
     def charge(
         self, amounts: list[int], coefficients: Coefficients | None, method: str, energy: Spending | None
@@ -181,6 +187,8 @@ class Accounts(msgspec.Struct):
         for item, owed in zip(work.items, parts, strict=True):
             account = self.open[item.slot]
             (account.prefill if item.is_prefill else account.decode)[meter] += owed
+            if self.tree is not None and item.is_prefill and account.finished is None:
+                self.tree.charged(item.slot, meter, owed)
             if account.finished is not None:
                 account.wasted[meter] += owed
             elif item.again:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.accounts import Account, Accounts
-from costtrace.device_peaks import peak_of
 from costtrace.energy_model import Spending
 from costtrace.energy_windows import DeviceEnergy
 from costtrace.events import (
@@ -18,24 +17,30 @@ from costtrace.events import (
     EngineStarted,
     EngineStopped,
     Heartbeat,
+    PrefixPath,
     SequenceAdded,
     SequenceFinished,
     Snapshot,
     Step,
 )
 from costtrace.fit_row import fit_row
-from costtrace.open_requests import UNOBSERVED, Part, is_known, record_id
+from costtrace.fit_start import first_fit
+from costtrace.open_requests import UNOBSERVED, Part, record_id
+from costtrace.prefix_tree import PrefixTree
 from costtrace.sliding import span_of
 from costtrace.staging import Staged
 from costtrace.step_fit import StepFit
-from costtrace.step_model import GENERIC_SHAPE, Coefficients, prior
+from costtrace.step_model import Coefficients
 from costtrace.timeline import Grant, Segment, wall_offset
-from costtrace.usage import KINDS, FitRow, MeterRow, Posting, UsageRecord
+from costtrace.usage import FitRow, MeterRow, Posting, UsageRecord
 from costtrace.virtual_time import Rounder
 from costtrace.window import Window
 from costtrace.work import Work
 
 FOREVER = 1 << 62
+MOST_WAITING = 10_000
+"""Requests that wait for their window's end (policy `tree`): with more, what they share is settled at once. Some 10 MB
+of an agent's memory and of its state."""
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -44,6 +49,9 @@ class Policy(msgspec.Struct, frozen=True):
     method: str = "auto"
     """A rung of the ladder, or ``auto``: the best by measured fit."""
     head_fee: str = "request"
+    prefix_sharing: str = "payer-of-miss"
+    """Who pays for computing a prompt's beginning that others find in the prefix cache: who missed, or (``tree``)
+    everybody who used it in the same window."""
     linger_ns: int = 300_000_000
     """How long after its last sequence a request may still bring another (n, several prompts, beams)."""
 
@@ -74,6 +82,8 @@ class EngineAttribution(msgspec.Struct):
     slots: dict[int, str] = {}
     """Request key of each slot whose part is open."""
     lingering: list[str] = []
+    waiting: list[Part] = []
+    """Parts that are over and share a prefix: what they owe is known at the window's end (policy `tree`)."""
     finished: list[int] = []
     """Slots that have finished and may still be in a step in flight."""
     window: Window = msgspec.field(default_factory=Window)
@@ -104,11 +114,10 @@ class EngineAttribution(msgspec.Struct):
             case Heartbeat():
                 self.wall_offset_ns = wall_offset(self.wall_offset_ns, item)
                 self._done(item.done_index)
+            case PrefixPath():
+                self._path(item)
             case EngineStarted():
-                self.started = item
-                self.accounts.set_head_fee(self.policy.head_fee)
-                self.accounts.set_span(span_of(item.shape))
-                self.fit = None if item.estimate else first_fit(item)
+                self._begin(item)
             case Snapshot():
                 self._resync(item, staged.contexts or {})
             case EngineStopped():
@@ -117,6 +126,14 @@ class EngineAttribution(msgspec.Struct):
                 pass
         while self.lingering and self.now_ns - self.parts[self.lingering[0]].empty_since_ns >= self.policy.linger_ns:
             self._close_part(self.lingering.pop(0))
+
+    def _begin(self, started: EngineStarted) -> None:
+        """The engine says what it is. The policies of now hold for its life."""
+        self.started = started
+        self.accounts.set_head_fee(self.policy.head_fee)
+        self.accounts.set_span(span_of(started.shape))
+        self.accounts.tree = PrefixTree() if self.policy.prefix_sharing == "tree" else None
+        self.fit = None if started.estimate else first_fit(started)
 
     def take_rows(self) -> Rows:
         """Rows since the last call."""
@@ -232,6 +249,12 @@ class EngineAttribution(msgspec.Struct):
         self.slots[added.slot] = key
         self.accounts.add(added)
 
+    def _path(self, path: PrefixPath) -> None:
+        """What a sequence found in the prefix cache, and what others may find of it."""
+        part = self.parts.get(self.slots.get(path.slot, ""))
+        if self.accounts.tree is not None and part is not None and self.accounts.tree.path(path):
+            part.shares_prefix = True
+
     def _finished(self, end: SequenceFinished) -> None:
         account = self.accounts.open.get(end.slot)
         if account is None or account.finished is not None:
@@ -253,10 +276,20 @@ class EngineAttribution(msgspec.Struct):
         part = self.parts.pop(key)
         for closed in part.closed:
             self.slots.pop(closed.slot, None)
-        part.settle_waste()
+        if part.shares_prefix:
+            self.waiting.append(part)
+            if len(self.waiting) >= MOST_WAITING:
+                self._settle()
+                self._true_up()
+            return
         if not self.parts:
             # Nobody is left to carry what could not be divided: it is whole now, with what was rounded off.
             self._take_carry()
+        self._book(part)
+
+    def _book(self, part: Part) -> None:
+        """Post what a part that is over still owes, and write its record."""
+        part.settle_waste()
         self._post(part)
         role = self.started.role if self.started else "aggregated"
         simulated = self.started.simulated if self.started else False
@@ -278,63 +311,36 @@ class EngineAttribution(msgspec.Struct):
         window = self.window
         if window.window_ns < 0:
             return
+        self._settle()
+        self._take_carry()
+        self._true_up()
+        for part in self.parts.values():
+            self._post(part)
+        self.out.postings.extend(window.postings(self.engine_id, self.started.model if self.started else ""))
+        devices = self.started.devices if self.started else ()
+        self.out.meter.extend(window.meter_rows(self.engine_id, devices, self.energy_source, self.energy_scope))
+        self.window = Window()
+
+    def _settle(self) -> None:
+        """What everybody owes is on the parts."""
         for slot, account in self.accounts.open.items():
             self.accounts.settle(account)
             part = self.parts[self.slots[slot]]
             part.take(slot, account)
             part.method = self.accounts.method
-        self._take_carry()
-        for part in self.parts.values():
-            self._post(part)
-        for kind, by_reason in window.rows.items():
-            self.out.postings.extend(
-                self._row(kind, reason, *amounts) for reason, amounts in by_reason.items() if any(amounts)
-            )
-        self.out.meter.extend(self._meter_rows())
-        self.window = Window()
 
-    def _row(self, kind: str, reason: str, gpu_ns: int, energy_uj: int, gap_ns: int) -> Posting:
-        return Posting(
-            window_ns=self.window.window_ns,
-            engine_id=self.engine_id,
-            kind=next(known for known in KINDS if known == kind),
-            reason=reason,
-            model=self.started.model if self.started else "",
-            gpu_ns=gpu_ns,
-            energy_uj=energy_uj if is_known(gpu_ns, energy_uj, gap_ns) else None,
-            gap_ns=gap_ns,
-        )
-
-    def _meter_rows(self) -> list[MeterRow]:
-        devices = self.started.devices if self.started else ()
-        window = self.window
-        by_kind = {kind: window.device_ns.get(kind, [0] * len(devices)) for kind in KINDS}
-        if window.end_ns == window.start_ns:  # a step without length, and then the wall clock was set
-            return []
-        return [
-            MeterRow(
-                window_ns=window.window_ns,
-                engine_id=self.engine_id,
-                device=device.uuid,
-                start_ns=window.start_ns,
-                end_ns=window.end_ns,
-                request_ns=by_kind["request"][i],
-                idle_ns=by_kind["idle"][i],
-                overhead_ns=by_kind["overhead"][i],
-                unobserved_ns=by_kind["unobserved"][i],
-                shared=i in window.shared,
-                energy_uj=self._known_uj(i, sum(by_kind[kind][i] for kind in KINDS)),
-                gap_ns=window.device_gap_ns[i],
-                energy_source=self.energy_source,
-                energy_scope=self.energy_scope,
-                sensor=window.sensors[i] if window.sensors else None,
-            )
-            for i, device in enumerate(devices)
-        ]
-
-    def _known_uj(self, device: int, device_ns: int) -> int | None:
-        uj, gap_ns = self.window.device_uj[device], self.window.device_gap_ns[device]
-        return uj if is_known(device_ns, uj, gap_ns) else None
+    def _true_up(self) -> None:
+        """Share what prompts of this window had in common, then book the parts that waited for it."""
+        if (tree := self.accounts.tree) is None:
+            return
+        if not self.parts:  # as in `_close_part`
+            self._take_carry()
+        parts = {slot: part for part in (*self.waiting, *self.parts.values()) for slot in part.slots()}
+        for slot, amounts in tree.true_up({slot: part.record_id for slot, part in parts.items()}).items():
+            parts[slot].transfer(slot, amounts)
+        for part in self.waiting:
+            self._book(part)
+        self.waiting = []
 
     def _stopped(self, event: EngineStopped, contexts: dict[int, int]) -> None:
         reason = "interrupted" if event.reason == "interrupted" else "abort"
@@ -362,17 +368,6 @@ class EngineAttribution(msgspec.Struct):
             self.accounts.leave(account)
             if slot in cohort:
                 self.accounts.resume(account, cohort[slot], snapshot.at_ns)
-
-
-def first_fit(started: EngineStarted) -> StepFit:
-    """Where learning begins: the prior of this model on these devices, as far as both are known."""
-    first = started.devices[0] if started.devices else None
-    name, kind = (first.name, first.kind) if first is not None else ("", "gpu")
-    peak, devices = peak_of(name, kind), max(1, len(started.devices))
-    own = prior(started.shape, kind, devices, peak)
-    start = own or prior(GENERIC_SHAPE, kind, devices, peak)
-    assert start is not None
-    return StepFit(start, known=own is not None, device=peak.name, generic=peak.generic)
 
 
 def _generated(account: Account, contexts: dict[int, int]) -> int:

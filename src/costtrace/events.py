@@ -316,6 +316,23 @@ class Sensed(Event, tag=15, frozen=True):
     details: dict[str, str] = {}
 
 
+class PrefixPath(Event, tag=16, frozen=True):
+    """Which blocks of a sequence's prompt the prefix cache had, and which it computes. Noted before its first step.
+
+    Only where `prefix_sharing` is `tree`. Blocks go by numbers of this journal (`prefix_numbers`). Who reads them can
+    tell that two prompts begin alike, and not how.
+    """
+
+    slot: int
+    at_ns: int
+    block_tokens: int
+    found: tuple[tuple[int, int], ...] = ()
+    """``(number, count)`` of the blocks that it found, in order; number 0: nobody is known who computed them."""
+    own_first: int = 0
+    own: int = 0
+    """It computes the whole blocks behind those: this many, with consecutive numbers."""
+
+
 AnyEvent = (
     SegmentHeader
     | EngineStarted
@@ -332,5 +349,6 @@ AnyEvent = (
     | Steady
     | Snapshot
     | Sensed
+    | PrefixPath
 )
 """Every event a journal can hold."""

@@ -72,6 +72,10 @@ class Part(msgspec.Struct):
     cached: dict[str, tuple[int, int]] = {}
     """By prompt: its first sequence's slot, and what that found in the cache (siblings find what it computed)."""
     computed_tokens: int = 0
+    shares_prefix: bool = False
+    """It has computed what others may find, or found what another computed (policy `tree`)."""
+    prefix: int = 0
+    """Device time that came onto its account by such sharing, in fixed point; negative: off it."""
     head: int = 0
     """Head fees of its closed sequences, in fixed point."""
     steps: int = 0
@@ -93,6 +97,17 @@ class Part(msgspec.Struct):
         add(self.wasted, account.wasted)
         add(paid.wasted, account.wasted)
         account.prefill, account.decode, account.wasted = nothing(), nothing(), nothing()
+
+    def slots(self) -> list[int]:
+        """Its sequences: open ones, and closed ones."""
+        return [*self.open_slots, *(closed.slot for closed in self.closed)]
+
+    def transfer(self, slot: int, amounts: list[int]) -> None:
+        """A part of a shared prefix comes onto its account, or off it: prefill that *slot* has not been posted yet."""
+        add(self.prefill, amounts)
+        add(self.owed, amounts)
+        add(self.paid.setdefault(slot, Paid()).owed, amounts)
+        self.prefix += amounts[0]
 
     def close(self, slot: int, account: Account) -> None:
         """A sequence is over: keep what its record will tell."""
@@ -215,6 +230,7 @@ class Part(msgspec.Struct):
             method=self.method,
             simulated=simulated or self.energy_simulated,
             head_ns=min(gpu_ns, self.head >> SHIFT),
+            prefix_ns=self.prefix >> SHIFT,
         )
 
 

@@ -116,6 +116,14 @@ class Settings(TenantSettings, EnergySettings):
         "`costtrace explain REQUEST` find what it cost once its record has closed.",
         example="true",
     )
+    cost_estimates: Literal["off", "tenant", "model"] = _setting(
+        "off",
+        group=_ENGINE,
+        about="vLLM: state in `usage` of an answer, and in headers, what it has probably cost, by the mean per token "
+        "of recent requests for the model: of the asking `tenant` only, or, where tenants may know of each other, of "
+        "the whole `model`. Set it for the server and for its agent. It implies `response_hints`.",
+        example="tenant",
+    )
     ring_capacity: int = _setting(
         16_384,
         group=_ENGINE,
@@ -188,6 +196,15 @@ class Settings(TenantSettings, EnergySettings):
         group=_ACCOUNTING,
         about="Among whom a step's fixed cost is split evenly. Holds for engines that start from then on.",
         example="sequence",
+    )
+    prefix_sharing: Literal["payer-of-miss", "tree"] = _setting(
+        "payer-of-miss",
+        group=_ACCOUNTING,
+        about="Who pays for computing the beginning of a prompt that others then find in the prefix cache: who missed "
+        "it, or (`tree`) in equal parts all who used it in the same window. With `tree` the journal says which "
+        "requests begin alike, and a request's row comes at its window's end. Set it for the server and for its "
+        "agent; it holds for engines that start from then on. Of vLLM's engines.",
+        example="tree",
     )
 
     prices: Path | None = _setting(

@@ -151,6 +151,9 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
     head_ns: int = 0
     """The part of `gpu_ns` that is head fees: its share of what each step does once, whoever is in it."""
+    prefix_ns: int = 0
+    """In `gpu_ns`, what came to it by sharing prompts' beginnings with others (policy `tree`). Negative: what others
+    took off it. All records' add up to 0, but for rounding."""
 
 
 class FitRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,19 @@ def told(fit=FIT, **more):
 
 
 @pytest.mark.parametrize(
+    ("moved_ns", "words"),
+    [
+        (2_000_000, "2.0 ms of that is its part of prompts that others computed and it found."),
+        (-2_000_000, "others found what it computed, and took over 2.0 ms of it."),
+    ],
+)
+def test_a_shared_prefix_is_told_from_both_sides(moved_ns, words):
+    assert words in as_text(told(prefix_ns=moved_ns), "#")
+    assert "Prefix:" not in as_text(told(prefix_ns=0), "#")
+    assert "Prefix:" not in as_text(told(prefix_ns=None), "#")
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "energy unknown",

@@ -56,6 +56,21 @@ def test_a_kept_journal_can_be_replayed_alone_or_as_a_home(trace, tmp_path, caps
     assert "empty directory" in refused
 
 
+def test_who_finds_a_prefix_pays_for_it_where_that_is_the_policy(tmp_path, capsys):
+    path, prompt = tmp_path / "shared.jsonl", {"input_length": 2_040, "output_length": 1, "hash_ids": [1, 2, 3, 4]}
+    lines = [prompt | {"timestamp": 200 * n, "tenant": "writer" if n == 0 else "reader"} for n in range(3)]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    paid = {}
+    for policy in ("payer-of-miss", "tree"):
+        words = ("--methods", "tokens", "--prefix-sharing", policy, "--window-s", "3600", "--format", "json")
+        lines = json.loads(replay(capsys, path, *words).out)["comparison"]
+        paid[policy] = {line["tenant"]: line["gpu_ns_tokens"] for line in lines if line["kind"] == "request"}
+    assert sum(paid["tree"].values()) == sum(paid["payer-of-miss"].values())
+    moved_ns = paid["payer-of-miss"]["writer"] - paid["tree"]["writer"]
+    # Three whole blocks of 512 tokens of its one chunk, found by two others: each of the three pays a third.
+    assert moved_ns == pytest.approx(paid["payer-of-miss"]["writer"] * 1_536 / 2_040 * 2 / 3, abs=5)
+
+
 def test_people_are_told_what_is_simulated_and_what_has_no_price(trace, capsys):
     text = replay(capsys, trace).out
     assert text.startswith("SIMULATED: own.csv (analytic roofline at 70% of the published peaks of NVIDIA H100")

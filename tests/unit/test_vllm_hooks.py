@@ -91,7 +91,7 @@ def test_a_bad_setting_is_said_and_does_not_keep_vllm_from_starting(tmp_path):
 
 
 def test_every_hook_of_the_contract_has_its_wrapper():
-    wrapped = {hook.name for hook in contract.HOOKS if hook.function and hook.name != "request"}
+    wrapped = {hook.name for hook in contract.HOOKS if (hook.function or hook.init) and hook.name != "request"}
     assert hooks._wraps().keys() == wrapped
     for name in wrapped:
         assert callable(hooks._wraps()[name]())
@@ -181,11 +181,27 @@ def test_the_context_is_taken_out_of_the_request_before_vllm_can_echo_it():
     )
     scheduler.add_request(request)
     assert request.trace_headers == {"traceparent": "00-1"}
-    assert recorder.drain()[0][2:] == ("added", "a", "text", 7, "tuned", False)
+    assert recorder.drain()[0][2:] == ("added", "a", "text", 7, "tuned", False, ())
     request.trace_headers = {HEADER: "text"}
     scheduler.add_request(request)  # more input of an open session
     assert request.trace_headers is None
     assert recorder.drain() == []
+
+
+def test_the_hashes_of_a_requests_blocks_are_taken_only_where_they_are_asked_for():
+    request = SimpleNamespace(
+        request_id="a",
+        trace_headers=None,
+        num_prompt_tokens=7,
+        lora_request=None,
+        pooling_params=None,
+        block_hashes=[b"hash"],
+    )
+    for wanted, found in ((False, ()), (True, [b"hash"])):
+        scheduler, recorder = Scheduler(), Recorder()
+        tracing.trace_scheduler(scheduler, recorder, prefixes=wanted)
+        scheduler.add_request(request)
+        assert recorder.drain()[0][-1] == found
 
 
 def test_what_was_delivered_is_taken_out_of_an_abort():
@@ -254,10 +270,13 @@ def scope(path="/v1/completions", headers=(), peer=("127.0.0.1", 5)):
 
 
 def through_http(the_scope, *requests):
-    """Label *requests* from within a task of an application that was called with *the_scope*."""
+    """Label *requests* from within tasks of an application that was called with *the_scope*."""
+
+    async def add(one):  # as a client's `add_request_async` does: in the server's one loop
+        frontend.label(one)
 
     async def handler(self, scope, receive, send):
-        await asyncio.gather(*(asyncio.to_thread(frontend.label, one) for one in requests))
+        await asyncio.gather(*(add(one) for one in requests))
 
     asyncio.run(frontend.wrap_http(handler)(None, the_scope, None, None))
     return [carrier.decode(one.trace_headers[HEADER]) for one in requests]

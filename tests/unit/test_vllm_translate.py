@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 from costtrace_vllm.sequences import DELIVERED, OVERHEAD
 from costtrace_vllm.translate import Translator
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from vllm_batches import Reader, Request, World, added, batch, chunks, freed, step, truth
 
 from costtrace import guard
-from costtrace.events import Delivered, Lost, Overhead, SequenceAdded, SequenceFinished, Step
+from costtrace.events import Delivered, Lost, Overhead, PrefixPath, SequenceAdded, SequenceFinished, Step
+from costtrace.prefix_numbers import PrefixNumbers
 from costtrace.recorder import NOTE
 
 
@@ -136,6 +138,29 @@ def test_encoder_work_is_said_with_its_tokens():
     so.scheduled_new_reqs[0].mm_features = [feature, feature]
     (event,) = steps(Translator("m").translate([added("a", 9), step(0, so)]))
     assert event.encoder == ((1, 7),)
+
+
+def test_who_found_whose_blocks_is_said_before_the_first_step_by_number_and_never_by_hash():
+    blocks = [b"h0", b"h1", b"h2 of generated tokens"]
+    records = [
+        added("a", 40, blocks),
+        added("b", 40, blocks),
+        step(0, batch(new=[("a", 40, 0, 40)])),
+        step(1, batch([("a", 1, 40)], new=[("b", 8, 32, 40)])),
+        step(2, batch([("a", 1, 41)], new=[("b", 4, 36, 40)])),  # it comes with its prompt again: not its first step
+    ]
+    events = Translator("m", prefixes=PrefixNumbers(16)).translate(records)
+    assert [type(event) for event in events[2:6]] == [PrefixPath, Step, PrefixPath, Step]
+    assert [event for event in events if isinstance(event, PrefixPath)] == [
+        PrefixPath(1, 0, 16, (), 1, 2),
+        PrefixPath(2, 1_000, 16, ((1, 2),), 0, 0),
+    ]
+    assert all(b"h0" not in msgspec.msgpack.encode(event) for event in events)
+
+
+def test_who_found_whose_blocks_is_not_said_unless_it_is_asked_for():
+    records = [added("a", 40, [b"h0", b"h1"]), step(0, batch(new=[("a", 40, 0, 40)]))]
+    assert not any(isinstance(event, PrefixPath) for event in Translator("m").translate(records))
 
 
 def test_an_unreadable_batch_is_lost_and_the_next_one_is_right():

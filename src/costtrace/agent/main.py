@@ -4,6 +4,7 @@ import logging
 import sys
 
 from costtrace.agent.admission import Admission
+from costtrace.agent.estimates import Estimates
 from costtrace.agent.plugins import plugins
 from costtrace.agent.reratings import reratings
 from costtrace.agent.sensing import sensing
@@ -42,12 +43,14 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
     emission.health.follow("plugin.lost_hooks", lambda: plugins(settings.home).lost_hooks)
     emission.health.follow("plugin.errors", lambda: plugins(settings.home).errors)
     emission.health.follow("ledger.reratings", lambda: reratings(settings.home))
-    admission = _admission(settings, emission)
+    beside = [each for each in (_admission(settings, emission), _estimates(settings)) if each is not None]
+    for each in beside:
+        each.start()
     try:
         agent.run()
     finally:
-        if admission is not None:
-            admission.stop()
+        for each in beside:
+            each.stop()
 
 
 def _carbon(settings: Settings) -> CarbonIntensity | None:
@@ -63,8 +66,8 @@ def _carbon(settings: Settings) -> CarbonIntensity | None:
 def _admission(settings: Settings, emission: Emission) -> Admission | None:
     if not settings.admission or settings.budgets is None:
         return None
-    admission = Admission(
-        settings.home, settings.budgets, lambda number: emission.health.add("admission.refused", number)
-    )
-    admission.start()
-    return admission
+    return Admission(settings.home, settings.budgets, lambda number: emission.health.add("admission.refused", number))
+
+
+def _estimates(settings: Settings) -> Estimates | None:
+    return None if settings.cost_estimates == "off" else Estimates(settings.home, settings.cost_estimates)

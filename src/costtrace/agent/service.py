@@ -297,7 +297,8 @@ class Agent:
     def _load(self) -> tuple[Node, BookingState]:
         """Where the agent before this one stood at its last transaction."""
         settings = self.settings
-        policy = Policy(settings.attribution, settings.head_fee, settings.linger_ms * NS_PER_MS)
+        linger_ns = settings.linger_ms * NS_PER_MS
+        policy = Policy(settings.attribution, settings.head_fee, settings.prefix_sharing, linger_ns)
         wait_ns = settings.remote_wait_s * NS_PER_S if settings.remote_homes else 0
         clock_ns = round(settings.remote_clock_ms * NS_PER_MS)
         node = Node(policy, settings.window_s * NS_PER_S, remote_wait_ns=wait_ns, remote_clock_ns=clock_ns)

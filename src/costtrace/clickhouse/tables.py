@@ -69,7 +69,7 @@ USAGE = Table(
         "computed_tokens": AMOUNT, "sequences": AMOUNT, "steps": AMOUNT, "batch_milli": AMOUNT, "preemptions": AMOUNT,
         "finish_reasons": NAME, "method": NAME, "finality": NAME, "simulated": "UInt8", "cost_nano": MAYBE,
         "prefill_nano": MAYBE, "decode_nano": MAYBE, "currency": NAME, "price_book": NAME,
-        "head_ns": MAYBE,
+        "head_ns": MAYBE, "prefix_ns": MAYBE,
     },
     ("tenant", "model", "ended_ns", "engine_id", "record_id"),
     "ended_ns",

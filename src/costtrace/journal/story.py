@@ -13,6 +13,7 @@ from costtrace.events import (
     Heartbeat,
     Lost,
     Overhead,
+    PrefixPath,
     Reading,
     SegmentHeader,
     SequenceAdded,
@@ -86,6 +87,8 @@ class Storyteller:
                 late = f", {event.preemptions} preemptions" if event.preemptions else ""
                 counts = f"{event.output_tokens} output tokens, {event.cached_tokens} cached{late}"
                 return self._at(event.at_ns, "finished", f"#{event.slot}  {event.reason}, {counts}")
+            case PrefixPath():
+                return self._at(event.at_ns, "prefix", _path(event))
             case Delivered():
                 text = f"#{event.slot}  the client got {event.output_tokens} tokens ({event.reason})"
                 return self._at(event.at_ns, "delivered", text)
@@ -142,6 +145,12 @@ def _added(event: SequenceAdded) -> str:
     trace = f", trace {event.traceparent[3:35]}" if event.traceparent else ""
     who = f"request {event.request_id}, tenant {event.tenant} ({event.tenant_source}), model {event.model}"
     return f"#{event.slot}  {who}, {event.operation}, {event.prompt_tokens} prompt tokens{trace}"
+
+
+def _path(event: PrefixPath) -> str:
+    found = [f"{count} from {first}" if first else f"{count} of nobody known" for first, count in event.found]
+    own = f"computes {event.own} from {event.own_first}" if event.own else "computes none"
+    return f"#{event.slot}  blocks of {event.block_tokens} tokens: {'; '.join([*_named('finds', found), own])}"
 
 
 def _started(event: EngineStarted) -> str:

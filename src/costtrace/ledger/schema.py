@@ -213,6 +213,10 @@ MIGRATIONS: tuple[str, ...] = (
     -- What a step with prompts does once for them, attoseconds; 0: nothing, or from before it was learned.
     ALTER TABLE engine_fit ADD COLUMN prompt_as INTEGER NOT NULL DEFAULT 0;
     """,
+    """
+    -- In gpu_ns, what came (or with a minus, went) by sharing prompts' beginnings; NULL: from before it could.
+    ALTER TABLE usage ADD COLUMN prefix_ns INTEGER;
+    """,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

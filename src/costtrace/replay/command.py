@@ -20,7 +20,7 @@ from costtrace.replay.tables import comparison
 from costtrace.reports.render import render
 from costtrace.simulator.scheduler import SchedulerConfig
 from costtrace.simulator.servegen import Spell
-from costtrace.units import NS_PER_S
+from costtrace.units import NS_PER_HOUR, NS_PER_S
 from costtrace.usage import METHODS
 
 KNOWN = ("auto", *METHODS)
@@ -78,6 +78,13 @@ def simulation_options(function: Function) -> Function:
     "--methods", default="auto,tokens,equal", show_default=True, help=f"Of {', '.join(KNOWN)}; first: the yardstick."
 )
 @click.option("--head-fee", type=click.Choice(("request", "sequence", "tenant")), default="request", show_default=True)
+@click.option(
+    "--prefix-sharing",
+    type=click.Choice(("payer-of-miss", "tree")),
+    default="payer-of-miss",
+    show_default=True,
+    help="Who pays for what others find in the prefix cache; `tree` needs a journal that says who found whose.",
+)
 @click.option("--prices", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Price book.")
 @click.option("--window-s", type=click.IntRange(min=1), default=60, show_default=True, help="Length of a window.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw it: out.svg, out.png or out.pdf.")
@@ -88,6 +95,7 @@ def replay(
     source: Path,
     methods: str,
     head_fee: str,
+    prefix_sharing: str,
     prices: Path | None,
     window_s: int,
     plot: Path | None,
@@ -117,7 +125,7 @@ def replay(
         bills = []
         for method in chosen:
             with _Progress(f"attributing by {method}", "events") as progress:
-                policy = Policy(method=method, head_fee=head_fee)
+                policy = Policy(method=method, head_fee=head_fee, prefix_sharing=prefix_sharing)
                 bills.append(bill(journals, policy, window_s * NS_PER_S, book, progress))
     if plot is not None:
         picture.draw(plot, bills, what)
@@ -143,12 +151,13 @@ def _simulation(
     drafts: int,
     **rest: Any,  # noqa: ANN401 - as click has checked them
 ) -> Simulation:
-    """What the options ask for. It begins now: today's prices hold."""
+    """What the options ask for. It begins with this hour: today's prices hold, and windows fall the same each time."""
     scheduler = SchedulerConfig(
         max_sequences=max_sequences, token_budget=token_budget, kv_tokens=kv_tokens, drafts=drafts
     )
     spell = Spell(seconds=seconds, rate=rate)
-    return Simulation(trace=source, spell=spell, scheduler=scheduler, wall_ns=time.time_ns(), **rest)
+    wall_ns = time.time_ns() // NS_PER_HOUR * NS_PER_HOUR
+    return Simulation(trace=source, spell=spell, scheduler=scheduler, wall_ns=wall_ns, **rest)
 
 
 class _Progress:

@@ -60,6 +60,6 @@ def run(what: Simulation, home: Path, progress: Callable[[int], None]) -> tuple[
                 "kernel tables with --tables"
             )
         times = Roofline(model, device)
-    simulator = Simulator(workload, times, what.scheduler, model=model.name)
+    simulator = Simulator(workload, times, what.scheduler, model=model.name, prefix_paths=True)
     setting = Setting(model, device, times.source, what.wall_ns)
     return write_journal(home, simulator, setting, ENGINE_ID, progress), times.source

@@ -47,6 +47,7 @@ def explain(request: Request, peers: Peers, fit: Fit | None) -> Explanation:
         _prefill(request),
         _decode(request, usual),
         _cache(request, saved_ns),
+        _prefix(request),
         _head(request),
         _waste(request),
         _method(request, fit),
@@ -125,6 +126,15 @@ def _cache(request: Request, saved_ns: int | None) -> str:
     if saved_ns is None:
         return f"{text}; what that saved is not known, its engine's model is not."
     return f"{text}. To compute them would have cost up to {show_seconds(saved_ns)} more, by its engine's model."
+
+
+def _prefix(request: Request) -> str:
+    moved_ns = request.prefix_ns
+    if not moved_ns:
+        return ""
+    if moved_ns > 0:
+        return f"Prefix: {show_seconds(moved_ns)} of that is its part of prompts that others computed and it found."
+    return f"Prefix: others found what it computed, and took over {show_seconds(-moved_ns)} of it."
 
 
 def _head(request: Request) -> str:

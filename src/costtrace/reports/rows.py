@@ -96,6 +96,8 @@ class Request(NamedTuple):
     """1: its device or its sensor is a simulated one."""
     head_ns: int | None = None
     """Part of `gpu_ns` that is head fees; None: from before it was counted."""
+    prefix_ns: int | None = None
+    """In `gpu_ns`, what came to it by sharing prompts' beginnings (policy `tree`); negative: what others took off."""
     rerated: int = 0
     """The re-rating that its cost is of; 0: the cost is the one that it was first given, as spans have it."""
     first_cost_nano: int | None = None

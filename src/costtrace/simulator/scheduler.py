@@ -17,6 +17,7 @@ import msgspec
 
 from costtrace.errors import CosttraceError
 from costtrace.events import AnyEvent, EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
+from costtrace.prefix_numbers import PrefixNumbers
 from costtrace.simulator.step_times import Load, StepTimes
 from costtrace.simulator.workload import MOONCAKE_BLOCK, Arrival
 from costtrace.units import NS_PER_MS, NS_PER_S
@@ -69,8 +70,15 @@ class Simulator:
     """One engine's life on a workload. Iterate `events` once; the same input always gives the same events."""
 
     def __init__(
-        self, workload: Sequence[Arrival], times: StepTimes, config: SchedulerConfig, *, model: str = "simulated"
+        self,
+        workload: Sequence[Arrival],
+        times: StepTimes,
+        config: SchedulerConfig,
+        *,
+        model: str = "simulated",
+        prefix_paths: bool = False,
     ) -> None:
+        """*prefix_paths*: say who found which blocks, as `prefix_sharing: tree` wants it."""
         config.check()
         longest = max((a.prompt_tokens + a.output_tokens for a in workload), default=0)
         if longest > config.kv_tokens:
@@ -91,6 +99,9 @@ class Simulator:
         self._enters: list[Running] = []
         self._leaves: list[int] = []
         self._cache: OrderedDict[int, None] = OrderedDict()
+        self._prefixes = PrefixNumbers(config.block_tokens) if prefix_paths else None
+        self._admitted: list[tuple[Running, int]] = []
+        """In this step for the first time, and how much the cache had of them."""
         self._slots = self._index = 0
         self.steps = 0
         self.done = 0
@@ -110,6 +121,7 @@ class Simulator:
             self._enter()
             load = self._load(items)
             took_ns = max(1, round(self._times.seconds(load, (now_ns - start_ns) / NS_PER_S) * NS_PER_S))
+            yield from self._paths(now_ns)
             plain = tuple((one.slot, tokens, one.computed) for one, tokens in items)
             yield Step(self._index, now_ns, now_ns + took_ns, tuple(self._leaves), enters, plain)
             self._leaves.clear()
@@ -197,6 +209,8 @@ class Simulator:
             self._waiting.popleft()
             one.computed = found
             self._kv += found
+            if self._prefixes is not None and not one.preemptions:
+                self._admitted.append((one, found))
             self._running[one.slot] = self._others[one.slot] = one
             tokens = min(left(one), budget)
             items.append((one, tokens))
@@ -259,6 +273,16 @@ class Simulator:
         # The last token is always computed: its logits are wanted.
         known = max(blocks * self._config.block_tokens, one.arrival.cached_tokens)
         return min(known, one.arrival.prompt_tokens - 1)
+
+    def _paths(self, now_ns: int) -> Iterator[AnyEvent]:
+        """Who found what, of those who are in the step for the first time."""
+        for one, found in self._admitted:
+            assert self._prefixes is not None
+            whole = one.arrival.prompt_tokens // self._config.block_tokens
+            path = self._prefixes.path(one.slot, now_ns, one.arrival.prefix[:whole], found)
+            if path is not None:
+                yield path
+        self._admitted.clear()
 
     def _keep(self, one: Running) -> None:
         for name in one.arrival.prefix if self._config.prefix_cache else ():

@@ -102,8 +102,9 @@ def _plain(row: dict[str, str]) -> Arrival:
 def _mooncake(line: str) -> Arrival:
     found = json.loads(line)
     blocks = tuple(int(name) for name in found.get("hash_ids", ()))
+    tenant = str(found.get("tenant") or "default")  # Mooncake's own have none
     return Arrival(
-        float(found["timestamp"]) / 1e3, int(found["input_length"]), int(found["output_length"]), "default", blocks
+        float(found["timestamp"]) / 1e3, int(found["input_length"]), int(found["output_length"]), tenant, blocks
     )
 
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.events import Delivered, Event, SequenceAdded, SequenceFinished
+from costtrace.prefix_numbers import PrefixNumbers
+
+BLOCK_TOKENS = 16
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +47,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """A request asks for more than one answer."""
     cached: float = 0.25
     """A part of the prompt is in the prefix cache."""
+    documents: int = 0
+    """Prompts begin as one of so many documents, and the journal says who found whose blocks (0: it does not)."""
     stop_string: float = 0.1
     """The front end ends a request that the engine then sees aborted."""
     tenants: tuple[str, ...] = ("ant", "bee", "cat")
@@ -135,6 +140,7 @@ class RandomEngine:
         self._random = random.Random(seed)  # noqa: S311 - reproducible, not secret
         self._model = model
         self._requests = 0
+        self._prefixes = PrefixNumbers(BLOCK_TOKENS)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         self._cohort: dict[int, int] = {}
@@ -193,6 +199,11 @@ class RandomEngine:
             self.sequences[slot] = sequence
             self._waiting.append(sequence)
             yield Note(SequenceAdded(slot, 0, f"{key}-{slot}", key, key, key, prompt, self._model, tenant, "header"))
+            if profile.documents:
+                document = self._requests % profile.documents
+                names = [(document, block) for block in range(prompt // self._prefixes.block_tokens)]
+                if (path := self._prefixes.path(slot, 0, names, cached)) is not None:
+                    yield Note(path)
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)

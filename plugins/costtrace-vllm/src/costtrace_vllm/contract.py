@@ -31,6 +31,8 @@ class Hook(NamedTuple):
     fields: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     """Hooks without which this one is of no use."""
+    init: bool = False
+    """The making of the class's objects is wrapped: its own `__init__` or the one that it inherits."""
     optional: bool = False
     """Not every vLLM has it, and where it is missing nothing is lost."""
 
@@ -40,6 +42,8 @@ _NO_BILL = "everything: this engine's requests are not billed, its time is unobs
 _CLIENT = "vllm.v1.engine.core_client"
 _CORE = "vllm.v1.engine.core"
 _OUTPUT = "vllm.v1.core.sched.output"
+_ANSWERS = "vllm.entrypoints.openai"
+_NO_ESTIMATE = "estimates of the cost in answers"
 
 HOOKS: tuple[Hook, ...] = (
     Hook(
@@ -92,6 +96,30 @@ HOOKS: tuple[Hook, ...] = (
         "the same (in-process)", needs=("delivered",),
     ),
     Hook(
+        "answer.completion", "front end", f"{_ANSWERS}.completion.protocol", "CompletionResponse", "", (),
+        f"{_NO_ESTIMATE} (completions)", fields=("model", "usage"), init=True,
+    ),
+    Hook(
+        "answer.completion.stream", "front end", f"{_ANSWERS}.completion.protocol", "CompletionStreamResponse", "", (),
+        f"{_NO_ESTIMATE} (completions, streamed)", fields=("model", "usage"), init=True,
+    ),
+    Hook(
+        "answer.chat", "front end", f"{_ANSWERS}.chat_completion.protocol", "ChatCompletionResponse", "", (),
+        f"{_NO_ESTIMATE} (chat)", fields=("model", "usage"), init=True,
+    ),
+    Hook(
+        "answer.chat.stream", "front end", f"{_ANSWERS}.chat_completion.protocol", "ChatCompletionStreamResponse", "",
+        (), f"{_NO_ESTIMATE} (chat, streamed)", fields=("model", "usage"), init=True,
+    ),
+    Hook(
+        "answer.embedding", "front end", "vllm.entrypoints.pooling.embed.protocol", "EmbeddingResponse", "", (),
+        f"{_NO_ESTIMATE} (embeddings)", fields=("model", "usage"), init=True,
+    ),
+    Hook(
+        "answer.embedding.caller", "front end", "vllm.entrypoints.pooling.embed.serving", "ServingEmbedding",
+        "_build_response", ("ctx",), f"{_NO_ESTIMATE} (embeddings)", needs=("answer.embedding",),
+    ),
+    Hook(
         "scheduler", "engine", "vllm.config.scheduler", "SchedulerConfig", "get_scheduler_cls", (), _NO_BILL,
     ),
     Hook(
@@ -116,6 +144,11 @@ HOOKS: tuple[Hook, ...] = (
             "request_id", "trace_headers", "num_prompt_tokens", "num_output_tokens", "num_preemptions",
             "lora_request", "pooling_params",
         ),
+    ),
+    Hook(
+        "request.blocks", "engine", "vllm.v1.request", "Request", "", (),
+        "which prompts begin alike: with `prefix_sharing: tree` who misses the prefix cache pays all the same",
+        fields=("block_hashes",),
     ),
     Hook(
         "devices", "engine", _CORE, "EngineCore", "_initialize_kv_caches", ("vllm_config",),

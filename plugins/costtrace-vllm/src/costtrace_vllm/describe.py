@@ -140,6 +140,12 @@ def declare(role: str, settings: dict[str, str]) -> None:
     _declared = (role, {name: value for name, value in settings.items() if value})
 
 
+def prefix_block_of(scheduler: Any) -> int:
+    """Tokens of a block of the prefix cache, as it is hashed; 0 where there is no such cache, or it does not say."""
+    enabled = getattr(getattr(scheduler, "cache_config", None), "enable_prefix_caching", False)
+    return int(getattr(scheduler, "hash_block_size", 0) or 0) if enabled else 0
+
+
 def role_of(vllm_config: Any) -> str:
     """``prefill``, ``decode`` or ``aggregated``: as declared, else by the role in KV transfer."""
     if _declared[0]:

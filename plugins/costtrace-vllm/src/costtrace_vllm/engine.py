@@ -12,6 +12,7 @@ from costtrace import clock
 from costtrace.engine_journal import EngineJournal
 from costtrace.events import DeviceRef, EngineReady, EngineStarted, ModelShape
 from costtrace.guard import guard, swallow
+from costtrace.prefix_numbers import PrefixNumbers
 from costtrace_vllm import describe, settings
 from costtrace_vllm.sequences import OVERHEAD
 from costtrace_vllm.status import status
@@ -165,10 +166,13 @@ def traced(chosen: type) -> type:
 def _attach(scheduler: Any, vllm_config: Any) -> None:
     birth, _coming.birth = _coming.birth or Birth(), None
     engine = Engine(vllm_config, birth)
-    trace_scheduler(scheduler, engine.recorder)
+    size = describe.prefix_block_of(scheduler) if settings.current().prefix_sharing == "tree" else 0
+    trace_scheduler(scheduler, engine.recorder, prefixes=size > 0)
     settings_found = describe.settings_of(vllm_config)
     settings_found["scheduler"] = type(scheduler).__qualname__
-    engine.start(settings_found)
+    if size:
+        settings_found["prefix_paths"] = "recorded"
+    engine.start(settings_found, size)
     scheduler._costtrace = engine  # noqa: SLF001 - ours
     weakref.finalize(scheduler, engine.stop, "collected")
 
@@ -193,11 +197,12 @@ class Engine:
         if simulated:
             self._devices = describe.simulated_device(simulated)
 
-    def start(self, engine_settings: dict[str, str]) -> None:
+    def start(self, engine_settings: dict[str, str], prefix_block: int = 0) -> None:
         """Open the journal and start the writer thread.
 
         The engine counts as ready from here on: weights are loaded, graphs captured and warm-up is over (all of it
         happens before vLLM makes its scheduler); what follows until the first request is milliseconds of set-up.
+        *prefix_block*: tokens of a block of the prefix cache, if who finds which is to be recorded; else 0.
         """
         started = EngineStarted(
             started_ns=self._started_ns,
@@ -213,7 +218,8 @@ class Engine:
             simulated=self._simulated,
         )
         ready = EngineReady(time.monotonic_ns())
-        self.journal.open([started, ready], Translator(self._model, clock.boot_id()), self._told)
+        prefixes = PrefixNumbers(prefix_block) if prefix_block else None
+        self.journal.open([started, ready], Translator(self._model, clock.boot_id(), prefixes), self._told)
 
     def stop(self, reason: str = "shutdown") -> None:
         """Write what is left and the last word. Safe to call twice; does nothing in a forked child."""

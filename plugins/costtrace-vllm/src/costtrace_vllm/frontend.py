@@ -5,7 +5,7 @@ import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from functools import wraps
 from importlib import import_module
@@ -59,6 +59,8 @@ class Caller:
         self.key = ""
         self.identity: Any = None
         self.traceparent = ""
+        self.estimate: Any = None
+        """What its answer has probably cost, once that is known."""
 
     def resolve(self, adapter: str = "") -> None:
         """Find out who it is: once, when the request has passed authentication and goes to an engine.
@@ -86,6 +88,10 @@ class Caller:
         """An id by which the ledger knows it, if there is one yet; else ''."""
         return self.response_id() or self.key
 
+    def hints(self) -> Iterable[hints.Header]:
+        """What is known by now of its cost, for the headers of its answer."""
+        return hints.headers_for(self.ledger_id(), self.estimate)
+
 
 _caller: ContextVar[Caller | None] = ContextVar("costtrace_caller", default=None)
 
@@ -101,8 +107,8 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
             if scope["type"] in {"http", "websocket"} and SCOPE_KEY not in scope:
                 scope[SCOPE_KEY] = caller = Caller(scope)
                 refused = _refused(caller)
-                if settings.current().response_hints and refusal.concerns(scope):
-                    answer = hints.hinted(send, caller.ledger_id)
+                if _hints_are_on() and refusal.concerns(scope):
+                    answer = hints.hinted(send, caller.hints)
                 token = _caller.set(caller)
         except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
             swallow("vllm.http", error)
@@ -117,6 +123,39 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
                     _caller.reset(token)
 
     return __call__
+
+
+def _hints_are_on() -> bool:
+    setting = settings.current()
+    return setting.response_hints or setting.cost_estimates != "off"
+
+
+def note_answer(answer: Any) -> None:
+    """State in the usage of *answer* (a response of OpenAI's form) what it has probably cost."""
+    caller = _caller.get()
+    if caller is not None and caller.identity is not None:
+        caller.estimate = hints.state(answer, caller.identity.tenant, caller.ledger_id())
+
+
+wrap_answer = hints.wrap_answer(note_answer)
+
+
+def wrap_build(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`ServingEmbedding._build_response`, in a thread that knows of no request: say there who asks."""
+
+    @wraps(original)
+    def _build_response(self: Any, ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        token = None
+        with guard("vllm.estimate"):
+            raw = ctx.raw_request  # None where no HTTP server asks
+            token = _caller.set(None if raw is None else raw.scope.get(SCOPE_KEY))
+        try:
+            return original(self, ctx, *args, **kwargs)
+        finally:
+            if token is not None:
+                _caller.reset(token)
+
+    return _build_response
 
 
 def _refused(caller: Caller) -> Refusal | None:

@@ -34,7 +34,11 @@ def register() -> None:
         if not settings.current().enabled:
             return
         _remember_start()
-        late.when_theirs_are(contract.HOOKS, _lay)
+        # Answers are left alone, and no loss is reported, where nobody wants estimates in them.
+        estimates = settings.current().cost_estimates != "off"
+        late.when_theirs_are(
+            (hook for hook in contract.HOOKS if estimates or not hook.name.startswith("answer.")), _lay
+        )
 
 
 def _remember_start() -> None:
@@ -74,6 +78,8 @@ def _wraps() -> dict[str, Callable[[], Wrap]]:
         "abort.data_parallel": front("wrap_abort_balanced"),
         "abort.sync": front("wrap_send"),
         "abort.inproc": front("wrap_abort_inproc"),
+        **{hook.name: front("wrap_answer") for hook in contract.HOOKS if hook.init},
+        "answer.embedding.caller": front("wrap_build"),
         "scheduler": core("wrap_scheduler_class"),
         "devices": core("wrap_devices"),
         "start": core("wrap_start"),
@@ -91,8 +97,10 @@ def _lay(hooks: list[contract.Hook], module: ModuleType) -> None:
             if why:
                 status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
             elif hook.name in by_name:
-                original = vars(owner)[hook.function]
-                setattr(owner, hook.function, by_name[hook.name]()(original))
+                # Whatever class has it: a class of vLLM's inherits its `__init__`.
+                laid = hook.function or "__init__"
+                original = getattr(owner, laid) if hook.init else vars(owner)[laid]
+                setattr(owner, laid, by_name[hook.name]()(original))
                 status.installed.append(hook.name)
 
 

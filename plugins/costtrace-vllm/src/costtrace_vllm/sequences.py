@@ -4,7 +4,8 @@ A hook notes an arrival, an end, or what was delivered; each becomes the journal
 sequence goes by the engine's own id, in the journal's steps by a small number: its slot.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, abc
+from collections.abc import Hashable
 from typing import Any, Final
 
 from costtrace.events import Delivered, SequenceAdded, SequenceFinished
@@ -12,7 +13,7 @@ from costtrace_vllm import carrier
 from costtrace_vllm.carrier import RequestContext
 
 ADDED: Final = "added"
-"""``(ADDED, internal id, context header or None, prompt tokens, LoRA name or '', is pooling)``"""
+"""``(ADDED, internal id, context header or None, prompt tokens, LoRA name or '', is pooling, hashes of its blocks)``"""
 FREED: Final = "freed"
 """``(FREED, internal id, index of the newest step, reason, output tokens, preemptions)``"""
 DELIVERED: Final = "delivered"
@@ -28,9 +29,9 @@ UNOBSERVED = "unobserved"
 class Sequence:
     """What is known of a sequence that is in the engine, or in a step in flight."""
 
-    __slots__ = ("added", "cached", "delivered", "encoder", "ended", "prompt", "slot")
+    __slots__ = ("added", "blocks", "cached", "delivered", "encoder", "ended", "prompt", "slot")
 
-    def __init__(self, added: SequenceAdded) -> None:
+    def __init__(self, added: SequenceAdded, blocks: abc.Sequence[Hashable] = ()) -> None:
         self.added = added
         self.slot = added.slot
         self.prompt = added.prompt_tokens
@@ -38,6 +39,8 @@ class Sequence:
         """Context at its first step: the prefix that was found in the cache (-1: it has not been in one)."""
         self.ended = False
         self.delivered = False
+        self.blocks = blocks
+        """Hashes of its whole blocks, as the engine has them: a list that grows. Forgotten with its first step."""
         self.encoder: tuple[int, ...] = ()
         """Encoder tokens of each of its images or clips."""
 
@@ -74,6 +77,7 @@ class Sequences:
         prompt_tokens: int,
         lora: str,
         pooling: bool,  # noqa: FBT001 - a field of the note
+        blocks: abc.Sequence[Hashable] = (),
     ) -> SequenceAdded:
         """Take in a sequence that has reached the engine."""
         context = carrier.decode(header) if header else None
@@ -101,7 +105,7 @@ class Sequences:
             labels=context.labels,
             role=context.role,
         )
-        self.known[name] = Sequence(added)
+        self.known[name] = Sequence(added, blocks)
         self.slots[name] = added.slot
         return added
 

@@ -5,7 +5,7 @@ is raised). Nothing here may raise into vLLM, wait, or grow with the batch.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from costtrace.guard import swallow
@@ -16,12 +16,15 @@ from costtrace_vllm.sequences import ADDED, DELIVERED, FREED
 from costtrace_vllm.status import status
 
 
-def trace_scheduler(scheduler: Any, recorder: Recorder) -> None:
-    """Shadow the methods of one scheduler instance with ones that record. What does not fit is left as it is."""
-    wrappers = {
+def trace_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = False) -> None:
+    """Shadow the methods of one scheduler instance with ones that record. What does not fit is left as it is.
+
+    *prefixes*: which cached blocks a sequence has is recorded, too.
+    """
+    wrappers: dict[str, Callable[..., Any]] = {
         "schedule": _schedule,
         "update_from_output": _update_from_output,
-        "add_request": _add_request,
+        "add_request": partial(_add_request, prefixes=prefixes),
         "_free_request": _free_request,
         "finish_requests": _finish_requests,
     }
@@ -67,7 +70,7 @@ def _update_from_output(inner: Any, recorder: Recorder, _scheduler: Any) -> Call
     return update_from_output
 
 
-def _add_request(inner: Any, recorder: Recorder, scheduler: Any) -> Callable[..., Any]:
+def _add_request(inner: Any, recorder: Recorder, scheduler: Any, *, prefixes: bool) -> Callable[..., Any]:
     note = recorder.note
     nobody: dict[str, Any] = {}
 
@@ -88,6 +91,7 @@ def _add_request(inner: Any, recorder: Recorder, scheduler: Any) -> Callable[...
                     request.num_prompt_tokens,
                     lora.lora_name if lora is not None else "",
                     request.pooling_params is not None,
+                    getattr(request, "block_hashes", ()) if prefixes else (),
                 )
         except Exception as error:  # noqa: BLE001 - the engine goes on
             swallow("vllm.scheduler.add_request", error)

@@ -13,6 +13,7 @@ from typing import Any
 
 from costtrace.events import Event, Lost, Overhead, Snapshot, Step
 from costtrace.guard import swallow
+from costtrace.prefix_numbers import PrefixNumbers
 from costtrace.recorder import STEP, Record
 from costtrace_vllm.sequences import ADDED, DELIVERED, FREED, OVERHEAD, UNOBSERVED, Sequence, Sequences
 
@@ -23,8 +24,10 @@ Items = list[tuple[int, int, int]]
 class Translator:
     """Turns one engine's records into events; remembers who is in the batch."""
 
-    def __init__(self, model: str, boot: str = "") -> None:
+    def __init__(self, model: str, boot: str = "", prefixes: PrefixNumbers | None = None) -> None:
         self._sequences = Sequences(model, boot)
+        self._prefixes = prefixes
+        """None: who found which cached blocks is not recorded."""
         self._next_index = 0
         self._turn = 0
         """Steps so far in which the cohort advanced."""
@@ -254,8 +257,19 @@ class Translator:
             sequence = self._sequences.known.get(name)
             if sequence is None:
                 sequence = self._unobserved(name, len(new.prompt_token_ids or ()), at_ns)
+            if self._prefixes is not None and sequence.blocks and sequence.cached < 0:
+                self._find(sequence, new, at_ns)
             sequence.meet(new)
             self._place(sequence, name, batch.num_scheduled_tokens[name], new.num_computed_tokens, enters, items)
+
+    def _find(self, sequence: Sequence, new: Any, at_ns: int) -> None:
+        """Its first step: what of its prompt the prefix cache had, and what it will compute."""
+        assert self._prefixes is not None
+        whole = sequence.prompt // self._prefixes.block_tokens
+        path = self._prefixes.path(sequence.slot, at_ns, sequence.blocks[:whole], new.num_computed_tokens)
+        sequence.blocks = ()
+        if path is not None:
+            self._out.append(path)
 
     def _place(self, sequence: Sequence, name: str, count: int, context: int, enters: Enters, items: Items) -> None:
         """Put one who is not in the cohort into this step."""
