@@ -7,7 +7,8 @@ import pytest
 
 np = pytest.importorskip("numpy", reason="the evaluation needs numpy (a development dependency)")
 
-import game  # noqa: E402 - after the check for numpy
+import estimates  # noqa: E402 - after the check for numpy
+import game  # noqa: E402 - as above
 import rules  # noqa: E402 - as above
 import scenarios  # noqa: E402 - as above
 from public_data import DATA, needs  # noqa: E402 - as above
@@ -140,3 +141,14 @@ def test_leaving_tenants_out_of_a_simulated_engine_compares_each_charge_with_mar
     )
     shown = loo.text({"auto": found}, fit, SimpleNamespace(repeats=2, seconds=8.0))
     assert all(f"| {tenant} |" in shown for tenant in found["tenants"])
+
+
+def test_an_estimate_is_compared_with_the_final_figure_and_made_of_what_ended_before_it():
+    def ended(prefill_ns, decode_ns, cached=0):
+        tokens = {"input_tokens": 10, "cached_tokens": cached, "output_tokens": 5}
+        return SimpleNamespace(
+            model="m", prefill_ns=prefill_ns, decode_ns=decode_ns, gpu_ns=prefill_ns + decode_ns, **tokens
+        )
+
+    found = estimates.compared([ended(100, 50), ended(300, 50), ended(7, 8), ended(1, 2, cached=5)], 2)
+    assert found == [(250, 15), ((407 * 5 + 15) // 30 + 36, 3)]
