@@ -195,7 +195,7 @@ class Server:
         )
         self._leaves = []
         self.events.append(step)
-        load = Load(length_ns, length_ns, features.tokens, features.context, features.attention)
+        load = Load(length_ns, length_ns, features.tokens, features.context, features.attention, 1.0)
         self.spans.append(Span(start_ns, self._now_ns, power_mw, tuple(shares.items()), load))
         for each in [*decodes, *(each for each, _ in chunks)]:
             each.uj += shares[each.slot] * power_mw * length_ns / 1e6

@@ -20,7 +20,7 @@ LAYERS = {
     "arithmetic": "apportion virtual_time step_model timeline sharing work regression energy_model energy_windows "
     "staging accounts head_fee device_peaks step_fit fit_sums fit_row nnls open_requests attribution node rating "
     "time_of_use carbon price_book conserve sensors.counting sensors.period sensors.resolve price_terms price_diff "
-    "list_prices idle_policies budgets energy_lag energy_check remote_meters forward_passes window sliding "
+    "list_prices idle_policies budgets energy_lag energy_check energy_hold remote_meters forward_passes window sliding "
     "prefix_tree fit_start beyond_knee",
     "reports": "reports tokenomics ui.frame ui.pages",
     "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "

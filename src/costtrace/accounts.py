@@ -5,7 +5,7 @@ Membership comes as `Work`, prices from the step model. A step costs a handful o
 
 import msgspec
 
-from costtrace.energy_model import Spending
+from costtrace.energy_model import Spending, energy_prices
 from costtrace.events import SequenceAdded, SequenceFinished, Step
 from costtrace.head_fee import TenantFees
 from costtrace.prefix_tree import PrefixTree
@@ -159,8 +159,8 @@ class Accounts(msgspec.Struct):
         if amounts[ENERGY]:
             own = prices
             if energy is not None:
-                model, device_steps = energy
-                own = model.step_prices(prices, features, amounts[TIME] / (device_steps or 1.0))
+                coefficients_uj, device_steps = energy
+                own = energy_prices(coefficients_uj, prices, features, amounts[TIME] / (device_steps or 1.0))
             self._owe(work, ENERGY, self.clocks[ENERGY].charge(amounts[ENERGY], self.cohort, usages, own))
         if amounts[GAP] and not same:
             self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))

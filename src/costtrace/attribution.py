@@ -166,7 +166,7 @@ class EngineAttribution(msgspec.Struct):
             served = staged.uj is None and grant.last and self._steady(grant, segment.step, staged.work)
             if not served:
                 amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.gap_ns)]
-                model = (measured[0].model, grant.device_steps) if measured else None
+                model = (staged.spends[1], grant.device_steps) if staged.spends else None
                 served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
 

@@ -107,8 +107,11 @@ class LagFinder(msgspec.Struct):
             self.busy[number - self.first_bin] += load.busy_ns * share
             self.tokens[number - self.first_bin] += load.tokens * share
 
-    def window(self, start_ns: int, end_ns: int, energy_uj: int) -> bool:
-        """Take a counter window at the times at which it was read. True if the lag has been changed."""
+    def window(self, start_ns: int, end_ns: int, energy_uj: int, *, choose: bool = True) -> bool:
+        """Take a counter window at the times at which it was read. True if the lag has been changed.
+
+        *choose*: whether it may be.
+        """
         length_ns = end_ns - start_ns
         if not 0 < length_ns <= LONGEST_NS or start_ns // BIN_NS - CANDIDATES < self.first_bin or not self.busy:
             return False
@@ -125,7 +128,7 @@ class LagFinder(msgspec.Struct):
             begin, end = start_ns - candidate * BIN_NS - first_ns, end_ns - candidate * BIN_NS - first_ns
             b = (_at(busy, end) - _at(busy, begin)) / length_ns
             sums.take(b, (_at(tokens, end) - _at(tokens, begin)) / length_ns, power)
-        return self.seen >= ENOUGH and self.seen % EVERY == 0 and self._choose()
+        return choose and self.seen >= ENOUGH and self.seen % EVERY == 0 and self._choose()
 
     def restart(self) -> None:
         """Readings are placed otherwise from now on: what was seen so far says nothing of the lag that they have."""

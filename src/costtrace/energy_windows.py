@@ -4,17 +4,32 @@ Between two readings of a device's counter lies a window. Its energy is distribu
 it (steps, idle, start-up) by the energy model, rescaled so that the window adds up to the counter to the microjoule. A
 piece is complete once a reading lies beyond its end. What no engine had is the device's own (`outside_uj`).
 
+The first `HOLD_NS` of a device's work are held, and distributed once it has been found when their readings hold
+(`energy_hold`): until then nothing that lies behind their begin is settled.
+
 A counter that falls has been reset, and one whose declared gain has changed counts anew: what that window took is
 unknown, never negative. A counter that stands still for
 longer than any sensor's period is not believed. Unknown is a gap, in nanoseconds, beside what is known.
 """
 
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 import msgspec
 
 from costtrace.apportion import largest_remainder
 from costtrace.energy_check import CrossCheck
+from costtrace.energy_hold import (
+    HOLD_BUSY_NS,
+    HOLD_NS,
+    HOLD_PIECES,
+    HOLDS,
+    LEARN_NS,
+    QUIET_NS,
+    Work,
+    learn,
+    placed,
+)
 from costtrace.energy_lag import LagFinder
 from costtrace.energy_model import NOTHING, EnergyModel, Load
 from costtrace.events import Reading
@@ -25,8 +40,6 @@ FROZEN_NS = 3 * NS_PER_S
 """A powered device draws something: a counter that has not moved for this long is stuck."""
 FAULT_NS = 2 * NS_PER_S
 """Faults shorter than this are bridged by the counter's next value."""
-LEARN_NS = 5 * NS_PER_S
-"""Windows longer than this (a stalled sensor) are distributed, and not learned from."""
 
 
 class Piece(msgspec.Struct):
@@ -40,6 +53,8 @@ class Piece(msgspec.Struct):
     uj: int = 0
     done_ns: int = 0
     """Device time that has been given its energy; the rest is a gap when the piece is taken."""
+    coefficients: list[float] | None = None
+    """Of the energy model by which its end was distributed; None: it has not been."""
 
 
 class Result(NamedTuple):
@@ -47,6 +62,8 @@ class Result(NamedTuple):
 
     uj: int
     gap_ns: int
+    coefficients: list[float] | None
+    """Of the energy model, as it was then: what is shared by it does not depend on when somebody looks."""
 
 
 class DeviceEnergy(msgspec.Struct):
@@ -64,6 +81,17 @@ class DeviceEnergy(msgspec.Struct):
     told_ns: int = -1
     """Time of the newest reading of any kind."""
     pieces: dict[int, Piece] = {}
+    coming: list[tuple[int, int]] | None = None
+    """Begin and number of the pieces behind the newest reading: a heap. None: a state of before there was one."""
+    under_way: list[int] = []
+    """Numbers of the others that have not been distributed to their end, by their begin."""
+    first_busy_ns: int = -1
+    """Begin of the first piece in which something ran, of those after what has been held. -1: there was none."""
+    held: list[Reading] = []
+    """Readings of the device's first work, that wait for their place."""
+    holds: int = 0
+    begun: bool = False
+    """That is over: readings are distributed as they come."""
     next_piece: int = 0
     model: EnergyModel = msgspec.field(default_factory=EnergyModel)
     queue: list[Reading] = []
@@ -85,12 +113,20 @@ class DeviceEnergy(msgspec.Struct):
     """Readings hold when the sensor renewed its value; before its period was known, when they were made."""
     check: CrossCheck = msgspec.field(default_factory=CrossCheck)
 
+    def __post_init__(self) -> None:
+        if self.coming is None:
+            self.coming = [(piece.start_ns, number) for number, piece in self.pieces.items()]
+            heapify(self.coming)
+
     def add(self, piece: Piece) -> int:
         """A piece waits from now on; returns its number."""
         number = self.next_piece
         self.next_piece += 1
         self.pieces[number] = piece
-        self.lag.expect(piece.start_ns, piece.end_ns, piece.load)
+        assert self.coming is not None
+        heappush(self.coming, (piece.start_ns, number))
+        if piece.load.busy_ns and not 0 <= self.first_busy_ns <= piece.start_ns:
+            self.first_busy_ns = piece.start_ns
         return number
 
     def take(self, number: int) -> Result | None:
@@ -99,18 +135,81 @@ class DeviceEnergy(msgspec.Struct):
         if piece.end_ns > self.settled_ns() and piece.end_ns > piece.start_ns:
             return None
         del self.pieces[number]
-        return Result(piece.uj, piece.device_ns - piece.done_ns)
+        return Result(piece.uj, piece.device_ns - piece.done_ns, piece.coefficients)
 
     def settled_ns(self) -> int:
         """Everything before this instant has its energy, or is known to have none."""
         return max(self.last_ns, self.given_up_ns)
 
+    def heard_ns(self) -> int:
+        """Time of the newest reading of any kind, distributed or held."""
+        return max(self.told_ns, self.held[-1].at_ns) if self.held else self.told_ns
+
     def give_up(self, at_ns: int) -> None:
         """Nothing more will be learned about the time before *at_ns*."""
+        if self.held:
+            self._release()
         self.given_up_ns = max(self.given_up_ns, at_ns)
+        self._see(at_ns, self.given_up_ns)
 
     def read(self, reading: Reading) -> None:
         """Take the next reading. All engines' time up to it has been added."""
+        if not self._hold(reading):
+            self._read(reading, learn=True)
+
+    def _hold(self, reading: Reading) -> bool:
+        """Whether the reading waits, as it is of the device's first work."""
+        if self.begun or not 0 <= self.first_busy_ns < reading.at_ns or reading.source == "none":
+            return False
+        if self.held and sensor_of(reading, "", 0) != sensor_of(self.held[0], "", 0):
+            self._release()  # what comes now is another count
+            return False
+        sparse = self.heard_ns() >= 0 and reading.at_ns - self.heard_ns() > QUIET_NS
+        self._see(reading.at_ns)
+        self.held.append(reading)
+        newest_ns = max((piece.end_ns for _, piece in self._under_way()), default=reading.at_ns)
+        long = reading.at_ns - self.held[0].at_ns >= HOLD_NS or len(self.under_way) > HOLD_PIECES
+        if sparse or long or reading.at_ns - newest_ns > QUIET_NS:
+            self._release()
+        return True
+
+    def _release(self) -> None:
+        """Place what was held, learn from all of it, then distribute it."""
+        self.holds += 1
+        readings, self.held = placed(self.held), []
+        pieces = self._under_way()
+        works = [Work(piece.start_ns, piece.end_ns, piece.load) for _, piece in pieces]
+        learned = learn(readings, works, self.lag.lag_ns)
+        self.lag = LagFinder(self.lag.lag_ns if learned is None else learned.lag_ns)
+        self.model = self.model if learned is None else learned.model
+        assert self.coming is not None
+        self.coming += [(piece.start_ns, number) for number, piece in pieces]
+        heapify(self.coming)
+        self.under_way = []
+        self.begun = self.holds >= HOLDS or sum(work.load.busy_ns for work in works) >= HOLD_BUSY_NS
+        for reading in readings:
+            self._read(reading, learn=learned is None)
+        coming = (self.pieces.get(number) for _, number in self.coming)
+        self.first_busy_ns = min((piece.start_ns for piece in coming if piece and piece.load.busy_ns), default=-1)
+
+    def _under_way(self) -> list[tuple[int, Piece]]:
+        """Without those that were taken before their energy came."""
+        return [(number, piece) for number in self.under_way if (piece := self.pieces.get(number)) is not None]
+
+    def _see(self, at_ns: int, settled_ns: int = -1) -> None:
+        """Pieces that begin before *at_ns* are under way; those that end by *settled_ns* are no longer."""
+        assert self.coming is not None
+        while self.coming and self.coming[0][0] < at_ns:
+            number = heappop(self.coming)[1]
+            if (piece := self.pieces.get(number)) is not None:
+                self.under_way.append(number)
+                if not self.held:
+                    self.lag.expect(piece.start_ns, piece.end_ns, piece.load)
+        if settled_ns >= 0:
+            self.under_way = [number for number, piece in self._under_way() if piece.end_ns > settled_ns]
+
+    def _read(self, reading: Reading, *, learn: bool) -> None:
+        """Take a reading at its place. *learn*: or its window has been learned from already."""
         if reading.period_ns and not self.period_known:
             self.period_known = True
             self.lag.restart()
@@ -118,6 +217,7 @@ class DeviceEnergy(msgspec.Struct):
         if at_ns <= self.told_ns and self.told_ns >= 0 and not reading.fault:
             return
         self.told_ns = max(self.told_ns, at_ns)
+        self._see(reading.at_ns)
         if value is None:
             if (self.last_ns >= 0 and at_ns - self.last_ns > FAULT_NS) or self.last_ns < 0:
                 self.give_up(at_ns)
@@ -140,11 +240,11 @@ class DeviceEnergy(msgspec.Struct):
             self.give_up(at_ns)
         else:
             gained_uj = value - self.last_uj
-            self._distribute(at_ns, gained_uj)
+            self._distribute(at_ns, gained_uj, learn=learn)
             if reading.source == "nvml_counter":
                 self.check.window(reading.at_ns - self.read_ns, gained_uj, (self.read_mw, reading.power_mw))
-            if self.lag.window(self.read_ns, reading.at_ns, gained_uj):
-                self.model = EnergyModel()  # what it had learned was of windows in the wrong place
+            if self.lag.window(self.read_ns, reading.at_ns, gained_uj, choose=learn):
+                self.model.begin_anew()  # what it had learned was of windows in the wrong place
             self._stand(reading, at_ns, value)
 
     def _of_another_count(self, reading: Reading) -> bool:
@@ -155,8 +255,9 @@ class DeviceEnergy(msgspec.Struct):
     def _stand(self, reading: Reading, at_ns: int, value: int) -> None:
         self.last_ns, self.last_uj = at_ns, value
         self.read_ns, self.read_mw = reading.at_ns, reading.power_mw
+        self._see(at_ns, at_ns)
 
-    def _distribute(self, end_ns: int, energy_uj: int) -> None:
+    def _distribute(self, end_ns: int, energy_uj: int, *, learn: bool) -> None:
         """Give a window's energy to the pieces in it, by the model's expectation of each."""
         start_ns = self.last_ns
         if self.given_up_ns > start_ns:
@@ -169,7 +270,8 @@ class DeviceEnergy(msgspec.Struct):
         names: list[int] = []
         loads: list[Load] = []
         covered_ns = 0
-        for number, piece in self.pieces.items():
+        coefficients = self.model.regression.coefficients()
+        for number, piece in self._under_way():
             begin, end = max(piece.start_ns, start_ns), min(piece.end_ns, end_ns)
             if begin >= end:
                 continue
@@ -183,6 +285,8 @@ class DeviceEnergy(msgspec.Struct):
             )
             piece.done_ns += device_ns
             covered_ns += device_ns
+            if piece.end_ns <= end_ns:
+                piece.coefficients = coefficients
         uncovered = Load(float(max(0, end_ns - start_ns - covered_ns)), 0.0, 0.0, 0.0, 0.0)
         weights = [max(0, int(self.model.weight(load) * 1024)) for load in (*loads, uncovered)]
         if not any(weights):
@@ -192,7 +296,7 @@ class DeviceEnergy(msgspec.Struct):
             self.pieces[number].uj += share
         self.outside_uj += shares[-1]
         self.attributed_uj += energy_uj - shares[-1]
-        if end_ns - start_ns <= LEARN_NS:
+        if learn and end_ns - start_ns <= LEARN_NS:
             whole = uncovered
             for load in loads:
                 whole = whole.plus(load)

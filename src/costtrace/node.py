@@ -204,7 +204,7 @@ class Node(msgspec.Struct):
             taken += 1
         del meter.queue[:taken]
         patience_ns = max(self.remote_wait_ns, SENSOR_PATIENCE_NS) if meter.host else SENSOR_PATIENCE_NS
-        if known_ns - meter.told_ns > patience_ns:
+        if known_ns - meter.heard_ns() > patience_ns:
             # Nobody reads this device any more: what came after its last reading has no energy.
             meter.give_up(known_ns - patience_ns)
 
@@ -214,8 +214,10 @@ class Node(msgspec.Struct):
         if group is None or not self.groups[group].members:
             return limit_ns
         sharing = self.groups[group]
-        waiting = [member.announced_ns for member in sharing.members.values() if not member.joined]
-        return min([limit_ns, *([sharing.swept_ns] if len(waiting) < len(sharing.members) else waiting)])
+        waiting = [min(m.started_ns, m.announced_ns) for m in sharing.members.values() if not m.joined]
+        # Of a piece that is being swept nothing has been given out yet.
+        begun = [member.piece_start_ns for member in sharing.members.values() if member.piece_ns]
+        return min([limit_ns, *begun, *([sharing.swept_ns] if len(waiting) < len(sharing.members) else waiting)])
 
     def take_rows(self) -> Rows:
         """Rows since the last call, of all engines."""

@@ -34,6 +34,8 @@ class Staged(msgspec.Struct, gc=False):
     """(index of the device, number of the piece there) that are waited for; None: no device is measured."""
     uj: list[int] | None = None
     gap_ns: list[int] | None = None
+    spends: tuple[int, list[float]] | None = None
+    """How the first of its devices spends energy: index, coefficients of its model when that piece was settled."""
 
     def energy(self, device_ns: tuple[int, ...]) -> Energy:
         """Of a grant of *device_ns* that has left the stage."""
@@ -122,6 +124,8 @@ class Stage(msgspec.Struct):
             if result is None:
                 waiting.append((index, number))
             else:
-                staged.uj[index], staged.gap_ns[index] = result
+                staged.uj[index], staged.gap_ns[index], coefficients = result
+                if coefficients is not None and (staged.spends is None or index < staged.spends[0]):
+                    staged.spends = (index, coefficients)
         staged.pieces = waiting
         return not waiting

@@ -84,7 +84,7 @@ def test_long_windows_tell_nothing_of_a_lag():
 
 def test_what_was_seen_before_the_sensors_period_was_known_does_not_count_in_its_lag():
     """Until then readings hold when they were made, on average half a period late: another lag than they have later."""
-    meter, steps = DeviceEnergy(), list(loads(1_600))
+    meter, steps = DeviceEnergy(begun=True), list(loads(1_600))
     total, energy = 0, {}
     for start, end, busy in steps:
         total += (BUSY_W if busy else IDLE_W) * (end - start) // 1_000

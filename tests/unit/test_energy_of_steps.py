@@ -2,9 +2,9 @@
 
 import pytest
 
-from costtrace.energy_model import EnergyModel, Load
+from costtrace.energy_model import EnergyModel, Load, energy_prices
 from costtrace.events import Step
-from costtrace.step_model import Coefficients, Features, step_prices
+from costtrace.step_model import Coefficients, Features, step_prices, step_total
 from costtrace.timeline import Grant, Segment
 
 FEATURES = Features(4, 4, 67, 3_000, 0, 0, 0)
@@ -14,11 +14,12 @@ STEP_NS = 10_000_000
 
 @pytest.fixture
 def model():
-    """A device that draws 100 W, 300 W more when busy, and 20 mJ a token."""
+    """A device that draws 100 W, 300 W more when busy, 20 mJ a token and 1 J a step."""
     made = EnergyModel()
     for n in range(200):
-        load = Load(1e8, 1e8 * (n % 5) / 5, float(n * 7 % 90), 0.0, 0.0)
-        made.observe(load, round(0.1 * load.ns + 0.3 * load.busy_ns + 20_000 * load.tokens))
+        load = Load(1e8, 1e8 * (n % 5) / 5, float(n * 7 % 90), 0.0, 0.0, float(n % 3))
+        drawn_uj = 0.1 * load.ns + 0.3 * load.busy_ns + 20_000 * load.tokens + 1e6 * load.steps
+        made.observe(load, round(drawn_uj))
     return made
 
 
@@ -31,7 +32,7 @@ def grant(devices, pieces=1):
 def proportions(model, one):
     """Of the parts of a step's energy, as they are shared."""
     time = step_prices(COEFFICIENTS, "roofline", FEATURES)
-    own = model.step_prices(time, FEATURES, sum(one.device_ns) / one.device_steps)
+    own = energy_prices(model.regression.coefficients(), time, FEATURES, sum(one.device_ns) / one.device_steps)
     return (own.head / own.token, own.context / own.token)
 
 
@@ -43,3 +44,23 @@ def test_a_step_is_shared_alike_on_one_device_and_on_many_and_in_pieces(model, d
 def test_a_step_without_length_is_whole():
     step = Segment(5, 5, "busy", step=Step(0, 5, 5))
     assert Grant(step, 5, 5, 0, (0, 0), last=True).device_steps == 2
+
+
+def test_what_a_step_takes_once_is_told_from_power_of_busy_time_though_both_go_nearly_together(model):
+    found = model.regression.coefficients()
+    assert found == pytest.approx([0.1, 0.3, 20_000, 0.0, 0.0, 1e6], rel=0.01)
+
+
+def test_what_a_step_takes_once_is_shared_as_its_fixed_time_is():
+    time = step_prices(COEFFICIENTS, "roofline", FEATURES)
+    own = energy_prices((0.0, 0.0, 0.0, 0.0, 0.0, 1e6), time, FEATURES, STEP_NS)
+    assert own.head * FEATURES.heads == pytest.approx(1e6)
+    assert (own.token, own.sequence, own.context) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("method", ["tokens", "equal"])
+def test_where_time_has_no_fixed_part_it_is_shared_as_all_of_the_time_is(method):
+    time = step_prices(None if method == "tokens" else COEFFICIENTS, method, FEATURES)
+    own = energy_prices((0.0, 0.0, 0.0, 0.0, 0.0, 1e6), time, FEATURES, STEP_NS)
+    assert step_total(own, FEATURES) == pytest.approx(1e6)
+    assert own.head == 0.0

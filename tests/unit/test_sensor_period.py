@@ -78,3 +78,21 @@ def test_hardly_a_value_is_placed_a_period_wrong_though_the_phase_is_never_exact
     counts, wrongs = zip(*(placed(seed) for seed in range(4)), strict=True)
     assert sum(counts) > 7_000
     assert sum(wrongs) < 0.005 * sum(counts)
+
+
+def test_after_an_hour_of_rare_reads_of_an_idle_device_the_period_is_found_as_soon_as_reads_are_frequent():
+    finder, rng, read_ms = PeriodFinder(), random.Random(2), 0.0
+
+    def read(least_ms, most_ms):
+        nonlocal read_ms
+        read_ms += rng.uniform(least_ms, most_ms)
+        finder.see(at(read_ms), at(read_ms), int((read_ms - 37) // 100))
+        if finder.due(at(read_ms)):
+            finder.look(at(read_ms))
+
+    while read_ms < 3_600_000:
+        read(800, 1_200)
+    assert finder.period_ns == 0
+    while read_ms < 3_618_000:
+        read(80, 120)
+    assert finder.period_ns == pytest.approx(PERIOD_NS, rel=5e-4)

@@ -15,6 +15,8 @@ from costtrace.units import NS_PER_MS, NS_PER_S
 KEEP = 192
 """Intervals that are looked at."""
 ENOUGH = 48
+LEAST_STILL = 4
+"""Of them, so many that saw the same value as the read before."""
 FINE = 1 + 1e-4
 """Periods are told apart to about this factor."""
 FIT = 0.97
@@ -47,6 +49,31 @@ class Period(NamedTuple):
     """Of the intervals, those that it explains."""
 
 
+class Phase(NamedTuple):
+    """When a sensor renews its value."""
+
+    period_ns: int
+    phase_ns: int
+    """Of an update; the others are whole periods from it."""
+
+    def updated(self, read_ns: int, before_ns: int) -> int | None:
+        """When the value had been renewed in which a read at *read_ns* saw a change since a read at *before_ns*.
+
+        None: the read was so close to an update that its value may be that one's or the one's before.
+        """
+        age_ns = (read_ns - self.phase_ns) % self.period_ns
+        at_ns = read_ns - age_ns
+        close_ns = round(self.period_ns * CLOSE_SHARE + abs(read_ns - self.phase_ns) * DRIFT)
+        if age_ns < close_ns and at_ns - self.period_ns > before_ns - close_ns:
+            return None
+        if age_ns > self.period_ns - close_ns:
+            return None if at_ns > before_ns - close_ns else read_ns
+        if at_ns > before_ns:
+            return at_ns
+        # It is known to have been after the read before: right after that one, or just before this one.
+        return before_ns + 1 if before_ns - at_ns < at_ns + self.period_ns - read_ns else read_ns
+
+
 def find_period(intervals: Sequence[Interval], near_ns: int = 0) -> Period | None:
     """Find the update period. None: shorter than the reads are apart, or there is none, or too little is known.
 
@@ -54,7 +81,7 @@ def find_period(intervals: Sequence[Interval], near_ns: int = 0) -> Period | Non
     """
     intervals = intervals[-KEEP:]
     still = sorted(i.to_ns - i.from_ns for i in intervals if not i.changed)
-    if len(intervals) < ENOUGH or len(still) < 4 or len(still) == len(intervals):
+    if len(intervals) < ENOUGH or len(still) < LEAST_STILL or len(still) == len(intervals):
         return None
     if near_ns:
         width, count = 1 + 2e-4, len(intervals)
@@ -151,18 +178,7 @@ class PeriodFinder:
         """
         if not self._phase_ns or self._last is None:
             return read_ns
-        before_ns = self._last[0]
-        age_ns = (read_ns - self._phase_ns) % self.period_ns
-        at_ns = read_ns - age_ns
-        close_ns = round(self.period_ns * CLOSE_SHARE + (read_ns - self._phase_ns) * DRIFT)
-        if age_ns < close_ns and at_ns - self.period_ns > before_ns - close_ns:
-            return None
-        if age_ns > self.period_ns - close_ns:
-            return None if at_ns > before_ns - close_ns else read_ns
-        if at_ns > before_ns:
-            return at_ns
-        # It is known to have been after the read before: right after that one, or just before this one.
-        return before_ns + 1 if before_ns - at_ns < at_ns + self.period_ns - read_ns else read_ns
+        return Phase(self.period_ns, self._phase_ns).updated(read_ns, self._last[0])
 
     def due(self, now_ns: int) -> bool:
         """Whether `look` is worth its while: it takes some milliseconds."""
@@ -181,7 +197,9 @@ class PeriodFinder:
         else:
             self._phase_ns = 0
             self._due_ns = now_ns + self._patience_ns
-            self._patience_ns = min(2 * self._patience_ns, LONGEST_PATIENCE_NS)
+            # Reads that are too rare to see the same value twice (an idle device's) are no reason to lose hope.
+            if sum(not interval.changed for interval in self._intervals) >= LEAST_STILL:
+                self._patience_ns = min(2 * self._patience_ns, LONGEST_PATIENCE_NS)
 
 
 def _stamped_period(stamps: Sequence[int]) -> int:
