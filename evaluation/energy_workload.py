@@ -11,11 +11,15 @@ import csv
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
+
+import numpy as np
+from game import RooflineGame, shapley_of_common
 
 from costtrace.energy_model import NOTHING, Load
 from costtrace.events import AnyEvent, EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
-from costtrace.step_model import Coefficients, Features, roofline_prices
+from costtrace.step_model import Coefficients, Features
 from costtrace.testing.schedules import DISPATCH_NS, HEARTBEAT_NS, SHAPE, WALL_OFFSET_NS, header, started
 from costtrace.units import NS_PER_S
 
@@ -31,6 +35,9 @@ COEFFICIENTS = Coefficients(
     attention=4 * SHAPE.layers * SHAPE.heads * SHAPE.head_size / FLOPS,
     sequence=5e-6,
 )
+GAME = RooflineGame(SimpleNamespace(coefficients=COEFFICIENTS))
+ORDERS = 32
+"""And their reverses, in a step with so many chunks that its coalitions cannot be listed."""
 IDLE_W = 95.0
 STATIC_W = 130.0
 """While a step runs, before anything is read or computed."""
@@ -122,6 +129,7 @@ class Server:
     def __init__(self, asked: list[Request], seed: int, base_ns: int, device: str) -> None:
         self._asked = asked
         self._rng = random.Random(seed)
+        self._orders = np.random.default_rng(seed)
         self._base_ns, self._now_ns = base_ns, 0
         self._waiting: list[_Running] = []
         self._running: list[_Running] = []
@@ -228,18 +236,15 @@ class Server:
         seconds += c.attention * step.attention + c.sequence * step.sequences
         seconds *= math.exp(self._rng.gauss(0, TIME_NOISE))
         warm = 1 + WARM_SHARE * (1 - math.exp(-self._now_ns / NS_PER_S / WARM_S))
-        prices = roofline_prices(c, step)
         weights_j = SHAPE.weight_bytes * J_PER_BYTE / step.sequences
         token_j = 2 * SHAPE.active_params * J_PER_FLOP
         context_j = SHAPE.kv_bytes_per_token * J_PER_BYTE
         work_j = 4 * SHAPE.layers * SHAPE.heads * SHAPE.head_size * J_PER_FLOP
+        # What time is shared by is the game's own Shapley value, listed, and not the product's formula for it.
+        common, _ = shapley_of_common(np.array(list(tokens.values())), GAME, ORDERS, self._orders)
         priced = {
-            slot: prices.head
-            + prices.sequence
-            + prices.token * count
-            + prices.context * reads.get(slot, 0)
-            + prices.attention * works.get(slot, 0)
-            for slot, count in tokens.items()
+            slot: common[place] + c.context * reads.get(slot, 0) + c.attention * works.get(slot, 0)
+            for place, slot in enumerate(tokens)
         }
         static_j = STATIC_W * warm * seconds / sum(priced.values())
         used = {
