@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from costtrace.energy_lag import BIN_NS, ENOUGH, LagFinder
+from costtrace.energy_lag import BIN_NS, ENOUGH, LONGEST_LAG_NS, LagFinder
 from costtrace.energy_model import NOTHING, EnergyModel, Load
 from costtrace.events import Reading
 from costtrace.sensors.period import CLOSE_SHARE, Phase
@@ -123,7 +123,8 @@ def learn(readings: Sequence[Reading], works: Sequence[Work], lag_ns: int) -> Le
     coarse_ns = _coarse_lag(windows, works, lag_ns)
     if coarse_ns is not None:
         lags = [coarse_ns + step * FINE_NS for step in range(-REACH, REACH + 1)]
-        lag_ns = min((lag for lag in lags if lag >= 0), key=lambda lag: _fit(windows, done, lag).unexplained())
+        lags = [lag for lag in lags if 0 <= lag <= LONGEST_LAG_NS]
+        lag_ns = min(lags, key=lambda lag: _fit(windows, done, lag).unexplained())
     return Learned(lag_ns, _fit(windows, done, lag_ns))
 
 

@@ -17,6 +17,7 @@ from costtrace.units import NS_PER_MS
 BIN_NS = 20 * NS_PER_MS
 CANDIDATES = 41
 """Lags of 0 to 800 ms, in steps of a bin."""
+LONGEST_LAG_NS = (CANDIDATES - 1) * BIN_NS
 BINS = CANDIDATES + 60
 """How far back the bins reach: the longest lag and the longest window."""
 LONGEST_NS = 500 * NS_PER_MS
@@ -140,7 +141,7 @@ class LagFinder(msgspec.Struct):
             return False
         found = [sums.explained(self.count, self.power, spread) for sums in self.sums]
         best = max(range(CANDIDATES), key=found.__getitem__)
-        now = found[round(self.lag_ns / BIN_NS)]
+        now = found[round(min(self.lag_ns, LONGEST_LAG_NS) / BIN_NS)]
         if found[best] < LEAST or found[best] - now < max(BETTER * (1 - now), LITTLE):
             return False
         self.lag_ns = best * BIN_NS + _peak(found, best)

@@ -7,6 +7,7 @@ import pytest
 
 from costtrace import energy_windows
 from costtrace.energy_hold import HOLD_NS, HOLDS, Work, learn, placed
+from costtrace.energy_lag import LONGEST_LAG_NS, LagFinder
 from costtrace.energy_model import Load
 from costtrace.energy_windows import DeviceEnergy, piece_of
 from costtrace.events import Reading
@@ -102,6 +103,25 @@ def test_the_lag_and_what_power_follows_are_found_in_what_was_held():
     coefficients = found.model.regression.coefficients()
     assert coefficients[0] == pytest.approx(0.1, rel=0.05)
     assert coefficients[2] == pytest.approx(8_000, rel=0.1)
+
+
+@pytest.mark.parametrize("lag_ms", [0, 800, 900])
+def test_a_lag_at_the_end_of_what_is_looked_for_stays_within_it_and_goes_on_being_looked_for(monkeypatch, lag_ms):
+    monkeypatch.setattr("test_energy_hold.LAG_NS", lag_ms * NS_PER_MS)
+    works = work(30)
+    found = learn(placed(readings(works)), works, 0)
+    assert 0 <= found.lag_ns <= LONGEST_LAG_NS
+    meter = meter_with(works)
+    for each in readings(works, known_after_s=1):
+        meter.read(each)
+    assert meter.lag.seen > 0
+    assert 0 <= meter.lag.lag_ns <= LONGEST_LAG_NS
+    # A state that an agent of another version has left may say more.
+    finder = LagFinder(LONGEST_LAG_NS + 15 * NS_PER_MS)
+    for each in works:
+        finder.expect(*each)
+        finder.window(each.start_ns, each.end_ns, round(drawn_uj(each.load)))
+    assert finder.seen > 100
 
 
 def test_of_few_windows_nothing_is_learned():
