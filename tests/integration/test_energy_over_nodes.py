@@ -22,6 +22,7 @@ from costtrace.events import SENSORS, Reading
 from costtrace.journal.reader import JournalReader
 from costtrace.nvml_sim.runner import prepare
 from costtrace.nvml_sim.scenario import parse_scenario
+from costtrace.open_requests import ROUNDING_NS
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 WAVE = {"kind": "square", "low_w": 120, "high_w": 640, "period_s": 0.7}
@@ -146,7 +147,8 @@ def test_afterwards_the_rows_are_both_counters_to_the_microjoule(nodes):
 def test_nothing_is_pending_or_unknown_in_the_end(nodes):
     assert nodes.here.rows("SELECT * FROM pending") == []
     assert nodes.here.one("SELECT sum(gap_ns) FROM meter") == 0
-    measured = nodes.here.rows("SELECT energy_uj FROM usage WHERE gpu_ns > 0")
+    # Who was last to close may have a ns of what others' shares were rounded by, and no energy for it.
+    measured = nodes.here.rows("SELECT energy_uj FROM usage WHERE gpu_ns > ?", ROUNDING_NS)
     assert measured
     assert all(row["energy_uj"] is not None for row in measured)
 

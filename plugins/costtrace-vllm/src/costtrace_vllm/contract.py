@@ -146,7 +146,7 @@ HOOKS: tuple[Hook, ...] = (
         ),
     ),
     Hook(
-        "request.blocks", "engine", "vllm.v1.request", "Request", "", (),
+        "request.blocks", "engine", "vllm.v1.request", "Request", "update_block_hashes", (),
         "which prompts begin alike: with `prefix_sharing: tree` who misses the prefix cache pays all the same",
         fields=("block_hashes",),
     ),
