@@ -19,7 +19,7 @@ from costtrace.demo.processes import wait_until
 from costtrace.ui.answers import Answers
 from costtrace.ui.server import Door, Server, own_style
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.heavy, pytest.mark.vllm, pytest.mark.timeout(400)]
 
 CLIENT = Path(__file__).with_name("openai_client.py")
 TOLD_S = 90.0
@@ -27,7 +27,6 @@ TOLD_S = 90.0
 KINDS = ("chat", "completion", "chat-streamed", "completion-streamed")
 STREAMED = ("chat-streamed", "completion-streamed")
 HEADERS = ("x-costtrace-cost-estimate", "x-costtrace-cost-currency")
-heavy = pytest.mark.heavy
 log = logging.getLogger(__name__)
 
 
@@ -78,9 +77,7 @@ def adapter():
     return need(BUILD / "tiny-lora", "model")
 
 
-@pytest.fixture(
-    scope="module", params=[ENVIRONMENTS[0], pytest.param(ENVIRONMENTS[-1], marks=heavy)], ids=lambda p: p.name
-)
+@pytest.fixture(scope="module", params=ENVIRONMENTS, ids=lambda path: path.name)
 def world(request, tiny_model, adapter, tmp_path_factory):
     """A server with a tenant that has asked before, and what it said before anything was known."""
     environment = need(request.param, "setup-vllm").parent / request.param.name
@@ -179,7 +176,6 @@ def test_no_answer_was_harmed(world):
         assert not [name for name in said["lost_hooks"] if name.startswith("answer")]
 
 
-@heavy
 def test_an_embedding_states_it_too(vllm_environment, tmp_path):
     model = need(BUILD / "tiny-embedder", "model")
     variables = {"COSTTRACE_COST_ESTIMATES": "model"}

@@ -24,7 +24,7 @@ from costtrace.nvml_sim.runner import prepare
 from costtrace.nvml_sim.scenario import parse_scenario
 from costtrace.open_requests import ROUNDING_NS
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
+pytestmark = [pytest.mark.heavy, pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")]
 WAVE = {"kind": "square", "low_w": 120, "high_w": 640, "period_s": 0.7}
 HERE = "GPU-aaaaaaaa-0000-4000-8000-000000000001"
 THERE = "GPU-bbbbbbbb-0000-4000-8000-000000000002"
