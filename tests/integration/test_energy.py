@@ -14,6 +14,7 @@ from contextlib import closing
 import msgspec
 import pytest
 from books import Home
+from metered import PRICES
 
 from costtrace.agent.lock import running
 from costtrace.demo.processes import wait_until
@@ -23,14 +24,6 @@ from costtrace.nvml_sim.runner import prepare
 from costtrace.nvml_sim.scenario import parse_scenario
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-PRICES = """
-version: metered
-currency: USD
-electricity:
-  - {per_kwh: "0.31", pue: "1.2", from: 2020-01-01, source: test}
-devices:
-  - {match: "*", kind: gpu, per_gpu_hour: "2.10", includes_energy: false, from: 2020-01-01, source: test}
-"""
 WAVE = {"kind": "square", "low_w": 120, "high_w": 640, "period_s": 0.7}
 
 

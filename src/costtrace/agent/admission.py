@@ -4,13 +4,12 @@ A budget of one model is not looked at: a server would have to read a request's 
 """
 
 import json
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from costtrace import admission
 from costtrace.admission import EVERYBODY, LATEST_S, Refusal
+from costtrace.agent.rounds import Rounds
 from costtrace.budgets import HARD
 from costtrace.budgets_file import load_budgets
 from costtrace.errors import ConfigError, CosttraceError
@@ -19,31 +18,17 @@ from costtrace.ledger.query import open_ledger
 from costtrace.ledger.standing import standing_of
 from costtrace.units import NS_PER_S
 
-LEAST_GAP_S = 5.0
-SHARE = 0.02
-"""Of this thread's time that may go into reading the ledger, as long as the file does not grow stale by it."""
 
-
-class Admission:
+class Admission(Rounds):
     """Writes who is refused, every few seconds, from `start` to `stop`; counts what the servers say they refused."""
 
     def __init__(self, home: Path, budgets: Path, count: Callable[[int], None]) -> None:
+        super().__init__("admission", admission.VALID_S)
         self._home = home
         self._budgets = budgets
         self._count = count
         self._counted: dict[str, int] = {}
         self._problem = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="costtrace-admission", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; what was written stays until it is too old to count."""
-        self._stop.set()
-        self._thread.join(5)
 
     def turn(self, now_ns: int) -> dict[str, Refusal]:
         """Write who is refused at *now_ns* (wall), and return it. Raises: OSError, CosttraceError.
@@ -68,16 +53,13 @@ class Admission:
         self._say(problem)
         return refused
 
-    def _run(self) -> None:
-        gap_s = LEAST_GAP_S
-        while not self._stop.wait(gap_s):
-            began_s = time.monotonic()
-            try:
-                self.turn(time.time_ns())
-            except (OSError, CosttraceError) as error:
-                self._say(f"nobody is refused for a budget: {error}")
-            self._count_refused()
-            gap_s = min(admission.VALID_S / 3, max(LEAST_GAP_S, (time.monotonic() - began_s) / SHARE))
+    def look(self, now_ns: int) -> None:
+        """Say who is refused, and count who was."""
+        try:
+            self.turn(now_ns)
+        except (OSError, CosttraceError) as error:
+            self._say(f"nobody is refused for a budget: {error}")
+        self._count_refused()
 
     def _count_refused(self) -> None:
         """Add what each server process has refused since it was last looked at."""
