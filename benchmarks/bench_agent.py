@@ -2,7 +2,7 @@
 
     python benchmarks/bench_agent.py [--requests 20000] [--rounds 5]
 
-The journal is a simulated engine's, written by the real recorder and writer (`costtrace.testing.engine`). Before
+The journal is a simulated engine's, written by the real recorder and writer (`costtrace_lab.engines.engine`). Before
 anything is timed, the answer is checked: every request is in the ledger once, and the ledger adds up with ``==``. Each
 figure is the median, least and most of some rounds. Emission is not in it: `bench_emission.py`.
 """
@@ -22,17 +22,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import ledger_balance
+from costtrace_lab.engines import Profile, RandomEngine
+from costtrace_lab.engines.engine import JournalEngine
+from costtrace_lab.engines.schedules import header, started
 
-from costtrace.agent.service import Agent, _encode
-from costtrace.attribution import Policy
-from costtrace.events import Heartbeat, SegmentHeader, SequenceAdded, Step
+from costtrace.agent.loop import Agent, _encode
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.config.settings import Settings
+from costtrace.core.events import Heartbeat, SegmentHeader, SequenceAdded, Step
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.journal.reader import JournalReader
-from costtrace.node import Node
-from costtrace.settings import Settings
-from costtrace.testing import Profile, RandomEngine
-from costtrace.testing.engine import JournalEngine
-from costtrace.testing.schedules import header, started
-from costtrace.units import NS_PER_MS, NS_PER_S
 
 RUNNING = (1, 16, 64, 256, 1_024, 4_096)
 STEPS = 2_000

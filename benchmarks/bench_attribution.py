@@ -24,18 +24,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bench_agent import processor
+from costtrace_lab.engines.engine import ReplayTranslator
+from costtrace_lab.engines.random_engine import Batch
+from costtrace_lab.engines.schedules import header, started
 
-from costtrace.attribution import Policy
-from costtrace.events import EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort, Prices
+from costtrace.capture.recorder import NOTE, STEP
+from costtrace.core.events import EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import JournalWriter
-from costtrace.node import Node
-from costtrace.recorder import NOTE, STEP
-from costtrace.testing.engine import ReplayTranslator
-from costtrace.testing.random_engine import Batch
-from costtrace.testing.schedules import header, started
-from costtrace.units import NS_PER_MS, NS_PER_S
-from costtrace.virtual_time import SHIFT, Clock, Cohort, Prices
 
 try:
     import numpy as np

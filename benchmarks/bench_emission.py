@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from emission_world import Receiver, engine, listening, new_ledger, record, turn, write
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 
-from costtrace.emit import Emission, EmissionSettings
-from costtrace.emit.feed import Feed
-from costtrace.emit.rows import engines, usage_after
-from costtrace.emit.spans import SpanBuilder
-from costtrace.emit.transport import resource as own_resource
 from costtrace.ledger.store import Ledger
+from costtrace.telemetry import Emission, EmissionSettings
+from costtrace.telemetry.ledger_rows import engines, usage_after
+from costtrace.telemetry.metric_state import Feed
+from costtrace.telemetry.spans import SpanBuilder
+from costtrace.telemetry.transport import resource as own_resource
 
 RATE = 500
 """Finished requests a second that an agent has to keep up with."""

@@ -14,7 +14,7 @@ import random
 import time
 from typing import NamedTuple
 
-from costtrace.virtual_time import SHIFT, Clock, Cohort, Prices, Usage
+from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort, Prices, Usage
 
 PLANS = 4_096
 """Prices and lengths repeat after so many steps (a prime number of members' changes keeps them out of step)."""

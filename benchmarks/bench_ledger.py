@@ -25,9 +25,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from costtrace.core.rows import EngineRow
 from costtrace.journal.reader import Position
 from costtrace.ledger.store import Ledger
-from costtrace.usage import EngineRow
 
 HOUR_NS = 3_600 * 10**9
 START_NS = 1_793_491_200 * 10**9  # 2026-11-01

@@ -31,9 +31,9 @@ from vllm.v1.metrics.perf import ModelMetrics  # noqa: E402
 from vllm_batches import Reader, truth  # noqa: E402
 from vllm_scheduler import Drive, make_config, make_scheduler  # noqa: E402
 
-from costtrace.device_names import cpu_name  # noqa: E402
+from costtrace.capture.recorder import STEP, Recorder  # noqa: E402
+from costtrace.core.device_names import cpu_name  # noqa: E402
 from costtrace.journal import frames  # noqa: E402
-from costtrace.recorder import STEP, Recorder  # noqa: E402
 
 ROUNDS = 9
 

@@ -18,14 +18,15 @@ import tempfile
 import time
 from pathlib import Path
 
+from costtrace_nvml_sim.runner import prepare
+from costtrace_nvml_sim.scenario import parse_scenario
+from costtrace_nvml_sim.truth import Truth
+
+from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
-from costtrace.nvml_sim.runner import prepare
-from costtrace.nvml_sim.scenario import parse_scenario
-from costtrace.nvml_sim.truth import Truth
-from costtrace.sensors.desk import SensorDesk
-from costtrace.sensors.nvml import NvmlSensor
+from costtrace.sensors.nvml.sensor import NvmlSensor
 from costtrace.sensors.sampler import Sampler
-from costtrace.units import NS_PER_S
+from costtrace.sensors.sensor_journal import SensorDesk
 
 TURN_S = 0.2
 

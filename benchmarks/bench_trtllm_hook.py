@@ -17,6 +17,7 @@ import statistics
 import time
 from types import SimpleNamespace
 
+from costtrace_lab.trtllm_double.trtllm import LlmRequest, Plan
 from costtrace_tensorrt_llm import executor, hooks
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.gputime import EventPool
@@ -25,9 +26,8 @@ from costtrace_tensorrt_llm.metering import StepMeter
 from costtrace_tensorrt_llm.native import UpstreamMeter
 from costtrace_tensorrt_llm.translate import Translator
 
-from costtrace.events import Step
-from costtrace.recorder import Recorder
-from costtrace.testing.fake_trtllm import LlmRequest, Plan
+from costtrace.capture.recorder import Recorder
+from costtrace.core.events import Step
 
 ROUNDS = 9
 SIZES = (1, 64, 256, 1_024)

@@ -21,7 +21,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costtrace.demo.dynamo import Dynamo, Mode
+from costtrace_lab.demo.dynamo import Dynamo, Mode
 
 WORKERS: dict[str, tuple[Mode, ...]] = {"aggregated": ("agg", "agg"), "disaggregated": ("prefill", "decode")}
 PRICE_PER_HOUR = Fraction(2)

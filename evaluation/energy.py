@@ -32,17 +32,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from costtrace_lab.engines.schedules import BOOT_ID
+from costtrace_nvml_sim.runner import Prepared, prepare
+from costtrace_nvml_sim.scenario import parse_scenario
+from costtrace_nvml_sim.truth import Truth
 from energy_workload import Served, serve
 
-from costtrace.attribution import Policy
-from costtrace.energy_windows import DeviceEnergy, piece_of
-from costtrace.events import Reading, SegmentHeader
-from costtrace.node import Node
-from costtrace.nvml_sim.runner import Prepared, prepare
-from costtrace.nvml_sim.scenario import parse_scenario
-from costtrace.nvml_sim.truth import Truth
-from costtrace.testing.schedules import BOOT_ID
-from costtrace.units import NS_PER_S
+from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import Reading, SegmentHeader
+from costtrace.core.units import NS_PER_S
 
 BASE_NS = 1_000 * NS_PER_S
 """Where the monotonic clock stands when the double's time begins."""

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+from costtrace_lab.engines.schedules import DISPATCH_NS, HEARTBEAT_NS, SHAPE, WALL_OFFSET_NS, header, started
 from game import RooflineGame, shapley_of_common
 
-from costtrace.energy_model import NOTHING, Load
-from costtrace.events import AnyEvent, EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
-from costtrace.step_model import Coefficients, Features
-from costtrace.testing.schedules import DISPATCH_NS, HEARTBEAT_NS, SHAPE, WALL_OFFSET_NS, header, started
-from costtrace.units import NS_PER_S
+from costtrace.attribution.energy.model import NOTHING, Load
+from costtrace.attribution.steps.cost_model import Coefficients, Features
+from costtrace.core.events import AnyEvent, EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
+from costtrace.core.units import NS_PER_S
 
 TOKEN_BUDGET = 2_048
 MAX_RUNNING = 256

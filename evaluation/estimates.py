@@ -3,17 +3,17 @@
     python evaluation/estimates.py TRACE [--requests 6000] [--speed 1.0] [--history 500]
 
 One run of the simulator: each request after the first `--history` is estimated by the mean per token of all that ended
-before it (`costtrace.cost_estimates`), and compared with its device time. Under one price that is the ratio of costs.
+before it (`costtrace.capture.node_files.cost_estimates`), and compared with its device time. Under one price that is the ratio of costs.
 """
 
 import argparse
 from pathlib import Path
 
+from costtrace_lab.simulator import SchedulerConfig
 from prefix_sharing import attributed, simulated
 
-from costtrace.attribution import Policy
-from costtrace.cost_estimates import Means, Used, estimate
-from costtrace.simulator import SchedulerConfig
+from costtrace.attribution.engine import Policy
+from costtrace.capture.node_files.cost_estimates import Means, Used, estimate
 
 WINDOW_S = 60
 PERCENTILES = (5, 25, 50, 75, 95)

@@ -16,9 +16,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from costtrace_lab.simulator.kernel_tables import CAPTURED, KernelTables
 
-from costtrace.events import SequenceAdded, SequenceFinished, Step
-from costtrace.simulator.kernel_tables import CAPTURED, KernelTables
+from costtrace.core.events import SequenceAdded, SequenceFinished, Step
 
 
 class Players(NamedTuple):

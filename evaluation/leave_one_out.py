@@ -19,14 +19,14 @@ import threading
 import time
 from pathlib import Path
 
+from costtrace_lab.demo.server import VllmServer
+from costtrace_lab.demo.traffic import COMPLETIONS, SENTENCES, Request, send
 from scenarios import WINDOW_NS
 
-from costtrace.attribution import Policy
-from costtrace.demo.server import VllmServer
-from costtrace.demo.traffic import COMPLETIONS, SENTENCES, Request, send
-from costtrace.events import SegmentHeader
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import SegmentHeader
 from costtrace.journal.reader import JournalReader
-from costtrace.node import Node
 
 KINDS = {"chat": (2.0, 1, 40), "documents": (0.8, 20, 6), "mixed": (1.0, 5, 16)}
 """Tenant -> requests per second, sentences in a prompt, output tokens."""

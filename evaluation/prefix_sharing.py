@@ -11,14 +11,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from costtrace.attribution import Policy
+from costtrace_lab.simulator import SchedulerConfig, Simulator, read_model, write_journal
+from costtrace_lab.simulator.journals import Setting
+from costtrace_lab.simulator.step_times import Roofline
+from costtrace_lab.simulator.workload import read_workload
+
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
-from costtrace.node import Node
-from costtrace.simulator import SchedulerConfig, Simulator, read_model, write_journal
-from costtrace.simulator.journals import Setting
-from costtrace.simulator.step_times import Roofline
-from costtrace.simulator.workload import read_workload
-from costtrace.units import NS_PER_S
 
 WINDOWS_S = (60, 300, 1_800, 86_400)
 WALL_NS = 1_767_225_600 * NS_PER_S

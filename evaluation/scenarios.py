@@ -9,15 +9,23 @@ from typing import Any, NamedTuple
 import game
 import numpy as np
 import rules
+from costtrace_lab.simulator import (
+    Disturbances,
+    Disturbed,
+    Roofline,
+    SchedulerConfig,
+    Simulator,
+    read_model,
+    write_journal,
+)
+from costtrace_lab.simulator.journals import Setting
+from costtrace_lab.simulator.kernel_tables import KernelTables
+from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.workload import read_workload
 
-from costtrace.attribution import Policy
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
 from costtrace.journal.reader import JournalReader
-from costtrace.node import Node
-from costtrace.simulator import Disturbances, Disturbed, Roofline, SchedulerConfig, Simulator, read_model, write_journal
-from costtrace.simulator.journals import Setting
-from costtrace.simulator.kernel_tables import KernelTables
-from costtrace.simulator.servegen import Spell
-from costtrace.simulator.workload import read_workload
 
 METHODS = ("auto", "affine", "tokens", "equal")
 WALL_NS = 1_780_000_000 * 10**9

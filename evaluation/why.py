@@ -22,13 +22,13 @@ import numpy as np
 import rules
 import run as evaluation
 import scenarios
+from costtrace_lab.simulator import SchedulerConfig, Simulator, read_model, write_journal
+from costtrace_lab.simulator.journals import Setting
+from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.workload import read_workload
 
-from costtrace.attribution import Policy
-from costtrace.node import Node
-from costtrace.simulator import SchedulerConfig, Simulator, read_model, write_journal
-from costtrace.simulator.journals import Setting
-from costtrace.simulator.servegen import Spell
-from costtrace.simulator.workload import read_workload
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
 
 
 def shares(events, slots, coefficients=None):

@@ -10,15 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from costtrace_lab.demo.processes import wait_until
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from costtrace.demo.processes import wait_until
-from costtrace.emit import Emission, EmissionSettings
+from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
 from costtrace.ledger.store import Ledger, UsageCost
-from costtrace.rating import Charge
-from costtrace.usage import EngineRow, MeterRow, Posting, UsageRecord
+from costtrace.pricing.rating import Charge
+from costtrace.telemetry import Emission, EmissionSettings
 
 WALL = 1_790_000_000_000_000_000
 MS = 1_000_000

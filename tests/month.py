@@ -9,12 +9,12 @@ import random
 from decimal import Decimal
 from fractions import Fraction
 
-from costtrace.agent.booking import Booking, BookingState
-from costtrace.attribution import Rows
+from costtrace.attribution.engine import Rows
+from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
 from costtrace.journal.reader import Position
+from costtrace.ledger.booking import Booking, BookingState
 from costtrace.ledger.store import Ledger
-from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook
-from costtrace.usage import EngineRow, MeterRow, Posting, UsageRecord
+from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
 
 HOUR_NS = 3_600 * 10**9
 DAY_NS = 24 * HOUR_NS

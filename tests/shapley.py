@@ -2,7 +2,7 @@
 
 from math import factorial
 
-from costtrace.step_model import Features, cover, expert_units, more_beyond_knee, roofline_prices
+from costtrace.attribution.steps.cost_model import Features, cover, expert_units, more_beyond_knee, roofline_prices
 
 
 def shapley(players, cost):

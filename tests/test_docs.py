@@ -11,9 +11,10 @@ import pytest
 import yaml
 from costtrace_vllm.routes import route_of
 
-from costtrace import config, semconv
 from costtrace.cli.app import cli
-from costtrace.prices import load_price_book
+from costtrace.config import load as config
+from costtrace.core import semconv
+from costtrace.pricing.price_book_file import load_price_book
 
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "gen_docs.py"

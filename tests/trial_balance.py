@@ -1,13 +1,13 @@
-"""The tests' own trial balance: does everything add up? Independent of `costtrace.conserve`, and with ``==`` only."""
+"""The tests' own trial balance: does everything add up? Independent of `costtrace.ledger.verify`, and with ``==`` only."""
 
 from collections import defaultdict
 from itertools import pairwise
 
 import msgspec
 
-from costtrace.attribution import Policy, Rows
-from costtrace.events import Heartbeat, SegmentHeader, Step
-from costtrace.node import Node
+from costtrace.attribution.engine import Policy, Rows
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import Heartbeat, SegmentHeader, Step
 
 KINDS = ("request", "idle", "overhead", "unobserved")
 WINDOW_NS = 1_000_000_000

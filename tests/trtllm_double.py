@@ -4,6 +4,10 @@ from collections import defaultdict
 from fractions import Fraction
 from types import SimpleNamespace
 
+from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
+from costtrace_lab.trtllm_double.columns import executor_class
+from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
+from costtrace_lab.trtllm_double.loops import run
 from costtrace_tensorrt_llm import batches, contract, executor, metering, native
 from costtrace_tensorrt_llm import stats as statistics
 from costtrace_tensorrt_llm.contexts import Contexts
@@ -15,14 +19,10 @@ from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 from trial_balance import attribute, check, sums
 
-from costtrace import recorder as recording
-from costtrace.attribution import Policy
-from costtrace.events import EngineReady, EngineStopped, Heartbeat, Step
-from costtrace.recorder import Recorder
-from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm_columns import executor_class
-from costtrace.testing.fake_trtllm_loops import run
-from costtrace.testing.schedules import WALL_OFFSET_NS, header, started
+from costtrace.attribution.engine import Policy
+from costtrace.capture import recorder as recording
+from costtrace.capture.recorder import Recorder
+from costtrace.core.events import EngineReady, EngineStopped, Heartbeat, Step
 
 STARTUP_NS = 3_000_000
 BEAT_NS = 40_000_000

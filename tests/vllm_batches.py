@@ -7,8 +7,8 @@ from typing import Any
 
 from costtrace_vllm.sequences import ADDED, FREED
 
-from costtrace.events import Event, SequenceAdded, SequenceFinished, Step
-from costtrace.recorder import NOTE, STEP
+from costtrace.capture.recorder import NOTE, STEP
+from costtrace.core.events import Event, SequenceAdded, SequenceFinished, Step
 
 Seen = dict[str, tuple[int, int]]
 """Who is in a step: internal id -> (tokens, context)."""

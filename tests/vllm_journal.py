@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from costtrace_lab.demo.traffic import Sent
 from vllm_batches import Reader
 
-from costtrace.demo.traffic import Sent
-from costtrace.events import (
+from costtrace.core.events import (
     SENSORS,
     Delivered,
     EngineReady,

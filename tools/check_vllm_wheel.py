@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "plugins" / "costtrace-vllm" / "sr
 
 from costtrace_vllm import contract  # noqa: E402 -- see the path above
 
-from costtrace.hook_check import HookCheck  # noqa: E402 -- see the path above
+from costtrace.capture.hooks.check import HookCheck  # noqa: E402 -- see the path above
 
 
 def fetch(version: str) -> Path:

@@ -3,7 +3,7 @@
     python tools/gen_dashboards.py [--check]
 
 Plain JSON of Grafana's dashboard model, made here because panels differ in a few words only. The tests run each query
-against a real Prometheus that has scraped a real agent, and hold every metric against `costtrace.semconv`.
+against a real Prometheus that has scraped a real agent, and hold every metric against `costtrace.core.semconv`.
 """
 
 import argparse

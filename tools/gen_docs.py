@@ -1,7 +1,7 @@
 """Write the reference documents from the code, or (--check) say which of them are stale.
 
-docs/configuration.md   from costtrace.settings
-docs/telemetry.md       from costtrace.semconv
+docs/configuration.md   from costtrace.config.settings
+docs/telemetry.md       from costtrace.core.semconv
 docs/cli.md             from the commands' own help
 """
 
@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 from generated import write_or_compare
+from telemetry_page import telemetry_markdown
 
-from costtrace.config import configuration_markdown
-from costtrace.telemetry_page import telemetry_markdown
+from costtrace.config.load import configuration_markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 100

@@ -20,12 +20,16 @@ from pathlib import Path
 from unittest.mock import patch
 
 import msgspec
+from costtrace_lab.engines.random_engine import Profile
+from costtrace_lab.engines.schedules import WALL_OFFSET_NS, Life, random_life
+from costtrace_lab.simulator.journals import _Standing
 
 import costtrace
-from costtrace import clock, config
-from costtrace.agent.service import Agent
-from costtrace.clock import Anchor
-from costtrace.events import (
+from costtrace.agent.loop import Agent
+from costtrace.config import load as config
+from costtrace.core import clock
+from costtrace.core.clock import Anchor
+from costtrace.core.events import (
     AnyEvent,
     EngineReady,
     EngineStarted,
@@ -37,16 +41,13 @@ from costtrace.events import (
     Snapshot,
     Step,
 )
+from costtrace.core.units import NS_PER_HOUR, NS_PER_MS, NS_PER_S
 from costtrace.journal.writer import JournalWriter
-from costtrace.ledger.closing import close_period, parse_period
-from costtrace.ledger.compaction import compact_period
-from costtrace.ledger.rerating import rerate
+from costtrace.ledger.periods.close import close_period, parse_period
+from costtrace.ledger.periods.compact import compact_period
+from costtrace.ledger.periods.rerate import rerate
 from costtrace.ledger.store import LEDGER_NAME, Ledger
-from costtrace.prices import load_price_book
-from costtrace.simulator.journals import _Standing
-from costtrace.testing.random_engine import Profile
-from costtrace.testing.schedules import WALL_OFFSET_NS, Life, random_life
-from costtrace.units import NS_PER_HOUR, NS_PER_MS, NS_PER_S
+from costtrace.pricing.price_book_file import load_price_book
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -261,8 +262,8 @@ def close_books(path: Path) -> None:
 
 def compact_books(path: Path) -> None:
     """Give up the single rows of the day."""
-    from costtrace.ledger.query import SqliteStore  # noqa: PLC0415 - beside its use
-    from costtrace.ledger.sealing import seals  # noqa: PLC0415 - as above
+    from costtrace.ledger.queries import SqliteStore  # noqa: PLC0415 - beside its use
+    from costtrace.ledger.verify.sealed_rows import seals  # noqa: PLC0415 - as above
 
     ledger = Ledger(path)
     now_ns = parse_period(DAY, UTC).until_ns + 96 * NS_PER_HOUR

@@ -17,8 +17,8 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from costtrace.demo.dynamo import Dynamo
-from costtrace.demo.processes import end_in_order_when_told, wait_until
+from costtrace_lab.demo.dynamo import Dynamo
+from costtrace_lab.demo.processes import end_in_order_when_told, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"

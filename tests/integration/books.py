@@ -1,4 +1,4 @@
-"""A COSTTRACE_HOME seen from outside, and a trial balance in SQL that knows nothing of `costtrace.conserve`.
+"""A COSTTRACE_HOME seen from outside, and a trial balance in SQL that knows nothing of `costtrace.ledger.verify`.
 
 All of it is `==` on integers.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from asking import Reply
+from costtrace_lab.demo.processes import wait_until
 
-from costtrace.agent.lock import RUNNING, running, status
-from costtrace.demo.processes import wait_until
-from costtrace.events import SENSORS
+from costtrace.capture.node_files.agent_lock import RUNNING, running, status
+from costtrace.core.events import SENSORS
 
 WINDOW_S = 2
 BOOKED_S = 30.0

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from costtrace_lab.demo.processes import wait_until
 
-from costtrace.agent.lock import running, status
-from costtrace.demo.processes import wait_until
+from costtrace.capture.node_files.agent_lock import running, status
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import httpx
 from books import Home
+from costtrace_lab.demo.processes import wait_until
+from costtrace_nvml_sim.runner import prepare
+from costtrace_nvml_sim.scenario import parse_scenario
 
-from costtrace.agent.lock import running
-from costtrace.demo.processes import wait_until
-from costtrace.nvml_sim.runner import prepare
-from costtrace.nvml_sim.scenario import parse_scenario
+from costtrace.capture.node_files.agent_lock import running
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "examples" / "prometheus"
@@ -90,7 +90,7 @@ class Metered(NamedTuple):
 
     def serve(self, server: Queried) -> float:
         """Engines serve until there is enough to see in *server*, and end. When (epoch, s) they still served."""
-        words = [sys.executable, "-m", "costtrace.testing.engine", "--home", str(self.home.path)]
+        words = [sys.executable, "-m", "costtrace_lab.engines.engine", "--home", str(self.home.path)]
         engines = [
             subprocess.Popen(
                 [*words, "--seed", str(seed), "--device", device], env=self.environment, stdout=subprocess.DEVNULL

@@ -14,13 +14,13 @@ from typing import Any
 
 from asking import Ask, Reply, ask
 from books import WINDOW_S, Home
+from costtrace_lab.demo.processes import wait_until
+from costtrace_lab.demo.server import VllmServer, free_port
 from emission_world import Receiver, listening
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from costtrace.agent.lock import running
-from costtrace.demo.processes import wait_until
-from costtrace.demo.server import VllmServer, free_port
+from costtrace.capture.node_files.agent_lock import running
 
 PRICES = """
 version: e2e-book

@@ -14,20 +14,20 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from costtrace_lab.engines import Profile, RandomEngine
+from costtrace_lab.engines.engine import JournalEngine
 from ledger_balance import check, rows, table
 
-from costtrace.agent.service import Agent
-from costtrace.errors import AlreadyRunning, LedgerTooNew
-from costtrace.events import SequenceAdded, SequenceFinished
+from costtrace.agent.loop import Agent
+from costtrace.config.settings import Settings
+from costtrace.core.errors import AlreadyRunning, LedgerTooNew
+from costtrace.core.events import SequenceAdded, SequenceFinished
+from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
-from costtrace.settings import Settings
-from costtrace.testing import Profile, RandomEngine
-from costtrace.testing.engine import JournalEngine
-from costtrace.units import NS_PER_S
 
 AGENT = (
-    "import sys, logging; from pathlib import Path; from costtrace.agent.service import Agent; "
-    "from costtrace.settings import Settings; logging.basicConfig(level='WARNING'); "
+    "import sys, logging; from pathlib import Path; from costtrace.agent.loop import Agent; "
+    "from costtrace.config.settings import Settings; logging.basicConfig(level='WARNING'); "
     "Agent(Settings(home=Path(sys.argv[1]), window_s=1, prices=sys.argv[2] or None)).run()"
 )
 BOOK = """
@@ -62,7 +62,7 @@ def running(*commands):
 
 def engine_command(home, **options):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    return [sys.executable, "-m", "costtrace.testing.engine", "--home", str(home), *flags]
+    return [sys.executable, "-m", "costtrace_lab.engines.engine", "--home", str(home), *flags]
 
 
 def agent_command(home, book=""):

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from asking import CHAT, COMPLETIONS, RESPONSES, Ask, ask_all, chat, completion, tenant
+from costtrace_lab.demo.processes import wait_until
 from served import serving
 from vllm_server import BUILD, ENVIRONMENTS, need
 
-from costtrace.demo.processes import wait_until
-from costtrace.ui.answers import Answers
-from costtrace.ui.server import Door, Server, own_style
+from costtrace.cli.web.answers import Answers
+from costtrace.cli.web.server import Door, Server, own_style
 
 pytestmark = [pytest.mark.heavy, pytest.mark.vllm, pytest.mark.timeout(400)]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board.figures import rounded
 from served import serving
 
 from costtrace.cli.app import cli
-from costtrace.tokenomics.figures import rounded
 
 pytestmark = [pytest.mark.heavy, pytest.mark.vllm]
 AIPERF = Path(os.environ.get("COSTTRACE_AIPERF") or Path(__file__).parents[2] / "build" / "aiperf" / "bin" / "aiperf")

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board import roi
+from costtrace_board.figures import rounded, significant
+from costtrace_lab.engines import rack_month
 
 from costtrace.cli.app import cli
-from costtrace.testing import rack_month
-from costtrace.tokenomics import roi
-from costtrace.tokenomics.figures import rounded, significant
 
 pytestmark = pytest.mark.heavy
 LADDER = ("--peak", "0.02", "--peak-price", "1.95", "--benchmark-mix", "1024:1024", "--basis", "total")

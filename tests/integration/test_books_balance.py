@@ -34,7 +34,7 @@ def test_what_two_engines_on_one_device_recorded_is_in_balance_and_in_the_report
     words = [
         sys.executable,
         "-m",
-        "costtrace.testing.engine",
+        "costtrace_lab.engines.engine",
         "--home",
         tmp_path,
         "--seconds",

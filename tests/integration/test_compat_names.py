@@ -13,7 +13,7 @@ import pytest
 from test_trace_backends import BACKENDS
 from vllm_server import BUILD
 
-from costtrace import semconv
+from costtrace.core import semconv
 
 pytestmark = pytest.mark.heavy
 PEERS = Path(os.environ.get("COSTTRACE_PEERS_PYTHON") or BUILD / "peers" / "bin" / "python")

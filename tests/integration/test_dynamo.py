@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 from asking import CHAT, COMPLETIONS, Ask, Reply, Stream, ask, ask_all, body
 from books import WINDOW_S, Home
+from costtrace_lab.demo.dynamo import Dynamo
+from costtrace_lab.demo.processes import wait_until
 from emission_world import Receiver, attributes, listening
 from served import PRICES, end_agent
 from vllm_server import BUILD, need
 
-from costtrace.demo.dynamo import Dynamo
-from costtrace.demo.processes import wait_until
-from costtrace.errors import ServerError
-from costtrace.ledger.parts import parts
-from costtrace.ledger.query import Filter, open_ledger
-from costtrace.reports.parts import join
-from costtrace.reports.rows import Period
-from costtrace.usage import JOINED
+from costtrace.core.errors import ServerError
+from costtrace.core.rows import JOINED
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import Filter, open_ledger
+from costtrace.reports.requests.joined import join
+from costtrace.reports.requests.joined_query import parts
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 

@@ -9,12 +9,11 @@ import sys
 
 import pytest
 from asking import COMPLETIONS, Ask, ask_all, body
+from costtrace_dynamo.passes.forward_passes import METHOD
+from costtrace_dynamo.passes.trace_files import read_passes, read_served
+from costtrace_lab.demo.dynamo import Dynamo
+from costtrace_lab.demo.processes import wait_until
 from vllm_server import BUILD
-
-from costtrace.demo.dynamo import Dynamo
-from costtrace.demo.processes import wait_until
-from costtrace.dynamo_traces import read_passes, read_served
-from costtrace.forward_passes import METHOD
 
 DYNAMO = BUILD / "dynamo"
 VERSIONS = {"1.6.1": None, "1.4.2": DYNAMO / "1.4.2" / "packages"}

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from costtrace_lab.demo.server import free_port
 from emission_world import (
     PARENT,
     TRACE,
@@ -33,9 +34,8 @@ from emission_world import (
 )
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from costtrace.demo.server import free_port
-from costtrace.emit import DeviceReading, Emission
-from costtrace.emit.identity import span_ids
+from costtrace.telemetry import DeviceReading, Emission
+from costtrace.telemetry.span_ids import span_ids
 
 pytestmark = pytest.mark.usefixtures("otel")
 
@@ -129,7 +129,7 @@ def test_the_service_is_costtrace_and_the_same_instance_after_a_restart(tmp_path
 
 
 def test_without_an_endpoint_nothing_is_sent_and_nobody_waits(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "costtrace.emit")
+    caplog.set_level(logging.INFO, "costtrace.telemetry")
     ledger = new_ledger(tmp_path, 3)
     with emitting(ledger) as emission:
         assert emission.drained()
@@ -159,7 +159,7 @@ def test_a_receiver_that_is_down_gets_everything_once_when_it_is_back(tmp_path, 
         assert emission.shipped.up
 
     assert record_ids(receiver) == expected(*range(1, 41), *range(101, 106))
-    said = [r.getMessage() for r in caplog.records if r.name == "costtrace.emit"]
+    said = [r.getMessage() for r in caplog.records if r.name == "costtrace.telemetry"]
     assert len([m for m in said if "cannot be sent" in m]) == 1
     assert len([m for m in said if "being sent again" in m]) == 1
     assert not [r for r in caplog.records if r.name.startswith("opentelemetry.exporter")]
@@ -195,7 +195,7 @@ def test_an_agent_killed_between_export_and_cursor_sends_the_same_spans_again(tm
     taken = []
     receiver.decide = kill
     script = (
-        "import sys, time; from pathlib import Path; from costtrace.emit import Emission, EmissionSettings\n"
+        "import sys, time; from pathlib import Path; from costtrace.telemetry import Emission, EmissionSettings\n"
         "e = Emission(Path(sys.argv[1]), EmissionSettings(batch=20)); e.start(); time.sleep(60)"
     )
     with listening(receiver) as at:
@@ -471,5 +471,5 @@ def test_metrics_say_once_that_they_cannot_be_sent(tmp_path, caplog, otel):
     ledger = new_ledger(tmp_path, 1)
     with emitting(ledger, f"http://127.0.0.1:{free_port()}", traces_only=False) as emission:
         assert until(lambda: emission._metrics.failures >= 2)
-        said = [r.getMessage() for r in caplog.records if r.name == "costtrace.emit"]
+        said = [r.getMessage() for r in caplog.records if r.name == "costtrace.telemetry"]
         assert said.count("metrics cannot be sent by OTLP") == 1

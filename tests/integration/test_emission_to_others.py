@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from costtrace_lab.demo.server import free_port
 from emission_world import (
     MS,
     Receiver,
@@ -24,8 +25,6 @@ from emission_world import (
     until,
     write,
 )
-
-from costtrace.demo.server import free_port
 
 pytestmark = pytest.mark.usefixtures("otel")
 

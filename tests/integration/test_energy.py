@@ -14,14 +14,14 @@ from contextlib import closing
 import msgspec
 import pytest
 from books import Home
+from costtrace_lab.demo.processes import wait_until
+from costtrace_nvml_sim.runner import prepare
+from costtrace_nvml_sim.scenario import parse_scenario
 from metered import PRICES
 
-from costtrace.agent.lock import running
-from costtrace.demo.processes import wait_until
-from costtrace.events import SENSORS, Reading
+from costtrace.capture.node_files.agent_lock import running
+from costtrace.core.events import SENSORS, Reading
 from costtrace.journal.reader import JournalReader
-from costtrace.nvml_sim.runner import prepare
-from costtrace.nvml_sim.scenario import parse_scenario
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 WAVE = {"kind": "square", "low_w": 120, "high_w": 640, "period_s": 0.7}
@@ -47,7 +47,7 @@ def world(tmp_path_factory):
         "COSTTRACE_AGENT_IDLE_EXIT_S": "2",
     }
     boards = [device.uuid for device in double.compiled.devices]
-    command, engine = [sys.executable, "-m", "costtrace"], [sys.executable, "-m", "costtrace.testing.engine"]
+    command, engine = [sys.executable, "-m", "costtrace"], [sys.executable, "-m", "costtrace_lab.engines.engine"]
     with (directory / "agents.log").open("w") as log:
 
         def agent():

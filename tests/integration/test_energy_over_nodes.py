@@ -16,13 +16,13 @@ from contextlib import ExitStack, closing
 import msgspec
 import pytest
 from books import Home
+from costtrace_lab.demo.processes import wait_until
+from costtrace_nvml_sim.runner import prepare
+from costtrace_nvml_sim.scenario import parse_scenario
 
-from costtrace.demo.processes import wait_until
-from costtrace.events import SENSORS, Reading
+from costtrace.attribution.rows.request_part import ROUNDING_NS
+from costtrace.core.events import SENSORS, Reading
 from costtrace.journal.reader import JournalReader
-from costtrace.nvml_sim.runner import prepare
-from costtrace.nvml_sim.scenario import parse_scenario
-from costtrace.open_requests import ROUNDING_NS
 
 pytestmark = [pytest.mark.heavy, pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")]
 WAVE = {"kind": "square", "low_w": 120, "high_w": 640, "period_s": 0.7}
@@ -33,7 +33,7 @@ import sys, time
 import costtrace.clock
 now = time.monotonic_ns
 time.monotonic_ns = lambda: now() + {7_777 * 10**9}
-costtrace.clock.boot_id = lambda: "22222222-0000-4000-8000-000000000000"
+costtrace.core.clock.boot_id = lambda: "22222222-0000-4000-8000-000000000000"
 from costtrace.cli import main
 sys.argv[1:] = ["agent"]
 main()
@@ -97,7 +97,7 @@ def nodes(tmp_path_factory):
         for home, device in ((made.there, THERE), (made.here, HERE)):
             assert wait_until(lambda h=home, d=device: readings(h, d), 120)
         devices = ["--device", HERE, "--device", f"{THERE}@node-b"]
-        engine = start(made.here, *python, "costtrace.testing.engine", "--home", str(made.here.path), *devices)
+        engine = start(made.here, *python, "costtrace_lab.engines.engine", "--home", str(made.here.path), *devices)
         waits = "SELECT coalesce(sum(device_ns), 0) FROM pending WHERE host = 'node-b'"
         assert wait_until(lambda: (made.here.one(waits) or 0) > 4 * 10**9, 120), "its energy is pending"
         made.pending = [tuple(row) for row in made.here.rows("SELECT device, host FROM pending")]

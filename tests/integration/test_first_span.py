@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from costtrace_lab.demo.processes import wait_until
+from costtrace_lab.demo.server import CPU_ARGUMENTS, CPU_ENVIRONMENT, ENVIRONMENT, NOT_INHERITED, free_port
 from emission_world import Receiver, attributes, listening
 from served import PRICES
 
-from costtrace.agent.lock import running
-from costtrace.demo.processes import wait_until
-from costtrace.demo.server import CPU_ARGUMENTS, CPU_ENVIRONMENT, ENVIRONMENT, NOT_INHERITED, free_port
+from costtrace.capture.node_files.agent_lock import running
 
 pytestmark = [pytest.mark.vllm, pytest.mark.heavy, pytest.mark.timeout(600)]
 

@@ -12,17 +12,17 @@ import pytest
 from emission_world import engine, record, turn, write
 from month import END_NS, START_NS, TENANTS, write_month
 
-from costtrace.clickhouse.push import Cursor, push
-from costtrace.clickhouse.schema import Layout
-from costtrace.clickhouse.store import open_store
-from costtrace.idle_policies import POLICIES
 from costtrace.ledger import Ledger
-from costtrace.ledger.audit import Audit
-from costtrace.ledger.query import DIMENSIONS, SqliteStore, bounds, ended, open_ledger, requests, used
-from costtrace.ledger.query import Filter as Only
-from costtrace.ledger.statements import load
-from costtrace.reports.fleet import Policy, settle
-from costtrace.reports.rows import Period
+from costtrace.ledger.answers import Period
+from costtrace.ledger.fleet_store.push import Cursor, push
+from costtrace.ledger.fleet_store.schema import Layout
+from costtrace.ledger.fleet_store.store import open_store
+from costtrace.ledger.queries import DIMENSIONS, SqliteStore, bounds, ended, open_ledger, requests, used
+from costtrace.ledger.queries import Filter as Only
+from costtrace.ledger.verify.audit import Audit
+from costtrace.reports.statements.idle_policies import POLICIES
+from costtrace.reports.statements.query import load
+from costtrace.reports.statements.settlement import Policy, settle
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
 MONTH = Period(START_NS, END_NS)

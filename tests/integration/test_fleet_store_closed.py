@@ -7,25 +7,25 @@ from decimal import Decimal
 import month as world
 import pytest
 
-from costtrace.clickhouse.push import Cursor, push
-from costtrace.clickhouse.schema import Layout
-from costtrace.clickhouse.store import open_store
-from costtrace.clickhouse.tables import TABLES
-from costtrace.errors import LedgerError
-from costtrace.idle_policies import POLICIES
+from costtrace.core.errors import LedgerError
 from costtrace.ledger import Ledger
-from costtrace.ledger.audit import Audit
-from costtrace.ledger.closing import close_period, parse_period
-from costtrace.ledger.compaction import compact_period, compactable
-from costtrace.ledger.query import Filter as Only
-from costtrace.ledger.query import SqliteStore, bounds, claims, ended, open_ledger, requests, used
-from costtrace.ledger.renewed import renew
-from costtrace.ledger.rerating import rerate
-from costtrace.ledger.sealing import seals
-from costtrace.ledger.statements import load
-from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook
-from costtrace.reports.fleet import Policy, settle
-from costtrace.reports.rows import Period
+from costtrace.ledger.answers import Period
+from costtrace.ledger.cost_by_now import renew
+from costtrace.ledger.fleet_store.push import Cursor, push
+from costtrace.ledger.fleet_store.schema import Layout
+from costtrace.ledger.fleet_store.store import open_store
+from costtrace.ledger.fleet_store.tables import TABLES
+from costtrace.ledger.periods.close import close_period, parse_period
+from costtrace.ledger.periods.compact import compact_period, compactable
+from costtrace.ledger.periods.rerate import rerate
+from costtrace.ledger.queries import Filter as Only
+from costtrace.ledger.queries import SqliteStore, bounds, claims, ended, open_ledger, requests, used
+from costtrace.ledger.verify.audit import Audit
+from costtrace.ledger.verify.sealed_rows import seals
+from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
+from costtrace.reports.statements.idle_policies import POLICIES
+from costtrace.reports.statements.query import load
+from costtrace.reports.statements.settlement import Policy, settle
 
 NOVEMBER = Period(world.START_NS, world.END_NS)
 ALWAYS = Period(0, 2**62)

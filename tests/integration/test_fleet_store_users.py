@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from month import TENANTS, write_month
 
-from costtrace.clickhouse.schema import Layout, row_policies, statements
-from costtrace.ledger.query import open_ledger
+from costtrace.ledger.fleet_store.schema import Layout, row_policies, statements
+from costtrace.ledger.queries import open_ledger
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
 ASK = """

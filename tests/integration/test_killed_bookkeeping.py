@@ -11,9 +11,9 @@ from ledger_balance import check, rows, table
 from test_agent_crash import BOOK, agent_command, book_all, engine_command, running, undisturbed, wait_until
 
 from costtrace.cli.app import run
-from costtrace.ledger.audit import Audit
-from costtrace.ledger.query import SqliteStore
+from costtrace.ledger.queries import SqliteStore
 from costtrace.ledger.store import Ledger
+from costtrace.ledger.verify.audit import Audit
 
 ROUNDS = (("INSERT INTO rerate", 1), ("INSERT INTO adjustment", 1), ("COMMIT", 1), ("COMMIT", 2))
 

@@ -9,12 +9,11 @@ import urllib.request
 
 import pytest
 from books import Home
+from costtrace_lab.demo.processes import wait_until
+from costtrace_lab.demo.server import free_port
+from costtrace_lab.engines import Profile, RandomEngine
+from costtrace_lab.engines.engine import JournalEngine
 from prometheus_client.parser import text_string_to_metric_families
-
-from costtrace.demo.processes import wait_until
-from costtrace.demo.server import free_port
-from costtrace.testing import Profile, RandomEngine
-from costtrace.testing.engine import JournalEngine
 
 TENANTS = 100_000
 LIMIT = 500

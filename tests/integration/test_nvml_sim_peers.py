@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from costtrace.nvml_sim.runner import prepare, run_command
-from costtrace.nvml_sim.scenario import parse_scenario
+from costtrace_nvml_sim.runner import prepare, run_command
+from costtrace_nvml_sim.scenario import parse_scenario
 
 pytestmark = [
     pytest.mark.heavy,

@@ -12,11 +12,10 @@ import struct
 from dataclasses import replace
 
 import pytest
+from costtrace_nvml_sim.compiler import compile_scenario
+from costtrace_nvml_sim.scenario import parse_scenario
+from costtrace_nvml_sim.truth import Truth
 from public_data import DATA, needs
-
-from costtrace.nvml_sim.compiler import compile_scenario
-from costtrace.nvml_sim.scenario import parse_scenario
-from costtrace.nvml_sim.truth import Truth
 
 pytestmark = [pytest.mark.heavy, needs("power_meter")]
 POWER_METER = DATA / "power_meter"

@@ -5,11 +5,10 @@ import shutil
 import subprocess
 
 import pytest
+from costtrace_lab.demo.processes import wait_until
+from costtrace_lab.demo.server import free_port
 from emission_world import Receiver, listening
 from metered import PANELS, ROOT, RULES, WINDOW_S, Queried, filled, metered, running_server
-
-from costtrace.demo.processes import wait_until
-from costtrace.demo.server import free_port
 
 NEEDED = ("promtool", "prometheus", "gcc")
 pytestmark = [

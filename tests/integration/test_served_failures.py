@@ -10,11 +10,11 @@ from contextlib import closing, contextmanager
 
 import pytest
 from asking import COMPLETIONS, Ask, Stream, Traffic, completion, tenant
+from costtrace_lab.demo.processes import wait_until
 from emission_world import attributes
 from served import PRICES, serving
 
-from costtrace.agent.lock import running
-from costtrace.demo.processes import wait_until
+from costtrace.capture.node_files.agent_lock import running
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 

@@ -15,10 +15,9 @@ import msgspec
 import pytest
 from asking import CHAT, COMPLETIONS, RESPONSES, Ask, ask, ask_all, chat, completion, tenant
 from books import KINDS
+from costtrace_lab.demo.processes import wait_until
 from emission_world import attributes
 from served import serving, settled, total
-
-from costtrace.demo.processes import wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from costtrace_lab.demo.processes import kill_session, wait_until
 from vllm_server import BUILD, VERSIONS, need, oldest_and_newest
-
-from costtrace.demo.processes import kill_session, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from costtrace_lab.demo.server import free_port
 from emission_world import MS, PARENT, TRACE, emitting, new_ledger, record, turn, until, write
 from vllm_server import BUILD
 
-from costtrace.demo.server import free_port
-from costtrace.emit.identity import span_ids
-from costtrace.ledger.query import open_ledger
+from costtrace.ledger.queries import open_ledger
 from costtrace.ledger.store import UsageCost
+from costtrace.telemetry.span_ids import span_ids
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
 

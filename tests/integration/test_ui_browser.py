@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from costtrace.cli.app import cli
-from costtrace.ui.answers import Answers
-from costtrace.ui.server import Door, Server, own_style
+from costtrace.cli.web.answers import Answers
+from costtrace.cli.web.server import Door, Server, own_style
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from honest_ledger import write

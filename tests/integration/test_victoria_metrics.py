@@ -9,12 +9,11 @@ import shutil
 
 import pytest
 import yaml
+from costtrace_lab.demo.processes import wait_until
+from costtrace_lab.demo.server import free_port
 from emission_world import Receiver, listening
 from metered import PANELS, RULES, Queried, filled, metered, running_server
 from vllm_server import BUILD
-
-from costtrace.demo.processes import wait_until
-from costtrace.demo.server import free_port
 
 BINARY = BUILD / "victoria-metrics" / "usr" / "bin" / "victoria-metrics"
 pytestmark = [

@@ -5,11 +5,11 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from costtrace_lab.demo.traffic import CHAT, COMPLETIONS, SHARED_PREFIX, Request, chat, completion, plan, send, send_all
 from vllm_journal import check_answers, check_life, check_work, iterations, read_all, read_when_idle
 from vllm_server import BUILD, need, oldest_and_newest
 
-from costtrace.demo.traffic import CHAT, COMPLETIONS, SHARED_PREFIX, Request, chat, completion, plan, send, send_all
-from costtrace.events import Delivered, SequenceAdded
+from costtrace.core.events import Delivered, SequenceAdded
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -3,12 +3,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from costtrace_lab.demo import traffic
+from costtrace_lab.demo.processes import session_members, wait_until
+from costtrace_lab.demo.server import VllmServer
 from vllm_server import oldest_and_newest
 
-from costtrace.demo import traffic
-from costtrace.demo.processes import session_members, wait_until
-from costtrace.demo.server import VllmServer
-from costtrace.errors import ServerError
+from costtrace.core.errors import ServerError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 

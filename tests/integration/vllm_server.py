@@ -9,8 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from costtrace.demo.server import VllmServer
+from costtrace_lab.demo.server import VllmServer
 
 __all__ = ["BUILD", "ENVIRONMENTS", "VllmServer", "need", "oldest_and_newest"]
 

@@ -4,14 +4,14 @@ from collections import defaultdict
 from fractions import Fraction
 
 import pytest
+from costtrace_lab.engines import Profile, random_life
 from hypothesis import given
 from hypothesis import strategies as st
 from trial_balance import attribute, by_engine, check, sums
 
-from costtrace.attribution import Policy
-from costtrace.events import Delivered, SequenceAdded, SequenceFinished, Step
-from costtrace.testing import Profile, random_life
-from costtrace.units import NS_PER_S
+from costtrace.attribution.engine import Policy
+from costtrace.core.events import Delivered, SequenceAdded, SequenceFinished, Step
+from costtrace.core.units import NS_PER_S
 
 seeds = st.integers(0, 100_000)
 profiles = st.sampled_from(

@@ -2,15 +2,15 @@
 
 from collections import defaultdict
 
+from costtrace_lab.engines import Profile, random_life
+from costtrace_lab.engines.schedules import header, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trial_balance import attribute, by_engine, check
 
-from costtrace.attribution import Policy
-from costtrace.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
-from costtrace.testing import Profile, random_life
-from costtrace.testing.schedules import header, started
-from costtrace.units import NS_PER_MS, NS_PER_S
+from costtrace.attribution.engine import Policy
+from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 T0 = 10 * NS_PER_S
 COUNT = 5

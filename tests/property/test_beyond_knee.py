@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapley import priced, shapley
 
-from costtrace.beyond_knee import beyond_knee
-from costtrace.step_model import GENERIC_SHAPE, prior
+from costtrace.attribution.steps.cost_model import GENERIC_SHAPE, prior
+from costtrace.attribution.steps.knee import beyond_knee
 
 size = st.sampled_from([1, 2, 3, 16, 64, 100, 250, 257, 700, 2_048])
 knees = st.floats(0, 3_000)

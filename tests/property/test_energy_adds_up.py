@@ -4,16 +4,16 @@ import random
 from collections import defaultdict
 
 import msgspec
+from costtrace_lab.engines import Profile, random_life
+from costtrace_lab.engines.schedules import BOOT_ID
 from hypothesis import given
 from hypothesis import strategies as st
 from trial_balance import check, in_order
 
-from costtrace.attribution import Policy, Rows
-from costtrace.events import Reading, SegmentHeader
-from costtrace.node import Node
-from costtrace.testing import Profile, random_life
-from costtrace.testing.schedules import BOOT_ID
-from costtrace.units import NS_PER_S
+from costtrace.attribution.engine import Policy, Rows
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import Reading, SegmentHeader
+from costtrace.core.units import NS_PER_S
 
 FAULTS = ("", "", "", "", "", "", "", "", "lost", "unknown", "stalled", "reset", "fell to 5", "stands still", "late")
 

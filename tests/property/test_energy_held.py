@@ -4,14 +4,14 @@ import random
 
 import msgspec
 import pytest
+from costtrace_lab.engines import Profile, random_life
+from costtrace_lab.engines.schedules import BOOT_ID
 from trial_balance import in_order
 
-from costtrace.attribution import Policy
-from costtrace.events import EngineStarted, Reading, SegmentHeader
-from costtrace.node import Node
-from costtrace.testing import Profile, random_life
-from costtrace.testing.schedules import BOOT_ID
-from costtrace.units import NS_PER_MS, NS_PER_S
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import EngineStarted, Reading, SegmentHeader
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 PERIOD_NS = 100 * NS_PER_MS
 BUSY = Profile(arrivals=0.5, pause=0.02)

@@ -4,15 +4,15 @@ from collections import defaultdict
 from fractions import Fraction
 
 import pytest
+from costtrace_lab.engines.schedules import header, started
 from hypothesis import given
 from hypothesis import strategies as st
 from trial_balance import check
 
-from costtrace.attribution import Policy
-from costtrace.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
-from costtrace.node import Node
-from costtrace.step_model import Coefficients
-from costtrace.testing.schedules import header, started
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.attribution.steps.cost_model import Coefficients
+from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
 
 S = 1_000_000_000
 T0 = 10 * S

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.idle_policies import NOBODY, POLICIES, Claim, Pot, airport, hand_out
+from costtrace.reports.statements.idle_policies import NOBODY, POLICIES, Claim, Pot, airport, hand_out
 
 ns = st.integers(0, 10**18)
 maybe = st.none() | st.integers(0, 10**17)

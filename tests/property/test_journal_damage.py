@@ -1,10 +1,12 @@
 """A journal that is cut or corrupted anywhere: never an exception, never a wrong event, and reading goes on."""
 
 import pytest
+from costtrace_lab.engines.engine import ReplayTranslator
+from costtrace_lab.engines.schedules import started
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.events import (
+from costtrace.core.events import (
     Delivered,
     EngineReady,
     EngineStarted,
@@ -21,8 +23,6 @@ from costtrace.events import (
 from costtrace.journal import frames
 from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import JournalWriter
-from costtrace.testing.engine import ReplayTranslator
-from costtrace.testing.schedules import started
 
 number = st.integers(0, 2**62)
 small = st.integers(-1, 2**31)

@@ -4,16 +4,16 @@ from fractions import Fraction
 from itertools import permutations
 from unittest.mock import patch
 
+from costtrace_lab.engines import Profile, random_life
 from hypothesis import given
 from hypothesis import strategies as st
 from trial_balance import attribute, by_engine, check
 
-from costtrace.attribution import Policy
-from costtrace.events import PrefixPath, SequenceAdded
-from costtrace.prefix_numbers import PrefixNumbers
-from costtrace.prefix_tree import PrefixTree
-from costtrace.testing import Profile, random_life
-from costtrace.units import NS_PER_S
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.shares.prefix_tree import PrefixTree
+from costtrace.capture.prefix_numbers import PrefixNumbers
+from costtrace.core.events import PrefixPath, SequenceAdded
+from costtrace.core.units import NS_PER_S
 
 BLOCK = 16
 seeds = st.integers(0, 100_000)
@@ -209,7 +209,7 @@ def test_an_engine_that_is_killed_anywhere_leaves_a_bill_that_adds_up(seed, prof
 @given(seeds, profiles, st.integers(1, 5))
 def test_with_many_waiting_what_they_share_is_settled_before_the_window_ends(seed, profile, most):
     life = random_life(seed, rounds=60, profile=profile)
-    with patch("costtrace.attribution.MOST_WAITING", most):
+    with patch("costtrace.attribution.engine.MOST_WAITING", most):
         rows, engines = attribute({life.engine_id: life.events}, policy=TREE, window_ns=60 * NS_PER_S)
     check(rows, engines)
     keys = {event.request_key for event in life.events if isinstance(event, SequenceAdded)}

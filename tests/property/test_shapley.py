@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapley import game, misplaced, priced, shapley
 
-from costtrace.device_peaks import known_peaks
-from costtrace.step_model import GENERIC_SHAPE, Coefficients, Features, prior, roofline_prices
+from costtrace.attribution.steps.cost_model import GENERIC_SHAPE, Coefficients, Features, prior, roofline_prices
+from costtrace.attribution.steps.device_peaks import known_peaks
 
 MODELS = [prior(GENERIC_SHAPE, "gpu", 1, peak) for peak in known_peaks()]
 EXPERTS = [c._replace(expert_part=0.9, expert_miss=1 - 8 / 128) for c in MODELS]

@@ -5,15 +5,15 @@ from itertools import pairwise
 
 import msgspec
 import pytest
+from costtrace_lab.engines import Profile, random_life
 from hypothesis import given
 from hypothesis import strategies as st
 from trial_balance import attribute, by_engine, check, union_ns
 from trial_balance import given as given_ns
 
-from costtrace.events import EngineStopped
-from costtrace.sharing import merged
-from costtrace.testing import Profile, random_life
-from costtrace.units import NS_PER_S
+from costtrace.attribution.time.shared_devices import merged
+from costtrace.core.events import EngineStopped
+from costtrace.core.units import NS_PER_S
 
 DEVICES = ("GPU-0", "GPU-1", "GPU-2")
 

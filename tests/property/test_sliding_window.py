@@ -4,21 +4,21 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from costtrace_lab.engines.random_engine import Profile
+from costtrace_lab.engines.schedules import SHAPE, random_life, started
 from costtrace_vllm.describe import model_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costtrace.accounts import GAP, TIME, Accounts
-from costtrace.attribution import Policy
-from costtrace.events import SequenceAdded, SequenceFinished, Step
-from costtrace.node import Node
-from costtrace.sliding import Span, span_of
-from costtrace.step_model import prior
-from costtrace.testing.random_engine import Profile
-from costtrace.testing.schedules import SHAPE, random_life, started
-from costtrace.units import NS_PER_S
-from costtrace.virtual_time import SHIFT
-from costtrace.work import Membership
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.attribution.shares.accounts import GAP, TIME, Accounts
+from costtrace.attribution.shares.virtual_time import SHIFT
+from costtrace.attribution.steps.cost_model import prior
+from costtrace.attribution.steps.sliding_window import Span, span_of
+from costtrace.attribution.steps.step_work import Membership
+from costtrace.core.events import SequenceAdded, SequenceFinished, Step
+from costtrace.core.units import NS_PER_S
 
 PLAIN = Profile(prompt_tokens=200, output_tokens=120, speculative=0.0, step_ns=(10_000, 20_000_000))
 """Without drafts whatever is decoded is decoded in the cohort."""

@@ -2,10 +2,12 @@
 
 from itertools import pairwise
 
+from costtrace_lab.engines import random_life
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.events import (
+from costtrace.attribution.time.segments import EngineTimeline, Segment
+from costtrace.core.events import (
     EngineReady,
     EngineStarted,
     EngineStopped,
@@ -17,8 +19,6 @@ from costtrace.events import (
     Snapshot,
     Step,
 )
-from costtrace.testing import random_life
-from costtrace.timeline import EngineTimeline, Segment
 
 START = 1_000
 time = st.integers(0, 50_000)

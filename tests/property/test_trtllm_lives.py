@@ -8,6 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from costtrace_lab.trtllm_double.cuda import Host
+from costtrace_lab.trtllm_double.loops import random_plans, run_attention_dp
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.hook_points import COLUMNS
 from trial_balance import sums
@@ -19,9 +21,7 @@ from trtllm_double import (
     bill,
 )
 
-from costtrace import guard
-from costtrace.testing.fake_cuda import Host
-from costtrace.testing.fake_trtllm_loops import random_plans, run_attention_dp
+from costtrace.core import guard
 
 LOOPS = (
     {"loop": "plain"},

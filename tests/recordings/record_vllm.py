@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from costtrace_vllm import tracing
 from vllm_scheduler import Drive, make_config, make_scheduler
 
-from costtrace.recorder import STEP, Recorder
+from costtrace.capture.recorder import STEP, Recorder
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

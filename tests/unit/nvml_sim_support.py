@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from costtrace.nvml_sim.runner import Prepared, prepare
-from costtrace.nvml_sim.scenario import parse_scenario
-from costtrace.nvml_sim.truth import Truth
+from costtrace_nvml_sim.runner import Prepared, prepare
+from costtrace_nvml_sim.scenario import parse_scenario
+from costtrace_nvml_sim.truth import Truth
 
 PRELUDE = """
 import json, sys

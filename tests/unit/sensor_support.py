@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from nvml_sim_support import Double, double
 
-from costtrace.events import Reading
+from costtrace.core.events import Reading
 
 SECOND = 10**9
 BEGIN = 1_000 * SECOND

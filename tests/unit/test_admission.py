@@ -9,10 +9,11 @@ import pytest
 from costtrace_vllm import frontend, hooks, refusal
 from honest_ledger import PLANS, WALL_NS, write
 
-from costtrace import admission, guard
-from costtrace.admission import EVERYBODY, Gate, Refusal
-from costtrace.agent.admission import Admission
-from costtrace.errors import ConfigError
+from costtrace.agent.refuse_over_budget import Admission
+from costtrace.capture.node_files import refusals as admission
+from costtrace.capture.node_files.refusals import EVERYBODY, Gate, Refusal
+from costtrace.core import guard
+from costtrace.core.errors import ConfigError
 
 WHY = Refusal("acme-november", int(time.time()) + 3_600)
 
@@ -126,7 +127,7 @@ def test_of_several_budgets_the_one_that_refuses_longest_is_named(home):
 
 
 def test_a_budget_that_cannot_be_judged_is_said_once_and_the_others_hold(home, caplog, monkeypatch):
-    from costtrace.agent import admission as agents
+    from costtrace.agent import refuse_over_budget as agents
 
     judge = agents.standing_of
 
@@ -142,9 +143,9 @@ def test_a_budget_that_cannot_be_judged_is_said_once_and_the_others_hold(home, c
 
 
 def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home):
-    from costtrace.budgets_file import load_budgets
-    from costtrace.ledger.query import open_ledger
-    from costtrace.ledger.standing import standing_of
+    from costtrace.ledger.budgets.file import load_budgets
+    from costtrace.ledger.budgets.standing import standing_of
+    from costtrace.ledger.queries import open_ledger
 
     (home / "budgets.yaml").write_text(BUDGETS.replace("USD", "EUR"))
     with open_ledger(home) as store, pytest.raises(ConfigError, match="in EUR, and costs of it are in USD"):

@@ -3,7 +3,7 @@
 import json
 import os
 
-from costtrace.agent.plugins import plugins
+from costtrace.agent.node_health import plugins
 
 
 def test_lost_hooks_and_errors_of_living_processes_are_counted(tmp_path):

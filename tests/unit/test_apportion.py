@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.apportion import cumulative, largest_remainder
+from costtrace.core.apportion import cumulative, largest_remainder
 
 amounts = st.integers(min_value=-(10**20), max_value=10**20)
 weights = st.lists(st.integers(min_value=0, max_value=10**18), min_size=1, max_size=30).filter(any)

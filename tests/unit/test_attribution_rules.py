@@ -5,10 +5,11 @@ a step's price list is its token counts. `test_worked_example.py` has the full p
 """
 
 import pytest
+from costtrace_lab.engines.schedules import header, started
 from trial_balance import attribute, beat, check, sums
 
-from costtrace.attribution import Policy
-from costtrace.events import (
+from costtrace.attribution.engine import Policy
+from costtrace.core.events import (
     Delivered,
     EngineReady,
     EngineStopped,
@@ -19,7 +20,6 @@ from costtrace.events import (
     Snapshot,
     Step,
 )
-from costtrace.testing.schedules import header, started
 
 S = 1_000_000_000
 T0 = 10 * S

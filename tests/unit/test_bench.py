@@ -7,14 +7,14 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board.commands.generators import aiperf_ids
+from costtrace_board.pareto import front
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costtrace.cli.app import cli
-from costtrace.cli.generators import aiperf_ids
-from costtrace.errors import CosttraceError
+from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
-from costtrace.tokenomics.pareto import front
 
 STAND_IN = """
     #!{python}

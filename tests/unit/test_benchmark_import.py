@@ -7,12 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from public_data import DATA
-
-from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
-from costtrace.tokenomics import csv_files, load_tests, mlperf
-from costtrace.tokenomics.figures import (
+from costtrace_board import csv_files, load_tests, mlperf
+from costtrace_board.figures import (
     FigureRefused,
     Tier,
     TierPrice,
@@ -23,9 +19,13 @@ from costtrace.tokenomics.figures import (
     same_basis,
     significant,
 )
-from costtrace.tokenomics.load_tests import Served
-from costtrace.tokenomics.published import TIERS
-from costtrace.tokenomics.reading import load_json
+from costtrace_board.load_tests import Served
+from costtrace_board.published import TIERS
+from costtrace_board.reading import load_json
+from public_data import DATA
+
+from costtrace.cli.app import cli
+from costtrace.core.errors import CosttraceError
 
 MLPERF = DATA / "mlperf" / "mlperf_inference_v5.1_summary_results.json"
 H200X8 = Served("NVIDIA H200", 8)

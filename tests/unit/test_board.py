@@ -10,17 +10,18 @@ from html.parser import HTMLParser
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board import query as board_query
+from costtrace_board.board import BY, Cell, annotations, cells, group, revenue
+from costtrace_lab.engines import rack_month
 from honest_ledger import write as write_honest
 
 from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
-from costtrace.ledger import Ledger, board_query
-from costtrace.ledger.query import SqliteStore, ended, used
-from costtrace.list_prices import ListPrice
-from costtrace.reports.rows import Period
-from costtrace.reports.summary import EVERYTHING, Line, summarize
-from costtrace.testing import rack_month
-from costtrace.tokenomics.board import BY, Cell, annotations, cells, group, revenue
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger import Ledger
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import SqliteStore, ended, used
+from costtrace.pricing.list_prices import ListPrice
+from costtrace.reports.usage.summary import EVERYTHING, Line, summarize
 
 ALWAYS = Period(0, 2**62)
 PLAN = rack_month.Plan(days=3, release_day=1, price_day=2)
@@ -140,7 +141,7 @@ def test_idle_of_a_day_goes_to_the_models_of_that_engine_and_day_by_their_device
 
 
 def rack_engine(name, model, *, version="1", started=0, settings=None):
-    from costtrace.tokenomics.board import EngineInfo
+    from costtrace_board.board import EngineInfo
 
     return EngineInfo(name, "vllm", version, model, "gpu", ("G",), settings or {}, False, started)
 
@@ -327,7 +328,7 @@ def test_the_page_says_the_same_figures_as_json(rack):
     (whole,) = [
         row for row in json.loads(command(rack, "--format", "json"))["cost_per_million_tokens"] if row["model"] == "all"
     ]
-    from costtrace.tokenomics.figures import significant
+    from costtrace_board.figures import significant
 
     for name in ("cost_per_million_output_tokens_with_idle", "cost_per_million_total_tokens_with_idle"):
         assert f"{significant(Fraction(whole[name]))} USD" in page

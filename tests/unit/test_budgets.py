@@ -14,11 +14,11 @@ from honest_ledger import DAY_NS, PLANS, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.budgets import Budget, stand
-from costtrace.budgets_file import load_budgets
 from costtrace.cli.app import cli
-from costtrace.errors import ConfigError
-from costtrace.semconv import BUDGET_METRICS
+from costtrace.core.errors import ConfigError
+from costtrace.core.semconv import BUDGET_METRICS
+from costtrace.ledger.budgets.budget import Budget, stand
+from costtrace.ledger.budgets.file import load_budgets
 
 ROOT = Path(__file__).parents[2]
 MONTH = (0, 30 * DAY_NS)

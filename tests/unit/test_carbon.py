@@ -8,12 +8,12 @@ import pytest
 from click.testing import CliRunner
 from honest_ledger import WALL_NS, write
 
-from costtrace.carbon import CarbonIntensity, Intensity, request_ug, show_grams
-from costtrace.carbonfile import load_intensity
 from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
-from costtrace.ledger.query import Filter, open_ledger, used
-from costtrace.reports.rows import Period
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import Filter, open_ledger, used
+from costtrace.pricing.carbon import CarbonIntensity, Intensity, request_ug, show_grams
+from costtrace.pricing.carbon_file import load_intensity
 
 KWH_UJ = 3_600_000 * 10**6
 ALL = Period(0, 2**62)

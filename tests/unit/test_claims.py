@@ -6,12 +6,12 @@ from fractions import Fraction
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board.claims import claims
+from costtrace_board.published import POINTS, TIERS
+from costtrace_board.roi import Assumptions, compute
 
 from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
-from costtrace.tokenomics.claims import claims
-from costtrace.tokenomics.published import POINTS, TIERS
-from costtrace.tokenomics.roi import Assumptions, compute
+from costtrace.core.errors import CosttraceError
 
 CHECKS = {(claim.key, check.what): check for claim in claims() for check in claim.checks}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from costtrace.cli.prices import prices
+from costtrace.cli.billing.prices import prices
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "prices"
 SAMPLE = str(EXAMPLES / "sample-2026-11.yaml")

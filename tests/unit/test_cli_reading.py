@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from honest_ledger import WALL_NS, write
 
 from costtrace.cli.app import COMMANDS, cli, run
-from costtrace.cli.period import parse
-from costtrace.errors import CosttraceError
-from costtrace.walltime import show_time
+from costtrace.cli.time_words import parse
+from costtrace.core.errors import CosttraceError
+from costtrace.core.wall_time import show_time
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
 NASTY = "=cmd|' /C calc'!A0\x1b]0;owned\x07\u202e"

@@ -8,15 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from costtrace.cli.app import cli
-from costtrace.clickhouse.copy import copy_day
-from costtrace.clickhouse.push import Cursor, push
-from costtrace.clickhouse.schema import Layout, row_policies, statements
-from costtrace.clickhouse.store import ClickHouseStore, open_store
-from costtrace.clickhouse.tables import PLAIN_TABLES, POSTING, ROW_TABLES, TABLES, run_number
-from costtrace.config import load
-from costtrace.errors import ConfigError, CosttraceError, LedgerError
+from costtrace.config.load import load
+from costtrace.core.errors import ConfigError, CosttraceError, LedgerError
 from costtrace.ledger import Ledger
-from costtrace.ledger.query import open_ledger
+from costtrace.ledger.fleet_store.push import Cursor, push
+from costtrace.ledger.fleet_store.schema import Layout, row_policies, statements
+from costtrace.ledger.fleet_store.store import ClickHouseStore, open_store
+from costtrace.ledger.fleet_store.tables import PLAIN_TABLES, POSTING, ROW_TABLES, TABLES, run_number
+from costtrace.ledger.queries import open_ledger
+from costtrace.reports.output.fleet_day import copy_day
 
 
 def run(*words):
@@ -138,7 +138,7 @@ def test_parameters_are_bound_by_name_and_type():
 @pytest.mark.parametrize("memory", [1, 1 << 24])
 def test_two_long_answers_of_the_embedded_engine_are_read_side_by_side_from_disk(monkeypatch, memory):
     pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
-    monkeypatch.setattr("costtrace.clickhouse.store.SPOOL_BYTES", memory)
+    monkeypatch.setattr("costtrace.ledger.fleet_store.store.SPOOL_BYTES", memory)
     blocks = [[[n, 2**100 + n, None, "Zoë \x00"] for n in range(k * 500, k * 500 + 500)] for k in range(4)]
     store = ClickHouseStore(Streaming(*blocks), "chdb:///x", "costtrace")
     both = zip(store.rows("SELECT 1"), store.rows("SELECT 2"), strict=True)
@@ -166,7 +166,7 @@ def postings_of_a_day(count):
 
 def test_a_days_copy_goes_through_in_groups_and_is_typed_alike_when_it_is_empty(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
-    monkeypatch.setattr("costtrace.export.parquet.GROUP_ROWS", 10)
+    monkeypatch.setattr("costtrace.reports.output.parquet.GROUP_ROWS", 10)
     rows, schemas = postings_of_a_day(25), []
     for name, there in (("full", rows), ("empty", [])):
         written = dict(copy_day(Day(there), "2026-11-03", tmp_path / name, 2**62))

@@ -18,18 +18,18 @@ from dying_command import command_that_dies
 from honest_ledger import DEAR, PLANS, WINDOW_NS, write
 
 from costtrace.cli.app import cli, run
-from costtrace.emit.totals import Totals
-from costtrace.errors import LedgerError, PriceBookError
+from costtrace.core.errors import LedgerError, PriceBookError
 from costtrace.ledger import Ledger
-from costtrace.ledger.audit import Audit
+from costtrace.ledger.answers import Period
 from costtrace.ledger.backup import back_up
-from costtrace.ledger.closing import close_period, parse_period
-from costtrace.ledger.compaction import compact_period, compactable
-from costtrace.ledger.query import Filter, SqliteStore, ended, used
-from costtrace.ledger.rerating import rerate
-from costtrace.ledger.sealing import seals
-from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook
-from costtrace.reports.rows import Period
+from costtrace.ledger.periods.close import close_period, parse_period
+from costtrace.ledger.periods.compact import compact_period, compactable
+from costtrace.ledger.periods.rerate import rerate
+from costtrace.ledger.queries import Filter, SqliteStore, ended, used
+from costtrace.ledger.verify.audit import Audit
+from costtrace.ledger.verify.sealed_rows import seals
+from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
+from costtrace.telemetry.totals import Totals
 
 DAY = parse_period("2026-09-21", UTC)
 NEXT = parse_period("2026-09-22", UTC)

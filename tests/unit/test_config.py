@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from costtrace import config
-from costtrace.config import KEYS, explain, load
-from costtrace.errors import ConfigError
-from costtrace.settings import Settings
+from costtrace.config import load as config
+from costtrace.config.load import KEYS, explain, load
+from costtrace.config.settings import Settings
+from costtrace.core.errors import ConfigError
 
 HOME = {"HOME": "/home/someone"}
 
@@ -232,6 +232,8 @@ def test_settings_cannot_be_changed():
 
 def test_an_engine_that_imports_the_settings_gets_nothing_heavy():
     heavy = "yaml click rich opentelemetry prometheus_client sqlite3"
-    code = f"import sys, costtrace.config as c; c.load(); print([m for m in '{heavy}'.split() if m in sys.modules])"
+    code = (
+        f"import sys, costtrace.config.load as c; c.load(); print([m for m in '{heavy}'.split() if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,10 +8,10 @@ from honest_ledger import CHEAP, DEAR, PLANS, WHOLE, WINDOW_NS, Plan, write
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from costtrace.conserve.money import Carry
 from costtrace.ledger import Ledger
-from costtrace.ledger.audit import Audit
-from costtrace.ledger.query import SqliteStore
+from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.verify.audit import Audit
+from costtrace.ledger.verify.money import Carry
 
 RUNNING = "engine-f"
 TRIES = settings.default.max_examples

@@ -14,12 +14,13 @@ from honest_ledger import PLANS, WALL_NS, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace import cost_estimates, guard
-from costtrace.agent.estimates import Estimates
-from costtrace.cost_estimates import MODEL, TENANT, Means, Reader, Used, estimate
-from costtrace.errors import CosttraceError
-from costtrace.ledger.query import open_ledger
-from costtrace.ledger.recent import LEAST_REQUESTS, LONGEST_NS, recent_means
+from costtrace.agent.publish_estimates import Estimates
+from costtrace.capture.node_files import cost_estimates
+from costtrace.capture.node_files.cost_estimates import MODEL, TENANT, Means, Reader, Used, estimate
+from costtrace.core import guard
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.recent_means import LEAST_REQUESTS, LONGEST_NS, recent_means
 from costtrace.ledger.store import Ledger
 
 NOW_NS = WALL_NS + 200 * 10**9

@@ -5,8 +5,7 @@ import sys
 import time
 
 import pytest
-
-from costtrace.demo.processes import kill_session, session_members, wait_until
+from costtrace_lab.demo.processes import kill_session, session_members, wait_until
 
 FAMILY = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('ready', flush=True); time.sleep(60)"
 

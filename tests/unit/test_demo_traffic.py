@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-
-from costtrace.demo import traffic
-from costtrace.demo.traffic import CHAT, COMPLETIONS, Request, chat, completion, plan, send, send_all
+from costtrace_lab.demo import traffic
+from costtrace_lab.demo.traffic import CHAT, COMPLETIONS, Request, chat, completion, plan, send, send_all
 
 BROKEN = b'data: {"id": "cmpl-1", "choices": [{"index": 0, "finish_reason": null}]}\n\ndata: {"id": "cmp'
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from costtrace.device_peaks import GENERIC_CPU, GENERIC_GPU, known_peaks, peak_of
-from costtrace.events import ModelShape
-from costtrace.step_model import cover, prior
+from costtrace.attribution.steps.cost_model import cover, prior
+from costtrace.attribution.steps.device_peaks import GENERIC_CPU, GENERIC_GPU, known_peaks, peak_of
+from costtrace.core.events import ModelShape
 
 
 @pytest.mark.parametrize(

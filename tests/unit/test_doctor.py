@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from costtrace import doctor
-from costtrace.agent.lock import AgentLock
-from costtrace.cli.doctor import doctor as command
-from costtrace.clock import anchor
-from costtrace.config import KEYS
-from costtrace.doctor import engines, here, hooks, network
-from costtrace.events import EngineStopped, Heartbeat, Snapshot
+from costtrace.capture.node_files.agent_lock import AgentLock
+from costtrace.cli.doctor import engines, here, hooks, network
+from costtrace.cli.doctor import examine as doctor
+from costtrace.cli.doctor.command import doctor as command
+from costtrace.config.load import KEYS
+from costtrace.config.settings import Settings
+from costtrace.core.clock import anchor
+from costtrace.core.events import EngineStopped, Heartbeat, Snapshot
+from costtrace.core.rows import EngineRow
 from costtrace.journal.writer import JournalWriter
 from costtrace.ledger.store import LEDGER_NAME, Ledger
-from costtrace.settings import Settings
-from costtrace.usage import EngineRow
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "prices"
 
@@ -155,7 +155,7 @@ def test_an_engine_that_has_ended_is_in_order_and_its_reason_is_said(home):
 
 def test_a_clock_that_was_set_back_an_hour_is_seen(home, writer, monkeypatch):
     real = anchor()
-    monkeypatch.setattr("costtrace.clock.anchor", lambda: real._replace(wall_ns=real.wall_ns + 3600 * 10**9))
+    monkeypatch.setattr("costtrace.core.clock.anchor", lambda: real._replace(wall_ns=real.wall_ns + 3600 * 10**9))
     writer.append([heartbeat()])
     monkeypatch.undo()
     assert any("-3600 s" in said for said in found(engines.journals(home), "warn"))

@@ -11,10 +11,10 @@ from costtrace_vllm import carrier, describe, frontend
 from costtrace_vllm.carrier import HEADER
 from costtrace_vllm.sequences import Sequences
 
-from costtrace import guard
-from costtrace.doctor import hooks as doctor
-from costtrace.doctor.findings import OK, WARN
-from costtrace.usage import JOINED
+from costtrace.cli.doctor import hooks as doctor
+from costtrace.cli.doctor.findings import OK, WARN
+from costtrace.core import guard
+from costtrace.core.rows import JOINED
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = [

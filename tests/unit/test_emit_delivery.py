@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from costtrace.emit.delivery import TRIES, Batch, Item, Progress
-from costtrace.emit.transport import Answer, Outcome
+from costtrace.telemetry.span_batch import TRIES, Batch, Item, Progress
+from costtrace.telemetry.transport import Answer, Outcome
 
 
 class Receiver:

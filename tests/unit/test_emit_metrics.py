@@ -10,14 +10,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from telemetry_page import telemetry_markdown
 
-from costtrace import semconv
-from costtrace.emit.feed import DeviceReading, Feed, Health
-from costtrace.emit.identity import span_ids
-from costtrace.emit.prometheus import FeedCollector, PrometheusEndpoint
-from costtrace.emit.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target
-from costtrace.errors import ConfigError
-from costtrace.telemetry_page import telemetry_markdown
+from costtrace.core import semconv
+from costtrace.core.errors import ConfigError
+from costtrace.telemetry.metric_state import DeviceReading, Feed, Health
+from costtrace.telemetry.prometheus import FeedCollector, PrometheusEndpoint
+from costtrace.telemetry.span_ids import span_ids
+from costtrace.telemetry.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

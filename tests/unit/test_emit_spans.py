@@ -9,10 +9,10 @@ from emission_world import MS, PARENT, TRACE, USD, WALL, engine, record
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind
 
-from costtrace import semconv
-from costtrace.carbon import CarbonIntensity, Intensity
-from costtrace.emit.spans import PROFILES, Profile, SpanBuilder
+from costtrace.core import semconv
 from costtrace.ledger.store import UsageCost
+from costtrace.pricing.carbon import CarbonIntensity, Intensity
+from costtrace.telemetry.spans import PROFILES, Profile, SpanBuilder
 
 GRID = CarbonIntensity([Intensity(0, Decimal(400))], source="400 g/kWh, stated")
 

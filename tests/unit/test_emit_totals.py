@@ -4,9 +4,9 @@ import sqlite3
 
 from emission_world import MS, RATE, USD, engine, new_ledger, record, turn, write
 
-from costtrace.emit.rows import engines
-from costtrace.emit.totals import OTHER_TENANT, TenantGate, Totals
 from costtrace.ledger.store import UsageCost
+from costtrace.telemetry.ledger_rows import engines
+from costtrace.telemetry.totals import OTHER_TENANT, TenantGate, Totals
 
 
 def loaded(ledger, limit: int = 1_000) -> Totals:

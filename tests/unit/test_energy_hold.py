@@ -5,13 +5,13 @@ import random
 import msgspec
 import pytest
 
-from costtrace import energy_windows
-from costtrace.energy_hold import HOLD_NS, HOLDS, Work, learn, placed
-from costtrace.energy_lag import LONGEST_LAG_NS, LagFinder
-from costtrace.energy_model import Load
-from costtrace.energy_windows import DeviceEnergy, piece_of
-from costtrace.events import Reading
-from costtrace.units import NS_PER_MS, NS_PER_S
+from costtrace.attribution.energy import counter_windows as energy_windows
+from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
+from costtrace.attribution.energy.first_work import HOLD_NS, HOLDS, Work, learn, placed
+from costtrace.attribution.energy.lag import LONGEST_LAG_NS, LagFinder
+from costtrace.attribution.energy.model import Load
+from costtrace.core.events import Reading
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 PERIOD_NS = 100 * NS_PER_MS
 SKEW_NS = 37 * NS_PER_MS

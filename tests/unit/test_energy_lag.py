@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from costtrace.energy_lag import LagFinder
-from costtrace.energy_model import Load
-from costtrace.energy_windows import DeviceEnergy, piece_of
-from costtrace.events import Reading
-from costtrace.units import NS_PER_MS
+from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
+from costtrace.attribution.energy.lag import LagFinder
+from costtrace.attribution.energy.model import Load
+from costtrace.core.events import Reading
+from costtrace.core.units import NS_PER_MS
 
 IDLE_W, BUSY_W = 90, 410
 

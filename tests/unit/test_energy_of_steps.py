@@ -2,10 +2,10 @@
 
 import pytest
 
-from costtrace.energy_model import EnergyModel, Load, energy_prices
-from costtrace.events import Step
-from costtrace.step_model import Coefficients, Features, step_prices, step_total
-from costtrace.timeline import Grant, Segment
+from costtrace.attribution.energy.model import EnergyModel, Load, energy_prices
+from costtrace.attribution.steps.cost_model import Coefficients, Features, step_prices, step_total
+from costtrace.attribution.time.segments import Grant, Segment
+from costtrace.core.events import Step
 
 FEATURES = Features(4, 4, 67, 3_000, 0, 0, 0)
 COEFFICIENTS = Coefficients(1e-3, 1e-6, 5e-3, 1e-8, 0.0, 1e-6)

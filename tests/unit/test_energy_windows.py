@@ -5,10 +5,10 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from costtrace.energy_model import Load
-from costtrace.energy_windows import DeviceEnergy, piece_of
-from costtrace.events import Reading
-from costtrace.units import NS_PER_S
+from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
+from costtrace.attribution.energy.model import Load
+from costtrace.core.events import Reading
+from costtrace.core.units import NS_PER_S
 
 WATTS = 500
 UJ_PER_S = WATTS * 1_000_000

@@ -1,13 +1,13 @@
 """Whose joules does an engine get that names its devices otherwise than NVML? The right device's, or none."""
 
 import pytest
+from costtrace_lab.engines.schedules import BOOT_ID, WALL_OFFSET_NS, header
 
-from costtrace.attribution import Policy
-from costtrace.events import DeviceRef, EngineReady, EngineStarted, Heartbeat, Reading, Sensed
-from costtrace.node import Node
-from costtrace.sensors.resolve import meter_of
-from costtrace.testing.schedules import BOOT_ID, WALL_OFFSET_NS, header
-from costtrace.units import NS_PER_S
+from costtrace.attribution.energy.device_match import meter_of
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import DeviceRef, EngineReady, EngineStarted, Heartbeat, Reading, Sensed
+from costtrace.core.units import NS_PER_S
 
 
 def gpu(uuid, index):

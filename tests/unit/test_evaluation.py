@@ -11,10 +11,7 @@ import estimates  # noqa: E402 - after the check for numpy
 import game  # noqa: E402 - as above
 import rules  # noqa: E402 - as above
 import scenarios  # noqa: E402 - as above
-from public_data import DATA, needs  # noqa: E402 - as above
-
-from costtrace.events import Step  # noqa: E402 - as above
-from costtrace.simulator import (  # noqa: E402 - as above
+from costtrace_lab.simulator import (  # noqa: E402 - as above
     Arrival,
     Load,
     Roofline,
@@ -24,8 +21,11 @@ from costtrace.simulator import (  # noqa: E402 - as above
     read_model,
     write_journal,
 )
-from costtrace.simulator.journals import Setting  # noqa: E402 - as above
-from costtrace.simulator.kernel_tables import KernelTables  # noqa: E402 - as above
+from costtrace_lab.simulator.journals import Setting  # noqa: E402 - as above
+from costtrace_lab.simulator.kernel_tables import KernelTables  # noqa: E402 - as above
+from public_data import DATA, needs  # noqa: E402 - as above
+
+from costtrace.core.events import Step  # noqa: E402 - as above
 
 MODEL = read_model("qwen3-8b")
 TIMES = Roofline(MODEL, "NVIDIA H200")

@@ -7,24 +7,24 @@ from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
+from costtrace_lab.engines import Profile, RandomEngine
+from costtrace_lab.engines.engine import JournalEngine
 from test_why import KEY, PLAIN
 
-from costtrace.agent.service import Agent
+from costtrace.agent.loop import Agent
 from costtrace.cli.app import cli
-from costtrace.doctor import engines
-from costtrace.emit.feed import Health
-from costtrace.ledger.query import Filter as Only
-from costtrace.ledger.query import SqliteStore, fits, requests
+from costtrace.cli.doctor import engines
+from costtrace.config.settings import Settings
+from costtrace.core.rows import FitRow
+from costtrace.core.units import NS_PER_MS
+from costtrace.ledger.answers import Fit, Habit, Period, Request
+from costtrace.ledger.queries import Filter as Only
+from costtrace.ledger.queries import SqliteStore, fits, requests
 from costtrace.ledger.store import LEDGER_NAME, Ledger
-from costtrace.reports.explain import as_text, explain
-from costtrace.reports.model import basis
-from costtrace.reports.rows import Fit, Habit, Period, Request
-from costtrace.reports.why import usual
-from costtrace.settings import Settings
-from costtrace.testing import Profile, RandomEngine
-from costtrace.testing.engine import JournalEngine
-from costtrace.units import NS_PER_MS
-from costtrace.usage import FitRow
+from costtrace.reports.evidence.model import basis
+from costtrace.reports.requests.explain import as_text, explain
+from costtrace.reports.requests.why import usual
+from costtrace.telemetry.metric_state import Health
 
 PEERS = usual([Habit(*KEY, 1_000, 100, 50, 40, 8_000, NS_PER_MS, 600, 400, 0, 300) for _ in range(5)], [KEY])
 ROW = FitRow(

@@ -14,14 +14,14 @@ from month import END_NS, START_NS, TENANTS, write_month
 from test_month_of_statements import NASTY, NASTY_MODELS, dearer
 
 from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
-from costtrace.idle_policies import POLICIES
+from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
-from costtrace.ledger.closing import close_period
-from costtrace.ledger.query import SqliteStore
-from costtrace.ledger.rerating import rerate
-from costtrace.reports.bill import read_bill
-from costtrace.reports.rows import Period
+from costtrace.ledger.answers import Period
+from costtrace.ledger.periods.close import close_period
+from costtrace.ledger.periods.rerate import rerate
+from costtrace.ledger.queries import SqliteStore
+from costtrace.reports.statements.idle_policies import POLICIES
+from costtrace.reports.statements.provider_bill import read_bill
 
 CONDITIONS = [
     "Supports data generator-calculated split cost allocation",

@@ -6,19 +6,19 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
+from costtrace_dynamo.passes.busy_query import busy_workers
+from costtrace_dynamo.passes.forward_passes import METHOD, Pass, Served, allocate, busy
+from costtrace_dynamo.passes.pass_tables import cost_nano
+from costtrace_dynamo.passes.trace_files import read_passes, read_served
 from emission_world import MS, WALL, engine, record, turn, write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costtrace.cli.app import cli
-from costtrace.dynamo_traces import read_passes, read_served
-from costtrace.errors import CosttraceError
-from costtrace.forward_passes import METHOD, Pass, Served, allocate, busy
-from costtrace.ledger.busy import busy_workers
-from costtrace.ledger.query import open_ledger
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import open_ledger
 from costtrace.ledger.store import Ledger
-from costtrace.reports.passes import cost_nano
-from costtrace.reports.rows import Period
 
 WORKER = "15671851427547792706"
 

@@ -15,19 +15,19 @@ import pytest
 from ledger_balance import check
 
 import costtrace
-from costtrace import config
-from costtrace.agent.service import Agent
-from costtrace.budgets_file import load_budgets
-from costtrace.errors import LedgerError, LedgerTooNew, SchemaTooNew
-from costtrace.events import JOURNAL_SCHEMA, AnyEvent, Heartbeat, SegmentHeader
+from costtrace.agent.loop import Agent
+from costtrace.config import load as config
+from costtrace.core.errors import LedgerError, LedgerTooNew, SchemaTooNew
+from costtrace.core.events import JOURNAL_SCHEMA, AnyEvent, Heartbeat, SegmentHeader
 from costtrace.journal import frames
 from costtrace.journal.reader import JournalReader
-from costtrace.ledger.audit import Audit
-from costtrace.ledger.query import SqliteStore, open_ledger
-from costtrace.ledger.schema import MIGRATIONS, SCHEMA_VERSION
+from costtrace.ledger.budgets.file import load_budgets
+from costtrace.ledger.queries import SqliteStore, open_ledger
+from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
 from costtrace.ledger.store import LEDGER_NAME, Ledger, _statements
-from costtrace.prices import load_price_book
-from costtrace.tenants_file import load_tenants
+from costtrace.ledger.verify.audit import Audit
+from costtrace.pricing.price_book_file import load_price_book
+from costtrace.reports.usage.organisation import load_tenants
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RELEASES = sorted(path for path in GOLDEN.iterdir() if path.is_dir())

@@ -5,11 +5,11 @@ import random
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board.improvement import Block, compare
+from costtrace_lab.engines import rack_month
 
 from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
-from costtrace.testing import rack_month
-from costtrace.tokenomics.improvement import Block, compare
+from costtrace.core.errors import CosttraceError
 
 SMALL, LARGE = ("gpu", "small"), ("gpu", "large")
 

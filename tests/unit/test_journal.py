@@ -10,9 +10,14 @@ import time
 
 import msgspec
 import pytest
+from costtrace_lab.engines.engine import ReplayTranslator
+from costtrace_lab.engines.random_engine import Batch
+from costtrace_lab.engines.schedules import started
 
-from costtrace.errors import JournalError, SchemaTooNew
-from costtrace.events import (
+from costtrace.capture.journal_thread import Pump
+from costtrace.capture.recorder import NOTE, STEP, Recorder
+from costtrace.core.errors import JournalError, SchemaTooNew
+from costtrace.core.events import (
     JOURNAL_SCHEMA,
     EngineReady,
     EngineStarted,
@@ -26,13 +31,8 @@ from costtrace.events import (
 )
 from costtrace.journal import frames
 from costtrace.journal import writer as writer_module
-from costtrace.journal.pump import Pump
 from costtrace.journal.reader import JournalReader, Position
 from costtrace.journal.writer import JournalWriter
-from costtrace.recorder import NOTE, STEP, Recorder
-from costtrace.testing.engine import ReplayTranslator
-from costtrace.testing.random_engine import Batch
-from costtrace.testing.schedules import started
 
 
 def nothing(sequence):
@@ -189,7 +189,7 @@ def as_somebody_else(directory):
 
 def test_reading_while_another_process_writes_gives_every_event_once(tmp_path):
     code = (
-        "import sys, pathlib; from costtrace.journal.writer import JournalWriter; from costtrace.events import *\n"
+        "import sys, pathlib; from costtrace.journal.writer import JournalWriter; from costtrace.core.events import *\n"
         "w = JournalWriter(pathlib.Path(sys.argv[1]), 'e', lambda n: Snapshot(n, 1, 0, (), ()),\n"
         "    cap_bytes=1 << 30, segment_bytes=20_000)\n"
         "for n in range(20_000): w.append([Step(n, n, n, (), ((n, 1),))])\n"

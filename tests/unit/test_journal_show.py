@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from costtrace.clock import Anchor
-from costtrace.events import (
+from costtrace.core.clock import Anchor
+from costtrace.core.events import (
     Delivered,
     DeviceRef,
     EngineReady,
@@ -23,7 +23,7 @@ from costtrace.events import (
     Snapshot,
     Step,
 )
-from costtrace.journal.story import Storyteller
+from costtrace.journal.printer import Storyteller
 from costtrace.journal.writer import JournalWriter
 
 SCRIPT = Path(sys.executable).parent / "costtrace"

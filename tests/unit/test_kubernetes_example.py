@@ -16,8 +16,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from costtrace import config
-from costtrace.prices import load_price_book
+from costtrace.config import load as config
+from costtrace.pricing.price_book_file import load_price_book
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -9,16 +9,17 @@ from costtrace_vllm import frontend, hooks
 from costtrace_vllm.routes import WORK, route_of
 from month import END_NS, START_NS, write_month
 
-from costtrace import config, tenancy
+from costtrace.capture.tenancy import identity as tenancy
 from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
+from costtrace.config import load as config
+from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
-from costtrace.ledger.closing import close_period
-from costtrace.ledger.compaction import compact_period
-from costtrace.ledger.query import SqliteStore, ended, used
-from costtrace.ledger.sealing import seals
-from costtrace.reports.folding import OTHER
-from costtrace.reports.rows import Period
+from costtrace.ledger.answers import Period
+from costtrace.ledger.periods.close import close_period
+from costtrace.ledger.periods.compact import compact_period
+from costtrace.ledger.queries import SqliteStore, ended, used
+from costtrace.ledger.verify.sealed_rows import seals
+from costtrace.reports.usage.folding import OTHER
 
 MONTH = Period(START_NS, END_NS)
 

@@ -3,16 +3,16 @@
 from fractions import Fraction
 
 import pytest
+from costtrace_board.assemble import Benchmark, Production, benchmark_of, climb
+from costtrace_board.board import Cell
+from costtrace_board.figures import FigureRefused, Imported
+from costtrace_board.ladder import Phases, Step, build, mix_and_cache, occupancy, unknown
+from costtrace_board.load_tests import Served, inferencex
+from costtrace_board.published import TIERS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.reports.summary import Line
-from costtrace.tokenomics.assemble import Benchmark, Production, benchmark_of, climb
-from costtrace.tokenomics.board import Cell
-from costtrace.tokenomics.figures import FigureRefused, Imported
-from costtrace.tokenomics.ladder import Phases, Step, build, mix_and_cache, occupancy, unknown
-from costtrace.tokenomics.load_tests import Served, inferencex
-from costtrace.tokenomics.published import TIERS
+from costtrace.reports.usage.summary import Line
 
 FACTORS = st.one_of(st.none(), st.fractions(min_value="1/1000", max_value=1000))
 

@@ -4,13 +4,13 @@ Times are microseconds after the engine began; the coefficients are those of the
 """
 
 import pytest
+from costtrace_lab.engines.schedules import header, started
 from trial_balance import check
 
-from costtrace.attribution import Policy
-from costtrace.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
-from costtrace.node import Node
-from costtrace.step_model import Coefficients
-from costtrace.testing.schedules import header, started
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.attribution.steps.cost_model import Coefficients
+from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
 
 US = 1_000
 T0 = 10**9

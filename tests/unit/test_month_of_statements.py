@@ -15,20 +15,20 @@ from click.testing import CliRunner
 from month import END_NS, POOLS, START_NS, TENANTS, price_book, write_month
 
 from costtrace.cli.app import cli
-from costtrace.cli.billing import billing_period
-from costtrace.errors import CosttraceError
-from costtrace.idle_policies import POLICIES, Pot
+from costtrace.cli.billing.billing_options import billing_period
+from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
-from costtrace.ledger.audit import Audit
-from costtrace.ledger.closing import close_period
-from costtrace.ledger.query import SqliteStore
-from costtrace.ledger.rerating import rerate
-from costtrace.ledger.statements import load
-from costtrace.price_book import PriceBook
-from costtrace.reports.fleet import Cell, Policy, Quota, settle, to_cents
-from costtrace.reports.rows import Period
-from costtrace.reports.statement import lines
-from costtrace.reports.statement_columns import Carbon
+from costtrace.ledger.answers import Period
+from costtrace.ledger.periods.close import close_period
+from costtrace.ledger.periods.rerate import rerate
+from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.verify.audit import Audit
+from costtrace.pricing.price_book import PriceBook
+from costtrace.reports.statements.idle_policies import POLICIES, Pot
+from costtrace.reports.statements.query import load
+from costtrace.reports.statements.settlement import Cell, Policy, Quota, settle, to_cents
+from costtrace.reports.statements.statement import lines
+from costtrace.reports.statements.statement_columns import Carbon
 
 MONTH = Period(START_NS, END_NS)
 QUOTAS = (Quota("tenant-3", Decimal("0.4"), "NVIDIA H100"), Quota("tenant-4", Decimal("0.3")))

@@ -6,8 +6,7 @@ import subprocess
 from typing import Any
 
 import pytest
-
-from costtrace.nvml_sim.build import SOURCES
+from costtrace_nvml_sim.build import SOURCES
 
 nvml: Any = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-from costtrace.nvml_sim.build import build_library
-from costtrace.nvml_sim.command import nvml_sim
-from costtrace.nvml_sim.errors import NvmlSimError
-from costtrace.nvml_sim.presets import PRESETS
+from costtrace_nvml_sim.build import build_library
+from costtrace_nvml_sim.command import nvml_sim
+from costtrace_nvml_sim.errors import NvmlSimError
+from costtrace_nvml_sim.presets import PRESETS
 
 needs_library = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 READER = (
@@ -70,7 +69,7 @@ def test_a_command_can_move_the_virtual_clock_that_run_names(cli, tmp_path, capf
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     (tmp_path / "s.toml").write_text("clock = 'virtual'\n[[devices]]\npreset = 'H100'\npower = 300\n")
     move = (
-        "import os; from costtrace.nvml_sim.clock import VirtualClock\n"
+        "import os; from costtrace_nvml_sim.clock import VirtualClock\n"
         "VirtualClock(os.environ['COSTTRACE_NVML_SIM_CLOCK']).advance(3600 * 10**9)\n"
     )
     done = cli("run", tmp_path / "s.toml", "--truth", tmp_path / "t", "--", sys.executable, "-c", move + READER)

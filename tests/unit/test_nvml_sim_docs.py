@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from costtrace_nvml_sim import faults, scenario, waves
+from costtrace_nvml_sim.command import nvml_sim
+from costtrace_nvml_sim.presets import PRESETS
 from pydantic import BaseModel
-
-from costtrace.nvml_sim import faults, scenario, waves
-from costtrace.nvml_sim.command import nvml_sim
-from costtrace.nvml_sim.presets import PRESETS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nvml-sim.md").read_text()
 MODELS = {

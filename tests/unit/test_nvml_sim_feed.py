@@ -3,10 +3,9 @@
 import shutil
 
 import pytest
+from costtrace_nvml_sim.errors import NvmlSimError
+from costtrace_nvml_sim.feed import RECORD, PowerFeed, read_feed
 from nvml_sim_support import double
-
-from costtrace.nvml_sim.errors import NvmlSimError
-from costtrace.nvml_sim.feed import RECORD, PowerFeed, read_feed
 
 MS = 1_000_000
 needs_library = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

@@ -4,9 +4,8 @@ import random
 import shutil
 
 import pytest
+from costtrace_nvml_sim.presets import PRESETS
 from nvml_sim_support import double
-
-from costtrace.nvml_sim.presets import PRESETS
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

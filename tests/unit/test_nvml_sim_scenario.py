@@ -5,12 +5,11 @@ import re
 import shutil
 
 import pytest
+from costtrace_nvml_sim.compiled import read_compiled, write_compiled
+from costtrace_nvml_sim.compiler import compile_scenario
+from costtrace_nvml_sim.errors import NvmlSimError
+from costtrace_nvml_sim.scenario import load_scenario, parse_scenario
 from nvml_sim_support import double
-
-from costtrace.nvml_sim.compiled import read_compiled, write_compiled
-from costtrace.nvml_sim.compiler import compile_scenario
-from costtrace.nvml_sim.errors import NvmlSimError
-from costtrace.nvml_sim.scenario import load_scenario, parse_scenario
 
 CARD = {"preset": "H100"}
 needs_library = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

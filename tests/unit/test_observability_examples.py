@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from costtrace import semconv
+from costtrace.core import semconv
 
 ROOT = Path(__file__).parents[2]
 RULES = [ROOT / "examples" / "prometheus" / name for name in ("recording-rules.yaml", "alerts.yaml")]

@@ -9,13 +9,13 @@ from click.testing import CliRunner
 from emission_world import MS, TRACE, WALL, engine, record, turn, write
 
 from costtrace.cli.app import cli
-from costtrace.ledger.parts import find_parts, parts
-from costtrace.ledger.query import Filter, ended, open_ledger, used
+from costtrace.core.rows import JOINED, FitRow
+from costtrace.ledger.answers import Period, Request
+from costtrace.ledger.queries import Filter, ended, open_ledger, used
 from costtrace.ledger.store import Ledger
-from costtrace.reports.parts import Part, join
-from costtrace.reports.rows import Period, Request
-from costtrace.reports.summary import summarize
-from costtrace.usage import JOINED, FitRow
+from costtrace.reports.requests.joined import Part, join
+from costtrace.reports.requests.joined_query import find_parts, parts
+from costtrace.reports.usage.summary import summarize
 
 ALL = Period(0, 1 << 62)
 WAIT_NS = 60_000 * MS

@@ -8,16 +8,11 @@ from decimal import Decimal
 from fractions import Fraction
 
 import pytest
-from honest_ledger import write as write_honest
-from public_data import DATA, needs
-
-from costtrace.agent.service import Agent
-from costtrace.cli.app import run
-from costtrace.device_peaks import DevicePeak
-from costtrace.planning.serve import Job, Machine, apart, deal, together
-from costtrace.planning.times import scaled
-from costtrace.settings import Settings
-from costtrace.simulator import (
+from costtrace_lab.engines import rack_month
+from costtrace_lab.plan.figures import Block, Run, spread
+from costtrace_lab.plan.serve import Job, Machine, apart, deal, together
+from costtrace_lab.plan.times import scaled
+from costtrace_lab.simulator import (
     Arrival,
     Roofline,
     SchedulerConfig,
@@ -26,11 +21,16 @@ from costtrace.simulator import (
     read_workload,
     write_journal,
 )
-from costtrace.simulator.journals import Setting
-from costtrace.simulator.kernel_tables import KernelTables
-from costtrace.step_model import Coefficients
-from costtrace.testing import rack_month
-from costtrace.tokenomics.plan import Block, Run, spread
+from costtrace_lab.simulator.journals import Setting
+from costtrace_lab.simulator.kernel_tables import KernelTables
+from honest_ledger import write as write_honest
+from public_data import DATA, needs
+
+from costtrace.agent.loop import Agent
+from costtrace.attribution.steps.cost_model import Coefficients
+from costtrace.attribution.steps.device_peaks import DevicePeak
+from costtrace.cli.app import run
+from costtrace.config.settings import Settings
 
 H100, H200 = "NVIDIA H100 80GB HBM3", "NVIDIA H200"
 MODEL = read_model("qwen3-8b")

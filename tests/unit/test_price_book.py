@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.errors import PriceBookError
-from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook, _matches, _patterns_meet, show_time
-from costtrace.units import NS_PER_HOUR
+from costtrace.core.errors import PriceBookError
+from costtrace.core.units import NS_PER_HOUR
+from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook, _matches, _patterns_meet, show_time
 
 DAY = 24 * NS_PER_HOUR
 

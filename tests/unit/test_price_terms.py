@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costtrace.cli.app import cli
-from costtrace.cli.prices import prices
-from costtrace.errors import PriceBookError
-from costtrace.list_prices import ListPrice, cuts
-from costtrace.price_terms import Owned, Reserved
-from costtrace.prices import load_price_book
-from costtrace.reports.margin import price
-from costtrace.reports.rows import Ended
-from costtrace.units import NANO_PER_UNIT, NS_PER_HOUR
+from costtrace.cli.billing.prices import prices
+from costtrace.core.errors import PriceBookError
+from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR
+from costtrace.ledger.answers import Ended
+from costtrace.pricing.device_terms import Owned, Reserved
+from costtrace.pricing.list_prices import ListPrice, cuts
+from costtrace.pricing.price_book_file import load_price_book
+from costtrace.reports.usage.margin import price
 
 DAY = 24 * NS_PER_HOUR
 NOV = 20_758 * DAY  # 2026-11-01

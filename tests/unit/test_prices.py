@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from costtrace.errors import PriceBookError
-from costtrace.prices import load_price_book
-from costtrace.units import NS_PER_HOUR
+from costtrace.core.errors import PriceBookError
+from costtrace.core.units import NS_PER_HOUR
+from costtrace.pricing.price_book_file import load_price_book
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "prices"
@@ -164,7 +164,7 @@ def test_the_sample_prices_what_it_says_and_is_labelled():
 
 
 def test_the_demo_prices_the_cpu_only_and_is_labelled():
-    book = load_price_book(ROOT / "src" / "costtrace" / "demo" / "prices.yaml")
+    book = load_price_book(ROOT / "plugins/costtrace-lab/src/costtrace_lab/demo/prices.yaml")
     assert book.name == "demo-cpu [demo]"
     assert book.rate_for("whatever the CPU is called", "cpu", 20_780 * DAY) is not None
     assert book.rate_for("NVIDIA H100 80GB HBM3", "gpu", 20_780 * DAY) is None

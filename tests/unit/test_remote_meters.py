@@ -2,15 +2,24 @@
 
 import msgspec
 import pytest
+from costtrace_lab.engines.schedules import BOOT_ID, header
+from costtrace_lab.engines.schedules import started as simulated_start
 
-from costtrace.attribution import Policy
-from costtrace.events import DeviceRef, EngineStarted, EngineStopped, Heartbeat, Reading, SegmentHeader, Sensed, Step
-from costtrace.node import Node
-from costtrace.remote_meters import RemoteMeters
-from costtrace.sensors.resolve import resolve
-from costtrace.testing.schedules import BOOT_ID, header
-from costtrace.testing.schedules import started as simulated_start
-from costtrace.units import NS_PER_S
+from costtrace.attribution.energy.device_match import resolve
+from costtrace.attribution.energy.remote_meters import RemoteMeters
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import (
+    DeviceRef,
+    EngineStarted,
+    EngineStopped,
+    Heartbeat,
+    Reading,
+    SegmentHeader,
+    Sensed,
+    Step,
+)
+from costtrace.core.units import NS_PER_S
 
 WALL_NS = 1_800_000_000 * NS_PER_S
 AWAY_NS = 90_000 * NS_PER_S

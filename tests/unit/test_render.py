@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from costtrace.reports.render import FORMATS, as_csv, as_json, as_text, clean, render, safe_text
-from costtrace.reports.tables import Column, Table, count, text
+from costtrace.reports.output.render import FORMATS, as_csv, as_json, as_text, clean, render, safe_text
+from costtrace.reports.output.tables import Column, Table, count, text
 
 NASTY = [
     "\x1b]0;owned\x07",

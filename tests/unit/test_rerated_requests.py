@@ -12,11 +12,11 @@ from honest_ledger import PLANS, WALL_NS, WINDOW_NS, write
 from costtrace.agent.reratings import reratings
 from costtrace.cli.app import cli
 from costtrace.ledger import Ledger
-from costtrace.ledger.query import Filter, SqliteStore, requests
-from costtrace.ledger.renewed import renew
-from costtrace.ledger.rerating import rerate
-from costtrace.price_book import DevicePrice, ElectricityPrice, PriceBook
-from costtrace.reports.rows import Period
+from costtrace.ledger.answers import Period
+from costtrace.ledger.cost_by_now import renew
+from costtrace.ledger.periods.rerate import rerate
+from costtrace.ledger.queries import Filter, SqliteStore, requests
+from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
 
 ALWAYS = Period(0, 2**62)
 LATER_NS = WALL_NS + 30 * 86_400 * 10**9

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from costtrace_vllm import frontend, hints, settings
 
-from costtrace import guard
+from costtrace.core import guard
 
 NAME = hints.REQUEST_ID
 

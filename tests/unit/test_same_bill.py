@@ -9,13 +9,13 @@ import random
 
 import msgspec
 import pytest
+from costtrace_lab.engines.random_engine import Profile
+from costtrace_lab.engines.schedules import BOOT_ID, SHAPE, header, random_life, started
 
-from costtrace.attribution import Policy
-from costtrace.events import ModelShape, Reading
-from costtrace.node import Node
-from costtrace.testing.random_engine import Profile
-from costtrace.testing.schedules import BOOT_ID, SHAPE, header, random_life, started
-from costtrace.units import NS_PER_MS, NS_PER_S
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.core.events import ModelShape, Reading
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 QUIET = Profile(
     arrivals=0.06, output_tokens=90, abort=0.002, preempt=0.002, skip=0.0, pause=0.01, speculative=0.0, dummy=0.001

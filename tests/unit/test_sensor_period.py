@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from costtrace.sensors.period import PeriodFinder
-from costtrace.units import NS_PER_MS, NS_PER_S
+from costtrace.attribution.energy.sensor_period import PeriodFinder
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 PERIOD_NS = 100 * NS_PER_MS
 

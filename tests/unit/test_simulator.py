@@ -3,16 +3,7 @@ from pathlib import Path
 
 import ledger_balance
 import pytest
-from public_data import DATA, needs
-
-from costtrace.agent.service import Agent
-from costtrace.attribution import Policy
-from costtrace.errors import CosttraceError
-from costtrace.events import SequenceFinished, Step
-from costtrace.journal.reader import JournalReader
-from costtrace.node import Node
-from costtrace.settings import Settings
-from costtrace.simulator import (
+from costtrace_lab.simulator import (
     Arrival,
     Disturbances,
     Disturbed,
@@ -24,9 +15,18 @@ from costtrace.simulator import (
     read_model,
     write_journal,
 )
-from costtrace.simulator.journals import Setting
-from costtrace.simulator.kernel_tables import KernelTables
-from costtrace.work import Membership
+from costtrace_lab.simulator.journals import Setting
+from costtrace_lab.simulator.kernel_tables import KernelTables
+from public_data import DATA, needs
+
+from costtrace.agent.loop import Agent
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.attribution.steps.step_work import Membership
+from costtrace.config.settings import Settings
+from costtrace.core.errors import CosttraceError
+from costtrace.core.events import SequenceFinished, Step
+from costtrace.journal.reader import JournalReader
 
 MODEL = read_model("qwen3-8b")
 TIMES = Roofline(MODEL, "NVIDIA H100 80GB HBM3")
@@ -126,7 +126,7 @@ def test_the_agent_books_a_simulated_journal_like_any_other(tmp_path):
 
 
 def test_a_snapshot_of_a_simulated_journal_lets_a_reader_go_on_after_a_lost_segment(tmp_path, monkeypatch):
-    monkeypatch.setattr("costtrace.simulator.journals.FRAME_EVENTS", 50)
+    monkeypatch.setattr("costtrace_lab.simulator.journals.FRAME_EVENTS", 50)
     monkeypatch.setattr("costtrace.journal.writer.SEGMENT_NS", 0)
     directory = write_journal(tmp_path, Simulator(workload(), TIMES, LOADS[0]), SETTING, "sim")
     segments = sorted(directory.glob("*.ctj"))

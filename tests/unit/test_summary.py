@@ -9,10 +9,10 @@ import pytest
 from honest_ledger import PLANS, WALL_NS, WINDOW_NS, write
 
 from costtrace.ledger import Ledger
-from costtrace.ledger.query import DIMENSIONS, Filter, SqliteStore, bounds, ended, used
-from costtrace.reports.rows import Ended, Period, Used
-from costtrace.reports.summary import ALL_REQUESTS, EVERYTHING, summarize
-from costtrace.reports.summary_tables import as_rows, summary_tables
+from costtrace.ledger.answers import Ended, Period, Used
+from costtrace.ledger.queries import DIMENSIONS, Filter, SqliteStore, bounds, ended, used
+from costtrace.reports.usage.summary import ALL_REQUESTS, EVERYTHING, summarize
+from costtrace.reports.usage.summary_tables import as_rows, summary_tables
 
 SUMS = ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns")
 NOTHING = dict.fromkeys((*SUMS, "gap_ns"), 0)

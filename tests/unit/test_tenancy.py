@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace import tenancy
-from costtrace.tenancy import Identity, TenancyPolicy, resolve
+from costtrace.capture.tenancy import identity as tenancy
+from costtrace.capture.tenancy.identity import Identity, TenancyPolicy, resolve
 
 LOCAL = "127.0.0.1"
 POLICY = TenancyPolicy()

@@ -14,11 +14,11 @@ from honest_ledger import write
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costtrace.capture.tenancy.identity import TenancyPolicy, resolve
+from costtrace.capture.tenancy.sources import LOOK_EVERY_S, BaggageSource, JwtSource, KeySource
 from costtrace.cli.app import cli
-from costtrace.config import load
+from costtrace.config.load import load
 from costtrace.ledger import Ledger
-from costtrace.tenancy import TenancyPolicy, resolve
-from costtrace.tenant_sources import LOOK_EVERY_S, BaggageSource, JwtSource, KeySource
 
 LOCAL, FAR = "127.0.0.1", "203.0.113.9"
 CANARY = "ct-canary-9f8e7d6c5b4a39281706"
@@ -120,7 +120,7 @@ def test_keys_that_can_be_guessed_and_names_that_cannot_be_tenants_are_refused(t
 def test_of_a_key_nothing_goes_to_the_engine_or_into_a_log(keys, monkeypatch, caplog):
     from costtrace_vllm import carrier, frontend
 
-    from costtrace import tenancy
+    from costtrace.capture.tenancy import identity as tenancy
 
     monkeypatch.setenv("COSTTRACE_TENANT_KEYS", str(keys))
     tenancy._policy_of_settings.cache_clear()
@@ -207,7 +207,7 @@ def test_labels_are_those_that_a_trusted_hop_gives(more, peer, labels):
 
 
 def test_labels_are_set_up_by_name_and_header(monkeypatch):
-    from costtrace import config
+    from costtrace.config import load as config
 
     policy = config.load(env={"COSTTRACE_REQUEST_LABELS": "workload=X-Workload"}).tenancy_policy()
     assert resolve([(b"x-workload", b"search")], LOCAL, policy).labels == {"workload": "search"}

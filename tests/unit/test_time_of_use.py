@@ -5,9 +5,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from costtrace.errors import PriceBookError
-from costtrace.prices import load_price_book
-from costtrace.walltime import wall_ns
+from costtrace.core.errors import PriceBookError
+from costtrace.core.wall_time import wall_ns
+from costtrace.pricing.price_book_file import load_price_book
 
 BERLIN = ZoneInfo("Europe/Berlin")
 BOOK = """

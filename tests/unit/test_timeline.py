@@ -2,7 +2,8 @@
 
 import pytest
 
-from costtrace.events import (
+from costtrace.attribution.time.segments import EngineTimeline, Segment, cut, split_equally
+from costtrace.core.events import (
     EngineReady,
     EngineStarted,
     EngineStopped,
@@ -14,7 +15,6 @@ from costtrace.events import (
     Snapshot,
     Step,
 )
-from costtrace.timeline import EngineTimeline, Segment, cut, split_equally
 
 
 def engine(*events, ready=True):

@@ -22,13 +22,13 @@ from honest_ledger import write
 from rich.cells import cell_len
 
 from costtrace.cli.app import cli
-from costtrace.cli.top_screen import as_filter, draw, explain_row, read_again, split_keys
-from costtrace.cli.top_state import STRETCHES_NS, State
-from costtrace.ledger.live import look
-from costtrace.ledger.query import open_ledger
-from costtrace.reports.live_views import VIEWS, widths
-from costtrace.units import NS_PER_S
-from costtrace.walltime import show_time
+from costtrace.cli.top.screen import as_filter, draw, explain_row, read_again, split_keys
+from costtrace.cli.top.state import STRETCHES_NS, State
+from costtrace.core.units import NS_PER_S
+from costtrace.core.wall_time import show_time
+from costtrace.ledger.queries import open_ledger
+from costtrace.reports.live.query import look
+from costtrace.reports.live.views import VIEWS, widths
 
 NASTY = "\x1b]0;owned\x07=cmd\u202e\u4e2d\u6587\u4e2d\u6587 [bold]"
 HOUR_NS = 3_600 * NS_PER_S

@@ -12,13 +12,13 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from costtrace_lab.trtllm_double.columns import executor_class
 from costtrace_tensorrt_llm import contract, hook_points, hooks
 from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
 from costtrace_tensorrt_llm.status import status
 
-from costtrace import guard
 from costtrace.cli.app import cli
-from costtrace.testing.fake_trtllm_columns import executor_class
+from costtrace.core import guard
 
 OURS = [hook for hook in HOOKS if hook.module.startswith("tensorrt_llm.")]
 
@@ -273,13 +273,13 @@ def test_versions_that_do_not_say_a_number_are_not_refused():
 
 
 def said(monkeypatch, tmp_path, *, loader, env):
-    from costtrace.doctor import here
+    from costtrace.cli.doctor import here
 
     (tmp_path / "tensorrt_llm").mkdir()
     (tmp_path / "tensorrt_llm" / "__init__.py").write_text("raise ImportError")
     monkeypatch.syspath_prepend(str(tmp_path))
     if loader is None:
-        monkeypatch.setattr("costtrace.doctor.here.util.find_spec", lambda name: name == "tensorrt_llm" or None)
+        monkeypatch.setattr("costtrace.cli.doctor.here.util.find_spec", lambda name: name == "tensorrt_llm" or None)
     elif loader:
         monkeypatch.setitem(sys.modules, "costtrace_tensorrt_llm_autoload", autoload())
     else:
@@ -312,6 +312,6 @@ def test_doctor_says_whether_a_tensorrt_llm_of_this_environment_is_recorded(
 
 
 def test_doctor_is_silent_where_there_is_no_tensorrt_llm():
-    from costtrace.doctor import here
+    from costtrace.cli.doctor import here
 
     assert list(here.tensorrt_llm({})) == []

@@ -8,6 +8,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from costtrace_lab.engines.schedules import header
+from costtrace_lab.trtllm_double import trtllm as fake_trtllm
+from costtrace_lab.trtllm_double.cuda import Host
+from costtrace_lab.trtllm_double.loops import random_plans, run_attention_dp
+from costtrace_lab.trtllm_double.trtllm import Plan
 from costtrace_tensorrt_llm import batches, frontend, translate
 from costtrace_tensorrt_llm.carrier import RequestContext, encode
 from costtrace_tensorrt_llm.contexts import Contexts
@@ -22,13 +27,8 @@ from trtllm_double import (
     bill,
 )
 
-from costtrace import guard
-from costtrace.events import Overhead, SequenceAdded, SequenceFinished, Step
-from costtrace.testing import fake_trtllm
-from costtrace.testing.fake_cuda import Host
-from costtrace.testing.fake_trtllm import Plan
-from costtrace.testing.fake_trtllm_loops import random_plans, run_attention_dp
-from costtrace.testing.schedules import header
+from costtrace.core import guard
+from costtrace.core.events import Overhead, SequenceAdded, SequenceFinished, Step
 
 LOOPS = {
     "plain": {"loop": "plain"},

@@ -4,13 +4,12 @@ import inspect
 from itertools import takewhile
 
 import pytest
+from costtrace_lab.trtllm_double.columns import executor_class, make_executor
+from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
+from costtrace_lab.trtllm_double.loops import iterate_plain, run
+from costtrace_lab.trtllm_double.trtllm import CHUNK, LlmRequest, Plan
 from costtrace_tensorrt_llm.gputime import DeviceClock, EventPool
 from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
-
-from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm import CHUNK, LlmRequest, Plan
-from costtrace.testing.fake_trtllm_columns import executor_class, make_executor
-from costtrace.testing.fake_trtllm_loops import iterate_plain, run
 
 STEPS = [hook for hook in HOOKS if hook.tier == "T1" and hook.function]
 PLAIN = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}

@@ -12,6 +12,11 @@ from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from costtrace_lab.trtllm_double.columns import executor_class
+from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
+from costtrace_lab.trtllm_double.loops import run
+from costtrace_lab.trtllm_double.timing import BatchState
+from costtrace_lab.trtllm_double.trtllm import Plan, RequestQueueItem
 from costtrace_tensorrt_llm import (
     batches,
     carrier,
@@ -29,18 +34,21 @@ from costtrace_tensorrt_llm.stats import StatsMeter
 from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 
-from costtrace import guard
-from costtrace.agent.service import Agent
+from costtrace.agent.loop import Agent
+from costtrace.capture.recorder import NOTE, Recorder
 from costtrace.cli.app import cli
-from costtrace.events import EngineReady, EngineStarted, EngineStopped, Overhead, SequenceAdded, SequenceFinished, Step
+from costtrace.config.settings import Settings
+from costtrace.core import guard
+from costtrace.core.events import (
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Overhead,
+    SequenceAdded,
+    SequenceFinished,
+    Step,
+)
 from costtrace.journal.reader import JournalReader
-from costtrace.recorder import NOTE, Recorder
-from costtrace.settings import Settings
-from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm import Plan, RequestQueueItem
-from costtrace.testing.fake_trtllm_columns import executor_class
-from costtrace.testing.fake_trtllm_loops import run
-from costtrace.testing.fake_trtllm_timing import BatchState
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +182,7 @@ def test_a_device_that_fails_costs_unobserved_time_and_not_the_engine(cuda, tmp_
     def query(self):
         raise RuntimeError("CUDA error")
 
-    monkeypatch.setattr("costtrace.testing.fake_cuda.FakeEvent.query", query)
+    monkeypatch.setattr("costtrace_lab.trtllm_double.cuda.FakeEvent.query", query)
     run(served)
     served.shutdown()
     (events,) = journals(tmp_path / "home")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from costtrace_lab.engines.engine import JournalEngine
+from costtrace_lab.engines.random_engine import Profile, RandomEngine
 from costtrace_tensorrt_llm import report
 
-from costtrace import config
-from costtrace.testing.engine import JournalEngine
-from costtrace.testing.random_engine import Profile, RandomEngine
+from costtrace.config import load as config
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tensorrt-llm"
@@ -69,7 +69,7 @@ def test_without_a_gpu_the_report_says_so_and_is_packed_all_the_same(home, monke
 def test_the_costs_of_an_event_are_measured_on_what_torch_has(monkeypatch):
     from types import SimpleNamespace
 
-    from costtrace.testing.fake_cuda import FakeGpu, Host
+    from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
 
     gpu = FakeGpu(Host())
     cuda = SimpleNamespace(Event=lambda enable_timing: gpu.event(), synchronize=lambda: None)

@@ -4,18 +4,18 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from costtrace_lab.trtllm_double.columns import executor_class
+from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
+from costtrace_lab.trtllm_double.loops import run
+from costtrace_lab.trtllm_double.timing import BatchState
+from costtrace_lab.trtllm_double.trtllm import Plan
 from costtrace_tensorrt_llm import engine, executor, hooks, settings
 from costtrace_tensorrt_llm.hook_points import HOOKS
 from costtrace_tensorrt_llm.status import status
 from test_trtllm_contract import EXECUTOR, edit, tree_of
 
-from costtrace import guard
-from costtrace.doctor import hooks as doctor
-from costtrace.testing.fake_cuda import FakeGpu, Host
-from costtrace.testing.fake_trtllm import Plan
-from costtrace.testing.fake_trtllm_columns import executor_class
-from costtrace.testing.fake_trtllm_loops import run
-from costtrace.testing.fake_trtllm_timing import BatchState
+from costtrace.cli.doctor import hooks as doctor
+from costtrace.core import guard
 
 PLACE = "tensorrt_llm._torch.pyexecutor.py_executor.PyExecutor"
 LOST = "lost: step timing (T1): the next tier that fits is used, or nothing is billed"

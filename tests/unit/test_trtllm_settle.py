@@ -7,6 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
+from costtrace_lab.trtllm_double import server as fake_trtllm_server
+from costtrace_lab.trtllm_double.columns import make_executor
+from costtrace_lab.trtllm_double.loops import random_plans, run
+from costtrace_lab.trtllm_double.server import last_response
+from costtrace_lab.trtllm_double.trtllm import Plan
 from costtrace_tensorrt_llm import frontend, gpus, hooks, settings, settle, settling, told
 from costtrace_tensorrt_llm.batches import ADDED, FREED, Facts
 from costtrace_tensorrt_llm.hook_points import HOOKS, METHODS
@@ -15,20 +21,22 @@ from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 from trial_balance import attribute, check, sums
 
-from costtrace import guard
-from costtrace.agent.service import Agent
-from costtrace.attribution import Policy
+from costtrace.agent.loop import Agent
+from costtrace.attribution.engine import Policy
+from costtrace.capture.recorder import Recorder
 from costtrace.cli.app import cli
-from costtrace.events import EngineReady, EngineStarted, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
+from costtrace.config.settings import Settings
+from costtrace.core import guard
+from costtrace.core.events import (
+    EngineReady,
+    EngineStarted,
+    EngineStopped,
+    Heartbeat,
+    SequenceAdded,
+    SequenceFinished,
+    Step,
+)
 from costtrace.journal.reader import JournalReader
-from costtrace.recorder import Recorder
-from costtrace.settings import Settings
-from costtrace.testing import fake_trtllm_server
-from costtrace.testing.fake_trtllm import Plan
-from costtrace.testing.fake_trtllm_columns import make_executor
-from costtrace.testing.fake_trtllm_loops import random_plans, run
-from costtrace.testing.fake_trtllm_server import last_response
-from costtrace.testing.schedules import WALL_OFFSET_NS, header, started
 
 BEAT_NS = 40_000_000
 READY_NS = 1_000_000_000

@@ -5,16 +5,16 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
+from costtrace_lab.trtllm_double.loops import random_plans
+from costtrace_lab.trtllm_double.trtllm import Plan
 from costtrace_tensorrt_llm import native
 from costtrace_tensorrt_llm.hook_points import COLUMNS
 from costtrace_tensorrt_llm.status import status
 from trial_balance import sums
 from trtllm_double import Rank, assert_closed_after_the_last_batch, bill
 
-from costtrace import guard
-from costtrace.events import Lost, SequenceFinished, Step
-from costtrace.testing.fake_trtllm import Plan
-from costtrace.testing.fake_trtllm_loops import random_plans
+from costtrace.core import guard
+from costtrace.core.events import Lost, SequenceFinished, Step
 
 LOOPS = {
     "plain": {"loop": "plain"},

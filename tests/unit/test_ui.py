@@ -22,10 +22,10 @@ from click.testing import CliRunner
 from honest_ledger import write
 
 from costtrace.cli.app import cli
-from costtrace.errors import CosttraceError
-from costtrace.ui.answers import Answers
-from costtrace.ui.command import token, ui
-from costtrace.ui.server import Door, Server, own_style
+from costtrace.cli.web.answers import Answers
+from costtrace.cli.web.command import token, ui
+from costtrace.cli.web.server import Door, Server, own_style
+from costtrace.core.errors import CosttraceError
 
 SECRET = "0123456789abcdef-" + "secret"
 NASTY = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u202e"
@@ -140,9 +140,9 @@ def test_the_sums_on_the_page_are_those_of_report(home, client, over):
 
 
 def test_the_chart_is_of_the_same_money(home):
-    from costtrace.ledger.live import course, look
-    from costtrace.ledger.query import open_ledger
-    from costtrace.reports.live import totals
+    from costtrace.ledger.queries import open_ledger
+    from costtrace.reports.live.figures import totals
+    from costtrace.reports.live.query import course, look
 
     with open_ledger(home) as store:
         found = look(store, 3_600 * 10**9, 1)
@@ -155,8 +155,8 @@ def test_the_chart_is_of_the_same_money(home):
 
 
 def test_an_engine_that_ends_amid_a_window_does_not_make_the_chart_dearer(home, tmp_path):
-    from costtrace.ledger.live import course
-    from costtrace.ledger.query import bounds, open_ledger
+    from costtrace.ledger.queries import bounds, open_ledger
+    from costtrace.reports.live.query import course
 
     (tmp_path / "ledger.sqlite").write_bytes((home / "ledger.sqlite").read_bytes())
     widths = []

@@ -11,9 +11,10 @@ from costtrace_vllm import carrier, contract, engine, frontend, hooks, tracing
 from costtrace_vllm.carrier import HEADER, RequestContext
 from costtrace_vllm.status import status
 
-from costtrace import guard, late
-from costtrace.carried import traceparent_of, valid_traceparent
-from costtrace.recorder import NOTE, STEP, Recorder
+from costtrace.capture.hooks import on_import as late
+from costtrace.capture.recorder import NOTE, STEP, Recorder
+from costtrace.capture.request_context import traceparent_of, valid_traceparent
+from costtrace.core import guard
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from costtrace_vllm import frontend
 
-from costtrace.asgi import wrap_peer
+from costtrace.capture.asgi import wrap_peer
 
 proxy_headers = pytest.importorskip(
     "uvicorn.middleware.proxy_headers", reason="uvicorn is in vLLM's environment, and not in this one"

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm_batches import Reader, Request, World, added, batch, chunks, freed, step, truth
 
-from costtrace import guard
-from costtrace.events import Delivered, Lost, Overhead, PrefixPath, SequenceAdded, SequenceFinished, Step
-from costtrace.prefix_numbers import PrefixNumbers
-from costtrace.recorder import NOTE
+from costtrace.capture.prefix_numbers import PrefixNumbers
+from costtrace.capture.recorder import NOTE
+from costtrace.core import guard
+from costtrace.core.events import Delivered, Lost, Overhead, PrefixPath, SequenceAdded, SequenceFinished, Step
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from costtrace.reports.rows import Habit, Request
-from costtrace.reports.why import usual, why
-from costtrace.units import NS_PER_MS, NS_PER_S
+from costtrace.core.units import NS_PER_MS, NS_PER_S
+from costtrace.ledger.answers import Habit, Request
+from costtrace.reports.requests.why import usual, why
 
 KEY = ("acme", "m")
 PLAIN = {

@@ -18,13 +18,19 @@ A ends with step 2; B and C end with step 3. From 12 to 13 s nobody wants anythi
 
 import msgspec
 import pytest
+from costtrace_lab.engines.schedules import header, started
 from trial_balance import check, sums
 
-from costtrace.attribution import Policy
-from costtrace.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
-from costtrace.node import Node
-from costtrace.step_model import Coefficients, Features, affine_prices, more_beyond_knee, roofline_prices
-from costtrace.testing.schedules import header, started
+from costtrace.attribution.engine import Policy
+from costtrace.attribution.pipeline import Node
+from costtrace.attribution.steps.cost_model import (
+    Coefficients,
+    Features,
+    affine_prices,
+    more_beyond_knee,
+    roofline_prices,
+)
+from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
 
 S = 1_000_000_000
 T0 = 100 * S

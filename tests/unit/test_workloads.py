@@ -1,9 +1,9 @@
 import pytest
+from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.workload import Arrival, read_workload
 from public_data import DATA, needs
 
-from costtrace.errors import CosttraceError
-from costtrace.simulator.servegen import Spell
-from costtrace.simulator.workload import Arrival, read_workload
+from costtrace.core.errors import CosttraceError
 
 
 def written(path, text):

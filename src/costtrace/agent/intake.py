@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from costtrace import clock
-from costtrace.agent.remote import RemoteSensors
-from costtrace.errors import JournalError
-from costtrace.events import SENSORS, EngineStarted, Reading, SegmentHeader, Sensed
+from costtrace.agent.remote_sensors import RemoteSensors
+from costtrace.attribution.pipeline import Node
+from costtrace.core import clock
+from costtrace.core.errors import JournalError
+from costtrace.core.events import SENSORS, EngineStarted, Reading, SegmentHeader, Sensed
+from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader, Position
-from costtrace.node import Node
-from costtrace.units import NS_PER_S
 
 HOLD_NS = 5 * NS_PER_S
 """How long a journal that has begun and not yet said whose devices it has can hold the others back."""

@@ -3,18 +3,18 @@
 import logging
 import sys
 
-from costtrace.agent.admission import Admission
-from costtrace.agent.estimates import Estimates
-from costtrace.agent.plugins import plugins
+from costtrace.agent.loop import Agent
+from costtrace.agent.node_health import plugins
+from costtrace.agent.publish_estimates import Estimates
+from costtrace.agent.refuse_over_budget import Admission
 from costtrace.agent.reratings import reratings
 from costtrace.agent.sensing import sensing
-from costtrace.agent.service import Agent
-from costtrace.carbon import CarbonIntensity
-from costtrace.carbonfile import load_intensity
-from costtrace.emit import Emission, EmissionSettings
-from costtrace.errors import CosttraceError
+from costtrace.config.settings import Settings
+from costtrace.core.errors import CosttraceError
 from costtrace.ledger.store import LEDGER_NAME
-from costtrace.settings import Settings
+from costtrace.pricing.carbon import CarbonIntensity
+from costtrace.pricing.carbon_file import load_intensity
+from costtrace.telemetry import Emission, EmissionSettings
 
 
 def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> None:

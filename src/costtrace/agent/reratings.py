@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from costtrace.errors import CosttraceError
-from costtrace.ledger.query import open_ledger
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger.queries import open_ledger
 
 
 def reratings(home: Path) -> int:

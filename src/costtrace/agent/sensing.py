@@ -4,17 +4,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import costtrace
-from costtrace import clock
-from costtrace.node import Node
-from costtrace.sensors import make_sensor
-from costtrace.sensors.desk import SensorDesk
-from costtrace.sensors.resolve import resolve
+from costtrace.attribution.energy.device_match import resolve
+from costtrace.attribution.pipeline import Node
+from costtrace.config.settings import Settings
+from costtrace.core import clock
+from costtrace.core.units import NS_PER_S
 from costtrace.sensors.sampler import Sampler
-from costtrace.settings import Settings
-from costtrace.units import NS_PER_S
+from costtrace.sensors.sensor import make_sensor
+from costtrace.sensors.sensor_journal import SensorDesk
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry
-    from costtrace.emit.feed import DeviceReading, Health
+    from costtrace.telemetry.metric_state import DeviceReading, Health
 
 
 class Shows(Protocol):
@@ -48,7 +48,7 @@ class Sensing:
         latest = self._desk.take_latest()
         if shows is None:
             return
-        from costtrace.emit.feed import DeviceReading  # noqa: PLC0415 - see above
+        from costtrace.telemetry.metric_state import DeviceReading  # noqa: PLC0415 - see above
 
         for device, reading in latest:
             if device.parent:  # what an instance is given is its board's already

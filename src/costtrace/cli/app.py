@@ -8,48 +8,48 @@ from importlib.util import find_spec
 
 import click
 
-from costtrace.cli.common import Context, ReaderGoneError, examples
-from costtrace.errors import CosttraceError
-from costtrace.reports.render import clean
+from costtrace.cli.options import Context, ReaderGoneError, examples
+from costtrace.core.errors import CosttraceError
+from costtrace.reports.output.render import clean
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 COMMANDS = {
-    "report": "costtrace.cli.report:report",
-    "requests": "costtrace.cli.requests:requests",
-    "statement": "costtrace.cli.statement:statement",
-    "policies": "costtrace.cli.policies:policies",
-    "focus": "costtrace.cli.focus:focus",
-    "explain": "costtrace.cli.explain:explain",
-    "model": "costtrace.cli.model:model",
-    "energy": "costtrace.cli.energy:energy",
-    "carbon": "costtrace.cli.carbon:carbon",
-    "verify": "costtrace.cli.verify:verify",
-    "fleet": "costtrace.cli.fleet:fleet",
-    "dynamo": "costtrace.cli.dynamo:dynamo",
-    "close": "costtrace.cli.books:close",
-    "periods": "costtrace.cli.books:periods",
-    "rerate": "costtrace.cli.books:rerate",
-    "compact": "costtrace.cli.books:compact",
-    "backup": "costtrace.cli.books:backup",
-    "top": "costtrace.cli.top:top",
-    "ui": "costtrace.ui.command:ui",
-    "budgets": "costtrace.cli.budgets:budgets",
-    "journal": "costtrace.cli.journal:journal",
-    "agent": "costtrace.cli.agent:agent",
-    "doctor": "costtrace.cli.doctor:doctor",
-    "tenants": "costtrace.cli.tenants:tenants",
-    "prices": "costtrace.cli.prices:prices",
-    "bench": "costtrace.cli.bench:bench",
-    "benchmarks": "costtrace.cli.benchmarks:benchmarks",
-    "board": "costtrace.cli.board:board",
-    "improvement": "costtrace.cli.improvement:improvement",
-    "plan": "costtrace.planning.command:plan",
-    "replay": "costtrace.replay.command:replay",
-    "demo": "costtrace.demo.command:demo",
-    "nvml-sim": "costtrace.nvml_sim.command:nvml_sim",
+    "report": "costtrace.cli.usage.report:report",
+    "requests": "costtrace.cli.usage.requests:requests",
+    "statement": "costtrace.cli.billing.statement:statement",
+    "policies": "costtrace.cli.billing.policies:policies",
+    "focus": "costtrace.cli.billing.focus:focus",
+    "explain": "costtrace.cli.usage.explain:explain",
+    "model": "costtrace.cli.usage.model:model",
+    "energy": "costtrace.cli.usage.energy:energy",
+    "carbon": "costtrace.cli.usage.carbon:carbon",
+    "verify": "costtrace.cli.usage.verify:verify",
+    "fleet": "costtrace.cli.billing.fleet:fleet",
+    "dynamo": "costtrace_dynamo.passes.command:dynamo",
+    "close": "costtrace.cli.billing.periods:close",
+    "periods": "costtrace.cli.billing.periods:periods",
+    "rerate": "costtrace.cli.billing.periods:rerate",
+    "compact": "costtrace.cli.billing.periods:compact",
+    "backup": "costtrace.cli.billing.periods:backup",
+    "top": "costtrace.cli.top.command:top",
+    "ui": "costtrace.cli.web.command:ui",
+    "budgets": "costtrace.cli.billing.budgets:budgets",
+    "journal": "costtrace.cli.operate.journal:journal",
+    "agent": "costtrace.cli.operate.agent:agent",
+    "doctor": "costtrace.cli.doctor.command:doctor",
+    "tenants": "costtrace.cli.billing.tenants:tenants",
+    "prices": "costtrace.cli.billing.prices:prices",
+    "bench": "costtrace_board.commands.bench:bench",
+    "benchmarks": "costtrace_board.commands.benchmarks:benchmarks",
+    "board": "costtrace_board.commands.board:board",
+    "improvement": "costtrace_board.commands.improvement:improvement",
+    "plan": "costtrace_lab.plan.command:plan",
+    "replay": "costtrace_lab.replay.command:replay",
+    "demo": "costtrace_lab.demo.command:demo",
+    "nvml-sim": "costtrace_nvml_sim.command:nvml_sim",
 }
 """Where each command is. It is loaded when it is asked for; one whose module is not installed is not shown."""
 

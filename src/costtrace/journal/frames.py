@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from costtrace.events import AnyEvent, Event, Steady, Step
+from costtrace.core.events import AnyEvent, Event, Steady, Step
 
 MAGIC = b"\xc7\x05"
 _HEAD = struct.Struct("<2sII")

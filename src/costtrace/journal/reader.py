@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from costtrace.clock import Anchor
-from costtrace.errors import JournalError, SchemaTooNew
-from costtrace.events import JOURNAL_SCHEMA, AnyEvent, Lost, SegmentHeader, Snapshot
+from costtrace.core.clock import Anchor
+from costtrace.core.errors import JournalError, SchemaTooNew
+from costtrace.core.events import JOURNAL_SCHEMA, AnyEvent, Lost, SegmentHeader, Snapshot
 from costtrace.journal import frames
 from costtrace.journal.writer import LOCK_NAME, SEGMENT_SUFFIX, segment_path
 

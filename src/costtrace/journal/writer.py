@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from costtrace import clock
-from costtrace.errors import JournalError
-from costtrace.events import JOURNAL_SCHEMA, EngineReady, EngineStarted, Event, Lost, SegmentHeader, Snapshot
-from costtrace.guard import log
+from costtrace.core import clock
+from costtrace.core.errors import JournalError
+from costtrace.core.events import JOURNAL_SCHEMA, EngineReady, EngineStarted, Event, Lost, SegmentHeader, Snapshot
+from costtrace.core.guard import log
+from costtrace.core.units import NS_PER_S
 from costtrace.journal import frames
-from costtrace.units import NS_PER_S
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 SEGMENT_NS = 300 * NS_PER_S

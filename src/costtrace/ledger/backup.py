@@ -5,7 +5,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from costtrace.errors import LedgerError
+from costtrace.core.errors import LedgerError
 from costtrace.ledger.store import Ledger
 
 _PAGES = 2_000

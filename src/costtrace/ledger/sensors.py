@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from costtrace.usage import MeterRow, PendingRow, Sensor
+from costtrace.core.rows import MeterRow, PendingRow, Sensor
 
 _PLACES = ", ".join("?" * (3 + len(Sensor.__struct_fields__)))
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from costtrace.errors import LedgerError, LedgerTooNew
+from costtrace.core.errors import LedgerError, LedgerTooNew
+from costtrace.core.rows import EngineRow, FitRow, MeterRow, Posting, UsageRecord
 from costtrace.journal.reader import Position
-from costtrace.ledger.schema import MIGRATIONS, SCHEMA_VERSION
+from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
 from costtrace.ledger.sensors import put_sensors
-from costtrace.rating import Charge
-from costtrace.usage import EngineRow, FitRow, MeterRow, Posting, UsageRecord
+from costtrace.pricing.rating import Charge
 
 LEDGER_NAME = "ledger.sqlite"
 LOG_PAGES = 128

@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from costtrace import clock, device_names
-from costtrace.events import Reading
-from costtrace.sensors import Clocks, Notice, SensedDevice
-from costtrace.sensors.counting import RESET, gain_of
-from costtrace.units import NS_PER_S
+from costtrace.core import clock, device_names
+from costtrace.core.events import Reading
+from costtrace.core.units import NS_PER_S
+from costtrace.sensors.energy_count import RESET, gain_of
+from costtrace.sensors.sensor import Clocks, Notice, SensedDevice
 
 POWERCAP = Path("/sys/class/powercap")
 HIGHEST_W = 1_000

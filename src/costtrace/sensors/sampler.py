@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from costtrace.events import Reading
-from costtrace.sensors import Sensor
-from costtrace.units import NS_PER_S
+from costtrace.core.events import Reading
+from costtrace.core.units import NS_PER_S
+from costtrace.sensors.sensor import Sensor
 
 log = logging.getLogger("costtrace.sensors")
 

@@ -8,7 +8,7 @@ import ast
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costtrace.hook_check import HookCheck, check_callable, compare
+from costtrace.capture.hooks.check import HookCheck, check_callable, compare
 
 
 class Hook(NamedTuple):

@@ -14,8 +14,9 @@ from typing import Any
 from costtrace_vllm import settings
 from costtrace_vllm.status import status
 
-from costtrace import clock, late
-from costtrace.guard import guard
+from costtrace.capture.hooks import on_import as late
+from costtrace.core import clock
+from costtrace.core.guard import guard
 from costtrace_dynamo import contract, identity
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -11,9 +11,9 @@ from typing import Any
 
 from costtrace_vllm.carrier import RequestContext
 
-from costtrace.carried import valid_traceparent
-from costtrace.tenancy import INVALID, tenant_name
-from costtrace.usage import JOINED
+from costtrace.capture.request_context import valid_traceparent
+from costtrace.capture.tenancy.identity import INVALID, tenant_name
+from costtrace.core.rows import JOINED
 
 SALT_PREFIX = "dynamo-cache-salt:"
 """What Dynamo's vLLM worker puts before a cache salt; the request that it is handed has it without."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from costtrace.carried import Carried
+from costtrace.capture.request_context import Carried
 
 ATTRIBUTE = "_costtrace"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from costtrace import hook_check
-from costtrace.hook_check import HookCheck, Source
+from costtrace.capture.hooks import check as hook_check
+from costtrace.capture.hooks.check import HookCheck, Source
 from costtrace_tensorrt_llm.hook_points import HOOKS, STEPS, TIERS, Hook, covered
 
 _FOREIGN = ("uvicorn.", "dynamo.")

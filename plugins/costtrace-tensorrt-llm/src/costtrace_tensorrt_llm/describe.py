@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from costtrace import clock, model_shape
-from costtrace.device_names import accelerator
-from costtrace.events import DeviceRef, ModelShape
+from costtrace.capture import model_shape
+from costtrace.core import clock
+from costtrace.core.device_names import accelerator
+from costtrace.core.events import DeviceRef, ModelShape
 from costtrace_tensorrt_llm.batches import number, read
 from costtrace_tensorrt_llm.hook_points import METHODS
 

@@ -10,10 +10,10 @@ import time
 from importlib import import_module
 from typing import Any
 
-from costtrace import clock
-from costtrace.engine_journal import EngineJournal
-from costtrace.events import EngineReady, EngineStarted
-from costtrace.guard import guard, log
+from costtrace.capture.engine_journal import EngineJournal
+from costtrace.core import clock
+from costtrace.core.events import EngineReady, EngineStarted
+from costtrace.core.guard import guard, log
 from costtrace_tensorrt_llm import batches, contract, describe, settings
 from costtrace_tensorrt_llm.contexts import contexts
 from costtrace_tensorrt_llm.gputime import EventPool

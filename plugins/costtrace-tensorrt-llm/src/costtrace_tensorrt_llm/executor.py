@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from costtrace.guard import guard, swallow
+from costtrace.core.guard import guard, swallow
 from costtrace_tensorrt_llm import batches
 from costtrace_tensorrt_llm.native import Untold
 

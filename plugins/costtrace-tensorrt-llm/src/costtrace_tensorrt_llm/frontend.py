@@ -10,11 +10,12 @@ from typing import Any
 
 import msgspec
 
-from costtrace import clock, tenancy
-from costtrace.asgi import headers_of, peer_of
-from costtrace.carried import traceparent_of, valid_traceparent
-from costtrace.guard import guard, swallow
-from costtrace.usage import JOINED
+from costtrace.capture.asgi import headers_of, peer_of
+from costtrace.capture.request_context import traceparent_of, valid_traceparent
+from costtrace.capture.tenancy import identity as tenancy
+from costtrace.core import clock
+from costtrace.core.guard import guard, swallow
+from costtrace.core.rows import JOINED
 from costtrace_tensorrt_llm import carrier, settings, settling
 from costtrace_tensorrt_llm.batches import number, read
 from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext

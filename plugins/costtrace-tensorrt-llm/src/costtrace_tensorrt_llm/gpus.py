@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
-from costtrace import clock
-from costtrace.events import DeviceRef
+from costtrace.core import clock
+from costtrace.core.events import DeviceRef
 
 PROC = Path("/proc/driver/nvidia/gpus")
 _MODEL, _UUID = (

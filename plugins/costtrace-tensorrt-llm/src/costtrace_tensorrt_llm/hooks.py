@@ -8,10 +8,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from costtrace import late
-from costtrace.asgi import wrap_peer
-from costtrace.guard import guard
-from costtrace.hook_check import check_fields
+from costtrace.capture.asgi import wrap_peer
+from costtrace.capture.hooks import on_import as late
+from costtrace.capture.hooks.check import check_fields
+from costtrace.core.guard import guard
 from costtrace_tensorrt_llm import contract
 from costtrace_tensorrt_llm.hook_points import HOOKS, Hook
 from costtrace_tensorrt_llm.status import status

@@ -6,7 +6,7 @@ Everything here runs on the executor's own thread.
 from collections import OrderedDict
 from typing import Any
 
-from costtrace.recorder import Recorder
+from costtrace.capture.recorder import Recorder
 from costtrace_tensorrt_llm import batches
 from costtrace_tensorrt_llm.batches import ADDED, DUMMY, FREED, UNPRICED, WARM_UP, Batch
 from costtrace_tensorrt_llm.contexts import Contexts

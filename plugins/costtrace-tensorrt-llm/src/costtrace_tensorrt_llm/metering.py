@@ -8,8 +8,8 @@ import time
 from collections import deque
 from typing import Any
 
-from costtrace.guard import swallow
-from costtrace.recorder import Recorder
+from costtrace.capture.recorder import Recorder
+from costtrace.core.guard import swallow
 from costtrace_tensorrt_llm.batches import Batch
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.gputime import DeviceClock, Event, EventPool

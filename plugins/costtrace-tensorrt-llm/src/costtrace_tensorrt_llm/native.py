@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import Any
 
-from costtrace.recorder import Recorder
+from costtrace.capture.recorder import Recorder
 from costtrace_tensorrt_llm.batches import Batch
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.gputime import NS_PER_MS

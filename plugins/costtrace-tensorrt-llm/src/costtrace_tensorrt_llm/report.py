@@ -18,12 +18,12 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
-from costtrace import config
-from costtrace.doctor import hooks
-from costtrace.errors import CosttraceError
-from costtrace.events import EngineStarted, Lost, SequenceAdded, SequenceFinished, Step
+from costtrace.attribution.time.segments import EngineTimeline, Segment
+from costtrace.cli.doctor import hooks
+from costtrace.config import load as config
+from costtrace.core.errors import CosttraceError
+from costtrace.core.events import EngineStarted, Lost, SequenceAdded, SequenceFinished, Step
 from costtrace.journal.reader import JournalReader
-from costtrace.timeline import EngineTimeline, Segment
 
 DISTRIBUTIONS = (
     "costtrace-core",

@@ -15,11 +15,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from costtrace import clock
-from costtrace.engine_journal import EngineJournal
-from costtrace.events import EngineReady, EngineStarted
-from costtrace.guard import guard, log
-from costtrace.recorder import Recorder
+from costtrace.capture.engine_journal import EngineJournal
+from costtrace.capture.recorder import Recorder
+from costtrace.core import clock
+from costtrace.core.events import EngineReady, EngineStarted
+from costtrace.core.guard import guard, log
 from costtrace_tensorrt_llm import carrier, contract, settings, told
 from costtrace_tensorrt_llm.batches import ADDED, FREED, Batch, number, read
 from costtrace_tensorrt_llm.gpus import visible_gpus

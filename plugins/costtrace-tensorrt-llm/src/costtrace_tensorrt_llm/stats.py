@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from costtrace.recorder import Recorder
+from costtrace.capture.recorder import Recorder
 from costtrace_tensorrt_llm.batches import ADDED, FREED, Batch, Facts, facts, is_nobody, number, read
 from costtrace_tensorrt_llm.contexts import Contexts
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from costtrace.units import NS_PER_MS, NS_PER_S
+from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace_tensorrt_llm.batches import Facts, number, read
 from costtrace_tensorrt_llm.settle import Ended, Times
 

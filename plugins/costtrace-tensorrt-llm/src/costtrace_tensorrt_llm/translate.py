@@ -7,10 +7,10 @@ not repeated. All others (prompts, drafts, beams, and everybody where pipeline m
 from collections.abc import Iterable
 from typing import Any
 
-from costtrace.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
-from costtrace.guard import swallow
-from costtrace.recorder import STEP, Record
-from costtrace.usage import JOINED
+from costtrace.capture.recorder import STEP, Record
+from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
+from costtrace.core.guard import swallow
+from costtrace.core.rows import JOINED
 from costtrace_tensorrt_llm import carrier
 from costtrace_tensorrt_llm.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
 from costtrace_tensorrt_llm.carrier import RequestContext

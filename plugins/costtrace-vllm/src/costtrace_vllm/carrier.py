@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from costtrace.carried import Carried
+from costtrace.capture.request_context import Carried
 
 HEADER = "x-costtrace"
 STOP_PREFIX = "costtrace:stop:"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from costtrace import hook_check
-from costtrace.hook_check import HookCheck, Kind, Source
+from costtrace.capture.hooks import check as hook_check
+from costtrace.capture.hooks.check import HookCheck, Kind, Source
 
 Side = Literal["front end", "engine"]
 

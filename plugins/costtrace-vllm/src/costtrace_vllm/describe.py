@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from costtrace import clock
-from costtrace.device_names import accelerator, cpu_name
-from costtrace.events import DeviceRef, ModelShape
-from costtrace.model_shape import shape_of
+from costtrace.capture.model_shape import shape_of
+from costtrace.core import clock
+from costtrace.core.device_names import accelerator, cpu_name
+from costtrace.core.events import DeviceRef, ModelShape
 
 
 def worker_device(worker: Any) -> dict[str, Any]:

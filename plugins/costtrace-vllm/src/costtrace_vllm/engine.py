@@ -8,11 +8,11 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from costtrace import clock
-from costtrace.engine_journal import EngineJournal
-from costtrace.events import DeviceRef, EngineReady, EngineStarted, ModelShape
-from costtrace.guard import guard, swallow
-from costtrace.prefix_numbers import PrefixNumbers
+from costtrace.capture.engine_journal import EngineJournal
+from costtrace.capture.prefix_numbers import PrefixNumbers
+from costtrace.core import clock
+from costtrace.core.events import DeviceRef, EngineReady, EngineStarted, ModelShape
+from costtrace.core.guard import guard, swallow
 from costtrace_vllm import describe, settings
 from costtrace_vllm.sequences import OVERHEAD
 from costtrace_vllm.status import status

@@ -14,11 +14,12 @@ from typing import Any
 
 import msgspec
 
-from costtrace import clock, tenancy
-from costtrace.admission import Refusal
-from costtrace.asgi import headers_of, peer_of
-from costtrace.carried import traceparent_of
-from costtrace.guard import guard, swallow
+from costtrace.capture.asgi import headers_of, peer_of
+from costtrace.capture.node_files.refusals import Refusal
+from costtrace.capture.request_context import traceparent_of
+from costtrace.capture.tenancy import identity as tenancy
+from costtrace.core import clock
+from costtrace.core.guard import guard, swallow
 from costtrace_vllm import carrier, hints, refusal, settings
 from costtrace_vllm.carrier import HEADER, RequestContext
 from costtrace_vllm.routes import route_of

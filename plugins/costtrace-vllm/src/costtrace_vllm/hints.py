@@ -2,16 +2,16 @@
 
 The cost itself it cannot say: when an answer begins, the steps that it will share have not been run, and when it ends,
 the agent has not yet shared them. The engine is not to wait. An estimate goes by the tokens of the answer, which are
-known when its `usage` is, and by what requests have cost until now (`costtrace.cost_estimates`).
+known when its `usage` is, and by what requests have cost until now (`costtrace.capture.node_files.cost_estimates`).
 """
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache, wraps
 from typing import Any
 
-from costtrace.cost_estimates import Estimate, Reader, Used, estimate
-from costtrace.guard import guard
-from costtrace.units import NANO_PER_UNIT, amount
+from costtrace.capture.node_files.cost_estimates import Estimate, Reader, Used, estimate
+from costtrace.core.guard import guard
+from costtrace.core.units import NANO_PER_UNIT, amount
 from costtrace_vllm import settings
 
 REQUEST_ID = b"x-costtrace-request-id"

@@ -8,8 +8,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from costtrace.admission import Gate, Refusal
-from costtrace.guard import guard
+from costtrace.capture.node_files.refusals import Gate, Refusal
+from costtrace.core.guard import guard
 from costtrace_vllm import settings
 from costtrace_vllm.routes import WORK, last_part
 from costtrace_vllm.status import status

@@ -8,7 +8,7 @@ from collections import OrderedDict, abc
 from collections.abc import Hashable
 from typing import Any, Final
 
-from costtrace.events import Delivered, SequenceAdded, SequenceFinished
+from costtrace.core.events import Delivered, SequenceAdded, SequenceFinished
 from costtrace_vllm import carrier
 from costtrace_vllm.carrier import RequestContext
 

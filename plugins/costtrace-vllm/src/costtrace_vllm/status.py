@@ -2,7 +2,7 @@
 
 import sys
 
-from costtrace.hook_status import HookStatus
+from costtrace.capture.node_files.process_status import HookStatus
 
 
 def vllm_version() -> str:

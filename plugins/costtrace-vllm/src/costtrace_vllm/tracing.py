@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
-from costtrace.guard import swallow
-from costtrace.recorder import Recorder
+from costtrace.capture.recorder import Recorder
+from costtrace.core.guard import swallow
 from costtrace_vllm import carrier, contract
 from costtrace_vllm.carrier import HEADER, STOP_PREFIX
 from costtrace_vllm.sequences import ADDED, DELIVERED, FREED

@@ -11,10 +11,10 @@ failed load of KV), so that an equal sum means that every one of them is as pred
 from collections.abc import Iterable
 from typing import Any
 
-from costtrace.events import Event, Lost, Overhead, Snapshot, Step
-from costtrace.guard import swallow
-from costtrace.prefix_numbers import PrefixNumbers
-from costtrace.recorder import STEP, Record
+from costtrace.capture.prefix_numbers import PrefixNumbers
+from costtrace.capture.recorder import STEP, Record
+from costtrace.core.events import Event, Lost, Overhead, Snapshot, Step
+from costtrace.core.guard import swallow
 from costtrace_vllm.sequences import ADDED, DELIVERED, FREED, OVERHEAD, UNOBSERVED, Sequence, Sequences
 
 Enters = list[tuple[int, int]]

@@ -1,0 +1,356 @@
+"""The board as tables: what its page, its JSON and its CSV are made of. Every cost names its token basis and idle."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import tzinfo
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR
+from costtrace.core.wall_time import moment
+from costtrace.pricing.list_prices import ListPrice
+from costtrace.reports.output.tables import Column, Row, Table, Value, count, per_cent, text
+from costtrace.reports.usage.summary import Summary
+from costtrace.reports.usage.summary_tables import shares_table
+from costtrace_board import roi
+from costtrace_board.board import Annotation, Cell, Transaction, group, revenue
+from costtrace_board.figures import BASES, rounded, significant
+from costtrace_board.ladder import Ladder
+from costtrace_board.tables import exact, ladder_table
+
+
+class Board(NamedTuple):
+    """Everything that the board shows, computed."""
+
+    period: str
+    made: str
+    simulated: bool
+    zone: tzinfo
+    summary: Summary
+    """By `board.BY`."""
+    days: Sequence[Cell]
+    """By model, fleet, day and currency: what all else is summed from."""
+    annotations: Sequence[Annotation]
+    label: str
+    transactions: Sequence[Transaction]
+    prices: Mapping[str, ListPrice]
+    price_source: str
+    revenues: Mapping[str, Decimal]
+    """By model: what it brought in all of the period, where that was given. Counts more than a list price."""
+    gpus: int
+    """Distinct devices that were metered."""
+    gpus_per_rack: int
+    ladder: Ladder | None
+    ladder_why_not: str
+    """Why there is no ladder."""
+    assumptions: roi.Assumptions
+    assumption_sources: Mapping[str, str]
+
+    @property
+    def currency(self) -> str:
+        """The one with the most cost; '' where nothing has a price."""
+        sums: dict[str, int] = {}
+        for cell in self.days:
+            sums[cell.currency] = sums.get(cell.currency, 0) + (cell.cost_nano(with_idle=True) or 0)
+        return max(sums, key=lambda one: (sums[one], one), default="")
+
+    @property
+    def months(self) -> list[Cell]:
+        """By model, fleet and month."""
+        return group(self.days, ("model", "fleet", "month"))
+
+    @property
+    def whole(self) -> Cell | None:
+        """Everything in the main currency; None of an empty ledger."""
+        return next(iter(group([cell for cell in self.days if cell.currency == self.currency], ())), None)
+
+
+def board_tables(board: Board) -> list[Table]:
+    """Every table of the board; the first one is what CSV holds."""
+    tables = [
+        cost_table(board),
+        trend_table(board),
+        shares_table(board.summary),
+        transactions_table(board),
+        annotations_table(board),
+        growth_table(board),
+        return_table(board),
+    ]
+    if board.ladder is not None:
+        tables.insert(3, ladder_table(board.ladder))
+    return tables
+
+
+def figures_of(cell: Cell) -> dict[str, Value]:
+    """The figures of a cell that every table has."""
+    found: dict[str, Value] = {
+        "currency": cell.currency,
+        "requests": cell.direct.requests,
+        "input_tokens": cell.direct.input_tokens,
+        "cached_tokens": cell.direct.cached_tokens,
+        "output_tokens": cell.direct.output_tokens,
+        "used_gpu_ns": cell.direct.gpu_ns - cell.direct.wasted_ns,
+        "wasted_gpu_ns": cell.direct.wasted_ns,
+        "idle_gpu_ns": cell.idle.gpu_ns,
+        "cost_without_idle_nano": cell.cost_nano(with_idle=False),
+        "cost_with_idle_nano": cell.cost_nano(with_idle=True),
+    }
+    for basis in BASES:
+        for name, with_idle in (("without_idle", False), ("with_idle", True)):
+            found[f"cost_per_million_{basis}_tokens_{name}"] = exact(cell.per_million(basis, with_idle=with_idle))
+    for name, with_idle in (("without_idle", False), ("with_idle", True)):
+        joules = cell.joules_per_token("output", with_idle=with_idle)
+        found[f"joules_per_output_token_{name}"] = exact(joules)
+    return found
+
+
+def cost_table(board: Board) -> Table:
+    """Cost per million tokens by model, fleet and month, then all of each currency."""
+    months = board.months
+    rows: list[Row] = [_cost_row(cell, board) for cell in months]
+    totals = group(months, ())
+    if len(months) > 1:
+        rows += [_cost_row(cell._replace(model="all"), board) for cell in totals]
+    notes = (
+        "Without idle: what the requests used. With idle: also the idle, overhead and unobserved time of the engines,",
+        "shared by each day's device time. Total tokens = input + output. Figures of two bases cannot be compared.",
+    )
+    title = f"{board.currency} per million output, total and input tokens, without / with idle; J with idle"
+    return Table("cost_per_million_tokens", title, _cost_columns(board), rows, notes)
+
+
+def _cost_row(cell: Cell, board: Board) -> Row:
+    brought = _revenue_of_all(board, cell.currency) if cell.model == "all" else _revenue(cell, board)
+    cost = cell.cost_nano(with_idle=True)
+    margin = None if brought is None or cost is None else brought - Fraction(cost, NANO_PER_UNIT)
+    return {
+        "model": cell.model,
+        "fleet": cell.fleet,
+        "month": cell.period,
+        **figures_of(cell),
+        "revenue": exact(brought),
+        "margin": exact(margin),
+        "revenue_per_rack": None
+        if brought is None or not board.gpus
+        else exact(brought * board.gpus_per_rack / board.gpus),
+    }
+
+
+def _revenue(cell: Cell, board: Board) -> Fraction | None:
+    """Revenue of a line; None without a price, or where a model's revenue was given and it has several lines."""
+    if cell.model in board.revenues:
+        alone = sum(one.model == cell.model for one in board.months) == 1
+        return Fraction(board.revenues[cell.model]) if alone else None
+    return revenue(cell, board.prices.get(cell.model))
+
+
+def _revenue_of_all(board: Board, currency: str) -> Fraction | None:
+    """Revenue of everything; None where a model with requests has no price."""
+    mine = {cell.model for cell in board.months if cell.currency == currency and cell.tokens("total")}
+    total = sum((Fraction(amount) for model, amount in board.revenues.items() if model in mine), Fraction(0))
+    for cell in board.months:
+        if cell.currency != currency or not cell.tokens("total") or cell.model in board.revenues:
+            continue
+        brought = revenue(cell, board.prices.get(cell.model))
+        if brought is None:
+            return None
+        total += brought
+    return total
+
+
+def decimals(heading: str, key: str, digits: int = 3) -> Column:
+    """Some significant digits; ``unknown`` where there is no figure."""
+
+    def show(row: Row) -> str:
+        value = row[key]
+        return significant(Fraction(value), digits) if isinstance(value, Decimal) else "unknown"
+
+    return Column(heading, show)
+
+
+def money(heading: str, key: str) -> Column:
+    """Whole currency units from 100 on, cents below; ``unknown`` where there is no figure."""
+
+    def show(row: Row) -> str:
+        value = row[key]
+        if isinstance(value, int):
+            value = Decimal(value).scaleb(-9)
+        return show_money(value) if isinstance(value, Decimal) else "unknown"
+
+    return Column(heading, show)
+
+
+def show_money(value: Decimal) -> str:
+    """Whole currency units from 100 on; below it three significant digits, so that little is not nothing."""
+    return f"{value:,.0f}" if abs(value) >= 100 else significant(Fraction(value), 3)
+
+
+def _cost_columns(board: Board) -> list[Column]:
+    columns = [
+        text("model", "model"),
+        text("fleet", "fleet"),
+        text("month", "month"),
+        _pair("M tokens, input / output", "{}_tokens", ("input", "output"), _in_millions),
+        *(
+            _pair(
+                f"per M {basis}",
+                f"cost_per_million_{basis}_tokens_{{}}_idle",
+                ("without", "with"),
+                _significant,
+            )
+            for basis in ("output", "total", "input")
+        ),
+        decimals("J per output", "joules_per_output_token_with_idle"),
+        Column("used / wasted / idle, %", _use),
+        money("cost with idle", "cost_with_idle_nano"),
+    ]
+    if board.prices or board.revenues:
+        columns += [money("revenue", "revenue"), money("margin", "margin")]
+    return columns
+
+
+def _pair(heading: str, key: str, names: tuple[str, str], show: Callable[[Value], str]) -> Column:
+    """Two figures of a row in one column."""
+    return Column(heading, lambda row: " / ".join(show(row[key.format(name)]) for name in names))
+
+
+def _significant(value: Value) -> str:
+    return significant(Fraction(value)) if isinstance(value, Decimal) else "unknown"
+
+
+def _in_millions(value: Value) -> str:
+    return significant(Fraction(value, 1_000_000)) if isinstance(value, int) and value else "0"
+
+
+def _millions(heading: str, key: str) -> Column:
+    return Column(heading, lambda row: _in_millions(row[key]))
+
+
+def _use(row: Row) -> str:
+    parts = [int(str(row[key])) for key in ("used_gpu_ns", "wasted_gpu_ns", "idle_gpu_ns")]
+    whole = sum(parts)
+    return " / ".join(per_cent(part, whole).removesuffix(" %") for part in parts) if whole else ""
+
+
+def trend_table(board: Board) -> Table:
+    """By model and day."""
+    rows: list[Row] = [
+        {"day": cell.period, "model": cell.model, **figures_of(cell)} for cell in group(board.days, ("model", "day"))
+    ]
+    columns = (
+        text("day", "day"),
+        text("model", "model"),
+        decimals("per M output, without idle", "cost_per_million_output_tokens_without_idle"),
+        decimals("per M output, with idle", "cost_per_million_output_tokens_with_idle"),
+    )
+    return Table("trend", "Cost per million output tokens by day", columns, rows)
+
+
+def transactions_table(board: Board) -> Table:
+    """Cost of a request by a label."""
+    rows: list[Row] = [
+        {
+            board.label: one.value or "(none)",
+            "currency": one.currency,
+            "requests": one.requests,
+            "cost_nano": one.cost_nano,
+            "cost_per_request": exact(_per_request(one)),
+            "input_tokens": one.input_tokens,
+            "output_tokens": one.output_tokens,
+            "gpu_ns": one.gpu_ns,
+        }
+        for one in sorted(board.transactions, key=lambda one: (-(one.cost_nano or 0), one.value))
+    ]
+    columns = (
+        text(board.label, board.label),
+        count("requests", "requests"),
+        money(f"cost, {board.currency}", "cost_nano"),
+        decimals(f"{board.currency} per request", "cost_per_request"),
+        _millions("M output tokens", "output_tokens"),
+    )
+    notes = [f"Without idle, by the label `{board.label}` of the requests (setting `request_labels`)."]
+    named = [one for one in board.transactions if one.value and one.currency == board.currency]
+    if named and all(one.cost_nano is not None for one in named):
+        mean = Fraction(sum(one.cost_nano or 0 for one in named), len(named) * NANO_PER_UNIT)
+        notes.append(
+            f"{len(named):,} values of `{board.label}`: {significant(mean)} {board.currency} each, on average."
+        )
+    return Table("transactions", f"Cost of a request, by {board.label}", columns, rows, notes)
+
+
+def _per_request(one: Transaction) -> Fraction | None:
+    return None if one.cost_nano is None or not one.requests else Fraction(one.cost_nano, one.requests * NANO_PER_UNIT)
+
+
+def annotations_table(board: Board) -> Table:
+    """What happened, numbered as in the chart."""
+    rows: list[Row] = [
+        {"number": number, "day": f"{moment(one.day_ns, board.zone):%Y-%m-%d}", "kind": one.kind, "what": one.text}
+        for number, one in enumerate(board.annotations, 1)
+    ]
+    columns = (count("no.", "number"), text("day", "day"), text("kind", "kind"), text("what", "what"))
+    return Table("annotations", "What changed", columns, rows, fields=("number", "day", "kind", "what"))
+
+
+MIN_DAYS = 14
+
+
+def growth_table(board: Board) -> Table:
+    """How cost grew with tokens, first half of the days against the second: elasticity below 1 absorbs volume."""
+    by_day = group([cell for cell in board.days if cell.currency == board.currency], ("day",))
+    rows: list[Row] = []
+    if len(by_day) >= MIN_DAYS:
+        half = len(by_day) // 2
+        first, second = (_sum(part) for part in (by_day[:half], by_day[-half:]))
+        costs = [cell.cost_nano(with_idle=True) for cell in (first, second)]
+        tokens = [cell.tokens("total") for cell in (first, second)]
+        if all(costs) and all(tokens):
+            of_cost = Fraction(costs[1] or 0, costs[0] or 1) - 1
+            of_tokens = Fraction(tokens[1], tokens[0]) - 1
+            rows.append(
+                {
+                    "first": f"{by_day[0].period} to {by_day[half - 1].period}",
+                    "second": f"{by_day[-half].period} to {by_day[-1].period}",
+                    "tokens_growth_per_cent": rounded(of_tokens * 100, 1),
+                    "cost_growth_per_cent": rounded(of_cost * 100, 1),
+                    "per_cent_cost_per_per_cent_tokens": rounded(of_cost / of_tokens, 2) if of_tokens else None,
+                }
+            )
+    columns = (
+        text("first half", "first"),
+        text("second half", "second"),
+        Column("total tokens, %", lambda row: f"{row['tokens_growth_per_cent']:+}"),
+        Column("cost with idle, %", lambda row: f"{row['cost_growth_per_cent']:+}"),
+        Column("% cost per % tokens", lambda row: str(row["per_cent_cost_per_per_cent_tokens"])),
+    )
+    notes = ("Below 1 the fleet absorbs volume: by software, price, or idle time that filled up. See what changed.",)
+    fields = ("first", "second", "tokens_growth_per_cent", "cost_growth_per_cent", "per_cent_cost_per_per_cent_tokens")
+    return Table("growth", "How cost grew with tokens", columns, rows, notes if rows else (), fields)
+
+
+def _sum(cells: Sequence[Cell]) -> Cell:
+    total = cells[0]
+    for cell in cells[1:]:
+        total = total.plus(cell)
+    return total
+
+
+def return_table(board: Board) -> Table:
+    """The calculator's assumptions and what they come to."""
+    given, found = board.assumptions, roi.compute(board.assumptions)
+    rows: list[Row] = [
+        {"name": name, "value": Decimal(value), "kind": "assumption", "source": board.assumption_sources.get(name, "")}
+        for name, value in given._asdict().items()
+    ]
+    rows += [
+        {"name": name, "value": exact(value), "kind": "result", "source": ""} for name, value in found._asdict().items()
+    ]
+    columns = (text("what", "name"), Column("value", lambda row: str(row["value"])), text("from", "source"))
+    return Table("return_on_investment", "Return on investment", columns, rows)
+
+
+def price_per_gpu_hour(cell: Cell) -> Fraction | None:
+    """Mean price of a GPU-hour that was paid, energy included; None where it is not known in full."""
+    cost = cell.cost_nano(with_idle=True)
+    gpu_ns = cell.direct.gpu_ns + cell.idle.gpu_ns
+    return None if cost is None or not gpu_ns else Fraction(cost * NS_PER_HOUR, gpu_ns * NANO_PER_UNIT)

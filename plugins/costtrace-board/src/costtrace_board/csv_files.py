@@ -1,0 +1,113 @@
+"""CSV files as figures: the plain form of costtrace, and the form of Artificial Analysis' System Load Test.
+
+Plain: ``model,hardware,gpus_total | gpus_per_node + nodes,tokens_per_s,token_basis`` and, where known,
+``interactivity,concurrency,scenario,software,precision,watts,source,date``. A column that is called just ``gpus`` is
+taken only for a single node: of several nodes nobody can tell whether it counts one or all.
+
+Artificial Analysis publishes no file: the form is what a user writes down from its pages, one row a phase, with
+``system_output_throughput`` (output tokens/s of the system) and ``concurrency``; 1,000 tokens in and out.
+"""
+
+import csv
+import io
+
+from costtrace.core.errors import CosttraceError
+from costtrace_board.figures import BASES, Figure, FigureRefused, Imported, Provenance, Refusal
+from costtrace_board.reading import Record, number, positive, text, whole
+
+MAX_ROWS = 100_000
+
+
+def read(content: str, file: str) -> Imported:
+    """Figures of a CSV file. Raises: CosttraceError, where it is none of the two forms."""
+    rows = list(csv.DictReader(io.StringIO(content)))
+    if len(rows) > MAX_ROWS:
+        raise CosttraceError(f"{file} has more than {MAX_ROWS} rows. Is it the right file?")
+    names = set(rows[0]) if rows else set()
+    if "system_output_throughput" in names:
+        make = _artificial_analysis
+    elif {"model", "hardware", "tokens_per_s"} <= names:
+        make = _plain
+    else:
+        raise CosttraceError(
+            f"{file} has none of the known headers: model, hardware, gpus_total, tokens_per_s, token_basis (plain); "
+            "model, hardware, gpus_total, concurrency, system_output_throughput (Artificial Analysis)"
+        )
+    figures: list[Figure] = []
+    refusals: list[Refusal] = []
+    for line, row in enumerate(rows, 2):
+        try:
+            figures.append(make(row, file, f"line {line}"))
+        except FigureRefused as refused:
+            refusals.append(Refusal(f"{file}: line {line}", str(refused)))
+    return Imported(tuple(figures), tuple(refusals))
+
+
+def _plain(row: Record, file: str, where: str) -> Figure:
+    basis = text(row, "token_basis").casefold()
+    if basis not in BASES:
+        raise FigureRefused(
+            f"token_basis is {basis!r}: say which tokens tokens_per_s counts: {', '.join(BASES)} (total = input + "
+            "output). Without it no figure can be compared with it."
+        )
+    rate = positive(row, "tokens_per_s")
+    return Figure(
+        Provenance("csv", file, where, text(row, "source"), text(row, "date")),
+        model=text(row, "model"),
+        hardware=text(row, "hardware"),
+        gpus=gpus_of(row),
+        total=rate if basis == "total" else None,
+        input=rate if basis == "input" else None,
+        output=rate if basis == "output" else None,
+        interactivity=number(row, "interactivity"),
+        concurrency=whole(row, "concurrency"),
+        scenario=text(row, "scenario"),
+        software=text(row, "software"),
+        precision=text(row, "precision"),
+        watts=number(row, "watts"),
+    )
+
+
+def _artificial_analysis(row: Record, file: str, where: str) -> Figure:
+    return Figure(
+        Provenance(
+            "artificial-analysis",
+            file,
+            where,
+            "Artificial Analysis System Load Test, as the user wrote it down",
+            text(row, "date"),
+        ),
+        model=text(row, "model"),
+        hardware=text(row, "hardware"),
+        gpus=gpus_of(row),
+        output=positive(row, "system_output_throughput"),
+        interactivity=number(row, "median_output_speed"),
+        concurrency=whole(row, "concurrency"),
+        scenario="1000/1000 closed loop",
+        software=text(row, "software"),
+    )
+
+
+def gpus_of(row: Record) -> int:
+    """GPUs of the whole system. Raises: FigureRefused, where a count of a node could pass for a total."""
+    total, per_node = whole(row, "gpus_total"), whole(row, "gpus_per_node")
+    nodes, loose = whole(row, "nodes"), whole(row, "gpus")
+    if loose is not None and total is None and per_node is None:
+        if (nodes or 1) > 1:
+            raise FigureRefused(
+                f"gpus is {loose} with {nodes} nodes: a per-node count may have been taken for a total. Say "
+                f"gpus_total, or gpus_per_node ({loose} a node would be {loose * (nodes or 1)} GPUs)."
+            )
+        return loose
+    if per_node is not None and nodes is None and total is None:
+        raise FigureRefused("gpus_per_node without nodes: the GPUs of the whole system are unknown")
+    product = per_node * nodes if per_node is not None and nodes is not None else None
+    if total is not None and product is not None and total != product:
+        raise FigureRefused(
+            f"gpus_total is {total}, but {nodes} nodes with {per_node} GPUs each are {product}: a per-node count may "
+            "have been taken for a total"
+        )
+    found = total if total is not None else product
+    if found is None:
+        raise FigureRefused("how many GPUs? Give gpus_total, or gpus_per_node and nodes")
+    return found

@@ -1,0 +1,216 @@
+"""Operating points of a server: cost per million tokens against interactivity and against throughput per GPU.
+
+A point joins what a load generator saw (speed) with what the ledger says of the same requests (device time, energy,
+cost), so its cost is measured and not a throughput times an assumed utilisation. Points leave in the row form of
+InferenceX, so that others' runs and one's own can lie in one chart.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from html import escape
+from typing import NamedTuple
+
+from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, UJ_PER_J
+from costtrace.reports.output import svg
+from costtrace.reports.output.tables import Column, Row, Table, count
+from costtrace_board.board_tables import decimals
+from costtrace_board.figures import Figure, FigureRefused, Priced, cost_per_million, rounded
+from costtrace_board.tables import exact
+
+
+class Billed(NamedTuple):
+    """What the ledger says of the requests of one run."""
+
+    requests: int
+    gpu_ns: int
+    cost_nano: int | None
+    currency: str
+    energy_uj: int | None
+    input_tokens: int
+    output_tokens: int
+    batch_milli: int
+    """Mean sequences in their steps, x 1,000."""
+    device_name: str
+    gpus: int
+    simulated: bool
+    engine: str = ""
+    """What served them: ``vllm``, ..."""
+
+
+class Point(NamedTuple):
+    """One operating point."""
+
+    figure: Figure
+    billed: Billed
+
+    def per_million(self, basis: str) -> Fraction | None:
+        """Measured: the requests' cost over their tokens, idle not in it. None where the cost is unknown."""
+        tokens = _tokens(self.billed, basis)
+        if self.billed.cost_nano is None or not tokens:
+            return None
+        return Fraction(self.billed.cost_nano * 1_000_000, tokens * NANO_PER_UNIT)
+
+    def assumed(self, basis: str) -> Fraction | None:
+        """What the throughput alone would make of it: the same price, every GPU taken for the whole run."""
+        if self.billed.cost_nano is None or not self.billed.gpu_ns:
+            return None
+        price = Fraction(self.billed.cost_nano * NS_PER_HOUR, self.billed.gpu_ns * NANO_PER_UNIT)
+        try:
+            return cost_per_million(price, self.figure.per_gpu(basis))
+        except FigureRefused:
+            return None
+
+
+def _tokens(billed: Billed, basis: str) -> int:
+    inputs, outputs = billed.input_tokens, billed.output_tokens
+    return {"input": inputs, "output": outputs, "total": inputs + outputs}[basis]
+
+
+def front(points: Sequence[tuple[float, float]]) -> set[int]:
+    """Places of the (more is better, less is better) pairs that no other beats in both."""
+    return {
+        place
+        for place, (good, bad) in enumerate(points)
+        if not any((g >= good and b < bad) or (g > good and b <= bad) for g, b in points)
+    }
+
+
+def table(points: Sequence[Point], basis: str) -> Table:
+    """All points, by concurrency."""
+    rows: list[Row] = [_row(point, basis) for point in points]
+    currency = points[0].billed.currency if points else ""
+    columns = (
+        count("concurrency", "concurrency"),
+        count("requests", "requests"),
+        decimals("tok/s/user", "interactivity_tokens_per_s_per_user"),
+        decimals(f"{basis} tok/s/GPU", "tokens_per_s_per_gpu"),
+        decimals("mean batch", "mean_batch"),
+        decimals(f"{currency} per M {basis}, measured", "cost_per_million_tokens"),
+        decimals("by throughput alone", "assumed_cost_per_million_tokens"),
+        Column("J per output token", _joules),
+    )
+    notes = (
+        "Measured: the ledger's cost of these requests over their tokens, without idle.",
+        "By throughput alone: the same price over the run's tokens/s/GPU, every GPU taken for the whole run.",
+    )
+    return Table("operating_points", "Operating points", columns, rows, notes)
+
+
+def _joules(row: Row) -> str:
+    value = row["joules_per_output_token"]
+    return f"{value:.4g}" if isinstance(value, Decimal) else "unknown"
+
+
+def _row(point: Point, basis: str) -> Row:
+    figure, billed = point.figure, point.billed
+    joules = None
+    if billed.energy_uj is not None and billed.output_tokens:
+        joules = Fraction(billed.energy_uj, billed.output_tokens * UJ_PER_J)
+    return {
+        "model": figure.model,
+        "hardware": billed.device_name,
+        "gpus": billed.gpus,
+        "concurrency": figure.concurrency,
+        "requests": billed.requests,
+        "token_basis": basis,
+        "interactivity_tokens_per_s_per_user": figure.interactivity,
+        "tokens_per_s_per_gpu": exact(figure.per_gpu(basis)),
+        "mean_batch": rounded(Fraction(billed.batch_milli, 1_000), 3),
+        "gpu_ns": billed.gpu_ns,
+        "cost_nano": billed.cost_nano,
+        "currency": billed.currency,
+        "cost_per_million_tokens": exact(point.per_million(basis)),
+        "assumed_cost_per_million_tokens": exact(point.assumed(basis)),
+        "joules_per_output_token": exact(joules),
+        "simulated": billed.simulated,
+    }
+
+
+def inferencex_row(point: Point, run: Mapping[str, object], isl: int, osl: int) -> dict[str, object]:
+    """A point in InferenceX's row form (times in seconds), with what the ledger adds under ``costtrace``."""
+    figure, billed = point.figure, point.billed
+    row: dict[str, object] = {
+        "hw": billed.device_name,
+        "conc": figure.concurrency,
+        "model": figure.model,
+        "infmax_model_prefix": figure.model,
+        "framework": billed.engine,
+        "precision": "",
+        "disagg": False,
+        "is_multinode": False,
+        "isl": isl,
+        "osl": osl,
+        "tp": billed.gpus,
+        "date": figure.provenance.date,
+    }
+    for name in ("total", "input", "output"):
+        prefix = "" if name == "total" else f"{name}_"
+        row[f"{prefix}tput_per_gpu"] = float(figure.per_gpu(name))
+    for key, value in run.items():
+        kind = key.partition("_")[0]
+        if key.endswith("_ms") and kind in {"mean", "median", "std", "p99"} and isinstance(value, (int, Decimal)):
+            row[key.removesuffix("_ms")] = float(value) / 1_000
+            if "tpot" in key and value > 0:
+                row[key.removesuffix("_ms").replace("tpot", "intvty")] = 1_000 / float(value)
+    own = _row(point, "output")
+    row["costtrace"] = {name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in own.items()}
+    return row
+
+
+class Shown(NamedTuple):
+    """One point in a chart."""
+
+    series: str
+    x: float | None
+    cost: float
+    text: str
+
+
+def charts(own: Sequence[Point], others: Sequence[Priced], basis: str, currency: str) -> str:
+    """Both charts as SVG in figures: against interactivity, and against throughput per GPU."""
+    parts = []
+    for name, heading, unit in (
+        ("interactivity", "Cost against interactivity", "output tokens/s that one user sees"),
+        ("throughput", "Cost against throughput", f"{basis} tokens/s/GPU"),
+    ):
+        shown = [*_own(own, basis, name), *_others(others, basis, name)]
+        kept = [one for one in shown if one.x is not None]
+        if not kept:
+            continue
+        x = svg.nice_axis(unit, max(one.x or 0.0 for one in kept))
+        y = svg.nice_axis(f"{currency} per million {basis} tokens", max(one.cost for one in kept) * 1.05)
+        series = list(dict.fromkeys(one.series for one in kept))
+        dots: list[svg.Dot] = []
+        for number, label in enumerate(series):
+            mine = [one for one in kept if one.series == label]
+            best = front([(one.x or 0.0, one.cost) for one in mine])
+            dots += [svg.Dot(one.x or 0.0, one.cost, number, one.text, place in best) for place, one in enumerate(mine)]
+        words = "Filled and joined: points that no other of its series beats in both. Numbers are concurrency."
+        chart = svg.scatter(name, heading, words, x, y, series, dots)
+        parts.append(
+            f"<section><h2>{escape(heading)}</h2><figure>{chart}<figcaption>{words}</figcaption></figure></section>"
+        )
+    return "".join(parts)
+
+
+def _own(points: Sequence[Point], basis: str, name: str) -> list[Shown]:
+    found = []
+    for point in points:
+        cost = point.per_million(basis)
+        if cost is None:
+            continue
+        user = point.figure.interactivity
+        x = float(point.figure.per_gpu(basis)) if name == "throughput" else None if user is None else float(user)
+        found.append(Shown("measured here", x, float(cost), str(point.figure.concurrency or "")))
+    return found
+
+
+def _others(priced: Sequence[Priced], basis: str, name: str) -> list[Shown]:
+    found = []
+    for one in priced:
+        user = one.figure.interactivity
+        x = float(one.figure.per_gpu(basis)) if name == "throughput" else None if user is None else float(user)
+        series = f"{one.figure.hardware}, {one.tier}"
+        found.append(Shown(series, x, float(one.per_million), str(one.figure.concurrency or "")))
+    return found

@@ -1,0 +1,152 @@
+"""What the board asks of a ledger beyond the sums of `query`: who ran what, at which prices, and labelled requests."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import Filter, Store
+from costtrace_board.board import EngineInfo, PriceSince, Transaction
+from costtrace_board.improvement import Block
+from costtrace_board.pareto import Billed
+
+
+def engines(store: Store) -> dict[str, EngineInfo]:
+    """All engines by id."""
+    sql = """
+        SELECT engine_id, engine, version, model, device_name, devices, settings, simulated, started_wall_ns, role
+        FROM engine
+    """
+    found = {}
+    for row in store.rows(sql):
+        engine_id, engine, version, model, device_name, devices, settings, simulated, started_ns, role = row
+        found[engine_id] = EngineInfo(
+            engine_id,
+            engine,
+            version,
+            model,
+            device_name,
+            tuple(json.loads(devices)),
+            json.loads(settings),
+            bool(simulated),
+            started_ns,
+            role,
+        )
+    return found
+
+
+def prices(store: Store, period: Period) -> list[PriceSince]:
+    """Every rate that was applied in *period*, by engine device, and the first window that it was applied to."""
+    sql = """
+        SELECT e.device_name, r.currency, r.price_book, r.device_numerator, r.device_denominator, min(p.window_ns)
+        FROM posting p JOIN rate r ON r.rate_id = p.rate_id JOIN engine e ON e.engine_id = p.engine_id
+        WHERE p.window_ns >= :since AND p.window_ns < :until
+        GROUP BY 1, 2, 3, 4, 5 ORDER BY 6
+    """
+    rows = store.rows(sql, {"since": period.since_ns, "until": period.until_ns})
+    return [
+        PriceSince(device, currency, book, int(numerator), int(denominator), since_ns)
+        for device, currency, book, numerator, denominator, since_ns in rows
+    ]
+
+
+def transactions(store: Store, period: Period, label: str) -> list[Transaction]:
+    """Requests that ended in *period* by the value of a label; '' where a request has none. One currency a row."""
+    sql = """
+        SELECT u.labels, u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END),
+            sum(u.cost_nano), sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END), sum(u.gpu_ns),
+            sum(u.input_tokens), sum(u.output_tokens)
+        FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY 1, 2
+    """
+    sums: dict[tuple[str, str], list[int | None]] = {}
+    for labels, currency, *values in store.rows(sql, {"since": period.since_ns, "until": period.until_ns}):
+        key = (str(json.loads(labels).get(label, "")), currency)
+        have = sums.get(key)
+        sums[key] = values if have is None else [_plus(one, other) for one, other in zip(have, values, strict=True)]
+    return [_transaction(key, values) for key, values in sums.items()]
+
+
+def _transaction(key: tuple[str, str], values: list[int | None]) -> Transaction:
+    requests, cost_nano, unpriced, gpu_ns, inputs, outputs = values
+    cost = None if unpriced else cost_nano
+    return Transaction(*key, requests or 0, cost, gpu_ns or 0, inputs or 0, outputs or 0)
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    return one if other is None else other if one is None else one + other
+
+
+BATCHES_MILLI = tuple(round(1_000 * 2 ** (quarter / 4)) for quarter in range(1, 48))
+"""Mean sequences in a request's steps, x 1,000: steps of 1.19."""
+
+
+class Bounds(NamedTuple):
+    """Where token counts are cut into buckets, so that like is compared with like."""
+
+    prompt: tuple[int, ...] = (128, 512, 2_048, 8_192, 32_768)
+    output: tuple[int, ...] = (32, 128, 512, 2_048, 8_192)
+    batch_milli: tuple[int, ...] = BATCHES_MILLI
+
+
+def blocks(
+    store: Store,
+    period: Period,
+    only: Filter,
+    bounds: Bounds = Bounds(),  # noqa: B008 - immutable
+) -> Iterator[Block]:
+    """Requests of *period*, summed by hour, engine version and stratum (device, sizes, cache, batch)."""
+    sql = f"""
+        SELECT e.engine || ' ' || e.version, u.model || ' on ' || e.device_name,
+            {_bucket("u.input_tokens", bounds.prompt)}, {_bucket("u.output_tokens", bounds.output)},
+            CASE WHEN u.input_tokens > 0 THEN 4 * u.cached_tokens / u.input_tokens ELSE 0 END,
+            {_bucket("u.batch_milli", bounds.batch_milli)},
+            u.ended_ns / 3600000000000, sum(u.gpu_ns), sum(u.cost_nano),
+            sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END), sum(u.input_tokens), sum(u.output_tokens), count(*)
+        FROM usage u JOIN engine e ON e.engine_id = u.engine_id
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+        GROUP BY 1, 2, 3, 4, 5, 6, 7
+    """  # noqa: S608 - made of constants of this module
+    parameters: Mapping[str, int | str] = {
+        "since": period.since_ns,
+        "until": period.until_ns,
+        **only.parameters(),
+    }
+    for row in store.rows(sql, parameters):
+        version, served, *stratum, hour, gpu_ns, cost_nano, unpriced, inputs, outputs, requests = row
+        cost = None if unpriced else cost_nano
+        yield Block(version, (served, *map(str, stratum)), hour, gpu_ns, cost, inputs, outputs, requests)
+
+
+def _bucket(column: str, limits: tuple[int, ...]) -> str:
+    cases = " ".join(f"WHEN {column} < {limit} THEN {place}" for place, limit in enumerate(limits))
+    return f"CASE {cases} ELSE {len(limits)} END"
+
+
+def billed(store: Store, mine: Callable[[str], bool], since_ns: int) -> Billed | None:
+    """What the requests cost whose id is *mine* and that ended after *since_ns*; None where there are none."""
+    sql = """
+        SELECT u.request_id, u.gpu_ns, u.cost_nano, u.currency, u.energy_uj, u.gap_ns, u.input_tokens, u.output_tokens,
+            u.batch_milli, e.device_name, e.devices, e.engine, u.simulated
+        FROM usage u JOIN engine e ON e.engine_id = u.engine_id WHERE u.ended_ns >= :since
+    """
+    rows = [row[1:] for row in store.rows(sql, {"since": since_ns}) if mine(row[0])]
+    if not rows:
+        return None
+    gpu_ns, costs, currencies, energies, gaps, inputs, outputs, batches, names, devices, engines, simulated = zip(
+        *rows, strict=True
+    )
+    known = [energy for energy in energies if energy is not None]
+    return Billed(
+        len(rows),
+        sum(gpu_ns),
+        None if None in costs else sum(costs),
+        max(currencies),
+        None if any(gaps) or not known else sum(known),
+        sum(inputs),
+        sum(outputs),
+        sum(batches) // len(rows),
+        max(names),
+        len({device for words in set(devices) for device in json.loads(words)}),
+        any(simulated),
+        max(engines),
+    )

@@ -1,0 +1,1 @@
+"""Dynamo's own records of forward passes and requests, beside what the ledger has."""

@@ -1,0 +1,128 @@
+"""Journals into totals, by one method, without an agent: the same pure functions, read from files to their end."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from costtrace.attribution.engine import Policy, Rows
+from costtrace.attribution.pipeline import Node
+from costtrace.core.errors import CosttraceError
+from costtrace.core.events import SENSORS, Reading, SegmentHeader
+from costtrace.core.rows import UsageRecord
+from costtrace.journal.reader import JournalReader
+from costtrace.journal.writer import SEGMENT_SUFFIX
+from costtrace.ledger.booking import Booking, BookingState
+from costtrace.pricing.price_book import PriceBook
+
+EVERYTHING_NS = 1 << 62
+EVENTS_PER_TURN = 20_000
+Progress = Callable[[int], None]
+"""Is told how many events (or requests) have been worked through."""
+
+
+class Total:
+    """What one line of the comparison adds up to."""
+
+    def __init__(self) -> None:
+        self.requests = self.input_tokens = self.output_tokens = 0
+        self.gpu_ns = 0
+        self.cost_nano: int | None = 0
+        """None: unknown, at least in part."""
+
+    def post(self, gpu_ns: int, cost_nano: int | None) -> None:
+        """Add a posting."""
+        self.gpu_ns += gpu_ns
+        if gpu_ns:
+            self.cost_nano = None if self.cost_nano is None or cost_nano is None else self.cost_nano + cost_nano
+
+    def end(self, record: UsageRecord) -> None:
+        """Add a request."""
+        self.requests += 1
+        self.input_tokens += record.input_tokens
+        self.output_tokens += record.output_tokens
+
+
+class Bill(NamedTuple):
+    """All lines of one method: ``(tenant, kind)`` -> total; kind is ``request``, ``idle``, ..."""
+
+    method: str
+    lines: dict[tuple[str, str], Total]
+    request_ns: dict[str, int]
+    """By record: device-ns."""
+    currency: str
+    simulated: bool
+    warnings: tuple[str, ...]
+
+
+def journals_below(path: Path) -> list[Path]:
+    """The journals that *path* is, or holds: one journal, a home, or its ``journal`` directory. Empty: none."""
+    if not path.is_dir():
+        return []
+    if any(path.glob(f"*{SEGMENT_SUFFIX}")):
+        return [path]
+    root = path / "journal" if (path / "journal").is_dir() else path
+    return sorted(found for found in root.iterdir() if found.is_dir() and any(found.glob(f"*{SEGMENT_SUFFIX}")))
+
+
+def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBook | None, progress: Progress) -> Bill:
+    """Attribute and rate *journals*. Raises: CosttraceError, JournalError."""
+    node = Node(policy, window_ns)
+    warnings: list[str] = []
+    booking = Booking(book, BookingState(), lambda _, message: warnings.append(message))
+    lines: dict[tuple[str, str], Total] = {}
+    request_ns: dict[str, int] = {}
+    simulated = False
+    currency = ""
+    for rows in _rows(node, journals, progress):
+        booking.know(node.all_engine_rows())
+        booked = booking.rate(rows)
+        for posting, charge in booked.postings:
+            line = lines.setdefault((posting.tenant, posting.kind), Total())
+            line.post(posting.gpu_ns, charge.cost_nano)
+        for record, cost in booked.records:
+            lines.setdefault((record.tenant, "request"), Total()).end(record)
+            request_ns[record.record_id] = record.gpu_ns
+            simulated = simulated or record.simulated
+            currency = currency or cost.currency
+    if not any(kind == "request" for _, kind in lines):
+        raise CosttraceError("nobody was served in what was read: there is nothing to compare")
+    known = tuple(dict.fromkeys(message for message in warnings if book is not None))
+    return Bill(policy.method, lines, request_ns, currency, simulated, known)
+
+
+def _rows(node: Node, journals: Iterable[Path], progress: Progress) -> Iterable[Rows]:
+    readers: dict[str, JournalReader] = {}
+    for path in journals:
+        reader = JournalReader(path)
+        if path.name.startswith(f"{SENSORS}-"):
+            _read_sensors(node, reader)
+        else:
+            readers[path.name] = reader
+    count = 0
+    while readers:
+        for name, reader in list(readers.items()):
+            events = reader.read(EVENTS_PER_TURN).events
+            for event in events:
+                if isinstance(event, SegmentHeader):
+                    node.add(name, event)
+                if name in node.engines:
+                    node.feed(name, event)
+            count += len(events)
+            if not events:
+                if name in node.engines:
+                    node.end(name)
+                reader.close()
+                del readers[name]
+        for boot_id in sorted({engine.header.boot_id for engine in node.engines.values()}):
+            node.sweep(EVERYTHING_NS, boot_id)
+        progress(count)
+        yield node.take_rows()
+
+
+def _read_sensors(node: Node, reader: JournalReader) -> None:
+    while events := reader.read(EVENTS_PER_TURN).events:
+        boot_id = reader.header.boot_id if reader.header is not None else ""
+        for event in events:
+            if isinstance(event, Reading):
+                node.reading(boot_id, event)
+    reader.close()

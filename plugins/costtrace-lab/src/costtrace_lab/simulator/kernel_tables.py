@@ -1,0 +1,238 @@
+"""Step times from measured kernels: tables of latencies as aiconfigurator publishes them, Parquet or CSV.
+
+A step is the sum of its kernels: the layers' matrix products at the step's tokens, the logits of each sequence, decode
+attention at (sequences, mean context), prefill attention, and a fixed host part. Between measured points values are
+interpolated. Prefill attention is one kernel for all chunks of a step: its least time, and for each chunk what its
+length adds in the largest batch that was measured (H200: median 5 % off the measured times of other batches);
+a chunk behind a cached or computed prefix adds what the whole adds less its prefix.
+What no table has is not in it: norms, sampling, communication, interference between kernels.
+"""
+
+import csv
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from costtrace.core.errors import CosttraceError
+from costtrace_lab.simulator.models import Model
+from costtrace_lab.simulator.step_times import Load
+
+HOST_S = 6e-4
+"""Host and launch time of a step: an assumption, no table has it."""
+KINDS = ("gemm", "generation_attention", "context_attention")
+CAPTURED: tuple[int, ...] = (1, 2, 4, *range(8, 513, 8))
+"""Batch sizes that engines capture graphs for; a smaller batch is padded to the next."""
+Curve = tuple[list[float], list[float]]
+"""Points of a function: where, and how much (s)."""
+
+
+class KernelTables:
+    """Step times of one model on one device, from the tables in a directory. Raises: CosttraceError."""
+
+    def __init__(
+        self,
+        directory: Path,
+        model: Model,
+        *,
+        device: str = "",
+        max_tokens: int = 8_192,
+        max_sequences: int = 1_024,
+        padded: bool = False,
+    ) -> None:
+        files = find_tables(directory, device)
+        self.model = model
+        self.padded = padded
+        self.host_s = HOST_S
+        gemms = _Gemms(files["gemm"])
+        self.layers_s = [0.0, *gemms.total(model.gemms(), model.layers, max_tokens)]
+        """By tokens in the step."""
+        self.logits_s = [0.0, *gemms.total((model.head_gemm(),), 1, max_sequences)]
+        """By sequences in the step."""
+        self.contexts, self.decode_s = _decode_grid(files["generation_attention"], model, max_sequences)
+        """Decode attention: knots of the mean context, and by sequences the time at each."""
+        self.prefill_s, self.prefill = _prefill_curve(files["context_attention"], model)
+        """Prefill attention: once for a step with chunks, and what the length of a chunk adds."""
+        self.device = gemms.device or device or "unknown device"
+        self.source = f"kernel tables of {self.device}" + (", padded to captured batch sizes" if padded else "")
+
+    def seconds(self, load: Load, at_s: float) -> float:
+        """Seconds of a step."""
+        del at_s
+        tokens = self.pad(load.tokens)
+        total = self.host_s + self.layers_s[tokens] + self.logits_s[load.sequences]
+        if load.decodes:
+            # A padded batch computes rows for nobody; they read no cache.
+            total += at(self.contexts, self.decode_s[load.decodes], load.decode_context / load.decodes)
+        if load.chunks:
+            total += self.prefill_s + sum(self.chunk(count, context) for count, context in load.chunks)
+        return total
+
+    def pad(self, tokens: int) -> int:
+        """Tokens that the layers really compute."""
+        if not self.padded or tokens > CAPTURED[-1] or not tokens:
+            return tokens
+        return CAPTURED[bisect_right(CAPTURED, tokens - 1)]
+
+    def chunk(self, tokens: int, context: int) -> float:
+        """What a chunk adds to prefill attention."""
+        knots, values = self.prefill
+        return max(0.0, at(knots, values, context + tokens) - (at(knots, values, context) if context else 0.0))
+
+
+def at(knots: list[float], values: list[float], where: float) -> float:
+    """Linear between points; beyond the last one on by its slope, below the first one constant."""
+    if where <= knots[0]:
+        return values[0]
+    place = min(bisect_right(knots, where), len(knots) - 1)
+    left, right = knots[place - 1], knots[place]
+    return values[place - 1] + (values[place] - values[place - 1]) * (where - left) / (right - left)
+
+
+def find_tables(directory: Path, device: str = "") -> dict[str, Path]:
+    """One file of each kind. Raises: CosttraceError."""
+    found: dict[str, Path] = {}
+    wanted = device.lower().replace(" ", "_").removeprefix("nvidia_")
+    for kind in KINDS:
+        files = sorted(
+            path
+            for path in (directory.rglob("*") if directory.is_dir() else ())
+            if path.suffix in {".parquet", ".csv", ".txt"}
+            and f"{kind}_perf" in path.name
+            and wanted in str(path).lower()
+        )
+        if not files:
+            of = f" of {device}" if device else ""
+            raise CosttraceError(
+                f"{directory} has no table *{kind}_perf.parquet (or .csv){of}. A directory with the tables gemm_perf, "
+                "generation_attention_perf and context_attention_perf of one device is needed, as the project "
+                "aiconfigurator publishes them (systems/data/<device>/.../vllm/<version>)."
+            )
+        if len({path.name for path in files}) > 1 or len(files) > 1:
+            names = ", ".join(str(path.relative_to(directory)) for path in files[:4])
+            raise CosttraceError(f"{directory} has several tables of {kind}: {names}. Name one device's directory.")
+        found[kind] = files[0]
+    return found
+
+
+def _rows(path: Path, columns: Iterable[str], where: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
+    """*columns* of the rows in which the columns of *where* have those values (where a table has them)."""
+    columns = tuple(columns)
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path, columns, where)
+        return
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                if all(name not in row or row[name] == str(value) for name, value in where.items()):
+                    yield tuple(row[name] for name in columns)
+    except (OSError, ValueError, KeyError) as error:
+        raise CosttraceError(f"{path} is not a kernel table: {error!r}") from error
+
+
+def _parquet_rows(path: Path, columns: tuple[str, ...], where: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ModuleNotFoundError:
+        raise CosttraceError(
+            f"to read {path} the Python package pyarrow is needed: pip install 'costtrace-lab[simulator]'. "
+            "Tables as CSV, with the same columns, need nothing."
+        ) from None
+    try:
+        names = set(parquet.read_schema(path).names)
+        filters = [(name, "=", value) for name, value in where.items() if name in names]
+        table = parquet.read_table(path, columns=list(columns), filters=filters or None)
+    except (OSError, ValueError, KeyError) as error:
+        raise CosttraceError(f"{path} is not a kernel table: {error}") from error
+    yield from zip(*(table.column(name).to_pylist() for name in columns), strict=True)
+
+
+class _Gemms:
+    """Latencies of matrix products, by their size."""
+
+    def __init__(self, path: Path) -> None:
+        self.device = ""
+        points: dict[tuple[int, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        columns = ("device", "m", "n", "k", "latency")
+        for device, m, n, k, latency in _rows(path, columns, {"gemm_dtype": "bfloat16"}):
+            self.device = str(device)
+            points[int(n), int(k)][int(m)].append(float(latency) * 1e-3)
+        if not points:
+            raise CosttraceError(f"{path} has no product in bfloat16")
+        self._curves = {size: _curve(found) for size, found in points.items()}
+
+    def total(self, sizes: Iterable[tuple[int, int]], times: int, most: int) -> list[float]:
+        """Seconds of all *sizes* together, *times* times, for 1 to *most* rows."""
+        parts = [self._nearest(size) for size in sizes]
+        return [times * sum(factor * at(*curve, m) for curve, factor in parts) for m in range(1, most + 1)]
+
+    def _nearest(self, size: tuple[int, int]) -> tuple[Curve, float]:
+        """The curve of the measured size with the closest number of elements, scaled to this one's."""
+        elements = size[0] * size[1]
+
+        def distance(other: tuple[int, int]) -> float:
+            ratio = other[0] * other[1] / elements
+            return max(ratio, 1 / ratio) + max(other[1] / size[1], size[1] / other[1])
+
+        best = min(self._curves, key=distance)
+        return self._curves[best], elements / (best[0] * best[1])
+
+
+def _curve(points: Mapping[int, list[float]]) -> Curve:
+    knots = sorted(points)
+    return [float(knot) for knot in knots], [sum(points[knot]) / len(points[knot]) for knot in knots]
+
+
+def _attention(model: Model) -> dict[str, object]:
+    return {
+        "num_heads": model.heads,
+        "num_key_value_heads": 0 if model.kv_heads == model.heads else model.kv_heads,
+        "head_dim": model.head_size,
+        "kv_cache_dtype": "bfloat16",
+        "window_size": 0,
+    }
+
+
+def _attention_rows(path: Path, model: Model) -> list[tuple[int, int, int, float]]:
+    """(sequences, tokens, step, seconds). Raises: CosttraceError where the model's heads were not measured."""
+    columns = ("batch_size", "isl", "step", "latency")
+    for kv_heads in dict.fromkeys((model.kv_heads, 0 if model.kv_heads == model.heads else model.kv_heads)):
+        where = {**_attention(model), "num_key_value_heads": kv_heads}
+        rows = [(int(b), int(i), int(s), float(ms) * 1e-3) for b, i, s, ms in _rows(path, columns, where)]
+        if rows:
+            return rows
+    raise CosttraceError(
+        f"{path} has no attention with {model.heads} heads, {model.kv_heads} KV heads of size {model.head_size} in "
+        f"bfloat16: {model.name} cannot be simulated with these tables"
+    )
+
+
+def _decode_grid(path: Path, model: Model, most: int) -> tuple[list[float], list[list[float]]]:
+    """Knots of the context, and for 0 to *most* sequences the seconds of all layers at each."""
+    by_batch: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for batch, isl, step, seconds in _attention_rows(path, model):
+        by_batch[batch][isl + step].append(seconds * model.layers)
+    curves = {batch: _curve(points) for batch, points in by_batch.items() if len(points) > 1}
+    knots = sorted({knot for knots, _ in curves.values() for knot in knots})
+    batches = [float(batch) for batch in sorted(curves)]
+    columns = [[at(*curves[int(batch)], knot) for batch in batches] for knot in knots]
+    grid = [[0.0] * len(knots)]
+    grid += [[max(0.0, at(batches, column, count)) for column in columns] for count in range(1, most + 1)]
+    return knots, grid
+
+
+def _prefill_curve(path: Path, model: Model) -> tuple[float, Curve]:
+    """Seconds of all layers: the least, and what one more sequence of some length adds in a large batch."""
+    rows = _attention_rows(path, model)
+    shortest = min((isl, batch) for batch, isl, _, _ in rows)
+    least = min(seconds for batch, isl, _, seconds in rows if (isl, batch) == shortest)
+    largest: dict[int, int] = {}
+    for batch, isl, _, _ in rows:
+        largest[isl] = max(batch, largest.get(isl, 0))
+    points: dict[int, list[float]] = defaultdict(list)
+    for batch, isl, _, seconds in rows:
+        if batch == largest[isl]:
+            points[isl].append(max(0.0, seconds - least) * model.layers / batch)
+    return least * model.layers, _curve(points)

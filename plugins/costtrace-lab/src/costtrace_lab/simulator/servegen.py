@@ -1,0 +1,146 @@
+"""ServeGen's clients as tenants: each has a rate and an arrival process by window, and length distributions.
+
+Of a client there are two files, ``<name>-trace.csv`` and ``<name>-dataset.json``. Requests are drawn from them, so
+they are not a recording: the same seed draws the same.
+"""
+
+import ast
+import csv
+import json
+import math
+import random
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from costtrace.core.errors import CosttraceError
+
+LENGTHS_EVERY_S = 21_600
+
+
+class Spell(msgspec.Struct, frozen=True, kw_only=True):
+    """Which stretch of the clients' lives, and how loud each is to be."""
+
+    seconds: float = 600.0
+    """Each client gives so long from the begin of its `rank`-th busiest window."""
+    rate: float = 0.0
+    """Requests per second of each client; 0: as its window says."""
+    seed: int = 1
+
+
+class Burst(NamedTuple):
+    """A window in which a client asks."""
+
+    start_s: float
+    per_s: float
+    process: str
+    shape: float
+    scale: float
+
+
+class Client(NamedTuple):
+    """One client."""
+
+    name: str
+    bursts: tuple[Burst, ...]
+    lengths: dict[int, tuple["Lengths", "Lengths"]]
+    """By window: of prompts, of outputs."""
+
+
+class Lengths(NamedTuple):
+    """A distribution of lengths."""
+
+    tokens: tuple[int, ...]
+    cumulated: tuple[float, ...]
+
+    def draw(self, rng: random.Random) -> int:
+        """One length."""
+        place = bisect_right(self.cumulated, rng.random() * self.cumulated[-1])
+        return max(1, self.tokens[min(place, len(self.tokens) - 1)])
+
+
+def clients_in(directory: Path) -> list[Client]:
+    """All clients of a directory, by name. Raises: CosttraceError."""
+    found = [_client(path) for path in sorted(directory.glob("*-trace.csv"))]
+    if not found:
+        raise CosttraceError(f"{directory} has no ServeGen client: <name>-trace.csv and <name>-dataset.json are needed")
+    return found
+
+
+def draw(clients: Iterable[Client], spell: Spell) -> Iterator[tuple[str, float, int, int]]:
+    """(tenant, at_s, prompt tokens, output tokens), client by client: each from its busiest window that has lengths.
+
+    Clients are busy at different times of their recording; here they are put side by side.
+    """
+    for client in clients:
+        rng = random.Random(f"{spell.seed}/{client.name}")  # noqa: S311 - reproducible, not secret
+        usable = [burst for burst in client.bursts if _window(burst) in client.lengths]
+        if not usable:
+            raise CosttraceError(f"the ServeGen client {client.name} has no window with both a rate and lengths")
+        burst = max(usable, key=lambda burst: burst.per_s)
+        prompts, outputs = client.lengths[_window(burst)]
+        # A window's rate is over all of it, its gaps are those within bursts: their shape counts, the rate is kept.
+        slower = 1.0 / ((spell.rate or burst.per_s) * _mean_gap(burst))
+        at_s = _gap(burst, rng) * slower
+        while at_s < spell.seconds:
+            yield client.name, at_s, prompts.draw(rng), outputs.draw(rng)
+            at_s += _gap(burst, rng) * slower
+
+
+def _window(burst: Burst) -> int:
+    return int(burst.start_s // LENGTHS_EVERY_S) * LENGTHS_EVERY_S
+
+
+def _gap(burst: Burst, rng: random.Random) -> float:
+    """Seconds to the next request."""
+    if burst.process == "Gamma":
+        return rng.gammavariate(burst.shape, burst.scale)
+    if burst.process == "Weibull":
+        return rng.weibullvariate(burst.scale, burst.shape)
+    return rng.expovariate(burst.per_s)
+
+
+def _mean_gap(burst: Burst) -> float:
+    """What `_gap` gives on average."""
+    if burst.process == "Gamma":
+        return burst.shape * burst.scale
+    if burst.process == "Weibull":
+        return burst.scale * math.gamma(1.0 + 1.0 / burst.shape)
+    return 1.0 / burst.per_s
+
+
+def _client(trace: Path) -> Client:
+    name = trace.name.removesuffix("-trace.csv")
+    dataset = trace.with_name(f"{name}-dataset.json")
+    try:
+        with trace.open(newline="", encoding="utf-8") as lines:
+            bursts = tuple(_bursts(csv.reader(lines)))
+        windows = json.loads(dataset.read_text(encoding="utf-8"))
+        lengths = {}
+        for start, kinds in windows.items():
+            prompts, outputs = (_lengths(kinds[kind]) for kind in ("input_tokens", "output_tokens"))
+            if prompts is not None and outputs is not None:
+                lengths[int(start)] = (prompts, outputs)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError) as error:
+        raise CosttraceError(f"cannot read the ServeGen client {trace} and {dataset.name}: {error!r}") from error
+    return Client(name, bursts, lengths)
+
+
+def _bursts(rows: Iterable[Sequence[str]]) -> Iterator[Burst]:
+    for row in rows:
+        if float(row[1]) > 0:
+            shape, scale = (float(cell or 0) for cell in row[4:6])
+            yield Burst(float(row[0]), float(row[1]), row[3], shape, scale)
+
+
+def _lengths(text: str) -> Lengths | None:
+    """Read ``{tokens: probability, ...}``; None where there is none."""
+    chances = {int(tokens): float(chance) for tokens, chance in ast.literal_eval(text).items()}
+    if not any(chances.values()):
+        return None
+    tokens = tuple(sorted(chances))
+    return Lengths(tokens, tuple(accumulate(chances[count] for count in tokens)))

@@ -1,0 +1,1 @@
+"""A double of TensorRT-LLM: what the plugin hooks, without the package."""

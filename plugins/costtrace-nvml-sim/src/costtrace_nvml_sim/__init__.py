@@ -1,0 +1,10 @@
+"""A double of NVIDIA's management library for hosts without a GPU, with the physics of its power sensors.
+
+``costtrace nvml-sim run SCENARIO -- COMMAND`` runs any program that reads GPUs through ``libnvidia-ml.so.1`` on
+simulated ones. Everything it shows is marked: see ``costtrace_nvml_sim.detect``. Guide: docs/nvml-sim.md.
+"""
+
+from costtrace_nvml_sim.detect import is_simulated, loaded_library_version
+from costtrace_nvml_sim.errors import NvmlSimError
+
+__all__ = ["NvmlSimError", "is_simulated", "loaded_library_version"]

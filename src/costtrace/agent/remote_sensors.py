@@ -1,0 +1,81 @@
+"""Follow the sensors' journals of other nodes: what their agents read of devices that an engine of this node has.
+
+Another node's home is a directory, mounted here (read-only is enough): its agent writes its sensors' journal there
+anyway. Nothing is locked, written or deleted in it. While it is not there, the energy of its devices is pending.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from costtrace.attribution.pipeline import Node
+from costtrace.core.errors import JournalError
+from costtrace.core.events import SENSORS, Heartbeat, Reading, Sensed
+from costtrace.journal.reader import JournalReader, Position
+
+PREFIX = "remote:"
+"""Of the names under which positions in other nodes' journals are kept."""
+
+
+class RemoteSensors:
+    """Reads the sensors' journals below other nodes' homes, turn by turn."""
+
+    def __init__(self, homes: Sequence[Path], node: Node, positions: dict[str, tuple[Position, bool]]) -> None:
+        self.homes = tuple(homes)
+        self.readers: dict[str, JournalReader] = {}
+        """By the names of their positions."""
+        self._node = node
+        self._known = positions
+
+    def turn(self, boot_id: str, max_events: int, problems: dict[str, str]) -> int:
+        """Hand what is new to the node, as readings of this boot. Returns how many there were."""
+        count = 0
+        for home in self.homes:
+            subject = f"{PREFIX}{home}"
+            try:
+                self._discover(home / "journal")
+            except OSError as error:
+                problems[subject] = (
+                    f"cannot read the sensors of another node in {home}: {error.strerror}. The energy of its devices "
+                    "is pending, and unknown after `remote_wait_s`. Mount that node's home there."
+                )
+            else:
+                problems.pop(subject, None)
+        for name, reader in list(self.readers.items()):
+            try:
+                count += self._read(name, reader, boot_id, max_events)
+            except JournalError as error:
+                problems[name] = str(error)
+            else:
+                problems.pop(name, None)
+        return count
+
+    def _discover(self, root: Path) -> None:
+        found = {f"{PREFIX}{path.name}": path for path in root.iterdir() if path.name.startswith(f"{SENSORS}-")}
+        for name, path in sorted(found.items()):
+            if name not in self.readers:
+                self.readers[name] = JournalReader(path, self._known.get(name, (Position(), False))[0])
+        # Its `journal` is there and this one is not in it: it has been deleted, not unmounted.
+        for name in [name for name, reader in self.readers.items() if reader.directory.parent == root]:
+            if name not in found:
+                self.readers.pop(name).close()
+                self._node.remote.forget(name)
+
+    def _read(self, name: str, reader: JournalReader, boot_id: str, max_events: int) -> int:
+        batch = reader.read(max_events)
+        if reader.header is None:
+            return 0
+        remote = self._node.remote
+        remote.open(name, reader.header)
+        count = 0
+        for event in batch.events:
+            match event:
+                case Heartbeat():
+                    remote.beat(name, event)
+                case Sensed():
+                    remote.found(name, event)
+                case Reading():
+                    self._node.remote_reading(boot_id, name, event)
+                    count += 1
+                case _:
+                    pass
+        return count

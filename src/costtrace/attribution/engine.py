@@ -1,0 +1,382 @@
+"""From granted time to rows: what requests owe, when they close, what a window adds up to.
+
+One `EngineAttribution` an engine. It is fed what `sharing` yields, in order, and leaves rows in `out`. All that it
+knows is in its fields: an agent that was killed goes on from its last transaction as if nothing had happened, and the
+same journal always gives the same rows (docs/method.md sections 2 to 6).
+"""
+
+from typing import NamedTuple
+
+import msgspec
+
+from costtrace.attribution.energy.counter_windows import DeviceEnergy
+from costtrace.attribution.energy.model import Spending
+from costtrace.attribution.energy.waiting import Staged
+from costtrace.attribution.rows.request_part import UNOBSERVED, Part, record_id
+from costtrace.attribution.rows.window import Window
+from costtrace.attribution.shares.accounts import Account, Accounts
+from costtrace.attribution.shares.prefix_tree import PrefixTree
+from costtrace.attribution.shares.virtual_time import Rounder
+from costtrace.attribution.steps.cost_model import Coefficients
+from costtrace.attribution.steps.fit import StepFit
+from costtrace.attribution.steps.fit_row import fit_row
+from costtrace.attribution.steps.fit_start import first_fit
+from costtrace.attribution.steps.sliding_window import span_of
+from costtrace.attribution.steps.step_work import Work
+from costtrace.attribution.time.segments import Grant, Segment, wall_offset
+from costtrace.core.events import (
+    Delivered,
+    EngineStarted,
+    EngineStopped,
+    Heartbeat,
+    PrefixPath,
+    SequenceAdded,
+    SequenceFinished,
+    Snapshot,
+    Step,
+)
+from costtrace.core.rows import FitRow, MeterRow, Posting, UsageRecord
+
+FOREVER = 1 << 62
+MOST_WAITING = 10_000
+"""Requests that wait for their window's end (policy `tree`): with more, what they share is settled at once. Some 10 MB
+of an agent's memory and of its state."""
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """Choices of docs/method.md that are the operator's."""
+
+    method: str = "auto"
+    """A rung of the ladder, or ``auto``: the best by measured fit."""
+    head_fee: str = "request"
+    prefix_sharing: str = "payer-of-miss"
+    """Who pays for computing a prompt's beginning that others find in the prefix cache: who missed, or (``tree``)
+    everybody who used it in the same window."""
+    linger_ns: int = 300_000_000
+    """How long after its last sequence a request may still bring another (n, several prompts, beams)."""
+
+
+class Rows(NamedTuple):
+    """Rows in the order in which they belong into the ledger."""
+
+    postings: list[Posting]
+    meter: list[MeterRow]
+    records: list[UsageRecord]
+
+
+class EngineAttribution(msgspec.Struct):
+    """Attributes one engine's time."""
+
+    engine_id: str
+    policy: Policy
+    wall_offset_ns: int
+    started: EngineStarted | None = None
+    coefficients: Coefficients | None = None
+    """Given from outside; None: what `fit` says."""
+    fit: StepFit | None = None
+    accounts: Accounts = msgspec.field(default_factory=Accounts)
+    rounders: list[Rounder] = msgspec.field(default_factory=lambda: [Rounder(), Rounder(), Rounder()])
+    """By meter."""
+    parts: dict[str, Part] = {}
+    """Open parts by request key."""
+    slots: dict[int, str] = {}
+    """Request key of each slot whose part is open."""
+    lingering: list[str] = []
+    waiting: list[Part] = []
+    """Parts that are over and share a prefix: what they owe is known at the window's end (policy `tree`)."""
+    finished: list[int] = []
+    """Slots that have finished and may still be in a step in flight."""
+    window: Window = msgspec.field(default_factory=Window)
+    done_index: int = -1
+    now_ns: int = 0
+    energy_source: str = "none"
+    energy_scope: str = ""
+    energy_simulated: bool = False
+    ended_ns: int = 0
+    end_reason: str = ""
+    out: Rows = msgspec.field(default_factory=lambda: Rows([], [], []))
+
+    def feed(self, staged: Staged, meters: dict[str, DeviceEnergy], devices: tuple[str, ...]) -> None:
+        """Take the next grant or event. *meters*: the devices whose energy is measured; *devices*: the engine's."""
+        item = staged.item
+        at_ns: int = item.end_ns if isinstance(item, Grant) else getattr(item, "at_ns", 0)
+        self.now_ns = max(self.now_ns, at_ns)
+        match item:
+            case Grant():
+                self._grant(item, staged, [meters.get(key) for key in devices] if meters else [])
+            case SequenceAdded():
+                self._added(item)
+            case SequenceFinished():
+                self._finished(item)
+            case Delivered():
+                if (part := self.parts.get(self.slots.get(item.slot, ""))) is not None:
+                    part.delivered[item.slot] = (item.reason, item.output_tokens)
+            case Heartbeat():
+                self.wall_offset_ns = wall_offset(self.wall_offset_ns, item)
+                self._done(item.done_index)
+            case PrefixPath():
+                self._path(item)
+            case EngineStarted():
+                self._begin(item)
+            case Snapshot():
+                self._resync(item, staged.contexts or {})
+            case EngineStopped():
+                self._stopped(item, staged.contexts or {})
+            case _:
+                pass
+        while self.lingering and self.now_ns - self.parts[self.lingering[0]].empty_since_ns >= self.policy.linger_ns:
+            self._close_part(self.lingering.pop(0))
+
+    def _begin(self, started: EngineStarted) -> None:
+        """The engine says what it is. The policies of now hold for its life."""
+        self.started = started
+        self.accounts.set_head_fee(self.policy.head_fee)
+        self.accounts.set_span(span_of(started.shape))
+        self.accounts.tree = PrefixTree() if self.policy.prefix_sharing == "tree" else None
+        self.fit = None if started.estimate else first_fit(started)
+
+    def take_rows(self) -> Rows:
+        """Rows since the last call."""
+        rows, self.out = self.out, Rows([], [], [])
+        return rows
+
+    def fit_row(self) -> FitRow | None:
+        """What the step model has learned; None before the engine has said what it is, or if it has no real steps."""
+        if self.fit is None:
+            return None
+        return fit_row(self.engine_id, self.fit, self.accounts.method or self._model()[1])
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def _grant(self, grant: Grant, staged: Staged, meters: list[DeviceEnergy | None]) -> None:
+        if grant.window_ns != self.window.window_ns:
+            self._close_window()
+            self.window = Window(grant.window_ns, grant.start_ns, grant.start_ns)
+        self.window.end_ns = grant.end_ns
+        if grant.shared:
+            self.window.shared.update(grant.shared)
+        segment, energy = grant.segment, staged.energy(grant.device_ns)
+        measured = [meter for meter in meters if meter is not None]
+        self.window.sensors = [None if meter is None else meter.sensor for meter in meters] if meters else []
+        if measured or self.energy_source != "none":
+            self._label(measured)
+        if segment.kind != "busy":
+            self.window.add(segment.kind, segment.reason, grant.device_ns, energy)
+        elif segment.step is not None and staged.work is not None:
+            served = staged.uj is None and grant.last and self._steady(grant, segment.step, staged.work)
+            if not served:
+                amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.gap_ns)]
+                model = (staged.spends[1], grant.device_steps) if staged.spends else None
+                served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
+            self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
+
+    def _label(self, meters: list[DeviceEnergy]) -> None:
+        """How the energy of this window is obtained: all devices' ways, if they differ."""
+        for name in ("source", "scope"):
+            known = {getattr(meter, name) for meter in meters} - {"", "none"}
+            setattr(self, f"energy_{name}", "+".join(sorted(known)) or ("none" if name == "source" else ""))
+        self.energy_simulated = any(meter.simulated for meter in meters)
+
+    def _steady(self, grant: Grant, step: Step, work: Work) -> bool:
+        """The short way for most steps of a busy engine (`Accounts.steady`); False: it has to go the long one."""
+        if work.items or work.leaves or work.enters:
+            return False
+        coefficients, method = self._model()
+        features = self.accounts.steady(work, sum(grant.device_ns), coefficients, method)
+        if features is None:
+            return False
+        if self.fit is not None:
+            segment = grant.segment
+            took_ns = segment.end_ns - segment.start_ns
+            self.fit.observe(features, took_ns, steady=True, index=step.index, method=method)
+        self._done(step.index)
+        return True
+
+    def _step(
+        self, segment: Segment, step: Step, work: Work, amounts: list[int], energy: Spending | None, *, last: bool
+    ) -> bool:
+        """Charge a step, or a piece of one; False if there is nobody to charge."""
+        if self.accounts.work is None:
+            if step.enters or step.items:
+                for slot in (*(slot for slot, _ in step.enters), *(slot for slot, _, _ in step.items)):
+                    if slot not in self.accounts.open:
+                        self._added(_unknown(slot, self.now_ns))
+            self.accounts.begin(step, work)
+        coefficients, method = self._model()
+        served = self.accounts.charge(amounts, coefficients, method, energy)
+        if last:
+            if self.fit is not None and self.accounts.features is not None:
+                steady = not (step.leaves or step.enters or step.items)
+                took_ns = segment.end_ns - segment.start_ns
+                self.fit.observe(self.accounts.features, took_ns, steady=steady, index=step.index, method=method)
+            self.accounts.end(step)
+            self._done(step.index)
+        return served
+
+    def _model(self) -> tuple[Coefficients | None, str]:
+        """Coefficients and method by which the step that comes is shared."""
+        asked = self.policy.method
+        if self.coefficients is not None or self.fit is None:
+            estimate = self.started.estimate if self.started is not None else ""
+            return self.coefficients, estimate or ("roofline" if asked == "auto" else asked)
+        method = self.fit.method(asked)
+        return self.fit.coefficients(method), method
+
+    def _done(self, index: int) -> None:
+        """All steps up to *index* are done: close the finished sequences that none in flight can hold."""
+        self.done_index = max(self.done_index, index)
+        if not self.finished:
+            return
+        for slot in self.finished[:]:
+            end = self.accounts.open[slot].finished
+            if end is not None and end.last_step <= self.done_index:
+                self.finished.remove(slot)
+                self._close(slot)
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def _added(self, added: SequenceAdded) -> None:
+        key = added.request_key
+        part = self.parts.get(key)
+        if part is None:
+            part = self.parts[key] = Part(record_id(self.engine_id, key, added.slot), added)
+        elif part.empty_since_ns:
+            part.empty_since_ns = 0
+            self.lingering.remove(key)
+        part.open_slots.append(added.slot)
+        # The first one stands: each step of a beam search brings new sequences, their prompts hold what was generated.
+        part.prompts.setdefault(added.prompt_key, added.prompt_tokens)
+        self.slots[added.slot] = key
+        self.accounts.add(added)
+
+    def _path(self, path: PrefixPath) -> None:
+        """What a sequence found in the prefix cache, and what others may find of it."""
+        part = self.parts.get(self.slots.get(path.slot, ""))
+        if self.accounts.tree is not None and part is not None and self.accounts.tree.path(path):
+            part.shares_prefix = True
+
+    def _finished(self, end: SequenceFinished) -> None:
+        account = self.accounts.open.get(end.slot)
+        if account is None or account.finished is not None:
+            return
+        self.accounts.finish(end.slot, end)
+        self.finished.append(end.slot)
+        self._done(self.done_index)
+
+    def _close(self, slot: int) -> None:
+        key = self.slots[slot]
+        part = self.parts[key]
+        part.close(slot, self.accounts.close(slot))
+        part.method = self.accounts.method
+        if not part.open_slots:
+            part.empty_since_ns = max(1, self.now_ns)
+            self.lingering.append(key)
+
+    def _close_part(self, key: str) -> None:
+        part = self.parts.pop(key)
+        for closed in part.closed:
+            self.slots.pop(closed.slot, None)
+        if part.shares_prefix:
+            self.waiting.append(part)
+            if len(self.waiting) >= MOST_WAITING:
+                self._settle()
+                self._true_up()
+            return
+        if not self.parts:
+            # Nobody is left to carry what could not be divided: it is whole now, with what was rounded off.
+            self._take_carry()
+        self._book(part)
+
+    def _book(self, part: Part) -> None:
+        """Post what a part that is over still owes, and write its record."""
+        part.settle_waste()
+        self._post(part)
+        role = self.started.role if self.started else "aggregated"
+        simulated = self.started.simulated if self.started else False
+        self.out.records.append(part.record(self.engine_id, role, self.wall_offset_ns, simulated=simulated))
+
+    def _take_carry(self) -> None:
+        for rounder, carry in zip(self.rounders, self.accounts.take_carry(), strict=True):
+            rounder.pool += carry
+
+    def _post(self, part: Part) -> None:
+        part.energy_source, part.energy_simulated = self.energy_source, self.energy_simulated
+        if (posting := part.post(self.rounders, self.engine_id, self.window.window_ns)) is not None:
+            self.out.postings.append(posting)
+
+    # -- windows and ends ---------------------------------------------------------------------------------------
+
+    def _close_window(self) -> None:
+        """Settle everybody, write the rows of the window. Its postings then add up to what its devices gave."""
+        window = self.window
+        if window.window_ns < 0:
+            return
+        self._settle()
+        self._take_carry()
+        self._true_up()
+        for part in self.parts.values():
+            self._post(part)
+        self.out.postings.extend(window.postings(self.engine_id, self.started.model if self.started else ""))
+        devices = self.started.devices if self.started else ()
+        self.out.meter.extend(window.meter_rows(self.engine_id, devices, self.energy_source, self.energy_scope))
+        self.window = Window()
+
+    def _settle(self) -> None:
+        """What everybody owes is on the parts."""
+        for slot, account in self.accounts.open.items():
+            self.accounts.settle(account)
+            part = self.parts[self.slots[slot]]
+            part.take(slot, account)
+            part.method = self.accounts.method
+
+    def _true_up(self) -> None:
+        """Share what prompts of this window had in common, then book the parts that waited for it."""
+        if (tree := self.accounts.tree) is None:
+            return
+        if not self.parts:  # as in `_close_part`
+            self._take_carry()
+        parts = {slot: part for part in (*self.waiting, *self.parts.values()) for slot in part.slots()}
+        for slot, amounts in tree.true_up({slot: part.record_id for slot, part in parts.items()}).items():
+            parts[slot].transfer(slot, amounts)
+        for part in self.waiting:
+            self._book(part)
+        self.waiting = []
+
+    def _stopped(self, event: EngineStopped, contexts: dict[int, int]) -> None:
+        reason = "interrupted" if event.reason == "interrupted" else "abort"
+        for slot, account in list(self.accounts.open.items()):
+            if account.finished is None:
+                self._finished(SequenceFinished(slot, event.at_ns, -1, reason, _generated(account, contexts)))
+        self._done(FOREVER)
+        while self.lingering:
+            self._close_part(self.lingering.pop(0))
+        self._close_window()
+        self.ended_ns, self.end_reason = event.at_ns, event.reason
+
+    def _resync(self, snapshot: Snapshot, contexts: dict[int, int]) -> None:
+        """After a damaged stretch: believe the snapshot."""
+        still_open = {added.slot for added in snapshot.open}
+        for slot, account in list(self.accounts.open.items()):
+            if slot not in still_open and account.finished is None:
+                self._finished(SequenceFinished(slot, snapshot.at_ns, -1, "lost", _generated(account, contexts)))
+        self._done(snapshot.next_index - 1)
+        for added in snapshot.open:
+            if added.slot not in self.accounts.open:
+                self._added(added)
+        cohort = dict(snapshot.cohort)
+        for slot, account in self.accounts.open.items():
+            self.accounts.leave(account)
+            if slot in cohort:
+                self.accounts.resume(account, cohort[slot], snapshot.at_ns)
+
+
+def _generated(account: Account, contexts: dict[int, int]) -> int:
+    """Output tokens by what was computed: where the engine did not live to say it."""
+    context, prompt = contexts.get(account.added.slot, 0), account.added.prompt_tokens
+    return context - prompt + 1 if account.cached_tokens >= 0 and context >= prompt else 0
+
+
+def _unknown(slot: int, at_ns: int) -> SequenceAdded:
+    """A sequence whose arrival was lost."""
+    name = f"lost-{slot}"
+    return SequenceAdded(slot, at_ns, name, "", name, "", 0, "", "", UNOBSERVED)

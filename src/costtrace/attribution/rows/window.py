@@ -1,0 +1,95 @@
+"""What an engine's devices gave in the window that is being filled: sums, until it is closed and becomes rows."""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from costtrace.attribution.energy.waiting import Energy
+from costtrace.attribution.rows.request_part import is_known
+from costtrace.attribution.shares.accounts import add, nothing
+from costtrace.core.events import DeviceRef
+from costtrace.core.rows import KINDS, Kind, MeterRow, Posting, Sensor
+
+
+class Window(msgspec.Struct):
+    """The window that is being filled."""
+
+    window_ns: int = -1
+    start_ns: int = 0
+    end_ns: int = 0
+    device_ns: dict[str, list[int]] = {}
+    """Kind -> ns by device."""
+    rows: dict[str, dict[str, list[int]]] = {}
+    """Kind other than request -> reason -> amounts by meter."""
+    device_uj: list[int] = []
+    device_gap_ns: list[int] = []
+    shared: set[int] = set()
+    """Devices (by place) that other engines had at the same time."""
+    sensors: list[Sensor | None] = []
+    """By device, how its energy was read at the end."""
+
+    def add(self, kind: Kind, reason: str, device_ns: tuple[int, ...], energy: Energy) -> None:
+        """Take in what the devices gave."""
+        if not self.device_uj:
+            self.device_uj = [0] * len(device_ns)
+            self.device_gap_ns = [0] * len(device_ns)
+        granted = self.device_ns.get(kind)
+        if granted is None:
+            granted = self.device_ns[kind] = [0] * len(device_ns)
+        for place, ns in enumerate(device_ns):
+            granted[place] += ns
+            self.device_uj[place] += energy.uj[place]
+            self.device_gap_ns[place] += energy.gap_ns[place]
+        if kind != "request":
+            amounts = self.rows.setdefault(kind, {}).setdefault(reason, nothing())
+            add(amounts, [sum(device_ns), sum(energy.uj), sum(energy.gap_ns)])
+
+    def postings(self, engine_id: str, model: str) -> Iterator[Posting]:
+        """What served nobody: a posting for each kind and reason."""
+        for kind, by_reason in self.rows.items():
+            for reason, amounts in by_reason.items():
+                if not any(amounts):
+                    continue
+                gpu_ns, energy_uj, gap_ns = amounts
+                yield Posting(
+                    window_ns=self.window_ns,
+                    engine_id=engine_id,
+                    kind=next(known for known in KINDS if known == kind),
+                    reason=reason,
+                    model=model,
+                    gpu_ns=gpu_ns,
+                    energy_uj=energy_uj if is_known(gpu_ns, energy_uj, gap_ns) else None,
+                    gap_ns=gap_ns,
+                )
+
+    def meter_rows(
+        self, engine_id: str, devices: Sequence[DeviceRef], energy_source: str, energy_scope: str
+    ) -> list[MeterRow]:
+        """What each device gave: what the window's postings add up to."""
+        if self.end_ns == self.start_ns:  # a step without length, and then the wall clock was set
+            return []
+        by_kind = {kind: self.device_ns.get(kind, [0] * len(devices)) for kind in KINDS}
+        return [
+            MeterRow(
+                window_ns=self.window_ns,
+                engine_id=engine_id,
+                device=device.uuid,
+                start_ns=self.start_ns,
+                end_ns=self.end_ns,
+                request_ns=by_kind["request"][i],
+                idle_ns=by_kind["idle"][i],
+                overhead_ns=by_kind["overhead"][i],
+                unobserved_ns=by_kind["unobserved"][i],
+                shared=i in self.shared,
+                energy_uj=self._known_uj(i, sum(by_kind[kind][i] for kind in KINDS)),
+                gap_ns=self.device_gap_ns[i],
+                energy_source=energy_source,
+                energy_scope=energy_scope,
+                sensor=self.sensors[i] if self.sensors else None,
+            )
+            for i, device in enumerate(devices)
+        ]
+
+    def _known_uj(self, device: int, device_ns: int) -> int | None:
+        uj, gap_ns = self.device_uj[device], self.device_gap_ns[device]
+        return uj if is_known(device_ns, uj, gap_ns) else None

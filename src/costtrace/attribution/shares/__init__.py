@@ -1,0 +1,1 @@
+"""Who pays for a step: prices, counters that make a decode step O(1), accounts, and policies."""

@@ -1,0 +1,76 @@
+"""Among whom a step's fixed cost is split: policy `tenant`, in O(1) whatever the tenant's number of requests.
+
+The fee is split evenly over the tenants that run, and a tenant's part evenly over its running requests: the Owen value,
+for a cost that is there as soon as anybody is (docs/method.md section 5). When a request of a tenant comes or goes, the
+parts of all its others change; they are not touched. Each tenant keeps what a whole request of it has paid so far, by
+meter, and a member's payment is a difference of that.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from costtrace.attribution.shares.virtual_time import HEAD, Clock, Cohort
+
+
+class Group(msgspec.Struct):
+    """One tenant."""
+
+    requests: int = 0
+    """Of it, running."""
+    weight: int = 0
+    """Of its members in the cohort, in `HEAD` for a whole request."""
+    paid: list[int] = []
+    """By meter, what a member has paid for each unit of its weight."""
+    marks: list[int] = []
+    """Where each clock's fee counter stood when `paid` was brought up to date."""
+
+    def unit(self) -> int:
+        """Its part of a head for each of its requests, in parts of `HEAD`."""
+        return HEAD // max(1, self.requests)
+
+
+class TenantFees(msgspec.Struct):
+    """All tenants of an engine."""
+
+    groups: dict[str, Group] = {}
+
+    def unit(self, tenant: str) -> int:
+        """A request's part of a head, in parts of `HEAD`."""
+        group = self.groups.get(tenant)
+        return HEAD if group is None else group.unit()
+
+    def paid(self, tenant: str, clocks: Sequence[Clock]) -> list[int]:
+        """Up to now, what a member of *tenant* has paid for each unit of its weight, by meter."""
+        group = self.groups.setdefault(tenant, Group())
+        self._bring(group, clocks)
+        return list(group.paid)
+
+    def weigh(self, tenant: str, weight: int, cohort: Cohort, clocks: Sequence[Clock]) -> None:
+        """Members with *weight* together have come into the cohort (or, negative, have left it)."""
+        group = self.groups.setdefault(tenant, Group())
+        self._bring(group, clocks)
+        group.weight += weight
+        cohort.weight += weight * group.unit()
+        self._drop(tenant, group)
+
+    def run(self, tenant: str, requests: int, cohort: Cohort, clocks: Sequence[Clock]) -> None:
+        """So many requests more run (or, negative, have ended)."""
+        group = self.groups.setdefault(tenant, Group())
+        self._bring(group, clocks)
+        before = group.unit()
+        group.requests += requests
+        cohort.weight += group.weight * (group.unit() - before)
+        self._drop(tenant, group)
+
+    def _bring(self, group: Group, clocks: Sequence[Clock]) -> None:
+        if not group.marks:
+            group.paid, group.marks = [0] * len(clocks), [clock.h for clock in clocks]
+        unit = group.unit()
+        for meter, clock in enumerate(clocks):
+            group.paid[meter] += unit * (clock.h - group.marks[meter])
+            group.marks[meter] = clock.h
+
+    def _drop(self, tenant: str, group: Group) -> None:
+        if not group.requests and not group.weight:
+            del self.groups[tenant]

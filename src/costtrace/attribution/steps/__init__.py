@@ -1,0 +1,1 @@
+"""What a step costs: the model of an engine's steps, fitted while it runs."""

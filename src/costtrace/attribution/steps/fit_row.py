@@ -1,0 +1,41 @@
+"""What an engine's step model has learned, as a row: whole numbers, for the ledger and for those who check it."""
+
+from costtrace.attribution.steps.fit import RUNGS, StepFit
+from costtrace.core.rows import FitRow
+
+ATTO = 1e18
+PPM = 1_000_000
+
+
+def fit_row(engine_id: str, fit: StepFit, method: str) -> FitRow:
+    """Coefficients are those of the affine model where that is the method, else the roofline's."""
+    c = fit.coefficients(method)
+    errors = {
+        f"{rung}_error_ppm": None if (mean := fit.errors.mean(place)) is None else round(mean * PPM)
+        for place, rung in enumerate(RUNGS)
+    }
+    return FitRow(
+        engine_id=engine_id,
+        method=method,
+        device=fit.device,
+        device_known=not fit.generic,
+        shape_known=fit.known,
+        fitted=fit.trusted(),
+        knee_tokens=0 if method == "affine" else round(fit.knees[fit.knee]),
+        launch_as=round(c.launch * ATTO),
+        token_as=round(c.token * ATTO),
+        weights_as=round(c.weights * ATTO),
+        context_as=round(c.context * ATTO),
+        attention_as=round(c.attention * ATTO),
+        sequence_as=round(c.sequence * ATTO),
+        encoder_as=round(c.encoder * ATTO),
+        expert_ppm=round(c.expert_part * PPM),
+        coverage_ppm=fit.fitted_ns * PPM // fit.step_ns if fit.step_ns else None,
+        observations=fit.observations,
+        outliers=fit.outliers,
+        changes=fit.changes,
+        moves=fit.moves,
+        prompt_as=round(c.prompt * ATTO),
+        decode_as=round(c.decode * ATTO),
+        **errors,
+    )

@@ -1,0 +1,9 @@
+"""Everything that runs inside an engine's process, and the small files it and the agent share.
+
+Comes in: an engine's own calls, through the hooks of a plugin. Goes out: events in a journal (`recorder` ->
+`journal_thread` -> `journal`), by an append that costs about a microsecond a step. Whatever fails here is swallowed and
+counted (`core.guard`): serving is never harmed. `tenancy` says who pays; `node_files` is what the agent and the engines
+of a node leave for each other: locks, states, estimates, refusals.
+
+May import: core, config, journal. Only libraries that an engine has anyway: msgspec, pydantic.
+"""

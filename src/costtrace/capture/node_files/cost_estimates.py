@@ -1,0 +1,183 @@
+"""What an answer has probably cost, from means that the agent tells the servers of its node through one small file.
+
+The agent knows what requests have cost; a server knows, when it answers, how many tokens it has used. Both have
+``cost_estimates`` set to the same, or nothing of this happens. Engine processes import this: what they need is msgspec.
+
+It is an estimate and says so. Where a mean is missing (no price, no history, a file that is older than `VALID_S` or
+damaged) there is none: unknown, never 0. Amounts are nano-units of the currency, times ns, energies uJ.
+"""
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from costtrace.core.guard import guard
+from costtrace.core.units import amount, joules, seconds
+
+VALID_S = 600.0
+"""How long what the agent wrote counts."""
+LOOK_EVERY_S = 1.0
+MODEL, TENANT = "model", "tenant"
+"""Whose requests a mean is made from: everybody's of a model, or one tenant's own of it."""
+
+
+class Means(msgspec.Struct, frozen=True, array_like=True):
+    """Sums over the requests of one model (and tenant): a mean per token is a quotient of two of them, exact."""
+
+    model: str
+    tenant: str
+    """'' where it is everybody's."""
+    currency: str
+    requests: int
+    since_s: int
+    """When the first of them ended, epoch seconds."""
+    until_s: int
+    input_tokens: int
+    cached_tokens: int
+    """Of `input_tokens`, read from the prefix cache: what reading them costs is in the other two means."""
+    output_tokens: int
+    prefill_nano: int
+    decode_nano: int
+    prefill_ns: int
+    decode_ns: int
+    prefill_uj: int | None
+    """None: the energy of one of them is not known."""
+    decode_uj: int | None
+    simulated: bool
+    """Whether a device that one of them ran on is simulated."""
+
+
+class Written(msgspec.Struct, frozen=True):
+    """The file."""
+
+    written_s: float
+    scope: str
+    means: list[Means]
+
+
+class Used(NamedTuple):
+    """Tokens of an answer, as its server counts them."""
+
+    input_tokens: int
+    cached_tokens: int | None
+    """None: the server does not say."""
+    output_tokens: int
+
+
+class Estimate(NamedTuple):
+    """What an answer has probably cost."""
+
+    nano: int
+    gpu_ns: int
+    energy_uj: int | None
+    means: Means
+
+    def details(self) -> dict[str, Any]:
+        """As an answer states it, in currency units, seconds and joules."""
+        means = self.means
+        whose = "this tenant" if means.tenant else "all tenants"
+        stated: dict[str, Any] = {
+            "estimate": True,
+            "amount": f"{amount(self.nano):f}",
+            "currency": means.currency,
+            "gpu_time_s": seconds(self.gpu_ns),
+            "basis": f"mean per token of {means.requests} requests of {whose} for this model; idle is not in it",
+            "since": _moment(means.since_s),
+            "until": _moment(means.until_s),
+        }
+        if self.energy_uj is not None:
+            stated["energy_j"] = joules(self.energy_uj)
+        if means.simulated:
+            stated["simulated"] = True
+        return stated
+
+
+def _moment(epoch_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch_s))
+
+
+def estimate(means: Means, used: Used) -> Estimate | None:
+    """What *used* costs at *means*; None where they say nothing of tokens of its kind."""
+    if used.cached_tokens is None:
+        prefill = (used.input_tokens, means.input_tokens)
+    else:
+        prefill = (used.input_tokens - used.cached_tokens, means.input_tokens - means.cached_tokens)
+    decode = (used.output_tokens, means.output_tokens)
+    nano = _both(means.prefill_nano, prefill, means.decode_nano, decode)
+    gpu_ns = _both(means.prefill_ns, prefill, means.decode_ns, decode)
+    if nano is None or gpu_ns is None:
+        return None
+    return Estimate(nano, gpu_ns, _both(means.prefill_uj, prefill, means.decode_uj, decode), means)
+
+
+def _both(prefilled: int | None, prefill: tuple[int, int], decoded: int | None, decode: tuple[int, int]) -> int | None:
+    parts = (_share(prefilled, *prefill), _share(decoded, *decode))
+    return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+
+
+def _share(total: int | None, tokens: int, of_tokens: int) -> int | None:
+    """*tokens* times the mean of *total* over *of_tokens*, to the nearest integer; None where there is no mean."""
+    if tokens == 0:
+        return 0
+    if total is None or of_tokens <= 0 or tokens < 0:
+        return None
+    return (2 * total * tokens + of_tokens) // (2 * of_tokens)
+
+
+def path_below(home: Path) -> Path:
+    """Where the file stands."""
+    return home / "cost-estimates.json"
+
+
+def write(home: Path, scope: str, means: Iterable[Means], now_s: float) -> None:
+    """Say what requests cost from *now_s* (epoch) on, in one piece. Raises: OSError."""
+    path = path_below(home)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    file = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "wb") as stream:
+        stream.write(msgspec.json.encode(Written(now_s, scope, list(means))))
+    draft.replace(path)
+
+
+class Reader:
+    """Asked for each answer; looks at the file at most once in `LOOK_EVERY_S`, reads it where it has changed."""
+
+    def __init__(self, home: Path, scope: str) -> None:
+        self._path = path_below(home)
+        self._scope = scope
+        self._looked_s = -LOOK_EVERY_S
+        self._changed_ns = 0
+        self._written_s = 0.0
+        self._means: Mapping[tuple[str, str], Means] = {}
+
+    def means(self, model: str, tenant: str) -> Means | None:
+        """Those of *model*, and of *tenant* where each has its own; None where nothing is known now. Never raises."""
+        now_s = time.monotonic()
+        if now_s - self._looked_s >= LOOK_EVERY_S:
+            self._looked_s = now_s
+            with guard("cost_estimates"):
+                self._look()
+        # Written in the future: a clock was set back, and nobody can say how old it is.
+        if not 0 <= time.time() - self._written_s <= VALID_S:
+            return None
+        return self._means.get((model, "" if self._scope == MODEL else tenant))
+
+    def _look(self) -> None:
+        try:
+            changed_ns = self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            self._changed_ns, self._means = 0, {}
+            return
+        if changed_ns == self._changed_ns:
+            return
+        self._changed_ns, self._means = changed_ns, {}
+        written = msgspec.json.decode(self._path.read_bytes(), type=Written)
+        # Means of everybody are not for a server that is told to show each tenant only its own, nor the reverse.
+        if written.scope == self._scope:
+            self._means = {(each.model, each.tenant): each for each in written.means}
+            self._written_s = written.written_s

@@ -1,0 +1,284 @@
+"""Whose request is it? Decided in the API server, per HTTP request, from what the trusted hop says.
+
+A client cannot bill a neighbour: a header that names a tenant counts only where the peer of the connection is trusted
+(design.md principle 5). Everything else is the default tenant's, and the *source* says why:
+
+    ``key``                 an API key of the tenant's
+    ``jwt``                 a claim of a token that was verified
+    ``header``              a trusted peer named the tenant
+    ``baggage``             the same, in W3C baggage
+    ``model``               the tenant of the LoRA adapter that was asked for; nobody was named
+    ``default``             nobody named one
+    ``rejected:untrusted``  somebody named one who may not
+    ``rejected:invalid``    a trusted peer named one that cannot be a tenant's name, or several
+    ``rejected:token``      a bearer token that is expired, forged, not signed, or names nobody
+
+When it is wrong: *peer* must be the other end of the connection. uvicorn replaces `scope["client"]` by what
+``X-Forwarded-For`` says where the direct peer is in its ``FORWARDED_ALLOW_IPS`` (default 127.0.0.1). Then the hop to
+trust is not seen any more, and with ``FORWARDED_ALLOW_IPS=*`` a client can write itself any address. Whoever calls
+`resolve` has to take the address from before that.
+
+A `Source` looks at the headers and names a tenant, rejects a claim, or has nothing to say. A policy asks its sources in
+order, and the first that names a tenant decides. `HeaderSource` is here, the others are in `tenant_sources`.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+from costtrace.core.guard import guard
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""HTTP headers as ASGI has them. Names compare without regard to case."""
+
+DEFAULT_TENANT = "default"
+DEFAULT_HEADERS = ("x-costtrace-tenant", "x-llm-d-tenant-id")
+DEFAULT_TRUSTED_PEERS = ("127.0.0.0/8", "::1/128")
+MAX_LENGTH = 128
+"""Longest tenant name, in characters."""
+
+HEADER = "header"
+MODEL = "model"
+DEFAULT = "default"
+REJECTED = "rejected:"
+UNTRUSTED = REJECTED + "untrusted"
+INVALID = REJECTED + "invalid"
+
+RESERVED_PREFIX = "__"
+"""Names that begin so are costtrace's own rows (``__other__``): no tenant can have one."""
+
+SECRET_HEADER = b"x-costtrace-secret"
+LEAST_SECRET = 20
+"""Shortest secret, in bytes; a shorter one counts as none."""
+MAX_USER = 1024
+
+_PEERS_KEPT = 4096
+_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Identity(NamedTuple):
+    """Who pays for a request, and how that is known."""
+
+    tenant: str
+    source: str
+    user: str
+    labels: dict[str, str]
+
+
+class Source(Protocol):
+    """Something that can say whose a request is."""
+
+    def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
+        """Name a tenant; or reject a claim (source ``rejected:...``); or None: nothing to say. Must not raise."""
+
+
+class HeaderSource:
+    """The tenant that a trusted peer names in a header. The first of *names* that is there decides.
+
+    Raises: ValueError (a name that cannot be an HTTP header's).
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str] = DEFAULT_HEADERS,
+        *,
+        default: str = DEFAULT_TENANT,
+        max_length: int = MAX_LENGTH,
+    ) -> None:
+        self._names = tuple(header_name(name).encode("ascii") for name in names)
+        self._wanted = frozenset(self._names)
+        self._max_length = max_length
+        self._default = default
+
+    def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
+        """See `Source`."""
+        wanted = self._wanted
+        found = [(key, value) for name, value in headers if (key := name.lower()) in wanted]
+        if not found:
+            return None
+        if not trusted:
+            return Identity(self._default, UNTRUSTED, "", {})
+        for name in self._names:
+            values = {value for key, value in found if key == name}
+            if values:
+                tenant = self._read(values)
+                if tenant is None:
+                    return Identity(self._default, INVALID, "", {})
+                return Identity(tenant, HEADER, "", {})
+        return None  # pragma: no cover - what was found has one of the names
+
+    def _read(self, values: set[bytes]) -> str | None:
+        """Return the one tenant that all values of a header agree on."""
+        if len(values) == 1:
+            (value,) = values
+            if b"," not in value:
+                return tenant_name(value, self._max_length)
+        # A proxy may join repeated headers with commas (RFC 9110, 5.3): a list is the same as repeated headers.
+        names = {tenant_name(part, self._max_length) for value in values for part in value.split(b",")}
+        return names.pop() if len(names) == 1 else None
+
+
+class TenancyPolicy:
+    """Which peers are believed, and which sources are asked in which order. Immutable but for its cache of peers.
+
+    Raises: ValueError (an address or header name that cannot be used).
+    """
+
+    __slots__ = (
+        "_known",
+        "_labels",
+        "_networks",
+        "_secret",
+        "_user_header",
+        "_user_secret",
+        "default",
+        "models",
+        "sources",
+    )
+
+    def __init__(
+        self,
+        *,
+        headers: Iterable[str] = DEFAULT_HEADERS,
+        trusted_peers: Iterable[str] = DEFAULT_TRUSTED_PEERS,
+        default: str = DEFAULT_TENANT,
+        max_length: int = MAX_LENGTH,
+        sources: Sequence[Source] | None = None,
+        secret: bytes = b"",
+        models: Mapping[str, str] = MappingProxyType({}),
+        user_header: str = "",
+        user_secret: bytes = b"",
+        labels: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.default = default
+        self.models = models
+        """Who pays for requests to an adapter, where nobody is named."""
+        self._secret = hashlib.sha256(secret).digest() if len(secret) >= LEAST_SECRET else b""
+        self._labels = {header_name(header).encode("ascii"): label for label, header in labels.items()}
+        self._user_header = user_header.encode("ascii")
+        self._user_secret = user_secret if len(user_secret) >= LEAST_SECRET else b""
+        self.sources: tuple[Source, ...] = (
+            (HeaderSource(headers, default=default, max_length=max_length),) if sources is None else tuple(sources)
+        )
+        self._networks = tuple(network(peer) for peer in trusted_peers)
+        self._known: dict[str, bool] = {}
+
+    def trusts(self, peer: str | None) -> bool:
+        """Whether the hop at *peer* may name a tenant.
+
+        None is a unix socket: file permissions have decided who may open it.
+        """
+        if peer is None:
+            return True
+        known = self._known.get(peer)
+        if known is None:
+            known = self._is_in_a_network(peer)
+            if len(self._known) >= _PEERS_KEPT:
+                self._known.clear()
+            self._known[peer] = known
+        return known
+
+    def knows_secret(self, headers: Headers) -> bool:
+        """Whether the hop has sent the shared secret, once."""
+        if not self._secret:
+            return False
+        sent = [value for name, value in headers if name.lower() == SECRET_HEADER]
+        return len(sent) == 1 and hmac.compare_digest(hashlib.sha256(sent[0]).digest(), self._secret)
+
+    def user(self, headers: Headers) -> str:
+        """A pseudonym of the user that a trusted peer names; '' where none is wanted or named, or several are."""
+        if not self._user_header or not self._user_secret:
+            return ""
+        named = {value.strip() for name, value in headers if name.lower() == self._user_header}
+        if len(named) != 1 or not (user := named.pop()) or len(user) > MAX_USER:
+            return ""
+        return "u-" + hmac.new(self._user_secret, user, hashlib.sha256).hexdigest()[:16]
+
+    def labels(self, headers: Headers) -> dict[str, str]:
+        """Labels that a trusted peer gives a request; one that is named twice, or cannot be a name, is left out."""
+        found: dict[str, set[bytes]] = {}
+        for name, value in headers if self._labels else ():
+            if (label := self._labels.get(name.lower())) is not None:
+                found.setdefault(label, set()).add(value)
+        named = {label: tenant_name(values.pop()) for label, values in found.items() if len(values) == 1}
+        return {label: value for label, value in named.items() if value is not None}
+
+    def _is_in_a_network(self, peer: str) -> bool:
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._networks)
+
+
+def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy | None = None, model: str = "") -> Identity:
+    """Whose request this is.
+
+    *peer* is the address of the connection's other end (None: a unix socket). Without a *policy*, the one of this
+    process's settings applies. *model* is the adapter that is asked for, if any. Never raises,
+    whatever the bytes of the headers. About 3 us with a dozen headers.
+    """
+    if policy is None:
+        policy = _policy_of_settings()
+    trusted = policy.trusts(peer) or policy.knows_secret(headers)
+    labels = policy.labels(headers) if trusted else {}
+    rejected: Identity | None = None
+    for source in policy.sources:
+        identity = source(headers, trusted=trusted)
+        if identity is None:
+            continue
+        if not identity.source.startswith(REJECTED):
+            user = policy.user(headers) if trusted else ""
+            return identity._replace(user=user, labels=labels) if user or labels else identity
+        rejected = rejected or identity._replace(tenant=policy.default)
+    if model and model in policy.models:
+        return Identity(policy.models[model], MODEL, "", labels)
+    return rejected or Identity(policy.default, DEFAULT, "", labels)
+
+
+def tenant_name(value: bytes, max_length: int = MAX_LENGTH) -> str | None:
+    """Read a tenant's name out of a header's value; None where it cannot be one.
+
+    Printable ASCII, not empty, not longer than *max_length*, not one of costtrace's own names.
+    """
+    value = value.strip(b" \t")
+    if not value or len(value) > max_length or not value.isascii():
+        return None
+    name = value.decode("ascii")
+    return name if name.isprintable() and not name.startswith(RESERVED_PREFIX) else None
+
+
+def header_name(name: str) -> str:
+    """*name* as ASGI has it (lower case). Raises ValueError where it cannot be an HTTP header's name."""
+    lower = name.strip().lower()
+    if not lower or not _TOKEN.issuperset(lower):
+        raise ValueError(f"{name!r} is not the name of an HTTP header. Example: x-costtrace-tenant")
+    return lower
+
+
+def network(text: str) -> Network:
+    """Read an address or network in CIDR notation. Raises ValueError."""
+    try:
+        return ipaddress.ip_network(text.strip())
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is not an address or network: {error}. Examples: 10.1.2.3, 10.0.0.0/8, fd00::/8"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _policy_of_settings() -> TenancyPolicy:
+    # A setting that cannot be used was reported when the process began; the strict default harms nobody.
+    with guard("tenant settings"):
+        from costtrace.config.load import load  # noqa: PLC0415 - config imports this module
+
+        return load().tenancy_policy()
+    return TenancyPolicy()

@@ -1,0 +1,178 @@
+"""Periods as finance names them, and the options that statements, policies and FOCUS share."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta, tzinfo
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import click
+
+from costtrace.config.yaml_file import load_mapping
+from costtrace.core.errors import CosttraceError
+from costtrace.core.wall_time import show_time, wall_ns
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import Store, bounds
+from costtrace.ledger.verify.sealed_rows import seals
+from costtrace.reports.statements.idle_policies import POLICIES
+from costtrace.reports.statements.provider_bill import COST_COLUMNS, Bill, differences, read_bill, with_bill_ties
+from costtrace.reports.statements.provider_bill_file import read_focus
+from costtrace.reports.statements.query import load
+from costtrace.reports.statements.settlement import SHARED_KINDS, Fleet, Policy, Quota, settle
+
+EXIT_OFF = 1
+_PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?|-Q([1-4]))?", re.ASCII)
+
+
+def billing_period(words: str, zone: tzinfo) -> Period:
+    """``2026``, ``2026-Q4``, ``2026-11`` or ``2026-11-23``, in *zone*. Raises: CosttraceError."""
+    refusal = CosttraceError(
+        f"cannot read the period {words!r}: use a month (2026-11), a day (2026-11-23), a quarter (2026-Q4), a year"
+    )
+    found = _PERIOD.fullmatch(words.strip())
+    if found is None:
+        raise refusal
+    try:
+        year, month, day, quarter = found.groups()
+        begin = datetime(int(year), int(month or 3 * int(quarter or 1) - 2), int(day or 1), tzinfo=zone)
+        if day:
+            end = (begin.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=zone)
+        else:
+            months = begin.month - 1 + (1 if month else 3 if quarter else 12)
+            end = begin.replace(year=begin.year + months // 12, month=months % 12 + 1)
+    except ValueError:
+        raise refusal from None
+    return Period(wall_ns(begin), wall_ns(end))
+
+
+Function = Callable[..., Any]
+
+
+def policy_options(function: Function) -> Function:
+    """``--policy``, ``--share``, ``--quotas``."""
+    for option in (
+        click.option(
+            "--quotas",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="YAML file with the shares of each pool that tenants have reserved (policy `reserved`).",
+        ),
+        click.option(
+            "--share",
+            default=",".join(SHARED_KINDS),
+            show_default=True,
+            help="What the policy hands out: idle, overhead or both. Unobserved time never is.",
+        ),
+        click.option(
+            "--policy",
+            type=click.Choice(POLICIES),
+            default="separate",
+            show_default=True,
+            help="Who pays for idle and overhead.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def make_policy(name: str, share: str, quotas: Path | None) -> Policy:
+    """The policy that was asked for. Raises: CosttraceError."""
+    kinds = tuple(dict.fromkeys(kind.strip() for kind in share.split(",") if kind.strip()))
+    for kind in kinds:
+        if kind not in SHARED_KINDS:
+            raise CosttraceError(f"--share takes {', '.join(SHARED_KINDS)}, with commas between: not {kind!r}")
+    found = read_quotas(quotas) if quotas else ()
+    if name == "reserved" and not found:
+        raise CosttraceError(
+            "the policy `reserved` needs --quotas FILE, a YAML file such as\n"
+            "  quotas:\n    - {tenant: acme, share: 0.25}\n    - {tenant: blue, share: 0.5, pool: NVIDIA H100}"
+        )
+    return Policy(name, kinds, found)
+
+
+def read_quotas(path: Path) -> tuple[Quota, ...]:
+    """Reserved shares of pools. Raises: CosttraceError."""
+    entries = load_mapping(path, CosttraceError, "quotas").get("quotas")
+    if not isinstance(entries, list):
+        raise CosttraceError(f"{path}: a list is needed under `quotas`")
+    quotas = tuple(_quota(path, number, entry) for number, entry in enumerate(entries, 1))
+    for pool in {quota.pool for quota in quotas}:
+        whole = sum((quota.share for quota in quotas if quota.pool in {"", pool}), Decimal(0))
+        if whole > 1:
+            raise CosttraceError(f"{path}: {whole} of {pool or 'every pool'} is reserved: shares add up to 1 at most")
+    return quotas
+
+
+def _quota(path: Path, number: int, entry: object) -> Quota:
+    if not isinstance(entry, dict) or not {"tenant", "share"} <= set(entry) <= {"tenant", "share", "pool"}:
+        raise CosttraceError(f"{path}: entry {number} needs `tenant` and `share`, and may have `pool`")
+    try:
+        share = Decimal(str(entry["share"]))
+    except InvalidOperation:
+        share = Decimal(-1)
+    if not 0 <= share <= 1:
+        raise CosttraceError(f"{path}: entry {number}: `share` is a number from 0 to 1, not {entry['share']!r}")
+    return Quota(str(entry["tenant"]), share, str(entry.get("pool", "")))
+
+
+def bill_options(function: Function) -> Function:
+    """``--bill``, ``--bill-column``, ``--bill-where``."""
+    for option in (
+        click.option(
+            "--bill-where", multiple=True, metavar="COLUMN=VALUE", help="Take only such rows of the bill. Repeatable."
+        ),
+        click.option(
+            "--bill-column", type=click.Choice(COST_COLUMNS), default=COST_COLUMNS[0], show_default=True,
+            help="Which cost of the bill is the origin.",
+        ),
+        click.option(
+            "--bill",
+            multiple=True,
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="The provider's bill, FOCUS as CSV, CSV.gz or Parquet: the difference becomes a line. Repeatable.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def read_bills(paths: Sequence[Path], period: Period, column: str, where: Sequence[str]) -> Bill | None:
+    """All files as one bill; None where there are none. Raises: CosttraceError."""
+    if not paths:
+        return None
+    conditions = []
+    for words in where:
+        name, equals, value = words.partition("=")
+        if not equals:
+            raise CosttraceError(f"--bill-where takes COLUMN=VALUE, not {words!r}")
+        conditions.append((name, value))
+    return read_bill((row for path in paths for row in read_focus(path)), period, column, conditions)
+
+
+def fleet_of(store: Store, period: Period, zone: tzinfo, policy: Policy, bill: Bill | None = None) -> Fleet:
+    """Settle a period; with a bill, down to its last nano-unit. Raises: CosttraceError."""
+    books = _books(store, period)
+    source = load(store, period, zone, slots=policy.name == "peak")
+    if bill is None:
+        return settle(source, policy)._replace(books=books)
+    return with_bill_ties(settle(source, policy, differences(source, bill)), bill)._replace(books=books)
+
+
+def _books(store: Store, period: Period) -> str:
+    """Whether the period's figures can still change. A fleet store has no seals: of what is closed it says nothing."""
+    if period.until_ns > time.time_ns():
+        return "the period is not over: these are the figures so far"
+    chain = seals(store)
+    closings = [seal for seal in chain if seal.kind == "close" and seal.until_ns >= period.until_ns]
+    return f"closed with {closings[0].period}: hash {closings[0].hash}" if closings else ""
+
+
+def say_if_empty(store: Store, fleet: Fleet, words: str) -> None:
+    """Tell on standard error where a period has no row at all: it is likely a slip."""
+    if fleet.cells:
+        return
+    whole = bounds(store)
+    there = "it is empty" if whole is None else "it has {} to {}".format(*(show_time(at, fleet.zone) for at in whole))
+    sys.stderr.write(f"costtrace: the ledger has nothing of {words}: {there}\n")

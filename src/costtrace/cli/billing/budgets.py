@@ -1,0 +1,138 @@
+"""``costtrace budgets``: where budgets stand, for people, Prometheus and whoever is to be told."""
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import click
+
+from costtrace.cli.options import examples, open_books, out, store_option
+from costtrace.core.errors import CosttraceError
+from costtrace.core.semconv import BUDGET_METRICS
+from costtrace.core.units import NANO_PER_UNIT, show_amount
+from costtrace.ledger.budgets.budget import HARD, SOFT, Standing
+from costtrace.ledger.budgets.file import load_budgets
+from costtrace.ledger.budgets.standing import standing_of
+from costtrace.reports.output.render import render
+from costtrace.reports.output.tables import Column, Row, Table, text
+
+EXIT_EXCEEDED = 1
+_TIMEOUT_S = 10
+
+
+@click.command(
+    short_help="Where budgets stand, and where they are going.",
+    epilog=examples(
+        "costtrace budgets --file budgets.yaml",
+        "costtrace budgets --file budgets.yaml --store clickhouse://costtrace@clickhouse:8123     of all nodes",
+        "costtrace budgets --file budgets.yaml --format prometheus > /var/lib/node_exporter/budgets.prom",
+        "costtrace budgets --file budgets.yaml --fail-on hard || echo over budget",
+    ),
+)
+@click.option("--file", required=True, type=click.Path(path_type=Path), help="The budgets file (YAML).")
+@click.option("--format", "form", type=click.Choice(["table", "json", "csv", "prometheus"]), default="table")
+@click.option("--fail-on", type=click.Choice([SOFT, HARD]), help="End with 1 if any budget is spent that far.")
+@click.option(
+    "--webhook", metavar="URL", help="POST the budgets that are spent to their soft or hard threshold, as JSON."
+)
+@store_option
+def budgets(*, file: Path, form: str, fail_on: str | None, webhook: str | None, home: Path) -> int:
+    """Show what is spent of each budget, and the forecast of its period's end with its uncertainty.
+
+    Spent is the cost of requests, as in `costtrace report`, adjustments included; idle time is on no tenant's budget.
+    """
+    now_ns = time.time_ns()
+    with open_books(home) as store:
+        standings = [standing_of(store, budget, now_ns) for budget in load_budgets(file)]
+    if form == "prometheus":
+        out(prometheus(standings))
+    else:
+        out(render([Table("budgets", "Budgets", _COLUMNS, [_row(standing) for standing in standings])], form))
+    exceeded = [standing for standing in standings if standing.state in {SOFT, HARD}]
+    if webhook and exceeded:
+        _post(webhook, exceeded)
+    sys.stdout.flush()
+    failing = {HARD} if fail_on == HARD else {SOFT, HARD} if fail_on else set[str]()
+    return EXIT_EXCEEDED if any(standing.state in failing for standing in exceeded) else 0
+
+
+def _row(standing: Standing) -> Row:
+    budget = standing.budget
+    return {
+        "budget": budget.name,
+        "tenant": budget.tenant,
+        "model": budget.model,
+        "period": budget.period or f"{budget.rolling_days} days",
+        "amount_nano": budget.amount_nano,
+        "spent_nano": standing.spent_nano,
+        "unknown_gpu_ns": standing.unknown_ns,
+        "forecast_nano": standing.forecast_nano,
+        "forecast_low_nano": standing.low_nano,
+        "forecast_high_nano": standing.high_nano,
+        "currency": budget.currency,
+        "state": standing.state,
+    }
+
+
+def _money(heading: str, key: str) -> Column:
+    def show(row: Row) -> str:
+        value = row[key]
+        return show_amount(value, str(row["currency"])) if isinstance(value, int) else ""
+
+    return Column(heading, show)
+
+
+_COLUMNS = (
+    text("budget", "budget"),
+    Column("tenant", lambda row: str(row["tenant"] or "all"), right=False),
+    Column("model", lambda row: str(row["model"] or "all"), right=False),
+    text("period", "period"),
+    _money("budget", "amount_nano"),
+    _money("spent", "spent_nano"),
+    _money("forecast", "forecast_nano"),
+    _money("from", "forecast_low_nano"),
+    _money("to", "forecast_high_nano"),
+    text("state", "state"),
+)
+
+
+def prometheus(standings: list[Standing]) -> str:
+    """The text that a node exporter's textfile collector reads."""
+    lines = []
+    for metric, field in zip(BUDGET_METRICS, ("amount", "spent", "forecast", "high", "spent_ratio"), strict=True):
+        lines += [f"# HELP {metric.prometheus} {metric.brief}", f"# TYPE {metric.prometheus} gauge"]
+        for standing in standings:
+            budget = standing.budget
+            value = {
+                "amount": budget.amount_nano,
+                "spent": standing.spent_nano,
+                "forecast": standing.forecast_nano,
+                "high": standing.high_nano,
+                "spent_ratio": standing.spent_nano * NANO_PER_UNIT // budget.amount_nano,
+            }[field]
+            if value is not None:  # unknown is absent, never 0
+                values = (budget.name, budget.tenant or "", budget.model or "", budget.currency)
+                names = [attribute.label for attribute in metric.attributes]
+                labels = ",".join(f'{name}="{_escaped(each)}"' for name, each in zip(names, values, strict=True))
+                lines.append(f"{metric.prometheus}{{{labels}}} {value / NANO_PER_UNIT!r}")
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _post(url: str, standings: list[Standing]) -> None:
+    if not url.startswith(("https://", "http://")):
+        raise click.UsageError("--webhook takes an http or https address")
+    body = json.dumps({"budgets": [_row(standing) for standing in standings]}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - checked above
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310 - checked above
+            pass
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        # The address may hold a secret: it is not repeated.
+        raise CosttraceError(f"the webhook was not told of {len(standings)} budgets: {type(error).__name__}") from error

@@ -1,0 +1,171 @@
+"""``costtrace close``, ``rerate``, ``compact``, ``backup``, ``periods``: what finance does with the ledger."""
+
+import time
+from pathlib import Path
+
+import click
+
+from costtrace.cli.options import examples, format_option, home_option, out, period, zone
+from costtrace.config.load import load
+from costtrace.core.units import NS_PER_HOUR, show_amount, show_seconds
+from costtrace.core.wall_time import show_time
+from costtrace.ledger.backup import back_up
+from costtrace.ledger.periods.close import close_period, closed_until, parse_period
+from costtrace.ledger.periods.compact import compact_period, compactable
+from costtrace.ledger.periods.rerate import Rerated
+from costtrace.ledger.periods.rerate import rerate as adjust
+from costtrace.ledger.queries import SqliteStore, open_ledger
+from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.ledger.verify.sealed_rows import seals
+from costtrace.pricing.price_book_file import load_price_book
+from costtrace.reports.output.render import render
+from costtrace.reports.output.tables import Row, Table, text
+
+
+@click.command(
+    short_help="Close a period: from then on only adjustments.",
+    epilog=examples(
+        "costtrace close 2026-11                        November 2026, by UTC",
+        "costtrace close 2026-11 --tz Europe/Berlin",
+        "costtrace close 2026-11-23                     one day",
+    ),
+)
+@click.argument("name", metavar="PERIOD")
+@click.option("--tz", default="UTC", show_default=True, help="Time zone that the period is of.")
+@click.option("--open-engines", is_flag=True, help="Close although engines may bring rows later.")
+@home_option
+def close(name: str, tz: str, home: Path, *, open_engines: bool) -> None:
+    """Close PERIOD (a month, a day or a year): seal its rows into the hash chain.
+
+    The ledger must be in balance, and the agent must have booked every engine to the end of the period. Afterwards the
+    period's bill does not change: rows that come late and re-ratings are booked in the period that is open then.
+    Keep the hash that is printed outside of this machine: `costtrace verify` shows it again if nothing was changed.
+    """
+    ledger = _open(home)
+    try:
+        seal = close_period(ledger, name, parse_period(name, zone(tz)), time.time_ns(), open_engines=open_engines)
+    finally:
+        ledger.close()
+    out(f"{name} is closed: {show_time(seal.since_ns)} to {show_time(seal.until_ns)}\nhash {seal.hash}\n")
+
+
+@click.command(
+    short_help="New prices for old usage, as adjustments.",
+    epilog=examples(
+        'costtrace rerate --price-book new.yaml --since 2026-11-15 --reason "contract 4711 corrected"',
+    ),
+)
+@click.option("--price-book", required=True, type=click.Path(path_type=Path), help="The price book to rate by.")
+@click.option("--since", required=True, help="Begin: 2026-11-15, 2026-11-15T14:30, 2h, 7d, today, yesterday.")
+@click.option("--until", help="End, not included: as --since.  [default: now]")
+@click.option("--tz", default="UTC", show_default=True, help="Time zone of dates.")
+@click.option("--reason", required=True, help="Why; it stands in the ledger and on every statement.")
+@home_option
+def rerate(*, price_book: Path, since: str, until: str | None, tz: str, reason: str, home: Path) -> None:
+    """Charge the usage of a period at the prices of another price book.
+
+    Postings are not changed. For each whose price differs there is an adjustment: the old charge back, the new one
+    instead. Adjustments of a closed period are booked in the open one. The agent rates what comes with its own book:
+    set COSTTRACE_PRICES and start it anew first.
+    """
+    if not reason.strip() or not reason.isprintable() or len(reason) > 500:
+        raise click.UsageError("--reason must be a printable text of at most 500 characters")
+    settings = load()
+    book = load_price_book(price_book, settings.currency, settings.node_pool, settings.region)
+    ledger = _open(home)
+    try:
+        which = period(SqliteStore(ledger), since, until, zone(tz))
+        found = adjust(ledger, book, which, reason.strip(), time.time_ns())
+    finally:
+        ledger.close()
+    out(_told(found))
+
+
+def _told(found: Rerated) -> str:
+    if not found.adjustments:
+        return f"{found.postings:,} postings looked at: none has another price, nothing was adjusted\n"
+    lines = [f"re-rating {found.run_id}: {found.adjustments:,} of {found.postings:,} postings adjusted"]
+    for currency in sorted(found.before.keys() | found.after.keys()):
+        before, after = found.before.get(currency, 0), found.after.get(currency, 0)
+        shown = [show_amount(nano, currency) for nano in (before, after, after - before)]
+        lines.append("  {} before, {} after, {} difference".format(*shown))
+    for ns, when in ((found.before_unknown_ns, "was"), (found.after_unknown_ns, "is still")):
+        if ns:
+            lines.append(f"  the cost of {show_seconds(ns)} of device time {when} unknown")
+    lines += [f"  {name} is closed: its adjustments are booked in the open period" for name in found.periods]
+    return "\n".join(lines) + "\n"
+
+
+@click.command(
+    short_help="Keep closed periods by the hour.",
+    epilog=examples("costtrace compact --keep 90d          periods that ended more than 90 days ago"),
+)
+@click.option("--keep", default="90d", show_default=True, help="How long closed periods stay in full detail, in days.")
+@home_option
+def compact(keep: str, home: Path) -> None:
+    """Turn old closed periods into rows of an hour. Every total stays, and `costtrace verify` checks them.
+
+    Single requests of those periods can be looked up no more, and their prices can be adjusted no more: make a
+    `costtrace backup` first if that may be needed. The agent waits while it runs; nothing is lost.
+    """
+    days = keep.removesuffix("d")
+    if not (days.isascii() and days.isdigit() and int(days) < 36_500):
+        raise click.UsageError(f"--keep {keep}: write days, as in 90d")
+    now_ns = time.time_ns()
+    ledger = _open(home)
+    try:
+        found = compactable(seals(SqliteStore(ledger)), now_ns - int(days) * 24 * NS_PER_HOUR)
+        for seal in found:
+            compacted = compact_period(ledger, seal, now_ns)
+            out(f"{seal.period} is compacted\nhash {compacted.hash}\n")
+    finally:
+        ledger.close()
+    if not found:
+        out(f"no closed period in full detail ended more than {days} days ago\n")
+
+
+@click.command(short_help="Copy the ledger while it is written.")
+@click.argument("target", type=click.Path(path_type=Path), metavar="FILE")
+@home_option
+def backup(target: Path, home: Path) -> None:
+    """Copy the ledger to FILE, beside the running agent. The copy is whole, checked, and readable by its owner only.
+
+    To use it, put it as ledger.sqlite into a directory of its own: `costtrace verify --home DIRECTORY`.
+    """
+    ledger = Ledger(home / LEDGER_NAME, read_only=True)
+    try:
+        size = back_up(ledger, target)
+    finally:
+        ledger.close()
+    out(f"{target}: {size:,} bytes\n")
+
+
+@click.command(short_help="Which periods are closed.")
+@format_option
+@home_option
+def periods(form: str, home: Path) -> None:
+    """Show the chain of closed periods: when each was closed or compacted, and its hash."""
+    with open_ledger(home) as store:
+        chain = seals(store)
+    rows: list[Row] = [
+        {
+            "period": seal.period,
+            "kind": seal.kind,
+            "since": show_time(seal.since_ns),
+            "until": show_time(seal.until_ns),
+            "at": show_time(seal.at_ns),
+            "hash": seal.hash,
+        }
+        for seal in chain
+    ]
+    title = f"Closed until {show_time(closed_until(chain))}" if chain else "No period is closed"
+    headings = {"period": "period", "what": "kind", "from": "since", "until": "until", "done": "at", "hash": "hash"}
+    columns = [text(heading, key) for heading, key in headings.items()]
+    out(render([Table("periods", title, columns, rows)], form))
+
+
+def _open(home: Path) -> Ledger:
+    path = home / LEDGER_NAME
+    if not path.exists():
+        Ledger(path, read_only=True)  # says what is missing
+    return Ledger(path)

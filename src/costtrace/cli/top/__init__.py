@@ -1,0 +1,1 @@
+"""`costtrace top`: the node as it is now, on a terminal."""

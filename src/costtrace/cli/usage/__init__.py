@@ -1,0 +1,1 @@
+"""Commands that say what was used, by whom, and prove it."""

@@ -1,0 +1,47 @@
+"""``costtrace explain``: why one request cost what it did."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from costtrace.cli.options import examples, home_option, out, period, zone
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger.queries import open_ledger
+from costtrace.reports.output.render import render
+from costtrace.reports.requests import explain as report
+from costtrace.reports.requests.explain_query import explained
+
+PEERS = 500_000
+"""So many of the newest requests make the medians."""
+
+
+@click.command(
+    short_help="Why one request cost what it did.",
+    epilog=examples(
+        "costtrace explain chatcmpl-8f31c0",
+        "costtrace explain chatcmpl-8f31c0 --since 7d      compare it with the requests of the last week only",
+        "costtrace explain 4bf92f3577b34da6a3ce929d0e0e4736 --format json",
+    ),
+)
+@click.argument("request")
+@click.option("--since", help="Compare with requests that ended from then on: 2026-11-23, 2h, 7d.  [default: all]")
+@click.option("--until", help="... and before then.  [default: now]")
+@click.option("--tz", default="UTC", show_default=True, help="Time zone of dates.")
+@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@home_option
+def explain(*, request: str, since: str | None, until: str | None, tz: str, form: str, home: Path) -> None:
+    """Say in words and bars why REQUEST (its request id, record id, request key or trace id) cost what it did.
+
+    Queue, prefill, decode, mean batch, what the prefix cache saved, head fees and wasted work stand against the median
+    request of the same tenant and model. A request that several engines worked on is explained part by part.
+    """
+    with open_ledger(home) as store:
+        found = explained(store, request, period(store, since, until, zone(tz)), PEERS)
+    if not found:
+        raise CosttraceError(f"no request {request!r} is in the ledger; it appears there when it has ended")
+    if form == "json":
+        out(render([report.table(found)], "json"))
+        return
+    bar = "#" if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" else "\u2588"
+    out("\n".join(report.as_text(explanation, bar) for explanation in found))

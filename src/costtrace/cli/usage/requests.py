@@ -1,0 +1,107 @@
+"""``costtrace requests``: single requests, the dearest of them with the reason."""
+
+from pathlib import Path
+
+import click
+
+from costtrace.cli.options import (
+    examples,
+    format_option,
+    name_period,
+    open_books,
+    out,
+    period,
+    period_options,
+    store_option,
+    zone,
+)
+from costtrace.cli.usage.carbon import stated_intensity
+from costtrace.cli.usage.joined import Chosen, joined_requests
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger.cost_by_now import renew
+from costtrace.ledger.queries import ORDERS, Filter, find_requests, habits
+from costtrace.ledger.queries import requests as find
+from costtrace.reports.output.render import render
+from costtrace.reports.requests.tables import detail_table, list_table
+from costtrace.reports.requests.why import usual
+
+PEERS = 500_000
+"""So many of the newest requests make the medians: some 100 MB."""
+
+
+@click.command(
+    short_help="Single requests; the dearest, and why.",
+    epilog=examples(
+        "costtrace requests --since 1h                     the newest",
+        "costtrace requests --dearest --since today        what cost most, and why",
+        "costtrace requests --sort queue --tenant acme     who waited longest",
+        "costtrace requests --id chatcmpl-8f31c0           one request (its id, record id or trace id)",
+        "costtrace requests --joined --also /mnt/node2     whole requests, their parts joined over two nodes",
+    ),
+)
+@click.option("--dearest", is_flag=True, help="The dearest first, with the reason in words: --sort cost --why.")
+@click.option("--sort", type=click.Choice(list(ORDERS)), help="The most of it first.  [default: ended]")
+@click.option("--why", "explain", is_flag=True, help="Say why each cost what it did, against its tenant and model.")
+@click.option("--id", "identifier", help="Only this one: request id, record id, request key or trace id.")
+@click.option("--joined", is_flag=True, help="One line a request, its parts on all engines joined (NVIDIA Dynamo).")
+@click.option(
+    "--also",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="With --joined, another node's home with parts; --limit is then of each.",
+)
+@click.option("--tenant", help="Only this tenant's requests.")
+@click.option("--model", help="Only this model.")
+@click.option("--engine", help="Only this engine.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
+@period_options
+@format_option
+@store_option
+def requests(
+    *,
+    dearest: bool,
+    sort: str | None,
+    explain: bool,
+    identifier: str | None,
+    joined: bool,
+    also: tuple[Path, ...],
+    tenant: str | None,
+    model: str | None,
+    engine: str | None,
+    limit: int,
+    since: str | None,
+    until: str | None,
+    tz: str,
+    form: str,
+    home: Path,
+) -> None:
+    """List requests with what they used and cost: the newest, the dearest, one tenant's, or a single one.
+
+    A request counts in the period in which it ended. Costs are without idle; after a re-rating they are the new ones,
+    beside those that were first given. With the setting `carbon_intensity` each has an estimate of its CO2e.
+    """
+    where = zone(tz)
+    if joined or also:
+        chosen = Chosen(Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit, identifier)
+        out(joined_requests(home, also, chosen, (since, until), where, form))
+        return
+    with open_books(home) as store:
+        which = period(store, since, until, where)
+        if identifier is not None:
+            found = find_requests(store, identifier, limit)
+            if not found:
+                raise CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")
+        else:
+            found = find(store, which, Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit)
+        found = renew(store, found)
+        wanted = [(request.tenant, request.model) for request in found]
+        peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
+    what = f"Request {identifier}" if identifier else "The dearest requests" if dearest else "Requests"
+    if not found and form == "table":
+        out(f"no request ended {name_period(which, where)}\n")
+        return
+    carbon = stated_intensity()
+    tables = [list_table(found, peers, f"{what}, {name_period(which, where)}", where, carbon)]
+    if identifier is not None and form == "table":
+        tables += [detail_table(request, where, carbon) for request in found]
+    out(render(tables, form))

@@ -1,0 +1,92 @@
+"""``costtrace verify``: the trial balance."""
+
+import sys
+import time
+from collections import Counter
+from itertools import chain as chain_from
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from costtrace.cli.options import examples, format_option, open_books, out, store_option
+from costtrace.ledger.verify import Discrepancy
+from costtrace.ledger.verify.audit import Audit
+from costtrace.ledger.verify.sealed_rows import current, seals
+from costtrace.ledger.verify.seals import head_missing
+from costtrace.reports.evidence.balance import discrepancy_table, money_table, posted_table, time_table
+from costtrace.reports.output.render import clean, render
+from costtrace.reports.output.tables import Table
+
+EXIT_OFF = 1
+
+
+@click.command(
+    short_help="Prove that the rows add up.",
+    epilog=examples(
+        "costtrace verify                     the trial balance",
+        "costtrace verify --format json       for a monitoring job",
+        "costtrace verify && costtrace report --since yesterday --until today",
+    ),
+)
+@store_option
+@format_option
+@click.option("--limit", default=20, show_default=True, help="Rows to name at most; all are counted.")
+@click.option("--head", metavar="HASH", help="A hash that `costtrace close` printed: it must stand in the chain still.")
+def verify(home: Path, form: str, limit: int, head: str | None) -> int:
+    """Prove that the rows add up: to the meter, to the requests, to the money. All with ==, on every row.
+
+    Ends with 0 and "in balance", or with 1 and the rows that are off. It reads the ledger as it is at this moment and
+    may run beside the agent.
+    """
+    began = time.monotonic()
+    with open_books(home) as store:
+        audit = Audit(store)
+        chain = seals(store)
+        found = chain_from(head_missing(chain, head), audit.discrepancies())
+        named = list(islice(found, limit))
+        by_check = Counter(item.check for item in named)
+        by_check.update(item.check for item in found)
+        tables = balance_tables(audit, damaged=by_check["plausible"] > 0)
+        counts = audit.counts()
+    if form == "table":
+        out(render([table for table in tables if table.rows], form))
+        _say(named, by_check)
+        out(
+            f"{counts.postings:,} postings, {counts.meter_rows:,} meter rows, {counts.usage_records:,} usage records "
+            f"of {counts.engines:,} engines checked in {time.monotonic() - began:.1f} s\n"
+        )
+        if chain:
+            out(f"{len(current(chain)):,} closed periods, the newest hash is {chain[-1].hash}\n")
+    elif form == "json":
+        out(render([discrepancy_table(named), *tables], form))
+    else:
+        out(render([discrepancy_table(named)], form))
+    sys.stdout.flush()
+    return EXIT_OFF if by_check else 0
+
+
+def balance_tables(audit: Audit, *, damaged: bool) -> list[Table]:
+    """The trial balance, after `audit.discrepancies` was read to its end; nothing where a row is damaged."""
+    if damaged:
+        return []  # a row is so large that sums overflow
+    return [
+        time_table(audit.devices(), audit.totals()),
+        posted_table(audit.engine_totals()),
+        money_table(audit.accounts(), audit.unpriced_ns()),
+    ]
+
+
+def _say(named: list[Discrepancy], by_check: Counter[str]) -> None:
+    total = by_check.total()
+    if not total:
+        out("\nin balance\n")
+        return
+    out("\n")
+    for item in named:
+        out(f"{clean(item.row)}\n  {item.field}: expected {clean(item.expected)}, found {clean(item.found)}\n")
+        out(f"  {item.meaning}\n")
+    if total > len(named):
+        out(f"... and {total - len(named):,} more (--limit {total} names them all)\n")
+    checks = ", ".join(f"{count:,} in '{name}'" for name, count in by_check.items())
+    out(f"\nNOT in balance: {total:,} discrepancies ({checks})\n")

@@ -1,0 +1,263 @@
+"""Where each setting's value comes from: command line, environment, one YAML file, default; in this order.
+
+    key          environment                                             YAML file (COSTTRACE_CONFIG)
+    window_s     COSTTRACE_WINDOW_S, or TRTLLM_COSTTRACE_WINDOW_S        window_s: 300
+
+TensorRT-LLM forwards only ``TRTLLM_*`` variables to its workers, hence the second prefix; where both are set the plain
+one counts. An empty variable is one that is not set. A key that does not exist is an error that names the nearest one.
+
+Engine processes import this: PyYAML is loaded only where a file is named.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from costtrace.config.settings import GROUPS, Settings
+from costtrace.core.errors import ConfigError
+
+PREFIX = "COSTTRACE_"
+WORKER_PREFIX = "TRTLLM_COSTTRACE_"
+FILE_KEY = "config"
+DEFAULT = "default"
+COMMAND_LINE = "command line"
+KEYS = tuple(Settings.model_fields)
+PATHS = frozenset(key for key, field in Settings.model_fields.items() if field.annotation in {Path, Path | None})
+
+_OTHERS = re.compile(r"(NVML_SIM|TEST|PEERS)(_|$)")
+"""Variables of the NVML simulator, the tests and the benchmarks: they have the prefix and are no settings."""
+
+# Kubernetes describes each service of a namespace in variables; those of a service `costtrace...` look like ours.
+_PASSWORD = re.compile(r"://[^/\s]*@")
+"""What an address says of a user is in no message."""
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
+
+class Explained(NamedTuple):
+    """One setting, its value as text, and where the value is from."""
+
+    key: str
+    value: str
+    source: str
+
+
+class About(NamedTuple):
+    """What the documentation says about one setting."""
+
+    group: str
+    unit: str
+    example: str
+    text: str
+
+
+class _Found(NamedTuple):
+    value: object
+    source: str
+    base: Path | None = None
+    """What a relative path counts from, where that is not the working directory."""
+
+
+def load(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Settings:
+    """Read all settings. *overrides* are the flags of a command line by key; None is a flag that was not given.
+
+    Raises: ConfigError, with one line per problem.
+    """
+    return _resolve(overrides, env)[0]
+
+
+def explain(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> list[Explained]:
+    """Read all settings and say of each where its value is from. Raises: ConfigError."""
+    settings, found = _resolve(overrides, env)
+    file = _config_file(env)
+    rows = [] if file is None else [Explained(FILE_KEY, str(file.value), file.source)]
+    for key in KEYS:
+        source = found[key].source if key in found else DEFAULT
+        rows.append(Explained(key, show(getattr(settings, key)), source))
+    return rows
+
+
+def home(env: Mapping[str, str] = os.environ) -> Path:
+    """Return the directory that engines and agent of this node share. Raises: ConfigError."""
+    return load(env=env).home
+
+
+def about(key: str) -> About:
+    """Describe the setting *key*."""
+    field = Settings.model_fields[key]
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    return About(str(extra["group"]), str(extra["unit"]), str(extra["example"]), field.description or "")
+
+
+def default_home(env: Mapping[str, str] = os.environ) -> Path:
+    """Say where state lives if nobody else does: ``$XDG_STATE_HOME/costtrace``, else ``~/.local/state/costtrace``."""
+    state = env.get("XDG_STATE_HOME", "")
+    if state.startswith("/"):
+        return Path(state, "costtrace")
+    user = env.get("HOME", "") or os.path.expanduser("~")  # noqa: PTH111 - Path.home() raises without an account
+    return Path(user if user.startswith("/") else "/", ".local", "state", "costtrace")
+
+
+def show(value: object) -> str:
+    """Write a value as it could stand in a variable."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}={each}" for key, each in value.items()) or "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(int(value) if isinstance(value, int) else value)
+
+
+def nearest(name: str, known: tuple[str, ...] = KEYS) -> str:
+    """Return the known key that *name* was probably meant to be."""
+    return get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
+
+
+def configuration_markdown() -> str:
+    """Write the reference of all settings, as `docs/configuration.md` has it."""
+    lines = [_HEAD]
+    for group, text in GROUPS.items():
+        lines += [f"## {group}", "", text, "", "| key | variable | default | unit | what it does | example |"]
+        lines.append("| --- | --- | --- | --- | --- | --- |")
+        for key in KEYS:
+            told = about(key)
+            if told.group == group:
+                default = show(Settings.model_fields[key].default)
+                cells = (f"`{key}`", f"`{PREFIX}{key.upper()}`", f"`{default}`" if default else "", told.unit)
+                lines.append(f"| {' | '.join(cells)} | {told.text} {_allowed(key)}| `{told.example}` |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+_HEAD = f"""# Configuration
+
+<!-- Generated from src/costtrace/config/settings.py by tools/gen_docs.py: do not edit. -->
+
+A value is taken from the first of these that has one:
+
+1. a flag of the command line;
+2. a variable `{PREFIX}<KEY>`, or `{WORKER_PREFIX}<KEY>` (TensorRT-LLM forwards only `TRTLLM_*` to its workers);
+3. the YAML file that `{PREFIX}CONFIG` names, with the keys below, unnested;
+4. the default.
+
+Lists are written with commas, or as YAML lists; `none` is the empty list. An empty variable counts as not set. A
+relative path in the YAML file counts from the directory of that file. A key that does not exist is an error.
+`costtrace doctor` prints every value and where it is from.
+"""
+
+
+def _allowed(key: str) -> str:
+    schema = Settings.model_json_schema()["properties"][key]
+    choices = schema.get("enum") or schema.get("items", {}).get("enum")
+    if choices:
+        return f"One of {', '.join(f'`{choice}`' for choice in choices)}. "
+    low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")
+    if low is None:
+        return ""
+    above = "above" if "exclusiveMinimum" in schema else "from"
+    return f"{above.capitalize()} {low}{f' to {high}' if high is not None else ''}. "
+
+
+def _resolve(overrides: Mapping[str, object] | None, env: Mapping[str, str]) -> tuple[Settings, dict[str, _Found]]:
+    problems: list[str] = []
+    found = _from_file(env, problems)
+    found.update(_from_env(env, problems))
+    found.update(_from_flags(overrides or {}, problems))
+    values = {key: _based(key, item) for key, item in found.items()}
+    values.setdefault("home", default_home(env))
+    settings = None
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += _told(error, found)
+    if problems or settings is None:
+        raise ConfigError("\n".join(problems))
+    return settings, found
+
+
+def _config_file(env: Mapping[str, str]) -> _Found | None:
+    for prefix in (PREFIX, WORKER_PREFIX):
+        name = f"{prefix}CONFIG"
+        if env.get(name):
+            return _Found(env[name], name)
+    return None
+
+
+def _from_file(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]:
+    named = _config_file(env)
+    if named is None:
+        return {}
+    try:
+        from costtrace.config.yaml_file import load_mapping  # noqa: PLC0415 - an engine may have no PyYAML, and need none
+    except ImportError:
+        problems.append(f"{named.source}={named.value}: reading YAML needs PyYAML here: pip install pyyaml")
+        return {}
+    path = Path.cwd() / str(named.value)
+    found: dict[str, _Found] = {}
+    try:
+        for key, value in load_mapping(path, ConfigError, "the configuration file").items():
+            if key not in KEYS:
+                problems.append(f"{path}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
+            elif value is not None:
+                found[key] = _Found(value, str(path), path.parent)
+    except ConfigError as error:
+        problems.append(f"{named.source}: {error}")
+    return found
+
+
+def _from_env(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    for prefix in (WORKER_PREFIX, PREFIX):
+        for name, key, value in _variables(env, prefix):
+            if key in KEYS:
+                found[key] = _Found(value, name)
+            elif key != FILE_KEY:
+                problems.append(
+                    f"environment: there is no setting {name}. "
+                    f"The nearest is {prefix}{nearest(key, (*KEYS, FILE_KEY)).upper()}."
+                )
+    return found
+
+
+def _variables(env: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name in sorted(env):
+        value = env[name]
+        key = name.removeprefix(prefix)
+        linked = _SERVICE_LINK.search(name) or (name.endswith("_PORT") and _SERVICE_ADDRESS.match(value))
+        if name.startswith(prefix) and value and not linked and not _OTHERS.match(key):
+            yield name, key.lower(), value
+
+
+def _from_flags(overrides: Mapping[str, object], problems: list[str]) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    for key, value in overrides.items():
+        if key not in KEYS:
+            problems.append(f"{COMMAND_LINE}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
+        elif value is not None:
+            found[key] = _Found(value, COMMAND_LINE)
+    return found
+
+
+def _based(key: str, item: _Found) -> object:
+    if item.base is not None and key in PATHS and isinstance(item.value, str):
+        return item.base / Path(item.value).expanduser()
+    return item.value
+
+
+def _told(error: ValidationError, found: Mapping[str, _Found]) -> Iterator[str]:
+    """Say of each wrong value where it is from, what is wrong with it and what would be right."""
+    for problem in error.errors(include_url=False):
+        key = str(problem["loc"][0])
+        item = found.get(key, _Found("", DEFAULT))
+        where = item.source if item.source.endswith(key.upper()) else f"{item.source}: {key}"
+        shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
+        why = problem["msg"].removeprefix("Value error, ")
+        hint = f" {allowed}" if (allowed := _allowed(key).strip()) else ""
+        yield f"{where}={shown[:200]!r}: {why}.{hint} Example: {about(key).example}"

@@ -1,0 +1,168 @@
+"""Reading one mapping of a YAML file, field by field; each complaint says where it is, and the remedy."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+
+from costtrace.core.errors import PriceBookError
+from costtrace.core.units import NS_PER_S
+
+_LARGEST = Decimal(10) ** 9
+_PLACES = 18
+
+
+class Fields:
+    """One mapping of the file, read field by field; each complaint says where it is."""
+
+    def __init__(self, raw: Mapping[str, object], where: str, known: tuple[str, ...]) -> None:
+        self._raw = raw
+        self._where = where
+        for key in raw:
+            if key not in known:
+                near = get_close_matches(str(key), known, n=1, cutoff=0.0)[0]
+                raise PriceBookError(
+                    f"{where}: there is no field {key!r}. The nearest is {near!r}, of {', '.join(known)}."
+                )
+
+    def text(self, field: str, remedy: str = "") -> str:
+        """Read a text. With a *remedy* it must be there."""
+        value = self._raw.get(field)
+        if value is None or value == "":
+            if remedy:
+                raise self._missing(field, remedy)
+            return ""
+        if isinstance(value, bool) or not isinstance(value, (str, int, Decimal, date)):
+            raise self.wrong(field, "must be a text")
+        text = str(value)
+        if not text.isprintable() or len(text) > 200:
+            raise self.wrong(field, "must be printable and at most 200 characters long")
+        return text
+
+    def choice(self, field: str, allowed: tuple[str, ...]) -> str:
+        """Read one of some words, or nothing."""
+        value = self.text(field)
+        if value and value not in allowed:
+            raise self.wrong(field, f"must be one of {', '.join(allowed)}")
+        return value
+
+    def currency(self, *, optional: bool = False) -> str:
+        """Read a currency: three capital letters."""
+        value = self.text("currency", "" if optional else "the currency of all prices in it, as in: currency: USD")
+        if optional and not value:
+            return ""
+        if not (len(value) == 3 and value.isascii() and value.isalpha() and value.isupper()):
+            raise self.wrong("currency", "must be an ISO 4217 code, as in: USD, EUR, JPY")
+        return value
+
+    def flag(self, field: str, remedy: str) -> bool:
+        """Read true or false; it must be there."""
+        value = self._raw.get(field)
+        if value is None:
+            raise self._missing(field, remedy)
+        if not isinstance(value, bool):
+            raise self.wrong(field, f"must be true or false: {remedy}")
+        return value
+
+    def number(self, field: str, remedy: str, default: Decimal | None = None, least: Decimal = Decimal(0)) -> Decimal:
+        """Read an exact number from *least* to 10^9 with at most 18 decimal places."""
+        value = self._raw.get(field)
+        if value is None:
+            if default is not None:
+                return default
+            raise self._missing(field, remedy)
+        try:
+            number = Decimal(value) if isinstance(value, (int, str, Decimal)) and not isinstance(value, bool) else None
+        except InvalidOperation:
+            number = None
+        if number is None or not number.is_finite():
+            raise self.wrong(field, "must be a number, as in: 2.10")
+        if not least <= number <= _LARGEST:
+            raise self.wrong(field, f"must be between {least} and {_LARGEST}")
+        exponent = number.as_tuple().exponent
+        if isinstance(exponent, int) and exponent < -_PLACES:
+            raise self.wrong(field, f"has more than {_PLACES} decimal places")
+        return number
+
+    def required_time(self, field: str) -> int:
+        """Read a time that must be there."""
+        value = self.time(field)
+        if value is None:
+            raise self._missing(field, f"the date from which it holds, as in: {field}: 2026-11-01")
+        return value
+
+    def time(self, field: str) -> int | None:
+        """Read a date (its midnight in UTC) or a time with its zone; wall ns since the epoch."""
+        value = self._raw.get(field)
+        if value is None:
+            return None
+        if isinstance(value, str):
+            try:
+                value = datetime.fromisoformat(value) if "T" in value or " " in value else date.fromisoformat(value)
+            except ValueError:
+                raise self.wrong(field, "must be a date, as in: 2026-11-01") from None
+        if isinstance(value, datetime):
+            if value.tzinfo is None:
+                raise self.wrong(field, "needs a zone, as in: 2026-11-01T00:00:00Z")
+            moment = value
+        elif isinstance(value, date):
+            moment = datetime(value.year, value.month, value.day, tzinfo=UTC)
+        else:
+            raise self.wrong(field, "must be a date, as in: 2026-11-01")
+        if not 1970 < moment.year < 2200:
+            raise self.wrong(field, "must lie between 1971 and 2199")
+        return int(moment.timestamp()) * NS_PER_S
+
+    def whole(self, field: str, remedy: str, least: int = 1, most: int = 100) -> int:
+        """Read a whole number; it must be there."""
+        number = self.number(field, remedy, least=Decimal(least))
+        if number != int(number) or number > most:
+            raise self.wrong(field, f"must be a whole number from {least} to {most}")
+        return int(number)
+
+    def has(self, field: str) -> bool:
+        """Say whether the field is there."""
+        return self._raw.get(field) is not None
+
+    def mapping(self, field: str, known: tuple[str, ...]) -> "Fields | None":
+        """Read a mapping, or nothing."""
+        value = self._raw.get(field)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.wrong(field, "must be a mapping (`key: value` lines)")
+        return Fields(value, f"{self._where}: {field}", known)
+
+    def plain_mapping(self, field: str) -> dict[str, object]:
+        """Read a mapping whose keys are free; empty where there is none."""
+        value = self._raw.get(field)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise self.wrong(field, "must be a mapping (`key: value` lines)")
+        return value
+
+    def entries(self, field: str, known: tuple[str, ...]) -> list["Fields"]:
+        """Read a list of mappings."""
+        value = self._raw.get(field)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise self.wrong(field, "must be a list: one entry under each `-`")
+        found = []
+        for number, entry in enumerate(value, 1):
+            where = f"{self._where}: {field}: entry {number}"
+            if not isinstance(entry, dict):
+                raise PriceBookError(f"{where} must be a mapping (`key: value` lines), not {entry!r:.100}")
+            named = entry.get("match")
+            found.append(Fields(entry, f"{where} ({named})" if isinstance(named, str) else where, known))
+        return found
+
+    def _missing(self, field: str, remedy: str) -> PriceBookError:
+        return PriceBookError(f"{self._where}: {field} is missing. Write {remedy}")
+
+    def wrong(self, field: str, why: str) -> PriceBookError:
+        """Complaint about a field's value."""
+        value = self._raw.get(field)
+        shown = str(value) if isinstance(value, (Decimal, date)) else repr(value)
+        return PriceBookError(f"{self._where}: {field}: {shown[:100]} {why}.")

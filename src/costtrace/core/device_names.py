@@ -1,0 +1,36 @@
+"""How an engine's process names its devices, from what its framework says of them."""
+
+import os
+from pathlib import Path
+
+from costtrace.core import clock
+from costtrace.core.events import DeviceRef
+
+
+def accelerator(kind: str, index: int, name: str, uuid: str, rank: int = 0) -> DeviceRef:
+    """The device that a framework shows as *index* of its *kind* (``cuda``, ``xpu``).
+
+    *uuid*: what the framework says; '' where it does not: it is then named by host and index.
+    """
+    host = clock.host_name()
+    visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    if index < len(visible) and visible[index].startswith("MIG-"):
+        return DeviceRef(visible[index], name, "mig", host, rank)
+    if not uuid:
+        uuid = f"{kind}-{host}-{index}"
+    elif kind == "cuda" and not uuid.startswith(("GPU-", "MIG-")):
+        uuid = f"GPU-{uuid}"
+    return DeviceRef(uuid, name, "mig" if uuid.startswith("MIG-") else "gpu", host, rank)
+
+
+def cpu_name() -> str:
+    """What the vendor calls this host's processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "CPU"
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in {"model name", "Model", "Processor"}:
+            return " ".join(value.split())
+    return "CPU"

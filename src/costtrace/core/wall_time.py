@@ -1,0 +1,29 @@
+"""Wall time for people: ns since the epoch to text and back, exact to the nanosecond that was given."""
+
+from datetime import UTC, datetime, timedelta, tzinfo
+
+from costtrace.core.units import NS_PER_S
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_NS = int((datetime.max.replace(tzinfo=UTC) - EPOCH).total_seconds()) * NS_PER_S
+
+
+def moment(wall_ns: int, zone: tzinfo = UTC) -> datetime:
+    """The moment *wall_ns*, in *zone*, cut to microseconds. What no calendar holds becomes its nearest day."""
+    held = min(max(wall_ns, 0), _LAST_NS - 86_400 * NS_PER_S)
+    return (EPOCH + timedelta(microseconds=held // 1_000)).astimezone(zone)
+
+
+def wall_ns(at: datetime) -> int:
+    """Ns since the epoch of a moment that knows its zone."""
+    since = at - EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
+
+
+def show_time(at_ns: int, zone: tzinfo = UTC) -> str:
+    """``2026-11-23 14:05:06.789Z`` (or with the zone's offset); ``never`` for 0."""
+    if at_ns == 0:
+        return "never"
+    at = moment(at_ns, zone)
+    shown = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1_000:03d}"
+    return shown + ("Z" if zone is UTC else f"{at:%z}")

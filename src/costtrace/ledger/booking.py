@@ -1,0 +1,147 @@
+"""Rows become the bill: each posting gets its charge, and all of a turn goes into the ledger in one transaction."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from costtrace.attribution.engine import Rows
+from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
+from costtrace.ledger.store import Ledger, UsageCost
+from costtrace.pricing.price_book import PriceBook
+from costtrace.pricing.rating import Charge, Rate, Rater, split_phases
+
+
+class RecordCost(msgspec.Struct):
+    """What a part that is still open has been charged so far, in nano-units."""
+
+    prefill_nano: int = 0
+    decode_nano: int = 0
+    unknown: bool = False
+    currency: str = ""
+    price_book: str = ""
+
+
+class BookingState(msgspec.Struct):
+    """What rating has to remember beside the ledger."""
+
+    remainders: dict[str, int] = {}
+    open_costs: dict[str, RecordCost] = {}
+
+
+class Booked(NamedTuple):
+    """What a transaction put into the ledger, for those who show it (spans, metrics)."""
+
+    postings: list[tuple[Posting, Charge]]
+    meter: list[MeterRow]
+    records: list[tuple[UsageRecord, UsageCost]]
+
+    def extend(self, more: "Booked") -> None:
+        """Take in what belongs into the same transaction."""
+        self.postings.extend(more.postings)
+        self.meter.extend(more.meter)
+        self.records.extend(more.records)
+
+
+class Booking:
+    """Rates rows. Its state is exact: the sum of charges is the floor of the exact sum at every point."""
+
+    def __init__(self, book: PriceBook | None, state: BookingState, warn: Callable[[str, str], None]) -> None:
+        self._book = book
+        self._rater = Rater(state.remainders)
+        self._open = state.open_costs
+        self._warn = warn
+        self._engines: dict[str, EngineRow] = {}
+        self._rates: dict[tuple[str, int], Rate | None] = {}
+        self._new_rates: dict[str, Rate] = {}
+
+    def know(self, engines: Iterable[EngineRow]) -> None:
+        """Engines whose rows will come."""
+        for engine in engines:
+            self._engines[engine.engine_id] = engine
+
+    def rate(self, rows: Rows) -> Booked:
+        """Charge all postings and add up the costs of the records that have closed."""
+        postings = [(posting, self._charge(posting)) for posting in rows.postings]
+        return Booked(postings, rows.meter, [(record, self._close(record)) for record in rows.records])
+
+    def write(self, ledger: Ledger, booked: Booked) -> None:
+        """Into the ledger, within the caller's transaction."""
+        for rate in self._new_rates.values():
+            ledger.put_rate(rate.row())
+        self._new_rates.clear()
+        ledger.post(booked.postings)
+        ledger.put_meter(booked.meter)
+        ledger.put_usage(booked.records)
+
+    def forget(self, engine_id: str) -> None:
+        """An engine has been booked to its end."""
+        self._rater.forget(engine_id)
+        self._engines.pop(engine_id, None)
+
+    def state(self) -> BookingState:
+        """What has to be kept in that transaction."""
+        return BookingState(self._rater.state(), self._open)
+
+    def _charge(self, posting: Posting) -> Charge:
+        engine = self._engines[posting.engine_id]
+        rate = self._rate(engine, posting.window_ns)
+        charge = self._rater.charge(posting.engine_id, rate, posting.gpu_ns, posting.energy_uj)
+        if rate is not None and rate.energy_denominator and charge.energy_nano is None and posting.gpu_ns:
+            self._warn("energy", _unmeasured(engine, rate))
+        if posting.record_id:
+            self._add(posting, charge, rate)
+        return charge
+
+    def _rate(self, engine: EngineRow, window_ns: int) -> Rate | None:
+        key = (engine.engine_id, window_ns)
+        if key not in self._rates:
+            if len(self._rates) > 10_000:
+                self._rates.clear()
+            name, kind = engine.device_name, engine.device_kind
+            rate = self._book.rate_for(name, kind, window_ns) if self._book else None
+            self._rates[key] = rate
+            if rate is not None:
+                self._new_rates[rate.rate_id] = rate
+            if missing := self._missing(engine, window_ns):
+                self._warn("price", missing)
+        return self._rates[key]
+
+    def _missing(self, engine: EngineRow, window_ns: int) -> str:
+        if self._book is None:
+            return (
+                "no price book is set: time and energy are accounted for, every cost is unknown. Set COSTTRACE_PRICES "
+                "to a price book (`costtrace prices --help` tells how to write one)."
+            )
+        return self._book.missing(engine.device_name, engine.device_kind, window_ns)
+
+    def _add(self, posting: Posting, charge: Charge, rate: Rate | None) -> None:
+        open_cost = self._open.setdefault(posting.record_id, RecordCost())
+        prefill_nano, decode_nano = split_phases(
+            charge, posting.prefill_ns, posting.decode_ns, posting.prefill_uj, posting.decode_uj
+        )
+        if prefill_nano is None or decode_nano is None or rate is None:
+            open_cost.unknown = True
+            return
+        open_cost.prefill_nano += prefill_nano
+        open_cost.decode_nano += decode_nano
+        open_cost.currency, open_cost.price_book = rate.currency, rate.price_book
+
+    def _close(self, record: UsageRecord) -> UsageCost:
+        cost = self._open.pop(record.record_id, None)
+        if cost is None:  # it never ran
+            rate = self._rate(self._engines[record.engine_id], record.ended_ns)
+            return UsageCost() if rate is None else UsageCost(0, 0, 0, rate.currency, rate.price_book)
+        if cost.unknown:
+            return UsageCost(currency=cost.currency, price_book=cost.price_book)
+        return UsageCost(
+            cost.prefill_nano + cost.decode_nano, cost.prefill_nano, cost.decode_nano, cost.currency, cost.price_book
+        )
+
+
+def _unmeasured(engine: EngineRow, rate: Rate) -> str:
+    return (
+        f"the price of {rate.device_entry} does not include energy, and the energy of {engine.device_name} on "
+        f"{engine.host} is not measured: the device's part of the cost is known, the whole is not. See to the sensor "
+        "(`costtrace doctor`), or use a price with includes_energy: true."
+    )

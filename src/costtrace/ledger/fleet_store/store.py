@@ -1,0 +1,156 @@
+"""Reading and writing ClickHouse: the second dialect of `ledger.query`, behind the standard client.
+
+The queries are those of the SQLite ledger. What differs is done here, once: parameters are ``{name:Type}`` instead of
+``:name``, and four settings make ClickHouse follow SQL where it does not by itself (an outer join without partner and a
+sum of nothing are NULL, not 0; amounts never wrap: the views are wide).
+
+Unlike a ledger in SQLite, queries of one command do not see one moment: push first, then verify.
+"""
+
+import marshal
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from costtrace.core.errors import CosttraceError, LedgerError
+from costtrace.ledger.fleet_store.schema import Layout, statements
+from costtrace.ledger.fleet_store.tables import Table
+from costtrace.ledger.queries import Row
+
+SCHEMES = ("clickhouse://", "clickhouses://", "chdb://")
+_PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
+_SAME = re.compile(r"\b(\w+\.\w+) IS (\w+\.\w+)\b")
+_JSON = re.compile(r"\bjson_extract\((\w+\.\w+), '\$\.\"?([\w.-]+)\"?'\)")
+"""SQLite's "equal, or both NULL"."""
+SETTINGS = {
+    "join_use_nulls": 1,
+    "aggregate_functions_null_for_empty": 1,
+    "do_not_merge_across_partitions_select_final": 1,
+    "enable_positional_arguments": 1,
+}
+
+
+SPOOL_BYTES = 1 << 24
+
+
+class ClickHouseStore:
+    """One database of ClickHouse as a store of the queries."""
+
+    def __init__(
+        self,
+        client: Any,  # noqa: ANN401 - its library is an extra
+        where: str,
+        database: str,
+    ) -> None:
+        self.where = where
+        self.database = database
+        self._client = client
+        self._streams = not where.startswith("chdb://")  # the embedded engine has one stream at a time
+
+    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
+        """Run one SELECT with named parameters and stream what it yields. Raises: LedgerError."""
+        values = dict(parameters or {})
+        types = {name: "Int64" if isinstance(value, int) else "String" for name, value in values.items()}
+        bound = _PARAMETER.sub(lambda found: f"{{{found[1]}:{types[found[1]]}}}", sql)
+        bound = _SAME.sub(r"\1 IS NOT DISTINCT FROM \2", bound)
+        bound = _JSON.sub(r"JSONExtractString(\1, '\2')", bound)
+        with self._errors():
+            stream = self._client.query_row_block_stream(bound, parameters=values or None, settings=SETTINGS)
+            if not self._streams:
+                yield from _spooled(stream)
+                return
+            with stream:
+                for block in stream:
+                    yield from map(tuple, block)
+
+    def insert(self, table: Table, rows: Sequence[Sequence[object]], pushed_ns: int) -> None:
+        """Insert rows of the ledger; rows that are there already are replaced by themselves. Raises: LedgerError."""
+        if not rows:
+            return
+        with self._errors():
+            self._client.insert(
+                f"{table.name}_rows",
+                [(*row, pushed_ns) for row in rows],
+                column_names=[*table.columns, "pushed_ns"],
+                database=self.database,
+            )
+
+    def run(self, statement: str) -> None:
+        """Run one statement that yields nothing. Raises: LedgerError."""
+        with self._errors():
+            self._client.command(statement)
+
+    def create(self, layout: Layout) -> None:
+        """Make what is missing of the tables. Raises: LedgerError."""
+        self._client.database = "default"  # until ours is there
+        try:
+            for statement in statements(layout):
+                self.run(statement)
+        finally:
+            self._client.database = self.database
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415 - an extra
+
+        try:
+            yield
+        except (Error, OSError) as error:
+            raise LedgerError(f"the store {self.where} refuses: {_brief(error)}") from error
+
+
+def _spooled(stream: Any) -> Iterator[Row]:  # noqa: ANN401 - its library is an extra
+    """All rows of a stream that has to end before the next one begins: from memory, or from disk if they are many."""
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+        blocks = 0
+        with stream:
+            for block in stream:
+                marshal.dump([tuple(row) for row in block], file)
+                blocks += 1
+        file.seek(0)
+        for _ in range(blocks):
+            yield from marshal.load(file)  # noqa: S302 - no one else can write this file
+
+
+@contextmanager
+def open_store(dsn: str, *, password: str = "", database: str = "costtrace") -> Iterator[ClickHouseStore]:
+    """The fleet store at *dsn* (``clickhouse://user@host:8123``, ``clickhouses://...``, ``chdb:///path``).
+
+    Raises: LedgerError, CosttraceError (the library is not installed).
+    """
+    if not dsn.startswith(SCHEMES):
+        raise CosttraceError(
+            f"a store is {', '.join(SCHEMES)} and where it is, not {dsn.split(':', maxsplit=1)[0]}:..."
+        )
+    try:
+        import clickhouse_connect  # noqa: PLC0415 - an extra
+        from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise CosttraceError("a fleet store needs clickhouse-connect: install costtrace-core[fleet]") from error
+    where = dsn.rsplit("@", maxsplit=1)[-1]
+    options: dict[str, Any] = {"password": password} if password else {}
+    if not dsn.startswith("chdb://"):
+        options["autogenerate_session_id"] = False  # a check reads two streams at once
+    if dsn.startswith("clickhouses://"):
+        options["interface"] = "https"
+    try:
+        client = clickhouse_connect.get_client(dsn=dsn, **options)
+        client.database = database
+    except (Error, OSError, ImportError, ValueError) as error:
+        raise LedgerError(f"cannot open the store {where}: {_brief(error)}") from error
+    store = ClickHouseStore(client, where, database)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of an error, without what it quotes of the query."""
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,0 +1,1 @@
+"""Closed periods: closing, compacting, and rating again what was booked."""

@@ -1,0 +1,347 @@
+"""Reading the ledger: every SQL statement of the reports, over one small interface that another store can offer too.
+
+The statements use what SQLite and ClickHouse share: named parameters (``:name``), integer ``%``, ``CASE``, ``sum``,
+``count``, ``LEFT JOIN``. Time is summed from postings (exact by window: a window counts where it begins), tokens from
+usage records (they count when their request ended).
+"""
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from costtrace.core.errors import CosttraceError, LedgerError
+from costtrace.core.rows import JOINED, FitRow
+from costtrace.core.units import NS_PER_HOUR, NS_PER_S
+from costtrace.ledger.answers import Ended, Fit, Habit, Period, Request, Used
+from costtrace.ledger.count_once import COUNTED
+from costtrace.ledger.schema.tables import SCHEMA_VERSION
+from costtrace.ledger.store import LEDGER_NAME, Ledger
+
+DAY_NS = 24 * NS_PER_HOUR
+QUARTER_NS = 900 * NS_PER_S
+"""Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
+
+Row = tuple[Any, ...]
+
+
+class Store(Protocol):
+    """What the queries need of a database."""
+
+    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
+        """Run one SELECT with named parameters and stream what it yields."""
+        ...
+
+
+class SqliteStore:
+    """A SQLite ledger as a store: all queries see the same moment, whatever the agent writes meanwhile."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.path = ledger.path
+        self._connection = ledger.connection
+
+    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
+        """Run one SELECT with named parameters and stream what it yields. Raises: LedgerError."""
+        try:
+            cursor = self._connection.cursor()
+            cursor.row_factory = None
+            cursor.arraysize = 1_000
+            cursor.execute(sql, parameters or {})
+            while chunk := cursor.fetchmany():
+                yield from chunk
+        except sqlite3.Error as error:
+            raise LedgerError(f"cannot read the ledger {self.path}: {error}. {self._remedy()}") from error
+
+    def _remedy(self) -> str:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version < SCHEMA_VERSION:
+            return (
+                f"It has schema {version}, and this costtrace asks for what {SCHEMA_VERSION} has: an older agent "
+                "writes it. Start this version's, which brings it up to date (`costtrace agent --once` ends by itself)."
+            )
+        return "`costtrace verify` names rows that are damaged."
+
+
+@contextmanager
+def open_ledger(home: Path) -> Iterator[SqliteStore]:
+    """The ledger under *home*, read-only, as it is now. Raises: LedgerError."""
+    ledger = Ledger(home / LEDGER_NAME, read_only=True)
+    try:
+        ledger.connection.execute("BEGIN")
+        yield SqliteStore(ledger)
+    except sqlite3.Error as error:
+        raise LedgerError(f"cannot read the ledger {ledger.path}: {error}") from error
+    finally:
+        ledger.close()
+
+
+class Dimension(NamedTuple):
+    """How a dimension is found on a posting (p) and on a usage record (u); e is the engine of either."""
+
+    posting: str
+    usage: str
+    tables: frozenset[str] = frozenset()
+    """What a posting has to be joined with."""
+
+
+_QUARTER = f"CAST({{0}} - {{0}} % {QUARTER_NS} AS TEXT)"
+WORKER = "coalesce(nullif(json_extract(e.settings, '$.dynamo_worker'), ''), e.engine_id, '')"
+"""What Dynamo calls the worker of an engine, where it has told; else the engine's own id."""
+
+
+def _label(name: str) -> Dimension:
+    """A label of requests; *name* is one that a setting could have."""
+    value = f"coalesce(json_extract(u.labels, '$.\"{name}\"'), '')"
+    return Dimension(value, value, frozenset({"usage"}))
+
+
+DIMENSIONS: dict[str, Dimension] = {
+    "tenant": Dimension("p.tenant", "u.tenant"),
+    "model": Dimension("p.model", "u.model"),
+    "engine": Dimension("p.engine_id", "u.engine_id"),
+    "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
+    "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
+    "month": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
+    "operation": Dimension("coalesce(u.operation, p.operation)", "u.operation", frozenset({"usage"})),
+    "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
+    "method": Dimension("p.method", "u.method"),
+    "price_book": Dimension("coalesce(r.price_book, '')", "u.price_book"),
+    # A request's role on an engine can be its own; what is open yet, and what is nobody's, has the engine's.
+    "role": Dimension("coalesce(u.role, e.role, '')", "u.role", frozenset({"usage"})),
+    "worker": Dimension(WORKER, WORKER),
+    # What a compacted period has no more, and a request that is still open not yet.
+    "user": Dimension("coalesce(u.\"user\", '')", 'u."user"', frozenset({"usage"})),
+    **{name: _label(name) for name in ("workload", "route")},
+}
+FREE = ("user", "workload", "route")
+"""Dimensions whose values come from clients, as those of ``label:NAME`` do: they have no end."""
+LABEL_PREFIX = "label:"
+_LABEL = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+_INNER = {
+    # Days of UTC need no quarters: a month of a large ledger is a hundred times fewer rows.
+    "utc day": Dimension(
+        f"CAST(p.window_ns - p.window_ns % {DAY_NS} AS TEXT)", f"CAST(u.ended_ns - u.ended_ns % {DAY_NS} AS TEXT)"
+    ),
+    "simulated": Dimension(
+        "CAST(coalesce(e.simulated, 0) AS TEXT)", "CAST(coalesce(e.simulated, 0) AS TEXT)", frozenset({"engine"})
+    ),
+}
+"""Dimensions of statements, not for `--by`."""
+TIME_DIMENSIONS = ("hour", "day", "month")
+
+_FIT = FitRow.__struct_fields__
+_WORKED_OUT = ("rerated", "first_cost_nano", "first_currency", "first_price_book")
+REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields if name not in _WORKED_OUT)
+# What requests that were re-rated cost by now: what a line takes back and what it adds cancel out.
+_RERATED = """
+    LEFT JOIN (
+        SELECT record_id, sum(coalesce(device_nano, 0) + coalesce(energy_nano, 0)) AS nano,
+            sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END) AS unknown_ns
+        FROM line WHERE record_id != '' AND record_id IN (SELECT record_id FROM adjustment) GROUP BY record_id
+    ) a ON a.record_id = u.record_id
+"""
+_COST_BY_NOW = (
+    "CASE WHEN a.nano IS NULL THEN u.cost_nano IS NULL ELSE a.unknown_ns > 0 END, "
+    "coalesce(a.nano, u.cost_nano) DESC, u.gpu_ns DESC"
+)
+ORDERS = {
+    "cost": "u.cost_nano IS NULL, u.cost_nano DESC, u.gpu_ns DESC",
+    "gpu": "u.gpu_ns DESC",
+    "energy": "u.energy_uj IS NULL, u.energy_uj DESC, u.gpu_ns DESC",
+    "tokens": "u.input_tokens + u.output_tokens DESC",
+    "queue": "CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns DESC",
+    "wasted": "u.wasted_ns DESC",
+    "ended": "u.ended_ns DESC",
+}
+"""How requests can be sorted; unknowns come last."""
+
+
+class Filter(NamedTuple):
+    """Which requests: None takes all."""
+
+    tenant: str | None = None
+    model: str | None = None
+    engine: str | None = None
+
+    def sql(self, alias: str) -> str:
+        """Conditions on table *alias*, each with a leading AND."""
+        names = {"tenant": "tenant", "model": "model", "engine": "engine_id"}
+        return "".join(
+            f" AND {alias}.{column} = :{name}" for name, column in names.items() if getattr(self, name) is not None
+        )
+
+    def parameters(self) -> dict[str, int | str]:
+        """Values of the conditions."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+
+def bounds(store: Store) -> Period | None:
+    """The period that the ledger covers, from its first window to its last row's end; None for an empty ledger."""
+    sql = """
+        SELECT min(least), max(most) FROM (
+            SELECT min(window_ns) AS least, max(window_ns) + 1 AS most FROM line
+            UNION ALL SELECT min(ended_ns), max(ended_ns) + 1 FROM usage_line)
+    """
+    least, most = next(store.rows(sql))
+    return None if least is None else Period(least, most)
+
+
+def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Used]:  # noqa: B008 - immutable
+    """Postings whose window begins in *period*, summed by the dimensions *by*, kind, reason and currency."""
+    dimensions = [_dimension(name) for name in by]
+    tables = frozenset[str]().union(*(dimension.tables for dimension in dimensions))
+    keys = "".join(f"{dimension.posting}, " for dimension in dimensions)
+    group = ", ".join(str(place + 1) for place in range(len(by) + 4))
+    # Unknown costs are a group of their own, or a sum would hide them. Unknown energy has its gap beside it.
+    sql = f"""
+        SELECT {keys} p.kind, p.reason, coalesce(r.currency, ''),
+            CASE WHEN p.device_nano IS NULL OR p.energy_nano IS NULL THEN 1 ELSE 0 END,
+            sum(p.gpu_ns), sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns), sum(p.gap_ns),
+            sum(p.energy_uj), sum(p.prefill_uj), sum(p.decode_uj), sum(p.wasted_uj),
+            sum(p.device_nano), sum(p.energy_nano), coalesce(sum(e.simulated), 0)
+        FROM line p LEFT JOIN rate r ON r.rate_id = p.rate_id
+            {"LEFT JOIN usage u ON u.record_id = p.record_id" if "usage" in tables else ""}
+            LEFT JOIN engine e ON e.engine_id = p.engine_id
+        WHERE p.window_ns >= :since AND p.window_ns < :until {only.sql("p")}
+        GROUP BY {group}
+    """  # noqa: S608 - made of constants of this module
+    width = len(by)
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
+        kind, reason, currency, _, *sums = row[width:]
+        if any(sums[:-1]):  # a charge that was taken back leaves nothing
+            yield Used(row[:width], kind, reason, currency, *sums)
+
+
+def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Ended]:  # noqa: B008 - immutable
+    """Usage records that ended in *period*, summed by the dimensions *by* and currency. Keys may come twice.
+
+    Of a request with several parts each token counts once (`costtrace.ledger.count_once`).
+    """
+    dimensions = [_dimension(name) for name in by]
+    keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
+    group = ", ".join(str(place + 1) for place in range(len(by) + 1))
+    joined = {"device", "simulated", "worker"} & set(by)
+    engine = "LEFT JOIN engine e ON e.engine_id = u.engine_id" if joined else ""
+    width = len(by)
+    for source, sums in COUNTED:
+        sql = f"""
+            SELECT {keys} u.currency, {sums}
+            FROM {source} u {engine}
+            WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+            GROUP BY {group}
+        """  # noqa: S608 - made of constants of this module
+        for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
+            yield Ended(row[:width], *row[width:])
+
+
+def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
+    """How the requests that ended in *period* were told apart: source, tenant, how many; rejected claims first."""
+    sql = """
+        SELECT u.tenant_source, u.tenant, sum(u.requests) FROM usage_line u
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY u.tenant_source, u.tenant
+        ORDER BY CASE WHEN u.tenant_source LIKE 'rejected:%' THEN 0 ELSE 1 END, u.tenant_source, u.tenant
+    """
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns}):
+        yield row[0], row[1], row[2]
+
+
+def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
+    """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*; see `renewed.renew`."""
+    by_now = order == "cost" and rerated(store)
+    sql = f"""
+        SELECT {REQUEST_COLUMNS} FROM usage u {_RERATED if by_now else ""}
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+        ORDER BY {_COST_BY_NOW if by_now else ORDERS[order]}, u.usage_id LIMIT :limit
+    """  # noqa: S608 - made of constants of this module
+    parameters: dict[str, int | str] = {
+        "since": period.since_ns,
+        "until": period.until_ns,
+        "limit": limit,
+        **only.parameters(),
+    }
+    return [request_of(row) for row in store.rows(sql, parameters)]
+
+
+def rerated(store: Store) -> bool:
+    """Whether any usage has been re-rated."""
+    return bool(next(store.rows("SELECT count(*) FROM rerate"))[0])
+
+
+def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
+    """Usage records whose record id, request id, request key or trace id is *identifier*; the first that matches.
+
+    Where a frontend puts a word before the id that it gives its workers (``chatcmpl-<id>``), that id matches, too.
+    """
+    ways = [(column, identifier) for column in ("u.record_id", "u.request_id", "u.request_key", _TRACE_ID)]
+    ways += [("u.request_key", JOINED + identifier.removeprefix(word)) for word in ("chatcmpl-", "cmpl-")]
+    for column, value in ways:
+        sql = f"SELECT {REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
+        if found := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:
+            return found
+    return []
+
+
+_TRACE_ID = "substr(u.traceparent, 4, 32)"
+
+
+def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
+    """What medians are made of: the newest *limit* usage records of *period*."""
+    sql = """
+        SELECT u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens, u.output_tokens, u.batch_milli,
+            CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns,
+            u.prefill_ns, u.decode_ns, u.wasted_ns, u.head_ns, u.cost_nano
+        FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until
+        ORDER BY u.ended_ns DESC LIMIT :limit
+    """
+    for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, "limit": limit}):
+        yield Habit(*row)
+
+
+def fits(store: Store, engine: str | None, limit: int) -> list[Fit]:
+    """What the step models of engines have learned; the newest engines first."""
+    columns = ", ".join(f"f.{name}" for name in _FIT)
+    sql = f"""
+        SELECT e.model, e.device_name, e.devices, e.simulated, e.started_wall_ns, {columns}
+        FROM engine_fit f JOIN engine e ON e.engine_id = f.engine_id
+        WHERE :engine = '' OR f.engine_id = :engine
+        ORDER BY e.started_wall_ns DESC, f.engine_id LIMIT :limit
+    """  # noqa: S608 - made of constants of this module
+    return [
+        Fit(row[0], row[1], len(json.loads(row[2])), bool(row[3]), row[4], _fit_row(row[5:]))
+        for row in store.rows(sql, {"engine": engine or "", "limit": limit})
+    ]
+
+
+def _fit_row(values: Row) -> FitRow:
+    # SQLite knows no booleans: the lax conversion takes its 0 and 1.
+    return msgspec.convert(dict(zip(_FIT, values, strict=True)), FitRow, strict=False)
+
+
+def _dimension(name: str) -> Dimension:
+    found = DIMENSIONS.get(name) or _INNER.get(name)
+    if found is None and is_label(name):
+        return _label(name.removeprefix(LABEL_PREFIX))
+    if found is None:
+        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}, {LABEL_PREFIX}NAME")
+    return found
+
+
+def is_label(name: str) -> bool:
+    """Whether *name* is ``label:NAME``."""
+    return name.startswith(LABEL_PREFIX) and _LABEL.fullmatch(name.removeprefix(LABEL_PREFIX)) is not None
+
+
+def request_of(row: Row) -> Request:
+    """Read a row of `REQUEST_COLUMNS`."""
+    request = Request(*row)
+    return request._replace(
+        finish_reasons=tuple(json.loads(row[Request._fields.index("finish_reasons")])),
+        first_cost_nano=request.cost_nano,
+        first_currency=request.currency,
+        first_price_book=request.price_book,
+    )

@@ -1,0 +1,1 @@
+"""The tables of the ledger, and how older ledgers become newer ones."""

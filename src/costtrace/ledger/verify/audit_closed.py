@@ -1,0 +1,68 @@
+"""Reading closed periods, roll-ups and adjustments for the trial balance."""
+
+import json
+from collections.abc import Iterator
+
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import Store
+from costtrace.ledger.verify.adjustments import AdjustmentLine, RunLine
+from costtrace.ledger.verify.lines import Discrepancy, RollupLine
+from costtrace.ledger.verify.sealed_rows import PARTS, blocks_of, current, rows_of, seals, totals_of
+from costtrace.ledger.verify.seals import check_chain, check_part, check_totals
+
+_COPIED = (
+    "window_ns", "engine_id", "kind", "reason", "record_id", "tenant", "model", "gpu_ns", "prefill_ns", "decode_ns",
+    "wasted_ns", "energy_uj", "prefill_uj", "decode_uj", "wasted_uj", "gap_ns", "method",
+)  # fmt: skip
+
+
+def check_seals(store: Store) -> Iterator[Discrepancy]:
+    """The chain, and every row and total of every closed period."""
+    chain = seals(store)
+    yield from check_chain(chain)
+    for seal in current(chain):
+        period = Period(seal.since_ns, seal.until_ns)
+        yield from check_totals(seal, json.loads(json.dumps(totals_of(store, period))))
+        for part in PARTS:
+            yield from check_part(seal, part, blocks_of(store, seal, part), rows_of(store, part, period))
+
+
+def hours_until(store: Store) -> int:
+    """Up to where windows may have been compacted to hours; 0 where nothing was."""
+    return int(next(store.rows("SELECT coalesce(max(until_ns), 0) FROM compacted"))[0])
+
+
+def rollups(store: Store) -> Iterator[RollupLine]:
+    """All roll-ups."""
+    sql = f"SELECT {', '.join(RollupLine._fields)} FROM rollup ORDER BY rollup_id"  # noqa: S608 - constants
+    return map(RollupLine._make, store.rows(sql))
+
+
+def adjustments(store: Store, hours: int) -> Iterator[AdjustmentLine]:
+    """All adjustments with their postings. Before *hours* a posting may be gone."""
+    same = " AND ".join(f"a.{name} IS p.{name}" for name in _COPIED)
+    own = ", ".join(f"a.{name}" for name in AdjustmentLine._fields[: AdjustmentLine._fields.index("same")])
+    sql = f"""
+        SELECT {own},
+            CASE WHEN p.posting_id IS NULL THEN CASE WHEN a.window_ns < {hours} THEN -1 ELSE 0 END
+                WHEN {same} THEN 1 ELSE 0 END,
+            coalesce(p.rate_id, ''), p.device_nano, p.energy_nano, coalesce(l.booked_ns, a.window_ns)
+        FROM adjustment a LEFT JOIN posting p ON p.posting_id = a.posting_id AND p.engine_id = a.engine_id
+            LEFT JOIN late_posting_line l ON l.posting_id = a.posting_id AND l.engine_id = a.engine_id
+        ORDER BY a.adjustment_id
+    """  # noqa: S608 - constants
+    return map(AdjustmentLine._make, store.rows(sql))
+
+
+def runs(store: Store) -> Iterator[RunLine]:
+    """All re-ratings."""
+    for run_id, before, after in store.rows("SELECT run_id, before, after FROM rerate ORDER BY run_id"):
+        yield RunLine(run_id, _sums(before), _sums(after))
+
+
+def _sums(text: str) -> dict[str, int]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {"not readable": 0}
+    return found if isinstance(found, dict) else {"not readable": 0}

@@ -1,6 +1,0 @@
-"""``python -m costtrace.nvml_sim``."""
-
-from costtrace.nvml_sim.command import nvml_sim
-
-if __name__ == "__main__":
-    nvml_sim(prog_name="costtrace nvml-sim")

@@ -1,0 +1,1 @@
+"""What shows that the figures hold: balance, energy, the step model, carbon."""

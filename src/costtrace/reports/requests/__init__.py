@@ -1,0 +1,1 @@
+"""Single requests: lists of them, and why one cost what it did."""

@@ -1,0 +1,260 @@
+"""Joins the parts of a request to one total (docs/method.md section 7, docs/dynamo.md). Pure.
+
+A request can be worked on by several engines: one computes the prompt (role `prefill`), one the answer (`decode`), and
+where a worker is lost, another one goes on. Each leaves a usage record, a *part*, with the same request key. Parts come
+in any order and from different nodes. Nothing of a part is changed here: times, energy and money are sums of theirs.
+What is worked out is what no single engine can know: which attempt a part was, how many tokens the client got, what was
+done twice, and whether all parts are in.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from costtrace.core.rows import JOINED
+from costtrace.ledger.answers import Request
+
+PREFILL, DECODE = "prefill", "decode"
+BROKEN_OFF = frozenset({"interrupted", "lost"})
+"""Ends after which another worker may have gone on."""
+IN_VAIN = frozenset({"abort", "error"}) | BROKEN_OFF
+"""Ends after which the client has no complete answer."""
+
+Finality = Literal["provisional", "final"]
+
+
+class Part(NamedTuple):
+    """One part as the ledger has it, and the worker that did it."""
+
+    record: Request
+    worker: str
+    saved_ns: int | None = None
+    """GPU time that the prefix cache saved it at most, by its engine's model; None: there is no model."""
+
+
+class Attempt(NamedTuple):
+    """A part in its place."""
+
+    part: Part
+    number: int
+    """Which attempt at its stage it was, from 1: prefill is one stage, the answer the other."""
+    output_tokens: int
+    """Of the answer that the client got, what this part produced."""
+    wasted_ns: int
+    """The part of its GPU time that served nobody, or was done before."""
+
+
+class Share(NamedTuple):
+    """What one role did for a request."""
+
+    role: str
+    parts: int
+    gpu_ns: int
+    cost_nano: int | None
+
+
+class Whole(NamedTuple):
+    """A request with all its parts."""
+
+    request_key: str
+    request_id: str
+    tenant: str
+    model: str
+    traceparent: str
+    attempts: tuple[Attempt, ...]
+    """In the order in which they began."""
+    arrived_ns: int
+    ended_ns: int
+    gpu_ns: int
+    prefill_ns: int
+    decode_ns: int
+    wasted_ns: int
+    energy_uj: int | None
+    """None: of one part at least it is not known."""
+    cost_nano: int | None
+    currency: str
+    input_tokens: int
+    cached_tokens: int
+    """Of the prompt, what a prefix cache saved the computing of, at the first attempt."""
+    saved_ns: int | None
+    """GPU time that those saved at most, by the engine's step model; None: there is no model."""
+    saved_nano: int | None
+    """The same at the price of the part that hit: its cost for its GPU time."""
+    transferred_tokens: int
+    """Context that a decode worker was given and did not compute, at its first attempt."""
+    output_tokens: int
+    computed_tokens: int
+    finality: Finality
+    notes: tuple[str, ...]
+    """What is missing, was lost, or does not agree."""
+
+    @property
+    def roles(self) -> tuple[Share, ...]:
+        """The split by role, in the order of the parts."""
+        records: dict[str, list[Request]] = {}
+        for attempt in self.attempts:
+            records.setdefault(attempt.part.record.role, []).append(attempt.part.record)
+        return tuple(
+            Share(role, len(mine), sum(r.gpu_ns for r in mine), _sum(r.cost_nano for r in mine))
+            for role, mine in records.items()
+        )
+
+
+def join(parts: Iterable[Part], now_ns: int, wait_ns: int) -> list[Whole]:
+    """Put parts together by request, newest end first. *now_ns* is wall time.
+
+    A request is provisional while something is expected that has not come, at most *wait_ns* after its newest part.
+    """
+    by_key: dict[str, dict[str, Part]] = {}
+    for part in parts:
+        record = part.record
+        key = record.request_key if record.request_key.startswith(JOINED) else record.record_id
+        by_key.setdefault(key, {})[record.record_id] = part
+    wholes = [_join(key, list(mine.values()), now_ns, wait_ns) for key, mine in by_key.items()]
+    return sorted(wholes, key=lambda whole: (-whole.ended_ns, whole.request_key))
+
+
+def _join(key: str, parts: list[Part], now_ns: int, wait_ns: int) -> Whole:
+    parts.sort(key=lambda part: (part.record.arrived_ns, part.record.role != PREFILL, part.record.record_id))
+    prefills = [part for part in parts if part.record.role == PREFILL]
+    answers = [part for part in parts if part.record.role != PREFILL]
+    records = [part.record for part in parts]
+    kept = _kept(answers)
+    last = answers[-1].record if answers else records[-1]
+    in_vain = bool(IN_VAIN & set(last.finish_reasons))
+    done = _attempts(answers, kept, in_vain=in_vain) | _prefill_attempts(prefills, answered=bool(answers))
+    if in_vain:
+        done = {name: attempt._replace(wasted_ns=attempt.part.record.gpu_ns) for name, attempt in done.items()}
+    attempts = tuple(done[part.record.record_id] for part in parts)
+    missing = _missing(prefills, answers)
+    ended_ns = max(record.ended_ns for record in records)
+    provisional = bool(missing) and now_ns < ended_ns + wait_ns
+    firsts = [attempt.part.record for attempt in attempts if attempt.number == 1]
+    hits = [attempt.part for attempt in attempts if attempt.number == 1 and attempt.part.record.role != DECODE]
+    currencies = {record.currency for record in records}
+    return Whole(
+        request_key=key,
+        request_id=last.request_id,
+        tenant=last.tenant,
+        model=last.model,
+        traceparent=last.traceparent,
+        attempts=attempts,
+        arrived_ns=min(record.arrived_ns for record in records),
+        ended_ns=ended_ns,
+        gpu_ns=sum(record.gpu_ns for record in records),
+        prefill_ns=sum(record.prefill_ns for record in records),
+        decode_ns=sum(record.decode_ns for record in records),
+        wasted_ns=sum(attempt.wasted_ns for attempt in attempts),
+        energy_uj=_sum(record.energy_uj for record in records),
+        cost_nano=_sum(record.cost_nano for record in records) if len(currencies) == 1 else None,
+        currency=next(iter(currencies)) if len(currencies) == 1 else "",
+        input_tokens=min(record.input_tokens for record in records),
+        cached_tokens=sum(record.cached_tokens for record in firsts if record.role != DECODE),
+        saved_ns=_sum(_saved(part)[0] for part in hits),
+        saved_nano=_sum(_saved(part)[1] for part in hits) if len(currencies) == 1 else None,
+        transferred_tokens=sum(record.cached_tokens for record in firsts if record.role == DECODE),
+        output_tokens=sum(attempt.output_tokens for attempt in attempts),
+        computed_tokens=sum(record.computed_tokens for record in records),
+        finality="provisional" if provisional else "final",
+        notes=(*_missing_notes(missing, provisional=provisional), *_disagreements(records)),
+    )
+
+
+def _saved(part: Part) -> tuple[int | None, int | None]:
+    """What prefix hits saved a part at most: GPU time, and money at what its own GPU time cost."""
+    record = part.record
+    if not record.cached_tokens:
+        return 0, 0
+    if part.saved_ns is None or record.cost_nano is None or not record.gpu_ns:
+        return part.saved_ns, None
+    return part.saved_ns, part.saved_ns * record.cost_nano // record.gpu_ns
+
+
+def _kept(answers: Sequence[Part]) -> list[int]:
+    """Output tokens of each attempt at the answer that the client got.
+
+    Who goes on is given what the client has as part of its prompt: that says exactly how much of the attempt before
+    arrived, whatever that engine had computed on top. A prompt that has not grown begins from nothing.
+    """
+    tokens = [max(0, after.record.input_tokens - part.record.input_tokens) for part, after in pairwise(answers)]
+    return [*tokens, answers[-1].record.output_tokens] if answers else []
+
+
+def _attempts(answers: Sequence[Part], kept: Sequence[int], *, in_vain: bool) -> dict[str, Attempt]:
+    """The attempts at the answer by record id, with what of them was wasted."""
+    found: dict[str, Attempt] = {}
+    for place, (part, tokens) in enumerate(zip(answers, kept, strict=True)):
+        record = part.record
+        # What the client has already is computed again, as a prompt, by whoever goes on with it.
+        rework_ns = record.prefill_ns if sum(kept[:place]) else 0
+        if place == len(answers) - 1:
+            lost_ns = 0 if in_vain else record.wasted_ns
+        elif tokens:
+            # It ended in the middle, and yet not in vain: only what it computed and could not hand over was.
+            surplus = max(0, record.output_tokens - tokens)
+            lost_ns = record.decode_ns * surplus // max(1, record.output_tokens)
+        else:
+            lost_ns = record.gpu_ns
+        found[record.record_id] = Attempt(part, place + 1, tokens, min(record.gpu_ns, rework_ns + lost_ns))
+    return found
+
+
+def _prefill_attempts(prefills: Sequence[Part], *, answered: bool) -> dict[str, Attempt]:
+    """The attempts at the prompt by record id. Its one token is an answer only where nobody went on from it."""
+    found: dict[str, Attempt] = {}
+    for place, part in enumerate(prefills):
+        record = part.record
+        is_last = place == len(prefills) - 1
+        wasted_ns = record.wasted_ns
+        if place and record.input_tokens > prefills[0].record.input_tokens:
+            wasted_ns = record.gpu_ns  # what the client has already is computed again
+        elif not is_last and prefills[place + 1].record.input_tokens == record.input_tokens:
+            wasted_ns = record.gpu_ns  # it was lost before anybody went on from it
+        tokens = record.output_tokens if is_last and not answered and not _goes_on(record) else 0
+        found[record.record_id] = Attempt(part, place + 1, tokens, wasted_ns)
+    return found
+
+
+def _goes_on(prefill: Request) -> bool:
+    """Whether a decode worker is to take over: a prefill that ends at its own limit of one token."""
+    return "length" in prefill.finish_reasons
+
+
+def _missing(prefills: Sequence[Part], answers: Sequence[Part]) -> list[str]:
+    """The parts that should be there and are not."""
+    missing = []
+    if answers:
+        last = answers[-1].record
+        if BROKEN_OFF & set(last.finish_reasons):
+            missing.append("the part that goes on after a broken one")
+        if not prefills and any(part.record.role == DECODE and part.record.cached_tokens for part in answers):
+            missing.append("the prefill part")
+    elif prefills and (_goes_on(prefills[-1].record) or BROKEN_OFF & set(prefills[-1].record.finish_reasons)):
+        missing.append("the decode part")
+    return missing
+
+
+def _missing_notes(missing: list[str], *, provisional: bool) -> Iterable[str]:
+    how = "has not come yet" if provisional else "never came"
+    return [f"{what} {how}" for what in missing]
+
+
+def _disagreements(records: Sequence[Request]) -> Iterable[str]:
+    """What the parts of one request should agree on, and do not."""
+    for what, values in (
+        ("tenants", {record.tenant for record in records}),
+        ("traces", {record.traceparent[3:35] for record in records}),
+        ("currencies", {record.currency for record in records}),
+    ):
+        if len(values) > 1:
+            yield f"its parts name different {what}: {', '.join(sorted(value or 'none' for value in values))}"
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """The sum; None where one of them is unknown."""
+    total = 0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total

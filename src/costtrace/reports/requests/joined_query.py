@@ -1,0 +1,55 @@
+"""Reading the parts of requests, from one ledger or from those of several nodes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from costtrace.ledger.answers import Fit, Period
+from costtrace.ledger.cost_by_now import renew
+from costtrace.ledger.queries import (
+    REQUEST_COLUMNS,
+    WORKER,
+    Filter,
+    SqliteStore,
+    Store,
+    find_requests,
+    fits,
+    request_of,
+    requests,
+)
+from costtrace.reports.requests.explain import saved_by_cache_ns
+from costtrace.reports.requests.joined import Part
+
+
+def parts(stores: Sequence[Store], period: Period, only: Filter, order: str, limit: int) -> list[Part]:
+    """All parts of the requests that `requests` finds with the same arguments in each of *stores*."""
+    found = [request for store in stores for request in requests(store, period, only, order, limit)]
+    return _of_all(stores, dict.fromkeys(request.request_key for request in found))
+
+
+def find_parts(stores: Sequence[Store], identifier: str, limit: int) -> list[Part]:
+    """All parts of the requests that one of *stores* knows by *identifier* (see `find_requests`)."""
+    keys = [request.request_key for store in stores for request in find_requests(store, identifier, limit)]
+    return _of_all(stores, dict.fromkeys(keys))
+
+
+def _of_all(stores: Sequence[Store], keys: Iterable[str]) -> list[Part]:
+    keys = list(keys)
+    return [part for store in stores for part in _of(store, keys)]
+
+
+def _of(store: Store, keys: Iterable[str]) -> Iterator[Part]:
+    sql = f"""
+        SELECT {REQUEST_COLUMNS}, {WORKER} FROM usage u LEFT JOIN engine e ON e.engine_id = u.engine_id
+        WHERE u.request_key = :key ORDER BY u.usage_id
+    """  # noqa: S608 - made of constants
+    models: dict[str, Fit | None] = {}
+    for key in keys:
+        for row in store.rows(sql, {"key": key}):
+            (record,) = renew(store, [request_of(row[:-1])])
+            if record.cached_tokens and record.engine_id not in models:
+                models[record.engine_id] = _model(store, record.engine_id)
+            yield Part(record, row[-1], saved_by_cache_ns(record, models.get(record.engine_id)))
+
+
+def _model(store: Store, engine: str) -> Fit | None:
+    """What an engine's step model has learned; None where that is not known, as in a store of the fleet."""
+    return next(iter(fits(store, engine, 1)), None) if isinstance(store, SqliteStore) else None

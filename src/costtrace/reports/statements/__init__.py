@@ -1,0 +1,1 @@
+"""What is sent to a tenant or to finance: statements, settlements of idle time, FOCUS, provider bills."""

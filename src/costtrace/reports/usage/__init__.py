@@ -1,0 +1,1 @@
+"""Usage and cost by tenant, model and time."""

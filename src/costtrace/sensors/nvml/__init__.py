@@ -1,0 +1,1 @@
+"""NVIDIA GPUs by NVML: boards, MIG instances, counters and what they lack."""

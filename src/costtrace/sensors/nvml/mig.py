@@ -1,0 +1,86 @@
+"""MIG instances of a board: who they are, and which part of the board's energy each is given.
+
+NVML meters the board only. The rule (`mig_rule`) is declared, recorded with every reading (`Reading.share`), and an
+estimate: two instances of one size get the same whatever they do.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from costtrace.sensors.nvml.library import NvmlLibrary
+from costtrace.sensors.sensor import SensedDevice
+
+RULES = ("slices", "equal")
+
+
+class Instance(NamedTuple):
+    """A MIG device: a compute instance in a GPU instance."""
+
+    uuid: str
+    name: str
+    number: int
+    gpu_instance: int
+    compute_instance: int
+    slices: int
+    """Of the GPU instance, however many compute instances share it."""
+    compute_slices: int
+
+
+def parts(instances: Sequence[Instance], rule: str) -> list[Fraction]:
+    """Split 1 over the instances.
+
+    ``slices``: by the size of the GPU instance, within it by that of the compute instance; ``equal``: evenly. The
+    instances that there are share all of the board, slices that nobody has included.
+    """
+    if rule == "equal":
+        return [Fraction(1, len(instances))] * len(instances)
+    compute: dict[int, int] = defaultdict(int)
+    for each in instances:
+        compute[each.gpu_instance] += each.compute_slices
+    weights = [Fraction(each.slices * each.compute_slices, compute[each.gpu_instance]) for each in instances]
+    total = sum(weights, Fraction(0))
+    return [weight / total for weight in weights]
+
+
+def instances_of(
+    library: NvmlLibrary, board: object, board_uuid: str, rule: str, *, simulated: bool
+) -> tuple[SensedDevice, ...]:
+    """MIG devices of a board with their parts; empty where it is not in MIG mode. Raises NvmlFault."""
+    mode = library.attempt("nvmlDeviceGetMigMode", board)
+    if not mode or mode[0] != 1:
+        return ()
+    found: list[Instance] = []
+    for index in range(int(library.call("nvmlDeviceGetMaxMigDeviceCount", board))):
+        handle = library.attempt("nvmlDeviceGetMigDeviceHandleByIndex", board, index)
+        if handle is not None:
+            found.append(_instance(library, handle, index))
+    return tuple(
+        SensedDevice(
+            each.uuid,
+            each.name,
+            "mig",
+            "board_shared_by_mig",
+            "none",
+            simulated=simulated,
+            index=each.number,
+            parent=board_uuid,
+            share=part,
+            details={"gpu_instance": str(each.gpu_instance), "compute_instance": str(each.compute_instance)},
+        )
+        for each, part in zip(found, parts(found, rule) if found else (), strict=True)
+    )
+
+
+def _instance(library: NvmlLibrary, handle: object, index: int) -> Instance:
+    uuid = str(library.call("nvmlDeviceGetUUID", handle))
+    name = str(library.attempt("nvmlDeviceGetName", handle) or "MIG instance")
+    gpu_instance = library.attempt("nvmlDeviceGetGpuInstanceId", handle)
+    size = library.attempt("nvmlDeviceGetAttributes", handle)
+    slices = int(size.gpuInstanceSliceCount) if size is not None else 1
+    compute = int(size.computeInstanceSliceCount) if size is not None else 1
+    # An instance whose size cannot be asked counts as one slice of its own.
+    own = -1 - index if gpu_instance is None else int(gpu_instance)
+    inner = int(library.attempt("nvmlDeviceGetComputeInstanceId", handle) or 0)
+    return Instance(uuid, name, index, own, inner, max(1, slices), max(1, compute))

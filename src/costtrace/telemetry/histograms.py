@@ -1,0 +1,79 @@
+"""Distributions over single requests, in fixed buckets with an exemplar each: what the Prometheus endpoint shows.
+
+Buckets are half decades over nine of them: cost, time and energy of requests span at least six. (Over OTLP the same
+values go into exponential histograms of the SDK.)
+"""
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+from costtrace.core import semconv as s
+from costtrace.core.rows import UsageRecord
+from costtrace.core.units import NANO_PER_UNIT, NS_PER_S, TOKENS_PER_MILLION, UJ_PER_J
+from costtrace.ledger.store import UsageCost
+
+_DECADES = {s.H_COST.name: -7, s.H_GPU_TIME.name: -5, s.H_ENERGY.name: -3, s.H_PER_MILLION_OUTPUT.name: -4}
+"""Power of ten at which each metric's buckets begin."""
+
+
+class Exemplar(NamedTuple):
+    """One request that fell into a bucket."""
+
+    value: float
+    trace_id: int
+    span_id: int
+    at_s: float
+
+
+class Value(NamedTuple):
+    """One request's value of one metric."""
+
+    metric: s.Metric
+    value: float
+    currency: str = ""
+
+
+def request_values(record: UsageRecord, cost: UsageCost) -> list[Value]:
+    """What one request adds to the distributions; nothing for what is not known."""
+    values = [Value(s.H_GPU_TIME, record.gpu_ns / NS_PER_S)]
+    if record.energy_uj is not None:
+        values.append(Value(s.H_ENERGY, record.energy_uj / UJ_PER_J))
+    if cost.cost_nano is not None:
+        values.append(Value(s.H_COST, cost.cost_nano / NANO_PER_UNIT, cost.currency))
+    if cost.decode_nano is not None and record.decode_ns and record.output_tokens:
+        each = cost.decode_nano / NANO_PER_UNIT / record.output_tokens
+        values.append(Value(s.H_PER_MILLION_OUTPUT, each * TOKENS_PER_MILLION, cost.currency))
+    return values
+
+
+def bounds(metric: s.Metric) -> tuple[float, ...]:
+    """Upper bounds of a metric's buckets, without the last, which has none."""
+    first = _DECADES[metric.name]
+    return tuple(float(f"{step}e{power}") for power in range(first, first + 9) for step in (1, 3))
+
+
+class Distribution:
+    """Values of one label set."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "sum")
+
+    def __init__(self, upper: tuple[float, ...]) -> None:
+        self.bounds = upper
+        self.counts = [0] * (len(upper) + 1)
+        """Values in each bucket, not cumulative."""
+        self.exemplars: list[Exemplar | None] = [None] * (len(upper) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float, exemplar: Exemplar | None) -> None:
+        """Take one value; its exemplar, if it has one, becomes the bucket's."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.sum += value
+        if exemplar is not None:
+            self.exemplars[bucket] = exemplar
+
+    def copy(self) -> "Distribution":
+        """What it holds now."""
+        twin = Distribution(self.bounds)
+        twin.counts, twin.exemplars, twin.sum = self.counts.copy(), self.exemplars.copy(), self.sum
+        return twin

@@ -1,0 +1,236 @@
+"""Running totals for counters, by label sets: pure, exact integers, equal to the ledger's sums.
+
+`Totals.load` reads them from a ledger in one go, so that counters continue after a restart; `Totals.add` takes what
+was committed since. Both count the same rows, and every row counts once: idle, overhead and unobserved too.
+"""
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
+from costtrace.core.semconv import OTHER_TENANT
+from costtrace.ledger.store import UsageCost
+from costtrace.pricing.rating import Charge
+
+_Key = TypeVar("_Key")
+_MOST_FOLDED = 1_000_000
+"""The count of folded tenants stops here: it must not grow without bound."""
+
+
+class Where(NamedTuple):
+    """What device time and energy were spent on."""
+
+    kind: str
+    reason: str
+    tenant: str
+    model: str
+    phase: str
+    device_name: str
+    device_kind: str
+    simulated: bool
+
+
+class Money(NamedTuple):
+    """What money was spent on."""
+
+    where: Where
+    component: str
+    currency: str
+
+
+class TenantGate:
+    """Folds tenants beyond a limit into one. Who comes first keeps the own name, for as long as the gate lives."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._admitted: set[str] = {""}
+        self._folded: set[str] = set()
+
+    @property
+    def folded(self) -> int:
+        """How many tenants share one name."""
+        return len(self._folded)
+
+    def __call__(self, tenant: str) -> str:
+        """The name that metrics show the tenant under."""
+        if tenant in self._admitted:
+            return tenant
+        if len(self._admitted) <= self._limit:
+            self._admitted.add(tenant)
+            return tenant
+        if len(self._folded) < _MOST_FOLDED:
+            self._folded.add(tenant)
+        return OTHER_TENANT
+
+
+class _Line(NamedTuple):
+    """One posting with its charge, or the sum of many that agree in the first six fields."""
+
+    kind: str
+    reason: str
+    tenant: str
+    model: str
+    engine_id: str
+    rate_id: str
+    gpu_ns: int
+    prefill_ns: int
+    decode_ns: int
+    wasted_ns: int
+    energy_uj: int
+    """Where it is known; likewise its phases."""
+    prefill_uj: int
+    decode_uj: int
+    unmetered_ns: int
+    device_nano: int
+    """Where the cost is known; likewise `energy_nano`."""
+    energy_nano: int
+    unpriced_ns: int
+
+
+_SUMS = """
+SELECT kind, reason, tenant, model, engine_id, rate_id,
+    sum(gpu_ns), sum(prefill_ns), sum(decode_ns), sum(wasted_ns),
+    sum(coalesce(energy_uj, 0)),
+    sum(CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(prefill_uj, 0) END),
+    sum(CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(decode_uj, 0) END),
+    sum(CASE WHEN energy_uj IS NULL THEN gpu_ns ELSE 0 END),
+    sum(CASE WHEN energy_nano IS NULL THEN 0 ELSE coalesce(device_nano, 0) END),
+    sum(CASE WHEN device_nano IS NULL THEN 0 ELSE coalesce(energy_nano, 0) END),
+    sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END)
+FROM posted GROUP BY kind, reason, tenant, model, engine_id, rate_id ORDER BY min(posting_id)
+"""
+_USAGE_SUMS = """
+SELECT tenant, model, operation, role, finish_reasons, sum(parts), sum(input_tokens), sum(cached_tokens),
+    sum(output_tokens)
+FROM usage_line GROUP BY tenant, model, operation, role, finish_reasons ORDER BY min(ended_ns)
+"""
+_METER_SUMS = """
+SELECT device, sum(request_ns), sum(idle_ns), sum(overhead_ns), sum(unobserved_ns) FROM meter GROUP BY device
+"""
+
+
+class Totals:
+    """Sums by label set. Times in ns, energy in uJ, money in nano-units. Not locked: the owner sees to that."""
+
+    def __init__(self, tenant_limit: int = 1_000) -> None:
+        self.gate = TenantGate(tenant_limit)
+        self.gpu_ns: defaultdict[Where, int] = defaultdict(int)
+        self.energy_uj: defaultdict[Where, int] = defaultdict(int)
+        self.cost_nano: defaultdict[Money, int] = defaultdict(int)
+        self.wasted_ns: defaultdict[Where, int] = defaultdict(int)
+        self.unmetered_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """By device name and kind; likewise `unpriced_ns`."""
+        self.unpriced_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.tokens: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
+        """By tenant, model, type and role."""
+        self.requests: defaultdict[tuple[str, str, str, str, str], int] = defaultdict(int)
+        """By tenant, model, operation, outcome and role."""
+        self.device_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """By device and kind: the meter."""
+        self._engines: dict[str, EngineRow] = {}
+        self._currencies: dict[str, str] = {}
+
+    def know(self, engines: Iterable[EngineRow], currencies: Mapping[str, str]) -> None:
+        """Engines that postings name, and the currency of each rate id."""
+        self._engines.update((engine.engine_id, engine) for engine in engines)
+        self._currencies.update(currencies)
+
+    def load(self, connection: sqlite3.Connection, engines: Iterable[EngineRow]) -> None:
+        """Take everything that stands in a ledger: three scans, once, before anything is added."""
+        self.know(engines, dict(connection.execute("SELECT rate_id, currency FROM rate").fetchall()))
+        for row in connection.execute(_SUMS):
+            self._take(_Line(*row))
+        for tenant, model, operation, role, reasons, count, given, cached, output in connection.execute(_USAGE_SUMS):
+            outcome = _outcome(msgspec.json.decode(reasons, type=tuple[str, ...]))
+            self._use(tenant, model, operation, role, outcome, count, given, cached, output)
+        for device, *kinds in connection.execute(_METER_SUMS):
+            self._meter(device, *kinds)
+
+    def add(
+        self,
+        postings: Iterable[tuple[Posting, Charge]],
+        usage: Iterable[tuple[UsageRecord, UsageCost]],
+        meters: Iterable[MeterRow],
+    ) -> None:
+        """Take what was committed since."""
+        for posting, charge in postings:
+            self._take(_line(posting, charge))
+        for record, _ in usage:
+            self._use(
+                *(record.tenant, record.model, record.operation, record.role, _outcome(record.finish_reasons), 1),
+                *(record.input_tokens, record.cached_tokens, record.output_tokens),
+            )
+        for row in meters:
+            self._meter(row.device, row.request_ns, row.idle_ns, row.overhead_ns, row.unobserved_ns)
+
+    def _take(self, line: _Line) -> None:
+        engine = self._engines.get(line.engine_id)
+        name, kind, simulated, served = "", "", False, ""
+        if engine is not None:
+            name, kind, simulated, served = engine.device_name, engine.device_kind, engine.simulated, engine.model
+        tenant, model = self.gate(line.tenant), line.model or served
+        where = Where(line.kind, line.reason, tenant, model, "", name, kind, simulated)
+        if line.prefill_ns or line.decode_ns or line.prefill_uj or line.decode_uj:
+            prefill, decode = where._replace(phase="prefill"), where._replace(phase="decode")
+            _put(self.gpu_ns, prefill, line.prefill_ns)
+            _put(self.gpu_ns, decode, line.decode_ns)
+            _put(self.energy_uj, prefill, line.prefill_uj)
+            _put(self.energy_uj, decode, line.decode_uj)
+        # What belongs to no phase: all of idle, overhead and unobserved.
+        _put(self.gpu_ns, where, line.gpu_ns - line.prefill_ns - line.decode_ns)
+        _put(self.energy_uj, where, line.energy_uj - line.prefill_uj - line.decode_uj)
+        _put(self.wasted_ns, where, line.wasted_ns)
+        if line.device_nano or line.energy_nano:
+            currency = self._currencies.get(line.rate_id, "")
+            _put(self.cost_nano, Money(where, "device", currency), line.device_nano)
+            _put(self.cost_nano, Money(where, "energy", currency), line.energy_nano)
+        _put(self.unmetered_ns, (name, kind), line.unmetered_ns)
+        _put(self.unpriced_ns, (name, kind), line.unpriced_ns)
+
+    def _use(
+        self,
+        tenant: str,
+        model: str,
+        operation: str,
+        role: str,
+        outcome: str,
+        count: int,
+        given: int,
+        cached: int,
+        output: int,
+    ) -> None:
+        tenant = self.gate(tenant)
+        self.requests[tenant, model, operation, outcome, role] += count
+        _put(self.tokens, (tenant, model, "input", role), given - cached)
+        _put(self.tokens, (tenant, model, "cached", role), cached)
+        _put(self.tokens, (tenant, model, "output", role), output)
+
+    def _meter(self, device: str, request: int, idle: int, overhead: int, unobserved: int) -> None:
+        _put(self.device_ns, (device, "request"), request)
+        _put(self.device_ns, (device, "idle"), idle)
+        _put(self.device_ns, (device, "overhead"), overhead)
+        _put(self.device_ns, (device, "unobserved"), unobserved)
+
+
+def _put(sums: defaultdict[_Key, int], key: _Key, value: int) -> None:
+    if value:
+        sums[key] += value
+
+
+def _outcome(finish_reasons: tuple[str, ...]) -> str:
+    return finish_reasons[0] if len(finish_reasons) == 1 else "+".join(sorted(set(finish_reasons)))
+
+
+def _line(p: Posting, c: Charge) -> _Line:
+    metered, priced = p.energy_uj is not None, c.cost_nano is not None
+    return _Line(
+        *(p.kind, p.reason, p.tenant, p.model, p.engine_id, c.rate_id),
+        *(p.gpu_ns, p.prefill_ns, p.decode_ns, p.wasted_ns),
+        *(p.energy_uj or 0, (p.prefill_uj or 0) if metered else 0, (p.decode_uj or 0) if metered else 0),
+        0 if metered else p.gpu_ns,
+        *((c.device_nano or 0, c.energy_nano or 0, 0) if priced else (0, 0, p.gpu_ns)),
+    )

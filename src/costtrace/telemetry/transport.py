@@ -1,0 +1,238 @@
+"""The official OTLP exporters, chosen by OpenTelemetry's own variables, and what became of each export.
+
+The exporters answer only success or failure. Whether to repeat, to make the batch smaller or to leave a record out
+depends on the receiver's status, so it is watched here: by a `requests.Session` of ours (HTTP) and by a wrapped stub
+(gRPC). Where a version of the exporters cannot be watched, each failure counts as one to repeat.
+"""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlparse
+from uuid import NAMESPACE_URL, uuid5
+
+import grpc  # type: ignore[import-untyped]  # it brings no types
+import requests
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from costtrace.core import semconv
+from costtrace.core.errors import ConfigError
+
+GRPC, HTTP = "grpc", "http/protobuf"
+_GRPC_PORT = 4317
+
+
+class Target(NamedTuple):
+    """Where one signal goes."""
+
+    protocol: str
+    endpoint: str
+
+
+class Outcome(Enum):
+    """What became of an export."""
+
+    DELIVERED = "delivered"
+    AGAIN = "again"
+    """The receiver is not there, busy, or set up so that it takes nothing from us: repeat for as long as it lasts."""
+    TOO_BIG = "too big"
+    REFUSED = "refused"
+    """The receiver does not want this content, however often it is sent."""
+
+
+class Answer(NamedTuple):
+    """What became of an export, and why in words."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+class Transport(Protocol):
+    """Sends spans to one receiver."""
+
+    def send(self, spans: Sequence[ReadableSpan]) -> Answer:
+        """Send them; never raises."""
+
+    def close(self) -> None:
+        """Give up what is under way, and the connection."""
+
+
+def target(signal: str, environ: Mapping[str, str] = os.environ) -> Target | None:
+    """Where `signal` (``traces`` or ``metrics``) goes by the ``OTEL_*`` variables; None: nowhere.
+
+    Without a protocol, port 4317 means gRPC and anything else HTTP, as the OTLP specification assigns them.
+
+    Raises: ConfigError for a protocol that is none.
+    """
+    upper = signal.upper()
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    exporters = environ.get(f"OTEL_{upper}_EXPORTER", "").strip().lower()
+    if exporters and "otlp" not in [name.strip() for name in exporters.split(",")]:
+        return None
+    endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not endpoint:
+        return None
+    name = f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL"
+    if not environ.get(name):
+        name = "OTEL_EXPORTER_OTLP_PROTOCOL"
+    protocol = environ.get(name, "").strip().lower()
+    if not protocol:
+        protocol = GRPC if _port(endpoint) == _GRPC_PORT else HTTP
+    if protocol not in (GRPC, HTTP):
+        raise ConfigError(f"{name}={environ[name]!r} is not a protocol that costtrace speaks. Set {GRPC} or {HTTP}.")
+    return Target(protocol, endpoint)
+
+
+def _port(endpoint: str) -> int | None:
+    try:
+        return urlparse(endpoint if "//" in endpoint else f"//{endpoint}").port
+    except ValueError as error:
+        # Not the endpoint itself: it may hold a password.
+        raise ConfigError(f"the OTLP endpoint is not a URL: {error}. Write it as http://host:port.") from error
+
+
+def resource(instance: str, version: str | None = None) -> Resource:
+    """Who sends: ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` where set, else ``costtrace``.
+
+    `instance` names the ledger. Its service instance stays the same over restarts, as its counters continue: with the
+    SDK's random one each restart would begin a second set of series.
+    """
+    found = Resource.create()
+    extra: dict[str, str] = {}
+    if "service.instance.id=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+        extra["service.instance.id"] = str(uuid5(NAMESPACE_URL, instance))
+    if str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+        extra[SERVICE_NAME] = semconv.DEFAULT_SERVICE
+    if version and "service.version" not in found.attributes:
+        extra["service.version"] = version
+    return found.merge(Resource(extra))
+
+
+def open_transport(where: Target) -> Transport:
+    """The transport of spans to a target; all else (headers, TLS, timeout, compression) is as ``OTEL_*`` says."""
+    return _Grpc() if where.protocol == GRPC else _Http()
+
+
+class _Watched(ABC):
+    """An exporter, and what its receiver last said to it."""
+
+    def __init__(self) -> None:
+        self._last: Answer | None = None
+        self._seen = True
+        self._exporter = self._open()
+
+    @abstractmethod
+    def _open(self) -> SpanExporter: ...
+
+    def send(self, spans: Sequence[ReadableSpan]) -> Answer:
+        self._last = None
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # noqa: BLE001 whatever it is, the shipper goes on
+            return self._last or Answer(Outcome.REFUSED, f"cannot be encoded: {error!r}")
+        if self._last is not None:
+            return self._last
+        if result is SpanExportResult.SUCCESS:
+            return Answer(Outcome.DELIVERED)
+        # Nothing was on the wire although we would have seen it: the exporter could not encode it.
+        return Answer(Outcome.REFUSED, "cannot be encoded") if self._seen else Answer(Outcome.AGAIN, "reason not seen")
+
+    def _tell(self, answer: Answer) -> None:
+        self._last = answer
+
+    def close(self) -> None:
+        self._exporter.shutdown()
+
+
+_HTTP_REFUSED = frozenset((400, 422, 500))
+_HTTP_TOO_BIG = frozenset((413,))
+
+
+class _Session(requests.Session):
+    """A session that tells what each request came to."""
+
+    def __init__(self, tell: Callable[[Answer], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
+        try:
+            response = super().send(request, **kwargs)
+        except Exception as error:
+            self._tell(Answer(Outcome.AGAIN, _why(error)))
+            raise
+        self._tell(_http_answer(response))
+        return response
+
+
+def _why(error: Exception) -> str:
+    """An error in words, without the URL: there may be a key in it."""
+    system = re.search(r"\[Errno -?\d+\][^'\")>]*", str(error))
+    return f"{type(error).__name__} {system[0]}" if system else type(error).__name__
+
+
+def _http_answer(response: requests.Response) -> Answer:
+    status = response.status_code
+    if 200 <= status < 300:
+        return Answer(Outcome.DELIVERED)
+    reason = f"HTTP {status} {response.reason}"
+    if status in _HTTP_TOO_BIG:
+        return Answer(Outcome.TOO_BIG, reason)
+    return Answer(Outcome.REFUSED if status in _HTTP_REFUSED else Outcome.AGAIN, reason)
+
+
+class _Http(_Watched):
+    def _open(self) -> SpanExporter:
+        if any("HTTP" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):
+            self._seen = False  # a session of the user's own
+            return HttpSpanExporter()
+        return HttpSpanExporter(session=_Session(self._tell))
+
+
+_GRPC_REFUSED = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
+
+
+def _grpc_answer(code: grpc.StatusCode, details: str) -> Answer:
+    outcome = Outcome.REFUSED if code in _GRPC_REFUSED else Outcome.AGAIN
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
+        outcome = Outcome.TOO_BIG  # otherwise it is busy
+    return Answer(outcome, f"gRPC {code.name}: {details}")
+
+
+class _Stub:
+    """A trace service stub that tells what each call came to."""
+
+    def __init__(self, stub: Any, tell: Callable[[Answer], None]) -> None:  # noqa: ANN401 a generated stub is untyped
+        self._stub = stub
+        self._tell = tell
+
+    def Export(self, request: object, **kwargs: object) -> object:  # noqa: N802 the stub's own name
+        try:
+            answer: object = self._stub.Export(request, **kwargs)
+        except grpc.RpcError as error:
+            self._tell(_grpc_answer(error.code(), error.details() or ""))
+            raise
+        self._tell(Answer(Outcome.DELIVERED))
+        return answer
+
+
+class _Grpc(_Watched):
+    def _open(self) -> SpanExporter:
+        exporter = GrpcSpanExporter()
+        inside: Any = exporter
+        try:
+            make, channel = inside._stub, inside._channel  # noqa: SLF001 there is no other way to learn a status
+        except AttributeError:
+            self._seen = False
+            return exporter
+        inside._stub = lambda new: _Stub(make(new), self._tell)  # noqa: SLF001 it reconnects through this
+        inside._client = inside._stub(channel)  # noqa: SLF001 its first connection
+        return exporter
