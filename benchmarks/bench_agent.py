@@ -26,7 +26,8 @@ from costtrace_lab.engines import Profile, RandomEngine
 from costtrace_lab.engines.engine import JournalEngine
 from costtrace_lab.engines.schedules import header, started
 
-from costtrace.agent.loop import Agent, _encode
+from costtrace.agent.checkpoint import _encode
+from costtrace.agent.loop import Agent
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Node
 from costtrace.config.settings import Settings

@@ -30,7 +30,8 @@ from costtrace_lab.engines.schedules import header, started
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Node
-from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort, Prices
+from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort
+from costtrace.attribution.steps.prices import Prices
 from costtrace.capture.recorder import NOTE, STEP
 from costtrace.core.events import EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
 from costtrace.core.units import NS_PER_MS, NS_PER_S

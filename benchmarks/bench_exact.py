@@ -14,7 +14,8 @@ import random
 import time
 from typing import NamedTuple
 
-from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort, Prices, Usage
+from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort, Usage
+from costtrace.attribution.steps.prices import Prices
 
 PLANS = 4_096
 """Prices and lengths repeat after so many steps (a prime number of members' changes keeps them out of step)."""

@@ -25,8 +25,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from costtrace.core.events import Position
 from costtrace.core.rows import EngineRow
-from costtrace.journal.reader import Position
 from costtrace.ledger.store import Ledger
 
 HOUR_NS = 3_600 * 10**9

@@ -3,7 +3,7 @@
     python evaluation/estimates.py TRACE [--requests 6000] [--speed 1.0] [--history 500]
 
 One run of the simulator: each request after the first `--history` is estimated by the mean per token of all that ended
-before it (`costtrace.capture.node_files.cost_estimates`), and compared with its device time. Under one price that is the ratio of costs.
+before it (`capture.node_files.cost_estimates`), and compared with its device time. Under one price that is the ratio of costs.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from costtrace_lab.simulator import SchedulerConfig
 from prefix_sharing import attributed, simulated
 
 from costtrace.attribution.engine import Policy
-from costtrace.capture.node_files.cost_estimates import Means, Used, estimate
+from costtrace.capture.node_files.cost_estimates import Used, estimate
+from costtrace.core.rows import Means
 
 WINDOW_S = 60
 PERCENTILES = (5, 25, 50, 75, 95)

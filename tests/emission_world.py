@@ -15,9 +15,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
-from costtrace.ledger.store import Ledger, UsageCost
-from costtrace.pricing.rating import Charge
+from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, UsageCost, UsageRecord
+from costtrace.ledger.store import Ledger
 from costtrace.telemetry import Emission, EmissionSettings
 
 WALL = 1_790_000_000_000_000_000

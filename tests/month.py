@@ -9,9 +9,8 @@ import random
 from decimal import Decimal
 from fractions import Fraction
 
-from costtrace.attribution.engine import Rows
-from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
-from costtrace.journal.reader import Position
+from costtrace.core.events import Position
+from costtrace.core.rows import EngineRow, MeterRow, Posting, Rows, UsageRecord
 from costtrace.ledger.booking import Booking, BookingState
 from costtrace.ledger.store import Ledger
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook

@@ -1,13 +1,14 @@
-"""The tests' own trial balance: does everything add up? Independent of `costtrace.ledger.verify`, and with ``==`` only."""
+"""The tests' own trial balance: does everything add up? Independent of `ledger.verify`, and with ``==`` only."""
 
 from collections import defaultdict
 from itertools import pairwise
 
 import msgspec
 
-from costtrace.attribution.engine import Policy, Rows
+from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Node
 from costtrace.core.events import Heartbeat, SegmentHeader, Step
+from costtrace.core.rows import Rows
 
 KINDS = ("request", "idle", "overhead", "unobserved")
 WINDOW_NS = 1_000_000_000

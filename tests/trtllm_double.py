@@ -15,7 +15,7 @@ from costtrace_tensorrt_llm.gputime import EventPool
 from costtrace_tensorrt_llm.hook_points import HOOKS
 from costtrace_tensorrt_llm.hooks import lay
 from costtrace_tensorrt_llm.metering import StepMeter
-from costtrace_tensorrt_llm.status import status
+from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.translate import Translator
 from trial_balance import attribute, check, sums
 
@@ -32,11 +32,11 @@ STEPS = [hook for hook in HOOKS if hook.owner == "PyExecutor" and hook.tier != "
 def hooked_class(column):
     """The double with the signatures of a column, with the real hooks on it."""
     cls = executor_class(column)
-    status.installed.clear()
-    status.lost.clear()
+    process.status.installed.clear()
+    process.status.lost.clear()
     lay(STEPS, SimpleNamespace(PyExecutor=cls))
-    assert not status.lost, status.lost
-    assert contract.tier_of([*status.installed, "request"], "")[0] == "T1"
+    assert not process.status.lost, process.status.lost
+    assert contract.tier_of([*process.status.installed, "request"], "")[0] == "T1"
     return cls
 
 

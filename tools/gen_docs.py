@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from configuration_page import configuration_markdown
 from generated import write_or_compare
 from telemetry_page import telemetry_markdown
-
-from costtrace.config.load import configuration_markdown
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 100

@@ -262,7 +262,7 @@ def close_books(path: Path) -> None:
 
 def compact_books(path: Path) -> None:
     """Give up the single rows of the day."""
-    from costtrace.ledger.queries import SqliteStore  # noqa: PLC0415 - beside its use
+    from costtrace.ledger.reader import SqliteStore  # noqa: PLC0415 - beside its use
     from costtrace.ledger.verify.sealed_rows import seals  # noqa: PLC0415 - as above
 
     ledger = Ledger(path)

@@ -9,6 +9,7 @@ nothing when the model is there already; a model is written aside and moved into
 """
 
 # ruff: noqa: PLC0415 -- loading torch takes seconds, and a run that finds the model there needs none of it
+
 import argparse
 import json
 import os

@@ -24,7 +24,7 @@ from vllm_server import BUILD, need
 from costtrace.core.errors import ServerError
 from costtrace.core.rows import JOINED
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Filter, open_ledger
+from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.reports.requests.joined import join
 from costtrace.reports.requests.joined_query import parts
 

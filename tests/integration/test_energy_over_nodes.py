@@ -20,8 +20,8 @@ from costtrace_lab.demo.processes import wait_until
 from costtrace_nvml_sim.runner import prepare
 from costtrace_nvml_sim.scenario import parse_scenario
 
-from costtrace.attribution.rows.request_part import ROUNDING_NS
 from costtrace.core.events import SENSORS, Reading
+from costtrace.core.rows import ROUNDING_NS
 from costtrace.journal.reader import JournalReader
 
 pytestmark = [pytest.mark.heavy, pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")]

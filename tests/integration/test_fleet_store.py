@@ -17,8 +17,9 @@ from costtrace.ledger.answers import Period
 from costtrace.ledger.fleet_store.push import Cursor, push
 from costtrace.ledger.fleet_store.schema import Layout
 from costtrace.ledger.fleet_store.store import open_store
-from costtrace.ledger.queries import DIMENSIONS, SqliteStore, bounds, ended, open_ledger, requests, used
-from costtrace.ledger.queries import Filter as Only
+from costtrace.ledger.queries import DIMENSIONS, bounds, ended, requests, used
+from costtrace.ledger.reader import Filter as Only
+from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.verify.audit import Audit
 from costtrace.reports.statements.idle_policies import POLICIES
 from costtrace.reports.statements.query import load

@@ -18,8 +18,9 @@ from costtrace.ledger.fleet_store.tables import TABLES
 from costtrace.ledger.periods.close import close_period, parse_period
 from costtrace.ledger.periods.compact import compact_period, compactable
 from costtrace.ledger.periods.rerate import rerate
-from costtrace.ledger.queries import Filter as Only
-from costtrace.ledger.queries import SqliteStore, bounds, claims, ended, open_ledger, requests, used
+from costtrace.ledger.queries import bounds, claims, ended, requests, used
+from costtrace.ledger.reader import Filter as Only
+from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook

@@ -15,7 +15,7 @@ import pytest
 from month import TENANTS, write_month
 
 from costtrace.ledger.fleet_store.schema import Layout, row_policies, statements
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
 ASK = """

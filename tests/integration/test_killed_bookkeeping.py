@@ -11,7 +11,7 @@ from ledger_balance import check, rows, table
 from test_agent_crash import BOOK, agent_command, book_all, engine_command, running, undisturbed, wait_until
 
 from costtrace.cli.app import run
-from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.store import Ledger
 from costtrace.ledger.verify.audit import Audit
 

@@ -12,8 +12,8 @@ from costtrace_lab.demo.server import free_port
 from emission_world import MS, PARENT, TRACE, emitting, new_ledger, record, turn, until, write
 from vllm_server import BUILD
 
-from costtrace.ledger.queries import open_ledger
-from costtrace.ledger.store import UsageCost
+from costtrace.core.rows import UsageCost
+from costtrace.ledger.reader import open_ledger
 from costtrace.telemetry.span_ids import span_ids
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trial_balance import check, in_order
 
-from costtrace.attribution.engine import Policy, Rows
+from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Node
 from costtrace.core.events import Reading, SegmentHeader
+from costtrace.core.rows import Rows
 from costtrace.core.units import NS_PER_S
 
 FAULTS = ("", "", "", "", "", "", "", "", "lost", "unknown", "stalled", "reset", "fell to 5", "stands still", "late")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.attribution.shares.virtual_time import HEAD, ONE, SHIFT, Clock, Cohort, Prices, Rounder, Usage
+from costtrace.attribution.shares.virtual_time import HEAD, ONE, SHIFT, Clock, Cohort, Rounder, Usage
+from costtrace.attribution.steps.prices import Prices
 
 price = st.floats(0, 1e3, allow_subnormal=False)
 prices = st.builds(Prices, price, price, price, price, price, st.just("any"), *[price] * 5)

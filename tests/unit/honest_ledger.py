@@ -4,9 +4,9 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
-from costtrace.journal.reader import Position
-from costtrace.ledger.store import Charge, Ledger, UsageCost
+from costtrace.core.events import Position
+from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageCost, UsageRecord
+from costtrace.ledger.store import Charge, Ledger
 
 WINDOW_NS = 10_000_000_000
 WALL_NS = 1_790_000_000_000_000_000  # a window begins here

@@ -6,7 +6,8 @@ import stat
 import time
 
 import pytest
-from costtrace_vllm import frontend, hooks, refusal
+from costtrace_vllm import frontend
+from costtrace_vllm.process import process
 from honest_ledger import PLANS, WALL_NS, write
 
 from costtrace.agent.refuse_over_budget import Admission
@@ -145,7 +146,7 @@ def test_a_budget_that_cannot_be_judged_is_said_once_and_the_others_hold(home, c
 def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home):
     from costtrace.ledger.budgets.file import load_budgets
     from costtrace.ledger.budgets.standing import standing_of
-    from costtrace.ledger.queries import open_ledger
+    from costtrace.ledger.reader import open_ledger
 
     (home / "budgets.yaml").write_text(BUDGETS.replace("USD", "EUR"))
     with open_ledger(home) as store, pytest.raises(ConfigError, match="in EUR, and costs of it are in USD"):
@@ -158,7 +159,7 @@ def test_what_servers_refused_is_counted_once(home):
     status = home / "run" / "frontend-7.json"
     for content in ('{"refused": {"acme": 2}}', '{"refused": {"acme": 2, "globex": 3}}', '{"role": "frontend"}', "{"):
         status.parent.mkdir(exist_ok=True)
-        status.write_text(content)
+        process.status.write_text(content)
         agent._count_refused()
     assert counted == [2, 3]
 
@@ -173,9 +174,7 @@ def server(tmp_path, monkeypatch):
     def serve(path="/v1/completions", method="POST", tenant="acme", *, more=None, **variables):
         for name, value in {"COSTTRACE_HOME": str(tmp_path), "COSTTRACE_ADMISSION": "true", **variables}.items():
             monkeypatch.setenv(name, value)
-        hooks.settings.current.cache_clear()
-        frontend.tenancy._policy_of_settings.cache_clear()
-        refusal.gate.cache_clear()
+        process.forget()
         sent, seen = [], []
 
         async def original(self, scope, receive, send):
@@ -196,9 +195,7 @@ def server(tmp_path, monkeypatch):
         return sent, seen
 
     yield serve
-    hooks.settings.current.cache_clear()
-    frontend.tenancy._policy_of_settings.cache_clear()
-    refusal.gate.cache_clear()
+    process.forget()
 
 
 def test_a_refused_request_gets_429_in_openais_form_and_the_server_never_sees_it(server, tmp_path):

@@ -19,7 +19,8 @@ from costtrace.cli.app import cli
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import SqliteStore, ended, used
+from costtrace.ledger.queries import ended, used
+from costtrace.ledger.reader import SqliteStore
 from costtrace.pricing.list_prices import ListPrice
 from costtrace.reports.usage.summary import EVERYTHING, Line, summarize
 

@@ -11,7 +11,8 @@ from honest_ledger import WALL_NS, write
 from costtrace.cli.app import cli
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Filter, open_ledger, used
+from costtrace.ledger.queries import used
+from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.pricing.carbon import CarbonIntensity, Intensity, request_ug, show_grams
 from costtrace.pricing.carbon_file import load_intensity
 

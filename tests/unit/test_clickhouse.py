@@ -15,7 +15,7 @@ from costtrace.ledger.fleet_store.push import Cursor, push
 from costtrace.ledger.fleet_store.schema import Layout, row_policies, statements
 from costtrace.ledger.fleet_store.store import ClickHouseStore, open_store
 from costtrace.ledger.fleet_store.tables import PLAIN_TABLES, POSTING, ROW_TABLES, TABLES, run_number
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.fleet_day import copy_day
 
 

@@ -25,7 +25,8 @@ from costtrace.ledger.backup import back_up
 from costtrace.ledger.periods.close import close_period, parse_period
 from costtrace.ledger.periods.compact import compact_period, compactable
 from costtrace.ledger.periods.rerate import rerate
-from costtrace.ledger.queries import Filter, SqliteStore, ended, used
+from costtrace.ledger.queries import ended, used
+from costtrace.ledger.reader import Filter, SqliteStore
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook

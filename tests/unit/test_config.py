@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from configuration_page import configuration_markdown
 
+from costtrace.capture.tenancy.policy import policy_of
 from costtrace.config import load as config
 from costtrace.config.load import KEYS, explain, load
 from costtrace.config.settings import Settings
@@ -101,7 +103,7 @@ def test_sizes_may_have_a_unit():
 
 def test_the_tenancy_policy_is_made_of_the_settings():
     env = HOME | {"COSTTRACE_TENANT_TRUSTED_PEERS": "10.0.0.0/8", "COSTTRACE_TENANT_DEFAULT": "shared"}
-    policy = load(env=env).tenancy_policy()
+    policy = policy_of(load(env=env))
     assert policy.trusts("10.0.0.1")
     assert not policy.trusts("127.0.0.1")
     assert policy.default == "shared"
@@ -205,7 +207,7 @@ def test_variables_of_the_simulator_and_the_tests_are_not_settings():
 
 
 def test_the_reference_has_every_setting_once_with_text_unit_and_example():
-    page = config.configuration_markdown()
+    page = configuration_markdown()
     for key in KEYS:
         assert page.count(f"| `{key}` |") == 1
         told = config.about(key)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from costtrace.ledger import Ledger
-from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.money import Carry
 

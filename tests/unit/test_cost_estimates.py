@@ -8,18 +8,19 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm import contract, frontend, hints, hooks, settings
-from costtrace_vllm.status import status
+from costtrace_vllm import contract, frontend, hints, hooks
+from costtrace_vllm.process import process
 from honest_ledger import PLANS, WALL_NS, write
 from hypothesis import given
 from hypothesis import strategies as st
 
 from costtrace.agent.publish_estimates import Estimates
 from costtrace.capture.node_files import cost_estimates
-from costtrace.capture.node_files.cost_estimates import MODEL, TENANT, Means, Reader, Used, estimate
+from costtrace.capture.node_files.cost_estimates import MODEL, TENANT, Reader, Used, estimate
 from costtrace.core import guard
 from costtrace.core.errors import CosttraceError
-from costtrace.ledger.queries import open_ledger
+from costtrace.core.rows import Means
+from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.recent_means import LEAST_REQUESTS, LONGEST_NS, recent_means
 from costtrace.ledger.store import Ledger
 
@@ -39,9 +40,9 @@ def means(**changes):
 @pytest.fixture(autouse=True)
 def _fresh():
     guard.failures.clear()
-    status.lost.clear()
+    process.status.lost.clear()
     yield
-    status.lost.clear()
+    process.status.lost.clear()
     guard.failures.clear()
 
 
@@ -265,14 +266,12 @@ def use(prompt=1_000, answer=100, **details):
 @pytest.fixture
 def answering(tmp_path, monkeypatch):
     """Make an answer on behalf of a caller, as a server does; the answer and the headers of its response."""
-    settings.current.cache_clear()
-    hints.reader.cache_clear()
+    process.forget()
 
     def run(tenant="acme", scope=TENANT, wrap=frontend.wrap_answer, **fields):
         monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path))
         monkeypatch.setenv("COSTTRACE_COST_ESTIMATES", scope)
-        settings.current.cache_clear()
-        hints.reader.cache_clear()
+        process.forget()
         owner = type("Owner", (Answer,), {})
         owner.__init__ = wrap(owner.__init__)
         made, sent = [], []
@@ -293,8 +292,7 @@ def answering(tmp_path, monkeypatch):
 
     cost_estimates.write(tmp_path, TENANT, [means()], time.time())
     yield run
-    settings.current.cache_clear()
-    hints.reader.cache_clear()
+    process.forget()
 
 
 def test_an_answer_states_its_estimate_in_its_usage_and_in_its_headers(answering):
@@ -371,8 +369,8 @@ def test_the_hook_is_laid_on_a_class_that_inherits_how_its_objects_are_made():
     assert owner.__init__.__wrapped__ is Base.__init__
     assert owner(model="m", usage=None).model == "m"
     assert other.__init__ is Base.__init__
-    assert "answer.chat" in status.installed
-    status.installed.remove("answer.chat")
+    assert "answer.chat" in process.status.installed
+    process.status.installed.remove("answer.chat")
 
 
 def test_a_class_that_does_not_fit_is_left_alone_and_the_loss_is_said(caplog):
@@ -387,12 +385,12 @@ def test_a_class_that_does_not_fit_is_left_alone_and_the_loss_is_said(caplog):
 @pytest.mark.parametrize(("on", "wanted"), [("off", 0), ("tenant", 6), ("model", 6)])
 def test_answers_are_hooked_only_where_estimates_are_wanted(monkeypatch, on, wanted):
     monkeypatch.setenv("COSTTRACE_COST_ESTIMATES", on)
-    settings.current.cache_clear()
+    process.forget()
     laid = []
     monkeypatch.setattr(hooks, "_done", False)
     monkeypatch.setattr(hooks, "_remember_start", lambda: None)
     monkeypatch.setattr(hooks.late, "when_theirs_are", lambda these, _: laid.extend(these))
     hooks.register()
-    settings.current.cache_clear()
+    process.forget()
     assert len([hook for hook in laid if hook.name.startswith("answer")]) == wanted
     assert len(laid) == len(contract.HOOKS) - 6 + wanted

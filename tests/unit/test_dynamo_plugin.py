@@ -9,6 +9,7 @@ import pytest
 from costtrace_dynamo import contract, hooks, identity
 from costtrace_vllm import carrier, describe, frontend
 from costtrace_vllm.carrier import HEADER
+from costtrace_vllm.process import process
 from costtrace_vllm.sequences import Sequences
 
 from costtrace.cli.doctor import hooks as doctor
@@ -29,11 +30,11 @@ CHANNELS = ("metadata:tenant", "cache_salt", "annotation:tenant")
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path / "home"))
-    hooks.settings.current.cache_clear()
+    process.forget()
     frontend._said_pid = 0
     yield
     frontend._introduced.clear()
-    hooks.settings.current.cache_clear()
+    process.forget()
 
 
 @pytest.mark.parametrize("package", INSTALLED, ids=lambda path: path.parts[-2])

@@ -14,7 +14,8 @@ from telemetry_page import telemetry_markdown
 
 from costtrace.core import semconv
 from costtrace.core.errors import ConfigError
-from costtrace.telemetry.metric_state import DeviceReading, Feed, Health
+from costtrace.telemetry.health import Health
+from costtrace.telemetry.metric_state import DeviceReading, Feed
 from costtrace.telemetry.prometheus import FeedCollector, PrometheusEndpoint
 from costtrace.telemetry.span_ids import span_ids
 from costtrace.telemetry.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target

@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind
 
 from costtrace.core import semconv
-from costtrace.ledger.store import UsageCost
+from costtrace.core.rows import UsageCost
 from costtrace.pricing.carbon import CarbonIntensity, Intensity
 from costtrace.telemetry.spans import PROFILES, Profile, SpanBuilder
 

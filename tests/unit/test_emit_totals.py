@@ -4,7 +4,7 @@ import sqlite3
 
 from emission_world import MS, RATE, USD, engine, new_ledger, record, turn, write
 
-from costtrace.ledger.store import UsageCost
+from costtrace.core.rows import UsageCost
 from costtrace.telemetry.ledger_rows import engines
 from costtrace.telemetry.totals import OTHER_TENANT, TenantGate, Totals
 

@@ -4,7 +4,8 @@ import pytest
 
 from costtrace.attribution.energy.model import EnergyModel, Load, energy_prices
 from costtrace.attribution.steps.cost_model import Coefficients, Features, step_prices, step_total
-from costtrace.attribution.time.segments import Grant, Segment
+from costtrace.attribution.time.grants import Grant
+from costtrace.attribution.time.segments import Segment
 from costtrace.core.events import Step
 
 FEATURES = Features(4, 4, 67, 3_000, 0, 0, 0)

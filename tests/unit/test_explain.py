@@ -18,13 +18,14 @@ from costtrace.config.settings import Settings
 from costtrace.core.rows import FitRow
 from costtrace.core.units import NS_PER_MS
 from costtrace.ledger.answers import Fit, Habit, Period, Request
-from costtrace.ledger.queries import Filter as Only
-from costtrace.ledger.queries import SqliteStore, fits, requests
+from costtrace.ledger.queries import fits, requests
+from costtrace.ledger.reader import Filter as Only
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.evidence.model import basis
 from costtrace.reports.requests.explain import as_text, explain
 from costtrace.reports.requests.why import usual
-from costtrace.telemetry.metric_state import Health
+from costtrace.telemetry.health import Health
 
 PEERS = usual([Habit(*KEY, 1_000, 100, 50, 40, 8_000, NS_PER_MS, 600, 400, 0, 300) for _ in range(5)], [KEY])
 ROW = FitRow(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from costtrace.cli.app import cli
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.store import Ledger
 
 WORKER = "15671851427547792706"

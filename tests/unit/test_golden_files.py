@@ -22,7 +22,7 @@ from costtrace.core.events import JOURNAL_SCHEMA, AnyEvent, Heartbeat, SegmentHe
 from costtrace.journal import frames
 from costtrace.journal.reader import JournalReader
 from costtrace.ledger.budgets.file import load_budgets
-from costtrace.ledger.queries import SqliteStore, open_ledger
+from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
 from costtrace.ledger.store import LEDGER_NAME, Ledger, _statements
 from costtrace.ledger.verify.audit import Audit

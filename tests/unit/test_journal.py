@@ -24,6 +24,7 @@ from costtrace.core.events import (
     EngineStopped,
     Heartbeat,
     Lost,
+    Position,
     SegmentHeader,
     SequenceAdded,
     Snapshot,
@@ -31,7 +32,7 @@ from costtrace.core.events import (
 )
 from costtrace.journal import frames
 from costtrace.journal import writer as writer_module
-from costtrace.journal.reader import JournalReader, Position
+from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import JournalWriter
 
 

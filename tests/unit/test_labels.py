@@ -5,11 +5,11 @@ from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
-from costtrace_vllm import frontend, hooks
+from costtrace_vllm import frontend
+from costtrace_vllm.process import process
 from costtrace_vllm.routes import WORK, route_of
 from month import END_NS, START_NS, write_month
 
-from costtrace.capture.tenancy import identity as tenancy
 from costtrace.cli.app import cli
 from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
@@ -17,7 +17,8 @@ from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.periods.close import close_period
 from costtrace.ledger.periods.compact import compact_period
-from costtrace.ledger.queries import SqliteStore, ended, used
+from costtrace.ledger.queries import ended, used
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.reports.usage.folding import OTHER
 
@@ -34,15 +35,13 @@ def labels(monkeypatch, tmp_path):
     def ask(path, *headers, peer="127.0.0.1", **variables):
         for name, value in {"COSTTRACE_HOME": str(tmp_path), **variables}.items():
             monkeypatch.setenv(name, value)
-        hooks.settings.current.cache_clear()
-        tenancy._policy_of_settings.cache_clear()
+        process.forget()
         caller = frontend.Caller({"path": path, "headers": list(headers), "client": (peer, 5)})
         caller.resolve()
         return caller.identity.labels
 
     yield ask
-    hooks.settings.current.cache_clear()
-    tenancy._policy_of_settings.cache_clear()
+    process.forget()
 
 
 WORKLOAD = (b"x-costtrace-workload", b"search")

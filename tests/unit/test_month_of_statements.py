@@ -21,7 +21,7 @@ from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.periods.close import close_period
 from costtrace.ledger.periods.rerate import rerate
-from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.verify.audit import Audit
 from costtrace.pricing.price_book import PriceBook
 from costtrace.reports.statements.idle_policies import POLICIES, Pot

@@ -3,8 +3,9 @@
 import shutil
 
 import pytest
-from costtrace_nvml_sim.detect import is_simulated
 from nvml_sim_support import double
+
+from costtrace.sensors.nvml.simulated import is_simulated
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

@@ -11,7 +11,8 @@ from emission_world import MS, TRACE, WALL, engine, record, turn, write
 from costtrace.cli.app import cli
 from costtrace.core.rows import JOINED, FitRow
 from costtrace.ledger.answers import Period, Request
-from costtrace.ledger.queries import Filter, ended, open_ledger, used
+from costtrace.ledger.queries import ended, used
+from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.ledger.store import Ledger
 from costtrace.reports.requests.joined import Part, join
 from costtrace.reports.requests.joined_query import find_parts, parts

@@ -6,9 +6,10 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costtrace.core.rows import Charge
 from costtrace.core.units import NS_PER_HOUR, UJ_PER_KWH
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
-from costtrace.pricing.rating import Charge, Rater, split_phases
+from costtrace.pricing.rating import Rater, split_phases
 
 prices = st.decimals(min_value=0, max_value=1000, places=6)
 amounts = st.lists(

@@ -9,13 +9,14 @@ import pytest
 from click.testing import CliRunner
 from honest_ledger import PLANS, WALL_NS, WINDOW_NS, write
 
-from costtrace.agent.reratings import reratings
+from costtrace.agent.node_health import reratings
 from costtrace.cli.app import cli
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.cost_by_now import renew
 from costtrace.ledger.periods.rerate import rerate
-from costtrace.ledger.queries import Filter, SqliteStore, requests
+from costtrace.ledger.queries import requests
+from costtrace.ledger.reader import Filter, SqliteStore
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
 
 ALWAYS = Period(0, 2**62)

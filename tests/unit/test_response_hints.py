@@ -4,7 +4,8 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm import frontend, hints, settings
+from costtrace_vllm import frontend, hints
+from costtrace_vllm.process import process
 
 from costtrace.core import guard
 
@@ -18,7 +19,7 @@ def serve(tmp_path, monkeypatch):
     def run(known="cmpl-7", *, on="true", path="/v1/completions", status=200, method="POST", streamed=False):
         monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path))
         monkeypatch.setenv("COSTTRACE_RESPONSE_HINTS", on)
-        settings.current.cache_clear()
+        process.forget()
         sent = []
 
         async def send(message):
@@ -35,7 +36,7 @@ def serve(tmp_path, monkeypatch):
         return sent
 
     yield run
-    settings.current.cache_clear()
+    process.forget()
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -61,9 +62,9 @@ def test_an_id_that_cannot_stand_in_a_header_stands_in_none(serve, known):
 
 def test_it_is_off_by_default(monkeypatch):
     monkeypatch.delenv("COSTTRACE_RESPONSE_HINTS", raising=False)
-    settings.current.cache_clear()
-    assert settings.current().response_hints is False
-    settings.current.cache_clear()
+    process.forget()
+    assert process.settings.response_hints is False
+    process.forget()
 
 
 def test_an_error_of_ours_costs_the_header_and_not_the_answer():

@@ -17,10 +17,10 @@ from costtrace.attribution.steps.cost_model import (
     step_total,
 )
 from costtrace.attribution.steps.device_peaks import peak_of
+from costtrace.attribution.steps.engine_fit import fit_row
 from costtrace.attribution.steps.fit import WARM, StepFit
-from costtrace.attribution.steps.fit_row import fit_row
 from costtrace.attribution.steps.fit_sums import KNEES, SHARED, Sums
-from costtrace.attribution.steps.nnls import objective, solve
+from costtrace.attribution.steps.least_squares import objective, solve
 
 H100 = peak_of("NVIDIA H100 80GB HBM3", "gpu")
 TRUTH = Coefficients(1.1e-3, 2.3e-5, 5.4e-3, 5.2e-8, 9e-10, 9e-6)

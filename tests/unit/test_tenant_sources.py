@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costtrace.capture.tenancy.identity import TenancyPolicy, resolve
+from costtrace.capture.tenancy.policy import policy_of
 from costtrace.capture.tenancy.sources import LOOK_EVERY_S, BaggageSource, JwtSource, KeySource
 from costtrace.cli.app import cli
 from costtrace.config.load import load
@@ -65,7 +66,7 @@ def test_two_keys_of_two_tenants_are_nobodys(keys):
 
 
 def test_a_key_goes_before_a_header_that_claims_somebody_else(keys):
-    policy = load({"tenant_keys": keys}, env={"HOME": "/tmp"}).tenancy_policy()
+    policy = policy_of(load({"tenant_keys": keys}, env={"HOME": "/tmp"}))
     assert who(policy, (b"x-costtrace-tenant", b"victim"), bearer(CANARY)) == ("acme", "key")
     assert who(policy, (b"x-costtrace-tenant", b"victim")) == ("default", "rejected:untrusted")
 
@@ -119,16 +120,15 @@ def test_keys_that_can_be_guessed_and_names_that_cannot_be_tenants_are_refused(t
 
 def test_of_a_key_nothing_goes_to_the_engine_or_into_a_log(keys, monkeypatch, caplog):
     from costtrace_vllm import carrier, frontend
-
-    from costtrace.capture.tenancy import identity as tenancy
+    from costtrace_vllm.process import process
 
     monkeypatch.setenv("COSTTRACE_TENANT_KEYS", str(keys))
-    tenancy._policy_of_settings.cache_clear()
+    process.forget()
     try:
         caller = frontend.Caller({"headers": [bearer(CANARY), (b"x-user", b"jane")], "client": (FAR, 1)})
         caller.resolve()
     finally:
-        tenancy._policy_of_settings.cache_clear()
+        process.forget()
     identity = caller.identity
     assert (identity.tenant, identity.source) == ("acme", "key")
     context = carrier.RequestContext(
@@ -209,7 +209,7 @@ def test_labels_are_those_that_a_trusted_hop_gives(more, peer, labels):
 def test_labels_are_set_up_by_name_and_header(monkeypatch):
     from costtrace.config import load as config
 
-    policy = config.load(env={"COSTTRACE_REQUEST_LABELS": "workload=X-Workload"}).tenancy_policy()
+    policy = policy_of(config.load(env={"COSTTRACE_REQUEST_LABELS": "workload=X-Workload"}))
     assert resolve([(b"x-workload", b"search")], LOCAL, policy).labels == {"workload": "search"}
     for wrong in ("Work load=x-w", "a=x y", "a=x,b=X", "a"):
         with pytest.raises(config.ConfigError):
@@ -246,7 +246,7 @@ def test_baggage_names_a_tenant_once_within_its_limits(values, due):
 def test_baggage_of_an_untrusted_peer_is_not_believed_and_not_asked_by_default():
     claim = (b"baggage", b"tenant.id=acme")
     assert who(BAGGAGE, claim) == ("default", "rejected:untrusted")
-    assert who(load(env={"HOME": "/tmp"}).tenancy_policy(), claim, peer=LOCAL) == ("default", "default")
+    assert who(policy_of(load(env={"HOME": "/tmp"})), claim, peer=LOCAL) == ("default", "default")
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"baggage", b"authorization", b"x-api-key"]), st.binary(max_size=60))))

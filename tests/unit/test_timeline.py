@@ -2,7 +2,8 @@
 
 import pytest
 
-from costtrace.attribution.time.segments import EngineTimeline, Segment, cut, split_equally
+from costtrace.attribution.time.grants import cut, split_equally
+from costtrace.attribution.time.segments import EngineTimeline, Segment
 from costtrace.core.events import (
     EngineReady,
     EngineStarted,

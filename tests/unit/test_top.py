@@ -26,7 +26,7 @@ from costtrace.cli.top.screen import as_filter, draw, explain_row, read_again, s
 from costtrace.cli.top.state import STRETCHES_NS, State
 from costtrace.core.units import NS_PER_S
 from costtrace.core.wall_time import show_time
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.live.query import look
 from costtrace.reports.live.views import VIEWS, widths
 

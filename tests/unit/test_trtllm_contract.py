@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from costtrace_lab.trtllm_double.columns import executor_class
 from costtrace_tensorrt_llm import contract, hook_points, hooks
 from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
-from costtrace_tensorrt_llm.status import status
+from costtrace_tensorrt_llm.process import process
 
 from costtrace.cli.app import cli
 from costtrace.core import guard
@@ -25,8 +25,8 @@ OURS = [hook for hook in HOOKS if hook.module.startswith("tensorrt_llm.")]
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(status, "lost", {})
-    monkeypatch.setattr(status, "installed", [])
+    monkeypatch.setattr(process.status, "lost", {})
+    monkeypatch.setattr(process.status, "installed", [])
     guard.failures.clear()
 
 
@@ -230,7 +230,7 @@ def test_live_a_renamed_method_is_left_out_and_said_once_and_the_tier_falls_back
     assert "_forward_step: it does not exist" in line
     assert "lost: step timing (T1)" in line
     assert cls._sample_async is not original
-    assert contract.tier_of([*status.installed, "request"], "1.3.0") == ("T2", "without the hook forward")
+    assert contract.tier_of([*process.status.installed, "request"], "1.3.0") == ("T2", "without the hook forward")
 
 
 def test_live_a_changed_signature_is_left_alone(caplog):
@@ -254,14 +254,14 @@ def test_live_a_decorator_that_hides_the_signature_is_no_reason_to_fall_back():
 
     cls._forward_step = hidden
     lay(cls)
-    assert status.lost == {}
+    assert process.status.lost == {}
 
 
 def test_a_module_without_the_class_is_said_for_each_of_its_hooks(caplog):
     hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace())
     told = [hook for hook in HOOKS if hook.owner == "PyExecutor" and not hook.optional]
-    assert caplog.text.count("the class does not exist") == len(status.lost) == len(told) == 6
-    assert status.installed == []
+    assert caplog.text.count("the class does not exist") == len(process.status.lost) == len(told) == 6
+    assert process.status.installed == []
 
 
 def test_versions_that_do_not_say_a_number_are_not_refused():

@@ -26,12 +26,11 @@ from costtrace_tensorrt_llm import (
     frontend,
     hooks,
     report,
-    settings,
 )
 from costtrace_tensorrt_llm.contexts import Contexts
 from costtrace_tensorrt_llm.hook_points import HOOKS
+from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.stats import StatsMeter
-from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 
 from costtrace.agent.loop import Agent
@@ -57,13 +56,13 @@ def _fresh(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TRTLLM_COSTTRACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TRTLLM_COSTTRACE_AGENT", "off")
-    monkeypatch.setattr(status, "lost", {})
-    monkeypatch.setattr(status, "installed", [])
+    monkeypatch.setattr(process.status, "lost", {})
+    monkeypatch.setattr(process.status, "installed", [])
     monkeypatch.setattr(engine, "_last_end", (0, 0))
-    settings.current.cache_clear()
+    process.forget()
     guard.failures.clear()
     yield
-    settings.current.cache_clear()
+    process.forget()
 
 
 class RealClock(Host):
@@ -100,7 +99,7 @@ def laid(column="main"):
     cls = executor_class(column)
     module = SimpleNamespace(PyExecutor=cls, BatchState=BatchState)
     hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], module)
-    status.installed.append("request")
+    process.status.installed.append("request")
     return cls
 
 
@@ -225,7 +224,7 @@ def tier(monkeypatch):
 
     def ask(name):
         monkeypatch.setenv("TRTLLM_COSTTRACE_TRTLLM_TIER", name)
-        settings.current.cache_clear()
+        process.forget()
 
     return ask
 
@@ -268,7 +267,10 @@ def test_where_upstream_stops_timing_its_own_events_go_on_in_a_journal_of_their_
     assert (metering(before), metering(after)) == ("trtllm.steps.upstream-events", "trtllm.steps.cuda-events")
     assert (len(of(before, Step)), len(of(after, Step))) == (0, len(served.batches) - 16)
     assert [event.reason for event in before if hasattr(event, "steps")] == ["upstream told no time"] * 16
-    assert status.lost["batch"] == "upstream did not time its last 16 batches; lost: T1-native; T1 is used from here on"
+    assert (
+        process.status.lost["batch"]
+        == "upstream did not time its last 16 batches; lost: T1-native; T1 is used from here on"
+    )
     assert len(of(before, SequenceFinished)) == len(of(after, SequenceFinished)) == 1
     assert guard.failures == {}
 
@@ -277,7 +279,7 @@ def test_where_upstream_stops_timing_its_own_events_go_on_in_a_journal_of_their_
 def test_what_the_server_settles_the_ranks_do_not_record(cuda, tmp_path, tier, name):
     tier(name)
     served = laid()(cuda, plans(1))
-    status.installed += ["label", "executor", "result"]  # server and rank are one process
+    process.status.installed += ["label", "executor", "result"]  # server and rank are one process
     served.start_worker()
     run(served)
     served.shutdown()

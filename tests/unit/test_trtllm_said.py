@@ -9,9 +9,9 @@ from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
 from costtrace_lab.trtllm_double.loops import run
 from costtrace_lab.trtllm_double.timing import BatchState
 from costtrace_lab.trtllm_double.trtllm import Plan
-from costtrace_tensorrt_llm import engine, executor, hooks, settings
+from costtrace_tensorrt_llm import engine, executor, hooks
 from costtrace_tensorrt_llm.hook_points import HOOKS
-from costtrace_tensorrt_llm.status import status
+from costtrace_tensorrt_llm.process import process
 from test_trtllm_contract import EXECUTOR, edit, tree_of
 
 from costtrace.cli.doctor import hooks as doctor
@@ -104,13 +104,13 @@ FAULTS = {
 def _fresh(monkeypatch, tmp_path):
     monkeypatch.setenv("TRTLLM_COSTTRACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TRTLLM_COSTTRACE_AGENT", "off")
-    monkeypatch.setattr(status, "lost", {})
-    monkeypatch.setattr(status, "installed", [])
+    monkeypatch.setattr(process.status, "lost", {})
+    monkeypatch.setattr(process.status, "installed", [])
     monkeypatch.setattr(engine, "_last_end", (0, 0))
-    settings.current.cache_clear()
+    process.forget()
     guard.failures.clear()
     yield
-    settings.current.cache_clear()
+    process.forget()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -125,7 +125,7 @@ def test_the_log_says_exactly_what_and_why_and_everybody_is_served(monkeypatch, 
         [hook for hook in HOOKS if hook.module.endswith("py_executor")],
         SimpleNamespace(PyExecutor=cls, BatchState=BatchState),
     )
-    status.installed.append("request")
+    process.status.installed.append("request")
     if hasattr(cls, "_forward_one"):
         cls._forward_step = cls._forward_one  # the loop calls it by its new name
     gpu = FakeGpu(Host())

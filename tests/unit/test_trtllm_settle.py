@@ -13,11 +13,11 @@ from costtrace_lab.trtllm_double.columns import make_executor
 from costtrace_lab.trtllm_double.loops import random_plans, run
 from costtrace_lab.trtllm_double.server import last_response
 from costtrace_lab.trtllm_double.trtllm import Plan
-from costtrace_tensorrt_llm import frontend, gpus, hooks, settings, settle, settling, told
+from costtrace_tensorrt_llm import frontend, gpus, hooks, settle, settling, told
 from costtrace_tensorrt_llm.batches import ADDED, FREED, Facts
 from costtrace_tensorrt_llm.hook_points import HOOKS, METHODS
+from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.settle import Ended, Settler, Times
-from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 from trial_balance import attribute, check, sums
 
@@ -320,8 +320,8 @@ def test_a_request_that_tells_no_steps_is_no_ground_for_estimates_by_batch():
 @pytest.fixture
 def served_by(monkeypatch, tmp_path):
     """Lay the hooks of the server's side on the double, for a tier; gives the module."""
-    monkeypatch.setattr(status, "lost", {})
-    monkeypatch.setattr(status, "installed", [])
+    monkeypatch.setattr(process.status, "lost", {})
+    monkeypatch.setattr(process.status, "installed", [])
     monkeypatch.setattr(settling, "_settlement", None)
     monkeypatch.setenv("TRTLLM_COSTTRACE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TRTLLM_COSTTRACE_AGENT", "off")
@@ -329,19 +329,19 @@ def served_by(monkeypatch, tmp_path):
 
     def lay(tier):
         monkeypatch.setenv("TRTLLM_COSTTRACE_TRTLLM_TIER", tier)
-        settings.current.cache_clear()
+        process.forget()
         module = SimpleNamespace()
         for name in ("GenerationRequest", "GenerationResultBase", "GenerationExecutor"):
             original = getattr(fake_trtllm_server, name)
             setattr(module, name, type(name, (original,), dict(vars(original))))
         hooks.lay([hook for hook in HOOKS if hook.name in {"label", "executor", "result"}], module)
-        assert status.lost == {}
+        assert process.status.lost == {}
         return module
 
     yield lay
     if settling._settlement is not None:
         settling._settlement.stop()
-    settings.current.cache_clear()
+    process.forget()
 
 
 def ask(module, count=3, *, finish=True, **tells):
@@ -456,7 +456,7 @@ def test_unless_it_is_asked_for_nothing_is_estimated_and_a_response_costs_a_look
 
 def test_a_version_without_these_hooks_is_said_and_serving_goes_on(served_by, caplog):
     module = served_by("T5")
-    status.installed.remove("result")
+    process.status.installed.remove("result")
     module.GenerationExecutor.create("engine")
     assert settling._settlement is None
     assert "nothing is recorded of this engine (without the hook result)" in caplog.text

@@ -9,7 +9,7 @@ from costtrace_lab.trtllm_double.loops import random_plans
 from costtrace_lab.trtllm_double.trtllm import Plan
 from costtrace_tensorrt_llm import native
 from costtrace_tensorrt_llm.hook_points import COLUMNS
-from costtrace_tensorrt_llm.status import status
+from costtrace_tensorrt_llm.process import process
 from trial_balance import sums
 from trtllm_double import Rank, assert_closed_after_the_last_batch, bill
 
@@ -126,7 +126,7 @@ def test_by_statistics_nothing_is_made_or_lost_and_everybody_is_closed(monkeypat
 @pytest.mark.parametrize("column", [column for column in COLUMNS if column != "main"])
 def test_statistics_without_a_gpu_time_are_not_tapped_and_all_is_idle(monkeypatch, column):
     rank = Rank(monkeypatch, random_plans(2, 6), column=column, tier="T2", stats=True).serve()
-    assert "stats" not in status.installed
+    assert "stats" not in process.status.installed
     assert sums(bill(rank))["idle"] == rank.ended_ns - rank.ready_ns
 
 

@@ -140,7 +140,7 @@ def test_the_sums_on_the_page_are_those_of_report(home, client, over):
 
 
 def test_the_chart_is_of_the_same_money(home):
-    from costtrace.ledger.queries import open_ledger
+    from costtrace.ledger.reader import open_ledger
     from costtrace.reports.live.figures import totals
     from costtrace.reports.live.query import course, look
 
@@ -155,7 +155,8 @@ def test_the_chart_is_of_the_same_money(home):
 
 
 def test_an_engine_that_ends_amid_a_window_does_not_make_the_chart_dearer(home, tmp_path):
-    from costtrace.ledger.queries import bounds, open_ledger
+    from costtrace.ledger.queries import bounds
+    from costtrace.ledger.reader import open_ledger
     from costtrace.reports.live.query import course
 
     (tmp_path / "ledger.sqlite").write_bytes((home / "ledger.sqlite").read_bytes())

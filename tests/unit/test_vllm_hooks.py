@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from costtrace_vllm import carrier, contract, engine, frontend, hooks, tracing
 from costtrace_vllm.carrier import HEADER, RequestContext
-from costtrace_vllm.status import status
+from costtrace_vllm.process import process
 
 from costtrace.capture.hooks import on_import as late
 from costtrace.capture.recorder import NOTE, STEP, Recorder
@@ -19,8 +19,8 @@ from costtrace.core import guard
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(status, "lost", {})
-    monkeypatch.setattr(status, "installed", [])
+    monkeypatch.setattr(process.status, "lost", {})
+    monkeypatch.setattr(process.status, "installed", [])
     guard.failures.clear()
     frontend._delivered.clear()
 
@@ -110,11 +110,11 @@ def test_a_hook_that_does_not_fit_is_left_out_and_said_once(package, caplog):
     assert "`http` does not fit" in line
     assert "lost: the tenant" in line
     why = f"{package}.Thing act: its parameters are (what), not (something, else, ...)"
-    assert status.lost_hooks() == (f"http: {why}; lost: the tenant",)
+    assert process.status.lost_hooks() == (f"http: {why}; lost: the tenant",)
 
 
 def test_a_hook_that_needs_a_lost_one_is_left_out_too(package):
-    status.lost["delivered"] = "gone"
+    process.status.lost["delivered"] = "gone"
     hook = contract.Hook("abort.sync", "front end", package, "Thing", "act", ("what",), "x", needs=("delivered",))
     module = __import__(package)
     original = module.Thing.act
@@ -233,7 +233,7 @@ def test_a_scheduler_without_a_method_is_traced_in_the_others():
     scheduler.add_request(SimpleNamespace(request_id="a", trace_headers=None, num_prompt_tokens=1, lora_request=None,
                                           pooling_params=None))  # fmt: skip
     assert len(recorder.drain()) == 1
-    assert list(status.lost) == ["scheduler._free_request"]
+    assert list(process.status.lost) == ["scheduler._free_request"]
 
 
 def test_a_scheduler_whose_steps_cannot_be_seen_is_left_alone():
@@ -259,7 +259,7 @@ def test_the_traced_class_goes_by_the_name_of_its_base_and_is_made_once():
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path / "home"))
-    hooks.settings.current.cache_clear()
+    process.forget()
     frontend._said_pid = 0
 
 
@@ -317,7 +317,7 @@ def test_a_client_from_elsewhere_cannot_name_a_tenant():
 
 def test_without_http_the_process_is_the_tenant(monkeypatch):
     monkeypatch.setenv("COSTTRACE_TENANT_DEFAULT", "night")
-    hooks.settings.current.cache_clear()
+    process.forget()
     one = request("7-0123abcd", "7")
     frontend.label(one)
     found = carrier.decode(one.trace_headers[HEADER])

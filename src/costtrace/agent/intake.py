@@ -11,9 +11,9 @@ from costtrace.agent.remote_sensors import RemoteSensors
 from costtrace.attribution.pipeline import Node
 from costtrace.core import clock
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, EngineStarted, Reading, SegmentHeader, Sensed
+from costtrace.core.events import SENSORS, EngineStarted, Position, Reading, SegmentHeader, Sensed
 from costtrace.core.units import NS_PER_S
-from costtrace.journal.reader import JournalReader, Position
+from costtrace.journal.reader import JournalReader
 
 HOLD_NS = 5 * NS_PER_S
 """How long a journal that has begun and not yet said whose devices it has can hold the others back."""

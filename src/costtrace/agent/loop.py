@@ -11,24 +11,23 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 import costtrace
+from costtrace.agent.checkpoint import Meters, NodeState, _encode
 from costtrace.agent.intake import Intake, Turn
 from costtrace.agent.sensing import Sensing
-from costtrace.attribution.energy.counter_windows import DeviceEnergy
-from costtrace.attribution.energy.remote_meters import RemoteMeters
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Engine, Node
-from costtrace.attribution.steps.fit_row import PPM
+from costtrace.attribution.steps.engine_fit import PPM
 from costtrace.attribution.time.shared_devices import Sharing
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.ledger.booking import Booked, Booking, BookingState
-from costtrace.ledger.sensors import put_pending
-from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.ledger.store import LEDGER_NAME, Ledger, put_pending
 from costtrace.pricing.price_book_file import load_price_book
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and starts in a fifth of the time
-    from costtrace.telemetry.metric_state import DeviceReading, Health
+    from costtrace.telemetry.health import Health
+    from costtrace.telemetry.metric_state import DeviceReading
 
 log = logging.getLogger("costtrace.agent")
 
@@ -39,12 +38,6 @@ LONGEST_COMMIT_GAP_S = 2.0
 CLEAN_EVERY_S = 30.0
 PATIENCE = 10
 """A spawned agent waits this many times its idle time for a collector before it ends with records unsent."""
-
-
-class Meters(msgspec.Struct):
-    """Energy of the devices that have a sensor."""
-
-    by_device: dict[str, DeviceEnergy]
 
 
 class Emitter(Protocol):
@@ -71,15 +64,6 @@ class Emitter(Protocol):
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Send what can be sent soon, and end; True if all of it was."""
         ...
-
-
-class NodeState(msgspec.Struct):
-    """What of a `Node` is not an engine's and not a group's."""
-
-    group_of_device: dict[str, int]
-    next_group: int
-    remote: RemoteMeters = msgspec.field(default_factory=RemoteMeters)
-    wall_offsets: dict[str, int] = {}
 
 
 class Agent:
@@ -368,8 +352,3 @@ class Agent:
         if self._failing:
             log.warning("the ledger can be written again")
             self._failing = ""
-
-
-def _encode(state: msgspec.Struct) -> bytes:
-    # JSON, because its integers have no limit: virtual-time counters are far beyond 64 bits.
-    return msgspec.json.encode(state)

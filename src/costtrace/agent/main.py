@@ -4,10 +4,9 @@ import logging
 import sys
 
 from costtrace.agent.loop import Agent
-from costtrace.agent.node_health import plugins
+from costtrace.agent.node_health import plugins, reratings
 from costtrace.agent.publish_estimates import Estimates
 from costtrace.agent.refuse_over_budget import Admission
-from costtrace.agent.reratings import reratings
 from costtrace.agent.sensing import sensing
 from costtrace.config.settings import Settings
 from costtrace.core.errors import CosttraceError

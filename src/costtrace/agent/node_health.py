@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger.reader import open_ledger
+
 
 class Plugins(NamedTuple):
     """Sums over the processes that live. Of another container's processes nobody here knows whether they do."""
@@ -24,3 +27,12 @@ def plugins(home: Path) -> Plugins:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return Plugins(lost, errors)
+
+
+def reratings(home: Path) -> int:
+    """How many there were. 0 where the ledger cannot be read now: other figures say so."""
+    try:
+        with open_ledger(home) as store:
+            return int(next(store.rows("SELECT count(*) FROM rerate"))[0])
+    except CosttraceError:
+        return 0

@@ -4,11 +4,12 @@ from pathlib import Path
 
 from costtrace.agent.periodic import Rounds
 from costtrace.capture.node_files import cost_estimates
-from costtrace.capture.node_files.cost_estimates import TENANT, Means
+from costtrace.capture.node_files.cost_estimates import TENANT
 from costtrace.core.errors import CosttraceError
 from costtrace.core.guard import log
+from costtrace.core.rows import Means
 from costtrace.core.units import NS_PER_S
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.recent_means import recent_means
 
 

@@ -16,7 +16,7 @@ from costtrace.core.units import NS_PER_S
 from costtrace.ledger.budgets.budget import HARD
 from costtrace.ledger.budgets.file import load_budgets
 from costtrace.ledger.budgets.standing import standing_of
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 
 
 class Admission(Rounds):

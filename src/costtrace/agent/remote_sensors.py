@@ -9,8 +9,8 @@ from pathlib import Path
 
 from costtrace.attribution.pipeline import Node
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, Heartbeat, Reading, Sensed
-from costtrace.journal.reader import JournalReader, Position
+from costtrace.core.events import SENSORS, Heartbeat, Position, Reading, Sensed
+from costtrace.journal.reader import JournalReader
 
 PREFIX = "remote:"
 """Of the names under which positions in other nodes' journals are kept."""

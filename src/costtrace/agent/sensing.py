@@ -9,12 +9,13 @@ from costtrace.attribution.pipeline import Node
 from costtrace.config.settings import Settings
 from costtrace.core import clock
 from costtrace.core.units import NS_PER_S
+from costtrace.sensors.choose import make_sensor
 from costtrace.sensors.sampler import Sampler
-from costtrace.sensors.sensor import make_sensor
 from costtrace.sensors.sensor_journal import SensorDesk
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry
-    from costtrace.telemetry.metric_state import DeviceReading, Health
+    from costtrace.telemetry.health import Health
+    from costtrace.telemetry.metric_state import DeviceReading
 
 
 class Shows(Protocol):

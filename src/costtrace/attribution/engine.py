@@ -5,8 +5,6 @@ knows is in its fields: an agent that was killed goes on from its last transacti
 same journal always gives the same rows (docs/method.md sections 2 to 6).
 """
 
-from typing import NamedTuple
-
 import msgspec
 
 from costtrace.attribution.energy.counter_windows import DeviceEnergy
@@ -18,12 +16,12 @@ from costtrace.attribution.shares.accounts import Account, Accounts
 from costtrace.attribution.shares.prefix_tree import PrefixTree
 from costtrace.attribution.shares.virtual_time import Rounder
 from costtrace.attribution.steps.cost_model import Coefficients
+from costtrace.attribution.steps.engine_fit import first_fit, fit_row
 from costtrace.attribution.steps.fit import StepFit
-from costtrace.attribution.steps.fit_row import fit_row
-from costtrace.attribution.steps.fit_start import first_fit
 from costtrace.attribution.steps.sliding_window import span_of
 from costtrace.attribution.steps.step_work import Work
-from costtrace.attribution.time.segments import Grant, Segment, wall_offset
+from costtrace.attribution.time.grants import Grant
+from costtrace.attribution.time.segments import Segment
 from costtrace.core.events import (
     Delivered,
     EngineStarted,
@@ -35,7 +33,8 @@ from costtrace.core.events import (
     Snapshot,
     Step,
 )
-from costtrace.core.rows import FitRow, MeterRow, Posting, UsageRecord
+from costtrace.core.rows import FitRow, Rows
+from costtrace.core.wall_time import wall_offset
 
 FOREVER = 1 << 62
 MOST_WAITING = 10_000
@@ -54,14 +53,6 @@ class Policy(msgspec.Struct, frozen=True):
     everybody who used it in the same window."""
     linger_ns: int = 300_000_000
     """How long after its last sequence a request may still bring another (n, several prompts, beams)."""
-
-
-class Rows(NamedTuple):
-    """Rows in the order in which they belong into the ledger."""
-
-    postings: list[Posting]
-    meter: list[MeterRow]
-    records: list[UsageRecord]
 
 
 class EngineAttribution(msgspec.Struct):

@@ -12,8 +12,8 @@ from costtrace.attribution.energy.counter_windows import DeviceEnergy
 from costtrace.attribution.energy.device_match import meter_of
 from costtrace.attribution.energy.remote_meters import RemoteMeters
 from costtrace.attribution.energy.waiting import Stage
-from costtrace.attribution.engine import EngineAttribution, Policy, Rows
-from costtrace.attribution.time.segments import EngineTimeline, wall_offset
+from costtrace.attribution.engine import EngineAttribution, Policy
+from costtrace.attribution.time.segments import EngineTimeline
 from costtrace.attribution.time.shared_devices import Member, Sharing
 from costtrace.core.events import (
     AnyEvent,
@@ -26,8 +26,9 @@ from costtrace.core.events import (
     SegmentHeader,
     Sensed,
 )
-from costtrace.core.rows import EngineRow, FitRow, PendingRow
+from costtrace.core.rows import EngineRow, FitRow, PendingRow, Rows
 from costtrace.core.units import NS_PER_S
+from costtrace.core.wall_time import wall_offset
 
 SENSOR_PATIENCE_NS = 60 * NS_PER_S
 """How long attribution waits for a device's next reading before it goes on without its energy."""

@@ -18,7 +18,8 @@ from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Period
 from costtrace.ledger.fleet_store.store import open_store
-from costtrace.ledger.queries import Store, bounds, open_ledger
+from costtrace.ledger.queries import bounds
+from costtrace.ledger.reader import Store, open_ledger
 from costtrace.reports.output.render import FORMATS
 
 

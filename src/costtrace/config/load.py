@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from costtrace.config.settings import GROUPS, Settings
+from costtrace.config.settings import Settings
 from costtrace.core.errors import ConfigError
 
 PREFIX = "COSTTRACE_"
@@ -120,40 +120,8 @@ def nearest(name: str, known: tuple[str, ...] = KEYS) -> str:
     return get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
 
 
-def configuration_markdown() -> str:
-    """Write the reference of all settings, as `docs/configuration.md` has it."""
-    lines = [_HEAD]
-    for group, text in GROUPS.items():
-        lines += [f"## {group}", "", text, "", "| key | variable | default | unit | what it does | example |"]
-        lines.append("| --- | --- | --- | --- | --- | --- |")
-        for key in KEYS:
-            told = about(key)
-            if told.group == group:
-                default = show(Settings.model_fields[key].default)
-                cells = (f"`{key}`", f"`{PREFIX}{key.upper()}`", f"`{default}`" if default else "", told.unit)
-                lines.append(f"| {' | '.join(cells)} | {told.text} {_allowed(key)}| `{told.example}` |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-_HEAD = f"""# Configuration
-
-<!-- Generated from src/costtrace/config/settings.py by tools/gen_docs.py: do not edit. -->
-
-A value is taken from the first of these that has one:
-
-1. a flag of the command line;
-2. a variable `{PREFIX}<KEY>`, or `{WORKER_PREFIX}<KEY>` (TensorRT-LLM forwards only `TRTLLM_*` to its workers);
-3. the YAML file that `{PREFIX}CONFIG` names, with the keys below, unnested;
-4. the default.
-
-Lists are written with commas, or as YAML lists; `none` is the empty list. An empty variable counts as not set. A
-relative path in the YAML file counts from the directory of that file. A key that does not exist is an error.
-`costtrace doctor` prints every value and where it is from.
-"""
-
-
-def _allowed(key: str) -> str:
+def allowed(key: str) -> str:
+    """Say which values a setting may have; '' where its type says all."""
     schema = Settings.model_json_schema()["properties"][key]
     choices = schema.get("enum") or schema.get("items", {}).get("enum")
     if choices:
@@ -259,5 +227,5 @@ def _told(error: ValidationError, found: Mapping[str, _Found]) -> Iterator[str]:
         where = item.source if item.source.endswith(key.upper()) else f"{item.source}: {key}"
         shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
         why = problem["msg"].removeprefix("Value error, ")
-        hint = f" {allowed}" if (allowed := _allowed(key).strip()) else ""
+        hint = f" {choices}" if (choices := allowed(key).strip()) else ""
         yield f"{where}={shown[:200]!r}: {why}.{hint} Example: {about(key).example}"

@@ -8,10 +8,16 @@ from typing import Literal
 
 from pydantic import BaseModel, field_validator
 
-from costtrace.capture.tenancy import identity as tenancy
-from costtrace.capture.tenancy.sources import BaggageSource, JwtSource, KeySource, read_secret
 from costtrace.config.field import setting
-from costtrace.core.guard import guard
+from costtrace.config.tenant_names import (
+    DEFAULT_HEADERS,
+    DEFAULT_TENANT,
+    DEFAULT_TRUSTED_PEERS,
+    MAX_LENGTH,
+    header_name,
+    network,
+    tenant_name,
+)
 
 TENANTS = "Tenants"
 ROUTE = ":path"
@@ -22,22 +28,22 @@ class TenantSettings(BaseModel):
     """Whose request it is."""
 
     tenant_headers: tuple[str, ...] = setting(
-        tenancy.DEFAULT_HEADERS,
+        DEFAULT_HEADERS,
         group=TENANTS,
         about="HTTP headers that name the tenant; the first that is there decides.",
         example="x-team,x-costtrace-tenant",
     )
     tenant_trusted_peers: tuple[str, ...] = setting(
-        tenancy.DEFAULT_TRUSTED_PEERS,
+        DEFAULT_TRUSTED_PEERS,
         group=TENANTS,
         about="Networks of the hops that may name a tenant: the gateway, not its clients. Unix sockets always may.",
         example="10.20.0.0/16,fd00::/8",
     )
     tenant_default: str = setting(
-        tenancy.DEFAULT_TENANT, group=TENANTS, about="Who pays for requests that name nobody.", example="shared"
+        DEFAULT_TENANT, group=TENANTS, about="Who pays for requests that name nobody.", example="shared"
     )
     tenant_max_length: int = setting(
-        tenancy.MAX_LENGTH,
+        MAX_LENGTH,
         group=TENANTS,
         about="Longest name of a tenant; a longer one is rejected.",
         unit="characters",
@@ -154,26 +160,26 @@ class TenantSettings(BaseModel):
     @field_validator("tenant_headers")
     @classmethod
     def _headers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(tenancy.header_name, names))
+        return tuple(map(header_name, names))
 
     @field_validator("tenant_trusted_peers")
     @classmethod
     def _peers(cls, peers: tuple[str, ...]) -> tuple[str, ...]:
         for peer in peers:
-            tenancy.network(peer)
+            network(peer)
         return peers
 
     @field_validator("tenant_default")
     @classmethod
     def _default_tenant(cls, name: str) -> str:
-        if not name.isascii() or tenancy.tenant_name(name.encode("ascii"), 1024) != name:
+        if not name.isascii() or tenant_name(name.encode("ascii"), 1024) != name:
             raise ValueError("a tenant's name is printable ASCII, not empty, and does not begin with __")
         return name
 
     @field_validator("tenant_user_header")
     @classmethod
     def _user_header(cls, name: str) -> str:
-        return tenancy.header_name(name) if name else ""
+        return header_name(name) if name else ""
 
     @field_validator("tenant_models")
     @classmethod
@@ -188,45 +194,12 @@ class TenantSettings(BaseModel):
         for label in labels:
             if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,62}", label):
                 raise ValueError(f"{label!r} cannot be a label: lower-case letters, digits, _ . - and a letter first")
-        headers = [ROUTE if header == ROUTE else tenancy.header_name(header) for header in labels.values()]
+        headers = [ROUTE if header == ROUTE else header_name(header) for header in labels.values()]
         if len(set(headers)) < len(headers):
             raise ValueError("two labels have the same header")
         return MappingProxyType(dict(zip(labels, headers, strict=True)))
-
-    def tenancy_policy(self) -> tenancy.TenancyPolicy:
-        """How tenants are told apart, by these settings."""
-        return tenancy.TenancyPolicy(
-            trusted_peers=self.tenant_trusted_peers,
-            default=self.tenant_default,
-            sources=[source for name in self.tenant_sources if (source := self._source(name)) is not None],
-            secret=read_secret(self.tenant_trusted_secret),
-            models=self.tenant_models,
-            user_header=self.tenant_user_header,
-            user_secret=read_secret(self.tenant_user_secret),
-            labels={label: header for label, header in self.request_labels.items() if header != ROUTE},
-        )
 
     @property
     def route_label(self) -> str:
         """The label that is a request's route; '' where none is."""
         return next((label for label, header in self.request_labels.items() if header == ROUTE), "")
-
-    def _source(self, name: str) -> tenancy.Source | None:
-        """The source of a name; None where it is not set up, or cannot be (that is reported, and it names nobody)."""
-        length = self.tenant_max_length
-        if name == "header":
-            return tenancy.HeaderSource(self.tenant_headers, default=self.tenant_default, max_length=length)
-        if name == "baggage":
-            return BaggageSource(self.tenant_baggage, max_length=length)
-        if name == "key" and self.tenant_keys is not None:
-            return KeySource(self.tenant_keys)
-        if name == "jwt" and self.tenant_jwks is not None:
-            with guard("tenant jwks"):
-                return JwtSource(
-                    self.tenant_jwks,
-                    claim=self.tenant_jwt_claim,
-                    issuer=self.tenant_jwt_issuer,
-                    audience=self.tenant_jwt_audience,
-                    max_length=length,
-                )
-        return None

@@ -11,10 +11,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from costtrace.core.units import NS_PER_S
-
-STEP_NS = 2 * NS_PER_S
-"""A wall clock further off its anchor than this has been stepped, not slewed."""
+from costtrace.core.wall_time import CLOCK_STEP_NS
 
 
 class Anchor(NamedTuple):
@@ -34,7 +31,7 @@ class Anchor(NamedTuple):
     def stepped(self, newer: "Anchor") -> int:
         """By how many ns the wall clock has been stepped since this anchor; 0 while it only drifts."""
         off = newer.wall_ns - self.wall(newer.monotonic_ns)
-        return off if abs(off) > STEP_NS else 0
+        return off if abs(off) > CLOCK_STEP_NS else 0
 
 
 def anchor() -> Anchor:

@@ -8,6 +8,8 @@ share; only `SegmentHeader` and `Heartbeat` carry wall time, and `clock.py` rela
 Nothing here can hold a prompt, an output or a key: identifiers, names, counts and times only.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
 JOURNAL_SCHEMA = 1
@@ -352,3 +354,14 @@ AnyEvent = (
     | PrefixPath
 )
 """Every event a journal can hold."""
+
+
+class Position(NamedTuple):
+    """Where a reader stands. Kept in the ledger, in the transaction that holds what was made of all before it."""
+
+    segment: int = 0
+    offset: int = 0
+    sequence: int = 0
+    """Number of the next event."""
+    damaged: bool = False
+    """Records are missing before this position: nothing is believed until the next snapshot."""

@@ -6,7 +6,7 @@ A *meter row* is what one device gave one engine in one window, by kind: what th
 A *usage record* describes one part (one engine's share of a request), once it has closed.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -220,3 +220,70 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
     started_ns: int
     ended_ns: int = 0
     end_reason: str = ""
+
+
+class Rows(NamedTuple):
+    """Rows in the order in which they belong into the ledger."""
+
+    postings: list[Posting]
+    meter: list[MeterRow]
+    records: list[UsageRecord]
+
+
+class Means(msgspec.Struct, frozen=True, array_like=True):
+    """Sums over the requests of one model (and tenant): a mean per token is a quotient of two of them, exact."""
+
+    model: str
+    tenant: str
+    """'' where it is everybody's."""
+    currency: str
+    requests: int
+    since_s: int
+    """When the first of them ended, epoch seconds."""
+    until_s: int
+    input_tokens: int
+    cached_tokens: int
+    """Of `input_tokens`, read from the prefix cache: what reading them costs is in the other two means."""
+    output_tokens: int
+    prefill_nano: int
+    decode_nano: int
+    prefill_ns: int
+    decode_ns: int
+    prefill_uj: int | None
+    """None: the energy of one of them is not known."""
+    decode_uj: int | None
+    simulated: bool
+    """Whether a device that one of them ran on is simulated."""
+
+
+ROUNDING_NS = 2
+
+
+def is_known(gpu_ns: int, energy_uj: int, gap_ns: int) -> bool:
+    """Is the energy of this much device time known, at least in part? Rounding may leave a ns beside its gap."""
+    return energy_uj > 0 or gap_ns + ROUNDING_NS < gpu_ns
+
+
+class UsageCost(NamedTuple):
+    """The money of one usage record: the sum over its postings."""
+
+    cost_nano: int | None = None
+    prefill_nano: int | None = None
+    decode_nano: int | None = None
+    currency: str = ""
+    price_book: str = ""
+
+
+class Charge(NamedTuple):
+    """The money of one posting, in nano-units. None: unknown."""
+
+    rate_id: str = ""
+    device_nano: int | None = None
+    energy_nano: int | None = None
+
+    @property
+    def cost_nano(self) -> int | None:
+        """Device and energy together; None where either is unknown."""
+        if self.device_nano is None or self.energy_nano is None:
+            return None
+        return self.device_nano + self.energy_nano

@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from costtrace.core.events import (
+    Heartbeat,
+)
 from costtrace.core.units import NS_PER_S
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -27,3 +30,13 @@ def show_time(at_ns: int, zone: tzinfo = UTC) -> str:
     at = moment(at_ns, zone)
     shown = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1_000:03d}"
     return shown + ("Z" if zone is UTC else f"{at:%z}")
+
+
+CLOCK_STEP_NS = 2 * NS_PER_S
+"""A heartbeat whose wall time is further off than this says that the host's wall clock has been set."""
+
+
+def wall_offset(offset_ns: int, beat: Heartbeat) -> int:
+    """Wall time less monotonic time from this heartbeat on: as before, or, if the wall clock was set, anew."""
+    now_ns = beat.wall_ns - beat.at_ns
+    return now_ns if abs(now_ns - offset_ns) > CLOCK_STEP_NS else offset_ns

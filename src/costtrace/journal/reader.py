@@ -8,22 +8,11 @@ from typing import NamedTuple
 
 from costtrace.core.clock import Anchor
 from costtrace.core.errors import JournalError, SchemaTooNew
-from costtrace.core.events import JOURNAL_SCHEMA, AnyEvent, Lost, SegmentHeader, Snapshot
+from costtrace.core.events import JOURNAL_SCHEMA, AnyEvent, Lost, Position, SegmentHeader, Snapshot
 from costtrace.journal import frames
 from costtrace.journal.writer import LOCK_NAME, SEGMENT_SUFFIX, segment_path
 
 READ_BYTES = 1024 * 1024
-
-
-class Position(NamedTuple):
-    """Where a reader stands. Kept in the ledger, in the transaction that holds what was made of all before it."""
-
-    segment: int = 0
-    offset: int = 0
-    sequence: int = 0
-    """Number of the next event."""
-    damaged: bool = False
-    """Records are missing before this position: nothing is believed until the next snapshot."""
 
 
 class Batch(NamedTuple):

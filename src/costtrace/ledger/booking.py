@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from costtrace.attribution.engine import Rows
-from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
-from costtrace.ledger.store import Ledger, UsageCost
+from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, Rows, UsageCost, UsageRecord
+from costtrace.ledger.store import Ledger
 from costtrace.pricing.price_book import PriceBook
-from costtrace.pricing.rating import Charge, Rate, Rater, split_phases
+from costtrace.pricing.rating import Rate, Rater, split_phases
 
 
 class RecordCost(msgspec.Struct):

@@ -5,9 +5,11 @@ A usage record keeps the cost that it was first given, as spans do; adjustments 
 
 from collections.abc import Sequence
 
+from costtrace.core.rows import Charge
 from costtrace.ledger.answers import Request
-from costtrace.ledger.queries import Store, rerated
-from costtrace.pricing.rating import Charge, split_phases
+from costtrace.ledger.queries import rerated
+from costtrace.ledger.reader import Store
+from costtrace.pricing.rating import split_phases
 
 
 def renew(store: Store, found: Sequence[Request]) -> list[Request]:

@@ -1,4 +1,4 @@
-"""SQL by which each token of a request with several parts counts once, as `costtrace.reports.requests.joined` counts them.
+"""SQL by which each token of a request with several parts counts once, as `reports.requests.joined` counts them.
 
 The prompt counts with the request's first part, the answer with the part that gave it to the client. Window functions
 are what SQLite and ClickHouse share here.

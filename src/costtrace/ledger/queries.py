@@ -7,77 +7,21 @@ usage records (they count when their request ended).
 
 import json
 import re
-import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from costtrace.core.errors import CosttraceError, LedgerError
+from costtrace.core.errors import CosttraceError
 from costtrace.core.rows import JOINED, FitRow
 from costtrace.core.units import NS_PER_HOUR, NS_PER_S
 from costtrace.ledger.answers import Ended, Fit, Habit, Period, Request, Used
 from costtrace.ledger.count_once import COUNTED
-from costtrace.ledger.schema.tables import SCHEMA_VERSION
-from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.ledger.reader import Filter, Row, Store
 
 DAY_NS = 24 * NS_PER_HOUR
 QUARTER_NS = 900 * NS_PER_S
 """Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
-
-Row = tuple[Any, ...]
-
-
-class Store(Protocol):
-    """What the queries need of a database."""
-
-    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
-        """Run one SELECT with named parameters and stream what it yields."""
-        ...
-
-
-class SqliteStore:
-    """A SQLite ledger as a store: all queries see the same moment, whatever the agent writes meanwhile."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.path = ledger.path
-        self._connection = ledger.connection
-
-    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
-        """Run one SELECT with named parameters and stream what it yields. Raises: LedgerError."""
-        try:
-            cursor = self._connection.cursor()
-            cursor.row_factory = None
-            cursor.arraysize = 1_000
-            cursor.execute(sql, parameters or {})
-            while chunk := cursor.fetchmany():
-                yield from chunk
-        except sqlite3.Error as error:
-            raise LedgerError(f"cannot read the ledger {self.path}: {error}. {self._remedy()}") from error
-
-    def _remedy(self) -> str:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version < SCHEMA_VERSION:
-            return (
-                f"It has schema {version}, and this costtrace asks for what {SCHEMA_VERSION} has: an older agent "
-                "writes it. Start this version's, which brings it up to date (`costtrace agent --once` ends by itself)."
-            )
-        return "`costtrace verify` names rows that are damaged."
-
-
-@contextmanager
-def open_ledger(home: Path) -> Iterator[SqliteStore]:
-    """The ledger under *home*, read-only, as it is now. Raises: LedgerError."""
-    ledger = Ledger(home / LEDGER_NAME, read_only=True)
-    try:
-        ledger.connection.execute("BEGIN")
-        yield SqliteStore(ledger)
-    except sqlite3.Error as error:
-        raise LedgerError(f"cannot read the ledger {ledger.path}: {error}") from error
-    finally:
-        ledger.close()
 
 
 class Dimension(NamedTuple):
@@ -159,25 +103,6 @@ ORDERS = {
     "ended": "u.ended_ns DESC",
 }
 """How requests can be sorted; unknowns come last."""
-
-
-class Filter(NamedTuple):
-    """Which requests: None takes all."""
-
-    tenant: str | None = None
-    model: str | None = None
-    engine: str | None = None
-
-    def sql(self, alias: str) -> str:
-        """Conditions on table *alias*, each with a leading AND."""
-        names = {"tenant": "tenant", "model": "model", "engine": "engine_id"}
-        return "".join(
-            f" AND {alias}.{column} = :{name}" for name, column in names.items() if getattr(self, name) is not None
-        )
-
-    def parameters(self) -> dict[str, int | str]:
-        """Values of the conditions."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
 def bounds(store: Store) -> Period | None:

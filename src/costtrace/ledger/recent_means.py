@@ -1,8 +1,8 @@
 """What requests have cost lately, by model and tenant: for estimates of what others will cost."""
 
-from costtrace.capture.node_files.cost_estimates import Means
+from costtrace.core.rows import Means
 from costtrace.core.units import NS_PER_HOUR, NS_PER_S
-from costtrace.ledger.queries import Store
+from costtrace.ledger.reader import Store
 
 NEWEST = 50_000
 """Records that are looked at: what bounds the time that it takes, and how old a mean can be on a busy node."""

@@ -8,30 +8,17 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
 from costtrace.core.errors import LedgerError, LedgerTooNew
-from costtrace.core.rows import EngineRow, FitRow, MeterRow, Posting, UsageRecord
-from costtrace.journal.reader import Position
+from costtrace.core.events import Position
+from costtrace.core.rows import Charge, EngineRow, FitRow, MeterRow, PendingRow, Posting, Sensor, UsageCost, UsageRecord
 from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
-from costtrace.ledger.sensors import put_sensors
-from costtrace.pricing.rating import Charge
 
 LEDGER_NAME = "ledger.sqlite"
 LOG_PAGES = 128
 """Length of SQLite's write-ahead log, in pages of 4 kB, before it is folded into the ledger."""
-
-
-class UsageCost(NamedTuple):
-    """The money of one usage record: the sum over its postings."""
-
-    cost_nano: int | None = None
-    prefill_nano: int | None = None
-    decode_nano: int | None = None
-    currency: str = ""
-    price_book: str = ""
 
 
 class Ledger:
@@ -247,3 +234,24 @@ def _statements(script: str) -> Iterator[str]:
             if rest.strip():
                 yield rest
             rest = ""
+
+
+_PLACES = ", ".join("?" * (3 + len(Sensor.__struct_fields__)))
+
+
+def put_sensors(connection: sqlite3.Connection, rows: Iterable[MeterRow]) -> None:
+    """Keep how the energy of meter rows was read. A window that comes in two rows has its last one's."""
+    connection.executemany(
+        f"INSERT OR REPLACE INTO window_sensor VALUES ({_PLACES})",  # noqa: S608 - our names
+        [
+            (row.engine_id, row.device, row.window_ns, *msgspec.structs.astuple(row.sensor))
+            for row in rows
+            if row.sensor is not None and row.energy_uj is not None
+        ],
+    )
+
+
+def put_pending(connection: sqlite3.Connection, rows: Iterable[PendingRow]) -> None:
+    """Say what is pending now, in place of what was."""
+    connection.execute("DELETE FROM pending")
+    connection.executemany("INSERT INTO pending VALUES (?,?,?,?,?)", [msgspec.structs.astuple(row) for row in rows])

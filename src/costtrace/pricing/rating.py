@@ -11,21 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from costtrace.core.apportion import largest_remainder
-
-
-class Charge(NamedTuple):
-    """The money of one posting, in nano-units. None: unknown."""
-
-    rate_id: str = ""
-    device_nano: int | None = None
-    energy_nano: int | None = None
-
-    @property
-    def cost_nano(self) -> int | None:
-        """Device and energy together; None where either is unknown."""
-        if self.device_nano is None or self.energy_nano is None:
-            return None
-        return self.device_nano + self.energy_nano
+from costtrace.core.rows import Charge
 
 
 class Rate(NamedTuple):

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
-from costtrace.core import clock
 from costtrace.core.clock import Anchor
 from costtrace.core.events import Reading
 
@@ -137,21 +136,3 @@ class Several:
         """Close all."""
         for sensor in self._sensors:
             sensor.close()
-
-
-def make_sensor(
-    name: str, gains: Mapping[str, str] | None = None, *, mig_rule: str = "slices", clocks: Clocks = clock.anchor
-) -> Sensor:
-    """Make the sensor called *name*: ``auto``, ``nvml``, ``rapl`` or ``none``. Nothing is opened yet.
-
-    *gains*: declared correction by UUID, or by a pattern of names (``NVIDIA A100*``).
-    """
-    from costtrace.sensors.nvml.sensor import NvmlSensor  # noqa: PLC0415 - each sensor is loaded where it is used
-    from costtrace.sensors.rapl import RaplSensor  # noqa: PLC0415 - as above
-
-    if name == "none":
-        return Nowhere()
-    if name == "rapl":
-        return RaplSensor(gains, clocks=clocks)
-    nvml = NvmlSensor(gains, mig_rule=mig_rule, clocks=clocks, wanted=name == "nvml")
-    return nvml if name == "nvml" else Several([nvml, RaplSensor(gains, clocks=clocks, wanted=False)])

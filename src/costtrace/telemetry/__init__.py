@@ -10,7 +10,8 @@ Where OTLP goes is said by OpenTelemetry's own variables; with no ``OTEL_EXPORTE
 """
 
 from costtrace.telemetry.emission import Emission, EmissionSettings
-from costtrace.telemetry.metric_state import DeviceReading, Health
+from costtrace.telemetry.health import Health
+from costtrace.telemetry.metric_state import DeviceReading
 from costtrace.telemetry.span_shipper import Shipped
 
 __all__ = ["DeviceReading", "Emission", "EmissionSettings", "Health", "Shipped"]

@@ -12,12 +12,12 @@ from opentelemetry.sdk.resources import Resource
 
 from costtrace.core.clock import host_name
 from costtrace.core.errors import CosttraceError
-from costtrace.core.rows import MeterRow, Posting, UsageRecord
-from costtrace.ledger.store import Ledger, UsageCost
+from costtrace.core.rows import Charge, MeterRow, Posting, UsageCost, UsageRecord
+from costtrace.ledger.store import Ledger
 from costtrace.pricing.carbon import CarbonIntensity
-from costtrace.pricing.rating import Charge
+from costtrace.telemetry.health import Health
 from costtrace.telemetry.ledger_rows import engines
-from costtrace.telemetry.metric_state import DeviceReading, Feed, Health
+from costtrace.telemetry.metric_state import DeviceReading, Feed
 from costtrace.telemetry.otlp_metrics import OtlpMetrics
 from costtrace.telemetry.prometheus import PrometheusEndpoint
 from costtrace.telemetry.span_shipper import Shipped, SpanShipper, consumer

@@ -8,9 +8,8 @@ from bisect import bisect_left
 from typing import NamedTuple
 
 from costtrace.core import semconv as s
-from costtrace.core.rows import UsageRecord
+from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_S, TOKENS_PER_MILLION, UJ_PER_J
-from costtrace.ledger.store import UsageCost
 
 _DECADES = {s.H_COST.name: -7, s.H_GPU_TIME.name: -5, s.H_ENERGY.name: -3, s.H_PER_MILLION_OUTPUT.name: -4}
 """Power of ten at which each metric's buckets begin."""

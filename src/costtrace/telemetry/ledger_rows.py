@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from costtrace.core.rows import EngineRow, UsageRecord
-from costtrace.ledger.store import UsageCost
+from costtrace.core.rows import EngineRow, UsageCost, UsageRecord
 
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
 _COUNT = len(_FIELDS)

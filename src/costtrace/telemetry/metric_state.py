@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from costtrace.core import semconv as s
-from costtrace.core.rows import MeterRow, Posting, UsageRecord
+from costtrace.core.rows import Charge, MeterRow, Posting, UsageCost, UsageRecord
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_S, UJ_PER_J
-from costtrace.ledger.store import UsageCost
-from costtrace.pricing.rating import Charge
+from costtrace.telemetry.health import Health
 from costtrace.telemetry.histograms import Distribution, Exemplar, bounds, request_values
 from costtrace.telemetry.ledger_rows import engines
 from costtrace.telemetry.span_ids import span_ids
@@ -42,45 +41,6 @@ class DeviceReading(NamedTuple):
     """Mean error of the energy model over its last counter windows, as a share."""
     lag_s: float | None = None
     """How old its counter's value is when it is read, as found."""
-
-
-class Health:
-    """Figures of costtrace itself, by the short names of `semconv.HEALTH`. Any thread may set them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values: dict[str, float] = {}
-        self._live: dict[str, Callable[[], float]] = {}
-
-    def follow(self, name: str, read: Callable[[], float]) -> None:
-        """Read a figure when it is asked for, instead of having it set."""
-        self._check(name)
-        self._live[name] = read
-
-    def set(self, name: str, value: float) -> None:
-        """Set a gauge, or a counter to its running total."""
-        self._check(name)
-        with self._lock:
-            self._values[name] = value
-
-    def add(self, name: str, value: float = 1) -> None:
-        """Add to a counter."""
-        self._check(name)
-        with self._lock:
-            self._values[name] = self._values.get(name, 0) + value
-
-    def get(self, name: str) -> float | None:
-        """What it was last set to; None: never."""
-        self._check(name)
-        if name in self._live:
-            return self._live[name]()
-        with self._lock:
-            return self._values.get(name)
-
-    @staticmethod
-    def _check(name: str) -> None:
-        if name not in s.HEALTH:
-            raise ValueError(f"{name!r} is not a figure of costtrace's health. There are: {', '.join(s.HEALTH)}.")
 
 
 class Feed:

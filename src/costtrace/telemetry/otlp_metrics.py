@@ -21,8 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from costtrace.core import semconv as s
-from costtrace.core.rows import UsageRecord
-from costtrace.ledger.store import UsageCost
+from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
 from costtrace.telemetry.metric_state import Feed
 from costtrace.telemetry.span_ids import context, span_ids

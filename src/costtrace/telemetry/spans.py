@@ -14,9 +14,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, Status, StatusCode
 
 from costtrace.core import semconv as s
-from costtrace.core.rows import EngineRow, UsageRecord
+from costtrace.core.rows import EngineRow, UsageCost, UsageRecord
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_S, TOKENS_PER_MILLION, UJ_PER_J
-from costtrace.ledger.store import UsageCost
 from costtrace.pricing.carbon import UG_PER_G, CarbonIntensity, request_ug
 from costtrace.telemetry.span_ids import SpanIds, context, span_ids
 

@@ -11,10 +11,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
+from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, UsageCost, UsageRecord
 from costtrace.core.semconv import OTHER_TENANT
-from costtrace.ledger.store import UsageCost
-from costtrace.pricing.rating import Charge
 
 _Key = TypeVar("_Key")
 _MOST_FOLDED = 1_000_000

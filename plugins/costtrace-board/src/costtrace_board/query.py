@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Filter, Store
+from costtrace.ledger.reader import Filter, Store
 from costtrace_board.board import EngineInfo, PriceSince, Transaction
 from costtrace_board.improvement import Block
 from costtrace_board.pareto import Billed

@@ -11,8 +11,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from costtrace_vllm import settings
-from costtrace_vllm.status import status
+from costtrace_vllm.process import process
 
 from costtrace.capture.hooks import on_import as late
 from costtrace.core import clock
@@ -37,7 +36,7 @@ def register() -> None:
         return
     _done = True
     with guard("dynamo.register"):
-        if not settings.current().enabled:
+        if not process.settings.enabled:
             return
         late.when_theirs_are(contract.HOOKS, _lay)
         if os.environ.get(ROLE):
@@ -58,10 +57,10 @@ def _lay(hooks: list[contract.Hook], module: ModuleType) -> None:
             owner = getattr(module, hook.owner, None) if hook.owner else module
             why = contract.why_not(owner, hook)
             if why:
-                status.say_lost(f"dynamo.{hook.name}", f"{hook.module} {hook.function}: {why}", hook.lost)
+                process.status.say_lost(f"dynamo.{hook.name}", f"{hook.module} {hook.function}: {why}", hook.lost)
                 continue
             setattr(owner, hook.function, wraps_by_name[hook.name](vars(owner)[hook.function]))
-            status.installed.append(f"dynamo.{hook.name}")
+            process.status.installed.append(f"dynamo.{hook.name}")
 
 
 def wrap_setup(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +101,7 @@ def introduce(request: Any, context: Any, role: str) -> None:
     """Tell the vLLM plugin who is behind the id of *context*."""
     from costtrace_vllm import frontend  # noqa: PLC0415 - only a worker's main process needs it
 
-    current = settings.current()
+    current = process.settings
     headers = context.trace_headers()
     found = identity.request_context(
         context.id(),

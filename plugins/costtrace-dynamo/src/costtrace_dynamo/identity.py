@@ -12,7 +12,8 @@ from typing import Any
 from costtrace_vllm.carrier import RequestContext
 
 from costtrace.capture.request_context import valid_traceparent
-from costtrace.capture.tenancy.identity import INVALID, tenant_name
+from costtrace.capture.tenancy.identity import INVALID
+from costtrace.config.tenant_names import tenant_name
 from costtrace.core.rows import JOINED
 
 SALT_PREFIX = "dynamo-cache-salt:"

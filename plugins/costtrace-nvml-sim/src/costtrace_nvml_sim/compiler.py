@@ -5,6 +5,7 @@ import uuid
 from decimal import Decimal
 from pathlib import Path
 
+from costtrace.sensors.nvml.simulated import SIMULATED_SERIAL, SIMULATED_SUFFIX
 from costtrace_nvml_sim import faults
 from costtrace_nvml_sim.compiled import (
     BEFORE_ALL,
@@ -17,7 +18,6 @@ from costtrace_nvml_sim.compiled import (
     CompiledMig,
     CompiledProcess,
 )
-from costtrace_nvml_sim.detect import SIMULATED_SERIAL, SIMULATED_SUFFIX
 from costtrace_nvml_sim.errors import NvmlSimError
 from costtrace_nvml_sim.faults import NVML_ERRORS, FaultKind
 from costtrace_nvml_sim.presets import PRESETS, Preset

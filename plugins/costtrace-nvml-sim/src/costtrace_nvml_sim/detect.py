@@ -7,15 +7,6 @@
 
 import ctypes
 
-SIMULATED_SUFFIX = "-sim"
-SIMULATED_SERIAL = "SIMULATED"
-
-
-def is_simulated(driver_version: str | bytes) -> bool:
-    """Whether a driver version, as NVML tells it, is that of the double."""
-    text = driver_version.decode(errors="replace") if isinstance(driver_version, bytes) else driver_version
-    return text.endswith(SIMULATED_SUFFIX)
-
 
 def loaded_library_version() -> str | None:
     """Version of the double that this process would load as NVML; None with the driver's library or with none."""

@@ -191,7 +191,7 @@ def parse_scenario(data: object, *, source: str = "scenario") -> Scenario:
         raise NvmlSimError(f"{source}: this scenario cannot be used:\n{_explain(error)}") from error
 
 
-def _parse_text(path: Path, text: str) -> Any:  # noqa: ANN401  (plain data of any shape, checked by the model)
+def _parse_text(path: Path, text: str) -> Any:
     if path.suffix == ".toml":
         return tomllib.loads(text)
     if path.suffix == ".json":

@@ -14,14 +14,14 @@ from costtrace.capture.engine_journal import EngineJournal
 from costtrace.core import clock
 from costtrace.core.events import EngineReady, EngineStarted
 from costtrace.core.guard import guard, log
-from costtrace_tensorrt_llm import batches, contract, describe, settings
+from costtrace_tensorrt_llm import batches, contract, describe
 from costtrace_tensorrt_llm.contexts import contexts
 from costtrace_tensorrt_llm.gputime import EventPool
 from costtrace_tensorrt_llm.hook_points import SETTLED, TIERS
 from costtrace_tensorrt_llm.metering import StepMeter
 from costtrace_tensorrt_llm.native import UNTOLD, Untold, UpstreamMeter
+from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.stats import StatsMeter
-from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 
 _last_end = (0, 0)
@@ -39,7 +39,7 @@ class Engine:
     def __init__(self, executor: Any, tier: str, why: str) -> None:
         self.tier = tier
         self.place = describe.place_of(executor)
-        self.journal = EngineJournal("tensorrt-llm", "rank", settings.current(), status)
+        self.journal = EngineJournal("tensorrt-llm", "rank", process.settings, process.status)
         self.recorder = self.journal.recorder
         self.steps: StepMeter | UpstreamMeter | None = None
         self.stats: StatsMeter | None = None
@@ -52,7 +52,7 @@ class Engine:
             self.stats = StatsMeter(self.recorder, contexts)
         if why:
             log.warning("costtrace: tier %s is used (%s). Serving goes on.", tier, why)
-            status.lost.setdefault("tier", f"{why}; {tier} is used")
+            process.status.lost.setdefault("tier", f"{why}; {tier} is used")
         self._starting: threading.Thread | None = None
         self._devices: tuple[str, ...] = ()
 
@@ -66,13 +66,13 @@ class Engine:
         started = EngineStarted(
             started_ns=ended_ns if pid == os.getpid() else clock.process_start_ns(),
             engine="tensorrt-llm",
-            engine_version=status.engine_version(),
+            engine_version=process.status.engine_version(),
             model=model,
             devices=devices,
             dp_rank=self.place.rank if self.place.attention_dp else 0,
             shape=describe.shape_of(executor, self.place.peers),
             settings=describe.settings_of(executor, self.place, self.tier),
-            lost_hooks=status.lost_hooks(),
+            lost_hooks=process.status.lost_hooks(),
         )
         translator = Translator(
             model, clock.boot_id(), stage=self.place.stage, scatter=self.place.stages > 1, rank=self.place.rank
@@ -85,11 +85,11 @@ class Engine:
         For the executor's thread: files are closed and opened beside it.
         """
         untold = isinstance(error, Untold)
-        tier = "T1" if untold and set(TIERS["T1"]) <= set(status.installed) else "T2"
-        if not set(TIERS[tier]) <= set(status.installed):
+        tier = "T1" if untold and set(TIERS["T1"]) <= set(process.status.installed) else "T2"
+        if not set(TIERS[tier]) <= set(process.status.installed):
             tier = "none"
         why = f"upstream did not time its last {UNTOLD} batches" if untold else str(error)
-        status.say_lost("batch", why, f"{self.tier}; {tier} is used from here on")
+        process.status.say_lost("batch", why, f"{self.tier}; {tier} is used from here on")
         if self.steps is not None:
             self.steps.hand_over()
         if tier == "none":
@@ -129,13 +129,13 @@ class Engine:
 def attach(executor: Any) -> Engine | None:
     """Begin to record *executor*; None where another rank does it, or nothing can be recorded."""
     place = describe.place_of(executor)
-    wanted = settings.current().trtllm_tier
+    wanted = process.settings.trtllm_tier
     if not place.meters or wanted in SETTLED:  # what is settled is the server's to record
         return None
-    tier, why = contract.tier_of(status.installed, status.engine_version(), wanted)
+    tier, why = contract.tier_of(process.status.installed, process.status.engine_version(), wanted)
     if tier == "T1-native" and batches.read(executor, "enable_iter_perf_stats", False) is not True:
         why = "T1-native needs enable_iter_perf_stats"
-        tier = "T1" if set(TIERS["T1"]) <= set(status.installed) else "none"
+        tier = "T1" if set(TIERS["T1"]) <= set(process.status.installed) else "none"
     if tier == "none":
         log.warning(
             "costtrace: nothing is recorded of this engine (%s). Serving goes on. "

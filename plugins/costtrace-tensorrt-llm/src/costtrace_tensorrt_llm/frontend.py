@@ -16,10 +16,11 @@ from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
 from costtrace.core.guard import guard, swallow
 from costtrace.core.rows import JOINED
-from costtrace_tensorrt_llm import carrier, settings, settling
+from costtrace_tensorrt_llm import carrier, settling
 from costtrace_tensorrt_llm.batches import number, read
 from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext
 from costtrace_tensorrt_llm.contexts import contexts
+from costtrace_tensorrt_llm.process import process
 
 
 class Caller:
@@ -36,7 +37,7 @@ class Caller:
     def context(self) -> RequestContext:
         """Who it is, and its place in a trace: the same for all that is done on its behalf."""
         if self._context is None:
-            identity = tenancy.resolve(self.headers, self.peer)
+            identity = tenancy.resolve(self.headers, self.peer, process.tenancy)
             self._context = RequestContext(
                 self.key,
                 identity.tenant,
@@ -105,7 +106,7 @@ def _context_of(request: Any) -> RequestContext:
     parent = headers.get("traceparent") if isinstance(headers, dict) else ""
     return RequestContext(
         secrets.token_hex(8),
-        settings.current().tenant_default,
+        process.settings.tenant_default,
         "process",
         traceparent=valid_traceparent(parent),
         arrived_ns=time.monotonic_ns(),

@@ -14,7 +14,7 @@ from costtrace.capture.hooks.check import check_fields
 from costtrace.core.guard import guard
 from costtrace_tensorrt_llm import contract
 from costtrace_tensorrt_llm.hook_points import HOOKS, Hook
-from costtrace_tensorrt_llm.status import status
+from costtrace_tensorrt_llm.process import process
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -70,9 +70,9 @@ def lay(hooks: list[Hook], module: ModuleType) -> None:
                     from costtrace_tensorrt_llm.frontend import unpack_queue_item  # noqa: PLC0415 - see `wraps_of`
 
                     owner.__setstate__ = unpack_queue_item
-                status.installed.append(hook.name)
+                process.status.installed.append(hook.name)
             elif not hook.optional and hook.name != "enqueue.1.0":  # it is there only where `enqueue` is not
-                status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
+                process.status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
 
 
 def _why_not(owner: Any, hook: Hook) -> str:

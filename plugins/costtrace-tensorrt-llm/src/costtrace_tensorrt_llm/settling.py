@@ -20,12 +20,12 @@ from costtrace.capture.recorder import Recorder
 from costtrace.core import clock
 from costtrace.core.events import EngineReady, EngineStarted
 from costtrace.core.guard import guard, log
-from costtrace_tensorrt_llm import carrier, contract, settings, told
+from costtrace_tensorrt_llm import carrier, contract, told
 from costtrace_tensorrt_llm.batches import ADDED, FREED, Batch, number, read
 from costtrace_tensorrt_llm.gpus import visible_gpus
 from costtrace_tensorrt_llm.hook_points import METHODS, SETTLED
+from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.settle import Ended, Settler, unknown
-from costtrace_tensorrt_llm.status import status
 from costtrace_tensorrt_llm.translate import Translator
 
 LIFE = "_costtrace_life"
@@ -62,7 +62,7 @@ class Settlement:
         self._inbox: deque[tuple[Any, ...]] = deque(maxlen=RING)
         self._first_ns: dict[int, int] = {}
         self._recorder = _Recorder(self)
-        self._journal = EngineJournal("tensorrt-llm", "server", settings.current(), status, self._recorder)
+        self._journal = EngineJournal("tensorrt-llm", "server", process.settings, process.status, self._recorder)
         self._settler: Settler | None = None
         self._opening = threading.Lock()
         self._devices: list[str] = []
@@ -118,9 +118,9 @@ class Settlement:
             why = told.why_not_by_batch(life) or self._why_not_by_batch() if self.tier == "T3" else ""
             if why:
                 self.tier = "T5"
-                status.say_lost("batch times", why, "T3, estimates by batch; T5 is used")
+                process.status.say_lost("batch times", why, "T3, estimates by batch; T5 is used")
             if not life.told:
-                status.say_lost(
+                process.status.say_lost(
                     "request times",
                     "finished requests have no request_perf_metrics of this host's clock: is return_perf_metrics set?",
                     "when a request was first in a batch: its whole wait counts",
@@ -144,7 +144,7 @@ class Settlement:
         started = EngineStarted(
             started_ns=clock.process_start_ns(),
             engine="tensorrt-llm",
-            engine_version=status.engine_version(),
+            engine_version=process.status.engine_version(),
             model=model,
             devices=devices,
             settings={
@@ -153,7 +153,7 @@ class Settlement:
                 "ranks_metered": str(self._world),
                 **({"cuda_visible_devices": visible} if visible else {}),
             },
-            lost_hooks=status.lost_hooks(),
+            lost_hooks=process.status.lost_hooks(),
         )
         self._journal.open(
             [started, EngineReady(self._ready_ns)], Translator(model, clock.boot_id()), self._told, self._last
@@ -206,7 +206,7 @@ def wrap_create(original: Callable[..., Any]) -> Callable[..., Any]:
     def create(*args: Any, **kwargs: Any) -> Any:
         made = original(*args, **kwargs)
         with guard("trtllm.create"):
-            wanted = settings.current().trtllm_tier
+            wanted = process.settings.trtllm_tier
             if wanted in SETTLED:
                 begin(wanted, inspect.signature(original).bind(*args, **kwargs).arguments)
         return made
@@ -217,11 +217,11 @@ def wrap_create(original: Callable[..., Any]) -> Callable[..., Any]:
 def begin(wanted: str, arguments: dict[str, Any]) -> None:
     """Begin to take in requests. *arguments*: of `GenerationExecutor.create`."""
     global _settlement  # noqa: PLW0603 - a fact of the process
-    tier, why = contract.tier_of(status.installed, status.engine_version(), wanted)
+    tier, why = contract.tier_of(process.status.installed, process.status.engine_version(), wanted)
     if tier == "none":
         log.warning("costtrace: nothing is recorded of this engine (%s). Serving goes on.", why)
     elif _settlement is not None:
-        status.say_lost(
+        process.status.say_lost(
             "second engine", "one process has two", "estimates of the second: its requests count as the first's"
         )
     else:

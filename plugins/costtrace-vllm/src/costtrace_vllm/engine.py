@@ -13,9 +13,9 @@ from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.core import clock
 from costtrace.core.events import DeviceRef, EngineReady, EngineStarted, ModelShape
 from costtrace.core.guard import guard, swallow
-from costtrace_vllm import describe, settings
+from costtrace_vllm import describe
+from costtrace_vllm.process import process
 from costtrace_vllm.sequences import OVERHEAD
-from costtrace_vllm.status import status
 from costtrace_vllm.tracing import trace_scheduler
 from costtrace_vllm.translate import Translator
 
@@ -81,7 +81,9 @@ def wrap_devices(original: Callable[..., Any]) -> Callable[..., Any]:
             birth.devices = describe.devices_of(workers)
             for found in workers:
                 if found["error"]:
-                    status.say_lost(f"device of rank {found['rank']}", found["error"], "its time, energy or shape")
+                    process.status.say_lost(
+                        f"device of rank {found['rank']}", found["error"], "its time, energy or shape"
+                    )
             birth.shape = describe.model_shape(vllm_config, sum(found["weight_bytes"] for found in workers))
             _coming.birth = birth
         return result
@@ -166,7 +168,7 @@ def traced(chosen: type) -> type:
 def _attach(scheduler: Any, vllm_config: Any) -> None:
     birth, _coming.birth = _coming.birth or Birth(), None
     engine = Engine(vllm_config, birth)
-    size = describe.prefix_block_of(scheduler) if settings.current().prefix_sharing == "tree" else 0
+    size = describe.prefix_block_of(scheduler) if process.settings.prefix_sharing == "tree" else 0
     trace_scheduler(scheduler, engine.recorder, prefixes=size > 0)
     settings_found = describe.settings_of(vllm_config)
     settings_found["scheduler"] = type(scheduler).__qualname__
@@ -184,7 +186,7 @@ class Engine:
     """One engine of this process: its recorder, and the writer thread with its journal."""
 
     def __init__(self, vllm_config: Any, birth: Birth) -> None:
-        self.journal = EngineJournal("vllm", "engine", settings.current(), status)
+        self.journal = EngineJournal("vllm", "engine", process.settings, process.status)
         self.recorder, self.engine_id = self.journal.recorder, self.journal.engine_id
         self._model = describe.served_model(vllm_config)
         self._started_ns = birth.started_ns or _begun_ns()
@@ -192,7 +194,7 @@ class Engine:
         self._shape = birth.shape or describe.model_shape(vllm_config, 0)
         self._role = describe.role_of(vllm_config)
         self._dp_rank = describe.dp_rank_of(vllm_config)
-        simulated = settings.current().simulated_device
+        simulated = process.settings.simulated_device
         self._simulated = bool(simulated)
         if simulated:
             self._devices = describe.simulated_device(simulated)
@@ -207,14 +209,14 @@ class Engine:
         started = EngineStarted(
             started_ns=self._started_ns,
             engine="vllm",
-            engine_version=status.engine_version(),
+            engine_version=process.status.engine_version(),
             model=self._model,
             devices=self._devices,
             role=self._role,
             dp_rank=self._dp_rank,
             shape=self._shape,
             settings=engine_settings,
-            lost_hooks=status.lost_hooks(),
+            lost_hooks=process.status.lost_hooks(),
             simulated=self._simulated,
         )
         ready = EngineReady(time.monotonic_ns())

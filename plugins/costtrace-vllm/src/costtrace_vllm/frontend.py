@@ -20,10 +20,10 @@ from costtrace.capture.request_context import traceparent_of
 from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
 from costtrace.core.guard import guard, swallow
-from costtrace_vllm import carrier, hints, refusal, settings
+from costtrace_vllm import carrier, hints, refusal
 from costtrace_vllm.carrier import HEADER, RequestContext
+from costtrace_vllm.process import process
 from costtrace_vllm.routes import route_of
-from costtrace_vllm.status import status
 
 SCOPE_KEY = "costtrace"
 REMEMBERED = 10_000
@@ -40,15 +40,15 @@ def _say_status() -> None:
     global _said_pid  # noqa: PLW0603 - once a process
     if _said_pid != os.getpid():
         _said_pid = os.getpid()
-        home = settings.current().home
-        status.write(home, "frontend")
+        home = process.settings.home
+        process.status.write(home, "frontend")
         atexit.register(_remove_status, home, _said_pid)
 
 
 def _remove_status(home: Path, pid: int) -> None:
     if os.getpid() == pid:
         with guard("vllm.status"):
-            status.remove(home, "frontend")
+            process.status.remove(home, "frontend")
 
 
 class Caller:
@@ -69,8 +69,8 @@ class Caller:
         *adapter* is the LoRA adapter that is asked for, if any.
         """
         headers = headers_of(self.scope)
-        identity = tenancy.resolve(headers, peer_of(self.scope), model=adapter)
-        label, route = settings.current().route_label, route_of(self.path)
+        identity = tenancy.resolve(headers, peer_of(self.scope), process.tenancy, model=adapter)
+        label, route = process.settings.route_label, route_of(self.path)
         self.identity = identity._replace(labels={**identity.labels, label: route}) if label and route else identity
         self.traceparent = traceparent_of(headers)
         self.key = secrets.token_hex(8)
@@ -127,7 +127,7 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hints_are_on() -> bool:
-    setting = settings.current()
+    setting = process.settings
     return setting.response_hints or setting.cost_estimates != "off"
 
 
@@ -161,7 +161,7 @@ def wrap_build(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _refused(caller: Caller) -> Refusal | None:
     """Why the caller's tenant is refused, where that is switched on."""
-    setting = settings.current()
+    setting = process.settings
     if not setting.admission or not refusal.concerns(caller.scope):
         return None
     caller.resolve()
@@ -169,7 +169,7 @@ def _refused(caller: Caller) -> Refusal | None:
     if setting.tenant_models and (source == tenancy.DEFAULT or source.startswith(tenancy.REJECTED)):
         caller.identity = None  # the adapter, which only the engine's front end knows, may yet say who pays
         return None
-    return refusal.gate().refusal(caller.identity.tenant)
+    return process.refusals.refusal(caller.identity.tenant)
 
 
 _introduced: OrderedDict[str, RequestContext] = OrderedDict()
@@ -200,7 +200,7 @@ def label(request: Any) -> None:
         operation = introduced.operation or carrier.operation_of("", external_id, pooling=pooling)
         context = msgspec.structs.replace(introduced, prompt_key=prompt_key, operation=operation)
     elif caller is None:
-        tenant = settings.current().tenant_default
+        tenant = process.settings.tenant_default
         request_id = carrier.response_id(external_id, pooling=False)
         operation = carrier.operation_of("", external_id, pooling=pooling)
         context = RequestContext(request_id, request_id, prompt_key, operation, tenant, "process")

@@ -6,13 +6,13 @@ known when its `usage` is, and by what requests have cost until now (`costtrace.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any
 
-from costtrace.capture.node_files.cost_estimates import Estimate, Reader, Used, estimate
+from costtrace.capture.node_files.cost_estimates import Estimate, Used, estimate
 from costtrace.core.guard import guard
 from costtrace.core.units import NANO_PER_UNIT, amount
-from costtrace_vllm import settings
+from costtrace_vllm.process import process
 
 REQUEST_ID = b"x-costtrace-request-id"
 COST_ESTIMATE = b"x-costtrace-cost-estimate"
@@ -54,12 +54,6 @@ def headers_for(request_id: str, estimated: Estimate | None) -> Iterable[Header]
         yield COST_CURRENCY, estimated.means.currency.encode()
 
 
-@lru_cache(maxsize=1)
-def reader() -> Reader:
-    """The one of this process."""
-    return Reader(settings.current().home, settings.current().cost_estimates)
-
-
 def wrap_answer(note: Callable[[Any], None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """`__init__` of a class of answers: *note* is told of those that state their usage. Of a stream, that is the last.
 
@@ -85,7 +79,7 @@ def state(answer: Any, tenant: str, request_id: str) -> Estimate | None:
     `cost` is a number in USD, as gateways have it that sell by the token and as their readers expect it (some refuse
     anything but a number); `cost_details` says that it is an estimate, of what, and stands alone in other currencies.
     """
-    means = reader().means(str(answer.model or ""), tenant)
+    means = process.estimates.means(str(answer.model or ""), tenant)
     if means is None:
         return None
     usage = answer.usage

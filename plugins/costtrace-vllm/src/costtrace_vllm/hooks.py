@@ -16,8 +16,8 @@ from costtrace.capture.asgi import wrap_peer
 from costtrace.capture.hooks import on_import as late
 from costtrace.capture.hooks.check import check_fields
 from costtrace.core.guard import guard
-from costtrace_vllm import contract, settings
-from costtrace_vllm.status import status
+from costtrace_vllm import contract
+from costtrace_vllm.process import process
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -31,11 +31,11 @@ def register() -> None:
         return
     _done = True
     with guard("vllm.register"):
-        if not settings.current().enabled:
+        if not process.settings.enabled:
             return
         _remember_start()
         # Answers are left alone, and no loss is reported, where nobody wants estimates in them.
-        estimates = settings.current().cost_estimates != "off"
+        estimates = process.settings.cost_estimates != "off"
         late.when_theirs_are(
             (hook for hook in contract.HOOKS if estimates or not hook.name.startswith("answer.")), _lay
         )
@@ -95,19 +95,19 @@ def _lay(hooks: list[contract.Hook], module: ModuleType) -> None:
             owner = getattr(module, hook.owner, None)
             why = _why_not(owner, hook)
             if why:
-                status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
+                process.status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
             elif hook.name in by_name:
                 # Whatever class has it: a class of vLLM's inherits its `__init__`.
                 laid = hook.function or "__init__"
                 original = getattr(owner, laid) if hook.init else vars(owner)[laid]
                 setattr(owner, laid, by_name[hook.name]()(original))
-                status.installed.append(hook.name)
+                process.status.installed.append(hook.name)
 
 
 def _why_not(owner: type | None, hook: contract.Hook) -> str:
     if owner is None:
         return "the class does not exist"
-    lost = [name for name in hook.needs if name in status.lost]
+    lost = [name for name in hook.needs if name in process.status.lost]
     if lost:
         return f"it needs the hook {lost[0]}"
     if hook.fields and not hook.function:

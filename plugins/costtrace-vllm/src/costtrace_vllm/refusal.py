@@ -4,27 +4,19 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
-from costtrace.capture.node_files.refusals import Gate, Refusal
+from costtrace.capture.node_files.refusals import Refusal
 from costtrace.core.guard import guard
-from costtrace_vllm import settings
+from costtrace_vllm.process import process
 from costtrace_vllm.routes import WORK, last_part
-from costtrace_vllm.status import status
 
 SAY_EVERY_S = 1.0
 POLICY_VIOLATION = 1008
 """Of RFC 6455, 7.4.1."""
 
 _saying = False
-
-
-@lru_cache(maxsize=1)
-def gate() -> Gate:
-    """The one of this process."""
-    return Gate(settings.current().home)
 
 
 def concerns(scope: dict[str, Any]) -> bool:
@@ -80,7 +72,7 @@ def _say_soon() -> None:
 
 
 def _say() -> None:
-    global _saying  # noqa: PLW0603 - see above
+    global _saying  # noqa: PLW0603 - one timer a process
     _saying = False
     with guard("vllm.refusal"):
-        status.write(settings.current().home, "frontend", refused=gate().refusals)
+        process.status.write(process.settings.home, "frontend", refused=process.refusals.refusals)

@@ -12,8 +12,8 @@ from costtrace.capture.recorder import Recorder
 from costtrace.core.guard import swallow
 from costtrace_vllm import carrier, contract
 from costtrace_vllm.carrier import HEADER, STOP_PREFIX
+from costtrace_vllm.process import process
 from costtrace_vllm.sequences import ADDED, DELIVERED, FREED
-from costtrace_vllm.status import status
 
 
 def trace_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = False) -> None:
@@ -33,14 +33,14 @@ def trace_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = Fals
         method = getattr(scheduler, name, None)
         why = contract.check_callable(method, parameters)
         if why:
-            status.say_lost(f"scheduler.{name}", f"{type(scheduler).__name__}.{name}: {why}", lost)
+            process.status.say_lost(f"scheduler.{name}", f"{type(scheduler).__name__}.{name}: {why}", lost)
         elif method is not None:
             fitting[name] = method
     if not {"schedule", "update_from_output"} <= fitting.keys():
         return  # one without the other records no step
     for name, method in fitting.items():
         setattr(scheduler, name, wraps(method)(wrappers[name](method, recorder, scheduler)))
-        status.installed.append(f"scheduler.{name}")
+        process.status.installed.append(f"scheduler.{name}")
 
 
 def _schedule(inner: Any, recorder: Recorder, _scheduler: Any) -> Callable[..., Any]:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from costtrace.attribution.shares.virtual_time import Prices
 from costtrace.attribution.steps.cost_model import Features, step_total
 from costtrace.attribution.steps.least_squares import Regression
+from costtrace.attribution.steps.prices import Prices
 from costtrace.attribution.steps.step_work import Work
 
 PRIOR = (0.10, 0.35, 0.0, 0.0, 0.0, 0.0)

@@ -10,8 +10,8 @@ Wrong by as much as the two wall clocks differ; how much that can be is declared
 
 import msgspec
 
-from costtrace.attribution.time.segments import wall_offset
 from costtrace.core.events import Heartbeat, Reading, SegmentHeader, Sensed
+from costtrace.core.wall_time import wall_offset
 
 
 class RemoteJournal(msgspec.Struct):

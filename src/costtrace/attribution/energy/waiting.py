@@ -11,7 +11,8 @@ from costtrace.attribution.energy.counter_windows import DeviceEnergy, Piece, pi
 from costtrace.attribution.energy.model import NOTHING, step_load
 from costtrace.attribution.steps.sliding_window import span_of
 from costtrace.attribution.steps.step_work import Membership, Work
-from costtrace.attribution.time.segments import Grant, TimelineItem
+from costtrace.attribution.time.grants import Grant
+from costtrace.attribution.time.segments import TimelineItem
 from costtrace.core.events import EngineStarted, EngineStopped, SequenceAdded, SequenceFinished, Snapshot
 
 

@@ -7,11 +7,10 @@ import msgspec
 from costtrace.attribution.shares.accounts import Account, add, nothing
 from costtrace.attribution.shares.virtual_time import SHIFT, Rounder
 from costtrace.core.events import SequenceAdded
-from costtrace.core.rows import Posting, UsageRecord
+from costtrace.core.rows import Posting, UsageRecord, is_known
 
 ABORTED = frozenset({"abort", "interrupted", "error"})
 """Finish reasons after which all that a sequence used counts as wasted, too."""
-ROUNDING_NS = 2
 UNOBSERVED = "unobserved"
 """Tenant source of a sequence whose arrival was lost."""
 LATER_STAGE = "stage"
@@ -237,8 +236,3 @@ class Part(msgspec.Struct):
 def record_id(engine_id: str, request_key: str, first_slot: int) -> str:
     """Name of a part's usage record: the same whenever the same journal is read."""
     return hashlib.sha256(f"{engine_id}\0{request_key}\0{first_slot}".encode()).hexdigest()[:32]
-
-
-def is_known(gpu_ns: int, energy_uj: int, gap_ns: int) -> bool:
-    """Is the energy of this much device time known, at least in part? Rounding may leave a ns beside its gap."""
-    return energy_uj > 0 or gap_ns + ROUNDING_NS < gpu_ns

@@ -5,10 +5,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from costtrace.attribution.energy.waiting import Energy
-from costtrace.attribution.rows.request_part import is_known
 from costtrace.attribution.shares.accounts import add, nothing
 from costtrace.core.events import DeviceRef
-from costtrace.core.rows import KINDS, Kind, MeterRow, Posting, Sensor
+from costtrace.core.rows import KINDS, Kind, MeterRow, Posting, Sensor, is_known
 
 
 class Window(msgspec.Struct):

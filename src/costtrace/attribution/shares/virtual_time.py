@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from costtrace.attribution.steps.prices import Prices
 from costtrace.attribution.steps.sliding_window import Span
 
 SHIFT = 40
@@ -25,32 +26,6 @@ SHIFT = 40
 ONE = 1 << SHIFT
 HEAD = 1 << 20
 """Weight of a whole head fee: a request with two sequences gives each half of it (docs/method.md section 5)."""
-
-
-class Prices(NamedTuple):
-    """What a step charges, in any unit: only their proportions matter, the sum is scaled to what was measured."""
-
-    head: float
-    """For a whole head fee (`HEAD` weights)."""
-    sequence: float
-    """For each sequence in the step."""
-    token: float
-    """For each token computed."""
-    context: float
-    """For each KV token that a decode reads."""
-    attention: float
-    """For each unit of prefill attention work (chunk tokens x context tokens)."""
-    method: str
-    expert: float = 0.0
-    """For the experts' weights that one decoded token makes be read."""
-    encoder: float = 0.0
-    """For each encoder token."""
-    prompt: float = 0.0
-    """For each prefill chunk: its part of what a step with any of them does once."""
-    decode: float = 0.0
-    """For each decode: its part of what a step with any of them does once."""
-    beyond: float = 0.0
-    """For each token beyond the knee that one who is not in the cohort brings about, on top of `token`."""
 
 
 class Usage(NamedTuple):

@@ -19,9 +19,9 @@ tokens beyond the knee as far as he brings them about (`beyond_knee`). Experts a
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from costtrace.attribution.shares.virtual_time import Prices
 from costtrace.attribution.steps.device_peaks import DevicePeak, peak_of
 from costtrace.attribution.steps.knee import beyond_knee
+from costtrace.attribution.steps.prices import Prices
 from costtrace.core.events import ESTIMATED, ModelShape
 
 

@@ -14,8 +14,8 @@ agent was killed in between. A step costs a fixed number of additions, and few o
 import msgspec
 
 from costtrace.attribution.steps.cost_model import Coefficients, Features, cover
-from costtrace.attribution.steps.fit_sums import DECODE, KNEES, SHARED, Shared, Sums
-from costtrace.attribution.steps.nnls import objective, solve
+from costtrace.attribution.steps.fit_sums import DECODE, KNEES, RUNGS, SHARED, Equations, Errors, Shared, Sums
+from costtrace.attribution.steps.least_squares import objective, solve
 
 RIDGE = 0.02
 """Weight of the start, in steps of typical size."""
@@ -42,38 +42,11 @@ REMEMBERED = 64.0
 """Steps of each kind that all before a change count for."""
 KNEE_MARGIN = 0.02
 """By so much of its squared error another knee has to be better."""
-RUNGS = ("roofline", "affine", "tokens", "equal")
 DOWN, UP, GOOD = 0.75, 0.95, 0.05
 """The ladder goes down where a lower rung's error is below 0.75 of the present one's (and that is above 5 %), and up
 again where a higher one's is below 0.95 of it."""
 DWELL = 256
 """Steps looked at between two moves on the ladder."""
-
-
-class Equations(msgspec.Struct):
-    """Normal equations for one knee, by step."""
-
-    a: list[list[float]]
-    b: list[float]
-    yy: float
-    weight: float
-
-
-class Errors(msgspec.Struct):
-    """Rolling mean of relative errors by rung, each at most 1, of predictions made before the step was known."""
-
-    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(RUNGS))
-    weight: float = 0.0
-
-    def add(self, errors: list[float]) -> None:
-        """Take in a step's."""
-        keep = 1.0 - 1.0 / 512
-        self.weight = self.weight * keep + 1.0
-        self.sums = [so_far * keep + min(1.0, error) for so_far, error in zip(self.sums, errors, strict=True)]
-
-    def mean(self, rung: int) -> float | None:
-        """Of one rung; None: no step has been seen."""
-        return self.sums[rung] / self.weight if self.weight else None
 
 
 class StepFit(msgspec.Struct):

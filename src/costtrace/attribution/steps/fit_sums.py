@@ -93,3 +93,32 @@ class Sums(msgspec.Struct):
         self.mx = [[value * by for value in row] for row in self.mx]
         self.mm = [value * by for value in self.mm]
         self.my = [value * by for value in self.my]
+
+
+RUNGS = ("roofline", "affine", "tokens", "equal")
+
+
+class Equations(msgspec.Struct):
+    """Normal equations for one knee, by step."""
+
+    a: list[list[float]]
+    b: list[float]
+    yy: float
+    weight: float
+
+
+class Errors(msgspec.Struct):
+    """Rolling mean of relative errors by rung, each at most 1, of predictions made before the step was known."""
+
+    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(RUNGS))
+    weight: float = 0.0
+
+    def add(self, errors: list[float]) -> None:
+        """Take in a step's."""
+        keep = 1.0 - 1.0 / 512
+        self.weight = self.weight * keep + 1.0
+        self.sums = [so_far * keep + min(1.0, error) for so_far, error in zip(self.sums, errors, strict=True)]
+
+    def mean(self, rung: int) -> float | None:
+        """Of one rung; None: no step has been seen."""
+        return self.sums[rung] / self.weight if self.weight else None

@@ -18,16 +18,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from costtrace.attribution.time.segments import (
-    Grant,
-    Segment,
-    TimelineItem,
-    cut,
-    grants_alone,
-    split_equally,
-    wall_offset,
-)
+from costtrace.attribution.time.grants import Grant, cut, grants_alone, split_equally
+from costtrace.attribution.time.segments import Segment, TimelineItem
 from costtrace.core.events import Heartbeat
+from costtrace.core.wall_time import wall_offset
 
 _CLAIMS: tuple[tuple[str, ...], ...] = (("busy", "overhead"), ("unobserved",), ("idle",))
 

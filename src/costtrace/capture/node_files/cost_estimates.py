@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from costtrace.core.guard import guard
+from costtrace.core.rows import Means
 from costtrace.core.units import amount, joules, seconds
 
 VALID_S = 600.0
@@ -23,32 +24,6 @@ VALID_S = 600.0
 LOOK_EVERY_S = 1.0
 MODEL, TENANT = "model", "tenant"
 """Whose requests a mean is made from: everybody's of a model, or one tenant's own of it."""
-
-
-class Means(msgspec.Struct, frozen=True, array_like=True):
-    """Sums over the requests of one model (and tenant): a mean per token is a quotient of two of them, exact."""
-
-    model: str
-    tenant: str
-    """'' where it is everybody's."""
-    currency: str
-    requests: int
-    since_s: int
-    """When the first of them ended, epoch seconds."""
-    until_s: int
-    input_tokens: int
-    cached_tokens: int
-    """Of `input_tokens`, read from the prefix cache: what reading them costs is in the other two means."""
-    output_tokens: int
-    prefill_nano: int
-    decode_nano: int
-    prefill_ns: int
-    decode_ns: int
-    prefill_uj: int | None
-    """None: the energy of one of them is not known."""
-    decode_uj: int | None
-    simulated: bool
-    """Whether a device that one of them ran on is simulated."""
 
 
 class Written(msgspec.Struct, frozen=True):

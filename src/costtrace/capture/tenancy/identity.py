@@ -26,20 +26,21 @@ import hashlib
 import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from costtrace.core.guard import guard
+from costtrace.config.tenant_names import (
+    DEFAULT_HEADERS,
+    DEFAULT_TENANT,
+    DEFAULT_TRUSTED_PEERS,
+    MAX_LENGTH,
+    header_name,
+    network,
+    tenant_name,
+)
 
 Headers = Sequence[tuple[bytes, bytes]]
 """HTTP headers as ASGI has them. Names compare without regard to case."""
-
-DEFAULT_TENANT = "default"
-DEFAULT_HEADERS = ("x-costtrace-tenant", "x-llm-d-tenant-id")
-DEFAULT_TRUSTED_PEERS = ("127.0.0.0/8", "::1/128")
-MAX_LENGTH = 128
-"""Longest tenant name, in characters."""
 
 HEADER = "header"
 MODEL = "model"
@@ -48,18 +49,12 @@ REJECTED = "rejected:"
 UNTRUSTED = REJECTED + "untrusted"
 INVALID = REJECTED + "invalid"
 
-RESERVED_PREFIX = "__"
-"""Names that begin so are costtrace's own rows (``__other__``): no tenant can have one."""
-
 SECRET_HEADER = b"x-costtrace-secret"
 LEAST_SECRET = 20
 """Shortest secret, in bytes; a shorter one counts as none."""
 MAX_USER = 1024
 
 _PEERS_KEPT = 4096
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Identity(NamedTuple):
@@ -219,15 +214,12 @@ class TenancyPolicy:
         return any(address in network for network in self._networks)
 
 
-def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy | None = None, model: str = "") -> Identity:
+def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy, model: str = "") -> Identity:
     """Whose request this is.
 
-    *peer* is the address of the connection's other end (None: a unix socket). Without a *policy*, the one of this
-    process's settings applies. *model* is the adapter that is asked for, if any. Never raises,
-    whatever the bytes of the headers. About 3 us with a dozen headers.
+    *peer* is the address of the connection's other end (None: a unix socket). *model* is the adapter that is asked
+    for, if any. Never raises, whatever the bytes of the headers. About 3 us with a dozen headers.
     """
-    if policy is None:
-        policy = _policy_of_settings()
     trusted = policy.trusts(peer) or policy.knows_secret(headers)
     labels = policy.labels(headers) if trusted else {}
     rejected: Identity | None = None
@@ -242,43 +234,3 @@ def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy | None = N
     if model and model in policy.models:
         return Identity(policy.models[model], MODEL, "", labels)
     return rejected or Identity(policy.default, DEFAULT, "", labels)
-
-
-def tenant_name(value: bytes, max_length: int = MAX_LENGTH) -> str | None:
-    """Read a tenant's name out of a header's value; None where it cannot be one.
-
-    Printable ASCII, not empty, not longer than *max_length*, not one of costtrace's own names.
-    """
-    value = value.strip(b" \t")
-    if not value or len(value) > max_length or not value.isascii():
-        return None
-    name = value.decode("ascii")
-    return name if name.isprintable() and not name.startswith(RESERVED_PREFIX) else None
-
-
-def header_name(name: str) -> str:
-    """*name* as ASGI has it (lower case). Raises ValueError where it cannot be an HTTP header's name."""
-    lower = name.strip().lower()
-    if not lower or not _TOKEN.issuperset(lower):
-        raise ValueError(f"{name!r} is not the name of an HTTP header. Example: x-costtrace-tenant")
-    return lower
-
-
-def network(text: str) -> Network:
-    """Read an address or network in CIDR notation. Raises ValueError."""
-    try:
-        return ipaddress.ip_network(text.strip())
-    except ValueError as error:
-        raise ValueError(
-            f"{text!r} is not an address or network: {error}. Examples: 10.1.2.3, 10.0.0.0/8, fd00::/8"
-        ) from error
-
-
-@lru_cache(maxsize=1)
-def _policy_of_settings() -> TenancyPolicy:
-    # A setting that cannot be used was reported when the process began; the strict default harms nobody.
-    with guard("tenant settings"):
-        from costtrace.config.load import load  # noqa: PLC0415 - config imports this module
-
-        return load().tenancy_policy()
-    return TenancyPolicy()

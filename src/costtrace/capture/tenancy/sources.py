@@ -18,15 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from costtrace.capture.tenancy.identity import (
-    DEFAULT_TENANT,
-    INVALID,
-    REJECTED,
-    UNTRUSTED,
-    Headers,
-    Identity,
-    tenant_name,
-)
+from costtrace.capture.tenancy.identity import INVALID, REJECTED, UNTRUSTED, Headers, Identity
+from costtrace.config.tenant_names import DEFAULT_TENANT, tenant_name
 from costtrace.core.guard import guard, swallow
 
 KEY, JWT, BAGGAGE = "key", "jwt", "baggage"

@@ -15,7 +15,8 @@ from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import show_time, wall_ns
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Store, bounds
+from costtrace.ledger.queries import bounds
+from costtrace.ledger.reader import Store
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.reports.statements.idle_policies import POLICIES
 from costtrace.reports.statements.provider_bill import COST_COLUMNS, Bill, differences, read_bill, with_bill_ties

@@ -13,7 +13,7 @@ from costtrace.ledger.fleet_store.push import BATCH, Cursor, Pushed, push
 from costtrace.ledger.fleet_store.schema import Layout, statements
 from costtrace.ledger.fleet_store.schema import row_policies as tenants_only
 from costtrace.ledger.fleet_store.store import ClickHouseStore, open_store
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.fleet_day import copy_day
 
 WAIT_S = 60

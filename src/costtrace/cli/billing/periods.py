@@ -14,7 +14,7 @@ from costtrace.ledger.periods.close import close_period, closed_until, parse_per
 from costtrace.ledger.periods.compact import compact_period, compactable
 from costtrace.ledger.periods.rerate import Rerated
 from costtrace.ledger.periods.rerate import rerate as adjust
-from costtrace.ledger.queries import SqliteStore, open_ledger
+from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.pricing.price_book_file import load_price_book

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from costtrace.capture.tenancy.identity import tenant_name
 from costtrace.capture.tenancy.sources import LEAST_KEY, KeyFile, KnownKey, read_keys, write_keys
 from costtrace.cli.options import format_option, open_books, out, period, period_options, store_option, zone
 from costtrace.config.load import load
+from costtrace.config.tenant_names import tenant_name
 from costtrace.core.errors import ConfigError
 from costtrace.ledger.queries import claims
 from costtrace.reports.output.render import render

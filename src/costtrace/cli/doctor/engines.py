@@ -15,12 +15,13 @@ from costtrace.config.settings import Settings
 from costtrace.core import clock
 from costtrace.core.clock import Anchor
 from costtrace.core.errors import CosttraceError, JournalError
-from costtrace.core.events import EngineStopped, Heartbeat
+from costtrace.core.events import EngineStopped, Heartbeat, Position
 from costtrace.core.rows import METHODS
 from costtrace.core.units import NS_PER_S
-from costtrace.journal.reader import JournalReader, Position
+from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import SEGMENT_SUFFIX
-from costtrace.ledger.queries import fits, open_ledger
+from costtrace.ledger.queries import fits
+from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.pricing.price_book_file import load_price_book
 from costtrace.reports.evidence.model import POOR_PPM, basis

@@ -11,7 +11,7 @@ import click
 from costtrace.cli.options import examples, home_option, out, zone
 from costtrace.cli.time_words import stretch_ns
 from costtrace.core.errors import CosttraceError
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.live.query import look
 from costtrace.reports.live.views import VIEWS, as_table, headlines
 from costtrace.reports.output.render import clean, render

@@ -28,7 +28,8 @@ from costtrace.cli.top.state import State
 from costtrace.core.errors import LedgerError
 from costtrace.core.units import show_amount, show_seconds
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Filter, Store, open_ledger, requests
+from costtrace.ledger.queries import requests
+from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.reports.live.figures import Look
 from costtrace.reports.live.query import look
 from costtrace.reports.live.views import VIEWS, Field, View, headlines, widths

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, format_option, home_option, name_period, out, period, period_options, zone
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.evidence.energy import energy_table
 from costtrace.reports.evidence.energy_query import metered
 from costtrace.reports.output.render import render

@@ -7,7 +7,7 @@ import click
 
 from costtrace.cli.options import examples, home_option, out, period, zone
 from costtrace.core.errors import CosttraceError
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
 from costtrace.reports.requests import explain as report
 from costtrace.reports.requests.explain_query import explained

@@ -10,7 +10,7 @@ from costtrace.cli.options import name_period, open_books, period
 from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_S
-from costtrace.ledger.queries import Filter, Store, open_ledger
+from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.reports.output.render import render
 from costtrace.reports.requests.joined import join
 from costtrace.reports.requests.joined_query import find_parts, parts

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, format_option, home_option, out, zone
-from costtrace.ledger.queries import fits, open_ledger
+from costtrace.ledger.queries import fits
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.evidence.model import tables
 from costtrace.reports.output.render import render
 

@@ -19,8 +19,9 @@ from costtrace.cli.usage.carbon import stated_intensity
 from costtrace.cli.usage.joined import Chosen, joined_requests
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import ORDERS, Filter, find_requests, habits
+from costtrace.ledger.queries import ORDERS, find_requests, habits
 from costtrace.ledger.queries import requests as find
+from costtrace.ledger.reader import Filter
 from costtrace.reports.output.render import render
 from costtrace.reports.requests.tables import detail_table, list_table
 from costtrace.reports.requests.why import usual

@@ -14,9 +14,8 @@ from costtrace.ledger.verify import Discrepancy
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import current, seals
 from costtrace.ledger.verify.seals import head_missing
-from costtrace.reports.evidence.balance import discrepancy_table, money_table, posted_table, time_table
+from costtrace.reports.evidence.balance import balance_tables, discrepancy_table
 from costtrace.reports.output.render import clean, render
-from costtrace.reports.output.tables import Table
 
 EXIT_OFF = 1
 
@@ -64,17 +63,6 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
         out(render([discrepancy_table(named)], form))
     sys.stdout.flush()
     return EXIT_OFF if by_check else 0
-
-
-def balance_tables(audit: Audit, *, damaged: bool) -> list[Table]:
-    """The trial balance, after `audit.discrepancies` was read to its end; nothing where a row is damaged."""
-    if damaged:
-        return []  # a row is so large that sums overflow
-    return [
-        time_table(audit.devices(), audit.totals()),
-        posted_table(audit.engine_totals()),
-        money_table(audit.accounts(), audit.unpriced_ns()),
-    ]
 
 
 def _say(named: list[Discrepancy], by_check: Counter[str]) -> None:

@@ -11,15 +11,16 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
 from costtrace.cli.time_words import stretch_ns
-from costtrace.cli.usage.verify import balance_tables
 from costtrace.cli.web import pages
 from costtrace.cli.web.frame import STRETCHES, Page, Style, framed, section, text
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
 from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import ORDERS, Filter, Store, bounds, find_requests, habits, open_ledger
+from costtrace.ledger.queries import ORDERS, bounds, find_requests, habits
+from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.ledger.verify.audit import Audit
 from costtrace.pricing.carbon import CarbonIntensity
+from costtrace.reports.evidence.balance import balance_tables
 from costtrace.reports.live.query import course, look, search, when_ended
 from costtrace.reports.output.render import render
 from costtrace.reports.requests.explain_query import PARTS, explained

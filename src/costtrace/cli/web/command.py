@@ -12,7 +12,7 @@ from costtrace.cli.web.answers import Answers
 from costtrace.cli.web.server import Door, Server, own_style
 from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 
 
 @click.command(

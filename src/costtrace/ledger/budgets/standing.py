@@ -9,7 +9,8 @@ from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Period
 from costtrace.ledger.budgets.budget import Budget, Standing, stand
 from costtrace.ledger.periods.close import parse_period
-from costtrace.ledger.queries import Filter, Store, used
+from costtrace.ledger.queries import used
+from costtrace.ledger.reader import Filter, Store
 
 DAY_NS = 24 * NS_PER_HOUR
 _FORMS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}

@@ -38,7 +38,7 @@ from costtrace.ledger.fleet_store.tables import (
     Table,
     run_number,
 )
-from costtrace.ledger.queries import Row, Store
+from costtrace.ledger.reader import Row, Store
 
 BATCH = 50_000
 

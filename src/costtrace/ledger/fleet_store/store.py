@@ -17,7 +17,7 @@ from typing import Any
 from costtrace.core.errors import CosttraceError, LedgerError
 from costtrace.ledger.fleet_store.schema import Layout, statements
 from costtrace.ledger.fleet_store.tables import Table
-from costtrace.ledger.queries import Row
+from costtrace.ledger.reader import Row
 
 SCHEMES = ("clickhouse://", "clickhouses://", "chdb://")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")

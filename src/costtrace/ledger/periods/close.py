@@ -14,7 +14,7 @@ from costtrace.core.errors import LedgerError
 from costtrace.core.units import NS_PER_HOUR
 from costtrace.core.wall_time import show_time, wall_ns
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.store import Ledger
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import PARTS, count_of, rows_of, seals, totals_of

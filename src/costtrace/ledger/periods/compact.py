@@ -7,7 +7,7 @@ its postings are compacted together or not at all). All in one transaction; the 
 from costtrace.core.errors import LedgerError
 from costtrace.ledger.answers import Period
 from costtrace.ledger.periods.close import append_seal, closed_until, stage
-from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.schema.closing import HOUR
 from costtrace.ledger.store import Ledger
 from costtrace.ledger.verify.sealed_rows import current, seals, totals_of

@@ -14,7 +14,7 @@ from costtrace.core.errors import LedgerError, PriceBookError
 from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Period
 from costtrace.ledger.periods.close import closed_until, snapshot
-from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.store import Ledger
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.pricing.price_book import PriceBook

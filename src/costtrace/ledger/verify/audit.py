@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from itertools import starmap
 
-from costtrace.ledger.queries import Store
+from costtrace.ledger.reader import Store
 from costtrace.ledger.schema.closing import HOUR
 from costtrace.ledger.verify.adjustments import check_adjustments
 from costtrace.ledger.verify.audit_closed import adjustments, check_seals, hours_until, rollups, runs

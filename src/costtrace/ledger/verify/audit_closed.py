@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Store
+from costtrace.ledger.reader import Store
 from costtrace.ledger.verify.adjustments import AdjustmentLine, RunLine
 from costtrace.ledger.verify.lines import Discrepancy, RollupLine
 from costtrace.ledger.verify.sealed_rows import PARTS, blocks_of, current, rows_of, seals, totals_of

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
-from costtrace.attribution.rows.request_part import is_known
-from costtrace.core.rows import KINDS
+from costtrace.core.rows import KINDS, is_known
 from costtrace.ledger.verify.lines import Discrepancy, EngineLine, MeterLine, WindowSums, paired, shown, window
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from costtrace.attribution.rows.request_part import ROUNDING_NS, is_known
+from costtrace.core.rows import ROUNDING_NS, is_known
 from costtrace.ledger.verify.lines import Discrepancy, EngineLine, PostingLine, RateLine, RollupLine, shown
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 
-from costtrace.attribution.rows.request_part import is_known
+from costtrace.core.rows import is_known
 from costtrace.ledger.verify.lines import Discrepancy, EngineLine, RateLine, RecordPosting, UsageLine, paired, shown
 
 _SAME = RecordPosting._fields.index("rate_id")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from costtrace.core.rows import KINDS
 from costtrace.core.units import seconds, show_amount, show_joules
+from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.lines import DeviceLine, Discrepancy, EngineTotals
 from costtrace.ledger.verify.meters import Device
 from costtrace.ledger.verify.money import Account
@@ -139,3 +140,14 @@ def _joules(row: Row, key: str) -> str:
 def _int(row: Row, key: str) -> int | None:
     value = row[key]
     return value if isinstance(value, int) else None
+
+
+def balance_tables(audit: Audit, *, damaged: bool) -> list[Table]:
+    """The trial balance, after `audit.discrepancies` was read to its end; nothing where a row is damaged."""
+    if damaged:
+        return []  # a row is so large that sums overflow
+    return [
+        time_table(audit.devices(), audit.totals()),
+        posted_table(audit.engine_totals()),
+        money_table(audit.accounts(), audit.unpriced_ns()),
+    ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import SqliteStore
+from costtrace.ledger.reader import SqliteStore
 from costtrace.reports.evidence.energy import Metered
 
 _SQL = """

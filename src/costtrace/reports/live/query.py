@@ -3,17 +3,8 @@
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.answers import Period, Request
 from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import (
-    ORDERS,
-    REQUEST_COLUMNS,
-    Filter,
-    Store,
-    ended,
-    find_requests,
-    request_of,
-    requests,
-    used,
-)
+from costtrace.ledger.queries import ORDERS, REQUEST_COLUMNS, ended, find_requests, request_of, requests, used
+from costtrace.ledger.reader import Filter, Store
 from costtrace.reports.live.figures import KEYS, Device, Look, Running, Served
 
 _LAST_WINDOW = """

@@ -2,7 +2,8 @@
 
 from costtrace.ledger.answers import Period
 from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import Store, find_requests, fits, habits
+from costtrace.ledger.queries import find_requests, fits, habits
+from costtrace.ledger.reader import Store
 from costtrace.reports.requests.explain import Explanation, explain
 from costtrace.reports.requests.why import usual
 

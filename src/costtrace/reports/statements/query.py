@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from datetime import UTC, tzinfo
 
 from costtrace.ledger.answers import Period, Used
-from costtrace.ledger.queries import Store, ended, used
+from costtrace.ledger.queries import ended, used
+from costtrace.ledger.reader import Store
 from costtrace.reports.statements.settlement import Facts, Source
 from costtrace.reports.usage.summary import REQUESTS
 

@@ -5,8 +5,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from costtrace_nvml_sim.detect import is_simulated
-
 from costtrace.core import clock
 from costtrace.core.events import Reading
 from costtrace.core.units import NS_PER_S
@@ -14,6 +12,7 @@ from costtrace.sensors.energy_count import gain_of
 from costtrace.sensors.nvml.board import Board
 from costtrace.sensors.nvml.library import NvmlFault, NvmlLibrary
 from costtrace.sensors.nvml.mig import instances_of
+from costtrace.sensors.nvml.simulated import is_simulated
 from costtrace.sensors.sensor import Clocks, Notice, SensedDevice
 
 DETAILS_NS = 10 * NS_PER_S

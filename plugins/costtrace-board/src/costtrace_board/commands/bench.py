@@ -12,7 +12,7 @@ import click
 from costtrace.cli.options import examples, format_option, home_option, out
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_S
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
 from costtrace_board.commands.benchmarks import read_file
 from costtrace_board.commands.generators import GENERATORS, Load, Ran

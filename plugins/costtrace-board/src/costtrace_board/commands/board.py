@@ -15,7 +15,8 @@ from costtrace.cli.options import examples, home_option, name_period, out, perio
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Filter, Store, ended, open_ledger, used
+from costtrace.ledger.queries import ended, used
+from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.pricing.list_prices import ListPrice, cuts
 from costtrace.pricing.price_book import PriceBook
 from costtrace.pricing.price_book_file import load_price_book

@@ -11,7 +11,7 @@ from costtrace.cli.time_words import parse
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Filter, open_ledger
+from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.reports.output.render import render
 from costtrace.reports.output.tables import Column, Row, Table, text
 from costtrace_board.figures import BASES

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import WORKER, Store
+from costtrace.ledger.queries import WORKER
+from costtrace.ledger.reader import Store
 
 
 class Busy(NamedTuple):

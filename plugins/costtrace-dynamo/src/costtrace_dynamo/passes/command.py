@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, format_option, home_option, out, period, period_options, zone
-from costtrace.ledger.queries import open_ledger
+from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
 from costtrace_dynamo.passes.busy_query import busy_workers
 from costtrace_dynamo.passes.forward_passes import allocate, busy

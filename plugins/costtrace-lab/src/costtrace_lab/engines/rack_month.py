@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from costtrace.core.apportion import largest_remainder
-from costtrace.core.rows import EngineRow, MeterRow, Posting, UsageRecord
+from costtrace.core.events import Position
+from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, UsageCost, UsageRecord
 from costtrace.core.units import NS_PER_HOUR, NS_PER_S
-from costtrace.journal.reader import Position
-from costtrace.ledger.store import LEDGER_NAME, Ledger, UsageCost
+from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.pricing.price_book import DevicePrice, PriceBook
-from costtrace.pricing.rating import Charge, Rate, Rater
+from costtrace.pricing.rating import Rate, Rater
 
 GPUS_PER_ENGINE = 8
 DEVICE = "NVIDIA GB200"

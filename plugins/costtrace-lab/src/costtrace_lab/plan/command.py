@@ -15,7 +15,8 @@ from costtrace.cli.options import examples, format_option, home_option, name_per
 from costtrace.core.errors import CosttraceError
 from costtrace.core.rows import FitRow
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR
-from costtrace.ledger.queries import Store, fits, open_ledger
+from costtrace.ledger.queries import fits
+from costtrace.ledger.reader import Store, open_ledger
 from costtrace.reports.output.render import render
 from costtrace_lab.plan import plot as picture
 from costtrace_lab.plan import query as plan_query

@@ -44,7 +44,7 @@ def _lines(found: Found) -> list[Line]:
     return lines
 
 
-def _bars(axes: Any, lines: Sequence[Line]) -> None:  # noqa: ANN401 - matplotlib is not imported for its types
+def _bars(axes: Any, lines: Sequence[Line]) -> None:
     places = range(len(lines))
     axes.barh([y - 0.2 for y in places], [line[1] for line in lines], 0.36, label="without idle", **WITHOUT)
     axes.barh([y + 0.2 for y in places], [line[2] for line in lines], 0.36, label="with idle", **WITH)

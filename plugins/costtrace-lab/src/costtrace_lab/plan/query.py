@@ -4,7 +4,7 @@ import json
 
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import Row, Store
+from costtrace.ledger.reader import Row, Store
 from costtrace_lab.plan.figures import Fleet, Served
 
 WHOLE_ROLES = ("aggregated", "")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from costtrace.attribution.steps.cost_model import Coefficients
 from costtrace.attribution.steps.device_peaks import DevicePeak, peak_of
-from costtrace.attribution.steps.fit_row import ATTO, PPM
+from costtrace.attribution.steps.engine_fit import ATTO, PPM
 from costtrace.core.errors import CosttraceError
 from costtrace.core.rows import FitRow
 from costtrace_lab.plan.figures import Fleet

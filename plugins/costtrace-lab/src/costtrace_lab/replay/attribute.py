@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from costtrace.attribution.engine import Policy, Rows
+from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Node
 from costtrace.core.errors import CosttraceError
 from costtrace.core.events import SENSORS, Reading, SegmentHeader
-from costtrace.core.rows import UsageRecord
+from costtrace.core.rows import Rows, UsageRecord
 from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import SEGMENT_SUFFIX
 from costtrace.ledger.booking import Booking, BookingState

@@ -101,7 +101,7 @@ def replay(
     plot: Path | None,
     form: str,
     keep: Path | None,
-    **simulation: Any,  # noqa: ANN401 - the options of a simulation, as click has checked them
+    **simulation: Any,
 ) -> None:
     """Attribute recorded journals, or run a workload trace through the serving simulator, and compare methods.
 
@@ -149,7 +149,7 @@ def _simulation(
     token_budget: int,
     kv_tokens: int,
     drafts: int,
-    **rest: Any,  # noqa: ANN401 - as click has checked them
+    **rest: Any,
 ) -> Simulation:
     """What the options ask for. It begins with this hour: today's prices hold, and windows fall the same each time."""
     scheduler = SchedulerConfig(

@@ -42,7 +42,7 @@ def draw(path: Path, bills: Sequence[Bill], what: str) -> None:
         import_module("matplotlib.pyplot").close(figure)
 
 
-def _shares(axes: Any, bills: Sequence[Bill]) -> None:  # noqa: ANN401 - matplotlib is not imported for its types
+def _shares(axes: Any, bills: Sequence[Bill]) -> None:
     first = bills[0]
     lines = sorted(((line.gpu_ns, key) for key, line in first.lines.items() if key[1] == "request"), reverse=True)
     keys = [key for _, key in lines[:MOST_TENANTS]]
@@ -56,7 +56,7 @@ def _shares(axes: Any, bills: Sequence[Bill]) -> None:  # noqa: ANN401 - matplot
     axes.legend(title="method")
 
 
-def _requests(axes: Any, bills: Sequence[Bill]) -> None:  # noqa: ANN401 - as above
+def _requests(axes: Any, bills: Sequence[Bill]) -> None:
     first = bills[0]
     for bill in bills[1:]:
         ratios = sorted(bill.request_ns.get(record, 0) / ns for record, ns in first.request_ns.items() if ns)

@@ -1,8 +1,8 @@
-"""What the plugin did in this process, in a small file for `costtrace doctor`."""
+"""What this plugin keeps for this process."""
 
 import sys
 
-from costtrace.capture.node_files.process_status import HookStatus
+from costtrace.capture.process import EngineProcess
 
 
 def vllm_version() -> str:
@@ -10,5 +10,5 @@ def vllm_version() -> str:
     return str(getattr(sys.modules.get("vllm"), "__version__", ""))
 
 
-status = HookStatus("vLLM", vllm_version)
+process = EngineProcess("vLLM", vllm_version)
 """Of this process."""

@@ -1,8 +1,8 @@
-"""What the plugin did in this process, in a small file for `costtrace doctor`."""
+"""What this plugin keeps for this process."""
 
 import sys
 
-from costtrace.capture.node_files.process_status import HookStatus
+from costtrace.capture.process import EngineProcess
 
 
 def engine_version() -> str:
@@ -14,7 +14,7 @@ def engine_version() -> str:
     return ""
 
 
-status = HookStatus(
+process = EngineProcess(
     "TensorRT-LLM", engine_version, remedy="`costtrace doctor --engine tensorrt-llm` shows all of them."
 )
 """Of this process."""

@@ -1,9 +1,15 @@
-"""What an engine's step model has learned, as a row: whole numbers, for the ledger and for those who check it."""
+"""An engine's step model at both ends: where learning begins, and what was learned as a row of the ledger."""
 
-from costtrace.attribution.steps.fit import RUNGS, StepFit
+from costtrace.attribution.steps.cost_model import GENERIC_SHAPE, prior
+from costtrace.attribution.steps.device_peaks import peak_of
+from costtrace.attribution.steps.fit import StepFit
+from costtrace.attribution.steps.fit_sums import RUNGS
+from costtrace.core.events import EngineStarted
 from costtrace.core.rows import FitRow
 
 ATTO = 1e18
+
+
 PPM = 1_000_000
 
 
@@ -39,3 +45,14 @@ def fit_row(engine_id: str, fit: StepFit, method: str) -> FitRow:
         decode_as=round(c.decode * ATTO),
         **errors,
     )
+
+
+def first_fit(started: EngineStarted) -> StepFit:
+    """Where learning begins: the prior of this model on these devices, as far as both are known."""
+    first = started.devices[0] if started.devices else None
+    name, kind = (first.name, first.kind) if first is not None else ("", "gpu")
+    peak, devices = peak_of(name, kind), max(1, len(started.devices))
+    own = prior(started.shape, kind, devices, peak)
+    start = own or prior(GENERIC_SHAPE, kind, devices, peak)
+    assert start is not None
+    return StepFit(start, known=own is not None, device=peak.name, generic=peak.generic)

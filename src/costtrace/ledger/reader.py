@@ -1,0 +1,82 @@
+"""Who answers a SELECT: a ledger on disk, read-only; the fleet store speaks the same."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from costtrace.core.errors import LedgerError
+from costtrace.ledger.schema.tables import SCHEMA_VERSION
+from costtrace.ledger.store import LEDGER_NAME, Ledger
+
+Row = tuple[Any, ...]
+
+
+class Store(Protocol):
+    """What the queries need of a database."""
+
+    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
+        """Run one SELECT with named parameters and stream what it yields."""
+        ...
+
+
+class SqliteStore:
+    """A SQLite ledger as a store: all queries see the same moment, whatever the agent writes meanwhile."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.path = ledger.path
+        self._connection = ledger.connection
+
+    def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
+        """Run one SELECT with named parameters and stream what it yields. Raises: LedgerError."""
+        try:
+            cursor = self._connection.cursor()
+            cursor.row_factory = None
+            cursor.arraysize = 1_000
+            cursor.execute(sql, parameters or {})
+            while chunk := cursor.fetchmany():
+                yield from chunk
+        except sqlite3.Error as error:
+            raise LedgerError(f"cannot read the ledger {self.path}: {error}. {self._remedy()}") from error
+
+    def _remedy(self) -> str:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version < SCHEMA_VERSION:
+            return (
+                f"It has schema {version}, and this costtrace asks for what {SCHEMA_VERSION} has: an older agent "
+                "writes it. Start this version's, which brings it up to date (`costtrace agent --once` ends by itself)."
+            )
+        return "`costtrace verify` names rows that are damaged."
+
+
+@contextmanager
+def open_ledger(home: Path) -> Iterator[SqliteStore]:
+    """The ledger under *home*, read-only, as it is now. Raises: LedgerError."""
+    ledger = Ledger(home / LEDGER_NAME, read_only=True)
+    try:
+        ledger.connection.execute("BEGIN")
+        yield SqliteStore(ledger)
+    except sqlite3.Error as error:
+        raise LedgerError(f"cannot read the ledger {ledger.path}: {error}") from error
+    finally:
+        ledger.close()
+
+
+class Filter(NamedTuple):
+    """Which requests: None takes all."""
+
+    tenant: str | None = None
+    model: str | None = None
+    engine: str | None = None
+
+    def sql(self, alias: str) -> str:
+        """Conditions on table *alias*, each with a leading AND."""
+        names = {"tenant": "tenant", "model": "model", "engine": "engine_id"}
+        return "".join(
+            f" AND {alias}.{column} = :{name}" for name, column in names.items() if getattr(self, name) is not None
+        )
+
+    def parameters(self) -> dict[str, int | str]:
+        """Values of the conditions."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
