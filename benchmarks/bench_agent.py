@@ -29,7 +29,7 @@ from costtrace_lab.engines.schedules import header, started
 from costtrace.agent.checkpoint import _encode
 from costtrace.agent.loop import Agent
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.config.settings import Settings
 from costtrace.core.events import Heartbeat, SegmentHeader, SequenceAdded, Step
 from costtrace.core.units import NS_PER_MS, NS_PER_S
@@ -84,7 +84,7 @@ def read_events(home, engine_id):
 
 
 def attribute(events):
-    node = Node(Policy(), 60 * NS_PER_S)
+    node = Pipeline(Policy(), 60 * NS_PER_S)
     for event in events:
         if isinstance(event, SegmentHeader):
             node.add(event.engine_id, event)
@@ -116,7 +116,7 @@ def check(source, prices, requests):
 
 def steady(running):
     """Microseconds per decode step with *running* sequences, none of which comes or goes; what the state costs."""
-    node = Node(Policy(), 60 * NS_PER_S)
+    node = Pipeline(Policy(), 60 * NS_PER_S)
     node.add("bench", header("bench", NS_PER_S))
     node.feed("bench", header("bench", NS_PER_S))
     node.feed("bench", started(("GPU-0",), NS_PER_S))

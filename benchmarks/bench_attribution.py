@@ -29,8 +29,8 @@ from costtrace_lab.engines.random_engine import Batch
 from costtrace_lab.engines.schedules import header, started
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
-from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort
+from costtrace.attribution.pipeline import Pipeline
+from costtrace.attribution.shares.virtual_time import SHIFT, Cohort, CostCounter
 from costtrace.attribution.steps.prices import Prices
 from costtrace.capture.recorder import NOTE, STEP
 from costtrace.core.events import EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
@@ -68,7 +68,7 @@ def timed(work, steps):
 
 
 def by_counters(running, steps):
-    clock, cohort = Clock(), Cohort()
+    clock, cohort = CostCounter(), Cohort()
     for slot in range(running):
         cohort.enter(100 + slot)
     mark = clock.mark()
@@ -146,7 +146,7 @@ def busy(first, count, period_ns=STEP_NS):
 
 def by_agent(running):
     """The whole way, without reading and booking: microseconds a step."""
-    node = Node(Policy(), 60 * NS_PER_S)
+    node = Pipeline(Policy(), 60 * NS_PER_S)
     engine(node, "e", running)
     node.feed("e", Heartbeat(NS_PER_S + 1, 2 * NS_PER_S))
     node.sweep(1 << 62)
@@ -164,7 +164,7 @@ def follow(node, name, steps):
 
 def settle(running):
     """A sequence leaves and another comes, with *running* there: microseconds a change beyond a steady step."""
-    node = Node(Policy(), 3_600 * NS_PER_S)
+    node = Pipeline(Policy(), 3_600 * NS_PER_S)
     engine(node, "e", running)
     node.sweep(1 << 62)
     events = []
@@ -192,7 +192,7 @@ def settle(running):
 
 def hundred_engines(engines, seconds, running):
     """CPU seconds for a second of *engines* at 100 steps a second each."""
-    node = Node(Policy(), 60 * NS_PER_S)
+    node = Pipeline(Policy(), 60 * NS_PER_S)
     for n in range(engines):
         engine(node, f"e{n:03}", running)
         follow(node, f"e{n:03}", busy(1, WARM_STEPS, 10 * NS_PER_MS))
@@ -250,7 +250,7 @@ def attribute_day(home):
     """Read the journal and make rows of it, as an agent does: rows, and CPU seconds."""
     gc.collect()
     began = time.process_time()
-    reader, node = JournalReader(home / "journal" / "day"), Node(Policy(), 60 * NS_PER_S)
+    reader, node = JournalReader(home / "journal" / "day"), Pipeline(Policy(), 60 * NS_PER_S)
     posted = metered = records = 0
     while True:
         batch = reader.read()

@@ -27,7 +27,7 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from costtrace.ledger.store import Ledger
 from costtrace.telemetry import Emission, EmissionSettings
 from costtrace.telemetry.ledger_rows import engines, usage_after
-from costtrace.telemetry.metric_state import Feed
+from costtrace.telemetry.metric_state import MetricState
 from costtrace.telemetry.spans import SpanBuilder
 from costtrace.telemetry.transport import resource as own_resource
 
@@ -176,7 +176,7 @@ def publish(count: int, directory: Path) -> None:
 def restart(count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         ledger = filled(Path(name), count)
-        feed = Feed()
+        feed = MetricState()
         wall = time.perf_counter()
         feed.load(ledger.connection)
         assert sum(feed.totals.requests.values()) == count

@@ -14,7 +14,7 @@ import random
 import time
 from typing import NamedTuple
 
-from costtrace.attribution.shares.virtual_time import SHIFT, Clock, Cohort, Usage
+from costtrace.attribution.shares.virtual_time import SHIFT, Cohort, CostCounter, ItemUse
 from costtrace.attribution.steps.prices import Prices
 
 PLANS = 4_096
@@ -51,8 +51,8 @@ def run(steps, seed=1):
     """All of it, in one thread."""
     rng = random.Random(seed)
     plans = [plan(rng) for _ in range(PLANS)]
-    chunks = [Usage(c := rng.randrange(1, 4_096), 0, c * rng.randrange(0, 8_000) + c * c // 2) for _ in range(257)]
-    clock, cohort = Clock(), Cohort()
+    chunks = [ItemUse(c := rng.randrange(1, 4_096), 0, c * rng.randrange(0, 8_000) + c * c // 2) for _ in range(257)]
+    clock, cohort = CostCounter(), Cohort()
     members, floats = {}, [0.0, 0.0, 0.0, 0.0]
     given = paid = left = number = 0
     worst = 0.0

@@ -26,7 +26,7 @@ from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
 from costtrace.sensors.nvml.sensor import NvmlSensor
 from costtrace.sensors.sampler import Sampler
-from costtrace.sensors.sensor_journal import SensorDesk
+from costtrace.sensors.sensor_journal import SensorJournal
 
 TURN_S = 0.2
 
@@ -35,7 +35,7 @@ def child(home: Path, seconds: float, hz: float) -> None:
     """Read for some seconds, as an agent does, and print what it took."""
     sensor = NvmlSensor()
     sampler = Sampler(sensor, hz=hz)
-    desk = SensorDesk(home, sampler, cap_bytes=1 << 30)
+    desk = SensorJournal(home, sampler, cap_bytes=1 << 30)
     desk.start()
     while not desk.sensed:
         desk.turn(())

@@ -38,9 +38,9 @@ from costtrace_nvml_sim.scenario import parse_scenario
 from costtrace_nvml_sim.truth import Truth
 from energy_workload import Served, serve
 
-from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
+from costtrace.attribution.energy.counter_windows import DeviceMeter, piece_of
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import Reading, SegmentHeader
 from costtrace.core.units import NS_PER_S
 
@@ -133,7 +133,7 @@ def read(prepared: Prepared, until_ns: int) -> list[Reading]:
 
 def costtrace(case: Case) -> dict[str, float]:
     """Energy by request, through the product; checks that rows add up to the counter."""
-    node = Node(Policy(), 60 * NS_PER_S)
+    node = Pipeline(Policy(), 60 * NS_PER_S)
     merged = sorted(
         [(_time_of(event), 0, event) for event in case.served.events] + [(r.at_ns, 1, r) for r in case.readings],
         key=lambda row: row[:2],
@@ -181,7 +181,7 @@ def by_step(case: Case, energy_uj: Callable[[int, int], float]) -> dict[str, flo
 
 def windows(case: Case) -> dict[str, float]:
     """costtrace's distribution of the counter over the steps, with the same parts within a step as the other rules."""
-    meter = DeviceEnergy()
+    meter = DeviceMeter()
     waiting: deque[tuple[int, int]] = deque()
     given: dict[int, float] = {}
     spans = iter(case.served.spans)

@@ -24,7 +24,7 @@ from costtrace_lab.demo.traffic import COMPLETIONS, SENTENCES, Request, send
 from scenarios import WINDOW_NS
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import SegmentHeader
 from costtrace.journal.reader import JournalReader
 
@@ -81,7 +81,7 @@ def play(url, number, tenants, planned):
 
 def attribute(home, method):
     """Device seconds by run's tenant, and what the model has learned."""
-    node = Node(Policy(method=method), WINDOW_NS)
+    node = Pipeline(Policy(method=method), WINDOW_NS)
     for directory in sorted((home / "journal").iterdir()):
         reader = JournalReader(directory)
         while events := reader.read().events:

@@ -17,7 +17,7 @@ from costtrace_lab.simulator.step_times import Roofline
 from costtrace_lab.simulator.workload import read_workload
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
 
@@ -78,7 +78,7 @@ def simulated(args):
 
 def attributed(events, policy, window_s):
     """Records by request, and the requests' device time altogether; postings are held against meter rows."""
-    node = Node(policy, window_s * NS_PER_S)
+    node = Pipeline(policy, window_s * NS_PER_S)
     node.add("sim", events[0])
     for event in events:
         node.feed("sim", event)

@@ -24,7 +24,7 @@ from costtrace_lab.simulator.servegen import Spell
 from costtrace_lab.simulator.workload import read_workload
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.journal.reader import JournalReader
 
 METHODS = ("auto", "affine", "tokens", "equal")
@@ -162,7 +162,7 @@ def read(directory):
 
 
 def attribute(events, method):
-    node = Node(Policy(method=method), WINDOW_NS)
+    node = Pipeline(Policy(method=method), WINDOW_NS)
     node.add("sim", events[0])
     for event in events:
         node.feed("sim", event)

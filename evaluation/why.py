@@ -28,12 +28,12 @@ from costtrace_lab.simulator.servegen import Spell
 from costtrace_lab.simulator.workload import read_workload
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 
 
 def shares(events, slots, coefficients=None):
     """Seconds by slot, the records, and the coefficients that the fit ended with."""
-    node = Node(Policy(method="roofline"), scenarios.WINDOW_NS)
+    node = Pipeline(Policy(method="roofline"), scenarios.WINDOW_NS)
     node.add("sim", events[0])
     node.engines["sim"].attribution.coefficients = coefficients
     for event in events:

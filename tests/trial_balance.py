@@ -6,7 +6,7 @@ from itertools import pairwise
 import msgspec
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import Heartbeat, SegmentHeader, Step
 from costtrace.core.rows import Rows
 
@@ -39,7 +39,7 @@ def attribute(lives, *, sweep_at=None, save=False, window_ns=WINDOW_NS, policy=P
 
     *save*: encode and decode the whole state at every sweep, as an agent that is killed there does.
     """
-    node = Node(policy, window_ns)
+    node = Pipeline(policy, window_ns)
     rows = Rows([], [], [])
 
     def take():
@@ -54,7 +54,7 @@ def attribute(lives, *, sweep_at=None, save=False, window_ns=WINDOW_NS, policy=P
             node.sweep(reached - 1)
             take()
             if save:
-                node = msgspec.json.decode(msgspec.json.encode(node), type=Node)
+                node = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
     if interrupted:
         for engine_id in lives:
             node.end(engine_id)

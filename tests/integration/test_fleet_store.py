@@ -23,7 +23,7 @@ from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.verify.audit import Audit
 from costtrace.reports.statements.idle_policies import POLICIES
 from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import Policy, settle
+from costtrace.reports.statements.settlement import IdlePolicy, settle
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
 MONTH = Period(START_NS, END_NS)
@@ -68,7 +68,7 @@ def test_requests_and_bounds_are_the_same_on_both_stores(stores):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_month_is_the_bill_on_the_fleet_store_under_every_policy(stores, month, policy):
-    ledger, fleet = (settle(load(store, MONTH, UTC, slots=True), Policy(policy)) for store in stores)
+    ledger, fleet = (settle(load(store, MONTH, UTC, slots=True), IdlePolicy(policy)) for store in stores)
     assert sum(cell.pot.cost_nano or 0 for cell in fleet.cells) == month.bill()
     assert fleet == ledger
 
@@ -131,7 +131,7 @@ def test_several_nodes_share_a_store_and_two_dialects_agree(stores, month, tmp_p
     try:
         assert [row[0] for row in fleet.rows("SELECT sum(gpu_ns) FROM posting")] == [2 * before[0]]
         assert list(Audit(fleet).discrepancies()) == []
-        whole = settle(load(fleet, MONTH, UTC), Policy("weighted"))
+        whole = settle(load(fleet, MONTH, UTC), IdlePolicy("weighted"))
         assert sum(cell.pot.cost_nano or 0 for cell in whole.cells) == 2 * month.bill()
     finally:
         for table in ("engine", "posting", "meter", "usage", "position"):

@@ -26,7 +26,7 @@ from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
 from costtrace.reports.statements.idle_policies import POLICIES
 from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import Policy, settle
+from costtrace.reports.statements.settlement import IdlePolicy, settle
 
 NOVEMBER = Period(world.START_NS, world.END_NS)
 ALWAYS = Period(0, 2**62)
@@ -102,7 +102,7 @@ def said(store):
     found.append(dearest(store))
     for period in (NOVEMBER, Period(NOVEMBER.until_ns, 2**62)):
         source = load(store, period, UTC, slots=True)
-        found += [settle(source, Policy(policy)) for policy in POLICIES]
+        found += [settle(source, IdlePolicy(policy)) for policy in POLICIES]
     audit = Audit(store)
     assert list(audit.discrepancies()) == []
     return [*found, audit.counts(), audit.accounts(), audit.devices(), audit.engine_totals(), audit.totals()]

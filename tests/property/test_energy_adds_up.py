@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from trial_balance import check, in_order
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import Reading, SegmentHeader
 from costtrace.core.rows import Rows
 from costtrace.core.units import NS_PER_S
@@ -38,7 +38,7 @@ def sensor_log(device, until_ns, rng, faults):
 
 def run(lives, logs, rng, *, save=False):
     """Rows, engines and the node, fed as an agent feeds it: readings and events in the order of their times."""
-    node, rows = Node(Policy("roofline", "request"), NS_PER_S), Rows([], [], [])
+    node, rows = Pipeline(Policy("roofline", "request"), NS_PER_S), Rows([], [], [])
     merged = [(at, 0, engine, event) for at, engine, event in in_order(lives)]
     merged += [(each.at_ns, 1, "", each) for log in logs.values() for each in log]
 
@@ -57,7 +57,7 @@ def run(lives, logs, rng, *, save=False):
             node.sweep(reached - 1)
             take()
             if save:
-                node = msgspec.json.decode(msgspec.json.encode(node), type=Node)
+                node = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
     for engine_id in lives:
         node.end(engine_id)
     node.sweep(1 << 60)

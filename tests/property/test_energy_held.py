@@ -9,7 +9,7 @@ from costtrace_lab.engines.schedules import BOOT_ID
 from trial_balance import in_order
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import EngineStarted, Reading, SegmentHeader
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 
@@ -52,7 +52,7 @@ def rows_of(lives, log, rng, *, often, save=False):
 
     The engines have said what they have, and their device been read once, before the first look.
     """
-    node, postings, records = Node(Policy("roofline", "request"), NS_PER_S), [], []
+    node, postings, records = Pipeline(Policy("roofline", "request"), NS_PER_S), [], []
     merged = [(at, 0, engine_id, event) for at, engine_id, event in in_order(lives)]
     merged += [(each.at_ns + each.lag_ns, 1, "", each) for each in log]
     merged.sort(key=lambda row: (not isinstance(row[3], SegmentHeader | EngineStarted), *row[:2]))
@@ -73,7 +73,7 @@ def rows_of(lives, log, rng, *, often, save=False):
         if node.meters and rng.random() < often:
             look(reached_ns - 1)
             if save:
-                node = msgspec.json.decode(msgspec.json.encode(node), type=Node)
+                node = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
     look(1 << 60)
     look(1 << 60)
     return postings, records, node

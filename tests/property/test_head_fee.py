@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trial_balance import check
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.attribution.steps.cost_model import Coefficients
 from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
 
@@ -52,7 +52,7 @@ def live(script):
 
 
 def bill(events, policy):
-    node = Node(policy, 3_600 * S)
+    node = Pipeline(policy, 3_600 * S)
     node.add("e", header("e", T0))
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(T0)):
         node.feed("e", event)
@@ -88,7 +88,7 @@ def test_a_tenant_with_three_requests_pays_as_much_as_one_with_one():
 
 def test_of_a_thousand_requests_of_a_tenant_one_that_comes_or_goes_touches_no_other():
     """The others are not settled: their marks stay where they were."""
-    node = Node(Policy("roofline", "tenant"), 3_600 * S)
+    node = Pipeline(Policy("roofline", "tenant"), 3_600 * S)
     node.add("e", header("e", T0))
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(T0)):
         node.feed("e", event)

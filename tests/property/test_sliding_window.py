@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.attribution.shares.accounts import GAP, TIME, Accounts
 from costtrace.attribution.shares.virtual_time import SHIFT
 from costtrace.attribution.steps.cost_model import prior
-from costtrace.attribution.steps.sliding_window import Span, span_of
+from costtrace.attribution.steps.sliding_window import AttentionReach, span_of
 from costtrace.attribution.steps.step_work import Membership
 from costtrace.core.events import SequenceAdded, SequenceFinished, Step
 from costtrace.core.units import NS_PER_S
@@ -87,7 +87,7 @@ def test_rows_of_a_model_with_windows_add_up_to_the_meter(seed):
     life = random_life(seed, rounds=600)
     shape = windowed(100)
     events = [life.events[0], started(("GPU-0",), NS_PER_S, shape=shape), *life.events[2:]]
-    node = Node(Policy(), 10 * NS_PER_S)
+    node = Pipeline(Policy(), 10 * NS_PER_S)
     node.add(life.engine_id, events[0])
     for event in events:
         node.feed(life.engine_id, event)
@@ -98,7 +98,7 @@ def test_rows_of_a_model_with_windows_add_up_to_the_meter(seed):
 
 @given(st.integers(0, 60), st.integers(0, 50), st.integers(1, 40), st.integers(0, 3), st.integers(1, 3))
 def test_the_attention_of_a_chunk_is_that_of_its_tokens_one_by_one(tokens, context, window, full, sliding):
-    span = Span(full, sliding, window)
+    span = AttentionReach(full, sliding, window)
     # A token at place q has q tokens before it and half of itself; what the window cuts off is whole tokens.
     twice = sum(full * (2 * q + 1) + sliding * min(2 * q + 1, 2 * window) for q in range(context, context + tokens))
     assert abs(span.attention(tokens, context) - twice / 2 / span.units) <= 1.0

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.attribution.shares.virtual_time import HEAD, ONE, SHIFT, Clock, Cohort, Rounder, Usage
+from costtrace.attribution.shares.virtual_time import HEAD, ONE, SHIFT, Cohort, CostCounter, ItemUse, Rounder
 from costtrace.attribution.steps.prices import Prices
 
 price = st.floats(0, 1e3, allow_subnormal=False)
 prices = st.builds(Prices, price, price, price, price, price, st.just("any"), *[price] * 5)
 usages = st.builds(
-    Usage,
+    ItemUse,
     st.integers(1, 4_096),
     st.integers(0, 100_000),
     st.integers(0, 10**9),
@@ -74,7 +74,7 @@ def exact_shares(total, carry, members, items, p):
 
 def play(script):
     """Yield after each step: (clock before, clock, naive, total, items' parts, script entry, exact shares)."""
-    clock, cohort, naive = Clock(), Cohort(), Naive()
+    clock, cohort, naive = CostCounter(), Cohort(), Naive()
     marks, names = {}, 0
     given_out = paid = 0
     for entry in script:
@@ -127,15 +127,15 @@ def test_each_pays_its_share_to_within_float_rounding(script):
 def test_the_order_of_the_batch_does_not_matter(items, total, p, rng):
     order = list(range(len(items)))
     rng.shuffle(order)
-    parts = Clock().charge(total, Cohort(), items, p)
-    shuffled = Clock().charge(total, Cohort(), [items[i] for i in order], p)
+    parts = CostCounter().charge(total, Cohort(), items, p)
+    shuffled = CostCounter().charge(total, Cohort(), [items[i] for i in order], p)
     for place, i in enumerate(order):
         assert abs(parts[i] - shuffled[place]) <= (total << SHIFT) / 2**46 + len(items)
 
 
 @given(st.integers(0, 10**5), st.integers(0, 9), st.lists(st.tuples(st.integers(0, 10**9), prices), max_size=20))
 def test_equal_members_pay_exactly_the_same_whenever_they_came(context, later, script):
-    clock, cohort = Clock(), Cohort()
+    clock, cohort = CostCounter(), Cohort()
     cohort.enter(context)
     for total, p in script[:later]:
         clock.charge(total, cohort, [], p)
@@ -151,29 +151,29 @@ def test_equal_members_pay_exactly_the_same_whenever_they_came(context, later, s
 
 @given(usages, usages, st.integers(0, 10**10), prices)
 def test_two_equal_items_pay_the_same_up_to_what_rounding_leaves_of_the_step(item, other, total, p):
-    first, _, third = Clock().charge(total, Cohort(), [item, other, item], p)
+    first, _, third = CostCounter().charge(total, Cohort(), [item, other, item], p)
     assert abs(first - third) <= 3 + (total << SHIFT) / 2**50
 
 
 @given(st.integers(1, 2_000), st.integers(1, 2_000), usages, st.integers(0, 10**10), prices)
 def test_splitting_a_prompt_in_two_changes_nothing_at_prices_for_tokens_and_work_alone(one, two, other, total, p):
     p = p._replace(sequence=0.0, expert=0.0, decode=0.0, beyond=0.0)
-    whole = Clock().charge(total, Cohort(), [Usage(one + two, 0, 10 * (one + two)), other], p)
-    parts = [Usage(one, 0, 10 * one, HEAD // 2), Usage(two, 0, 10 * two, HEAD // 2), other]
+    whole = CostCounter().charge(total, Cohort(), [ItemUse(one + two, 0, 10 * (one + two)), other], p)
+    parts = [ItemUse(one, 0, 10 * one, HEAD // 2), ItemUse(two, 0, 10 * two, HEAD // 2), other]
     if p.head == p.token == p.attention == p.context == p.encoder == 0:
         return  # equal shares: by head count, and splitting is seen
-    split = Clock().charge(total, Cohort(), parts, p)
+    split = CostCounter().charge(total, Cohort(), parts, p)
     assert abs(split[0] + split[1] - whole[0]) <= 4 + (total << SHIFT) / 2**46
 
 
 @pytest.mark.parametrize("members", [0, 1, 3])
 def test_prices_of_nothing_mean_equal_shares(members):
-    clock, cohort = Clock(), Cohort()
+    clock, cohort = CostCounter(), Cohort()
     for _ in range(members):
         cohort.enter(100)
     mark = clock.mark()
     nothing = Prices(0.0, 0.0, 0.0, 0.0, 0.0, "equal")
-    parts = clock.charge(12, cohort, [Usage(5, 0, 0)], nothing)
+    parts = clock.charge(12, cohort, [ItemUse(5, 0, 0)], nothing)
     cohort.advance()
     assert parts == [12 * ONE // (members + 1)]
     if members:
@@ -181,7 +181,7 @@ def test_prices_of_nothing_mean_equal_shares(members):
 
 
 def test_a_step_without_anybody_is_carried_whole():
-    clock = Clock()
+    clock = CostCounter()
     assert clock.charge(7, Cohort(), [], Prices(1.0, 1.0, 1.0, 1.0, 1.0, "any")) == []
     assert clock.carry == 7 * ONE
 

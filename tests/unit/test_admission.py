@@ -10,7 +10,7 @@ from costtrace_vllm import frontend
 from costtrace_vllm.process import process
 from honest_ledger import PLANS, WALL_NS, write
 
-from costtrace.agent.refuse_over_budget import Admission
+from costtrace.agent.refuse_over_budget import BudgetRefusals
 from costtrace.capture.node_files import refusals as admission
 from costtrace.capture.node_files.refusals import EVERYBODY, Gate, Refusal
 from costtrace.core import guard
@@ -103,7 +103,7 @@ def home(tmp_path):
 
 
 def test_the_agent_names_the_tenants_above_a_hard_budget_and_when_it_begins_anew(home):
-    agent = Admission(home, home / "budgets.yaml", lambda _: None)
+    agent = BudgetRefusals(home, home / "budgets.yaml", lambda _: None)
     found = agent.turn(NOW_NS)
     assert list(found) == ["acme"]
     assert admission.read(home, NOW_NS / 10**9) == found
@@ -119,7 +119,7 @@ def test_the_agent_names_the_tenants_above_a_hard_budget_and_when_it_begins_anew
 def test_of_several_budgets_the_one_that_refuses_longest_is_named(home):
     spent = "tenant: acme, amount: 0.01, soft_percent: 1, hard_percent: 1"
     lines = [f"  - {{name: {period}, {spent}, period: {period}}}\n" for period in ("day", "year", "month")]
-    agent = Admission(home, home / "budgets.yaml", lambda _: None)
+    agent = BudgetRefusals(home, home / "budgets.yaml", lambda _: None)
     (home / "budgets.yaml").write_text("currency: USD\nbudgets:\n" + "".join(lines))
     assert agent.turn(NOW_NS)["acme"].budget == "year"
     lines.insert(0, f"  - {{name: rolling, {spent}, rolling_days: 7}}\n")
@@ -138,7 +138,7 @@ def test_a_budget_that_cannot_be_judged_is_said_once_and_the_others_hold(home, c
         return judge(store, budget, now_ns)
 
     monkeypatch.setattr(agents, "standing_of", standing_of)
-    agent = Admission(home, home / "budgets.yaml", lambda _: None)
+    agent = BudgetRefusals(home, home / "budgets.yaml", lambda _: None)
     assert [list(agent.turn(NOW_NS)) for _ in range(2)] == [["acme"]] * 2
     assert caplog.text.count("nobody is refused for budget enough") == 1
 
@@ -155,7 +155,7 @@ def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home
 
 def test_what_servers_refused_is_counted_once(home):
     counted = []
-    agent = Admission(home, home / "budgets.yaml", counted.append)
+    agent = BudgetRefusals(home, home / "budgets.yaml", counted.append)
     status = home / "run" / "frontend-7.json"
     for content in ('{"refused": {"acme": 2}}', '{"refused": {"acme": 2, "globex": 3}}', '{"role": "frontend"}', "{"):
         status.parent.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from honest_ledger import PLANS, WALL_NS, write
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.agent.publish_estimates import Estimates
+from costtrace.agent.publish_estimates import EstimatePublisher
 from costtrace.capture.node_files import cost_estimates
 from costtrace.capture.node_files.cost_estimates import MODEL, TENANT, Reader, Used, estimate
 from costtrace.core import guard
@@ -228,10 +228,10 @@ def test_of_two_currencies_the_newest_counts(home):
 
 
 def test_the_agent_writes_what_a_server_then_reads(home):
-    got = Estimates(home, TENANT).turn(time.time_ns() // 10**9 * 10**9)
+    got = EstimatePublisher(home, TENANT).turn(time.time_ns() // 10**9 * 10**9)
     assert got == [], "the ledger's month is another one"
     change(home, f"UPDATE usage SET ended_ns = {time.time_ns()}")
-    got = Estimates(home, TENANT).turn(time.time_ns())
+    got = EstimatePublisher(home, TENANT).turn(time.time_ns())
     assert asked(home, model="m-large") == next(each for each in got if each.tenant == "acme")
 
 
@@ -239,7 +239,7 @@ def test_an_agent_that_cannot_read_its_ledger_leaves_what_was_said_to_grow_old(h
     cost_estimates.write(home, TENANT, [means()], time.time())
     (home / "ledger.sqlite").unlink()
     with pytest.raises(CosttraceError):
-        Estimates(home, TENANT).turn(NOW_NS)
+        EstimatePublisher(home, TENANT).turn(NOW_NS)
     assert asked(home) == means()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from costtrace.telemetry.span_batch import TRIES, Batch, Item, Progress
+from costtrace.telemetry.span_batch import TRIES, Item, Progress, SpanBatch
 from costtrace.telemetry.transport import Answer, Outcome
 
 
@@ -26,11 +26,11 @@ class Receiver:
         return Answer(Outcome.DELIVERED)
 
 
-def batch(count: int) -> Batch:
-    return Batch([Item(f"r{n}", [f"r{n}"]) for n in range(count)], last_id=count)
+def batch(count: int) -> SpanBatch:
+    return SpanBatch([Item(f"r{n}", [f"r{n}"]) for n in range(count)], last_id=count)
 
 
-def drive(what: Batch, receiver: Receiver) -> Progress:
+def drive(what: SpanBatch, receiver: Receiver) -> Progress:
     while True:
         progress = what.send_next(receiver.send)
         if progress not in (Progress.MORE, Progress.PAUSE):
@@ -119,4 +119,4 @@ def test_refused_records_are_waited_for_once_a_round_however_many_they_are():
 
 
 def test_a_batch_without_spans_is_done_at_once():
-    assert Batch([], 7, unsampled=3).done
+    assert SpanBatch([], 7, unsampled=3).done

@@ -15,7 +15,7 @@ from telemetry_page import telemetry_markdown
 from costtrace.core import semconv
 from costtrace.core.errors import ConfigError
 from costtrace.telemetry.health import Health
-from costtrace.telemetry.metric_state import DeviceReading, Feed
+from costtrace.telemetry.metric_state import DeviceReading, MetricState
 from costtrace.telemetry.prometheus import FeedCollector, PrometheusEndpoint
 from costtrace.telemetry.span_ids import span_ids
 from costtrace.telemetry.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target
@@ -24,13 +24,13 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 @pytest.fixture
-def feed() -> Feed:
-    made = Feed()
+def feed() -> MetricState:
+    made = MetricState()
     made.totals.know([engine()], {RATE[0]: "USD"})
     return made
 
 
-def scrape(feed: Feed, *, openmetrics: bool = True):
+def scrape(feed: MetricState, *, openmetrics: bool = True):
     """The families as prometheus_client's own parser reads them from what a scraper gets."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(FeedCollector(feed))
@@ -103,7 +103,7 @@ def test_hostile_names_stay_inside_their_label(feed, name, openmetrics):
 
 
 def test_distributions_fold_tenants_earlier_than_totals_do():
-    feed = Feed(tenant_limit=10, histogram_tenants=2)
+    feed = MetricState(tenant_limit=10, histogram_tenants=2)
     feed.totals.know([engine()], {RATE[0]: "USD"})
     what = turn([record(n, tenant=f"t{n}") for n in range(5)])
     feed.add(what.postings, what.records, what.meter)

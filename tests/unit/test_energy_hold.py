@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from costtrace.attribution.energy import counter_windows as energy_windows
-from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
-from costtrace.attribution.energy.first_work import HOLD_NS, HOLDS, Work, learn, placed
+from costtrace.attribution.energy.counter_windows import DeviceMeter, piece_of
+from costtrace.attribution.energy.first_work import HOLD_NS, HOLDS, BusyStretch, learn, placed
 from costtrace.attribution.energy.lag import LONGEST_LAG_NS, LagFinder
 from costtrace.attribution.energy.model import Load
 from costtrace.core.events import Reading
@@ -28,7 +28,7 @@ def work(until_s, seed=4):
         load = Load(STEP_NS, 0.0, 0.0, 0.0, 0.0)
         if busy:
             load = Load(STEP_NS, STEP_NS, rng.choice([8.0, 500.0]), 3_000.0 * rng.random(), 0.0, 1.0)
-        found.append(Work(start_ns, start_ns + STEP_NS, load))
+        found.append(BusyStretch(start_ns, start_ns + STEP_NS, load))
     return found
 
 
@@ -63,7 +63,7 @@ def reading(at_ns, uj, fault="", **more):
 
 
 def meter_with(works):
-    meter = DeviceEnergy()
+    meter = DeviceMeter()
     for each in works:
         meter.add(piece_of(each.start_ns, each.end_ns, STEP_NS, each.load))
     return meter
@@ -205,7 +205,7 @@ def test_it_ends_where_there_is_more_than_can_be_kept(monkeypatch):
 
 
 def test_after_a_warm_up_the_first_real_work_is_held_too_but_not_for_ever():
-    meter, uj = DeviceEnergy(), 0
+    meter, uj = DeviceMeter(), 0
     for n in range(900):
         start_ns = BEGIN_NS + n * NS_PER_S // 10
         busy = n % 100 == 5
@@ -223,6 +223,6 @@ def test_a_state_of_before_pieces_were_ordered_is_read():
     kept = msgspec.to_builtins(meter)
     del kept["coming"], kept["under_way"]
     kept["model"]["regression"]["prior"] = [0.1, 0.35, 0.0, 0.0, 0.0]
-    again = msgspec.convert(kept, DeviceEnergy)
+    again = msgspec.convert(kept, DeviceMeter)
     assert again.coming == meter.coming
     assert len(again.model.regression.coefficients()) == len(meter.model.regression.coefficients())

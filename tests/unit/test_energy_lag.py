@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
+from costtrace.attribution.energy.counter_windows import DeviceMeter, piece_of
 from costtrace.attribution.energy.lag import LagFinder
 from costtrace.attribution.energy.model import Load
 from costtrace.core.events import Reading
@@ -33,7 +33,7 @@ def drawn_uj(steps, until_ns):
 
 def metered(lag_ms, *, steady=False, count=2_000):
     """A meter that has read every 100 ms a counter that is late by *lag_ms*."""
-    meter, steps = DeviceEnergy(), [(s, e, b or steady) for s, e, b in loads(count)]
+    meter, steps = DeviceMeter(), [(s, e, b or steady) for s, e, b in loads(count)]
     energy, total = {}, 0
     for start, end, busy in steps:
         total += (BUSY_W if busy else IDLE_W) * (end - start) // 1_000
@@ -84,7 +84,7 @@ def test_long_windows_tell_nothing_of_a_lag():
 
 def test_what_was_seen_before_the_sensors_period_was_known_does_not_count_in_its_lag():
     """Until then readings hold when they were made, on average half a period late: another lag than they have later."""
-    meter, steps = DeviceEnergy(begun=True), list(loads(1_600))
+    meter, steps = DeviceMeter(begun=True), list(loads(1_600))
     total, energy = 0, {}
     for start, end, busy in steps:
         total += (BUSY_W if busy else IDLE_W) * (end - start) // 1_000

@@ -5,7 +5,7 @@ from fractions import Fraction
 import msgspec
 import pytest
 
-from costtrace.attribution.energy.counter_windows import DeviceEnergy, piece_of
+from costtrace.attribution.energy.counter_windows import DeviceMeter, piece_of
 from costtrace.attribution.energy.model import Load
 from costtrace.core.events import Reading
 from costtrace.core.units import NS_PER_S
@@ -31,7 +31,7 @@ def idle(start_s, end_s):
 def seconds_of(meter, length_s, until_s, readings):
     """Pieces of *length_s* up to *until_s*, the readings, and what each piece is given."""
     found = taken(meter, length_s, until_s, readings)
-    held = DeviceEnergy()
+    held = DeviceMeter()
     later = taken(held, length_s, until_s, readings)
     assert [result.gap_ns for result in later] == [result.gap_ns for result in found], "held first, the same is known"
     assert held.attributed_uj + held.outside_uj == meter.attributed_uj + meter.outside_uj
@@ -55,7 +55,7 @@ def counter(from_s, until_s, every_s=0.1, base_uj=1_000_000):
 
 
 def test_a_window_goes_to_its_pieces_to_the_microjoule():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     pieces = [idle(0, 0.7), busy(0.7, 1.0), busy(1.0, 2.0)]
     numbers = [meter.add(piece) for piece in pieces]
     meter.read(reading(0, 7))
@@ -68,7 +68,7 @@ def test_a_window_goes_to_its_pieces_to_the_microjoule():
 
 
 def test_what_no_engine_had_is_the_devices_own():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     number = meter.add(busy(0, 1))
     meter.read(reading(0, 0))
     meter.read(reading(4, 4 * UJ_PER_S))
@@ -77,13 +77,13 @@ def test_what_no_engine_had_is_the_devices_own():
 
 
 def test_before_the_first_reading_energy_is_unknown_and_not_zero():
-    found = seconds_of(DeviceEnergy(begun=True), 0.5, 3, counter(1, 3))
+    found = seconds_of(DeviceMeter(begun=True), 0.5, 3, counter(1, 3))
     assert [result.gap_ns for result in found[:2]] == [NS_PER_S // 2] * 2
     assert [result.gap_ns for result in found[2:]] == [0] * 4
 
 
 def test_a_piece_waits_for_a_reading_beyond_its_end():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     number = meter.add(busy(0, 1))
     meter.read(reading(0, 0))
     meter.read(reading(0.9, 100))
@@ -94,7 +94,7 @@ def test_a_piece_waits_for_a_reading_beyond_its_end():
 
 @pytest.mark.parametrize("told", ["it falls", "it says so"])
 def test_a_driver_reset_leaves_its_window_unknown_and_nothing_negative(told):
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     after = [reading(2, 500, "" if told == "it falls" else "reset"), reading(3, 500 + UJ_PER_S)]
     before = [reading(0, 10**9), reading(1, 10**9 + UJ_PER_S)]
     found = seconds_of(meter, 1, 3, [*before, *after])
@@ -104,7 +104,7 @@ def test_a_driver_reset_leaves_its_window_unknown_and_nothing_negative(told):
 
 
 def test_a_counter_that_stands_still_is_not_believed():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     stuck = [reading(at, 1_000) for at in range(1, 10)]
     found = seconds_of(
         meter, 1, 12, [reading(0, 0), *stuck, reading(10, 1_000, "reset"), reading(12, 1_000 + UJ_PER_S)]
@@ -115,7 +115,7 @@ def test_a_counter_that_stands_still_is_not_believed():
 
 
 def test_a_counter_that_has_not_moved_yet_keeps_its_window_open():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     number = meter.add(busy(0, 2))
     for each in (reading(0, 0), reading(1, 0), reading(2, UJ_PER_S)):
         meter.read(each)
@@ -124,7 +124,7 @@ def test_a_counter_that_has_not_moved_yet_keeps_its_window_open():
 
 def test_a_short_fault_is_bridged_by_the_next_value():
     found = seconds_of(
-        DeviceEnergy(begun=True),
+        DeviceMeter(begun=True),
         1,
         3,
         [reading(0, 0), reading(1, UJ_PER_S), reading(1.5, None, "unknown"), reading(3, 3 * UJ_PER_S)],
@@ -135,7 +135,7 @@ def test_a_short_fault_is_bridged_by_the_next_value():
 
 @pytest.mark.parametrize("fault", ["lost", "gone", "driver", "not_supported", "denied", "stalled"])
 def test_a_device_that_cannot_be_read_for_long_has_unknown_energy(fault):
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     away = [reading(at, None, fault) for at in range(1, 10)]
     found = seconds_of(meter, 1, 12, [reading(0, 0), *away, reading(10, 10**12, "reset"), reading(12, 10**12 + 77)])
     assert all(result.gap_ns == NS_PER_S for result in found[:9])
@@ -145,7 +145,7 @@ def test_a_device_that_cannot_be_read_for_long_has_unknown_energy(fault):
 
 def test_a_stalled_sensor_thread_loses_time_and_not_the_counters_energy():
     """It hangs for ten seconds and the counter then goes on: the even share of the time given up is nobody's."""
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     stalled = [reading(at, None, "stalled") for at in (3, 4, 5, 6, 7, 8, 9, 10)]
     found = seconds_of(meter, 1, 12, [reading(0, 0), *stalled, reading(12, 12 * UJ_PER_S)])
     known = sum(result.uj for result in found)
@@ -155,14 +155,14 @@ def test_a_stalled_sensor_thread_loses_time_and_not_the_counters_energy():
 
 
 def test_a_reading_of_the_past_after_a_jump_of_the_clock_is_left_out():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     found = seconds_of(meter, 1, 3, [reading(0, 0), reading(2, 2 * UJ_PER_S), reading(1, 5), reading(3, 3 * UJ_PER_S)])
     assert sum(result.uj for result in found) == 3 * UJ_PER_S
     assert meter.resets == 0
 
 
 def test_a_device_that_nobody_reads_any_more_is_given_up():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     meter.read(reading(0, 0))
     number = meter.add(busy(0, 1))
     assert meter.take(number) is None
@@ -171,7 +171,7 @@ def test_a_device_that_nobody_reads_any_more_is_given_up():
 
 
 def test_pieces_that_reach_over_several_windows_get_their_part_of_each():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     found = seconds_of(meter, 0.73, 7.3, counter(0, 8))
     assert all(result.gap_ns == 0 for result in found)
     last = counter(0, 8)[-1].energy_uj - counter(0, 8)[0].energy_uj
@@ -181,7 +181,7 @@ def test_pieces_that_reach_over_several_windows_get_their_part_of_each():
 
 
 def test_idle_watts_are_found_from_windows_with_and_without_work():
-    meter, at, uj = DeviceEnergy(begun=True), 0, 0
+    meter, at, uj = DeviceMeter(begun=True), 0, 0
     meter.read(reading(0, 0))
     for n in range(400):
         works = n % 3 == 0
@@ -193,13 +193,13 @@ def test_idle_watts_are_found_from_windows_with_and_without_work():
 
 
 def test_the_label_of_a_simulated_sensor_stays_with_its_meter():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     meter.read(reading(0, 0, simulated=True))
     assert meter.simulated
 
 
 def test_integrated_power_is_held_against_the_counter():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     for n in range(300):
         meter.read(msgspec.structs.replace(reading(n / 10, n * UJ_PER_S // 10), power_mw=WATTS * 950))
         assert (meter.check.residual() is None) == (n <= 99)
@@ -207,20 +207,20 @@ def test_integrated_power_is_held_against_the_counter():
 
 
 def test_readings_that_are_far_apart_or_have_no_power_are_not_compared():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     for n in range(20):
         meter.read(msgspec.structs.replace(reading(3 * n, 3 * n * UJ_PER_S), power_mw=1))
     for n in range(600, 900):
         meter.read(reading(n / 10, n * UJ_PER_S // 10))
     assert meter.check.residual() is None
-    assert DeviceEnergy(begun=True).model.idle_watts() is None
+    assert DeviceMeter(begun=True).model.idle_watts() is None
 
 
 @pytest.mark.parametrize("changed", [{"gain": "1.05"}, {"scope": "module"}, {"share": "2/7"}])
 def test_a_count_of_another_gain_or_scope_begins_anew(changed):
     before = [reading(0, 10**9), reading(1, 10**9 + UJ_PER_S)]
     after = [reading(2, 3 * 10**9, **changed), reading(3, 3 * 10**9 + UJ_PER_S, **changed)]
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     found = seconds_of(meter, 1, 3, [*before, *after])
     assert [result.uj for result in found] == [UJ_PER_S, 0, UJ_PER_S], "the step between the counts was never drawn"
     assert [result.gap_ns for result in found] == [0, NS_PER_S, 0]
@@ -228,6 +228,6 @@ def test_a_count_of_another_gain_or_scope_begins_anew(changed):
 
 
 def test_a_part_of_a_board_by_rule_is_labelled_as_estimated_wherever_its_source_is_shown():
-    meter = DeviceEnergy(begun=True)
+    meter = DeviceMeter(begun=True)
     meter.read(reading(0, 0, share="2/7"))
     assert (meter.source, meter.sensor.source, meter.sensor.share) == ("estimated:nvml_counter", "nvml_counter", "2/7")

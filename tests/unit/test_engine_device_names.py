@@ -5,7 +5,7 @@ from costtrace_lab.engines.schedules import BOOT_ID, WALL_OFFSET_NS, header
 
 from costtrace.attribution.energy.device_match import meter_of
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import DeviceRef, EngineReady, EngineStarted, Heartbeat, Reading, Sensed
 from costtrace.core.units import NS_PER_S
 
@@ -36,7 +36,7 @@ def test_a_device_is_recognised_only_where_there_is_no_doubt(name, settings, boa
 
 def engine_on(name, settings, boards, seconds=4):
     """An idle engine's rows, on devices that a sensor reads at 100 W."""
-    node = Node(Policy(), 60 * NS_PER_S)
+    node = Pipeline(Policy(), 60 * NS_PER_S)
     begin = 10 * NS_PER_S
     for each in boards:
         node.found(BOOT_ID, each)

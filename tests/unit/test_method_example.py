@@ -8,7 +8,7 @@ from costtrace_lab.engines.schedules import header, started
 from trial_balance import check
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.attribution.steps.cost_model import Coefficients
 from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
 
@@ -45,7 +45,7 @@ EVENTS = [
 
 @pytest.fixture(scope="module")
 def rows():
-    node = Node(Policy("roofline"), 3_600 * 10**9)
+    node = Pipeline(Policy("roofline"), 3_600 * 10**9)
     node.add("e", header("e", T0))
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(at(5_000))):
         node.feed("e", event)

@@ -26,7 +26,7 @@ from costtrace.ledger.verify.audit import Audit
 from costtrace.pricing.price_book import PriceBook
 from costtrace.reports.statements.idle_policies import POLICIES, Pot
 from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import Cell, Policy, Quota, settle, to_cents
+from costtrace.reports.statements.settlement import IdlePolicy, Quota, SettlementLine, settle, to_cents
 from costtrace.reports.statements.statement import lines
 from costtrace.reports.statements.statement_columns import Carbon
 
@@ -64,7 +64,7 @@ def hostile(tmp_path_factory):
 
 
 def fleet(month, policy, period=MONTH, zone=UTC):
-    return settle(load(month.store, period, zone, slots=True), Policy(policy, quotas=QUOTAS))
+    return settle(load(month.store, period, zone, slots=True), IdlePolicy(policy, quotas=QUOTAS))
 
 
 def cost(cells):
@@ -166,12 +166,15 @@ def test_tokens_and_requests_are_those_of_the_records(month):
 
 def test_lines_that_lost_a_row_do_not_tie_out(month):
     source = load(month.store, MONTH, UTC)
-    found = settle(source._replace(used=source.used[1:]), Policy())
+    found = settle(source._replace(used=source.used[1:]), IdlePolicy())
     assert any(tie.off for tie in found.ties)
 
 
 def test_cents_of_negative_and_tiny_amounts_add_up_too():
-    cells = [Cell("t", "d", "p", "m", "request", "", "USD", Pot(cost_nano=nano)) for nano in (-15, 4_999_999, 10**7, 1)]
+    cells = [
+        SettlementLine("t", "d", "p", "m", "request", "", "USD", Pot(cost_nano=nano))
+        for nano in (-15, 4_999_999, 10**7, 1)
+    ]
     assert sum(cell.cost_cents for cell in to_cents(cells)) == 1
 
 

@@ -14,7 +14,7 @@ from costtrace.ledger.answers import Period, Request
 from costtrace.ledger.queries import ended, used
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.ledger.store import Ledger
-from costtrace.reports.requests.joined import Part, join
+from costtrace.reports.requests.joined import RecordedPart, join
 from costtrace.reports.requests.joined_query import find_parts, parts
 from costtrace.reports.usage.summary import summarize
 
@@ -254,7 +254,7 @@ def test_parts_that_disagree_say_so(tmp_path):
 
 
 def test_an_unknown_cost_of_one_part_makes_the_total_unknown():
-    one, other = (Part(found, "w") for found in (_as_request(part(**PREFILL)), _as_request(part(**DECODE))))
+    one, other = (RecordedPart(found, "w") for found in (_as_request(part(**PREFILL)), _as_request(part(**DECODE))))
     unknown = other._replace(record=other.record._replace(cost_nano=None))
     (whole,) = join([one, unknown], NOW_NS, WAIT_NS)
     assert whole.cost_nano is None
@@ -267,7 +267,7 @@ def _as_request(found):
 
 
 def test_requests_without_a_key_that_joins_stay_apart_even_if_their_keys_are_the_same():
-    both = [Part(_as_request(part("aggregated", request_key="7")), "w") for _ in range(2)]
+    both = [RecordedPart(_as_request(part("aggregated", request_key="7")), "w") for _ in range(2)]
     assert len(join(both, NOW_NS, WAIT_NS)) == 2
 
 

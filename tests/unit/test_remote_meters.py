@@ -8,7 +8,7 @@ from costtrace_lab.engines.schedules import started as simulated_start
 from costtrace.attribution.energy.device_match import resolve
 from costtrace.attribution.energy.remote_meters import RemoteMeters
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import (
     DeviceRef,
     EngineStarted,
@@ -55,7 +55,7 @@ def idle_engine(node, devices, *, until_s, settings=None):
 
 
 def remote_node(wait_s=60):
-    node = Node(Policy(), 60 * NS_PER_S, remote_wait_ns=s(wait_s), remote_clock_ns=5)
+    node = Pipeline(Policy(), 60 * NS_PER_S, remote_wait_ns=s(wait_s), remote_clock_ns=5)
     node.remote.open(JOURNAL, away_header())
     return node
 
@@ -119,7 +119,7 @@ def test_after_the_wait_its_energy_is_unknown_and_its_time_is_billed():
 
 
 def test_without_other_nodes_homes_nothing_is_waited_for():
-    node = Node(Policy(), 60 * NS_PER_S)
+    node = Pipeline(Policy(), 60 * NS_PER_S)
     idle_engine(node, ["GPU-away@node-b"], until_s=10)
     (row,) = metered(node, 10)
     assert (row.energy_uj, row.gap_ns) == (None, s(9))
@@ -176,6 +176,6 @@ def test_the_state_of_a_node_survives_its_agent():
     idle_engine(node, ["GPU-away@node-b"], until_s=10)
     node.remote_reading(BOOT_ID, JOURNAL, away_reading(0, 0))
     node.sweep(s(10))
-    again = msgspec.json.decode(msgspec.json.encode(node), type=Node)
+    again = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
     assert again == node
     assert isinstance(again.engines["engine"].started, EngineStarted)

@@ -13,7 +13,7 @@ from costtrace_lab.engines.random_engine import Profile
 from costtrace_lab.engines.schedules import BOOT_ID, SHAPE, header, random_life, started
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import ModelShape, Reading
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 
@@ -67,7 +67,7 @@ def bill(profile, policy, shape, rounds, period_ns):
     """Digest of all rows of a life, and of what its model has learned."""
     life = random_life(11, rounds=rounds, profile=profile)
     events = [header(life.engine_id, 3 * NS_PER_S), started(("GPU-0",), NS_PER_S, shape=shape), *life.events[2:]]
-    node = Node(policy, 10 * NS_PER_S)
+    node = Pipeline(policy, 10 * NS_PER_S)
     node.add(life.engine_id, events[0])
     if period_ns:
         for reading in readings(events[-1].at_ns, period_ns):

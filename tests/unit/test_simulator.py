@@ -21,7 +21,7 @@ from public_data import DATA, needs
 
 from costtrace.agent.loop import Agent
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.attribution.steps.step_work import Membership
 from costtrace.config.settings import Settings
 from costtrace.core.errors import CosttraceError
@@ -50,7 +50,7 @@ def simulate(config, arrivals=None, times=TIMES):
 
 
 def rows_of(events, policy=Policy()):  # noqa: B008 - immutable
-    node = Node(policy, 60 * 10**9)
+    node = Pipeline(policy, 60 * 10**9)
     node.add("sim", events[0])
     for event in events:
         node.feed("sim", event)

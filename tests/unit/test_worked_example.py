@@ -22,7 +22,7 @@ from costtrace_lab.engines.schedules import header, started
 from trial_balance import check, sums
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.attribution.steps.cost_model import (
     Coefficients,
     Features,
@@ -51,7 +51,7 @@ EVENTS = [
 
 
 def bill(method):
-    node = Node(Policy(method), 3_600 * S)
+    node = Pipeline(Policy(method), 3_600 * S)
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(T0)):
         if event is not None and not node.engines:
             node.add("e", event)
@@ -158,7 +158,7 @@ def test_a_step_that_takes_twice_as_long_costs_everybody_twice_as_much():
         else msgspec.structs.replace(e, at_ns=2 * e.at_ns)
         for e in EVENTS
     ]
-    node = Node(Policy("affine"), 3_600 * S)
+    node = Pipeline(Policy("affine"), 3_600 * S)
     node.add("e", header("e", 2 * T0))
     for event in (header("e", 2 * T0), started(("GPU-0",), 2 * T0), EngineReady(2 * T0)):
         node.feed("e", event)

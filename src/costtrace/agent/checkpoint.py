@@ -2,14 +2,14 @@
 
 import msgspec
 
-from costtrace.attribution.energy.counter_windows import DeviceEnergy
+from costtrace.attribution.energy.counter_windows import DeviceMeter
 from costtrace.attribution.energy.remote_meters import RemoteMeters
 
 
 class Meters(msgspec.Struct):
     """Energy of the devices that have a sensor."""
 
-    by_device: dict[str, DeviceEnergy]
+    by_device: dict[str, DeviceMeter]
 
 
 class NodeState(msgspec.Struct):

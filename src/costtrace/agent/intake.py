@@ -1,4 +1,4 @@
-"""Follow the journals of a home into a `Node`: what has been recorded becomes rows."""
+"""Follow the journals of a home into a `Pipeline`: what has been recorded becomes rows."""
 
 import contextlib
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from costtrace.agent.remote_sensors import RemoteSensors
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core import clock
 from costtrace.core.errors import JournalError
 from costtrace.core.events import SENSORS, EngineStarted, Position, Reading, SegmentHeader, Sensed
@@ -38,7 +38,7 @@ class Intake:
     def __init__(
         self,
         home: Path,
-        node: Node,
+        node: Pipeline,
         positions: dict[str, tuple[Position, bool]],
         remote_homes: Sequence[Path] = (),
     ) -> None:

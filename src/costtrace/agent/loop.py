@@ -15,9 +15,9 @@ from costtrace.agent.checkpoint import Meters, NodeState, _encode
 from costtrace.agent.intake import Intake, Turn
 from costtrace.agent.sensing import Sensing
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Engine, Node
+from costtrace.attribution.pipeline import EngineState, Pipeline
 from costtrace.attribution.steps.engine_fit import PPM
-from costtrace.attribution.time.shared_devices import Sharing
+from costtrace.attribution.time.shared_devices import DeviceGroup
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
 from costtrace.core.units import NS_PER_MS, NS_PER_S
@@ -278,22 +278,22 @@ class Agent:
             ledger.put_state("booking", _encode(self.booking.state()))
         return finished
 
-    def _load(self) -> tuple[Node, BookingState]:
+    def _load(self) -> tuple[Pipeline, BookingState]:
         """Where the agent before this one stood at its last transaction."""
         settings = self.settings
         linger_ns = settings.linger_ms * NS_PER_MS
         policy = Policy(settings.attribution, settings.head_fee, settings.prefix_sharing, linger_ns)
         wait_ns = settings.remote_wait_s * NS_PER_S if settings.remote_homes else 0
         clock_ns = round(settings.remote_clock_ms * NS_PER_MS)
-        node = Node(policy, settings.window_s * NS_PER_S, remote_wait_ns=wait_ns, remote_clock_ns=clock_ns)
+        node = Pipeline(policy, settings.window_s * NS_PER_S, remote_wait_ns=wait_ns, remote_clock_ns=clock_ns)
         booking = BookingState()
         for name, value in self.ledger.states().items():
             kind, _, key = name.partition(":")
             if kind == "engine":
-                node.engines[key] = msgspec.json.decode(value, type=Engine)
+                node.engines[key] = msgspec.json.decode(value, type=EngineState)
                 node.engines[key].attribution.policy = policy
             elif kind == "group":
-                node.groups[int(key)] = msgspec.json.decode(value, type=Sharing)
+                node.groups[int(key)] = msgspec.json.decode(value, type=DeviceGroup)
                 self._groups_kept.add(int(key))
             elif kind == "meters":
                 node.meters = msgspec.json.decode(value, type=Meters).by_device

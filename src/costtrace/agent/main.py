@@ -5,8 +5,8 @@ import sys
 
 from costtrace.agent.loop import Agent
 from costtrace.agent.node_health import plugins, reratings
-from costtrace.agent.publish_estimates import Estimates
-from costtrace.agent.refuse_over_budget import Admission
+from costtrace.agent.publish_estimates import EstimatePublisher
+from costtrace.agent.refuse_over_budget import BudgetRefusals
 from costtrace.agent.sensing import sensing
 from costtrace.config.settings import Settings
 from costtrace.core.errors import CosttraceError
@@ -62,11 +62,13 @@ def _carbon(settings: Settings) -> CarbonIntensity | None:
         return None
 
 
-def _admission(settings: Settings, emission: Emission) -> Admission | None:
+def _admission(settings: Settings, emission: Emission) -> BudgetRefusals | None:
     if not settings.admission or settings.budgets is None:
         return None
-    return Admission(settings.home, settings.budgets, lambda number: emission.health.add("admission.refused", number))
+    return BudgetRefusals(
+        settings.home, settings.budgets, lambda number: emission.health.add("admission.refused", number)
+    )
 
 
-def _estimates(settings: Settings) -> Estimates | None:
-    return None if settings.cost_estimates == "off" else Estimates(settings.home, settings.cost_estimates)
+def _estimates(settings: Settings) -> EstimatePublisher | None:
+    return None if settings.cost_estimates == "off" else EstimatePublisher(settings.home, settings.cost_estimates)

@@ -9,7 +9,7 @@ SHARE = 0.02
 """Of this thread's time that may go into reading the ledger, as long as what it wrote does not grow stale by it."""
 
 
-class Rounds(ABC):
+class Periodic(ABC):
     """Calls `look`, every few seconds, from `start` to `stop`."""
 
     def __init__(self, name: str, valid_s: float) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from costtrace.agent.periodic import Rounds
+from costtrace.agent.periodic import Periodic
 from costtrace.capture.node_files import cost_estimates
 from costtrace.capture.node_files.cost_estimates import TENANT
 from costtrace.core.errors import CosttraceError
@@ -13,7 +13,7 @@ from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.recent_means import recent_means
 
 
-class Estimates(Rounds):
+class EstimatePublisher(Periodic):
     """Writes the means, every few seconds, from `start` to `stop`."""
 
     def __init__(self, home: Path, scope: str) -> None:

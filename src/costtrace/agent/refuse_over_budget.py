@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from costtrace.agent.periodic import Rounds
+from costtrace.agent.periodic import Periodic
 from costtrace.capture.node_files import refusals as admission
 from costtrace.capture.node_files.refusals import EVERYBODY, LATEST_S, Refusal
 from costtrace.core.errors import ConfigError, CosttraceError
@@ -19,7 +19,7 @@ from costtrace.ledger.budgets.standing import standing_of
 from costtrace.ledger.reader import open_ledger
 
 
-class Admission(Rounds):
+class BudgetRefusals(Periodic):
     """Writes who is refused, every few seconds, from `start` to `stop`; counts what the servers say they refused."""
 
     def __init__(self, home: Path, budgets: Path, count: Callable[[int], None]) -> None:

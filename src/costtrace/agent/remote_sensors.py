@@ -7,7 +7,7 @@ anyway. Nothing is locked, written or deleted in it. While it is not there, the 
 from collections.abc import Sequence
 from pathlib import Path
 
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.errors import JournalError
 from costtrace.core.events import SENSORS, Heartbeat, Position, Reading, Sensed
 from costtrace.journal.reader import JournalReader
@@ -19,7 +19,7 @@ PREFIX = "remote:"
 class RemoteSensors:
     """Reads the sensors' journals below other nodes' homes, turn by turn."""
 
-    def __init__(self, homes: Sequence[Path], node: Node, positions: dict[str, tuple[Position, bool]]) -> None:
+    def __init__(self, homes: Sequence[Path], node: Pipeline, positions: dict[str, tuple[Position, bool]]) -> None:
         self.homes = tuple(homes)
         self.readers: dict[str, JournalReader] = {}
         """By the names of their positions."""

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import costtrace
 from costtrace.attribution.energy.device_match import resolve
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.config.settings import Settings
 from costtrace.core import clock
 from costtrace.core.units import NS_PER_S
 from costtrace.sensors.choose import make_sensor
 from costtrace.sensors.sampler import Sampler
-from costtrace.sensors.sensor_journal import SensorDesk
+from costtrace.sensors.sensor_journal import SensorJournal
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry
     from costtrace.telemetry.health import Health
@@ -33,7 +33,7 @@ class Shows(Protocol):
 class Sensing:
     """The sensor desk at work beside a node. No call of it waits for a driver."""
 
-    def __init__(self, desk: SensorDesk) -> None:
+    def __init__(self, desk: SensorJournal) -> None:
         self._desk = desk
         self._boot_id = clock.boot_id()
 
@@ -41,7 +41,7 @@ class Sensing:
         """Begin to sample."""
         self._desk.start()
 
-    def turn(self, node: Node, shows: Shows | None, warn: Callable[[str, str], None]) -> None:
+    def turn(self, node: Pipeline, shows: Shows | None, warn: Callable[[str, str], None]) -> None:
         """Journal what has been read, show it, and say what is wrong."""
         self._desk.turn(self._busy(node))
         for subject, message in self._desk.take_notices():
@@ -74,7 +74,7 @@ class Sensing:
         """End, with everything written that was read."""
         self._desk.stop()
 
-    def _busy(self, node: Node) -> set[str]:
+    def _busy(self, node: Pipeline) -> set[str]:
         """The devices of the engines that live, by the names that the sensor has for them."""
         engines = [engine.started for engine in node.engines.values() if engine.started and not engine.ended]
         sensed = self._desk.sensed
@@ -88,5 +88,5 @@ def sensing(settings: Settings) -> Sensing | None:
     gains = {name: str(gain) for name, gain in settings.sensor_gain.items()}
     sensor = make_sensor(settings.sensor, gains, mig_rule=settings.mig_rule)
     sampler = Sampler(sensor, hz=settings.sensor_hz)
-    desk = SensorDesk(settings.home, sampler, cap_bytes=settings.journal_cap_bytes, version=costtrace.__version__)
+    desk = SensorJournal(settings.home, sampler, cap_bytes=settings.journal_cap_bytes, version=costtrace.__version__)
     return Sensing(desk)

@@ -7,11 +7,11 @@ same journal always gives the same rows (docs/method.md sections 2 to 6).
 
 import msgspec
 
-from costtrace.attribution.energy.counter_windows import DeviceEnergy
+from costtrace.attribution.energy.counter_windows import DeviceMeter
 from costtrace.attribution.energy.model import Spending
-from costtrace.attribution.energy.waiting import Staged
-from costtrace.attribution.rows.request_part import UNOBSERVED, Part, record_id
-from costtrace.attribution.rows.window import Window
+from costtrace.attribution.energy.waiting import Waiting
+from costtrace.attribution.rows.request_part import UNOBSERVED, RequestPart, record_id
+from costtrace.attribution.rows.window import BillingWindow
 from costtrace.attribution.shares.accounts import Account, Accounts
 from costtrace.attribution.shares.prefix_tree import PrefixTree
 from costtrace.attribution.shares.virtual_time import Rounder
@@ -19,7 +19,7 @@ from costtrace.attribution.steps.cost_model import Coefficients
 from costtrace.attribution.steps.engine_fit import first_fit, fit_row
 from costtrace.attribution.steps.fit import StepFit
 from costtrace.attribution.steps.sliding_window import span_of
-from costtrace.attribution.steps.step_work import Work
+from costtrace.attribution.steps.step_work import StepWork
 from costtrace.attribution.time.grants import Grant
 from costtrace.attribution.time.segments import Segment
 from costtrace.core.events import (
@@ -68,16 +68,16 @@ class EngineAttribution(msgspec.Struct):
     accounts: Accounts = msgspec.field(default_factory=Accounts)
     rounders: list[Rounder] = msgspec.field(default_factory=lambda: [Rounder(), Rounder(), Rounder()])
     """By meter."""
-    parts: dict[str, Part] = {}
+    parts: dict[str, RequestPart] = {}
     """Open parts by request key."""
     slots: dict[int, str] = {}
     """Request key of each slot whose part is open."""
     lingering: list[str] = []
-    waiting: list[Part] = []
+    waiting: list[RequestPart] = []
     """Parts that are over and share a prefix: what they owe is known at the window's end (policy `tree`)."""
     finished: list[int] = []
     """Slots that have finished and may still be in a step in flight."""
-    window: Window = msgspec.field(default_factory=Window)
+    window: BillingWindow = msgspec.field(default_factory=BillingWindow)
     done_index: int = -1
     now_ns: int = 0
     energy_source: str = "none"
@@ -87,7 +87,7 @@ class EngineAttribution(msgspec.Struct):
     end_reason: str = ""
     out: Rows = msgspec.field(default_factory=lambda: Rows([], [], []))
 
-    def feed(self, staged: Staged, meters: dict[str, DeviceEnergy], devices: tuple[str, ...]) -> None:
+    def feed(self, staged: Waiting, meters: dict[str, DeviceMeter], devices: tuple[str, ...]) -> None:
         """Take the next grant or event. *meters*: the devices whose energy is measured; *devices*: the engine's."""
         item = staged.item
         at_ns: int = item.end_ns if isinstance(item, Grant) else getattr(item, "at_ns", 0)
@@ -139,10 +139,10 @@ class EngineAttribution(msgspec.Struct):
 
     # -- time ---------------------------------------------------------------------------------------------------
 
-    def _grant(self, grant: Grant, staged: Staged, meters: list[DeviceEnergy | None]) -> None:
+    def _grant(self, grant: Grant, staged: Waiting, meters: list[DeviceMeter | None]) -> None:
         if grant.window_ns != self.window.window_ns:
             self._close_window()
-            self.window = Window(grant.window_ns, grant.start_ns, grant.start_ns)
+            self.window = BillingWindow(grant.window_ns, grant.start_ns, grant.start_ns)
         self.window.end_ns = grant.end_ns
         if grant.shared:
             self.window.shared.update(grant.shared)
@@ -161,14 +161,14 @@ class EngineAttribution(msgspec.Struct):
                 served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
 
-    def _label(self, meters: list[DeviceEnergy]) -> None:
+    def _label(self, meters: list[DeviceMeter]) -> None:
         """How the energy of this window is obtained: all devices' ways, if they differ."""
         for name in ("source", "scope"):
             known = {getattr(meter, name) for meter in meters} - {"", "none"}
             setattr(self, f"energy_{name}", "+".join(sorted(known)) or ("none" if name == "source" else ""))
         self.energy_simulated = any(meter.simulated for meter in meters)
 
-    def _steady(self, grant: Grant, step: Step, work: Work) -> bool:
+    def _steady(self, grant: Grant, step: Step, work: StepWork) -> bool:
         """The short way for most steps of a busy engine (`Accounts.steady`); False: it has to go the long one."""
         if work.items or work.leaves or work.enters:
             return False
@@ -184,7 +184,7 @@ class EngineAttribution(msgspec.Struct):
         return True
 
     def _step(
-        self, segment: Segment, step: Step, work: Work, amounts: list[int], energy: Spending | None, *, last: bool
+        self, segment: Segment, step: Step, work: StepWork, amounts: list[int], energy: Spending | None, *, last: bool
     ) -> bool:
         """Charge a step, or a piece of one; False if there is nobody to charge."""
         if self.accounts.work is None:
@@ -230,7 +230,7 @@ class EngineAttribution(msgspec.Struct):
         key = added.request_key
         part = self.parts.get(key)
         if part is None:
-            part = self.parts[key] = Part(record_id(self.engine_id, key, added.slot), added)
+            part = self.parts[key] = RequestPart(record_id(self.engine_id, key, added.slot), added)
         elif part.empty_since_ns:
             part.empty_since_ns = 0
             self.lingering.remove(key)
@@ -278,7 +278,7 @@ class EngineAttribution(msgspec.Struct):
             self._take_carry()
         self._book(part)
 
-    def _book(self, part: Part) -> None:
+    def _book(self, part: RequestPart) -> None:
         """Post what a part that is over still owes, and write its record."""
         part.settle_waste()
         self._post(part)
@@ -290,7 +290,7 @@ class EngineAttribution(msgspec.Struct):
         for rounder, carry in zip(self.rounders, self.accounts.take_carry(), strict=True):
             rounder.pool += carry
 
-    def _post(self, part: Part) -> None:
+    def _post(self, part: RequestPart) -> None:
         part.energy_source, part.energy_simulated = self.energy_source, self.energy_simulated
         if (posting := part.post(self.rounders, self.engine_id, self.window.window_ns)) is not None:
             self.out.postings.append(posting)
@@ -310,7 +310,7 @@ class EngineAttribution(msgspec.Struct):
         self.out.postings.extend(window.postings(self.engine_id, self.started.model if self.started else ""))
         devices = self.started.devices if self.started else ()
         self.out.meter.extend(window.meter_rows(self.engine_id, devices, self.energy_source, self.energy_scope))
-        self.window = Window()
+        self.window = BillingWindow()
 
     def _settle(self) -> None:
         """What everybody owes is on the parts."""

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from costtrace.attribution.energy.counter_windows import DeviceEnergy
+from costtrace.attribution.energy.counter_windows import DeviceMeter
 from costtrace.attribution.energy.device_match import meter_of
 from costtrace.attribution.energy.remote_meters import RemoteMeters
-from costtrace.attribution.energy.waiting import Stage
+from costtrace.attribution.energy.waiting import EnergyQueue
 from costtrace.attribution.engine import EngineAttribution, Policy
 from costtrace.attribution.time.segments import EngineTimeline
-from costtrace.attribution.time.shared_devices import Member, Sharing
+from costtrace.attribution.time.shared_devices import DeviceGroup, GroupMember
 from costtrace.core.events import (
     AnyEvent,
     DeviceRef,
@@ -34,7 +34,7 @@ SENSOR_PATIENCE_NS = 60 * NS_PER_S
 """How long attribution waits for a device's next reading before it goes on without its energy."""
 
 
-class Engine(msgspec.Struct):
+class EngineState(msgspec.Struct):
     """One engine on its way through the node."""
 
     engine_id: str
@@ -42,8 +42,8 @@ class Engine(msgspec.Struct):
     timeline: EngineTimeline
     attribution: EngineAttribution
     group: int = -1
-    """Its `Sharing`; -1 before its devices are known."""
-    stage: Stage = msgspec.field(default_factory=lambda: Stage(()))
+    """Its `DeviceGroup`; -1 before its devices are known."""
+    stage: EnergyQueue = msgspec.field(default_factory=lambda: EnergyQueue(()))
     started: EngineStarted | None = None
     ended: bool = False
     wall_offset_ns: int = 0
@@ -54,17 +54,17 @@ class Engine(msgspec.Struct):
         return self.ended and (self.group < 0 or bool(self.attribution.ended_ns))
 
 
-class Node(msgspec.Struct):
+class Pipeline(msgspec.Struct):
     """Engines and the groups in which they share devices."""
 
     policy: Policy
     window_length_ns: int
-    engines: dict[str, Engine] = {}
-    groups: dict[int, Sharing] = {}
+    engines: dict[str, EngineState] = {}
+    groups: dict[int, DeviceGroup] = {}
     group_of_device: dict[str, int] = {}
     """By boot and device: the group that gives the device out. Remembered beyond its engines' ends."""
     next_group: int = 0
-    meters: dict[str, DeviceEnergy] = {}
+    meters: dict[str, DeviceMeter] = {}
     """Energy of the devices that have a sensor, by boot and device."""
     sensed: dict[str, dict[str, Sensed]] = {}
     """By boot and UUID: the devices that its sensors have found. Each agent's sensors say it anew."""
@@ -88,7 +88,7 @@ class Node(msgspec.Struct):
             return
         offset = header.wall_ns - header.monotonic_ns
         attribution = EngineAttribution(engine_id, self.policy, offset)
-        self.engines[engine_id] = Engine(engine_id, header, EngineTimeline(), attribution, wall_offset_ns=offset)
+        self.engines[engine_id] = EngineState(engine_id, header, EngineTimeline(), attribution, wall_offset_ns=offset)
         self.wall_offsets.setdefault(header.boot_id, offset)
 
     def feed(self, engine_id: str, event: AnyEvent) -> None:
@@ -155,7 +155,7 @@ class Node(msgspec.Struct):
             self._queue(f"{boot_id}/{reading.device}", placed, self.remote.hosts[reading.device])
 
     def _queue(self, key: str, reading: Reading, host: str) -> None:
-        meter = self.meters.setdefault(key, DeviceEnergy())
+        meter = self.meters.setdefault(key, DeviceMeter())
         meter.host, meter.clock_ns = host, self.remote_clock_ns if host else 0
         meter.queue.append(reading)
 
@@ -194,7 +194,7 @@ class Node(msgspec.Struct):
                     keys[place] = key
             engine.stage.devices = tuple(keys)
 
-    def _read_meter(self, key: str, meter: DeviceEnergy, limit_ns: int) -> None:
+    def _read_meter(self, key: str, meter: DeviceMeter, limit_ns: int) -> None:
         """Let a meter have the readings up to which all of its device's time has been given out."""
         known_ns = self._known_ns(key, limit_ns)
         taken = 0
@@ -247,7 +247,7 @@ class Node(msgspec.Struct):
         notices, self.notices = self.notices, []
         return notices
 
-    def _lost(self, engine: Engine, lost: Lost) -> None:
+    def _lost(self, engine: EngineState, lost: Lost) -> None:
         self.lost_steps += max(0, lost.steps)
         self.lost_events += max(0, lost.events)
         self._notice(
@@ -256,7 +256,7 @@ class Node(msgspec.Struct):
             "nobody's bill. `costtrace doctor` names the remedy.",
         )
 
-    def _check_clock(self, engine: Engine, beat: Heartbeat) -> None:
+    def _check_clock(self, engine: EngineState, beat: Heartbeat) -> None:
         # Windows take the new time when attribution comes to this heartbeat: not before, however far was read ahead.
         offset = wall_offset(engine.wall_offset_ns, beat)
         off, engine.wall_offset_ns = offset - engine.wall_offset_ns, offset
@@ -272,7 +272,7 @@ class Node(msgspec.Struct):
     def _notice(self, subject: str, message: str) -> None:
         self.notices.append((subject, message))
 
-    def _join(self, engine: Engine, started: EngineStarted) -> None:
+    def _join(self, engine: EngineState, started: EngineStarted) -> None:
         """Put an engine into the group of its devices, making one or linking several."""
         keys = [f"{engine.header.boot_id}/{device.uuid}" for device in started.devices]
         found = sorted({self.group_of_device[key] for key in keys if key in self.group_of_device})
@@ -283,18 +283,18 @@ class Node(msgspec.Struct):
         else:
             group = self.next_group
             self.next_group += 1
-            self.groups[group] = Sharing(self.window_length_ns)
+            self.groups[group] = DeviceGroup(self.window_length_ns)
         for key, device in zip(keys, started.devices, strict=True):
             self.group_of_device[key] = group
             if self.remote_wait_ns and is_elsewhere(engine, device) and device.uuid.startswith(("GPU-", "MIG-")):
                 # Its readings come from another node, later: until then its energy is pending, not unknown.
-                self.meters.setdefault(key, DeviceEnergy(host=device.host, clock_ns=self.remote_clock_ns))
+                self.meters.setdefault(key, DeviceMeter(host=device.host, clock_ns=self.remote_clock_ns))
         engine.group = group
         engine.stage.devices = tuple(keys)
         sharing = self.groups[group]
         devices = tuple(device.uuid for device in started.devices)
         sharing.join(
-            Member(
+            GroupMember(
                 engine.engine_id,
                 devices,
                 engine.timeline.started_ns,
@@ -313,12 +313,12 @@ class Node(msgspec.Struct):
         self.group_of_device = {key: into if group == other else group for key, group in self.group_of_device.items()}
 
 
-def is_elsewhere(engine: Engine, device: DeviceRef) -> bool:
+def is_elsewhere(engine: EngineState, device: DeviceRef) -> bool:
     """Whether a device of an engine is on another node than the engine's journal."""
     return bool(device.host) and device.host != engine.header.host
 
 
-def engine_row(engine: Engine, meters: Mapping[str, DeviceEnergy]) -> EngineRow | None:
+def engine_row(engine: EngineState, meters: Mapping[str, DeviceMeter]) -> EngineRow | None:
     """An engine as the ledger shows it; None before it has said what it is."""
     started = engine.started
     if started is None:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
-class Carried(Generic[T]):
+class TextCodec(Generic[T]):
     """Text of values of one type, and back: compact JSON."""
 
     def __init__(self, kind: type[T]) -> None:

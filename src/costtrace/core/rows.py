@@ -47,7 +47,7 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
     method: str = ""
 
 
-class Sensor(msgspec.Struct, frozen=True, kw_only=True):
+class EnergyProvenance(msgspec.Struct, frozen=True, kw_only=True):
     """How one device's energy was read in one window."""
 
     source: str
@@ -94,7 +94,7 @@ class MeterRow(msgspec.Struct, frozen=True, kw_only=True):
     """Device time whose energy is not in it."""
     energy_source: str = "none"
     energy_scope: str = ""
-    sensor: Sensor | None = None
+    sensor: EnergyProvenance | None = None
     """How this device's energy was read in the window; None: it was not."""
 
 

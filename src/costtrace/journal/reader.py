@@ -15,7 +15,7 @@ from costtrace.journal.writer import LOCK_NAME, SEGMENT_SUFFIX, segment_path
 READ_BYTES = 1024 * 1024
 
 
-class Batch(NamedTuple):
+class EventBatch(NamedTuple):
     """Events in order, and the position after them."""
 
     events: list[AnyEvent]
@@ -38,7 +38,7 @@ class JournalReader:
         """Of the present segment's head. It holds after all records below its number, whatever became of them."""
         self._resumed = False
 
-    def read(self, max_events: int = 20_000) -> Batch:
+    def read(self, max_events: int = 20_000) -> EventBatch:
         """The events that are there by now, about *max_events* of them. Empty when there are none.
 
         A stretch that cannot be read shows as a `Lost` event, then the `Snapshot` from which it goes on.
@@ -60,7 +60,7 @@ class JournalReader:
                 self.position = self.position._replace(offset=base + start)
             if start == 0 and not self._next_segment(events, torn=len(data) > 0):
                 break
-        return Batch(events, self.position, anchor)
+        return EventBatch(events, self.position, anchor)
 
     def writer_gone(self) -> bool:
         """True where no process holds the writer's lock: nothing more will be written."""

@@ -13,7 +13,17 @@ import msgspec
 
 from costtrace.core.errors import LedgerError, LedgerTooNew
 from costtrace.core.events import Position
-from costtrace.core.rows import Charge, EngineRow, FitRow, MeterRow, PendingRow, Posting, Sensor, UsageCost, UsageRecord
+from costtrace.core.rows import (
+    Charge,
+    EnergyProvenance,
+    EngineRow,
+    FitRow,
+    MeterRow,
+    PendingRow,
+    Posting,
+    UsageCost,
+    UsageRecord,
+)
 from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
 
 LEDGER_NAME = "ledger.sqlite"
@@ -236,7 +246,7 @@ def _statements(script: str) -> Iterator[str]:
             rest = ""
 
 
-_PLACES = ", ".join("?" * (3 + len(Sensor.__struct_fields__)))
+_PLACES = ", ".join("?" * (3 + len(EnergyProvenance.__struct_fields__)))
 
 
 def put_sensors(connection: sqlite3.Connection, rows: Iterable[MeterRow]) -> None:

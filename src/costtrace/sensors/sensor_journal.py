@@ -37,7 +37,7 @@ class Latest(NamedTuple):
     reading: Reading
 
 
-class SensorDesk:
+class SensorJournal:
     """Owns the sampler and the sensors' journal. Used by the agent's loop; no call of it waits for a driver."""
 
     def __init__(self, home: Path, sampler: Sampler, *, cap_bytes: int, version: str = "") -> None:

@@ -17,7 +17,7 @@ from costtrace.ledger.store import Ledger
 from costtrace.pricing.carbon import CarbonIntensity
 from costtrace.telemetry.health import Health
 from costtrace.telemetry.ledger_rows import engines
-from costtrace.telemetry.metric_state import DeviceReading, Feed
+from costtrace.telemetry.metric_state import DeviceReading, MetricState
 from costtrace.telemetry.otlp_metrics import OtlpMetrics
 from costtrace.telemetry.prometheus import PrometheusEndpoint
 from costtrace.telemetry.span_shipper import Shipped, SpanShipper, consumer
@@ -67,7 +67,7 @@ class Emission:
 
     def __init__(self, ledger: Path, settings: EmissionSettings | None = None) -> None:
         self.settings = settings or EmissionSettings()
-        self.feed = Feed(self.settings.tenant_limit, self.settings.histogram_tenants)
+        self.feed = MetricState(self.settings.tenant_limit, self.settings.histogram_tenants)
         self._path = ledger
         self._version = _own_version()
         self._ledger: Ledger | None = None

@@ -43,7 +43,7 @@ class DeviceReading(NamedTuple):
     """How old its counter's value is when it is read, as found."""
 
 
-class Feed:
+class MetricState:
     """Everything that metrics show. `load` once, then `add` after each commit."""
 
     def __init__(self, tenant_limit: int = 1_000, histogram_tenants: int = 100) -> None:

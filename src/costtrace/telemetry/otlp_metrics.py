@@ -23,7 +23,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from costtrace.core import semconv as s
 from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
-from costtrace.telemetry.metric_state import Feed
+from costtrace.telemetry.metric_state import MetricState
 from costtrace.telemetry.span_ids import context, span_ids
 from costtrace.telemetry.transport import GRPC, Target
 
@@ -37,7 +37,7 @@ _BOOLEAN = "boolean"
 class OtlpMetrics:
     """Exports the feed every ``OTEL_METRIC_EXPORT_INTERVAL`` milliseconds, cumulative."""
 
-    def __init__(self, feed: Feed, target: Target, resource: Resource, version: str | None = None) -> None:
+    def __init__(self, feed: MetricState, target: Target, resource: Resource, version: str | None = None) -> None:
         self._feed = feed
         inner: MetricExporter = GrpcMetricExporter() if target.protocol == GRPC else HttpMetricExporter()
         self._exporter = _Exporter(inner, feed)
@@ -91,7 +91,7 @@ def _reader(exporter: MetricExporter) -> PeriodicExportingMetricReader:
         return PeriodicExportingMetricReader(exporter)
 
 
-def _callback(feed: Feed, metric: s.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(feed: MetricState, metric: s.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
     names = tuple(a.name for a in metric.attributes)
     flags = frozenset(a.name for a in metric.attributes if a.type == _BOOLEAN)
 
@@ -110,7 +110,7 @@ class _Exporter(MetricExporter):
     receiver would take all of a continued counter for new.
     """
 
-    def __init__(self, inner: MetricExporter, feed: Feed) -> None:
+    def __init__(self, inner: MetricExporter, feed: MetricState) -> None:
         temporality: Any = getattr(inner, "_preferred_temporality", None)
         aggregation: Any = getattr(inner, "_preferred_aggregation", None)
         super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation)

@@ -12,13 +12,13 @@ from prometheus_client.samples import Exemplar
 from costtrace.core import semconv as s
 from costtrace.core.errors import ConfigError
 from costtrace.telemetry.histograms import Distribution
-from costtrace.telemetry.metric_state import Feed
+from costtrace.telemetry.metric_state import MetricState
 
 
 class FeedCollector(Collector):
     """Turns the feed into metric families at each scrape."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: MetricState) -> None:
         self._feed = feed
 
     def collect(self) -> Iterable[Metric]:
@@ -66,7 +66,7 @@ class PrometheusEndpoint:
     Raises: ConfigError where the address cannot be had.
     """
 
-    def __init__(self, feed: Feed, host: str, port: int) -> None:
+    def __init__(self, feed: MetricState, host: str, port: int) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(FeedCollector(feed))
         try:

@@ -39,7 +39,7 @@ class Progress(Enum):
     DONE = "done"
 
 
-class Batch:
+class SpanBatch:
     """Records in the order of the ledger, up to `last_id`."""
 
     def __init__(

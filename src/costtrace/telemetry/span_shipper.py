@@ -20,7 +20,7 @@ from costtrace.core.rows import EngineRow
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.store import Ledger
 from costtrace.telemetry.ledger_rows import Page, engines, usage_after
-from costtrace.telemetry.span_batch import Batch, Item, Progress
+from costtrace.telemetry.span_batch import Item, Progress, SpanBatch
 from costtrace.telemetry.spans import SpanBuilder
 from costtrace.telemetry.transport import Target, Transport
 
@@ -91,7 +91,7 @@ class SpanShipper:
         self._transport: Transport | None = None
         self._engines = dict[str, EngineRow]()
         self._position: int | None = None
-        self._batch: Batch | None = None
+        self._batch: SpanBatch | None = None
         self._failed = 0
         self._asked = 1
         self._looked = 0
@@ -182,7 +182,7 @@ class SpanShipper:
         self._commit(ledger, batch)
         return 0
 
-    def _read(self, ledger: Ledger) -> Batch | None:
+    def _read(self, ledger: Ledger) -> SpanBatch | None:
         connection = ledger.connection
         asked = self._asked
         if self._position is None:
@@ -208,7 +208,7 @@ class SpanShipper:
         newest = ledger.connection.execute("SELECT max(usage_id) FROM usage").fetchone()[0] or 0
         self.status = self.status._replace(behind=max(0, newest - (self._position or 0)))
 
-    def _build(self, page: Page) -> Batch:
+    def _build(self, page: Page) -> SpanBatch:
         items, unsampled, refused = [], 0, page.damaged
         for row in page.rows:
             record_id = row.record.record_id
@@ -221,9 +221,9 @@ class SpanShipper:
                 items.append(Item(record_id, spans))
             else:
                 unsampled += 1
-        return Batch(items, page.last_id, unsampled=unsampled, refused=refused)
+        return SpanBatch(items, page.last_id, unsampled=unsampled, refused=refused)
 
-    def _commit(self, ledger: Ledger, batch: Batch) -> None:
+    def _commit(self, ledger: Ledger, batch: SpanBatch) -> None:
         """The receiver has it: move the cursor. If that fails, the batch at hand is done and only this is repeated."""
         left_out = _left_out(batch.refused)
         with ledger.transaction():

@@ -221,7 +221,9 @@ def _use(board: Board) -> str:
     if not whole:
         return ""
     parts = [
-        svg.Part(str(row["share"]), int(str(row["gpu_ns"])) / whole, f"{100 * int(str(row['gpu_ns'])) / whole:.1f} %")
+        svg.ChartPart(
+            str(row["share"]), int(str(row["gpu_ns"])) / whole, f"{100 * int(str(row['gpu_ns'])) / whole:.1f} %"
+        )
         for row in table.rows
     ]
     words = ", ".join(f"{part.name} {part.text}" for part in parts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from costtrace.capture.request_context import Carried
+from costtrace.capture.request_context import TextCodec
 
 ATTRIBUTE = "_costtrace"
 
@@ -30,7 +30,7 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     """Name of a LoRA adapter, which is a model of its own."""
 
 
-_carried = Carried(RequestContext)
+_carried = TextCodec(RequestContext)
 encode, decode = _carried.encode, _carried.decode
 
 

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from costtrace.capture.request_context import Carried
+from costtrace.capture.request_context import TextCodec
 
 HEADER = "x-costtrace"
 STOP_PREFIX = "costtrace:stop:"
@@ -46,7 +46,7 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     """What the engine does for the request (``prefill``, ``decode``); empty: what the engine does for all."""
 
 
-_carried = Carried(RequestContext)
+_carried = TextCodec(RequestContext)
 encode, decode = _carried.encode, _carried.decode
 
 

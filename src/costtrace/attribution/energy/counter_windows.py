@@ -25,7 +25,7 @@ from costtrace.attribution.energy.first_work import (
     HOLDS,
     LEARN_NS,
     QUIET_NS,
-    Work,
+    BusyStretch,
     learn,
     placed,
 )
@@ -33,7 +33,7 @@ from costtrace.attribution.energy.lag import LagFinder
 from costtrace.attribution.energy.model import NOTHING, EnergyModel, Load
 from costtrace.core.apportion import largest_remainder
 from costtrace.core.events import Reading
-from costtrace.core.rows import Sensor
+from costtrace.core.rows import EnergyProvenance
 from costtrace.core.units import NS_PER_S
 
 FROZEN_NS = 3 * NS_PER_S
@@ -66,7 +66,7 @@ class Result(NamedTuple):
     """Of the energy model, as it was then: what is shared by it does not depend on when somebody looks."""
 
 
-class DeviceEnergy(msgspec.Struct):
+class DeviceMeter(msgspec.Struct):
     """One device's counter, and the pieces that wait for it."""
 
     source: str = "none"
@@ -100,7 +100,7 @@ class DeviceEnergy(msgspec.Struct):
     attributed_uj: int = 0
     resets: int = 0
     lag: LagFinder = msgspec.field(default_factory=LagFinder)
-    sensor: Sensor | None = None
+    sensor: EnergyProvenance | None = None
     """How it was read last; None: it has not been."""
     host: str = ""
     """Whose agent reads it, where that is another node's."""
@@ -178,7 +178,7 @@ class DeviceEnergy(msgspec.Struct):
         self.holds += 1
         readings, self.held = placed(self.held), []
         pieces = self._under_way()
-        works = [Work(piece.start_ns, piece.end_ns, piece.load) for _, piece in pieces]
+        works = [BusyStretch(piece.start_ns, piece.end_ns, piece.load) for _, piece in pieces]
         learned = learn(readings, works, self.lag.lag_ns)
         self.lag = LagFinder(self.lag.lag_ns if learned is None else learned.lag_ns)
         self.model = self.model if learned is None else learned.model
@@ -308,9 +308,9 @@ def piece_of(start_ns: int, end_ns: int, device_ns: int, load: Load = NOTHING) -
     return Piece(start_ns, end_ns, device_ns, load if any(load) else Load(float(device_ns), 0.0, 0.0, 0.0, 0.0))
 
 
-def sensor_of(reading: Reading, host: str, clock_ns: int) -> Sensor:
+def sensor_of(reading: Reading, host: str, clock_ns: int) -> EnergyProvenance:
     """How a reading was made; *host*, *clock_ns*: on which other node, and how uncertain its clock is."""
-    return Sensor(
+    return EnergyProvenance(
         source=reading.source,
         scope=reading.scope,
         gain=reading.gain,

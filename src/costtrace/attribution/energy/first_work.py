@@ -36,7 +36,7 @@ COUNTER = "nvml_counter"
 _WITNESSES = 16
 
 
-class Work(NamedTuple):
+class BusyStretch(NamedTuple):
     """A stretch of one engine's time on the device, and what it did."""
 
     start_ns: int
@@ -44,7 +44,7 @@ class Work(NamedTuple):
     load: Load
 
 
-class Window(NamedTuple):
+class CounterWindow(NamedTuple):
     """Energy between two readings."""
 
     start_ns: int
@@ -111,7 +111,7 @@ class Learned(NamedTuple):
     model: EnergyModel
 
 
-def learn(readings: Sequence[Reading], works: Sequence[Work], lag_ns: int) -> Learned | None:
+def learn(readings: Sequence[Reading], works: Sequence[BusyStretch], lag_ns: int) -> Learned | None:
     """The lag, and the energy model, of readings that are placed; None: there are too few.
 
     *works* by their begin; *lag_ns*: as known so far, and kept where the load shows none.
@@ -128,7 +128,7 @@ def learn(readings: Sequence[Reading], works: Sequence[Work], lag_ns: int) -> Le
     return Learned(lag_ns, _fit(windows, done, lag_ns))
 
 
-def _windows(readings: Iterable[Reading]) -> Iterable[Window]:
+def _windows(readings: Iterable[Reading]) -> Iterable[CounterWindow]:
     last: Reading | None = None
     for reading in readings:
         if reading.energy_uj is None:
@@ -137,11 +137,11 @@ def _windows(readings: Iterable[Reading]) -> Iterable[Window]:
             last = reading
         elif reading.at_ns > last.at_ns and reading.energy_uj > (last.energy_uj or 0):
             if reading.at_ns - last.at_ns <= LEARN_NS:
-                yield Window(last.at_ns, reading.at_ns, reading.energy_uj - (last.energy_uj or 0))
+                yield CounterWindow(last.at_ns, reading.at_ns, reading.energy_uj - (last.energy_uj or 0))
             last = reading
 
 
-def _coarse_lag(windows: Sequence[Window], works: Sequence[Work], lag_ns: int) -> int | None:
+def _coarse_lag(windows: Sequence[CounterWindow], works: Sequence[BusyStretch], lag_ns: int) -> int | None:
     """By `LagFinder`, or None if there is nothing to see."""
     finder, found, seen = LagFinder(lag_ns), False, 0
     for window in windows:
@@ -152,7 +152,7 @@ def _coarse_lag(windows: Sequence[Window], works: Sequence[Work], lag_ns: int) -
     return finder.lag_ns if found else None
 
 
-def _fit(windows: Sequence[Window], done: "_Done", lag_ns: int) -> EnergyModel:
+def _fit(windows: Sequence[CounterWindow], done: "_Done", lag_ns: int) -> EnergyModel:
     model = EnergyModel()
     for window in windows:
         model.observe(done.between(window.start_ns - lag_ns, window.end_ns - lag_ns), window.energy_uj)
@@ -162,7 +162,7 @@ def _fit(windows: Sequence[Window], done: "_Done", lag_ns: int) -> EnergyModel:
 class _Done:
     """What the device had done by any instant: a sum of ramps, one for each stretch of work."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
+    def __init__(self, works: Sequence[BusyStretch]) -> None:
         edges = sorted((at, sign, i) for i, work in enumerate(works) for at, sign in ((work[0], 1), (work[1], -1)))
         self._times: list[int] = []
         self._upto: list[Load] = []

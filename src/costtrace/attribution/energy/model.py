@@ -17,7 +17,7 @@ import msgspec
 from costtrace.attribution.steps.cost_model import Features, step_total
 from costtrace.attribution.steps.least_squares import Regression
 from costtrace.attribution.steps.prices import Prices
-from costtrace.attribution.steps.step_work import Work
+from costtrace.attribution.steps.step_work import StepWork
 
 PRIOR = (0.10, 0.35, 0.0, 0.0, 0.0, 0.0)
 """uJ per ns of time and of busy time (100 W idle, 350 W more when busy): round numbers; only proportions count."""
@@ -124,6 +124,6 @@ Spending = tuple[Sequence[float], float]
 """How a device spends energy (coefficients), and over how many device-steps that is asked."""
 
 
-def step_load(work: Work, device_ns: int, share: float) -> Load:
+def step_load(work: StepWork, device_ns: int, share: float) -> Load:
     """Load of a step, or of the piece of it that took *device_ns*; *share*: how much of the step that piece is."""
     return Load(device_ns, device_ns, work.tokens * share, work.context * share, work.attention * share, share)

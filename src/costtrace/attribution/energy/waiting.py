@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from costtrace.attribution.energy.counter_windows import DeviceEnergy, Piece, piece_of
+from costtrace.attribution.energy.counter_windows import DeviceMeter, Piece, piece_of
 from costtrace.attribution.energy.model import NOTHING, step_load
 from costtrace.attribution.steps.sliding_window import span_of
-from costtrace.attribution.steps.step_work import Membership, Work
+from costtrace.attribution.steps.step_work import Membership, StepWork
 from costtrace.attribution.time.grants import Grant
 from costtrace.attribution.time.segments import TimelineItem
 from costtrace.core.events import EngineStarted, EngineStopped, SequenceAdded, SequenceFinished, Snapshot
@@ -23,11 +23,11 @@ class Energy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     gap_ns: tuple[int, ...]
 
 
-class Staged(msgspec.Struct, gc=False):
+class Waiting(msgspec.Struct, gc=False):
     """A grant or an event on its way, with what attribution needs to know of it."""
 
     item: Grant | TimelineItem
-    work: Work | None = None
+    work: StepWork | None = None
     """Of a grant that is a piece of a step."""
     contexts: dict[int, int] | None = None
     """Of a snapshot or an end: KV tokens of the open sequences, for certain."""
@@ -45,19 +45,19 @@ class Staged(msgspec.Struct, gc=False):
         return Energy(tuple(self.uj), tuple(self.gap_ns))
 
 
-class Stage(msgspec.Struct):
+class EnergyQueue(msgspec.Struct):
     """One engine's queue."""
 
     devices: tuple[str, ...]
     """Keys of its devices' meters."""
     membership: Membership = msgspec.field(default_factory=Membership)
-    work: Work | None = None
+    work: StepWork | None = None
     """Of the step whose pieces are coming in."""
-    queue: list[Staged] = []
+    queue: list[Waiting] = []
 
-    def put(self, item: Grant | TimelineItem, meters: dict[str, DeviceEnergy]) -> None:
+    def put(self, item: Grant | TimelineItem, meters: dict[str, DeviceMeter]) -> None:
         """Take the next grant or event in. *meters*: the devices whose energy is measured."""
-        staged = Staged(item)
+        staged = Waiting(item)
         match item:
             case Grant():
                 self._put_grant(staged, item, meters)
@@ -76,7 +76,7 @@ class Stage(msgspec.Struct):
                 pass
         self.queue.append(staged)
 
-    def take(self, meters: dict[str, DeviceEnergy]) -> Iterator[Staged]:
+    def take(self, meters: dict[str, DeviceMeter]) -> Iterator[Waiting]:
         """What is complete, in order."""
         taken = 0
         for staged in self.queue:
@@ -86,7 +86,7 @@ class Stage(msgspec.Struct):
             taken += 1
         del self.queue[:taken]
 
-    def waiting(self, meters: dict[str, DeviceEnergy]) -> Iterator[tuple[int, int, int]]:
+    def waiting(self, meters: dict[str, DeviceMeter]) -> Iterator[tuple[int, int, int]]:
         """(window, place of the device, device time) of each grant whose energy is not settled on that device."""
         for staged in self.queue:
             grant = staged.item
@@ -95,7 +95,7 @@ class Stage(msgspec.Struct):
                     if grant.end_ns > meters[self.devices[place]].settled_ns():
                         yield grant.window_ns, place, grant.device_ns[place]
 
-    def _put_grant(self, staged: Staged, grant: Grant, meters: dict[str, DeviceEnergy]) -> None:
+    def _put_grant(self, staged: Waiting, grant: Grant, meters: dict[str, DeviceMeter]) -> None:
         segment = grant.segment
         if segment.step is not None:
             if self.work is None or self.work.index != segment.step.index:
@@ -116,7 +116,7 @@ class Stage(msgspec.Struct):
             load = step_load(self.work, device_ns, share)
         return piece_of(grant.start_ns, grant.end_ns, device_ns, load)
 
-    def _complete(self, staged: Staged, pieces: list[tuple[int, int]], meters: dict[str, DeviceEnergy]) -> bool:
+    def _complete(self, staged: Waiting, pieces: list[tuple[int, int]], meters: dict[str, DeviceMeter]) -> bool:
         assert staged.uj is not None
         assert staged.gap_ns is not None
         waiting = []

@@ -42,7 +42,7 @@ class Phases(msgspec.Struct, array_like=True):
     wasted: int = 0
 
 
-class Part(msgspec.Struct):
+class RequestPart(msgspec.Struct):
     """A request on this engine."""
 
     record_id: str

@@ -7,10 +7,10 @@ import msgspec
 from costtrace.attribution.energy.waiting import Energy
 from costtrace.attribution.shares.accounts import add, nothing
 from costtrace.core.events import DeviceRef
-from costtrace.core.rows import KINDS, Kind, MeterRow, Posting, Sensor, is_known
+from costtrace.core.rows import KINDS, EnergyProvenance, Kind, MeterRow, Posting, is_known
 
 
-class Window(msgspec.Struct):
+class BillingWindow(msgspec.Struct):
     """The window that is being filled."""
 
     window_ns: int = -1
@@ -24,7 +24,7 @@ class Window(msgspec.Struct):
     device_gap_ns: list[int] = []
     shared: set[int] = set()
     """Devices (by place) that other engines had at the same time."""
-    sensors: list[Sensor | None] = []
+    sensors: list[EnergyProvenance | None] = []
     """By device, how its energy was read at the end."""
 
     def add(self, kind: Kind, reason: str, device_ns: tuple[int, ...], energy: Energy) -> None:

@@ -1,6 +1,7 @@
 """What each open sequence owes, of each meter: the accounts of one engine, kept in virtual time.
 
-Membership comes as `Work`, prices from the step model. A step costs a handful of additions, whatever the batch's size.
+Membership comes as `StepWork`, prices from the step model. A step costs a handful of additions, whatever the batch's
+size.
 """
 
 import msgspec
@@ -8,10 +9,10 @@ import msgspec
 from costtrace.attribution.energy.model import Spending, energy_prices
 from costtrace.attribution.shares.prefix_tree import PrefixTree
 from costtrace.attribution.shares.tenant_fees import TenantFees
-from costtrace.attribution.shares.virtual_time import HEAD, Clock, Cohort, Mark, Usage
+from costtrace.attribution.shares.virtual_time import HEAD, Cohort, CostCounter, ItemUse, Mark
 from costtrace.attribution.steps.cost_model import Coefficients, Features, expert_units, more_beyond_knee, step_prices
-from costtrace.attribution.steps.sliding_window import Passing, Span
-from costtrace.attribution.steps.step_work import Item, Work
+from costtrace.attribution.steps.sliding_window import AttentionReach, ReachCrossings
+from costtrace.attribution.steps.step_work import Item, StepWork
 from costtrace.core.events import SequenceAdded, SequenceFinished, Step
 
 TIME, ENERGY, GAP = range(3)
@@ -77,16 +78,16 @@ class Accounts(msgspec.Struct):
     cohort: Cohort = msgspec.field(default_factory=Cohort)
     tree: PrefixTree | None = None
     """Policy `tree` of prefix sharing: who found what others computed. None: who misses pays."""
-    passing: Passing | None = None
+    passing: ReachCrossings | None = None
     """Who reaches the window when; None: no layer has one."""
-    clocks: list[Clock] = msgspec.field(default_factory=lambda: [Clock(), Clock(), Clock()])
+    clocks: list[CostCounter] = msgspec.field(default_factory=lambda: [CostCounter(), CostCounter(), CostCounter()])
     """By meter."""
     batch_sum: int = 0
     """Sum over all steps of the sequences in them: mean batch sizes are differences of it."""
     open: dict[int, Account] = {}
     siblings: dict[str, list[int]] = {}
     """Running slots of a request (policy `request`)."""
-    work: Work | None = None
+    work: StepWork | None = None
     """Of the step that is being charged."""
     method: str = ""
     """Of the newest step that was charged."""
@@ -98,16 +99,16 @@ class Accounts(msgspec.Struct):
         self.head_fee = policy
         self.cohort.unit = HEAD * HEAD if policy == "tenant" else HEAD
 
-    def set_span(self, span: Span | None) -> None:
+    def set_span(self, span: AttentionReach | None) -> None:
         """Before the first step: how far the model's layers look back."""
         if span is not None:
-            self.cohort.span, self.passing = span, Passing(span)
+            self.cohort.span, self.passing = span, ReachCrossings(span)
 
     def add(self, added: SequenceAdded) -> None:
         """A sequence is known."""
         self.open[added.slot] = Account(added)
 
-    def begin(self, step: Step, work: Work) -> None:
+    def begin(self, step: Step, work: StepWork) -> None:
         """A step is about to be charged. All its slots are open."""
         self.work = work
         for slot in work.leaves:
@@ -166,7 +167,7 @@ class Accounts(msgspec.Struct):
             self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))
         return True
 
-    def steady(self, work: Work, gpu_ns: int, coefficients: Coefficients | None, method: str) -> Features | None:
+    def steady(self, work: StepWork, gpu_ns: int, coefficients: Coefficients | None, method: str) -> Features | None:
         """`begin`, `charge` and `end` in one for a step of the cohort alone, nobody new, whose energy is unknown.
 
         What they would do, to the last bit, at a third of the time. None, and nothing is done: it is not that simple.
@@ -183,7 +184,7 @@ class Accounts(msgspec.Struct):
         self._advance()
         return features
 
-    def _owe(self, work: Work, meter: int, parts: list[int]) -> None:
+    def _owe(self, work: StepWork, meter: int, parts: list[int]) -> None:
         for item, owed in zip(work.items, parts, strict=True):
             account = self.open[item.slot]
             (account.prefill if item.is_prefill else account.decode)[meter] += owed
@@ -354,7 +355,7 @@ class Accounts(msgspec.Struct):
                 else:
                     self.cohort.weight += more
 
-    def _usages(self, work: Work, coefficients: Coefficients | None, method: str) -> list[Usage]:
+    def _usages(self, work: StepWork, coefficients: Coefficients | None, method: str) -> list[ItemUse]:
         miss, tokens = 0.0, 0
         if coefficients is not None and coefficients.expert_part:
             miss, tokens = coefficients.expert_miss, work.tokens
@@ -363,7 +364,7 @@ class Accounts(msgspec.Struct):
             beyond = more_beyond_knee(coefficients, [item.tokens for item in work.items], work.cohort_count)
         return [self._usage(item, miss, tokens, beyond.get(item.tokens, 0.0)) for item in work.items]
 
-    def _usage(self, item: Item, miss: float, tokens: int, beyond: float) -> Usage:
+    def _usage(self, item: Item, miss: float, tokens: int, beyond: float) -> ItemUse:
         account = self.open[item.slot]
         weight: float = account.weight
         if self.head_fee == "tenant":
@@ -372,9 +373,9 @@ class Accounts(msgspec.Struct):
         if miss and item.tokens > 1:
             expert = expert_units(miss, item.tokens, tokens) / expert_units(miss, 1, tokens)
         use = (item.tokens, item.context, item.attention, weight, expert, item.encoder, int(item.is_prefill), beyond)
-        return Usage(*use)
+        return ItemUse(*use)
 
-    def _features(self, work: Work, usages: list[Usage], coefficients: Coefficients | None) -> Features:
+    def _features(self, work: StepWork, usages: list[ItemUse], coefficients: Coefficients | None) -> Features:
         heads = self.cohort.weight / self.cohort.unit
         if not usages:  # a steady step: the cohort is all there is
             experts = float(work.cohort_count) if coefficients is not None and coefficients.expert_part else 0.0

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from costtrace.attribution.shares.virtual_time import HEAD, Clock, Cohort
+from costtrace.attribution.shares.virtual_time import HEAD, Cohort, CostCounter
 
 
-class Group(msgspec.Struct):
+class TenantGroup(msgspec.Struct):
     """One tenant."""
 
     requests: int = 0
@@ -33,37 +33,37 @@ class Group(msgspec.Struct):
 class TenantFees(msgspec.Struct):
     """All tenants of an engine."""
 
-    groups: dict[str, Group] = {}
+    groups: dict[str, TenantGroup] = {}
 
     def unit(self, tenant: str) -> int:
         """A request's part of a head, in parts of `HEAD`."""
         group = self.groups.get(tenant)
         return HEAD if group is None else group.unit()
 
-    def paid(self, tenant: str, clocks: Sequence[Clock]) -> list[int]:
+    def paid(self, tenant: str, clocks: Sequence[CostCounter]) -> list[int]:
         """Up to now, what a member of *tenant* has paid for each unit of its weight, by meter."""
-        group = self.groups.setdefault(tenant, Group())
+        group = self.groups.setdefault(tenant, TenantGroup())
         self._bring(group, clocks)
         return list(group.paid)
 
-    def weigh(self, tenant: str, weight: int, cohort: Cohort, clocks: Sequence[Clock]) -> None:
+    def weigh(self, tenant: str, weight: int, cohort: Cohort, clocks: Sequence[CostCounter]) -> None:
         """Members with *weight* together have come into the cohort (or, negative, have left it)."""
-        group = self.groups.setdefault(tenant, Group())
+        group = self.groups.setdefault(tenant, TenantGroup())
         self._bring(group, clocks)
         group.weight += weight
         cohort.weight += weight * group.unit()
         self._drop(tenant, group)
 
-    def run(self, tenant: str, requests: int, cohort: Cohort, clocks: Sequence[Clock]) -> None:
+    def run(self, tenant: str, requests: int, cohort: Cohort, clocks: Sequence[CostCounter]) -> None:
         """So many requests more run (or, negative, have ended)."""
-        group = self.groups.setdefault(tenant, Group())
+        group = self.groups.setdefault(tenant, TenantGroup())
         self._bring(group, clocks)
         before = group.unit()
         group.requests += requests
         cohort.weight += group.weight * (group.unit() - before)
         self._drop(tenant, group)
 
-    def _bring(self, group: Group, clocks: Sequence[Clock]) -> None:
+    def _bring(self, group: TenantGroup, clocks: Sequence[CostCounter]) -> None:
         if not group.marks:
             group.paid, group.marks = [0] * len(clocks), [clock.h for clock in clocks]
         unit = group.unit()
@@ -71,6 +71,6 @@ class TenantFees(msgspec.Struct):
             group.paid[meter] += unit * (clock.h - group.marks[meter])
             group.marks[meter] = clock.h
 
-    def _drop(self, tenant: str, group: Group) -> None:
+    def _drop(self, tenant: str, group: TenantGroup) -> None:
         if not group.requests and not group.weight:
             del self.groups[tenant]

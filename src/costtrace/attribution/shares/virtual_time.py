@@ -10,7 +10,7 @@ a member owes over any span of steps is therefore a difference of four counters 
 Counters are Python integers in fixed point (2**-SHIFT of a unit): no drift, no overflow, and the parts of a step sum
 to the step exactly; what cannot be divided evenly (less than one fixed-point unit a member) is carried on.
 
-A `Clock` counts one meter (nanoseconds, or microjoules). Membership is shared by all clocks of an engine.
+A `CostCounter` counts one meter (nanoseconds, or microjoules). Membership is shared by all clocks of an engine.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.attribution.steps.prices import Prices
-from costtrace.attribution.steps.sliding_window import Span
+from costtrace.attribution.steps.sliding_window import AttentionReach
 
 SHIFT = 40
 """Fixed point: one unit (ns, uJ) is 2**40 parts."""
@@ -28,7 +28,7 @@ HEAD = 1 << 20
 """Weight of a whole head fee: a request with two sequences gives each half of it (docs/method.md section 5)."""
 
 
-class Usage(NamedTuple):
+class ItemUse(NamedTuple):
     """What a participant that is not in the cohort used of a step. Whole numbers."""
 
     tokens: int
@@ -58,7 +58,7 @@ class Cohort(msgspec.Struct):
     step: int = 0
     unit: int = HEAD
     """What `weight` counts: so much of it is one head fee."""
-    span: Span | None = None
+    span: AttentionReach | None = None
     """Layers with a sliding window; None: there are none."""
     capped: int = 0
     """Members whose context has reached the window."""
@@ -100,7 +100,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     c: int
 
 
-class Clock(msgspec.Struct):
+class CostCounter(msgspec.Struct):
     """One meter's counters."""
 
     h: int = 0
@@ -116,7 +116,7 @@ class Clock(msgspec.Struct):
         """The counters now."""
         return Mark(self.h, self.a, self.b, self.c)
 
-    def follow(self, other: "Clock") -> None:
+    def follow(self, other: "CostCounter") -> None:
         """Be as *other* is: it was charged the same, from the same state."""
         self.h, self.a, self.b, self.c = other.h, other.a, other.b, other.c
         self.carry, self.fee = other.carry, other.fee
@@ -130,7 +130,7 @@ class Clock(msgspec.Struct):
         base = weight * (self.h - since.h) + (self.a - since.a)
         return base + growth[0] * ((context0 - step0) * read + (self.c - since.c)) + growth[1] * read
 
-    def charge(self, total: int, cohort: Cohort, items: Sequence[Usage], prices: Prices) -> list[int]:
+    def charge(self, total: int, cohort: Cohort, items: Sequence[ItemUse], prices: Prices) -> list[int]:
         """Share *total* units (a whole number) between the cohort and *items*; returns the items' parts, fixed point.
 
         Exact: ``total`` plus the carry before equals the items' parts, what the cohort's members owe more than
@@ -188,7 +188,7 @@ class Clock(msgspec.Struct):
         self.c += per_context * step
 
 
-def _weight(prices: Prices, item: Usage) -> float:
+def _weight(prices: Prices, item: ItemUse) -> float:
     """What a participant that is not in the cohort has to pay, before scaling."""
     head, sequence, token, context, attention, _, expert, encoder, prompt, decode, beyond = prices
     fee = head * item.weight / HEAD + sequence + expert * item.expert + encoder * item.encoder

@@ -13,7 +13,7 @@ import msgspec
 from costtrace.core.events import ModelShape
 
 
-class Span(msgspec.Struct, frozen=True):
+class AttentionReach(msgspec.Struct, frozen=True):
     """How far a model's layers look back."""
 
     full: int
@@ -46,19 +46,19 @@ class Span(msgspec.Struct, frozen=True):
         return (self.full * whole + self.sliding * seen) // self.units
 
 
-def span_of(shape: ModelShape) -> Span | None:
+def span_of(shape: ModelShape) -> AttentionReach | None:
     """Of a model; None: all of its layers see everything, as far as is known."""
     if not shape.window or not shape.sliding_layers:
         return None
     full = max(0, shape.layers - shape.sliding_layers)
     common = gcd(full, shape.sliding_layers)
-    return Span(full // common, shape.sliding_layers // common, shape.window)
+    return AttentionReach(full // common, shape.sliding_layers // common, shape.window)
 
 
-class Passing(msgspec.Struct):
+class ReachCrossings(msgspec.Struct):
     """When the members of a cohort that are below the window reach it."""
 
-    span: Span
+    span: AttentionReach
     due: dict[int, list[int]] = {}
     """Step -> slots."""
 

@@ -1,12 +1,12 @@
 """What a step had to do: who was in it, and how much work each of them was. Pure bookkeeping, no prices and no time.
 
-`Membership` follows the journal's differences and yields a self-contained `Work` for each step: what the step model is
-fitted on, what energy is distributed by, and what `accounts` charges.
+`Membership` follows the journal's differences and yields a self-contained `StepWork` for each step: what the step model
+is fitted on, what energy is distributed by, and what `accounts` charges.
 """
 
 import msgspec
 
-from costtrace.attribution.steps.sliding_window import Passing, Span
+from costtrace.attribution.steps.sliding_window import AttentionReach, ReachCrossings
 from costtrace.core.events import SequenceAdded, SequenceFinished, Snapshot, Step
 
 
@@ -27,7 +27,7 @@ class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Encoder tokens (images, audio) computed for it."""
 
 
-class Work(msgspec.Struct, frozen=True, gc=False):
+class StepWork(msgspec.Struct, frozen=True, gc=False):
     """One step. The cohort's members are not listed: only who left and who entered since the step before."""
 
     index: int
@@ -71,7 +71,7 @@ class Work(msgspec.Struct, frozen=True, gc=False):
         return sum(item.encoder for item in self.items)
 
 
-class Standing(msgspec.Struct):
+class SequenceState(msgspec.Struct):
     """Where a sequence stands."""
 
     prompt_tokens: int
@@ -93,25 +93,25 @@ class Standing(msgspec.Struct):
 class Membership(msgspec.Struct):
     """Who is in the batch of one engine."""
 
-    standings: dict[int, Standing] = {}
+    standings: dict[int, SequenceState] = {}
     ending: list[int] = []
     """Slots that have finished."""
     count: int = 0
     context: int = 0
     """Of the cohort; with a `passing`, in its span's units."""
     steps: int = 0
-    passing: Passing | None = None
+    passing: ReachCrossings | None = None
     """Of a model in which layers have a sliding window."""
     capped: int = 0
     """In the cohort, whose context has reached the window."""
 
-    def set_span(self, span: Span | None) -> None:
+    def set_span(self, span: AttentionReach | None) -> None:
         """Before the first step: how far the model's layers look back."""
-        self.passing = None if span is None else Passing(span)
+        self.passing = None if span is None else ReachCrossings(span)
 
     def added(self, event: SequenceAdded) -> None:
         """A sequence is known."""
-        self.standings.setdefault(event.slot, Standing(event.prompt_tokens))
+        self.standings.setdefault(event.slot, SequenceState(event.prompt_tokens))
 
     def finished(self, event: SequenceFinished) -> None:
         """A sequence has ended; steps in flight may still hold it."""
@@ -123,9 +123,9 @@ class Membership(msgspec.Struct):
         """After a damaged stretch: believe the snapshot."""
         known, self.standings, self.count, self.context = self.standings, {}, 0, 0
         if self.passing is not None:
-            self.capped, self.passing = 0, Passing(self.passing.span)
+            self.capped, self.passing = 0, ReachCrossings(self.passing.span)
         for event in snapshot.open:
-            self.standings[event.slot] = known.get(event.slot) or Standing(event.prompt_tokens)
+            self.standings[event.slot] = known.get(event.slot) or SequenceState(event.prompt_tokens)
         self.ending = [slot for slot in self.ending if known[slot].last_step >= snapshot.next_index]
         for slot in self.ending:  # ended, and still in a step in flight
             self.standings[slot] = known[slot]
@@ -143,10 +143,10 @@ class Membership(msgspec.Struct):
         decoded = standing.context + self.steps - standing.entered_step if standing.entered_step >= 0 else 0
         return max(standing.high_water, decoded)
 
-    def take(self, step: Step) -> Work:
+    def take(self, step: Step) -> StepWork:
         """The work of *step*, which comes after the one that was taken before."""
         if not (step.leaves or step.enters or step.items or self.ending):  # a steady step: most are
-            work = Work(step.index, (), (), (), self.count, self._read_tokens())
+            work = StepWork(step.index, (), (), (), self.count, self._read_tokens())
             self._advance()
             return work
         for slot in step.leaves:
@@ -162,7 +162,7 @@ class Membership(msgspec.Struct):
         items = tuple(
             self._item(slot, tokens, context, done, encoded.get(slot, 0)) for slot, tokens, context in step.items
         )
-        work = Work(step.index, step.leaves, step.enters, items, self.count, self._read_tokens(), tuple(done))
+        work = StepWork(step.index, step.leaves, step.enters, items, self.count, self._read_tokens(), tuple(done))
         self._advance()
         return work
 
@@ -177,10 +177,10 @@ class Membership(msgspec.Struct):
             self.context += self.count * (span.units - 1) - self.capped * span.sliding
             self.capped += len(self.passing.take(self.steps))
 
-    def _known(self, slot: int) -> Standing:
-        return self.standings.setdefault(slot, Standing(0))
+    def _known(self, slot: int) -> SequenceState:
+        return self.standings.setdefault(slot, SequenceState(0))
 
-    def _enter(self, slot: int, standing: Standing, context: int) -> None:
+    def _enter(self, slot: int, standing: SequenceState, context: int) -> None:
         self._leave(slot, standing)
         standing.context, standing.entered_step, standing.last_tokens = context, self.steps, 0
         self.count += 1
@@ -191,7 +191,7 @@ class Membership(msgspec.Struct):
             self.capped += context >= self.passing.span.window
             self.passing.enter(slot, context, self.steps)
 
-    def _leave(self, slot: int, standing: Standing) -> None:
+    def _leave(self, slot: int, standing: SequenceState) -> None:
         if standing.entered_step < 0:
             return
         standing.context += self.steps - standing.entered_step

@@ -1,6 +1,6 @@
 """Devices that several engines use: each instant of a device is given out once, in whole nanoseconds.
 
-A `Sharing` holds the engines of one host that are connected by common devices (usually: one engine). It sweeps time
+A `DeviceGroup` holds the engines of one host that are connected by common devices (usually: one engine). It sweeps time
 up to a limit up to which everything is known, and grants each engine its share of each of its devices:
 
 * split equally among the engines that are busy or starting up at that instant;
@@ -26,7 +26,7 @@ from costtrace.core.wall_time import wall_offset
 _CLAIMS: tuple[tuple[str, ...], ...] = (("busy", "overhead"), ("unobserved",), ("idle",))
 
 
-class Member(msgspec.Struct):
+class GroupMember(msgspec.Struct):
     """One engine in the sweep."""
 
     engine_id: str
@@ -49,25 +49,25 @@ class Member(msgspec.Struct):
     """Which of its devices others had during that piece."""
 
 
-Yield = tuple[str, Grant | TimelineItem]
+Granted = tuple[str, Grant | TimelineItem]
 """Engine id, and a grant or one of its events."""
 
 
-class Sharing(msgspec.Struct):
+class DeviceGroup(msgspec.Struct):
     """Engines connected by devices, and how far their time has been given out."""
 
     window_length_ns: int
-    members: dict[str, Member] = {}
+    members: dict[str, GroupMember] = {}
     swept_ns: int = 0
     claimed_ns: dict[str, list[tuple[int, int]]] = {}
     """When a device had been given to engines that have ended: (from, to), sorted, disjoint."""
 
-    def join(self, member: Member) -> None:
+    def join(self, member: GroupMember) -> None:
         """An engine is there; it should be in before anything after its announcement is swept."""
         member.announced_ns = max([member.announced_ns, self.swept_ns, *(m.swept_ns for m in self.members.values())])
         self.members[member.engine_id] = member
 
-    def absorb(self, other: "Sharing") -> None:
+    def absorb(self, other: "DeviceGroup") -> None:
         """A new engine's devices connect two groups, each of which has been swept as far as it was known."""
         for sharing in (self, other):
             for member in sharing.members.values():
@@ -77,7 +77,7 @@ class Sharing(msgspec.Struct):
         for device, claims in other.claimed_ns.items():
             self.claimed_ns[device] = merged([*self.claimed_ns.get(device, []), *claims])
 
-    def sweep(self, limit_ns: int) -> Iterator[Yield]:
+    def sweep(self, limit_ns: int) -> Iterator[Granted]:
         """Give out all time that is known for every engine, up to *limit_ns* at most."""
         for member in sorted(self.members.values(), key=lambda m: (m.announced_ns, m.engine_id)):
             if member.joined:
@@ -101,7 +101,7 @@ class Sharing(msgspec.Struct):
                 claims = [*self.claimed_ns.get(device, []), (member.started_ns, member.known_ns)]
                 self.claimed_ns[device] = merged(claims)
 
-    def _alone(self, member: Member, limit_ns: int) -> Iterator[Yield]:
+    def _alone(self, member: GroupMember, limit_ns: int) -> Iterator[Granted]:
         """The usual case: an engine with its devices to itself."""
         taken = 0
         # A piece that was being swept while others were there goes on where the sweep stood.
@@ -122,7 +122,7 @@ class Sharing(msgspec.Struct):
             taken += 1
         del member.queue[:taken]
 
-    def _with_piece(self, member: Member, grant: Grant) -> Grant:
+    def _with_piece(self, member: GroupMember, grant: Grant) -> Grant:
         """Add what the engine had been granted for this piece while it still shared its devices."""
         if not member.piece_ns:
             return grant
@@ -133,12 +133,12 @@ class Sharing(msgspec.Struct):
         return msgspec.structs.replace(grant, start_ns=start_ns, device_ns=device_ns, shared=shared)
 
     @staticmethod
-    def _event(member: Member, item: TimelineItem) -> Yield:
+    def _event(member: GroupMember, item: TimelineItem) -> Granted:
         if isinstance(item, Heartbeat):
             member.wall_offset_ns = wall_offset(member.wall_offset_ns, item)
         return member.engine_id, item
 
-    def _before_announcement(self, member: Member) -> Iterator[Yield]:
+    def _before_announcement(self, member: GroupMember) -> Iterator[Granted]:
         """Start-up before anybody could know of it: granted where the device was nobody else's."""
         taken = [self._taken(device, member) for device in member.devices]
         queue = deque(member.queue)
@@ -162,7 +162,7 @@ class Sharing(msgspec.Struct):
                     yield member.engine_id, Grant(item, start, end, window_ns, device_ns, last, shared)
         member.queue = kept
 
-    def _taken(self, device: str, member: Member) -> list[tuple[int, int]]:
+    def _taken(self, device: str, member: GroupMember) -> list[tuple[int, int]]:
         """When *device* was other engines', before *member* was announced."""
         taken = list(self.claimed_ns.get(device, []))
         taken.extend(
@@ -172,7 +172,7 @@ class Sharing(msgspec.Struct):
         )
         return sorted(taken)
 
-    def _together(self, there: list[Member], limit_ns: int) -> Iterator[Yield]:
+    def _together(self, there: list[GroupMember], limit_ns: int) -> Iterator[Granted]:
         now = self.swept_ns or min(m.announced_ns for m in there)
         while True:
             for member in there:
@@ -186,7 +186,7 @@ class Sharing(msgspec.Struct):
                 yield from self._finish_pieces(member, now)
         self.swept_ns = max(self.swept_ns, now)
 
-    def _pass_events(self, member: Member, now: int) -> Iterator[Yield]:
+    def _pass_events(self, member: GroupMember, now: int) -> Iterator[Granted]:
         """Events and segments without length that stand at the head of the queue."""
         while member.queue:
             head = member.queue[0]
@@ -201,7 +201,7 @@ class Sharing(msgspec.Struct):
                 yield self._event(member, head)
             del member.queue[0]
 
-    def _next_boundary(self, there: list[Member], now: int, limit_ns: int) -> int:
+    def _next_boundary(self, there: list[GroupMember], now: int, limit_ns: int) -> int:
         if not any(member.queue for member in there):
             return now
         ahead = limit_ns
@@ -215,8 +215,8 @@ class Sharing(msgspec.Struct):
                 ahead = min(ahead, window_end)
         return ahead
 
-    def _give(self, there: list[Member], start_ns: int, end_ns: int) -> None:
-        current: dict[str, tuple[Member, str]] = {}
+    def _give(self, there: list[GroupMember], start_ns: int, end_ns: int) -> None:
+        current: dict[str, tuple[GroupMember, str]] = {}
         for member in there:
             head = member.queue[0] if member.queue else None
             if isinstance(head, Segment) and max(head.start_ns, member.swept_ns) <= start_ns:
@@ -239,7 +239,7 @@ class Sharing(msgspec.Struct):
                 member = current[name][0]
                 member.piece_ns[member.devices.index(device)] += share_ns
 
-    def _finish_pieces(self, member: Member, now: int) -> Iterator[Yield]:
+    def _finish_pieces(self, member: GroupMember, now: int) -> Iterator[Granted]:
         """Yield the piece that ends at *now*, because its segment or its window does."""
         head = member.queue[0] if member.queue else None
         if not isinstance(head, Segment) or not member.piece_ns or member.piece_start_ns >= now:

@@ -22,7 +22,7 @@ from costtrace.reports.statements.idle_policies import POLICIES
 from costtrace.reports.statements.provider_bill import COST_COLUMNS, Bill, differences, read_bill, with_bill_ties
 from costtrace.reports.statements.provider_bill_file import read_focus
 from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import SHARED_KINDS, Fleet, Policy, Quota, settle
+from costtrace.reports.statements.settlement import SHARED_KINDS, IdlePolicy, Quota, Settlement, settle
 
 EXIT_OFF = 1
 _PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?|-Q([1-4]))?", re.ASCII)
@@ -78,7 +78,7 @@ def policy_options(function: Function) -> Function:
     return function
 
 
-def make_policy(name: str, share: str, quotas: Path | None) -> Policy:
+def make_policy(name: str, share: str, quotas: Path | None) -> IdlePolicy:
     """The policy that was asked for. Raises: CosttraceError."""
     kinds = tuple(dict.fromkeys(kind.strip() for kind in share.split(",") if kind.strip()))
     for kind in kinds:
@@ -90,7 +90,7 @@ def make_policy(name: str, share: str, quotas: Path | None) -> Policy:
             "the policy `reserved` needs --quotas FILE, a YAML file such as\n"
             "  quotas:\n    - {tenant: acme, share: 0.25}\n    - {tenant: blue, share: 0.5, pool: NVIDIA H100}"
         )
-    return Policy(name, kinds, found)
+    return IdlePolicy(name, kinds, found)
 
 
 def read_quotas(path: Path) -> tuple[Quota, ...]:
@@ -152,7 +152,7 @@ def read_bills(paths: Sequence[Path], period: Period, column: str, where: Sequen
     return read_bill((row for path in paths for row in read_focus(path)), period, column, conditions)
 
 
-def fleet_of(store: Store, period: Period, zone: tzinfo, policy: Policy, bill: Bill | None = None) -> Fleet:
+def fleet_of(store: Store, period: Period, zone: tzinfo, policy: IdlePolicy, bill: Bill | None = None) -> Settlement:
     """Settle a period; with a bill, down to its last nano-unit. Raises: CosttraceError."""
     books = _books(store, period)
     source = load(store, period, zone, slots=policy.name == "peak")
@@ -170,7 +170,7 @@ def _books(store: Store, period: Period) -> str:
     return f"closed with {closings[0].period}: hash {closings[0].hash}" if closings else ""
 
 
-def say_if_empty(store: Store, fleet: Fleet, words: str) -> None:
+def say_if_empty(store: Store, fleet: Settlement, words: str) -> None:
     """Tell on standard error where a period has no row at all: it is likely a slip."""
     if fleet.cells:
         return

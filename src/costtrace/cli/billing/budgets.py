@@ -13,7 +13,7 @@ from costtrace.cli.options import examples, open_books, out, store_option
 from costtrace.core.errors import CosttraceError
 from costtrace.core.semconv import BUDGET_METRICS
 from costtrace.core.units import NANO_PER_UNIT, show_amount
-from costtrace.ledger.budgets.budget import HARD, SOFT, Standing
+from costtrace.ledger.budgets.budget import HARD, SOFT, BudgetStatus
 from costtrace.ledger.budgets.file import load_budgets
 from costtrace.ledger.budgets.standing import standing_of
 from costtrace.reports.output.render import render
@@ -59,7 +59,7 @@ def budgets(*, file: Path, form: str, fail_on: str | None, webhook: str | None, 
     return EXIT_EXCEEDED if any(standing.state in failing for standing in exceeded) else 0
 
 
-def _row(standing: Standing) -> Row:
+def _row(standing: BudgetStatus) -> Row:
     budget = standing.budget
     return {
         "budget": budget.name,
@@ -99,7 +99,7 @@ _COLUMNS = (
 )
 
 
-def prometheus(standings: list[Standing]) -> str:
+def prometheus(standings: list[BudgetStatus]) -> str:
     """The text that a node exporter's textfile collector reads."""
     lines = []
     for metric, field in zip(BUDGET_METRICS, ("amount", "spent", "forecast", "high", "spent_ratio"), strict=True):
@@ -125,7 +125,7 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _post(url: str, standings: list[Standing]) -> None:
+def _post(url: str, standings: list[BudgetStatus]) -> None:
     if not url.startswith(("https://", "http://")):
         raise click.UsageError("--webhook takes an http or https address")
     body = json.dumps({"budgets": [_row(standing) for standing in standings]}).encode()

@@ -25,7 +25,7 @@ from costtrace.reports.output.html import as_html
 from costtrace.reports.output.parquet import as_parquet
 from costtrace.reports.output.pdf import as_pdf
 from costtrace.reports.output.render import as_csv, as_json, as_text
-from costtrace.reports.statements.settlement import Cell, Fleet
+from costtrace.reports.statements.settlement import Settlement, SettlementLine
 from costtrace.reports.statements.statement import Frame, fleet_document, frame, lines_table, tenant_document, tie_table
 from costtrace.reports.statements.statement_columns import Carbon
 
@@ -103,7 +103,7 @@ def statement(
 
 
 def _write_all(
-    fleet: Fleet, names: Sequence[str | None], forms: Sequence[str], words: str, folder: Path, carbon: Carbon
+    fleet: Settlement, names: Sequence[str | None], forms: Sequence[str], words: str, folder: Path, carbon: Carbon
 ) -> None:
     lines, around = fleet.by_tenant(), frame(fleet)
     for name in names:
@@ -115,7 +115,9 @@ def _write_all(
     out(f"{len(names) * len(forms)} files in {folder}\n")
 
 
-def _render(fleet: Fleet, tenant: str | None, cells: Sequence[Cell], form: str, carbon: Carbon, around: Frame) -> bytes:
+def _render(
+    fleet: Settlement, tenant: str | None, cells: Sequence[SettlementLine], form: str, carbon: Carbon, around: Frame
+) -> bytes:
     """One document (None: of the fleet) in one form."""
     if form in {"csv", "parquet"}:
         return _rows(fleet, cells, form, carbon)
@@ -130,7 +132,7 @@ def _render(fleet: Fleet, tenant: str | None, cells: Sequence[Cell], form: str, 
     return as_html(document).encode() if form == "html" else _text(document).encode()
 
 
-def _rows(fleet: Fleet, cells: Sequence[Cell], form: str, carbon: Carbon) -> bytes:
+def _rows(fleet: Settlement, cells: Sequence[SettlementLine], form: str, carbon: Carbon) -> bytes:
     table = lines_table(fleet, cells, carbon)
     if form == "csv":
         return as_csv(table).encode()
@@ -164,7 +166,7 @@ def _intensity(words: str | None) -> Decimal | None:
     return grams
 
 
-def _tie_out(fleet: Fleet, *, shown: bool) -> int:
+def _tie_out(fleet: Settlement, *, shown: bool) -> int:
     off = [tie for tie in fleet.ties if tie.off]
     if shown:
         out(as_text(tie_table(fleet)) + ("\nties out\n" if not off else "\nDOES NOT tie out\n"))

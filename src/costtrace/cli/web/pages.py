@@ -131,7 +131,7 @@ def _charts(found: Look, course: Sequence[Course], width_ns: int, zone: tzinfo) 
     whole = sum(int(str(row["gpu_ns"])) for row in table.rows)
     if whole:
         shares = [(str(row["share"]), int(str(row["gpu_ns"]))) for row in table.rows]
-        parts = [svg.Part(name, ns / whole, f"{100 * ns / whole:.1f} %") for name, ns in shares]
+        parts = [svg.ChartPart(name, ns / whole, f"{100 * ns / whole:.1f} %") for name, ns in shares]
         words = ", ".join(f"{part.name} {part.text}" for part in parts)
         chart = svg.stacked_bar("use", "Where the device time went", words, parts)
         charts.append(section("Where the device time went", f"<figure>{chart}</figure>"))

@@ -33,7 +33,7 @@ class Budget(NamedTuple):
     hard_percent: int = 100
 
 
-class Standing(NamedTuple):
+class BudgetStatus(NamedTuple):
     """A budget at a moment."""
 
     budget: Budget
@@ -60,7 +60,7 @@ class Standing(NamedTuple):
 
 def stand(
     budget: Budget, bounds: tuple[int, int], now_ns: int, spent_by_day: Mapping[int, int], unknown_ns: int, day_ns: int
-) -> Standing:
+) -> BudgetStatus:
     """Where *budget* stands. *spent_by_day*: nano-units by the beginning of each day (wall ns) within *bounds*."""
     since_ns, until_ns = bounds
     spent = sum(spent_by_day.values())
@@ -69,7 +69,7 @@ def stand(
         days = range(since_ns, min(now_ns, until_ns) - day_ns + 1, day_ns)
         whole = [spent_by_day.get(day, 0) for day in days]
         forecast = _forecast(spent, whole, max(0, until_ns - now_ns) / day_ns)
-    return Standing(budget, since_ns, until_ns, spent, unknown_ns, *forecast)
+    return BudgetStatus(budget, since_ns, until_ns, spent, unknown_ns, *forecast)
 
 
 def _forecast(spent: int, days: Sequence[int], left: float) -> tuple[int, int, int] | tuple[None, None, None]:

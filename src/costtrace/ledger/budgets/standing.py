@@ -7,7 +7,7 @@ from costtrace.core.errors import ConfigError
 from costtrace.core.units import NS_PER_HOUR
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Period
-from costtrace.ledger.budgets.budget import Budget, Standing, stand
+from costtrace.ledger.budgets.budget import Budget, BudgetStatus, stand
 from costtrace.ledger.periods.close import parse_period
 from costtrace.ledger.queries import used
 from costtrace.ledger.reader import Filter, Store
@@ -16,7 +16,7 @@ DAY_NS = 24 * NS_PER_HOUR
 _FORMS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 
 
-def standing_of(store: Store, budget: Budget, now_ns: int) -> Standing:
+def standing_of(store: Store, budget: Budget, now_ns: int) -> BudgetStatus:
     """What is spent of *budget* in the period that *now_ns* (wall) is in: the cost of requests, adjustments included.
 
     Raises: LedgerError, ConfigError (the ledger has costs of it in another currency).

@@ -18,7 +18,7 @@ class Reader(Protocol):
         ...
 
 
-class Part(NamedTuple):
+class SealedTable(NamedTuple):
     """One table of a closed period."""
 
     source: str
@@ -49,14 +49,14 @@ _RATES = f"""rate WHERE rate_id IN (SELECT rate_id FROM {POSTINGS} UNION SELECT 
     UNION SELECT rate_id FROM {_ADJUSTMENTS} UNION SELECT from_rate_id FROM {_ADJUSTMENTS})"""  # noqa: S608 - constants
 
 PARTS = {
-    "posting": Part(
+    "posting": SealedTable(
         POSTINGS,
         f"posting_id, window_ns, engine_id, kind, reason, record_id, tenant, model, {_QUANTITIES}, rate_id, "
         "device_nano, energy_nano",
         "posting_id",
         "posting_id",
     ),
-    "usage": Part(
+    "usage": SealedTable(
         USAGE,
         "usage_id, record_id, request_key, request_id, engine_id, part, attempt, role, tenant, tenant_source, "
         '"user", labels, model, operation, arrived_ns, scheduled_ns, ended_ns, gpu_ns, prefill_ns, decode_ns, '
@@ -66,14 +66,14 @@ PARTS = {
         "usage_id",
         "usage_id",
     ),
-    "meter": Part(
+    "meter": SealedTable(
         _METER,
         "engine_id, device, start_ns, end_ns, window_ns, request_ns, idle_ns, overhead_ns, unobserved_ns, shared, "
         "energy_uj, gap_ns, energy_source, energy_scope",
         "",
         "engine_id, device, start_ns",
     ),
-    "adjustment": Part(
+    "adjustment": SealedTable(
         _ADJUSTMENTS,
         "adjustment_id, run_id, booked_ns, period, posting_id, window_ns, engine_id, kind, reason, record_id, tenant, "
         f"model, {_QUANTITIES}, operation, from_rate_id, from_device_nano, from_energy_nano, rate_id, device_nano, "
@@ -81,27 +81,27 @@ PARTS = {
         "adjustment_id",
         "adjustment_id",
     ),
-    "rerate": Part(
+    "rerate": SealedTable(
         f"rerate WHERE run_id IN (SELECT run_id FROM {_ADJUSTMENTS})",  # noqa: S608 - constants
         "run_id, at_ns, price_book, since_ns, until_ns, why, before, after",
         "run_id",
         "run_id",
     ),
-    "rate": Part(
+    "rate": SealedTable(
         _RATES,
         "rate_id, price_book, currency, device_entry, device_numerator, device_denominator, energy_numerator, "
         "energy_denominator, includes_energy",
         "",
         "rate_id",
     ),
-    "rollup": Part(
+    "rollup": SealedTable(
         _ROLLUPS,
         f"rollup_id, window_ns, engine_id, kind, reason, tenant, model, operation, {_QUANTITIES}, rate_id, "
         "device_nano, energy_nano, postings, last_posting",
         "rollup_id",
         "rollup_id",
     ),
-    "usage_rollup": Part(
+    "usage_rollup": SealedTable(
         _USAGE_ROLLUPS,
         "rollup_id, ended_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, "
         "currency, price_book, requests, parts, input_tokens, cached_tokens, output_tokens, computed_tokens, "

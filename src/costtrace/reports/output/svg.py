@@ -240,7 +240,7 @@ def _wrapped(text: str, width: int = 11) -> list[str]:
     return lines[:3]
 
 
-class Part(NamedTuple):
+class ChartPart(NamedTuple):
     """A part of a stacked bar."""
 
     name: str
@@ -248,7 +248,7 @@ class Part(NamedTuple):
     text: str
 
 
-def stacked_bar(name: str, title: str, description: str, parts: Sequence[Part]) -> str:
+def stacked_bar(name: str, title: str, description: str, parts: Sequence[ChartPart]) -> str:
     """One horizontal bar of 100 %, its parts told apart by pattern and named below."""
     height, top, tall, left = 92, 8, 34, 4
     wide = WIDTH - 2 * left

@@ -23,7 +23,7 @@ IN_VAIN = frozenset({"abort", "error"}) | BROKEN_OFF
 Finality = Literal["provisional", "final"]
 
 
-class Part(NamedTuple):
+class RecordedPart(NamedTuple):
     """One part as the ledger has it, and the worker that did it."""
 
     record: Request
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 class Attempt(NamedTuple):
     """A part in its place."""
 
-    part: Part
+    part: RecordedPart
     number: int
     """Which attempt at its stage it was, from 1: prefill is one stage, the answer the other."""
     output_tokens: int
@@ -100,12 +100,12 @@ class Whole(NamedTuple):
         )
 
 
-def join(parts: Iterable[Part], now_ns: int, wait_ns: int) -> list[Whole]:
+def join(parts: Iterable[RecordedPart], now_ns: int, wait_ns: int) -> list[Whole]:
     """Put parts together by request, newest end first. *now_ns* is wall time.
 
     A request is provisional while something is expected that has not come, at most *wait_ns* after its newest part.
     """
-    by_key: dict[str, dict[str, Part]] = {}
+    by_key: dict[str, dict[str, RecordedPart]] = {}
     for part in parts:
         record = part.record
         key = record.request_key if record.request_key.startswith(JOINED) else record.record_id
@@ -114,7 +114,7 @@ def join(parts: Iterable[Part], now_ns: int, wait_ns: int) -> list[Whole]:
     return sorted(wholes, key=lambda whole: (-whole.ended_ns, whole.request_key))
 
 
-def _join(key: str, parts: list[Part], now_ns: int, wait_ns: int) -> Whole:
+def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Whole:
     parts.sort(key=lambda part: (part.record.arrived_ns, part.record.role != PREFILL, part.record.record_id))
     prefills = [part for part in parts if part.record.role == PREFILL]
     answers = [part for part in parts if part.record.role != PREFILL]
@@ -160,7 +160,7 @@ def _join(key: str, parts: list[Part], now_ns: int, wait_ns: int) -> Whole:
     )
 
 
-def _saved(part: Part) -> tuple[int | None, int | None]:
+def _saved(part: RecordedPart) -> tuple[int | None, int | None]:
     """What prefix hits saved a part at most: GPU time, and money at what its own GPU time cost."""
     record = part.record
     if not record.cached_tokens:
@@ -170,7 +170,7 @@ def _saved(part: Part) -> tuple[int | None, int | None]:
     return part.saved_ns, part.saved_ns * record.cost_nano // record.gpu_ns
 
 
-def _kept(answers: Sequence[Part]) -> list[int]:
+def _kept(answers: Sequence[RecordedPart]) -> list[int]:
     """Output tokens of each attempt at the answer that the client got.
 
     Who goes on is given what the client has as part of its prompt: that says exactly how much of the attempt before
@@ -180,7 +180,7 @@ def _kept(answers: Sequence[Part]) -> list[int]:
     return [*tokens, answers[-1].record.output_tokens] if answers else []
 
 
-def _attempts(answers: Sequence[Part], kept: Sequence[int], *, in_vain: bool) -> dict[str, Attempt]:
+def _attempts(answers: Sequence[RecordedPart], kept: Sequence[int], *, in_vain: bool) -> dict[str, Attempt]:
     """The attempts at the answer by record id, with what of them was wasted."""
     found: dict[str, Attempt] = {}
     for place, (part, tokens) in enumerate(zip(answers, kept, strict=True)):
@@ -199,7 +199,7 @@ def _attempts(answers: Sequence[Part], kept: Sequence[int], *, in_vain: bool) ->
     return found
 
 
-def _prefill_attempts(prefills: Sequence[Part], *, answered: bool) -> dict[str, Attempt]:
+def _prefill_attempts(prefills: Sequence[RecordedPart], *, answered: bool) -> dict[str, Attempt]:
     """The attempts at the prompt by record id. Its one token is an answer only where nobody went on from it."""
     found: dict[str, Attempt] = {}
     for place, part in enumerate(prefills):
@@ -220,7 +220,7 @@ def _goes_on(prefill: Request) -> bool:
     return "length" in prefill.finish_reasons
 
 
-def _missing(prefills: Sequence[Part], answers: Sequence[Part]) -> list[str]:
+def _missing(prefills: Sequence[RecordedPart], answers: Sequence[RecordedPart]) -> list[str]:
     """The parts that should be there and are not."""
     missing = []
     if answers:

@@ -7,27 +7,27 @@ from costtrace.ledger.cost_by_now import renew
 from costtrace.ledger.queries import REQUEST_COLUMNS, WORKER, find_requests, fits, request_of, requests
 from costtrace.ledger.reader import Filter, SqliteStore, Store
 from costtrace.reports.requests.explain import saved_by_cache_ns
-from costtrace.reports.requests.joined import Part
+from costtrace.reports.requests.joined import RecordedPart
 
 
-def parts(stores: Sequence[Store], period: Period, only: Filter, order: str, limit: int) -> list[Part]:
+def parts(stores: Sequence[Store], period: Period, only: Filter, order: str, limit: int) -> list[RecordedPart]:
     """All parts of the requests that `requests` finds with the same arguments in each of *stores*."""
     found = [request for store in stores for request in requests(store, period, only, order, limit)]
     return _of_all(stores, dict.fromkeys(request.request_key for request in found))
 
 
-def find_parts(stores: Sequence[Store], identifier: str, limit: int) -> list[Part]:
+def find_parts(stores: Sequence[Store], identifier: str, limit: int) -> list[RecordedPart]:
     """All parts of the requests that one of *stores* knows by *identifier* (see `find_requests`)."""
     keys = [request.request_key for store in stores for request in find_requests(store, identifier, limit)]
     return _of_all(stores, dict.fromkeys(keys))
 
 
-def _of_all(stores: Sequence[Store], keys: Iterable[str]) -> list[Part]:
+def _of_all(stores: Sequence[Store], keys: Iterable[str]) -> list[RecordedPart]:
     keys = list(keys)
     return [part for store in stores for part in _of(store, keys)]
 
 
-def _of(store: Store, keys: Iterable[str]) -> Iterator[Part]:
+def _of(store: Store, keys: Iterable[str]) -> Iterator[RecordedPart]:
     sql = f"""
         SELECT {REQUEST_COLUMNS}, {WORKER} FROM usage u LEFT JOIN engine e ON e.engine_id = u.engine_id
         WHERE u.request_key = :key ORDER BY u.usage_id
@@ -38,7 +38,7 @@ def _of(store: Store, keys: Iterable[str]) -> Iterator[Part]:
             (record,) = renew(store, [request_of(row[:-1])])
             if record.cached_tokens and record.engine_id not in models:
                 models[record.engine_id] = _model(store, record.engine_id)
-            yield Part(record, row[-1], saved_by_cache_ns(record, models.get(record.engine_id)))
+            yield RecordedPart(record, row[-1], saved_by_cache_ns(record, models.get(record.engine_id)))
 
 
 def _model(store: Store, engine: str) -> Fit | None:

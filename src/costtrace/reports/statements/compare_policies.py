@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from costtrace.reports.output.tables import Column, Row, Table, Value, text
-from costtrace.reports.statements.settlement import Fleet
+from costtrace.reports.statements.settlement import Settlement
 from costtrace.reports.statements.statement import name_period, name_rest, used_table
 from costtrace.reports.statements.statement_columns import shown_cents
 
 
-def compare(fleets: Mapping[str, Fleet], base: str) -> list[Row]:
+def compare(fleets: Mapping[str, Settlement], base: str) -> list[Row]:
     """One row for each tenant, rest and currency: its cost under each policy, exact and in cents."""
     keys: dict[tuple[int, str, str], None] = {}
     nanos: dict[tuple[str, tuple[int, str, str]], int] = {}
@@ -34,7 +34,7 @@ def compare(fleets: Mapping[str, Fleet], base: str) -> list[Row]:
     return rows
 
 
-def whatif_tables(rows: list[Row], fleet: Fleet) -> list[Table]:
+def whatif_tables(rows: list[Row], fleet: Settlement) -> list[Table]:
     """The comparison, and where the device time went (the same under every policy)."""
     policies = [name.removesuffix("_cost_cents") for name in (rows[0] if rows else ()) if name.endswith("_cost_cents")]
     base = str(rows[0]["compared_with"]) if rows else ""

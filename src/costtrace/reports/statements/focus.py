@@ -20,7 +20,7 @@ from costtrace.core.units import NS_PER_HOUR, amount
 from costtrace.core.wall_time import EPOCH
 from costtrace.reports.output.tables import Row, Value
 from costtrace.reports.statements.focus_columns import COLUMNS, blank
-from costtrace.reports.statements.settlement import Cell, Fleet, split_phases_nano
+from costtrace.reports.statements.settlement import Settlement, SettlementLine, split_phases_nano
 from costtrace.reports.usage.summary import REQUESTS
 
 VIEWS = ("allocation", "service")
@@ -43,7 +43,7 @@ class Export(NamedTuple):
     """Device time whose cost is not known in full: what is known of it is in the rows."""
 
 
-def export(fleet: Fleet, view: str, names: Names) -> Export:
+def export(fleet: Settlement, view: str, names: Names) -> Export:
     """One view of a settled period."""
     priced = [cell for cell in fleet.cells if cell.pot.cost_nano is not None and cell.currency]
     unknown_ns = sum(cell.pot.cost_gap_ns for cell in fleet.cells)
@@ -57,8 +57,8 @@ def fields() -> list[str]:
     return list(COLUMNS)
 
 
-def _allocation(fleet: Fleet, cells: Sequence[Cell], names: Names) -> list[Row]:
-    origins: dict[tuple[str, str], dict[tuple[str, ...], Cell]] = defaultdict(dict)
+def _allocation(fleet: Settlement, cells: Sequence[SettlementLine], names: Names) -> list[Row]:
+    origins: dict[tuple[str, str], dict[tuple[str, ...], SettlementLine]] = defaultdict(dict)
     rows: list[Row] = []
     for cell in cells:
         if cell.kind == "difference":
@@ -72,7 +72,9 @@ def _allocation(fleet: Fleet, cells: Sequence[Cell], names: Names) -> list[Row]:
     return rows
 
 
-def _split_origin(fleet: Fleet, pool: str, currency: str, cells: Sequence[Cell], names: Names) -> list[Row]:
+def _split_origin(
+    fleet: Settlement, pool: str, currency: str, cells: Sequence[SettlementLine], names: Names
+) -> list[Row]:
     nanos = [cell.pot.cost_nano or 0 for cell in cells]
     times = [cell.pot.gpu_ns for cell in cells]
     weights = nanos if any(nanos) else times
@@ -123,8 +125,8 @@ def _split_origin(fleet: Fleet, pool: str, currency: str, cells: Sequence[Cell],
     return rows
 
 
-def _service(fleet: Fleet, cells: Sequence[Cell], names: Names) -> list[Row]:
-    models: dict[tuple[str, ...], Cell] = {}
+def _service(fleet: Settlement, cells: Sequence[SettlementLine], names: Names) -> list[Row]:
+    models: dict[tuple[str, ...], SettlementLine] = {}
     rows: list[Row] = []
     for cell in cells:
         if cell.kind == REQUESTS:
@@ -140,7 +142,7 @@ def _service(fleet: Fleet, cells: Sequence[Cell], names: Names) -> list[Row]:
             ("Output Tokens", cell.output_tokens, phases[1]),
         )
         rows += [_tokens(fleet, cell, meter, count, nano, names) for meter, count, nano in meters if count or nano]
-    shares: dict[tuple[str, ...], Cell] = {}
+    shares: dict[tuple[str, ...], SettlementLine] = {}
     for cell in cells:
         if cell.kind != REQUESTS and cell.tenant:
             share = (cell.tenant, cell.kind, cell.pool, cell.currency)
@@ -148,7 +150,7 @@ def _service(fleet: Fleet, cells: Sequence[Cell], names: Names) -> list[Row]:
     return rows + [_share(fleet, cell, names) for _, cell in sorted(shares.items())]
 
 
-def _tokens(fleet: Fleet, cell: Cell, meter: str, count: int, nano: int, names: Names) -> Row:
+def _tokens(fleet: Settlement, cell: SettlementLine, meter: str, count: int, nano: int, names: Names) -> Row:
     return _row(fleet, cell, nano, names) | {
         "ChargeDescription": f"{cell.model}: {meter}",
         "ConsumedQuantity": Decimal(count),
@@ -166,7 +168,7 @@ def _tokens(fleet: Fleet, cell: Cell, meter: str, count: int, nano: int, names: 
     }
 
 
-def _share(fleet: Fleet, cell: Cell, names: Names) -> Row:
+def _share(fleet: Settlement, cell: SettlementLine, names: Names) -> Row:
     hours = amount(_nano_hours([cell.pot.gpu_ns])[0])
     return _row(fleet, cell, cell.pot.cost_nano or 0, names) | {
         "ChargeDescription": f"share of {cell.kind} of {cell.pool}, policy {fleet.policy.name}",
@@ -185,7 +187,7 @@ def _share(fleet: Fleet, cell: Cell, names: Names) -> Row:
     }
 
 
-def _difference(fleet: Fleet, cell: Cell, names: Names) -> Row:
+def _difference(fleet: Settlement, cell: SettlementLine, names: Names) -> Row:
     return _row(fleet, cell, cell.pot.cost_nano or 0, names) | {
         "ChargeCategory": "Adjustment",
         "ChargeFrequency": "One-Time",
@@ -196,7 +198,7 @@ def _difference(fleet: Fleet, cell: Cell, names: Names) -> Row:
     }
 
 
-def _row(fleet: Fleet, cell: Cell, nano: int, names: Names) -> dict[str, Value]:
+def _row(fleet: Settlement, cell: SettlementLine, nano: int, names: Names) -> dict[str, Value]:
     """What both views say of every charge."""
     cost = amount(nano)
     begin, end = _day(fleet, 0), _day(fleet, 1)
@@ -227,7 +229,7 @@ def _row(fleet: Fleet, cell: Cell, nano: int, names: Names) -> dict[str, Value]:
     }
 
 
-def _day(fleet: Fleet, which: int) -> str:
+def _day(fleet: Settlement, which: int) -> str:
     """Begin (0) or end (1) of the period, in UTC, as FOCUS writes times."""
     return (EPOCH + timedelta(microseconds=fleet.period[which] // 1_000)).strftime("%Y-%m-%dT%H:%M:%SZ")
 

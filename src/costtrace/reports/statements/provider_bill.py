@@ -10,7 +10,7 @@ from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import wall_ns
 from costtrace.ledger.answers import Period
 from costtrace.reports.statements.idle_policies import Pot
-from costtrace.reports.statements.settlement import Cell, Fleet, Source, Tie, pot_of
+from costtrace.reports.statements.settlement import Settlement, SettlementInput, SettlementLine, Tie, pot_of
 
 COST_COLUMNS = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
 
@@ -55,7 +55,7 @@ def read_bill(
     return Bill(nano, used, skipped)
 
 
-def differences(source: Source, bill: Bill) -> list[Cell]:
+def differences(source: SettlementInput, bill: Bill) -> list[SettlementLine]:
     """One line for each currency: the bill less what was rated. Raises: CosttraceError for a currency of one only."""
     rated: dict[str, int] = defaultdict(int)
     for row in source.totals:
@@ -67,12 +67,12 @@ def differences(source: Source, bill: Bill) -> list[Cell]:
                 f"the ledger has charges in {currency}, the bill has none: give the bill of that currency too"
             )
     return [
-        Cell("", "", "", "", "difference", "bill less rated", currency, Pot(cost_nano=nano - rated[currency]))
+        SettlementLine("", "", "", "", "difference", "bill less rated", currency, Pot(cost_nano=nano - rated[currency]))
         for currency, nano in bill.nano.items()
     ]
 
 
-def with_bill_ties(fleet: Fleet, bill: Bill) -> Fleet:
+def with_bill_ties(fleet: Settlement, bill: Bill) -> Settlement:
     """*fleet* with one more tie for each currency: all its lines against the bill."""
     ties = [
         Tie(

@@ -7,15 +7,15 @@ from datetime import UTC, tzinfo
 from costtrace.ledger.answers import Period, Used
 from costtrace.ledger.queries import ended, used
 from costtrace.ledger.reader import Store
-from costtrace.reports.statements.settlement import Facts, Source
+from costtrace.reports.statements.settlement import Facts, SettlementInput
 from costtrace.reports.usage.summary import REQUESTS
 
 
-def load(store: Store, period: Period, zone: tzinfo, *, slots: bool = False) -> Source:
+def load(store: Store, period: Period, zone: tzinfo, *, slots: bool = False) -> SettlementInput:
     """All that `reports.fleet.settle` needs. *slots*: quarter hours too, for the policy `peak`. Raises: LedgerError."""
     day = "utc day" if zone is UTC else "day"
     names = ("device", "tenant", "model", day)
-    return Source(
+    return SettlementInput(
         period,
         zone,
         list(used(store, period, names)),

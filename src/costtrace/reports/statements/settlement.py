@@ -23,7 +23,7 @@ SHARED_KINDS = ("idle", "overhead")
 """What a policy may hand out. Unobserved time never: nobody knows whose it was."""
 
 
-class Policy(NamedTuple):
+class IdlePolicy(NamedTuple):
     """Who pays for idle and overhead."""
 
     name: str = "separate"
@@ -50,7 +50,7 @@ class Facts(NamedTuple):
     simulated_ns: int = 0
 
 
-class Source(NamedTuple):
+class SettlementInput(NamedTuple):
     """What a store said about a period; `ledger.statements` asks it."""
 
     period: Period
@@ -66,7 +66,7 @@ class Source(NamedTuple):
     facts: Mapping[str, Facts]
 
 
-class Cell(NamedTuple):
+class SettlementLine(NamedTuple):
     """One line: what a tenant used on one day, its share of something, or a rest."""
 
     tenant: str
@@ -95,13 +95,13 @@ class Cell(NamedTuple):
     cost_cents: int | None = None
     """Whole cents to book: all lines of a currency add up to its total. Set by `to_cents`."""
 
-    def plus(self, other: "Cell") -> "Cell":
+    def plus(self, other: "SettlementLine") -> "SettlementLine":
         """Both together, under this one's name."""
         added = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
         return self._replace(pot=self.pot.plus(other.pot), **added)
 
 
-_COUNTS = Cell._fields[Cell._fields.index("prefill_ns") : Cell._fields.index("basis")]
+_COUNTS = SettlementLine._fields[SettlementLine._fields.index("prefill_ns") : SettlementLine._fields.index("basis")]
 
 
 class Tie(NamedTuple):
@@ -117,13 +117,13 @@ class Tie(NamedTuple):
         return self.lines - self.total
 
 
-class Fleet(NamedTuple):
+class Settlement(NamedTuple):
     """All lines of a period under one policy."""
 
     period: Period
     zone: tzinfo
-    policy: Policy
-    cells: list[Cell]
+    policy: IdlePolicy
+    cells: list[SettlementLine]
     """Tenants in order, each by day; then the rests."""
     facts: Mapping[str, Facts]
     ties: list[Tie]
@@ -134,30 +134,30 @@ class Fleet(NamedTuple):
         """All tenants with a line."""
         return sorted({cell.tenant for cell in self.cells if cell.kind == REQUESTS or cell.tenant})
 
-    def of(self, tenant: str) -> list[Cell]:
+    def of(self, tenant: str) -> list[SettlementLine]:
         """Lines of one tenant."""
         return [cell for cell in self.cells if cell.tenant == tenant and (cell.kind == REQUESTS or tenant)]
 
-    def by_tenant(self) -> dict[str, list[Cell]]:
+    def by_tenant(self) -> dict[str, list[SettlementLine]]:
         """Lines of each tenant, in their order."""
-        found: dict[str, list[Cell]] = {tenant: [] for tenant in self.tenants()}
+        found: dict[str, list[SettlementLine]] = {tenant: [] for tenant in self.tenants()}
         for cell in self.cells:
             if cell.kind == REQUESTS or cell.tenant:
                 found[cell.tenant].append(cell)
         return found
 
-    def rests(self) -> list[Cell]:
+    def rests(self) -> list[SettlementLine]:
         """Lines that no tenant pays."""
         return [cell for cell in self.cells if not cell.tenant and cell.kind != REQUESTS]
 
 
-def settle(source: Source, policy: Policy, extra: Sequence[Cell] = ()) -> Fleet:
+def settle(source: SettlementInput, policy: IdlePolicy, extra: Sequence[SettlementLine] = ()) -> Settlement:
     """Hand out what the policy hands out, round to cents, tie out. *extra* lines (a bill's difference) are rests."""
     own = _own(source)
     left = _unowned(source)
     claims = _claims(source, policy, own, left)
     cells = sorted(own, key=lambda cell: (cell.tenant, cell.day, cell.model, cell.pool, cell.currency))
-    rests: list[Cell] = []
+    rests: list[SettlementLine] = []
     for cell in left:
         if cell.kind not in policy.shares or policy.name == "separate":
             rests.append(cell)
@@ -168,10 +168,10 @@ def settle(source: Source, policy: Policy, extra: Sequence[Cell] = ()) -> Fleet:
             rests.append(cell._replace(pot=handed.kept))
     cells.sort(key=lambda cell: (cell.tenant, not cell.day, cell.day))
     whole = to_cents([*cells, *rests, *extra])
-    return Fleet(source.period, source.zone, policy, whole, source.facts, _ties(source, cells, rests))
+    return Settlement(source.period, source.zone, policy, whole, source.facts, _ties(source, cells, rests))
 
 
-def _namer(source: Source) -> Callable[[str], str]:
+def _namer(source: SettlementInput) -> Callable[[str], str]:
     known: dict[str, str] = {}
 
     def name(quarter: str) -> str:
@@ -182,7 +182,7 @@ def _namer(source: Source) -> Callable[[str], str]:
     return name
 
 
-def _currencies(source: Source) -> Callable[[str, str], str]:
+def _currencies(source: SettlementInput) -> Callable[[str, str], str]:
     """Where to put what has no currency: with the only currency of its pool, where there is just one."""
     by_pool: dict[str, set[str]] = defaultdict(set)
     for row in source.used:
@@ -209,51 +209,53 @@ def pot_of(row: Used) -> Pot:
     return Pot(row.gpu_ns, row.energy_uj, row.gap_ns, cost, 0 if known else row.gpu_ns)
 
 
-def _own(source: Source) -> list[Cell]:
+def _own(source: SettlementInput) -> list[SettlementLine]:
     """What tenants used, by day, model and pool."""
     day, place = _namer(source), _currencies(source)
-    found: dict[tuple[str, ...], Cell] = {}
+    found: dict[tuple[str, ...], SettlementLine] = {}
 
-    def add(cell: Cell) -> None:
+    def add(cell: SettlementLine) -> None:
         key = (cell.tenant, cell.day, cell.pool, cell.model, cell.currency)
         found[key] = found[key].plus(cell) if key in found else cell
 
     for row in source.used:
         if row.kind == REQUESTS:
             pool, tenant, model, quarter = row.keys
-            cell = Cell(tenant, day(quarter), pool, model, REQUESTS, "", place(pool, row.currency), pot_of(row))
+            cell = SettlementLine(
+                tenant, day(quarter), pool, model, REQUESTS, "", place(pool, row.currency), pot_of(row)
+            )
             add(cell._replace(prefill_ns=row.prefill_ns, decode_ns=row.decode_ns, wasted_ns=row.wasted_ns))
     for end in source.ended:
         pool, tenant, model, quarter = end.keys
-        cell = Cell(tenant, day(quarter), pool, model, REQUESTS, "", place(pool, end.currency), Pot())
+        cell = SettlementLine(tenant, day(quarter), pool, model, REQUESTS, "", place(pool, end.currency), Pot())
         tokens = {name: getattr(end, name) for name in ("input_tokens", "cached_tokens", "output_tokens")}
         add(cell._replace(requests=end.requests, **tokens))
     return [_known_nothing(cell) for cell in found.values()]
 
 
-def _known_nothing(cell: Cell) -> Cell:
+def _known_nothing(cell: SettlementLine) -> SettlementLine:
     """Requests that ended on a day without device time of theirs: that they used nothing on it is known."""
     if cell.pot != Pot():
         return cell  # an adjustment has money without time
     return cell._replace(pot=Pot(energy_uj=0, cost_nano=0 if cell.currency else None))
 
 
-def _unowned(source: Source) -> list[Cell]:
+def _unowned(source: SettlementInput) -> list[SettlementLine]:
     """Idle, overhead and unobserved, by pool."""
     place = _currencies(source)
-    found: dict[tuple[str, ...], Cell] = {}
+    found: dict[tuple[str, ...], SettlementLine] = {}
     for row in source.used:
         if row.kind == REQUESTS:
             continue
         pool = row.keys[0]
-        cell = Cell("", "", pool, "", row.kind, row.reason, place(pool, row.currency), pot_of(row))
+        cell = SettlementLine("", "", pool, "", row.kind, row.reason, place(pool, row.currency), pot_of(row))
         key = (row.kind, row.reason, pool, cell.currency)
         found[key] = found[key].plus(cell) if key in found else cell
     return [found[key] for key in sorted(found)]
 
 
 def _claims(
-    source: Source, policy: Policy, own: Iterable[Cell], left: Iterable[Cell]
+    source: SettlementInput, policy: IdlePolicy, own: Iterable[SettlementLine], left: Iterable[SettlementLine]
 ) -> dict[tuple[str, str], dict[str, Claim]]:
     place = _currencies(source)
     claims: dict[tuple[str, str], dict[str, Claim]] = defaultdict(dict)
@@ -284,7 +286,7 @@ def _claims(
     return claims
 
 
-def _shares(cell: Cell, handed: Handed) -> list[Cell]:
+def _shares(cell: SettlementLine, handed: Handed) -> list[SettlementLine]:
     weights = sum(handed.weights.values())
     return [
         cell._replace(tenant=tenant, pot=pot, basis=handed.basis, weight=handed.weights[tenant], weights=weights)
@@ -292,7 +294,7 @@ def _shares(cell: Cell, handed: Handed) -> list[Cell]:
     ]
 
 
-def to_cents(cells: Sequence[Cell]) -> list[Cell]:
+def to_cents(cells: Sequence[SettlementLine]) -> list[SettlementLine]:
     """Give each line with a cost its whole cents. Of each currency, they add up to its total, rounded half up.
 
     Each line is less than a cent off. A tenant's total is the sum of its lines' cents, the fleet's that of all lines.
@@ -320,7 +322,7 @@ def _cents_up(missing: int, rests: Sequence[int]) -> list[int]:
     return [int(place in up) for place in range(len(rests))]
 
 
-def _ties(source: Source, cells: Sequence[Cell], rests: Sequence[Cell]) -> list[Tie]:
+def _ties(source: SettlementInput, cells: Sequence[SettlementLine], rests: Sequence[SettlementLine]) -> list[Tie]:
     """What the lines hold against what the store says of the whole, asked without any dimension."""
     place = _currencies(source)
     lines: dict[str, Pot] = defaultdict(Pot)
@@ -356,7 +358,7 @@ def carbon_ug(energy_uj: int | None, grams_per_kwh: Decimal | None) -> int | Non
     return (2 * exact + whole) // (2 * whole)
 
 
-def split_phases_nano(cell: Cell) -> tuple[int, int] | None:
+def split_phases_nano(cell: SettlementLine) -> tuple[int, int] | None:
     """A line's cost as (prefill, decode), by device time; None where it is unknown."""
     if cell.pot.cost_nano is None:
         return None

@@ -14,7 +14,7 @@ from costtrace.core.wall_time import moment
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.tables import Column, Row, Table, Value, count, per_cent, text
 from costtrace.reports.statements.idle_policies import Pot
-from costtrace.reports.statements.settlement import Cell, Fleet, carbon_ug
+from costtrace.reports.statements.settlement import Settlement, SettlementLine, carbon_ug
 from costtrace.reports.statements.statement_columns import (
     Carbon,
     charge_columns,
@@ -54,12 +54,12 @@ class Frame(NamedTuple):
     used: Table
 
 
-def lines(fleet: Fleet, cells: Iterable[Cell], carbon: Carbon) -> list[Row]:
+def lines(fleet: Settlement, cells: Iterable[SettlementLine], carbon: Carbon) -> list[Row]:
     """Cells as exact rows: what CSV, JSON and Parquet hold."""
     return [_line(fleet, cell, carbon) for cell in cells]
 
 
-def _line(fleet: Fleet, cell: Cell, carbon: Carbon) -> Row:
+def _line(fleet: Settlement, cell: SettlementLine, carbon: Carbon) -> Row:
     names = ("tenant", "day", "pool", "model", "kind", "reason", "currency")
     counts = ("requests", "input_tokens", "cached_tokens", "output_tokens", "prefill_ns", "decode_ns", "wasted_ns")
     row: dict[str, Value] = {name: getattr(cell, name) for name in names}
@@ -81,13 +81,15 @@ def _line(fleet: Fleet, cell: Cell, carbon: Carbon) -> Row:
     }
 
 
-def lines_table(fleet: Fleet, cells: Sequence[Cell], carbon: Carbon) -> Table:
+def lines_table(fleet: Settlement, cells: Sequence[SettlementLine], carbon: Carbon) -> Table:
     """The rows as a table for CSV and JSON."""
-    fields = list(_line(fleet, Cell("", "", "", "", "", "", "", Pot()), carbon))
+    fields = list(_line(fleet, SettlementLine("", "", "", "", "", "", "", Pot()), carbon))
     return Table("lines", "Lines", [], lines(fleet, cells, carbon), fields=fields)
 
 
-def tenant_document(fleet: Fleet, tenant: str, cells: Sequence[Cell], carbon: Carbon, around: Frame) -> Document:
+def tenant_document(
+    fleet: Settlement, tenant: str, cells: Sequence[SettlementLine], carbon: Carbon, around: Frame
+) -> Document:
     """The statement of one tenant, made of its lines."""
     own = [cell for cell in cells if cell.kind == REQUESTS]
     shares = [cell for cell in cells if cell.kind != REQUESTS]
@@ -108,7 +110,7 @@ def tenant_document(fleet: Fleet, tenant: str, cells: Sequence[Cell], carbon: Ca
     )
 
 
-def fleet_document(fleet: Fleet, carbon: Carbon) -> Document:
+def fleet_document(fleet: Settlement, carbon: Carbon) -> Document:
     """All tenants, all that nobody pays, and the tie-out."""
     tenants: list[Row] = [
         {**row, "what": tenant or "(no tenant)"}
@@ -126,20 +128,20 @@ def fleet_document(fleet: Fleet, carbon: Carbon) -> Document:
     return Document("Statements of all tenants", name_period(fleet), facts, tables, _notes())
 
 
-def name_rest(cell: Cell) -> str:
+def name_rest(cell: SettlementLine) -> str:
     """What a line that no tenant pays is called."""
     reason = f": {cell.reason}" if cell.reason else ""
     pool = f" ({cell.pool})" if cell.pool else ""
     return f"{_WHAT.get(cell.kind, cell.kind)}{reason}{pool}"
 
 
-def name_period(fleet: Fleet) -> str:
+def name_period(fleet: Settlement) -> str:
     """The period as headings say it."""
     begin, end = (moment(at, fleet.zone).strftime("%Y-%m-%d %H:%M") for at in fleet.period)
     return f"{begin} to {end} {fleet.zone.tzname(None) or fleet.zone}"
 
 
-def tie_table(fleet: Fleet) -> Table:
+def tie_table(fleet: Settlement) -> Table:
     """The tie-out: lines against the total, and by how much they are off."""
     rows: list[Row] = [{"what": tie.what, "lines": tie.lines, "total": tie.total, "off": tie.off} for tie in fleet.ties]
     columns = [
@@ -152,7 +154,7 @@ def tie_table(fleet: Fleet) -> Table:
     return Table("tie_out", "Tie-out", columns, rows, notes)
 
 
-def _figures(cells: Sequence[Cell], carbon: Carbon) -> dict[str, Value]:
+def _figures(cells: Sequence[SettlementLine], carbon: Carbon) -> dict[str, Value]:
     """Sums of cells of one currency."""
     whole = cells[0]
     for cell in cells[1:]:
@@ -172,14 +174,16 @@ def _figures(cells: Sequence[Cell], carbon: Carbon) -> dict[str, Value]:
     }
 
 
-def _by(cells: Iterable[Cell], key: Callable[[Cell], tuple[str, ...]]) -> dict[tuple[str, ...], list[Cell]]:
-    groups: dict[tuple[str, ...], list[Cell]] = defaultdict(list)
+def _by(
+    cells: Iterable[SettlementLine], key: Callable[[SettlementLine], tuple[str, ...]]
+) -> dict[tuple[str, ...], list[SettlementLine]]:
+    groups: dict[tuple[str, ...], list[SettlementLine]] = defaultdict(list)
     for cell in cells:
         groups[key(cell)].append(cell)
     return dict(sorted(groups.items()))
 
 
-def _grouped(cells: Sequence[Cell], names: tuple[str, ...], carbon: Carbon) -> list[Row]:
+def _grouped(cells: Sequence[SettlementLine], names: tuple[str, ...], carbon: Carbon) -> list[Row]:
     """One row for each value of *names*, then the totals by currency."""
     rows: list[Row] = []
     groups = _by(cells, lambda cell: (*(str(getattr(cell, name)) for name in names), cell.currency))
@@ -190,11 +194,11 @@ def _grouped(cells: Sequence[Cell], names: tuple[str, ...], carbon: Carbon) -> l
     return rows
 
 
-def _charges_total(cells: Sequence[Cell], carbon: Carbon) -> list[dict[str, Value]]:
+def _charges_total(cells: Sequence[SettlementLine], carbon: Carbon) -> list[dict[str, Value]]:
     return [_figures(group, carbon) for group in _by(cells, lambda cell: (cell.currency,)).values()]
 
 
-def _charges(own: Sequence[Cell], shares: Sequence[Cell], carbon: Carbon) -> list[Row]:
+def _charges(own: Sequence[SettlementLine], shares: Sequence[SettlementLine], carbon: Carbon) -> list[Row]:
     rows: list[Row] = [{**row, "what": "own requests"} for row in _charges_total(own, carbon)]
     for (kind, _), group in _by(shares, lambda cell: (cell.kind, cell.currency)).items():
         rows.append({**_figures(group, carbon), **_NO_TOKENS, "what": f"share of {kind}"})
@@ -202,18 +206,18 @@ def _charges(own: Sequence[Cell], shares: Sequence[Cell], carbon: Carbon) -> lis
     return rows
 
 
-def _share_row(cell: Cell, carbon: Carbon) -> Row:
+def _share_row(cell: SettlementLine, carbon: Carbon) -> Row:
     ratio = per_cent(cell.weight, cell.weights)
     return {**_figures([cell], carbon), "what": name_rest(cell), "ratio": ratio, "basis": cell.basis}
 
 
-def frame(fleet: Fleet) -> Frame:
+def frame(fleet: Settlement) -> Frame:
     """Sum what all statements of *fleet* share."""
     rests = [cell for cell in fleet.cells if not cell.tenant and cell.kind != REQUESTS]
     return Frame(_by_currency(fleet.cells), _by_currency(rests), used_table(fleet))
 
 
-def _by_currency(cells: Iterable[Cell]) -> dict[str, Row]:
+def _by_currency(cells: Iterable[SettlementLine]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for (currency,), group in _by(cells, lambda cell: (cell.currency,)).items():
         cents = [cell.cost_cents for cell in group if cell.cost_cents is not None]
@@ -226,7 +230,7 @@ def _by_currency(cells: Iterable[Cell]) -> dict[str, Row]:
     return found
 
 
-def _reconciliation(cells: Sequence[Cell], around: Frame) -> Table:
+def _reconciliation(cells: Sequence[SettlementLine], around: Frame) -> Table:
     """The statement, the others, what nobody pays: the fleet. By currency, in cents."""
     rows: list[Row] = []
     mine = _by_currency(cells)
@@ -248,7 +252,7 @@ def _number(value: Value) -> int:
     return value if isinstance(value, int) else 0
 
 
-def used_table(fleet: Fleet) -> Table:
+def used_table(fleet: Settlement) -> Table:
     """Used, wasted, idle, overhead and unobserved time: always shown, whoever pays for it."""
     shares = dict.fromkeys(("used", "wasted", *KINDS[1:]), 0)
     for cell in fleet.cells:
@@ -264,7 +268,7 @@ def used_table(fleet: Fleet) -> Table:
     return Table("used", "Where the fleet's device time went", columns, rows)
 
 
-def _facts(fleet: Fleet, tenant: str | None, carbon: Carbon) -> list[tuple[str, str]]:
+def _facts(fleet: Settlement, tenant: str | None, carbon: Carbon) -> list[tuple[str, str]]:
     chosen = [facts for name, facts in fleet.facts.items() if tenant is None or name == tenant]
     methods: dict[str, int] = defaultdict(int)
     books: dict[str, int] = defaultdict(int)

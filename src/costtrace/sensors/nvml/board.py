@@ -95,7 +95,7 @@ def _counter(values: Mapping[tuple[int, int], int], *, module: bool) -> tuple[in
     return next((which for which in ((ENERGY, SCOPE_GPU), (TOTAL_ENERGY, SCOPE_GPU)) if which in values), None)
 
 
-class Board:
+class GpuBoard:
     """One device, with its MIG instances if it has any. Read by one thread; raises nothing but from `bind`."""
 
     def __init__(self, library: NvmlLibrary, about: SensedDevice, gain: Gain, clocks: Clocks) -> None:

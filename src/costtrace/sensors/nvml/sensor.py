@@ -9,7 +9,7 @@ from costtrace.core import clock
 from costtrace.core.events import Reading
 from costtrace.core.units import NS_PER_S
 from costtrace.sensors.energy_count import gain_of
-from costtrace.sensors.nvml.board import Board
+from costtrace.sensors.nvml.board import GpuBoard
 from costtrace.sensors.nvml.library import NvmlFault, NvmlLibrary
 from costtrace.sensors.nvml.mig import instances_of
 from costtrace.sensors.nvml.simulated import is_simulated
@@ -56,7 +56,7 @@ class NvmlSensor:
         self._wanted = wanted
         self._files = files
         self._rescan_ns = rescan_ns
-        self._boards: dict[str, Board] = {}
+        self._boards: dict[str, GpuBoard] = {}
         self._owners: dict[str, str] = {}
         """UUID of each device and instance -> the board to read."""
         self._known: tuple[SensedDevice, ...] = ()
@@ -185,7 +185,7 @@ class NvmlSensor:
         name = str(self._library.attempt("nvmlDeviceGetName", handle) or "NVIDIA GPU")
         gain = gain_of(self._gains, uuid, name)
         about = SensedDevice(uuid, name, "gpu", "gpu", "none", simulated=self._simulated, gain=gain.text)
-        board = Board(self._library, about, gain, self._clocks)
+        board = GpuBoard(self._library, about, gain, self._clocks)
         board.bind(handle, index, instances)
         if self._boards and self._known:
             self._say(f"{_named(about)} has appeared: its energy is read from now on.")
@@ -193,7 +193,7 @@ class NvmlSensor:
         for text in _peculiarities(board):
             self._say(text)
 
-    def _ask_again(self, board: Board) -> None:
+    def _ask_again(self, board: GpuBoard) -> None:
         handle = self._library.attempt("nvmlDeviceGetHandleByUUID", board.about.uuid)
         try:
             if handle is not None:
@@ -221,7 +221,7 @@ class NvmlSensor:
         if self._wanted or self._boards or fault.word not in _HARMLESS:
             self._say(f"NVML cannot be used: {fault}. GPU energy is unknown, not 0. {_remedy(fault.word)}")
 
-    def _say_lost(self, board: Board) -> None:
+    def _say_lost(self, board: GpuBoard) -> None:
         now_ns = self._clocks().monotonic_ns
         self._scan_due_ns = min(self._scan_due_ns, now_ns + self._retry_ns)
         self._say(
@@ -248,7 +248,7 @@ def _remedy(word: str) -> str:
     }.get(word, "")
 
 
-def _peculiarities(board: Board) -> Iterator[str]:
+def _peculiarities(board: GpuBoard) -> Iterator[str]:
     """What somebody who reads a device's energy has to know, said once."""
     about = board.about
     if about.simulated:

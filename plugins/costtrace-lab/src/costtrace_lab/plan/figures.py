@@ -40,7 +40,7 @@ class Served(NamedTuple):
     currency: str
 
 
-class Fleet(NamedTuple):
+class EngineGroup(NamedTuple):
     """The engines of one model on one kind of device, over a period."""
 
     model: str
@@ -146,7 +146,7 @@ def error_of(measured: Run, today: Run) -> Fraction:
     return Fraction(today.gpu_ns, measured.gpu_ns)
 
 
-def figures(scenario: Scenario, measured: Run, today: Run, fleet: Fleet, basis: str) -> Figures:
+def figures(scenario: Scenario, measured: Run, today: Run, fleet: EngineGroup, basis: str) -> Figures:
     """What a scenario costs per million tokens of *basis*, of which there are some."""
     tokens = measured.tokens(basis)
     run = scenario.run

@@ -5,13 +5,13 @@ import json
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import Row, Store
-from costtrace_lab.plan.figures import Fleet, Served
+from costtrace_lab.plan.figures import EngineGroup, Served
 
 WHOLE_ROLES = ("aggregated", "")
 """Of engines that do prefill and decode both: what can be replayed on one engine."""
 
 
-def fleet(store: Store, period: Period, model: str | None, device: str | None) -> Fleet:
+def fleet(store: Store, period: Period, model: str | None, device: str | None) -> EngineGroup:
     """The engines of one model on one kind of device: those named, else the busiest. Raises: CosttraceError."""
     sql = """
         SELECT e.model, e.device_name, e.role, e.devices, e.settings, e.engine_id, e.simulated,
@@ -49,7 +49,7 @@ def fleet(store: Store, period: Period, model: str | None, device: str | None) -
         )
     others |= {f"{key[0]} on {key[1]}" for key in groups if key != chosen}
     settings = tuple(sorted((str(name), str(value)) for name, value in json.loads(rows[0][4]).items()))
-    return Fleet(
+    return EngineGroup(
         *chosen,
         sizes.pop(),
         len({row[3] for row in rows}),
@@ -62,7 +62,7 @@ def fleet(store: Store, period: Period, model: str | None, device: str | None) -
     )
 
 
-def served(store: Store, period: Period, of: Fleet, limit: int) -> list[Served]:
+def served(store: Store, period: Period, of: EngineGroup, limit: int) -> list[Served]:
     """The newest *limit* requests of *period* on the engines of a fleet, in the order of arrival."""
     sql = f"""
         SELECT e.devices, u.arrived_ns, u.decode_ns_at, u.ended_ns, u.input_tokens, u.cached_tokens, u.output_tokens,
@@ -82,7 +82,7 @@ def served(store: Store, period: Period, of: Fleet, limit: int) -> list[Served]:
     return [Served(*row) for row in store.rows(sql, parameters)][::-1]
 
 
-def newest_fit_engines(store: Store, of: Fleet) -> list[str]:
+def newest_fit_engines(store: Store, of: EngineGroup) -> list[str]:
     """Engines of a fleet whose step model the ledger has, the newest first."""
     sql = """
         SELECT f.engine_id FROM engine_fit f JOIN engine e ON e.engine_id = f.engine_id

@@ -9,7 +9,7 @@ import msgspec
 
 from costtrace.core.errors import CosttraceError
 from costtrace.core.rows import FitRow
-from costtrace_lab.plan.figures import Fleet, Run, Scenario, Served, measured_run
+from costtrace_lab.plan.figures import EngineGroup, Run, Scenario, Served, measured_run
 from costtrace_lab.plan.serve import Job, Machine, apart, deal, jobs_of, together
 from costtrace_lab.plan.times import Times, Wanted, scenario, today
 from costtrace_lab.simulator.scheduler import SchedulerConfig
@@ -34,7 +34,7 @@ class Change(NamedTuple):
 class Traffic(NamedTuple):
     """What is served again."""
 
-    fleet: Fleet
+    fleet: EngineGroup
     served: Sequence[Served]
     limits: SchedulerConfig
     """Of today's engines."""
@@ -53,7 +53,7 @@ class Traffic(NamedTuple):
         return [jobs_of(found, self.first_ns, speed) for found in by_pool.values()]
 
 
-def traffic(fleet: Fleet, served: Sequence[Served]) -> Traffic:
+def traffic(fleet: EngineGroup, served: Sequence[Served]) -> Traffic:
     """Traffic with the limits that the engines were started with. Raises: CosttraceError."""
     settings = dict(fleet.settings)
     found = {

@@ -9,7 +9,7 @@ from costtrace_board.figures import rounded, significant
 from costtrace_board.tables import exact, shown
 
 from costtrace.reports.output.tables import Column, Row, Table, Value, text
-from costtrace_lab.plan.figures import Figures, Fleet, Run, Scenario, error_of, figures, per_million
+from costtrace_lab.plan.figures import EngineGroup, Figures, Run, Scenario, error_of, figures, per_million
 
 LINE = "scenario"
 
@@ -17,7 +17,7 @@ LINE = "scenario"
 class Found(NamedTuple):
     """Everything that was computed."""
 
-    fleet: Fleet
+    fleet: EngineGroup
     basis: str
     currency: str
     per_gpu_hour: Fraction

@@ -9,7 +9,7 @@ from costtrace.attribution.steps.device_peaks import DevicePeak, peak_of
 from costtrace.attribution.steps.engine_fit import ATTO, PPM
 from costtrace.core.errors import CosttraceError
 from costtrace.core.rows import FitRow
-from costtrace_lab.plan.figures import Fleet
+from costtrace_lab.plan.figures import EngineGroup
 from costtrace_lab.simulator.kernel_tables import KernelTables
 from costtrace_lab.simulator.models import read_model
 from costtrace_lab.simulator.scheduler import SchedulerConfig
@@ -45,7 +45,7 @@ class Times(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def today(fleet: Fleet, fit: FitRow | None, wanted: Wanted, limits: SchedulerConfig) -> Times:
+def today(fleet: EngineGroup, fit: FitRow | None, wanted: Wanted, limits: SchedulerConfig) -> Times:
     """Of the fleet as it is. Raises: CosttraceError, where nothing says how long its steps take."""
     tables = wanted.today_tables or (None if wanted.other_device else wanted.tables)
     if tables is not None:
@@ -61,7 +61,7 @@ def today(fleet: Fleet, fit: FitRow | None, wanted: Wanted, limits: SchedulerCon
     return Times(ANALYTIC, Roofline(read_model(wanted.shape), peak.name, devices=fleet.gpus_per_engine))
 
 
-def scenario(fleet: Fleet, now: Times, wanted: Wanted, limits: SchedulerConfig) -> Times:
+def scenario(fleet: EngineGroup, now: Times, wanted: Wanted, limits: SchedulerConfig) -> Times:
     """Of the device that was asked for, or of today's. Raises: CosttraceError."""
     if wanted.tables is not None:
         return _tables(wanted.tables, wanted.device or "", fleet, wanted, limits)
@@ -151,7 +151,7 @@ def _notes(fit: FitRow) -> tuple[str, ...]:
     return (f"A mixture of experts: {part:.0f} % of its weights are experts, taken as read in full by every step.",)
 
 
-def _tables(path: Path, device: str, fleet: Fleet, wanted: Wanted, limits: SchedulerConfig) -> Times:
+def _tables(path: Path, device: str, fleet: EngineGroup, wanted: Wanted, limits: SchedulerConfig) -> Times:
     if wanted.shape is None:
         raise CosttraceError("kernel tables need the model's shape: --shape qwen3-8b, or the path of its config.json")
     if fleet.gpus_per_engine != 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import Node
+from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.errors import CosttraceError
 from costtrace.core.events import SENSORS, Reading, SegmentHeader
 from costtrace.core.rows import Rows, UsageRecord
@@ -66,7 +66,7 @@ def journals_below(path: Path) -> list[Path]:
 
 def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBook | None, progress: Progress) -> Bill:
     """Attribute and rate *journals*. Raises: CosttraceError, JournalError."""
-    node = Node(policy, window_ns)
+    node = Pipeline(policy, window_ns)
     warnings: list[str] = []
     booking = Booking(book, BookingState(), lambda _, message: warnings.append(message))
     lines: dict[tuple[str, str], Total] = {}
@@ -90,7 +90,7 @@ def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBo
     return Bill(policy.method, lines, request_ns, currency, simulated, known)
 
 
-def _rows(node: Node, journals: Iterable[Path], progress: Progress) -> Iterable[Rows]:
+def _rows(node: Pipeline, journals: Iterable[Path], progress: Progress) -> Iterable[Rows]:
     readers: dict[str, JournalReader] = {}
     for path in journals:
         reader = JournalReader(path)
@@ -119,7 +119,7 @@ def _rows(node: Node, journals: Iterable[Path], progress: Progress) -> Iterable[
         yield node.take_rows()
 
 
-def _read_sensors(node: Node, reader: JournalReader) -> None:
+def _read_sensors(node: Pipeline, reader: JournalReader) -> None:
     while events := reader.read(EVENTS_PER_TURN).events:
         boot_id = reader.header.boot_id if reader.header is not None else ""
         for event in events:
