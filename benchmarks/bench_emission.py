@@ -21,8 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from emission_world import Receiver, engine, listening, new_ledger, record, turn, write
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from otlp_receiver import Receiver, engine, listening, new_ledger, record, turn, write
 
 from costtrace.ledger.store import Ledger
 from costtrace.telemetry import Emission, EmissionSettings

@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "integration"))
 
-from asking import COMPLETIONS, Ask, Reply, ask, ask_all, completion, tenant
 from costtrace_lab.demo.processes import wait_until
 from costtrace_lab.demo.server import VllmServer
+from http_client import COMPLETIONS, Ask, Reply, ask, ask_all, completion, tenant
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

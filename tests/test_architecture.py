@@ -1,62 +1,71 @@
-"""The direction of every arrow: what each module of costtrace may import. A module that is in no layer fails here.
+"""The direction of every arrow: the twelve packages of costtrace, bottom up, and what each may import.
 
-vocabulary <- arithmetic <- reports                     pure: the same input gives the same output, anywhere
-vocabulary <- engine side                               imported by an engine's process: nothing it does not have
-            everything above <- edges <- wiring         files, sockets, clocks, libraries
+    capture -> journal -> attribution -> pricing -> ledger -> telemetry | reports
+            sensors  ^                  (agent runs it, cli shows it; core and config are below all)
 
-`src/costtrace` imports no engine: what knows an engine lives in `plugins/`.
+`src/costtrace` imports no engine: what knows an engine lives in `plugins/`. It imports no plugin either: commands of
+other distributions join by the entry-point group `costtrace.commands`.
 """
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 
-LAYERS = {
-    "vocabulary": "errors units events usage semconv telemetry_page walltime carried prefix_numbers",
-    "arithmetic": "apportion virtual_time step_model timeline sharing work regression energy_model energy_windows "
-    "staging accounts head_fee device_peaks step_fit fit_sums fit_row nnls open_requests attribution node rating "
-    "time_of_use carbon price_book conserve sensors.counting sensors.period sensors.resolve price_terms price_diff "
-    "list_prices idle_policies budgets energy_lag energy_check energy_hold remote_meters forward_passes window sliding "
-    "prefix_tree fit_start beyond_knee",
-    "reports": "reports tokenomics ui.frame ui.pages",
-    "engine side": "__init__ agent.__init__ agent.lock agent.spawn recorder journal clock guard tenancy settings "
-    "admission config late hook_check hook_status engine_journal engine_settings device_names model_shape asgi "
-    "tenant_sources setting_field settings_tenants settings_energy cost_estimates",
-    "edges": "yamlfile carbonfile prices sensors ledger emit nvml_sim.detect tenants_file price_fields export "
-    "clickhouse budgets_file dynamo_traces",
-    "wiring": "agent cli demo doctor nvml_sim testing simulator replay planning ui __main__",
-}
-"""Every module by its layer; a package stands for all in it. What does not exist yet is allowed to be missing."""
-
 MAY_IMPORT = {
-    "vocabulary": {"vocabulary"},
-    "arithmetic": {"vocabulary", "arithmetic"},
-    "reports": {"vocabulary", "arithmetic", "reports"},
-    "engine side": {"vocabulary", "engine side"},
-    "edges": {"vocabulary", "arithmetic", "reports", "engine side", "edges"},
-    "wiring": set(LAYERS),
+    "core": "",
+    "config": "core",
+    "journal": "core",
+    "attribution": "core",
+    "capture": "core config journal",
+    "pricing": "core config",
+    "sensors": "core journal attribution.energy.sensor_period",
+    "ledger": "core config pricing",
+    "telemetry": "core pricing ledger",
+    "reports": "core config pricing ledger",
+    "agent": "core config journal attribution capture pricing sensors ledger telemetry",
+    "cli": "core config journal attribution capture pricing sensors ledger telemetry reports agent",
 }
-PURE = {"vocabulary", "arithmetic", "reports"}
-AGENT_LIBRARIES = "click google grpc msgspec opentelemetry prometheus_client pydantic pynvml requests rich yaml"
-EXTRAS = "clickhouse_connect pyarrow reportlab"
-"""Imported inside functions: what is not installed is missed only where it is needed."""
+"""Every package, and the packages (or single modules) of costtrace that it may import beside itself."""
+
 LIBRARIES = {
-    "vocabulary": {"msgspec"},
-    "arithmetic": {"msgspec"},
-    "reports": {"msgspec"},
-    "engine side": {"msgspec", "pydantic"},
-    "edges": {*AGENT_LIBRARIES.split(), *EXTRAS.split()},
-    "wiring": set(AGENT_LIBRARIES.split()),
+    "core": "msgspec",
+    "config": "pydantic yaml",
+    "journal": "msgspec",
+    "attribution": "msgspec",
+    "capture": "msgspec jwt",
+    "pricing": "",
+    "sensors": "msgspec pynvml",
+    "ledger": "msgspec clickhouse_connect",
+    "telemetry": "msgspec opentelemetry prometheus_client grpc google requests",
+    "reports": "pyarrow reportlab rich",
+    "agent": "msgspec",
+    "cli": "msgspec click rich",
 }
-EXCEPTIONS = {
-    ("costtrace.reports.render", "rich"): "the width of characters on a screen; a pure function",
-    ("costtrace.tenant_sources", "jwt"): "imported only where a JWKS file is set",
-    ("costtrace.config", "costtrace.yamlfile"): "imported only where a configuration file is named",
-}
+"""What else each may import. `test_an_engine_process_gets_no_more_than_it_has` holds when they are loaded."""
+
+ENGINE_SIDE = ("core", "config", "journal", "capture")
+"""What an engine's process may load."""
+NOT_IN_AN_ENGINE = "click clickhouse_connect google grpc jwt opentelemetry prometheus_client pyarrow pynvml reportlab"
+NOT_IN_AN_ENGINE += " requests rich yaml sqlite3"
+ENGINES = "vllm tensorrt_llm dynamo sglang torch transformers"
+MEMBERS = "costtrace_board costtrace_dynamo costtrace_lab costtrace_nvml_sim costtrace_tensorrt_llm costtrace_vllm"
+
+PURE = ("attribution", "pricing", "reports")
+"""The same input gives the same output, anywhere: no clock, file, thread or environment. What reads or writes files is
+in a module that is called `*_file`, or in `reports.output`."""
+OF_THE_HOST = ("costtrace.core.clock", "costtrace.core.guard", "costtrace.core.device_names")
+"""The part of the vocabulary that looks at the host; what is pure does not import it."""
+
+LINES_BESIDE_AN_ENGINE = 31_000
+"""Of Python in costtrace-core and one engine's plugin, at most."""
+
 IMPURE = {
     "asyncio",
     "concurrent",
@@ -103,7 +112,6 @@ IMPURE = {
 PURE_PARTS = {"urllib.parse"}
 """Of those, what only writes and reads text."""
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "now", "today", "utcnow", "getenv"}
-ENGINES = {"vllm", "tensorrt_llm", "dynamo", "sglang", "torch", "transformers"}
 
 
 class Import(NamedTuple):
@@ -121,13 +129,10 @@ def module_name(path):
 MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
-def layers_of(module):
-    """The layers that claim a module; what is more exact goes first (agent.lock before agent)."""
-    inner = module.removeprefix("costtrace.")
-    claims = [(name, layer) for layer, names in LAYERS.items() for name in names.split()]
-    fits = [(len(name), layer) for name, layer in claims if inner == name or inner.startswith(f"{name}.")]
-    longest = max((length for length, _ in fits), default=0)
-    return [layer for length, layer in fits if length == longest]
+def package_of(module):
+    """The first name below `costtrace`: one of the twelve; '' for what stands beside them."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 2 else ""
 
 
 def resolve(module):
@@ -150,70 +155,73 @@ def imports_of(module, path):
                 yield Import(module, inner if resolve(inner) else node.module, node.lineno)
 
 
-ALL = [found for module, path in MODULES.items() for found in imports_of(module, path)]
-
-
-def excepted(found):
-    return any(
-        found.importer == importer and (found.imported == name or found.imported.startswith(f"{name}."))
-        for importer, name in EXCEPTIONS
-    )
+ALL = [each for module, path in MODULES.items() for each in imports_of(module, path)]
 
 
 def complain(complaints):
     assert not complaints, "\n" + "\n".join(complaints)
 
 
-def where(found):
-    return f"{MODULES[found.importer].relative_to(ROOT)}:{found.line}: {found.importer}"
+def where(each):
+    return f"{MODULES[each.importer].relative_to(ROOT)}:{each.line}: {each.importer}"
 
 
-def test_every_module_stands_in_exactly_one_layer():
-    complain(
-        [
-            f"{module} is in {layers_of(module) or 'no layer'}: put it into LAYERS of {Path(__file__).name}"
-            for module in MODULES
-            if len(layers_of(module)) != 1
-        ]
-    )
+def test_there_are_these_packages_and_nothing_loose_beside_them():
+    beside = {path.name for path in (SOURCE / "costtrace").iterdir()} - {"__pycache__"}
+    assert beside == {"__init__.py", "__main__.py", "py.typed", *MAY_IMPORT}
 
 
-def test_a_layer_imports_only_from_the_layers_it_may():
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_imports_only_what_it_may(package):
+    may = [package, *MAY_IMPORT[package].split()]
     complaints = []
-    for found in ALL:
-        target = resolve(found.imported)
-        if target is None or excepted(found):
+    for each in ALL:
+        target = resolve(each.imported)
+        if package_of(each.importer) != package or target is None or target == "costtrace.__init__":
             continue
-        layer, other = layers_of(found.importer)[0], layers_of(target)[0]
-        if other not in MAY_IMPORT[layer]:
-            complaints.append(f"{where(found)} ({layer}) imports {target} ({other})")
+        inner = target.removeprefix("costtrace.").removesuffix(".__init__")
+        if not any(inner == name or inner.startswith(f"{name}.") for name in may):
+            complaints.append(f"{where(each)} imports {target}; {package} may import {may[1:]}")
     complain(complaints)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_package_says_what_it_is_for_and_what_it_may_import(package):
+    text = ast.get_docstring(ast.parse((SOURCE / "costtrace" / package / "__init__.py").read_text(encoding="utf-8")))
+    line = next(line for line in text.splitlines() if line.startswith("May import: "))
+    names = line.removeprefix("May import: ").partition(". ")[0].rstrip(".").replace(",", "")
+    assert names == (MAY_IMPORT[package] or "nothing of ours")
 
 
 def test_libraries_are_imported_only_where_they_may_be():
     complaints = []
-    for found in ALL:
-        top = found.imported.split(".")[0]
-        layer = layers_of(found.importer)[0]
-        if top == "costtrace" or top in sys.stdlib_module_names or excepted(found):
+    for each in ALL:
+        top = each.imported.split(".")[0]
+        if top == "costtrace" or top in sys.stdlib_module_names:
             continue
-        if top not in LIBRARIES[layer]:
-            complaints.append(f"{where(found)} ({layer}) imports {found.imported}")
+        if top not in LIBRARIES.get(package_of(each.importer), "").split():
+            complaints.append(f"{where(each)} imports {each.imported}")
     complain(complaints)
 
 
-def test_costtrace_imports_no_engine():
-    complain([f"{where(found)} imports {found.imported}" for found in ALL if found.imported.split(".")[0] in ENGINES])
+def test_costtrace_imports_no_engine_and_no_plugin():
+    theirs = {*ENGINES.split(), *MEMBERS.split()}
+    complain([f"{where(each)} imports {each.imported}" for each in ALL if each.imported.split(".")[0] in theirs])
 
 
-def test_pure_modules_import_nothing_that_looks_at_the_world():
+def is_pure(module):
+    inner = module.removeprefix("costtrace.")
+    return package_of(module) in PURE and not inner.endswith("_file") and not inner.startswith("reports.output.")
+
+
+def test_what_is_pure_imports_nothing_that_looks_at_the_world():
     complain(
         [
-            f"{where(found)} imports {found.imported}"
-            for found in ALL
-            if layers_of(found.importer)[0] in PURE
-            and found.imported.split(".")[0] in IMPURE
-            and found.imported not in PURE_PARTS
+            f"{where(each)} imports {each.imported}"
+            for each in ALL
+            if is_pure(each.importer)
+            and each.imported not in PURE_PARTS
+            and (each.imported.split(".")[0] in IMPURE or resolve(each.imported) in OF_THE_HOST)
         ]
     )
 
@@ -226,18 +234,16 @@ def impure_calls(path):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}: calls {name}()"
 
 
-def test_pure_modules_read_no_clock_and_no_file():
-    pure = [path for module, path in MODULES.items() if layers_of(module)[0] in PURE]
-    complain([complaint for path in pure for complaint in impure_calls(path)])
+def test_what_is_pure_reads_no_clock_and_no_file():
+    complain([complaint for module, path in MODULES.items() if is_pure(module) for complaint in impure_calls(path)])
 
 
 def test_the_imports_of_the_costtrace_modules_form_no_circle():
     edges = {module: set() for module in MODULES}
-    for found in ALL:
-        target = resolve(found.imported)
-        if target is not None and target != found.importer and not target.endswith("__init__") and not excepted(found):
-            edges[found.importer].add(target)
-    edges["costtrace.tenancy"].discard("costtrace.config")  # inside a function: the default policy is the settings'
+    for each in ALL:
+        target = resolve(each.imported)
+        if target is not None and target != each.importer and not target.endswith("__init__"):
+            edges[each.importer].add(target)
     done, path = set(), []
 
     def visit(module):
@@ -254,28 +260,40 @@ def test_the_imports_of_the_costtrace_modules_form_no_circle():
 
 
 def test_the_translators_of_plugins_are_pure():
-    translators = sorted((ROOT / "plugins").glob("*/src/*/translate.py"))
+    translators = sorted((ROOT / "plugins").glob("*/src/**/translate.py"))
+    assert len(translators) > 1
     complain([complaint for path in translators for complaint in impurities_of_translator(path)])
 
 
 def impurities_of_translator(path):
+    own = next(part for part in path.parts if part.startswith("costtrace_"))
+    # It handles what the recorder recorded, and gives up a record that it cannot read without giving up the rest.
+    allowed = {"costtrace.capture.recorder", "costtrace.core.guard"}
     yield from impure_calls(path)
-    for found in imports_of(path.parent.name, path):
-        top = found.imported.split(".")[0]
-        target = resolve(found.imported)
-        pure = layers_of(target)[0] in PURE if target else top in {"msgspec", path.parent.name}
-        # It handles what the recorder recorded, and gives up a record that it cannot read without giving up the rest.
-        pure = pure or target in {"costtrace.recorder", "costtrace.guard"}
-        if not pure and (top not in sys.stdlib_module_names or top in IMPURE):
-            yield f"{path.relative_to(ROOT)}:{found.line}: imports {found.imported}"
+    for each in imports_of(path.stem, path):
+        top, target = each.imported.split(".")[0], resolve(each.imported)
+        pure = target in allowed or (package_of(target) == "core" and target not in OF_THE_HOST) if target else None
+        if pure is None:
+            pure = top in {"msgspec", own} or (top in sys.stdlib_module_names and top not in IMPURE)
+        if not pure:
+            yield f"{path.relative_to(ROOT)}:{each.line}: imports {each.imported}"
 
 
 def test_an_engine_process_gets_no_more_than_it_has():
-    """The real import, not only what stands in the files."""
-    import subprocess
-
-    side = [m.removesuffix(".__init__") for m in MODULES if layers_of(m)[0] == "engine side"]
-    heavy = {*AGENT_LIBRARIES.split(), *EXTRAS.split()} - {"msgspec", "pydantic"} | ENGINES | {"sqlite3"}
+    """The real import, not only what is in the files."""
+    side = [module.removesuffix(".__init__") for module in MODULES if package_of(module) in ENGINE_SIDE]
+    side.remove("costtrace.config.yaml_file")  # loaded where a file is named
+    heavy = {*NOT_IN_AN_ENGINE.split(), *ENGINES.split()}
     code = f"import sys\nfor m in {side!r}: __import__(m)\nprint(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "tensorrt-llm"])
+def test_what_stands_beside_an_engine_is_small_and_only_the_product(engine):
+    files = [*SOURCE.rglob("*.py"), *(ROOT / "plugins" / f"costtrace-{engine}" / "src").rglob("*.py")]
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files) <= LINES_BESIDE_AN_ENGINE
+    instruments = ("simulator", "double", "demo", "replay", "fake")
+    complain(
+        [str(path) for path in files for part in path.parts[len(ROOT.parts) :] if any(i in part for i in instruments)]
+    )

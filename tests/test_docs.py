@@ -10,6 +10,7 @@ import click
 import pytest
 import yaml
 from costtrace_vllm.routes import route_of
+from documents import DOCUMENTS, FENCE, commands, fenced, inline
 
 from costtrace.cli.app import cli
 from costtrace.config import load as config
@@ -19,25 +20,12 @@ from costtrace.pricing.price_book_file import load_price_book
 ROOT = Path(__file__).parents[1]
 TOOL = ROOT / "tools" / "gen_docs.py"
 EXAMPLES = ROOT / "examples"
-DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"), *ROOT.glob("examples/**/*.md")]
-)
 WRITTEN = [*DOCUMENTS, *(path for path in sorted(EXAMPLES.rglob("*")) if path.is_file() and path.suffix != ".md")]
 """All that a user reads or copies."""
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
 
 def name_of(path):
     return str(path.relative_to(ROOT))
-
-
-def fenced(text, *languages):
-    return [body for language, body in FENCE.findall(text) if language in languages]
-
-
-def inline(text):
-    return SPAN.findall(FENCE.sub("", text))
 
 
 def complain(found):
@@ -134,16 +122,6 @@ def test_every_span_attribute_of_a_query_is_emitted():
 
 
 # -- commands
-
-
-def commands(path):
-    """Command lines of costtrace in a document: code in a sentence, shell blocks, indented lines."""
-    text = path.read_text(encoding="utf-8")
-    places = [*inline(text), *(line for body in fenced(text, "sh") for line in body.splitlines())]
-    places += re.findall(r"^    (.*)$", FENCE.sub("", text), re.MULTILINE) if path.parent.name == "docs" else []
-    for place in places:
-        for found in re.finditer(r"(?:^|[\s(])costtrace ([a-z-][^|>&;)#]*)", place):
-            yield re.split(r"\s{2,}", found[1].strip())[0]
 
 
 def parse(words):

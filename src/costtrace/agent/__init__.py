@@ -1,4 +1,7 @@
-"""The agent: one a node and home. It follows journals, attributes, rates, writes the ledger and emits.
+"""The loop from journals to ledger to telemetry. One agent a node and home.
 
-`spawn` is the little of it that an engine process imports.
+Comes in: journals of engines and sensors, settings, price books. Goes out: booked rows, spans, metrics, and the small
+files that engines read. It decides when something happens; what happens is decided below.
+
+May import: core, config, journal, attribution, capture, pricing, sensors, ledger, telemetry.
 """

@@ -1,4 +1,10 @@
-"""The command line: ``costtrace`` and ``python -m costtrace``. Each command is a module of its own."""
+"""The command line: ``costtrace`` and ``python -m costtrace``, and the doctor.
+
+Comes in: what people ask. Goes out: reports, and errors of one clear line. Each command is a module of its own, in the
+group under which `costtrace --help` shows it; other distributions add theirs by the entry points `costtrace.commands`.
+
+May import: core, config, journal, attribution, capture, pricing, sensors, ledger, telemetry, reports, agent.
+"""
 
 import sys
 

@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple
 
 import click
 
@@ -16,60 +17,122 @@ EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-COMMANDS = {
-    "report": "costtrace.cli.usage.report:report",
-    "requests": "costtrace.cli.usage.requests:requests",
-    "statement": "costtrace.cli.billing.statement:statement",
-    "policies": "costtrace.cli.billing.policies:policies",
-    "focus": "costtrace.cli.billing.focus:focus",
-    "explain": "costtrace.cli.usage.explain:explain",
-    "model": "costtrace.cli.usage.model:model",
-    "energy": "costtrace.cli.usage.energy:energy",
-    "carbon": "costtrace.cli.usage.carbon:carbon",
-    "verify": "costtrace.cli.usage.verify:verify",
-    "fleet": "costtrace.cli.billing.fleet:fleet",
-    "dynamo": "costtrace_dynamo.passes.command:dynamo",
-    "close": "costtrace.cli.billing.periods:close",
-    "periods": "costtrace.cli.billing.periods:periods",
-    "rerate": "costtrace.cli.billing.periods:rerate",
-    "compact": "costtrace.cli.billing.periods:compact",
-    "backup": "costtrace.cli.billing.periods:backup",
-    "top": "costtrace.cli.top.command:top",
-    "ui": "costtrace.cli.web.command:ui",
-    "budgets": "costtrace.cli.billing.budgets:budgets",
-    "journal": "costtrace.cli.operate.journal:journal",
-    "agent": "costtrace.cli.operate.agent:agent",
-    "doctor": "costtrace.cli.doctor.command:doctor",
-    "tenants": "costtrace.cli.billing.tenants:tenants",
-    "prices": "costtrace.cli.billing.prices:prices",
-    "bench": "costtrace_board.commands.bench:bench",
-    "benchmarks": "costtrace_board.commands.benchmarks:benchmarks",
-    "board": "costtrace_board.commands.board:board",
-    "improvement": "costtrace_board.commands.improvement:improvement",
-    "plan": "costtrace_lab.plan.command:plan",
-    "replay": "costtrace_lab.replay.command:replay",
-    "demo": "costtrace_lab.demo.command:demo",
-    "nvml-sim": "costtrace_nvml_sim.command:nvml_sim",
+
+class Place(NamedTuple):
+    """Where a command is: in this distribution (``module:name``), or in another one that may not be installed."""
+
+    inside: str = ""
+    distribution: str = ""
+
+
+_BOARD, _DYNAMO = Place(distribution="costtrace-board"), Place(distribution="costtrace-dynamo")
+_LAB, _UI = Place(distribution="costtrace-lab"), Place(distribution="costtrace-ui")
+
+GROUPS: Mapping[str, Mapping[str, Place]] = {
+    "Usage (who used what, and why)": {
+        "report": Place("costtrace.cli.usage.report:report"),
+        "requests": Place("costtrace.cli.usage.requests:requests"),
+        "explain": Place("costtrace.cli.usage.explain:explain"),
+        "verify": Place("costtrace.cli.usage.verify:verify"),
+        "energy": Place("costtrace.cli.usage.energy:energy"),
+        "carbon": Place("costtrace.cli.usage.carbon:carbon"),
+        "model": Place("costtrace.cli.usage.model:model"),
+        "dynamo": _DYNAMO,
+    },
+    "Billing (who pays what)": {
+        "prices": Place("costtrace.cli.billing.prices:prices"),
+        "tenants": Place("costtrace.cli.billing.tenants:tenants"),
+        "statement": Place("costtrace.cli.billing.statement:statement"),
+        "policies": Place("costtrace.cli.billing.policies:policies"),
+        "budgets": Place("costtrace.cli.billing.budgets:budgets"),
+        "focus": Place("costtrace.cli.billing.focus:focus"),
+        "close": Place("costtrace.cli.billing.periods:close"),
+        "periods": Place("costtrace.cli.billing.periods:periods"),
+        "rerate": Place("costtrace.cli.billing.periods:rerate"),
+        "fleet": Place("costtrace.cli.billing.fleet:fleet"),
+    },
+    "Operate (keep it running)": {
+        "doctor": Place("costtrace.cli.doctor.command:doctor"),
+        "agent": Place("costtrace.cli.operate.agent:agent"),
+        "journal": Place("costtrace.cli.operate.journal:journal"),
+        "backup": Place("costtrace.cli.billing.periods:backup"),
+        "compact": Place("costtrace.cli.billing.periods:compact"),
+    },
+    "Live (what happens now)": {"top": _UI, "ui": _UI},
+    "Board (cost per million tokens)": {"board": _BOARD, "benchmarks": _BOARD, "bench": _BOARD, "improvement": _BOARD},
+    "Lab (try it without a production engine)": {
+        "demo": _LAB,
+        "replay": _LAB,
+        "plan": _LAB,
+        "nvml-sim": Place(distribution="costtrace-nvml-sim"),
+    },
 }
-"""Where each command is. It is loaded when it is asked for; one whose module is not installed is not shown."""
+"""Every command of costtrace by its heading in `costtrace --help`, in the order in which a newcomer needs them."""
+COMMANDS = {name: place for commands in GROUPS.values() for name, place in commands.items()}
+ENTRY_POINTS = "costtrace.commands"
+"""Group of entry points by which other distributions add commands: ``name = module:command``."""
+OTHERS = "Of other distributions"
 
 
 class Commands(click.Group):
     """Loads a command when it is asked for, so that `costtrace report` pays for no other."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands that are installed."""
+        """Return the names of all commands that are installed, in the order in which help shows them."""
         del ctx
-        return [name for name, place in COMMANDS.items() if _is_there(place.partition(":")[0])]
+        added = _added()
+        return [*(n for n, place in COMMANDS.items() if place.inside or n in added), *sorted(added.keys() - COMMANDS)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command."""
-        if cmd_name not in self.list_commands(ctx):
+        """Load one command; one whose distribution is not installed says how to install it."""
+        del ctx
+        place = COMMANDS.get(cmd_name, Place())
+        if place.inside:
+            module, _, name = place.inside.partition(":")
+            command = getattr(import_module(module), name)
+        elif (entry := _added().get(cmd_name)) is not None:
+            command = entry.load()
+        elif place.distribution:
+            return _not_installed(cmd_name, place.distribution)
+        else:
             return None
-        module, _, name = COMMANDS[cmd_name].partition(":")
-        command = getattr(import_module(module), name)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands under their headings, and what could be installed."""
+        shown = self.list_commands(ctx)
+        groups = {title: [name for name in names if name in shown] for title, names in GROUPS.items()}
+        groups[OTHERS] = [name for name in shown if name not in COMMANDS]
+        width = formatter.width - 6 - max(map(len, shown))
+        for title, names in groups.items():
+            commands = [(name, command) for name in names if (command := self.get_command(ctx, name)) is not None]
+            if commands:
+                with formatter.section(title):
+                    formatter.write_dl([(name, command.get_short_help_str(width)) for name, command in commands])
+        missing: dict[str, list[str]] = {}
+        for name, place in COMMANDS.items():
+            if name not in shown:
+                missing.setdefault(place.distribution, []).append(name)
+        if missing:
+            with formatter.section("Not installed"):
+                formatter.write_dl([(", ".join(names), f"pip install {which}") for which, names in missing.items()])
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _not_installed(name: str, distribution: str) -> click.Command:
+    """Stand for a command that another distribution has: whatever it is given, it says how to install it."""
+
+    def refuse(words: tuple[str, ...]) -> None:
+        del words
+        raise CosttraceError(f"the command {name!r} is not installed. Install it: pip install {distribution}")
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
+    return click.Command(name, params=[words], callback=refuse, context_settings=anything)
 
 
 @click.group(
@@ -121,10 +184,3 @@ def run(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"costtrace: {message}\n")
         return EXIT_ERROR
     return code if isinstance(code, int) else 0
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False

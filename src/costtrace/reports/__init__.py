@@ -1,5 +1,8 @@
-"""Reports, pure: rows of a store in, tables out.
+"""The bill as tables and documents.
 
-`rows` is what a store answers, `tables` what a table is, `summary`, `requests` and `balance` make them, `render`
-writes them down as text, CSV or JSON.
+Comes in: rows that a store answers (`ledger.answers`). Goes out: tables (`output.tables`) and what they are written as:
+text, CSV, JSON, HTML, PDF, Parquet, SVG. `usage` is by tenant, model and time, `requests` is single requests,
+`statements` what is sent to somebody, `evidence` what shows that the figures hold.
+
+May import: core, config, pricing, ledger. Pure, but for `output` and the `*_file` modules.
 """

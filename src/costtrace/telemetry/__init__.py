@@ -7,6 +7,9 @@
 
 Nothing here raises into the agent or makes it wait for a network: what goes wrong is logged, counted and shown.
 Where OTLP goes is said by OpenTelemetry's own variables; with no ``OTEL_EXPORTER_OTLP_*ENDPOINT`` it goes nowhere.
+Comes in: what was booked, and the ledger through a cursor of its own.
+
+May import: core, pricing, ledger.
 """
 
 from costtrace.telemetry.emission import Emission, EmissionSettings

@@ -15,7 +15,7 @@ from costtrace.core.errors import ConfigError
 from costtrace.ledger.queries import claims
 from costtrace.reports.output.render import render
 from costtrace.reports.output.tables import Row, Table, count, text
-from costtrace.reports.usage.organisation import LEVELS, load_tenants
+from costtrace.reports.usage.organisation_file import LEVELS, load_tenants
 
 FINGERPRINT = 12
 """So many characters of a key's salted hash name it."""

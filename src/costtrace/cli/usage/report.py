@@ -30,7 +30,7 @@ from costtrace.reports.output.render import clean, render
 from costtrace.reports.output.tables import Table
 from costtrace.reports.usage.folding import OTHER, Keys, folding, largest
 from costtrace.reports.usage.margin import margin_table, price
-from costtrace.reports.usage.organisation import LEVELS, Tenant, load_tenants
+from costtrace.reports.usage.organisation_file import LEVELS, Tenant, load_tenants
 from costtrace.reports.usage.summary import summarize
 from costtrace.reports.usage.summary_tables import summary_tables
 

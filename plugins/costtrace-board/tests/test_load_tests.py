@@ -1,0 +1,328 @@
+"""Benchmarks become cost per million tokens with source, token basis and tier, or are refused with a reason."""
+
+import json
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from costtrace_board import csv_files, load_tests, mlperf
+from costtrace_board.figures import (
+    FigureRefused,
+    Tier,
+    TierPrice,
+    cost_per_million,
+    price,
+    price_all,
+    rounded,
+    same_basis,
+    significant,
+)
+from costtrace_board.load_tests import Served
+from costtrace_board.published import TIERS
+from costtrace_board.reading import load_json
+from public_data import DATA
+
+from costtrace.cli.app import cli
+from costtrace.core.errors import CosttraceError
+
+MLPERF = DATA / "mlperf" / "mlperf_inference_v5.1_summary_results.json"
+H200X8 = Served("NVIDIA H200", 8)
+MINE = Tier("mine", "USD", (TierPrice("*", Decimal("3.60")),))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    if not MLPERF.exists():
+        pytest.skip(f"{MLPERF.name} is not beside the checkout")
+    return load_json(MLPERF.read_text(), MLPERF.name)
+
+
+def row(**fields):
+    base = {
+        "Suite": "datacenter", "Submitter": "S", "Availability": "available", "Category": "closed", "version": "v5.1",
+        "System": "rack", "Model": "deepseek-r1", "Scenario": "Offline", "Accelerator": "NVIDIA GB200", "a#": 4,
+        "Nodes": 18, "Performance_Result": Decimal("7200.5"), "Performance_Units": "Tokens/s",
+    }  # fmt: skip
+    return {**base, **fields}
+
+
+def refused(found):
+    assert not found.figures
+    return found.refusals[0].reason
+
+
+# -- MLPerf
+
+
+def test_every_datacenter_llm_row_of_mlperf_is_a_figure_or_refused_with_a_reason(rows):
+    found = mlperf.read(rows, MLPERF.name)
+    of_interest = [
+        row
+        for row in rows
+        if row["Suite"] == "datacenter" and row["Model"].split("-")[0] in {"deepseek", "llama2", "llama3.1", "mixtral"}
+    ]
+    assert len(of_interest) == 412
+    assert len(found.figures) + len(found.refusals) == 412
+    assert found.skipped == len(rows) - 412
+    assert all(figure.bases == ("output",) for figure in found.figures)
+    priced, refusals = price_all(found, TIERS["hyperscaler"], "output")
+    assert (len(priced), len(refusals)) == (348, 64)
+    assert all(one.reason for one in refusals)
+
+
+BY_HAND = [
+    # 72 x 2.21 / (289,712 x 3,600) x 1,000,000 = 159.12 / 1,042.9632; 18 nodes with 4 each
+    ("NVIDIA", "NVIDIA GB200", 18, "deepseek-r1", "Offline", "hyperscaler", 72, "289712.0", "0.15257"),
+    # 8 x 2.34 / (18,592.2 x 3,600) x 1,000,000 = 18.72 / 66.93192
+    ("NVIDIA", "NVIDIA B200-SXM-180GB", 1, "deepseek-r1", "Server", "neocloud", 8, "18592.2", "0.27969"),
+    # 8 x 1.60 / (8,904.83 x 3,600) x 1,000,000 = 12.80 / 32.057388
+    ("HPE", "NVIDIA H200-SXM-141GB", 1, "deepseek-r1", "Offline", "rental_3y", 8, "8904.83", "0.39928"),
+    # 32 x 1.30 / (122,274 x 3,600) x 1,000,000 = 41.60 / 440.1864; 4 nodes with 8 each
+    ("Cisco", "NVIDIA H100-SXM-80GB", 4, "llama2-70b-99", "Server", "hyperscaler", 32, "122274.0", "0.09451"),
+    # 72 x 2.652 / (420,659 x 3,600) x 1,000,000 = 190.944 / 1,514.3724
+    ("NVIDIA", "NVIDIA GB300", 18, "deepseek-r1", "Offline", "hyperscaler", 72, "420659.0", "0.12609"),
+]
+
+
+@pytest.mark.parametrize(
+    ("submitter", "accelerator", "nodes", "model", "scenario", "tier", "gpus", "tokens_per_s", "by_hand"), BY_HAND
+)
+def test_five_rows_of_mlperf_are_what_they_are_by_hand(
+    rows, submitter, accelerator, nodes, model, scenario, tier, gpus, tokens_per_s, by_hand
+):
+    wanted = {
+        "Submitter": submitter, "Accelerator": accelerator, "Nodes": nodes, "Model": model, "Scenario": scenario,
+        "Suite": "datacenter", "Category": "closed",
+    }  # fmt: skip
+    if submitter == "HPE":
+        wanted["Category"] = "open"
+    (found,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    (figure,) = mlperf.read([found], "x").figures
+    assert (figure.gpus, figure.output) == (gpus, Decimal(tokens_per_s))
+    assert rounded(price(figure, TIERS[tier], "output").per_million, 5) == Decimal(by_hand)
+    assert f"MLPerf Inference v5.1, {submitter}," in figure.provenance.source
+    assert "not an MLPerf metric" in figure.provenance.terms
+
+
+def test_accelerators_of_mlperf_are_counted_per_node():
+    (figure,) = mlperf.read([row()], "x").figures
+    assert figure.gpus == 72
+    assert figure.per_gpu("output") == Fraction("7200.5") / 72
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"Performance_Units": "Queries/s"}, "not in tokens/s"),
+        ({"Accelerator": "", "a#": ""}, "no accelerator"),
+        ({"Accelerator": "A (x32), B (x16)"}, "different accelerators"),
+        ({"System": "(72x GB200, TensorRT)", "Nodes": 1}, "per-node count may have been taken for a total"),
+        ({"total_accelerators": 4}, "per-node count may have been taken for a total"),
+        ({"Performance_Result": 0}, "above 0"),
+        ({"Performance_Result": "fast"}, "not a number"),
+    ],
+)
+def test_a_row_of_mlperf_that_cannot_be_a_figure_says_why(fields, reason):
+    assert reason in refused(mlperf.read([row(**fields)], "x"))
+
+
+def test_the_summary_of_version_6_is_read_too():
+    six = {
+        "0": {
+            "Organization": "AMD", "Availability": "available", "Division": "closed", "SystemType": "datacenter",
+            "SystemName": "smci355", "Model": "gpt-oss-120b", "Scenario": "Server", "Result": Decimal("113241.0"),
+            "Units": "Tokens/s", "number_of_nodes": 1, "accelerators_per_node": 8, "total_accelerators": 8,
+            "accelerator_model_name": "AMD Instinct MI355X 288GB HBM3e", "framework": "PyTorch", "version": "v6.1",
+        },
+        "1": {"SystemType": "datacenter", "Model": "dlrm-v3", "Scenario": "Offline"},
+    }  # fmt: skip
+    found = load_tests.read(six, "summary.json", Served())
+    (figure,) = found.figures
+    assert found.skipped == 1
+    assert rounded(price(figure, TIERS["hyperscaler"], "output").per_million, 3) == Decimal("0.029")
+
+
+# -- load generators, by their shape
+
+
+def vllm(**more):
+    base = {
+        "date": "20261125", "backend": "openai-chat", "model_id": "m", "max_concurrency": 8, "failed": 0,
+        "total_input_tokens": 100, "output_throughput": Decimal(800), "total_token_throughput": Decimal(2400),
+        "median_tpot_ms": Decimal("12.5"),
+    }  # fmt: skip
+    return {**base, **more}
+
+
+AIPERF = {
+    "aiperf_version": "0.13.0",
+    "output_token_throughput": {"unit": "tokens/sec", "avg": Decimal(800)},
+    "total_token_throughput": {"unit": "tokens/sec", "avg": Decimal(2400)},
+    "output_token_throughput_per_user": {"avg": Decimal(80)},
+    "input_config": {"endpoint": {"model_names": ["m"]}, "loadgen": {"concurrency": 8}},
+}
+AIPERF_OLDER = AIPERF
+AIPERF = AIPERF_OLDER | {
+    "error_request_count": {"avg": Decimal(0)},
+    "was_cancelled": False,
+    "input_config": {"models": {"items": [{"name": "m"}]}, "phases": [{"concurrency": 8}]},
+}
+GUIDELLM = {
+    "benchmarks": [
+        {
+            "config": {"backend": {"model": "m"}},
+            "metrics": {
+                "output_tokens_per_second": {"successful": {"mean": Decimal(800)}},
+                "tokens_per_second": {"successful": {"mean": Decimal(2400)}},
+                "prompt_tokens_per_second": {"successful": {"mean": Decimal(1600)}},
+                "inter_token_latency_ms": {"successful": {"mean": Decimal("12.5")}},
+            },
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (vllm(), "vllm-bench"),
+        (AIPERF, "aiperf"),
+        (AIPERF_OLDER, "aiperf"),
+        (GUIDELLM, "guidellm"),
+        ([vllm()], "vllm-bench"),
+    ],
+)
+def test_a_load_generators_file_is_known_by_its_shape(data, form):
+    (figure,) = load_tests.read(data, "x.json", H200X8).figures
+    assert figure.provenance.format == form
+    assert (figure.model, figure.gpus, figure.interactivity) == ("m", 8, 80)
+    assert (figure.total, figure.input, figure.output) == (2400, 1600, 800)
+    # 3.60 per hour / (800 / 8 x 3,600) x 1,000,000 = 10
+    assert price(figure, MINE, "output").per_million == 10
+    assert price(figure, MINE, "total").per_million == Fraction(10, 3)
+
+
+def test_a_load_generator_that_does_not_know_the_gpus_asks_for_them():
+    assert "--gpus" in refused(load_tests.read(vllm(), "x", Served()))
+
+
+def test_a_run_with_failed_requests_or_that_was_cancelled_is_no_figure():
+    assert "failed" in refused(load_tests.read(vllm(failed=3), "x", H200X8))
+    assert "failed" in refused(load_tests.read(AIPERF | {"error_request_count": {"avg": 2}}, "x", H200X8))
+    assert "cancelled" in refused(load_tests.read(AIPERF | {"was_cancelled": True}, "x", H200X8))
+
+
+def test_a_disaggregated_inferencex_run_carries_all_its_gpus_in_every_cost():
+    data = {
+        "hw": "gb200", "model": "dsr1", "tput_per_gpu": Decimal(100), "output_tput_per_gpu": Decimal(80),
+        "input_tput_per_gpu": Decimal(300), "disagg": True, "num_prefill_gpu": 4, "num_decode_gpu": 12, "conc": 64,
+        "median_tpot": Decimal("0.02"), "isl": 1024, "osl": 1024,
+    }  # fmt: skip
+    (figure,) = load_tests.read(data, "agg.json", Served()).figures
+    assert (figure.gpus, figure.total, figure.output, figure.input) == (16, 1600, 960, 1200)
+    assert figure.per_gpu("output") == 60  # not the 80 per decode GPU
+    assert figure.interactivity == 50
+    assert price(figure, TIERS["hyperscaler"], "output").price.per_gpu_hour == Decimal("2.21")
+
+
+def test_a_shape_that_nobody_knows_is_refused():
+    with pytest.raises(CosttraceError, match="shape of no known result"):
+        load_tests.read({"hello": 1}, "x.json", H200X8)
+
+
+# -- CSV
+
+PLAIN = "model,hardware,gpus_total,tokens_per_s,token_basis,source\nm,NVIDIA H200,8,800,output,us\n"
+
+
+def test_a_plain_csv_is_a_figure_with_the_basis_that_it_states():
+    (figure,) = csv_files.read(PLAIN, "x.csv").figures
+    assert figure.bases == ("output",)
+    assert price(figure, MINE, "output").per_million == 10
+
+
+def test_artificial_analysis_is_read_from_what_a_user_wrote_down():
+    content = "model,hardware,gpus_total,concurrency,system_output_throughput,median_output_speed\nm,H200,8,64,800,80\n"
+    (figure,) = csv_files.read(content, "aa.csv").figures
+    assert (figure.provenance.format, figure.concurrency, figure.output) == ("artificial-analysis", 64, 800)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (PLAIN.replace(",output,", ",,"), "token_basis is ''"),
+        (PLAIN.replace("gpus_total", "gpus").replace(",us", ",us,9").replace("source", "source,nodes"), "gpus_total"),
+        (PLAIN.replace("gpus_total", "gpus_per_node"), "gpus_per_node without nodes"),
+        (
+            "model,hardware,gpus_total,gpus_per_node,nodes,tokens_per_s,token_basis\nm,H200,8,8,9,800,output\n",
+            "per-node count may",
+        ),
+    ],
+)
+def test_a_csv_row_that_leaves_basis_or_gpus_open_is_refused(content, reason):
+    assert reason in refused(csv_files.read(content, "x.csv"))
+
+
+# -- prices and bases
+
+
+def test_a_figure_is_never_turned_into_another_token_basis():
+    (figure,) = csv_files.read(PLAIN, "x.csv").figures
+    with pytest.raises(FigureRefused, match="token basis mismatch"):
+        price(figure, MINE, "total")
+    with pytest.raises(FigureRefused, match="token basis mismatch"):
+        same_basis([("a", "output"), ("b", "total")])
+
+
+def test_without_a_tier_there_is_no_cost():
+    with pytest.raises(FigureRefused, match="no price tier"):
+        price_all(csv_files.read(PLAIN, "x.csv"), None, "output")
+
+
+def test_a_price_is_of_one_form_factor():
+    tier = TIERS["hyperscaler"]
+    assert tier.price("NVIDIA H200-SXM-141GB").per_gpu_hour == Decimal("1.41")
+    assert tier.price("Virtualized NVIDIA H200-SXM-141GB").per_gpu_hour == Decimal("1.41")
+    for other in ("NVIDIA H200-NVL-141GB", "NVIDIA L40S", "NVIDIA RTX PRO 6000 Blackwell Server Edition"):
+        with pytest.raises(FigureRefused, match="no price"):
+            tier.price(other)
+
+
+def test_the_formula_is_exact():
+    assert cost_per_million(Decimal("1.95"), 27_083) == Fraction(195, 100) * 1_000_000 / (27_083 * 3_600)
+    assert significant(Fraction(1, 50)) == "0.0200"
+    assert significant(Fraction(27_083)) == "27,083"
+
+
+# -- the command
+
+
+def run(*words):
+    return CliRunner().invoke(cli, ["benchmarks", "import", *map(str, words)])
+
+
+def test_the_command_prints_costs_and_refusals(tmp_path):
+    (tmp_path / "x.csv").write_text(PLAIN + "m,NVIDIA H200,8,800,total,us\n")
+    done = run(tmp_path / "x.csv", "--tier", "mine=3.60", "--format", "json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert [(one["cost_per_million_tokens"], one["token_basis"], one["tier"]) for one in found["figures"]] == [
+        ("10.000000000", "output", "mine")
+    ]
+    assert "token basis mismatch" in found["refused"][0]["reason"]
+
+
+def test_the_command_takes_a_tier_of_ones_own_price_book(tmp_path):
+    (tmp_path / "x.csv").write_text(PLAIN)
+    book = Path(__file__).parents[3] / "examples" / "prices" / "sample-2026-11.yaml"
+    done = run(tmp_path / "x.csv", "--tier", "neocloud", "--book", book, "--format", "json")
+    assert json.loads(done.output)["figures"][0]["per_gpu_hour"] == "1.74"
+
+
+@pytest.mark.parametrize("words", [[], ["--tier", "cheap"], ["--tier", "mine=free"], ["--tier", "mine=-1"]])
+def test_the_command_refuses_a_tier_that_is_none(tmp_path, words):
+    (tmp_path / "x.csv").write_text(PLAIN)
+    done = run(tmp_path / "x.csv", *words)
+    assert isinstance(done.exception, CosttraceError)

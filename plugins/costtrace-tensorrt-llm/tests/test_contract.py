@@ -1,0 +1,277 @@
+"""The contract with TensorRT-LLM: its data, what it says of a source tree, and what happens where it is not kept."""
+
+import re
+import subprocess
+import sys
+from itertools import takewhile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from costtrace_lab.trtllm_double.columns import executor_class
+from costtrace_tensorrt_llm import contract, hook_points, hooks
+from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
+from costtrace_tensorrt_llm.process import process
+from source_tree import EXECUTOR, edit, tree_of
+
+from costtrace.cli.app import cli
+from costtrace.core import guard
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch):
+    monkeypatch.setattr(process.status, "lost", {})
+    monkeypatch.setattr(process.status, "installed", [])
+    guard.failures.clear()
+
+
+# -- the data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
+def test_every_version_that_is_claimed_has_the_parameters_that_the_wrapper_relies_on(hook):
+    for column, seen in hook.seen.items():
+        assert column in COLUMNS
+        positional = tuple(takewhile(lambda name: name != "*", seen.parameters))
+        assert positional[: len(hook.parameters)] == hook.parameters, column
+
+
+def test_the_step_hooks_are_known_in_every_version_by_definition_or_call_and_newest_by_definition():
+    for hook in HOOKS:
+        if hook.tier == "T1" and hook.function:
+            assert hook.seen.keys() == COLUMNS.keys(), hook.name
+            assert hook.seen["main"].evidence == hook.seen["1.0"].evidence == "def", hook.name
+
+
+def test_every_hook_has_its_wrapper_and_says_what_is_lost_without_it():
+    assert hooks.wraps_of().keys() == {hook.name for hook in HOOKS if hook.function}
+    assert all(hook.lost for hook in HOOKS)
+
+
+# -- a source tree -------------------------------------------------------------------------------------------------
+
+
+def broken(package):
+    return {check.hook.name: check.why for check in contract.check_source(package) if not check.ok}
+
+
+NOT_YET = {
+    "stats": "without gpu_forward_time_ms",
+    "batch state": f"tensorrt_llm.{EXECUTOR} has no class BatchState",
+}
+"""What the older columns do not have, and T1 does not need."""
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_source_tree_that_keeps_the_contract_fits_and_nothing_of_it_is_imported(tmp_path, column):
+    package = tree_of(tmp_path, column)
+    assert broken(package) == ({} if column == "main" else NOT_YET)
+    assert contract.summary(package, contract.check_source(package)).endswith("tier T1 would be used")
+    assert "tensorrt_llm" not in sys.modules
+
+
+def test_a_renamed_method_is_named_and_the_tier_falls_back(tree):
+    edit(tree, EXECUTOR, "def _forward_step(", "def _forward_one(")
+    assert broken(tree) == {"forward": "it does not exist"}
+    told = contract.summary(tree, contract.check_source(tree))
+    assert told.endswith("tier T2 would be used (without the hook forward)")
+
+
+def test_a_changed_signature_is_named(tree):
+    edit(tree, EXECUTOR, "_sample_async(self, scheduled_batch=None,", "_sample_async(self, batch=None,")
+    assert broken(tree)["sample"] == (
+        "its parameters are (batch, batch_outputs), not (scheduled_batch, batch_outputs, ...)"
+    )
+
+
+def test_a_missing_attribute_is_named(tree):
+    edit(tree, "_torch.pyexecutor.llm_request", "py_client_id: int", "client: int")
+    assert broken(tree) == {"request": "without py_client_id"}
+
+
+def test_a_version_outside_of_the_contract_falls_back_and_says_so(tmp_path):
+    package = tree_of(tmp_path, "main", version="1.5.0rc1")
+    outside = "version 1.5.0rc1 is outside the contract (1.0 to 1.3)"
+    told = contract.summary(package, contract.check_source(package))
+    assert told == f"TensorRT-LLM 1.5.0rc1: tier T2 would be used ({outside})"
+    assert broken(package)["forward"] == outside
+    assert contract.tier_of([hook.name for hook in HOOKS], "1.5.0rc1") == ("T2", outside)
+
+
+def test_a_tier_is_the_best_that_fits_and_never_an_estimate_unless_it_is_asked_for():
+    every = {hook.name for hook in HOOKS}
+    assert contract.tier_of(every, "1.3.0") == ("T1", "")
+    assert contract.tier_of(every - {"sample"}, "1.3.0") == ("T1-native", "without the hook sample")
+    assert contract.tier_of(every - {"sample", "batch state"}, "1.3.0") == ("T2", "without the hook sample")
+    assert contract.tier_of(every - {"forward", "stats"}, "1.3.0") == ("none", "without the hook forward")
+    assert contract.tier_of(every, "1.3.0", "T1-native") == ("T1-native", "")
+    assert contract.tier_of(every - {"iteration"}, "1.3.0", "T1-native") == ("T1", "without the hook iteration")
+    assert contract.tier_of(every - {"stats"}, "1.3.0", "T2") == ("none", "without the hook stats")
+    for wanted in ("T3", "T5"):
+        assert contract.tier_of(every, "2.0", wanted) == (wanted, "")
+        assert contract.tier_of(every - {"result"}, "1.3.0", wanted) == ("none", "without the hook result")
+
+
+def test_where_only_an_estimate_is_left_the_doctor_says_how_to_ask_for_it(tmp_path):
+    package = tree_of(tmp_path, "1.2rc", version="1.2.0")
+    edit(package, EXECUTOR, "def _forward_step(", "def _forward_one(")
+    assert contract.summary(package, contract.check_source(package)) == (
+        "TensorRT-LLM 1.2.0: tier none would be used (without the hook forward); "
+        "COSTTRACE_TRTLLM_TIER=T3 or T5 would estimate"
+    )
+
+
+def test_every_tier_has_an_id_and_needs_hooks_that_there_are():
+    assert hook_points.METHODS.keys() == {*hook_points.TIERS, "none"}
+    assert len(set(hook_points.METHODS.values())) == len(hook_points.METHODS)
+    assert {name for needed in hook_points.TIERS.values() for name in needed} <= {hook.name for hook in HOOKS}
+    for tier, method in hook_points.METHODS.items():
+        assert method.startswith("estimated:") == (tier in hook_points.SETTLED)
+
+
+def test_without_statistics_there_is_no_tier_left(tree):
+    edit(tree, EXECUTOR, "def _forward_step(", "def _forward_one(")
+    edit(tree, EXECUTOR, "def _append_iter_stats(", "def _append(")
+    assert "tier none would be used" in contract.summary(tree, contract.check_source(tree))
+
+
+def test_a_dataclass_is_read_by_its_fields(tree):
+    path = tree / "_torch" / "pyexecutor" / "executor_request_queue.py"
+    path.write_text("@dataclasses.dataclass\nclass RequestQueueItem:\n    id: int\n    request: object = None\n")
+    assert broken(tree) == {}
+
+
+def test_source_that_cannot_be_parsed_is_a_finding(tree):
+    (tree / "_torch" / "pyexecutor" / "py_executor.py").write_text("def (:")
+    assert broken(tree)["forward"] == f"tensorrt_llm.{EXECUTOR} has no class PyExecutor"
+
+
+def test_doctor_prints_a_table_of_what_fits(tree, tmp_path, monkeypatch):
+    monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path / "home"))
+    edit(tree, EXECUTOR, "def _forward_step(", "def _forward_one(")
+    told = CliRunner().invoke(cli, ["doctor", "--engine", "tensorrt-llm", "--package-dir", str(tree)]).output
+    assert re.search(r"forward\s+tensorrt_llm\S+_forward_step\s+no\s+it does not exist", told)
+    assert re.search(r"responses\s+tensorrt_llm\S+_handle_responses\s+yes", told)
+    assert "TensorRT-LLM 1.3.0: tier T2 would be used (without the hook forward)" in told
+    assert "lost: step timing (T1)" in told
+
+
+def test_doctor_finds_the_installed_package_by_itself_and_imports_nothing_of_it(tree, tmp_path):
+    program = (
+        "import sys; from costtrace.cli.app import run; "
+        "run(['doctor', '--engine', 'tensorrt-llm']); print('imported:', 'tensorrt_llm' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": ":".join([str(tree.parent), *sys.path]), "COSTTRACE_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tier T1 would be used" in done.stdout
+    assert done.stdout.endswith("imported: False\n")
+
+
+# -- live ----------------------------------------------------------------------------------------------------------
+
+
+def lay(cls):
+    hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace(PyExecutor=cls))
+
+
+def test_live_a_renamed_method_is_left_out_and_said_once_and_the_tier_falls_back(caplog):
+    cls = executor_class("main")
+    cls._forward_one, original = cls._forward_step, cls._sample_async
+    del cls._forward_step
+    lay(cls)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "`forward` does not fit" in line
+    assert "_forward_step: it does not exist" in line
+    assert "lost: step timing (T1)" in line
+    assert cls._sample_async is not original
+    assert contract.tier_of([*process.status.installed, "request"], "1.3.0") == ("T2", "without the hook forward")
+
+
+def test_live_a_changed_signature_is_left_alone(caplog):
+    cls = executor_class("main")
+
+    def _sample_async(self, batch):
+        return batch
+
+    cls._sample_async = _sample_async
+    lay(cls)
+    assert cls._sample_async is _sample_async
+    assert "its parameters are (batch)" in caplog.text
+
+
+def test_live_a_decorator_that_hides_the_signature_is_no_reason_to_fall_back():
+    cls = executor_class("main")
+    inner = cls._forward_step
+
+    def hidden(*args, **kwargs):
+        return inner(*args, **kwargs)
+
+    cls._forward_step = hidden
+    lay(cls)
+    assert process.status.lost == {}
+
+
+def test_a_module_without_the_class_is_said_for_each_of_its_hooks(caplog):
+    hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace())
+    told = [hook for hook in HOOKS if hook.owner == "PyExecutor" and not hook.optional]
+    assert caplog.text.count("the class does not exist") == len(process.status.lost) == len(told) == 6
+    assert process.status.installed == []
+
+
+def test_versions_that_do_not_say_a_number_are_not_refused():
+    assert hook_points.covered("") == hook_points.covered("unknown") == ""
+    assert hook_points.covered("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
+
+
+# -- what doctor says of this environment --------------------------------------------------------------------------
+
+
+def said(monkeypatch, tmp_path, *, loader, env):
+    from costtrace.cli.doctor import here
+
+    (tmp_path / "tensorrt_llm").mkdir()
+    (tmp_path / "tensorrt_llm" / "__init__.py").write_text("raise ImportError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if loader is None:
+        monkeypatch.setattr("costtrace.cli.doctor.here.util.find_spec", lambda name: name == "tensorrt_llm" or None)
+    elif loader:
+        monkeypatch.setitem(sys.modules, "costtrace_tensorrt_llm_autoload", autoload())
+    else:
+        monkeypatch.delitem(sys.modules, "costtrace_tensorrt_llm_autoload", raising=False)
+    return " ".join(f"{finding.level} {finding.message}" for finding in here.tensorrt_llm(env))
+
+
+def autoload():
+    source = Path(contract.__file__).parents[1] / "costtrace_tensorrt_llm_autoload.py"
+    module = SimpleNamespace()
+    exec(source.read_text().replace("sys.meta_path.insert", "list().insert"), vars(module))
+    module.__spec__ = SimpleNamespace(name="costtrace_tensorrt_llm_autoload")
+    return module
+
+
+@pytest.mark.parametrize(
+    ("loader", "env", "expected"),
+    [
+        (None, {}, "fail this environment has TensorRT-LLM but not its costtrace plugin"),
+        (False, {}, "fail the plugin for TensorRT-LLM is there, but its .pth file is not read"),
+        (True, {}, "warn the plugin for TensorRT-LLM is switched off"),
+        (True, {"TRTLLM_COSTTRACE_ENABLED": "1"}, "ok TensorRT-LLM of this environment is recorded"),
+        (True, {"TRTLLM_COSTTRACE_ENABLED": "1", "COSTTRACE_ENABLED": "no"}, "warn"),
+    ],
+)
+def test_doctor_says_whether_a_tensorrt_llm_of_this_environment_is_recorded(
+    monkeypatch, tmp_path, loader, env, expected
+):
+    assert said(monkeypatch, tmp_path, loader=loader, env=env).startswith(expected)
+
+
+def test_doctor_is_silent_where_there_is_no_tensorrt_llm():
+    from costtrace.cli.doctor import here
+
+    assert list(here.tensorrt_llm({})) == []

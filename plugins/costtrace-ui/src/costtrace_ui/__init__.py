@@ -1,0 +1,1 @@
+"""The live pages: `costtrace ui` in a browser, `costtrace top` on a terminal, both from the same figures."""

@@ -1,0 +1,128 @@
+"""Reading the last minutes of a ledger, while its agent writes: only rows of these minutes are touched, by index."""
+
+from costtrace.core.units import NS_PER_S
+from costtrace.ledger.answers import Period, Request
+from costtrace.ledger.cost_by_now import renew
+from costtrace.ledger.queries import ORDERS, REQUEST_COLUMNS, ended, find_requests, request_of, requests, used
+from costtrace.ledger.reader import Filter, Store
+from costtrace_ui.live.figures import KEYS, Device, Look, Running, Served
+
+_LAST_WINDOW = """
+    SELECT m.window_ns, max(m.end_ns) - min(m.start_ns) FROM meter m
+    WHERE m.window_ns = (SELECT max(window_ns) FROM meter)
+    GROUP BY m.engine_id, m.device ORDER BY 2 DESC LIMIT 1
+"""
+_WINDOW = (
+    "SELECT coalesce(max(m.end_ns - m.start_ns), 0) FROM (SELECT * FROM meter ORDER BY window_ns DESC LIMIT 100) m"
+)
+"""How long windows are: the first and the last one of an engine are shorter than the others."""
+_SERVED = """
+    SELECT u.tenant, u.model, u.engine_id,
+        sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.output_tokens END),
+        sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.energy_uj END),
+        sum(u.batch_milli * u.steps), sum(u.steps)
+    FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY 1, 2, 3
+"""
+_DEVICES = """
+    SELECT m.device, coalesce(max(e.device_name), ''), count(DISTINCT m.engine_id), sum(m.request_ns), sum(m.idle_ns),
+        sum(m.overhead_ns), sum(m.unobserved_ns), sum(m.energy_uj), sum(m.gap_ns),
+        coalesce(max(e.simulated), 0) + coalesce(max(s.simulated), 0)
+    FROM meter m LEFT JOIN engine e ON e.engine_id = m.engine_id
+        LEFT JOIN window_sensor s
+            ON s.engine_id = m.engine_id AND s.device = m.device AND s.window_ns = m.window_ns
+    WHERE m.window_ns >= :since AND m.window_ns < :until GROUP BY 1 ORDER BY 1
+"""
+# Who has time in the newest window and no usage record; then all that they have used. What ended runs nothing.
+_RUNNING = """
+    SELECT p.record_id, max(p.tenant), max(p.model), max(p.engine_id), min(p.window_ns), sum(p.gpu_ns),
+        sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns),
+        CASE WHEN count(*) = count(p.device_nano) AND count(*) = count(p.energy_nano)
+                AND count(DISTINCT r.currency) = 1
+            THEN sum(p.device_nano + p.energy_nano) END,
+        coalesce(max(r.currency), '')
+    FROM posting p LEFT JOIN rate r ON r.rate_id = p.rate_id
+    WHERE p.record_id != '' AND p.record_id IN ( -- the first condition is that of the index
+        SELECT o.record_id FROM posting o LEFT JOIN engine e ON e.engine_id = o.engine_id
+        WHERE o.window_ns >= :newest AND o.kind = 'request' AND coalesce(e.ended_ns, 0) = 0
+            AND NOT EXISTS (SELECT 1 FROM usage u WHERE u.record_id = o.record_id)
+    )
+    GROUP BY 1 ORDER BY 10 IS NULL, 10 DESC, 6 DESC LIMIT :limit
+"""
+
+
+def look(store: Store, over_ns: int, limit: int, only: Filter = Filter(), period: Period | None = None) -> Look:  # noqa: B008 - immutable
+    """What the last *over_ns* up to the last closed window hold, or *period*; of requests, the *limit* dearest.
+
+    *only* is about the requests that ended.
+    """
+    newest_ns, length_ns = next(store.rows(_LAST_WINDOW), (0, 0))
+    if period is None:
+        until_ns = newest_ns + length_ns
+        period = Period(_first_window(store, max(0, until_ns - over_ns), until_ns), until_ns)
+    bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns}
+    return Look(
+        period,
+        list(used(store, period, KEYS)),
+        list(ended(store, period, KEYS)),
+        [Served(row[:3], *row[3:]) for row in store.rows(_SERVED, bounds)],
+        [Device._make((*row[:-1], bool(row[-1]))) for row in store.rows(_DEVICES, bounds)],
+        [Running(*row) for row in store.rows(_RUNNING, {"newest": newest_ns, "limit": limit})],
+        renew(store, requests(store, period, only, "cost", limit)),
+    )
+
+
+def course(store: Store, period: Period, most: int) -> tuple[int, list[tuple[int, str, int | None, int | None]]]:
+    """How wide *most* or fewer buckets of *period* are (ns, whole windows), and each one's cost by currency.
+
+    A bucket: its begin, the currency, nano of requests, nano of everything; None: a part of it has no price.
+    """
+    (length_ns,) = next(store.rows(_WINDOW))
+    window_ns = max(length_ns, NS_PER_S)
+    width_ns = max(1, -(-(period.until_ns - period.since_ns) // (most * window_ns))) * window_ns
+    sql = """
+        SELECT (p.window_ns - :since) / :width, coalesce(r.currency, ''),
+            sum(CASE WHEN p.kind = 'request' THEN coalesce(p.device_nano + p.energy_nano, 0) ELSE 0 END),
+            sum(coalesce(p.device_nano + p.energy_nano, 0)),
+            sum(CASE WHEN p.kind = 'request' AND (p.device_nano IS NULL OR p.energy_nano IS NULL) THEN 1 ELSE 0 END),
+            sum(CASE WHEN p.device_nano IS NULL OR p.energy_nano IS NULL THEN 1 ELSE 0 END)
+        FROM line p LEFT JOIN rate r ON r.rate_id = p.rate_id
+        WHERE p.window_ns >= :since AND p.window_ns < :until GROUP BY 1, 2 ORDER BY 1, 2
+    """
+    bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns, "width": width_ns}
+    return width_ns, [
+        (period.since_ns + place * width_ns, currency, None if lost else own, None if unknown else whole)
+        for place, currency, own, whole, lost, unknown in store.rows(sql, bounds)
+    ]
+
+
+def search(store: Store, period: Period, words: str, only: Filter, order: str, limit: int) -> list[Request]:
+    """Requests that ended in *period* and have *words* in an id, or in a name of theirs, by one of `ORDERS`.
+
+    A request whose id is just that is found whenever it ended.
+    """
+    if not words:
+        return renew(store, requests(store, period, only, order, limit))
+    if found := find_requests(store, words, limit):
+        return renew(store, found)
+    sql = f"""
+        SELECT {REQUEST_COLUMNS} FROM usage u
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")} AND instr(lower(u.request_id || char(10) ||
+            u.record_id || char(10) || u.tenant || char(10) || u.model || char(10) || u.engine_id), lower(:words)) > 0
+        ORDER BY {ORDERS[order]}, u.usage_id LIMIT :limit
+    """  # noqa: S608 - made of constants
+    bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns, "limit": limit, "words": words}
+    return renew(store, [request_of(row) for row in store.rows(sql, {**bounds, **only.parameters()})])
+
+
+def when_ended(store: Store) -> Period:
+    """From the first end of a request to the last, by index: `bounds` reads every row."""
+    sql = "SELECT (SELECT min(ended_ns) FROM usage), (SELECT max(ended_ns) + 1 FROM usage)"
+    since_ns, until_ns = next(store.rows(sql))
+    return Period(since_ns or 0, until_ns or 0)
+
+
+def _first_window(store: Store, since_ns: int, until_ns: int) -> int:
+    """Where the first window begins that is wholly in the stretch: windows count where they begin."""
+    sql = "SELECT min(m.window_ns) FROM meter m WHERE m.window_ns >= :since AND m.window_ns < :until"
+    (found,) = next(store.rows(sql, {"since": since_ns, "until": until_ns}))
+    return until_ns if found is None else int(found)

@@ -1,0 +1,17 @@
+"""Integer counters lose nothing, over many steps: the benchmark's own check."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+
+from bench_exact import run
+
+
+@pytest.mark.parametrize("steps", [20_000, pytest.param(1_000_000, marks=pytest.mark.heavy)])
+def test_what_the_steps_took_is_what_is_paid_owed_and_carried(steps):
+    found = run(steps)
+    assert found.given == found.paid + found.owed + found.carry
+    assert found.left > steps // 100

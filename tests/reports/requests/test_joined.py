@@ -1,0 +1,293 @@
+"""Parts of requests joined: rows of a real ledger, so that SQL and arithmetic are held against each other."""
+
+import itertools
+import json
+from datetime import UTC
+
+import pytest
+from click.testing import CliRunner
+from otlp_receiver import MS, TRACE, WALL, engine, record, turn, write
+
+from costtrace.cli.app import cli
+from costtrace.core.rows import JOINED, FitRow
+from costtrace.ledger.answers import Period, Request
+from costtrace.ledger.queries import ended, used
+from costtrace.ledger.reader import Filter, open_ledger
+from costtrace.ledger.store import Ledger
+from costtrace.reports.requests.joined import RecordedPart, join
+from costtrace.reports.requests.joined_query import find_parts, parts
+from costtrace.reports.usage.summary import summarize
+
+ALL = Period(0, 1 << 62)
+WAIT_NS = 60_000 * MS
+NOW_NS = WALL + 3_600_000 * MS
+numbers = itertools.count(1)
+
+
+def part(role, key="r", at_ms=0, *, prompt=18, output=1, cached=0, ends=("length",), gpu=(30, 70), wasted=0, **more):
+    """A usage record that began *at_ms*: 30 ms of GPU time in prefill and 70 in decode unless *gpu* says otherwise."""
+    prefill_ns, decode_ns = gpu[0] * MS, gpu[1] * MS
+    number = next(numbers)
+    row = {
+        "record_id": f"{role}-{number}",
+        "request_key": JOINED + key,
+        "request_id": key,
+        "engine_id": f"engine-{role}",
+        "role": role,
+        "tenant": "acme",
+        "tenant_source": "metadata:tenant",
+        "traceparent": f"00-{TRACE}-{number:016x}-01",
+        "arrived_ns": WALL + at_ms * MS,
+        "scheduled_ns": WALL + at_ms * MS,
+        "decode_ns_at": WALL + (at_ms + 1) * MS,
+        "ended_ns": WALL + (at_ms + 100) * MS,
+        "gpu_ns": prefill_ns + decode_ns,
+        "prefill_ns": prefill_ns,
+        "decode_ns": decode_ns,
+        "wasted_ns": wasted * MS,
+        "energy_uj": None,
+        "prefill_uj": None,
+        "decode_uj": None,
+        "input_tokens": prompt,
+        "cached_tokens": cached,
+        "output_tokens": output,
+        "computed_tokens": prompt - cached + output,
+        "finish_reasons": ends,
+    }
+    return record(number, **{**row, **more})
+
+
+def ledger_of(tmp_path, *records, name="home"):
+    """A home whose ledger has these records; a worker for each role."""
+    home = tmp_path / name
+    home.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(home / "ledger.sqlite")
+    roles = {one.role for one in records}
+    engines = [
+        engine(f"engine-{role}", role=role, engine="vllm", settings={"dynamo_worker": f"worker-{role}"})
+        for role in sorted(roles)
+    ]
+    write(ledger, turn(list(records)), *engines)
+    ledger.close()
+    return home
+
+
+def joined(tmp_path, *records, now_ns=NOW_NS):
+    with open_ledger(ledger_of(tmp_path, *records)) as store:
+        (whole,) = join(parts([store], ALL, Filter(), "ended", 100), now_ns, WAIT_NS)
+        (line,) = summarize((), used(store, ALL, ()), ended(store, ALL, ()), UTC).lines
+    # The report's SQL counts as the join does.
+    assert (line.requests, line.input_tokens, line.output_tokens) == (1, whole.input_tokens, whole.output_tokens)
+    return whole
+
+
+PREFILL = {"role": "prefill", "gpu": (30, 0), "cached": 4}
+DECODE = {"role": "decode", "at_ms": 50, "gpu": (5, 70), "output": 12, "cached": 17}
+
+
+def test_a_prefill_and_a_decode_part_make_one_request_with_one_total(tmp_path):
+    whole = joined(tmp_path, part(**PREFILL), part(**DECODE))
+    assert (whole.gpu_ns, whole.prefill_ns, whole.decode_ns) == (105 * MS, 35 * MS, 70 * MS)
+    assert [(share.role, share.gpu_ns) for share in whole.roles] == [("prefill", 30 * MS), ("decode", 75 * MS)]
+    assert (whole.input_tokens, whole.output_tokens) == (18, 12), "the prefill worker's token is not an answer"
+    assert (whole.cached_tokens, whole.transferred_tokens) == (4, 17)
+    assert whole.cost_nano == sum(attempt.part.record.cost_nano for attempt in whole.attempts)
+    assert (whole.finality, whole.notes, whole.wasted_ns) == ("final", (), 0)
+    assert [attempt.part.worker for attempt in whole.attempts] == ["worker-prefill", "worker-decode"]
+
+
+def test_the_order_in_which_parts_come_does_not_matter(tmp_path):
+    records = [part(**PREFILL), part(**DECODE), part("decode", at_ms=90, prompt=30, output=8, cached=29)]
+    with open_ledger(ledger_of(tmp_path, *records)) as store:
+        found = parts([store], ALL, Filter(), "ended", 100)
+    expected = join(found, NOW_NS, WAIT_NS)
+    for order in itertools.permutations(found):
+        assert join(order, NOW_NS, WAIT_NS) == expected
+
+
+def test_parts_of_two_nodes_are_joined_and_one_that_both_have_counts_once(tmp_path):
+    prefill, decode = part(**PREFILL), part(**DECODE)
+    one = ledger_of(tmp_path, decode, name="one")
+    two = ledger_of(tmp_path, prefill, decode, name="two")
+    with open_ledger(one) as first, open_ledger(two) as second:
+        (whole,) = join(find_parts([first, second], "chatcmpl-r", 10), NOW_NS, WAIT_NS)
+    assert (len(whole.attempts), whole.gpu_ns, whole.output_tokens) == (2, 105 * MS, 12)
+
+
+def test_a_request_that_only_the_other_nodes_ledger_has_is_found_there(tmp_path):
+    one, two = (
+        ledger_of(tmp_path, part(**PREFILL), name="one"),
+        ledger_of(tmp_path, part("aggregated", "s"), name="two"),
+    )
+    words = ["requests", "--home", str(one), "--also", str(two), "--format", "json"]
+    shown = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).output)["requests"]
+    assert {row["request_key"] for row in shown} == {JOINED + "r", JOINED + "s"}
+
+
+@pytest.mark.parametrize("first", ["prefill", "decode"])
+def test_two_nodes_ledgers_make_one_total_that_is_provisional_until_the_other_part_is_in(tmp_path, first, monkeypatch):
+    """Each node's agent has one part; the total changes with what is read, and no ledger is written."""
+    records = {"prefill": part(**PREFILL), "decode": part(**DECODE)}
+    homes = {role: ledger_of(tmp_path, one, name=role) for role, one in records.items()}
+    second = next(role for role in records if role != first)
+
+    def shown(*also, at_ms):
+        monkeypatch.setattr("time.time_ns", lambda: WALL + at_ms * MS)
+        others = [word for home in also for word in ("--also", str(home))]
+        words = ["requests", "--joined", "--home", str(homes[first]), *others, "--format", "json"]
+        done = CliRunner().invoke(cli, words, catch_exceptions=False)
+        (row,) = json.loads(done.output)["requests"]
+        return row
+
+    early, late = shown(at_ms=1_000), shown(at_ms=100_000)
+    assert (early["finality"], late["finality"]) == ("provisional", "final"), "the declared time is 60 s"
+    assert "has not come yet" in early["notes"][0]
+    assert "never came" in late["notes"][0]
+    assert early["gpu_ns"] == late["gpu_ns"] == records[first].gpu_ns
+    whole = shown(homes[second], at_ms=1_000)
+    assert (whole["finality"], whole["notes"], whole["parts"]) == ("final", [], 2)
+    assert whole["gpu_ns"] == sum(one.gpu_ns for one in records.values())
+    assert whole["output_tokens"] == 12
+
+
+def test_what_prefix_hits_saved_stands_on_the_request_in_time_and_in_money(tmp_path):
+    """40 of 50 tokens were there: by the engine's model they would have taken 4 ms more, at the part's own price."""
+    home = ledger_of(tmp_path, part("prefill", prompt=50, cached=40, gpu=(20, 0)), part(**{**DECODE, "prompt": 50}))
+    words = ["requests", "--joined", "--home", str(home), "--format", "json"]
+
+    def shown():
+        return json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).output)["requests"][0]
+
+    unknown = shown()
+    assert (unknown["cached_tokens"], unknown["saved_ns"], unknown["saved_nano"]) == (40, None, None)
+    ledger = Ledger(home / "ledger.sqlite")
+    with ledger.transaction():
+        ledger.put_fit(fit_row("engine-prefill", token_as=100_000 * 10**9))  # 0.1 ms a token
+    ledger.close()
+    found = shown()
+    prefill_nano = found["prefill_role_cost_nano"]
+    assert prefill_nano > 0
+    assert (found["saved_ns"], found["saved_nano"]) == (4 * MS, 4 * MS * prefill_nano // (20 * MS))
+    text = CliRunner().invoke(cli, words[:-2], catch_exceptions=False).output
+    assert "4.0 ms, " in text
+
+
+def fit_row(engine_id, token_as):
+    zeros = dict.fromkeys(
+        ("knee_tokens", "launch_as", "weights_as", "context_as", "attention_as", "sequence_as", "encoder_as",
+         "expert_ppm", "observations", "outliers", "changes", "moves"), 0,
+    )  # fmt: skip
+    unknown = dict.fromkeys(
+        ("roofline_error_ppm", "affine_error_ppm", "tokens_error_ppm", "equal_error_ppm", "coverage_ppm")
+    )
+    flags = dict.fromkeys(("device_known", "shape_known", "fitted"), True)
+    return FitRow(engine_id=engine_id, method="affine", device="H100", token_as=token_as, **zeros, **unknown, **flags)
+
+
+def test_after_a_migration_what_was_computed_again_is_wasted_and_what_was_delivered_is_not(tmp_path):
+    first = part("aggregated", prompt=18, output=14, ends=("interrupted",), gpu=(30, 70), wasted=100)
+    second = part("aggregated", at_ms=200, prompt=30, output=8, gpu=(40, 50))
+    whole = joined(tmp_path, first, second)
+    assert whole.output_tokens == 20, "12 by the first, as the second's prompt says, and 8"
+    assert [(a.number, a.output_tokens) for a in whole.attempts] == [(1, 12), (2, 8)]
+    surplus_ns = 70 * MS * 2 // 14  # two tokens that never left the first worker
+    assert whole.wasted_ns == surplus_ns + 40 * MS
+    assert (whole.gpu_ns, whole.finality) == (190 * MS, "final")
+
+
+def test_a_retry_that_begins_from_nothing_makes_the_first_attempt_a_waste(tmp_path):
+    first = part("aggregated", prompt=18, output=1, ends=("interrupted",), gpu=(30, 70), wasted=100)
+    second = part("aggregated", at_ms=200, prompt=18, output=8, gpu=(40, 50))
+    whole = joined(tmp_path, first, second)
+    assert (whole.output_tokens, whole.wasted_ns) == (8, 100 * MS)
+
+
+def test_a_second_prefill_of_what_the_client_has_already_is_rework(tmp_path):
+    whole = joined(
+        tmp_path,
+        part(**PREFILL),
+        part(**{**DECODE, "ends": ("interrupted",), "wasted": 75}),
+        part("prefill", at_ms=300, prompt=30, gpu=(45, 0)),
+        part("decode", at_ms=350, prompt=30, output=8, cached=29, gpu=(5, 60)),
+    )
+    assert [attempt.number for attempt in whole.attempts] == [1, 1, 2, 2]
+    assert (whole.output_tokens, whole.wasted_ns) == (20, (45 + 5) * MS)
+
+
+def test_a_prefill_without_its_decode_part_is_provisional_until_the_declared_time_is_over(tmp_path):
+    only = part(**PREFILL)
+    before = joined(tmp_path, only, now_ns=only.ended_ns + WAIT_NS - 1)
+    assert (before.finality, before.notes) == ("provisional", ("the decode part has not come yet",))
+    with open_ledger(tmp_path / "home") as store:
+        (after,) = join(parts([store], ALL, Filter(), "ended", 100), only.ended_ns + WAIT_NS, WAIT_NS)
+    assert (after.finality, after.notes, after.output_tokens) == ("final", ("the decode part never came",), 0)
+    assert after.gpu_ns == before.gpu_ns == 30 * MS, "what was journaled is billed"
+
+
+def test_a_decode_part_whose_context_came_from_elsewhere_misses_its_prefill_part(tmp_path):
+    whole = joined(tmp_path, part(**DECODE))
+    assert whole.notes == ("the prefill part never came",)
+    assert joined(tmp_path / "own", part(**{**DECODE, "cached": 0})).notes == (), "it computed the prompt itself"
+
+
+def test_a_prefill_that_ended_the_request_is_the_answer(tmp_path):
+    whole = joined(tmp_path, part(**{**PREFILL, "ends": ("stop",)}))
+    assert (whole.output_tokens, whole.finality, whole.notes) == (1, "final", ())
+
+
+def test_of_a_cancelled_request_all_parts_are_wasted(tmp_path):
+    whole = joined(tmp_path, part(**PREFILL), part(**{**DECODE, "ends": ("abort",), "wasted": 75}))
+    assert whole.wasted_ns == whole.gpu_ns == 105 * MS
+    assert whole.finality == "final"
+
+
+def test_a_broken_answer_waits_for_somebody_who_goes_on(tmp_path):
+    broken = part("aggregated", output=5, ends=("interrupted",), wasted=100)
+    whole = joined(tmp_path, broken, now_ns=broken.ended_ns)
+    assert whole.notes == ("the part that goes on after a broken one has not come yet",)
+    assert (whole.finality, whole.wasted_ns) == ("provisional", 100 * MS)
+
+
+def test_parts_that_disagree_say_so(tmp_path):
+    whole = joined(tmp_path, part(**PREFILL), part(**DECODE, tenant="globex"))
+    assert whole.notes == ("its parts name different tenants: acme, globex",)
+
+
+def test_an_unknown_cost_of_one_part_makes_the_total_unknown():
+    one, other = (RecordedPart(found, "w") for found in (_as_request(part(**PREFILL)), _as_request(part(**DECODE))))
+    unknown = other._replace(record=other.record._replace(cost_nano=None))
+    (whole,) = join([one, unknown], NOW_NS, WAIT_NS)
+    assert whole.cost_nano is None
+    assert [share.cost_nano for share in whole.roles] == [10, None]
+
+
+def _as_request(found):
+    values = {name: getattr(found, name, 10) for name in Request._fields}
+    return Request(**{**values, "cost_nano": 10, "currency": "USD"})
+
+
+def test_requests_without_a_key_that_joins_stay_apart_even_if_their_keys_are_the_same():
+    both = [RecordedPart(_as_request(part("aggregated", request_key="7")), "w") for _ in range(2)]
+    assert len(join(both, NOW_NS, WAIT_NS)) == 2
+
+
+def test_the_report_by_role_and_worker_splits_the_time_and_counts_each_request_once(tmp_path):
+    home = ledger_of(tmp_path, part(**PREFILL), part(**DECODE), part("prefill", "s", gpu=(9, 0)))
+    with open_ledger(home) as store:
+        by = ("role", "worker")
+        summary = summarize(by, used(store, ALL, by), ended(store, ALL, by), UTC)
+    lines = {line.keys: line for line in summary.lines}
+    assert lines["prefill", "worker-prefill"].gpu_ns == 39 * MS
+    assert lines["decode", "worker-decode"].gpu_ns == 75 * MS
+    total = summary.totals[0]
+    assert (total.requests, total.input_tokens, total.output_tokens) == (2, 36, 12)
+
+
+@pytest.mark.parametrize("words", [["--joined"], ["--joined", "--id", "chatcmpl-r"], ["--joined", "--format", "json"]])
+def test_the_command_shows_whole_requests(tmp_path, words):
+    home = ledger_of(tmp_path, part(**PREFILL), part(**DECODE))
+    done = CliRunner().invoke(cli, ["requests", "--home", str(home), *words], catch_exceptions=False)
+    shown = done.output
+    assert "acme" in shown
+    assert ("prefill + decode" in shown) or '"output_tokens": 12' in shown
+    assert ("worker-decode" in shown) == (len(words) == 3)

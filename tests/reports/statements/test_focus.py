@@ -1,0 +1,263 @@
+"""FOCUS files pass a linter that nobody here wrote, sum to their origin, and hold the same money in both views."""
+
+import csv
+import gzip
+import io
+import json
+from collections import defaultdict
+from contextlib import closing
+from decimal import Decimal
+
+import pytest
+from click.testing import CliRunner
+from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, dearer, write_month
+
+from costtrace.cli.app import cli
+from costtrace.core.errors import CosttraceError
+from costtrace.ledger import Ledger
+from costtrace.ledger.answers import Period
+from costtrace.ledger.periods.close import close_period
+from costtrace.ledger.periods.rerate import rerate
+from costtrace.ledger.reader import SqliteStore
+from costtrace.reports.statements.idle_policies import POLICIES
+from costtrace.reports.statements.provider_bill import read_bill
+
+CONDITIONS = [
+    "Supports data generator-calculated split cost allocation",
+    "Supports the measurement of usage",
+    "Supports a sub account construct",
+]
+QUOTAS = "quotas:\n- {tenant: tenant-3, share: 0.5}\n"
+
+
+@pytest.fixture(scope="module")
+def month(tmp_path_factory):
+    home = tmp_path_factory.mktemp("month")
+    made = write_month(home)
+    made.home, made.exports = home, {}
+    (home / "quotas.yaml").write_text(QUOTAS)
+    return made
+
+
+def run(home, *words):
+    done = CliRunner().invoke(cli, [*words, "--home", str(home)], catch_exceptions=False, standalone_mode=False)
+    return done.stdout, done.return_value
+
+
+def rows_of(month, view, policy="separate", *words):
+    """Rows of one export; each is made once."""
+    key = (view, policy, *words)
+    if key not in month.exports:
+        quotas = ("--quotas", str(month.home / "quotas.yaml"))
+        options = ("--period", "2026-11", "--view", view, "--policy", policy)
+        text, code = run(month.home, "focus", *options, *quotas, *words)
+        assert code == 0
+        month.exports[key] = list(csv.DictReader(io.StringIO(text, newline="")))
+    return [dict(row) for row in month.exports[key]]
+
+
+def cost(rows):
+    return sum((Decimal(row["BilledCost"]) for row in rows), Decimal(0))
+
+
+def linted(path):
+    return lint(list(csv.DictReader(io.StringIO(path.read_text(), newline=""))))
+
+
+def lint(rows):
+    lint = pytest.importorskip("focus_data_toolkit.model.validator", reason="focus-data-toolkit is missing")
+    return lint.lint_focus_1_4_structure("Cost and Usage", rows, supported_conditions=CONDITIONS)
+
+
+@pytest.mark.parametrize("view", ["allocation", "service"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_linter_of_others_finds_nothing(month, view, policy):
+    report = lint(rows_of(month, view, policy))
+    assert report.messages() == []
+    assert {"STRUCTURAL_VALID", "SEMANTIC_VALID"} <= set(report.levels_passed)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bill(tmp_path, closed):
+    made = write_month(tmp_path)
+    (tmp_path / "quotas.yaml").write_text(QUOTAS)
+    made.home, made.exports, later = tmp_path, {}, END_NS + 86_400 * 10**9
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        if closed:
+            close_period(ledger, "2026-11", Period(START_NS, END_NS), END_NS + 1)
+        rerate(ledger, dearer(), Period(START_NS, END_NS), "a correction", later)
+        (due,) = next(SqliteStore(ledger).rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
+    assert due > made.bill()
+    for policy in POLICIES:
+        november, december = (
+            rows_of(made, "allocation", policy, "--period", month) for month in ("2026-11", "2026-12")
+        )
+        assert cost(november) == Decimal(made.bill() if closed else due).scaleb(-9)
+        assert cost(november) + cost(december) == Decimal(due).scaleb(-9)
+        assert bool(december) == closed
+        for month, rows in (("2026-11", november), ("2026-12", december)):
+            service = rows_of(made, "service", policy, "--period", month)
+            assert cost(service) == cost([row for row in rows if row["AllocatedResourceId"]])
+            assert not any(lint(view).messages() for view in (rows, service) if view)
+
+
+def test_the_linter_does_find_what_is_wrong(month, tmp_path):
+    run(month.home, "focus", "--period", "2026-11", "--out", str(tmp_path / "focus.csv"))
+    text = (tmp_path / "focus.csv").read_text()
+    (tmp_path / "focus.csv").write_text(text.replace(",USD,", ",dollars,", 1))
+    assert linted(tmp_path / "focus.csv").messages()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_allocated_charges_sum_to_their_origin_and_ratios_to_1(month, policy):
+    allocation = pytest.importorskip("focus_data_toolkit.validate.allocation", reason="focus-data-toolkit is missing")
+    rows = rows_of(month, "allocation", policy)
+    assert cost(rows) == Decimal(month.bill()).scaleb(-9)
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["x_OriginChargeId"]].append(row)
+    assert len(groups) == 2
+    for group in groups.values():
+        details = [json.loads(row["AllocatedMethodDetails"], parse_float=Decimal, parse_int=Decimal) for row in group]
+        assert sum(element["AllocatedRatio"] for detail in details for element in detail["Elements"]) == 1
+        assert {Decimal(row["x_OriginCost"]) for row in group} == {cost(group)}
+        assert len({row["AllocatedMethodId"] for row in group}) == 1
+    # The linter's own check of groups has other names, and wants an id where FOCUS has null for what nobody takes.
+    for number, row in enumerate(rows):
+        row["x_SplitOriginId"], row["x_SplitOriginCost"] = row["x_OriginChargeId"], row["x_OriginCost"]
+        assert (row["AllocatedResourceId"] == "") == (row["x_StatementId"] == "")
+        row["AllocatedResourceId"] = row["AllocatedResourceId"] or f"nobody {number}"
+    assert allocation.validate_split_allocation(rows) == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_both_views_hold_the_same_money_for_each_statement(month, policy):
+    sums = []
+    for view in ("allocation", "service"):
+        by_statement = defaultdict(Decimal)
+        for row in rows_of(month, view, policy):
+            if row["x_StatementId"]:
+                by_statement[row["x_StatementId"]] += Decimal(row["BilledCost"])
+        sums.append(dict(by_statement))
+    assert sums[0] == sums[1]
+    assert len(sums[0]) == len(TENANTS)
+
+
+def test_the_service_view_counts_the_tokens_of_the_records(month):
+    rows = rows_of(month, "service")
+    tokens = defaultdict(int)
+    for row in rows:
+        tokens[row["SkuMeter"]] += int(row["ConsumedQuantity"])
+        assert Decimal(row["PricingQuantity"]) * 1_000_000 == int(row["ConsumedQuantity"])
+    text, _ = run(month.home, "report", "--since", "2026-11-01", "--until", "2026-12-01", "--format", "json")
+    whole = next(row for row in json.loads(text)["summary"] if row["kind"] == "everything")
+    assert tokens["Input Tokens"] + tokens["Cached Input Tokens"] == whole["input_tokens"]
+    assert tokens["Output Tokens"] == whole["output_tokens"]
+
+
+def write_bill(path, rows):
+    names = ["BilledCost", "EffectiveCost", "BillingCurrency", "ChargePeriodStart", "ServiceCategory"]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerows([names, *rows])
+    path.write_text(text.getvalue())
+    return path
+
+
+BILL = [
+    ("7000.10", "6900", "USD", "2026-11-01T00:00:00Z", "Compute"),
+    ("100.0000000004", "90", "USD", "2026-11-30T23:00:00Z", "Compute"),
+    ("55", "55", "USD", "2026-11-05T00:00:00Z", "Storage"),
+    ("99", "99", "USD", "2026-12-01T00:00:00Z", "Compute"),
+    ("99", "99", "USD", "2026-11-01T00:30:00+01:00", "Compute"),
+]
+
+
+def test_with_a_bill_all_lines_are_the_bill_and_the_difference_is_named(month, tmp_path):
+    bill = ("--bill", str(write_bill(tmp_path / "bill.csv", BILL)), "--bill-where", "ServiceCategory=Compute")
+    rows = rows_of(month, "allocation", "weighted", *bill)
+    assert cost(rows) == Decimal("7100.10")
+    (difference,) = (row for row in rows if row["x_Kind"] == "difference")
+    assert Decimal(difference["BilledCost"]) == Decimal("7100.10") - Decimal(month.bill()).scaleb(-9)
+    words = ("--all", "--period", "2026-11", "--policy", "weighted", "--out", str(tmp_path / "out"), *bill)
+    text, code = run(month.home, "statement", *words)
+    assert (code, "the provider's bill, nano-USD" in text) == (0, True)
+    page = (tmp_path / "out" / "fleet-2026-11.html").read_text()
+    assert "difference to the bill" in page
+    assert "7,100.10 USD" in page
+
+
+def test_a_bill_below_what_was_rated_is_a_negative_line_that_the_linter_takes(month, tmp_path):
+    path = write_bill(tmp_path / "bill.csv", [("10", "10", "USD", "2026-11-02T00:00:00Z", "Compute")])
+    words = ("--period", "2026-11", "--bill", str(path), "--out", str(tmp_path / "focus.csv"))
+    run(month.home, "focus", *words)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "focus.csv").read_text(), newline="")))
+    assert cost(rows) == 10
+    assert linted(tmp_path / "focus.csv").messages() == []
+
+
+def test_a_bill_may_be_zipped_or_parquet(month, tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is missing: install costtrace-core[reports]")
+    import pyarrow.parquet as pq
+
+    plain = write_bill(tmp_path / "bill.csv", BILL)
+    (tmp_path / "bill.csv.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    rows = list(csv.DictReader(io.StringIO(plain.read_text(), newline="")))
+    typed = [{**row, "BilledCost": Decimal(row["BilledCost"]).quantize(Decimal("1e-10"))} for row in rows]
+    pq.write_table(pa.Table.from_pylist(typed), tmp_path / "bill.parquet")
+    for name in ("bill.csv", "bill.csv.gz", "bill.parquet"):
+        bill = ("--bill", str(tmp_path / name), "--bill-where", "ServiceCategory=Compute")
+        assert cost(rows_of(month, "allocation", "separate", *bill)) == Decimal("7100.10")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"BilledCost": "much"}, "row 1 of the bill: BilledCost"),
+        ({"BilledCost": "NaN"}, "row 1 of the bill: BilledCost"),
+        ({"ChargePeriodStart": "yesterday"}, "is no time"),
+        ({"ChargePeriodStart": "2026-11-01T00:00:00"}, "no time zone"),
+        ({"ChargePeriodStart": "2020-01-01T00:00:00Z"}, "no row in this period"),
+    ],
+)
+def test_a_bill_that_cannot_be_read_is_refused_by_its_row(change, message):
+    row = {"BilledCost": "1", "BillingCurrency": "USD", "ChargePeriodStart": "2026-11-01T00:00:00Z", **change}
+    with pytest.raises(CosttraceError, match=message):
+        read_bill([row], Period(1_793_491_200 * 10**9, 1_796_083_200 * 10**9), "BilledCost", [])
+
+
+def test_a_bill_in_another_currency_is_refused(month, tmp_path):
+    path = write_bill(tmp_path / "bill.csv", [("10", "10", "EUR", "2026-11-02T00:00:00Z", "Compute")])
+    with pytest.raises(CosttraceError, match="the ledger has charges in USD"):
+        run(month.home, "focus", "--period", "2026-11", "--bill", str(path))
+
+
+def test_hostile_names_pass_the_linter_and_run_in_no_spreadsheet(tmp_path):
+    write_month(tmp_path, tenants=NASTY, models=NASTY_MODELS)
+    for view in ("allocation", "service"):
+        run(
+            tmp_path,
+            "focus",
+            "--period",
+            "2026-11",
+            "--view",
+            view,
+            "--policy",
+            "even",
+            "--out",
+            str(tmp_path / "f.csv"),
+        )
+        assert linted(tmp_path / "f.csv").messages() == []
+        for row in csv.reader(io.StringIO((tmp_path / "f.csv").read_text(), newline="")):
+            assert not any(cell[:1] in {"=", "+", "@", "\t"} for cell in row)
+            assert not any(cell.startswith("-") and not cell[1:].replace(".", "").isdigit() for cell in row)
+
+
+def test_parquet_holds_exact_decimals(month, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
+    words = ("--period", "2026-11", "--format", "parquet", "--out", str(tmp_path / "focus.parquet"))
+    run(month.home, "focus", *words)
+    rows = parquet.read_table(tmp_path / "focus.parquet").to_pylist()
+    assert sum(row["BilledCost"] for row in rows) == Decimal(month.bill()).scaleb(-9)
+    with pytest.raises(CosttraceError, match="--out FILE"):
+        run(month.home, "focus", "--period", "2026-11", "--format", "parquet")

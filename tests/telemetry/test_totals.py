@@ -1,0 +1,133 @@
+"""Totals equal the ledger, whatever happens to the agent and however many tenants there are."""
+
+import sqlite3
+
+from otlp_receiver import MS, RATE, USD, engine, new_ledger, record, turn, write
+
+from costtrace.core.rows import UsageCost
+from costtrace.telemetry.ledger_rows import engines
+from costtrace.telemetry.totals import OTHER_TENANT, TenantGate, Totals
+
+
+def loaded(ledger, limit: int = 1_000) -> Totals:
+    totals = Totals(limit)
+    totals.load(ledger.connection, engines(ledger.connection).values())
+    return totals
+
+
+def figures(totals: Totals) -> dict[str, dict]:
+    names = (
+        "gpu_ns",
+        "energy_uj",
+        "cost_nano",
+        "wasted_ns",
+        "unmetered_ns",
+        "unpriced_ns",
+        "tokens",
+        "requests",
+        "device_ns",
+    )
+    return {name: dict(getattr(totals, name)) for name in names}
+
+
+def one(connection: sqlite3.Connection, sql: str) -> int:
+    return connection.execute(sql).fetchone()[0]
+
+
+def mixed(window: int):
+    """Requests with and without energy, in two models, some of them in no engine's price."""
+    records = [record(window * 100 + n, model="lora-a" if n % 4 == 0 else "llama") for n in range(20)]
+    records += [
+        record(window * 100 + 50, energy_uj=None, prefill_uj=None, decode_uj=None),
+        record(window * 100 + 51, prefill_uj=None, decode_uj=None),
+        record(window * 100 + 52, finish_reasons=("stop", "length", "stop")),
+    ]
+    return turn(records, window=window)
+
+
+def test_what_is_loaded_equals_what_was_added(tmp_path):
+    ledger = new_ledger(tmp_path)
+    added = Totals()
+    added.know([engine()], {RATE[0]: "USD"})
+    for window in range(3):
+        what = write(ledger, mixed(window))
+        added.add(what.postings, what.records, what.meter)
+
+    assert figures(loaded(ledger)) == figures(added)
+
+
+def test_sums_equal_the_ledger_and_the_meter(tmp_path):
+    ledger = new_ledger(tmp_path)
+    for window in range(2):
+        write(ledger, mixed(window))
+    write(ledger, turn([record(900)], cost=UsageCost(), window=2))
+    totals, connection = loaded(ledger), ledger.connection
+
+    metered = one(connection, "SELECT sum(request_ns + idle_ns + overhead_ns + unobserved_ns) FROM meter")
+    assert sum(totals.gpu_ns.values()) == one(connection, "SELECT sum(gpu_ns) FROM posting") == metered
+    assert sum(totals.device_ns.values()) == metered
+    assert sum(totals.energy_uj.values()) == one(connection, "SELECT sum(energy_uj) FROM posting")
+    known = "device_nano IS NOT NULL AND energy_nano IS NOT NULL"
+    cost = one(connection, f"SELECT sum(device_nano + energy_nano) FROM posting WHERE {known}")
+    assert sum(totals.cost_nano.values()) == cost
+    assert sum(totals.unmetered_ns.values()) == one(
+        connection, "SELECT sum(gpu_ns) FROM posting WHERE energy_uj IS NULL"
+    )
+    assert sum(totals.unpriced_ns.values()) == one(connection, f"SELECT sum(gpu_ns) FROM posting WHERE NOT ({known})")
+    assert sum(totals.tokens.values()) == one(connection, "SELECT sum(input_tokens + output_tokens) FROM usage")
+    assert sum(totals.requests.values()) == one(connection, "SELECT count(*) FROM usage")
+
+
+def test_idle_overhead_and_unobserved_have_rows_of_their_own(tmp_path):
+    totals = loaded(new_ledger(tmp_path, 3))
+
+    by_kind = {where.kind: ns for where, ns in totals.gpu_ns.items() if where.kind != "request"}
+    assert by_kind == {"idle": 700 * MS, "overhead": 40 * MS, "unobserved": 3 * MS}
+    assert {w.model for w in totals.gpu_ns} == {"llama"}  # idle counts for the model that the engine serves
+
+
+def test_cached_tokens_are_not_counted_as_input_twice(tmp_path):
+    totals = loaded(new_ledger(tmp_path, 1))
+
+    assert {key[2]: count for key, count in totals.tokens.items()} == {"input": 68, "cached": 32, "output": 50}
+
+
+def test_currencies_are_kept_apart(tmp_path):
+    ledger = new_ledger(tmp_path, 1)
+    other = turn([record(2)], window=1)
+    with ledger.transaction():
+        ledger.put_rate(("rate-2", "eur", "EUR", *RATE[3:]))
+        ledger.post([(p, c._replace(rate_id="rate-2") if c.rate_id else c) for p, c in other.postings])
+    totals = loaded(ledger)
+
+    by_currency = {c: sum(n for m, n in totals.cost_nano.items() if m.currency == c) for c in ("USD", "EUR")}
+    assert by_currency == {"USD": 30_000 + 700_007, "EUR": 30_000 + 700_007}
+    assert sum(totals.cost_nano.values()) == sum(by_currency.values())
+    assert USD.currency == "USD"
+
+
+def test_a_hundred_thousand_tenants_become_a_thousand_and_one_and_nothing_is_lost(tmp_path):
+    ledger = new_ledger(tmp_path)
+    live = Totals(1_000)
+    live.know([engine()], {RATE[0]: "USD"})
+    for part in range(10):
+        records = [record(part * 10_000 + n, tenant=f"t{part * 10_000 + n}") for n in range(10_000)]
+        what = write(ledger, turn(records, window=part))
+        live.add(what.postings, what.records, what.meter)
+    after_restart = loaded(ledger, 1_000)
+
+    assert figures(live) == figures(after_restart)
+    tenants = {where.tenant for where in live.gpu_ns if where.kind == "request"}
+    assert len(tenants) == 1_001
+    assert OTHER_TENANT in tenants
+    assert live.gate.folded == 99_000
+    assert sum(live.gpu_ns.values()) == one(ledger.connection, "SELECT sum(gpu_ns) FROM posting")
+    assert sum(live.requests.values()) == 100_000
+    assert one(ledger.connection, "SELECT count(DISTINCT tenant) FROM usage") == 100_000
+
+
+def test_who_comes_first_keeps_the_own_name():
+    gate = TenantGate(2)
+
+    assert [gate(t) for t in ("a", "b", "c", "a", "d", "b", "")] == ["a", "b", OTHER_TENANT, "a", OTHER_TENANT, "b", ""]
+    assert gate.folded == 2
