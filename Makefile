@@ -6,7 +6,7 @@ PYTHON ?= python3
 VLLM_VERSIONS ?= 0.32.0 0.28.0
 # The newest CUDA build: its sources are read, it is not installed.
 VLLM_WHEEL ?= 0.33.0
-# Arguments for pytest, as in: make test T="tests/unit -k journal"
+# Arguments for pytest, as in: make test T="tests/journal -k damage"
 T ?=
 # The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
 KEEP ?=

@@ -63,9 +63,9 @@ SENSORS: dict[str, dict[str, Any]] = {
 READER = """
 import json, sys
 import msgspec
-from costtrace.clock import Anchor
-from costtrace.nvml_sim.clock import VirtualClock
-from costtrace.sensors.nvml import NvmlSensor
+from costtrace.core.clock import Anchor
+from costtrace_nvml_sim.clock import VirtualClock
+from costtrace.sensors.nvml.sensor import NvmlSensor
 
 params = json.load(sys.stdin)
 clock = VirtualClock(params["clock"])

@@ -77,7 +77,7 @@ def test_every_variable_that_is_named_is_a_setting():
     )
 
 
-PACKAGES = ("costtrace_vllm", "costtrace_tensorrt_llm", "costtrace_dynamo", "costtrace_nvml_sim")
+PACKAGES = tuple(path.name for path in ROOT.glob("plugins/*/src/*/"))
 
 
 def test_every_metric_that_is_named_is_emitted():

@@ -236,7 +236,7 @@ def book_at_once(journal: Path, out: Path) -> None:
 
 
 def dump(ledger: Path, target: Path) -> None:
-    """A ledger as SQL, from which `restored` of tests/unit/test_golden_files.py makes it again."""
+    """A ledger as SQL, from which `restored` of tests/test_golden_files.py makes it again."""
     opened = Ledger(ledger)
     version = opened.connection.execute("PRAGMA user_version").fetchone()[0]
     opened.connection.execute("UPDATE notice SET at_ns = ?", (CUT_NS + WALL_OFFSET_NS,))

@@ -326,6 +326,7 @@ def test_a_request_that_ends_is_on_disk_before_the_next_drain(tmp_path):
     assert isinstance(read(tmp_path)[-1], EngineStopped)
 
 
+@pytest.mark.swallows
 def test_an_error_in_the_translator_is_logged_once_and_the_pump_goes_on(tmp_path, caplog):
     recorder = Recorder()
     pump = new_pump(tmp_path, recorder)

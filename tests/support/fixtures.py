@@ -22,6 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(autouse=True)
 def _raise_what_is_swallowed(request):
     """An error that serving would swallow fails the test, unless the test is about that: ``@pytest.mark.swallows``."""
+    guard.failures.clear()
     guard.strict(request.node.get_closest_marker("swallows") is None)
     yield
     guard.strict(False)

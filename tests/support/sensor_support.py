@@ -13,8 +13,8 @@ BEGIN = 1_000 * SECOND
 """Where the monotonic clock of the tests stands at t0."""
 
 SCRIPT = """
-from costtrace.clock import Anchor
-from costtrace.sensors.nvml import NvmlSensor
+from costtrace.core.clock import Anchor
+from costtrace.sensors.nvml.sensor import NvmlSensor
 import msgspec
 
 jumps = params["jumps"]

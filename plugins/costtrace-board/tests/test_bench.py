@@ -21,7 +21,7 @@ STAND_IN = """
     import json, sys, time
     from pathlib import Path
     from costtrace.ledger.store import Ledger, UsageCost
-    from costtrace.usage import EngineRow, UsageRecord
+    from costtrace.core.rows import EngineRow, UsageRecord
     words = dict(zip(sys.argv, sys.argv[1:]))
     users, count = int(words["--max-concurrency"]), int(words["--num-prompts"])
     ledger = Ledger(Path({home!r}) / "ledger.sqlite")
@@ -133,7 +133,7 @@ AIPERF = """
     import json, sys, time, uuid
     from pathlib import Path
     from costtrace.ledger.store import Ledger, UsageCost
-    from costtrace.usage import EngineRow, UsageRecord
+    from costtrace.core.rows import EngineRow, UsageRecord
     words = dict(zip(sys.argv, sys.argv[1:]))
     users, count = int(words["--concurrency"]), int(words["--request-count"])
     ids = [str(uuid.UUID(int=1000 * users + k)) for k in range(count + 2)]

@@ -51,7 +51,7 @@ def test_a_process_that_only_waits_to_be_reaped_does_not_count():
 
 ORDERLY = """
 import time
-from costtrace.demo.processes import end_in_order_when_told
+from costtrace_lab.demo.processes import end_in_order_when_told
 end_in_order_when_told()
 try:
     print("ready", flush=True)

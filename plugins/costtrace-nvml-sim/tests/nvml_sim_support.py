@@ -14,7 +14,7 @@ from costtrace_nvml_sim.truth import Truth
 PRELUDE = """
 import json, sys
 import pynvml as nvml
-from costtrace.nvml_sim.clock import VirtualClock
+from costtrace_nvml_sim.clock import VirtualClock
 
 params = json.loads(sys.argv[1])
 clock = VirtualClock(params["clock"]) if params["clock"] else None

@@ -43,7 +43,7 @@ def test_identity_can_be_declared_but_the_marks_stay(tmp_path):
     simulated = double(tmp_path, device, driver_version="570.01")
     script = """
 import ctypes
-from costtrace.nvml_sim.detect import loaded_library_version
+from costtrace_nvml_sim.detect import loaded_library_version
 h = devices[0]
 out = {"name": nvml.nvmlDeviceGetName(h), "uuid": nvml.nvmlDeviceGetUUID(h), "serial": nvml.nvmlDeviceGetSerial(h),
        "part": nvml.nvmlDeviceGetBoardPartNumber(h), "driver": nvml.nvmlSystemGetDriverVersion(),

@@ -40,7 +40,7 @@ def test_reader_sees_records_that_are_appended_while_it_runs(tmp_path):
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     simulated = double(tmp_path, {"preset": "H100", "feeds": [{"path": "power.bin"}], "counter": {"mode": "part_time"}})
     script = """
-from costtrace.nvml_sim.feed import PowerFeed
+from costtrace_nvml_sim.feed import PowerFeed
 out = []
 t0 = params["t0"]
 with PowerFeed(params["path"]) as feed:
@@ -62,7 +62,7 @@ def test_a_record_that_comes_late_is_still_counted_in_full(tmp_path):
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     simulated = double(tmp_path, {"preset": "H100", "feeds": [{"path": "power.bin"}], "counter": {"mode": "part_time"}})
     script = """
-from costtrace.nvml_sim.feed import PowerFeed
+from costtrace_nvml_sim.feed import PowerFeed
 out = []
 with PowerFeed(params["path"]) as feed:
     for at, power_mw in ((1, 100_000), (2, 600_000), (9, 50_000)):

@@ -1,6 +1,5 @@
 """Source trees that look like TensorRT-LLM's to a reader that imports nothing."""
 
-import pytest
 from costtrace_tensorrt_llm.hook_points import HOOKS
 
 
@@ -38,8 +37,3 @@ EXECUTOR = "_torch.pyexecutor.py_executor"
 
 
 OURS = [hook for hook in HOOKS if hook.module.startswith("tensorrt_llm.")]
-
-
-@pytest.fixture
-def tree(tmp_path):
-    return tree_of(tmp_path, "main")

@@ -19,6 +19,11 @@ from costtrace.cli.app import cli
 from costtrace.core import guard
 
 
+@pytest.fixture
+def tree(tmp_path):
+    return tree_of(tmp_path, "main")
+
+
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     monkeypatch.setattr(process.status, "lost", {})

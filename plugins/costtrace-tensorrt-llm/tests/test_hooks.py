@@ -170,6 +170,7 @@ def test_only_the_first_of_the_ranks_that_run_the_same_batches_meters_and_for_al
     assert [device.uuid for device in of(events, EngineStarted)[0].devices] == ["GPU-f0", "GPU-f1"]
 
 
+@pytest.mark.swallows
 def test_a_device_that_fails_costs_unobserved_time_and_not_the_engine(cuda, tmp_path, monkeypatch):
     served = laid()(cuda, plans(2))
     served.start_worker()

@@ -132,6 +132,7 @@ def test_what_an_agent_said_counts_for_a_while_only(tmp_path, age_s):
     assert asked(tmp_path) is None
 
 
+@pytest.mark.swallows
 @pytest.mark.parametrize("content", ["{", "[]", '{"written_s": 1}', '{"written_s":1,"scope":"tenant","means":[["m"]]}'])
 def test_a_damaged_file_says_nothing_and_is_counted(tmp_path, content):
     cost_estimates.path_below(tmp_path).write_text(content)
@@ -333,6 +334,7 @@ def test_where_nothing_is_known_an_answer_is_as_it_was(answering, case):
     assert not guard.failures
 
 
+@pytest.mark.swallows
 def test_an_error_of_ours_costs_the_estimate_and_not_the_answer(answering):
     answer, headers = answering(usage=SimpleNamespace(prompt_tokens=3))
     assert vars(answer.usage) == {"prompt_tokens": 3}
@@ -346,6 +348,7 @@ def test_an_answer_that_is_made_for_nobody_is_left_alone():
     assert not hasattr(answer.usage, "cost_details")
 
 
+@pytest.mark.swallows
 def test_in_a_thread_that_knows_of_no_request_the_answer_still_knows_who_asked():
     seen = []
     build = frontend.wrap_build(lambda _, ctx: seen.append(frontend._caller.get()) or ctx)

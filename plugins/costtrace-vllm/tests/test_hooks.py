@@ -51,6 +51,7 @@ def test_an_action_runs_at_once_on_a_module_that_is_loaded(package):
     assert seen == [module]
 
 
+@pytest.mark.swallows
 def test_a_failing_action_does_not_break_the_import(package):
     late.when_imported(package, lambda _: 1 / 0)
     assert __import__(package).Thing().act(3) == 3
@@ -214,6 +215,7 @@ def test_what_was_delivered_is_taken_out_of_an_abort():
     assert scheduler.finish_requests(None, "aborted") is None
 
 
+@pytest.mark.swallows
 def test_an_error_of_ours_never_reaches_the_scheduler():
     scheduler, recorder = make()
     assert scheduler.update_from_output("a batch that nobody dispatched", "mro") == "outputs"
@@ -324,6 +326,7 @@ def test_without_http_the_process_is_the_tenant(monkeypatch):
     assert (found.tenant, found.tenant_source, found.request_key) == ("night", "process", "7")
 
 
+@pytest.mark.swallows
 def test_a_request_goes_to_its_engine_even_if_it_cannot_be_labelled():
     sent = []
     wrapped = frontend.wrap_add(lambda client, request: sent.append(request))

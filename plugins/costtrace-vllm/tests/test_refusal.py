@@ -58,6 +58,7 @@ def test_a_period_that_is_over_refuses_nobody_though_the_agent_has_not_looked_ye
 ENDS = ("1e999", str(10**20), "-1")
 
 
+@pytest.mark.swallows
 @pytest.mark.parametrize(
     "content",
     [
@@ -153,13 +154,14 @@ def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home
         standing_of(store, load_budgets(home / "budgets.yaml")[0], NOW_NS)
 
 
+@pytest.mark.swallows
 def test_what_servers_refused_is_counted_once(home):
     counted = []
     agent = BudgetRefusals(home, home / "budgets.yaml", counted.append)
     status = home / "run" / "frontend-7.json"
     for content in ('{"refused": {"acme": 2}}', '{"refused": {"acme": 2, "globex": 3}}', '{"role": "frontend"}', "{"):
         status.parent.mkdir(exist_ok=True)
-        process.status.write_text(content)
+        status.write_text(content)
         agent._count_refused()
     assert counted == [2, 3]
 

@@ -67,6 +67,7 @@ def test_it_is_off_by_default(monkeypatch):
     process.forget()
 
 
+@pytest.mark.swallows
 def test_an_error_of_ours_costs_the_header_and_not_the_answer():
     sent = []
 

@@ -250,7 +250,7 @@ def test_microbatches_that_take_turns_are_told_apart():
     assert reader.steps == expected
 
 
-RECORDINGS = sorted((Path(__file__).parents[3] / "tests" / "recordings").glob("vllm-*.json"))
+RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("vllm-*.json"))
 
 
 def load(path):

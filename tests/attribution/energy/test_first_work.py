@@ -107,7 +107,7 @@ def test_the_lag_and_what_power_follows_are_found_in_what_was_held():
 
 @pytest.mark.parametrize("lag_ms", [0, 800, 900])
 def test_a_lag_at_the_end_of_what_is_looked_for_stays_within_it_and_goes_on_being_looked_for(monkeypatch, lag_ms):
-    monkeypatch.setattr("test_energy_hold.LAG_NS", lag_ms * NS_PER_MS)
+    monkeypatch.setitem(globals(), "LAG_NS", lag_ms * NS_PER_MS)
     works = work(30)
     found = learn(placed(readings(works)), works, 0)
     assert 0 <= found.lag_ns <= LONGEST_LAG_NS

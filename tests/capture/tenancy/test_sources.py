@@ -71,6 +71,7 @@ def test_a_key_goes_before_a_header_that_claims_somebody_else(keys):
     assert who(policy, (b"x-costtrace-tenant", b"victim")) == ("default", "rejected:untrusted")
 
 
+@pytest.mark.swallows
 def test_a_key_file_is_read_again_when_it_changed_and_kept_when_it_is_broken(keys):
     now = [0.0]
     policy = TenancyPolicy(sources=[KeySource(keys, clock=lambda: now[0])])

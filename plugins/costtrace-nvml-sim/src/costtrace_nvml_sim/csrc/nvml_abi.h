@@ -1,7 +1,7 @@
 /* The part of NVML's binary interface that the double answers.
  *
  * Declared here so that gcc alone can build it. The layouts and numbers are those of NVML 13;
- * tests/unit/test_nvml_sim_abi.py compares them with nvidia-ml-py's own structures.
+ * plugins/costtrace-nvml-sim/tests/test_abi.py compares them with nvidia-ml-py's own structures.
  */
 #ifndef COSTTRACE_NVML_ABI_H
 #define COSTTRACE_NVML_ABI_H
