@@ -133,7 +133,7 @@ def test_without_an_intensity_no_request_says_anything_of_carbon(home):
 
 
 @pytest.mark.parametrize(
-    ("intensity", "energy_uj", "gap_ns"),
+    ("intensity", "energy_uj", "energy_unknown_ns"),
     [
         (CarbonIntensity([Intensity(0, Decimal(400))]), None, 0),
         (CarbonIntensity([Intensity(0, Decimal(400))]), 10**6, 1),
@@ -142,8 +142,8 @@ def test_without_an_intensity_no_request_says_anything_of_carbon(home):
     ],
     ids=["energy unknown", "energy known in part", "intensity not known yet", "no intensity"],
 )
-def test_a_request_of_which_anything_is_unknown_has_no_grams_and_not_0(intensity, energy_uj, gap_ns):
-    assert request_ug(intensity, energy_uj, gap_ns, 5) is None
+def test_a_request_of_which_anything_is_unknown_has_no_grams_and_not_0(intensity, energy_uj, energy_unknown_ns):
+    assert request_ug(intensity, energy_uj, energy_unknown_ns, 5) is None
 
 
 def test_the_intensity_of_the_command_is_the_settings_unless_it_is_given(home, monkeypatch):

@@ -134,7 +134,7 @@ class Writer:
                 shared=plan.share > 1,
                 energy_uj=energy,
                 energy_source="nvml_counter" if energy is not None else "none",
-                gap_ns=gap // g + (gap % g if device == plan.devices[0] else 0),
+                energy_unknown_ns=gap // g + (gap % g if device == plan.devices[0] else 0),
                 **{f"{kind}_ns": ns for kind, ns in kinds.items()},
             )
             for device, energy in zip(plan.devices, energies, strict=True)
@@ -179,13 +179,13 @@ class Writer:
         return still_open, gap
 
     def post(self, plan, part, rate, part_unknown, **fields):
-        gap_ns = fields["gpu_ns"] // part_unknown if part_unknown else 0
-        posting = Posting(engine_id=plan.engine_id, gap_ns=gap_ns, **fields)
+        energy_unknown_ns = fields["gpu_ns"] // part_unknown if part_unknown else 0
+        posting = Posting(engine_id=plan.engine_id, energy_unknown_ns=energy_unknown_ns, **fields)
         charge = self.carry.charge(plan.engine_id, rate, posting.gpu_ns, posting.energy_uj)
         self.ledger.post([(posting, charge)])
         if part is not None:
             part["postings"].append((posting, charge, rate))
-        return gap_ns
+        return energy_unknown_ns
 
     def part(self, plan, window_ns):
         self.records += 1
@@ -215,7 +215,7 @@ class Writer:
             operation="chat", traceparent=f"00-{int(part['record_id'][-5:]):032x}-{1:016x}-01",
             arrived_ns=part["arrived_ns"], scheduled_ns=part["arrived_ns"] + 2_000_000,
             decode_ns_at=part["arrived_ns"] + 9_000_000, ended_ns=part["ended_ns"],
-            **{name: total(name) for name in ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "gap_ns")},
+            **{name: total(name) for name in ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "energy_unknown_ns")},
             **{name: total(name) for name in ("energy_uj", "prefill_uj", "decode_uj")},
             energy_source="nvml_counter" if total("energy_uj") is not None else "none",
             input_tokens=self.random.randrange(1, 4000), cached_tokens=0, output_tokens=self.random.randrange(1, 900),

@@ -114,7 +114,8 @@ class Month:
             rows.meter.append(
                 MeterRow(
                     window_ns=window_ns, engine_id=engine_id, device=device, start_ns=BOOT_NS + k * WINDOW_NS,
-                    end_ns=BOOT_NS + (k + 1) * WINDOW_NS, energy_uj=uj, gap_ns=gap // g + (gap % g if n == 0 else 0),
+                    end_ns=BOOT_NS + (k + 1) * WINDOW_NS, energy_uj=uj,
+                    energy_unknown_ns=gap // g + (gap % g if n == 0 else 0),
                     energy_source="none" if uj is None else "nvml_counter",
                     **{f"{kind}_ns": ns for kind, ns in kinds.items()},
                 )
@@ -137,9 +138,9 @@ class Month:
                 tenant=self.rng.choice(self.tenants), model=model, gpu_ns=prefill + decode, prefill_ns=prefill,
                 decode_ns=decode, wasted_ns=decode // 11, energy_uj=None if one is None else one + two, prefill_uj=one,
                 decode_uj=two, wasted_uj=None if two is None else two // 11, method="roofline",
-                gap_ns=(prefill + decode) // gap_of if gap_of else 0,
+                energy_unknown_ns=(prefill + decode) // gap_of if gap_of else 0,
             )  # fmt: skip
-            gap += posting.gap_ns
+            gap += posting.energy_unknown_ns
             rows.postings.append(posting)
             self.close(rows, posting, late=self.records % 9 == 0)
         for (kind, reason), uj in zip(
@@ -148,9 +149,9 @@ class Month:
             ns = kinds[kind] * g
             posting = Posting(
                 window_ns=window_ns, engine_id=engine_id, kind=kind, reason=reason, gpu_ns=ns, energy_uj=uj,
-                gap_ns=ns // gap_of if gap_of else 0,
+                energy_unknown_ns=ns // gap_of if gap_of else 0,
             )  # fmt: skip
-            gap += posting.gap_ns
+            gap += posting.energy_unknown_ns
             rows.postings.append(posting)
         for posting in rows.postings:
             rate = self.book.rate_for(ENGINES[engine_id][0], "gpu", window_ns)
@@ -160,7 +161,16 @@ class Month:
 
     def close(self, rows, posting, *, late):
         second = self.records % 7 == 0
-        names = ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "gap_ns", "energy_uj", "prefill_uj", "decode_uj")
+        names = (
+            "gpu_ns",
+            "prefill_ns",
+            "decode_ns",
+            "wasted_ns",
+            "energy_unknown_ns",
+            "energy_uj",
+            "prefill_uj",
+            "decode_uj",
+        )
         record = UsageRecord(
             record_id=posting.record_id, request_key=posting.record_id, request_id=posting.record_id,
             engine_id=posting.engine_id, part=2 if second else 1, tenant=posting.tenant, tenant_source="header",

@@ -165,10 +165,10 @@ def test_every_table_that_shows_its_joules_says_simulated(world):
 def test_what_was_killed_lost_no_energy_and_counted_none_twice(world):
     home, boards = world
     log = readings(home)[boards[1]]
-    gap_ns = home.one("SELECT sum(gap_ns) FROM meter WHERE device = ?", boards[1])
+    energy_unknown_ns = home.one("SELECT sum(gap_ns) FROM meter WHERE device = ?", boards[1])
     started_ns = home.one("SELECT min(start_ns) FROM meter WHERE device = ?", boards[1])
     first_ns = next(each.at_ns for each in log if each.energy_uj is not None)
     journals = [path for path in (home.path / "journal").iterdir() if path.name.startswith(f"{SENSORS}-")]
     assert len(journals) == 2, "of two agents"
     # The counter went on while no agent was there: only what was before its first reading is unknown.
-    assert gap_ns == max(0, first_ns - started_ns)
+    assert energy_unknown_ns == max(0, first_ns - started_ns)

@@ -261,9 +261,9 @@ def test_every_attribute_is_in_the_tables_with_the_type_that_they_say():
 @pytest.mark.parametrize(
     ("changes", "grams"),
     [
-        ({"energy_uj": 3_600_000_000, "gap_ns": 0}, 0.4),
-        ({"energy_uj": None, "gap_ns": 5}, None),
-        ({"energy_uj": 3_600_000_000, "gap_ns": 1}, None),
+        ({"energy_uj": 3_600_000_000, "energy_unknown_ns": 0}, 0.4),
+        ({"energy_uj": None, "energy_unknown_ns": 5}, None),
+        ({"energy_uj": 3_600_000_000, "energy_unknown_ns": 1}, None),
     ],
     ids=["known", "unknown", "known in part"],
 )

@@ -21,8 +21,8 @@ def figures(totals: Totals) -> dict[str, dict]:
         "energy_uj",
         "cost_nano",
         "wasted_ns",
-        "unmetered_ns",
-        "unpriced_ns",
+        "energy_unknown_ns",
+        "cost_unknown_ns",
         "tokens",
         "requests",
         "device_ns",
@@ -70,10 +70,12 @@ def test_sums_equal_the_ledger_and_the_meter(tmp_path):
     known = "device_nano IS NOT NULL AND energy_nano IS NOT NULL"
     cost = one(connection, f"SELECT sum(device_nano + energy_nano) FROM posting WHERE {known}")
     assert sum(totals.cost_nano.values()) == cost
-    assert sum(totals.unmetered_ns.values()) == one(
+    assert sum(totals.energy_unknown_ns.values()) == one(
         connection, "SELECT sum(gpu_ns) FROM posting WHERE energy_uj IS NULL"
     )
-    assert sum(totals.unpriced_ns.values()) == one(connection, f"SELECT sum(gpu_ns) FROM posting WHERE NOT ({known})")
+    assert sum(totals.cost_unknown_ns.values()) == one(
+        connection, f"SELECT sum(gpu_ns) FROM posting WHERE NOT ({known})"
+    )
     assert sum(totals.tokens.values()) == one(connection, "SELECT sum(input_tokens + output_tokens) FROM usage")
     assert sum(totals.requests.values()) == one(connection, "SELECT count(*) FROM usage")
 

@@ -67,7 +67,7 @@ def report(home, *words):
 def test_the_cells_add_up_to_everything_that_the_ledger_holds(which, request):
     summary, _, found, _ = of(request.getfixturevalue(which))
     everything = [line for line in summary.totals if line.kind == EVERYTHING]
-    for name in ("gpu_ns", "energy_unknown_gpu_ns", "cost_unknown_gpu_ns", "wasted_ns"):
+    for name in ("gpu_ns", "energy_unknown_ns", "cost_unknown_ns", "wasted_ns"):
         due = sum(getattr(line, name) for line in everything)
         assert sum(getattr(c.direct, name) + getattr(c.idle, name) for c in found) == due
     for name in ("energy_uj", "cost_nano", "device_cost_nano"):
@@ -112,7 +112,7 @@ def test_an_unknown_cost_is_unknown_on_the_board_and_not_0(honest):
 
 
 def cell(model="m", *, ns=0, nano=None, unknown_ns=0, idle_nano=None, inputs=0, outputs=0):
-    direct = Line((), "request", gpu_ns=ns, cost_nano=nano, cost_unknown_gpu_ns=unknown_ns)
+    direct = Line((), "request", gpu_ns=ns, cost_nano=nano, cost_unknown_ns=unknown_ns)
     direct = direct._replace(input_tokens=inputs, output_tokens=outputs)
     return Cell(model, "gpu", "2026-11-01", "USD", direct, Line((), "idle", cost_nano=idle_nano))
 

@@ -104,7 +104,7 @@ def test_the_ladder_of_a_ledger_names_each_step_and_ends_at_its_cost():
 def test_a_ladder_needs_a_full_cost_and_one_currency():
     start = Benchmark("peak", "total", "USD", Fraction("0.02"))
     with pytest.raises(FigureRefused, match="not known in full"):
-        climb(start, production(cost_unknown_gpu_ns=1))
+        climb(start, production(cost_unknown_ns=1))
     with pytest.raises(FigureRefused, match="EUR"):
         climb(start._replace(currency="EUR"), production())
 

@@ -149,7 +149,7 @@ def test_the_chart_is_of_the_same_money(home):
         found = look(store, 3_600 * 10**9, 1)
         for most in (3, 48):
             _, points = course(store, found.period, most)
-            known = {line.currency: line.cost_nano for line in totals(found) if not line.cost_unknown_gpu_ns}
+            known = {line.currency: line.cost_nano for line in totals(found) if not line.cost_unknown_ns}
             assert known, "no currency is known in full"
             for currency, nano in known.items():
                 assert sum(whole for _, one, _, whole in points if one == currency) == nano

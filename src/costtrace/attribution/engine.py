@@ -156,7 +156,7 @@ class EngineAttribution(msgspec.Struct):
         elif segment.step is not None and staged.work is not None:
             served = staged.uj is None and grant.last and self._steady(grant, segment.step, staged.work)
             if not served:
-                amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.gap_ns)]
+                amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.energy_unknown_ns)]
                 model = (staged.spends[1], grant.device_steps) if staged.spends else None
                 served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)

@@ -39,7 +39,7 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
     """The part of `gpu_ns` that served nobody in the end: recomputed, after the end, aborted. Not on top of it."""
     energy_uj: int | None = None
     """None: not measured. The same split as `gpu_ns` applies."""
-    gap_ns: int = 0
+    energy_unknown_ns: int = msgspec.field(default=0, name="gap_ns")
     """The part of `gpu_ns` whose energy is not in `energy_uj`, because it is not known."""
     prefill_uj: int | None = None
     decode_uj: int | None = None
@@ -90,7 +90,7 @@ class MeterRow(msgspec.Struct, frozen=True, kw_only=True):
     """Other engines had the device too, so the four kinds are a share of the wall time and not all of it."""
     energy_uj: int | None = None
     """By the device's counter; None: not measured."""
-    gap_ns: int = 0
+    energy_unknown_ns: int = msgspec.field(default=0, name="gap_ns")
     """Device time whose energy is not in it."""
     energy_source: str = "none"
     energy_scope: str = ""
@@ -130,7 +130,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     energy_uj: int | None = None
     prefill_uj: int | None = None
     decode_uj: int | None = None
-    gap_ns: int = 0
+    energy_unknown_ns: int = msgspec.field(default=0, name="gap_ns")
     """The part of `gpu_ns` whose energy is not in `energy_uj`."""
     energy_source: str = "none"
     input_tokens: int
@@ -259,9 +259,9 @@ class Means(msgspec.Struct, frozen=True, array_like=True):
 ROUNDING_NS = 2
 
 
-def is_known(gpu_ns: int, energy_uj: int, gap_ns: int) -> bool:
+def is_known(gpu_ns: int, energy_uj: int, energy_unknown_ns: int) -> bool:
     """Is the energy of this much device time known, at least in part? Rounding may leave a ns beside its gap."""
-    return energy_uj > 0 or gap_ns + ROUNDING_NS < gpu_ns
+    return energy_uj > 0 or energy_unknown_ns + ROUNDING_NS < gpu_ns
 
 
 class UsageCost(NamedTuple):

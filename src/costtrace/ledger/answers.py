@@ -25,7 +25,7 @@ class Used(NamedTuple):
     prefill_ns: int
     decode_ns: int
     wasted_ns: int
-    gap_ns: int
+    energy_unknown_ns: int
     """Part of `gpu_ns` whose energy is not in `energy_uj`."""
     energy_uj: int | None
     prefill_uj: int | None
@@ -73,7 +73,7 @@ class Request(NamedTuple):
     prefill_ns: int
     decode_ns: int
     wasted_ns: int
-    gap_ns: int
+    energy_unknown_ns: int
     energy_uj: int | None
     energy_source: str
     input_tokens: int

@@ -18,6 +18,7 @@ from costtrace.core.units import NS_PER_HOUR, NS_PER_S
 from costtrace.ledger.answers import Ended, Fit, Habit, Period, Request, Used
 from costtrace.ledger.count_once import COUNTED
 from costtrace.ledger.reader import Filter, Row, Store
+from costtrace.ledger.schema.columns import columns_of
 
 DAY_NS = 24 * NS_PER_HOUR
 QUARTER_NS = 900 * NS_PER_S
@@ -80,7 +81,7 @@ TIME_DIMENSIONS = ("hour", "day", "month")
 
 _FIT = FitRow.__struct_fields__
 _WORKED_OUT = ("rerated", "first_cost_nano", "first_currency", "first_price_book")
-REQUEST_COLUMNS = ", ".join(f"u.{name}" for name in Request._fields if name not in _WORKED_OUT)
+REQUEST_COLUMNS = columns_of((name for name in Request._fields if name not in _WORKED_OUT), "u")
 # What requests that were re-rated cost by now: what a line takes back and what it adds cancel out.
 _RERATED = """
     LEFT JOIN (

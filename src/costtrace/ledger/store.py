@@ -139,7 +139,7 @@ class Ledger:
                     p.prefill_uj,
                     p.decode_uj,
                     p.wasted_uj,
-                    p.gap_ns,
+                    p.energy_unknown_ns,
                     p.method,
                     c.rate_id,
                     c.device_nano,
@@ -168,7 +168,7 @@ class Ledger:
                     m.unobserved_ns,
                     int(m.shared),
                     m.energy_uj,
-                    m.gap_ns,
+                    m.energy_unknown_ns,
                     m.energy_source,
                     m.energy_scope,
                 )
@@ -222,7 +222,8 @@ class Ledger:
 
 
 _USAGE_FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
-_COLUMNS = ", ".join(f'"{name}"' for name in _USAGE_FIELDS)
+# A column keeps the name that it was made with: a field's stored name.
+_COLUMNS = ", ".join(f'"{field.encode_name}"' for field in msgspec.structs.fields(UsageRecord))
 _PLACES = ", ".join("?" * (len(_USAGE_FIELDS) + len(UsageCost._fields)))
 _INSERT_USAGE = f"INSERT INTO usage ({_COLUMNS}, {', '.join(UsageCost._fields)}) VALUES ({_PLACES})"  # noqa: S608 - our names
 
@@ -246,13 +247,13 @@ def _statements(script: str) -> Iterator[str]:
             rest = ""
 
 
-_PLACES = ", ".join("?" * (3 + len(EnergyProvenance.__struct_fields__)))
+_SENSOR_PLACES = ", ".join("?" * (3 + len(EnergyProvenance.__struct_fields__)))
 
 
 def put_sensors(connection: sqlite3.Connection, rows: Iterable[MeterRow]) -> None:
     """Keep how the energy of meter rows was read. A window that comes in two rows has its last one's."""
     connection.executemany(
-        f"INSERT OR REPLACE INTO window_sensor VALUES ({_PLACES})",  # noqa: S608 - our names
+        f"INSERT OR REPLACE INTO window_sensor VALUES ({_SENSOR_PLACES})",  # noqa: S608 - our names
         [
             (row.engine_id, row.device, row.window_ns, *msgspec.structs.astuple(row.sensor))
             for row in rows

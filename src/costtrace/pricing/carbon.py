@@ -51,12 +51,14 @@ class CarbonIntensity:
         return Fraction(grams_per_kwh) * Fraction(self.pue) * energy_uj * UG_PER_G / UJ_PER_KWH
 
 
-def request_ug(intensity: CarbonIntensity | None, energy_uj: int | None, gap_ns: int, ended_ns: int) -> int | None:
+def request_ug(
+    intensity: CarbonIntensity | None, energy_uj: int | None, energy_unknown_ns: int, ended_ns: int
+) -> int | None:
     """CO2e of a request in micrograms, by the intensity when it ended.
 
     None where no intensity is stated or known, and where any of its energy is not known: a part would pass for all.
     """
-    if intensity is None or energy_uj is None or gap_ns > 0:
+    if intensity is None or energy_uj is None or energy_unknown_ns > 0:
         return None
     found = intensity.micrograms(energy_uj, ended_ns)
     return None if found is None else round(found)

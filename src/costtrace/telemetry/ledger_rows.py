@@ -12,7 +12,9 @@ from costtrace.core.rows import EngineRow, UsageCost, UsageRecord
 _FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
 _COUNT = len(_FIELDS)
 _LABELS, _REASONS, _SIMULATED = (_FIELDS.index(name) for name in ("labels", "finish_reasons", "simulated"))
-_COLUMNS = ", ".join(f'"{name}"' for name in (*_FIELDS, *UsageCost._fields))
+_STORED = tuple(field.encode_name for field in msgspec.structs.fields(UsageRecord))
+"""The columns of the fields: a field's stored name."""
+_COLUMNS = ", ".join(f'"{name}"' for name in (*_STORED, *UsageCost._fields))
 _ENGINE_FIELDS = tuple(field.name for field in msgspec.structs.fields(EngineRow))
 _ENGINE_COLUMNS = ", ".join(_ENGINE_FIELDS)
 

@@ -108,7 +108,7 @@ def _phase(gpu_ns: int, energy_uj: int | None, nano: int | None) -> Attributes:
 
 
 def _carbon_attributes(record: UsageRecord, intensity: CarbonIntensity) -> Attributes:
-    ug = request_ug(intensity, record.energy_uj, record.gap_ns, record.ended_ns)
+    ug = request_ug(intensity, record.energy_uj, record.energy_unknown_ns, record.ended_ns)
     return {} if ug is None else {s.CARBON.name: ug / UG_PER_G, s.CARBON_METHOD.name: intensity.method}
 
 

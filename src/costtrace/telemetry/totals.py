@@ -82,11 +82,11 @@ class _Line(NamedTuple):
     """Where it is known; likewise its phases."""
     prefill_uj: int
     decode_uj: int
-    unmetered_ns: int
+    energy_unknown_ns: int
     device_nano: int
     """Where the cost is known; likewise `energy_nano`."""
     energy_nano: int
-    unpriced_ns: int
+    cost_unknown_ns: int
 
 
 _SUMS = """
@@ -120,9 +120,9 @@ class Totals:
         self.energy_uj: defaultdict[Where, int] = defaultdict(int)
         self.cost_nano: defaultdict[Money, int] = defaultdict(int)
         self.wasted_ns: defaultdict[Where, int] = defaultdict(int)
-        self.unmetered_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """By device name and kind; likewise `unpriced_ns`."""
-        self.unpriced_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.energy_unknown_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        """By device name and kind; likewise `cost_unknown_ns`."""
+        self.cost_unknown_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
         """By tenant, model, type and role."""
         self.requests: defaultdict[tuple[str, str, str, str, str], int] = defaultdict(int)
@@ -186,8 +186,8 @@ class Totals:
             currency = self._currencies.get(line.rate_id, "")
             _put(self.cost_nano, Money(where, "device", currency), line.device_nano)
             _put(self.cost_nano, Money(where, "energy", currency), line.energy_nano)
-        _put(self.unmetered_ns, (name, kind), line.unmetered_ns)
-        _put(self.unpriced_ns, (name, kind), line.unpriced_ns)
+        _put(self.energy_unknown_ns, (name, kind), line.energy_unknown_ns)
+        _put(self.cost_unknown_ns, (name, kind), line.cost_unknown_ns)
 
     def _use(
         self,

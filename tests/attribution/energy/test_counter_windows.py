@@ -33,7 +33,9 @@ def seconds_of(meter, length_s, until_s, readings):
     found = taken(meter, length_s, until_s, readings)
     held = DeviceMeter()
     later = taken(held, length_s, until_s, readings)
-    assert [result.gap_ns for result in later] == [result.gap_ns for result in found], "held first, the same is known"
+    assert [result.energy_unknown_ns for result in later] == [result.energy_unknown_ns for result in found], (
+        "held first, the same is known"
+    )
     assert held.attributed_uj + held.outside_uj == meter.attributed_uj + meter.outside_uj
     return found
 
@@ -62,7 +64,7 @@ def test_a_window_goes_to_its_pieces_to_the_microjoule():
     meter.read(reading(2, 7 + 800_000_001))
     found = [meter.take(number) for number in numbers]
     assert sum(result.uj for result in found) == 800_000_001 == meter.attributed_uj
-    assert [result.gap_ns for result in found] == [0, 0, 0]
+    assert [result.energy_unknown_ns for result in found] == [0, 0, 0]
     assert found[0].uj < found[2].uj, "idle time draws less than busy time"
     assert not meter.pieces
 
@@ -78,8 +80,8 @@ def test_what_no_engine_had_is_the_devices_own():
 
 def test_before_the_first_reading_energy_is_unknown_and_not_zero():
     found = seconds_of(DeviceMeter(begun=True), 0.5, 3, counter(1, 3))
-    assert [result.gap_ns for result in found[:2]] == [NS_PER_S // 2] * 2
-    assert [result.gap_ns for result in found[2:]] == [0] * 4
+    assert [result.energy_unknown_ns for result in found[:2]] == [NS_PER_S // 2] * 2
+    assert [result.energy_unknown_ns for result in found[2:]] == [0] * 4
 
 
 def test_a_piece_waits_for_a_reading_beyond_its_end():
@@ -89,7 +91,7 @@ def test_a_piece_waits_for_a_reading_beyond_its_end():
     meter.read(reading(0.9, 100))
     assert meter.take(number) is None
     meter.read(reading(1.1, 200))
-    assert meter.take(number).gap_ns == 0
+    assert meter.take(number).energy_unknown_ns == 0
 
 
 @pytest.mark.parametrize("told", ["it falls", "it says so"])
@@ -99,7 +101,7 @@ def test_a_driver_reset_leaves_its_window_unknown_and_nothing_negative(told):
     before = [reading(0, 10**9), reading(1, 10**9 + UJ_PER_S)]
     found = seconds_of(meter, 1, 3, [*before, *after])
     assert [result.uj for result in found] == [UJ_PER_S, 0, UJ_PER_S]
-    assert [result.gap_ns for result in found] == [0, NS_PER_S, 0]
+    assert [result.energy_unknown_ns for result in found] == [0, NS_PER_S, 0]
     assert meter.resets == 1
 
 
@@ -110,7 +112,7 @@ def test_a_counter_that_stands_still_is_not_believed():
         meter, 1, 12, [reading(0, 0), *stuck, reading(10, 1_000, "reset"), reading(12, 1_000 + UJ_PER_S)]
     )
     assert found[0].uj == 1_000
-    assert all(result.gap_ns == NS_PER_S and result.uj == 0 for result in found[1:10])
+    assert all(result.energy_unknown_ns == NS_PER_S and result.uj == 0 for result in found[1:10])
     assert sum(result.uj for result in found[10:]) == UJ_PER_S
 
 
@@ -129,7 +131,7 @@ def test_a_short_fault_is_bridged_by_the_next_value():
         3,
         [reading(0, 0), reading(1, UJ_PER_S), reading(1.5, None, "unknown"), reading(3, 3 * UJ_PER_S)],
     )
-    assert [result.gap_ns for result in found] == [0, 0, 0]
+    assert [result.energy_unknown_ns for result in found] == [0, 0, 0]
     assert sum(result.uj for result in found) == 3 * UJ_PER_S
 
 
@@ -138,7 +140,7 @@ def test_a_device_that_cannot_be_read_for_long_has_unknown_energy(fault):
     meter = DeviceMeter(begun=True)
     away = [reading(at, None, fault) for at in range(1, 10)]
     found = seconds_of(meter, 1, 12, [reading(0, 0), *away, reading(10, 10**12, "reset"), reading(12, 10**12 + 77)])
-    assert all(result.gap_ns == NS_PER_S for result in found[:9])
+    assert all(result.energy_unknown_ns == NS_PER_S for result in found[:9])
     assert all(result.uj == 0 for result in found[:10])
     assert sum(result.uj for result in found[10:]) == 77
 
@@ -150,7 +152,7 @@ def test_a_stalled_sensor_thread_loses_time_and_not_the_counters_energy():
     found = seconds_of(meter, 1, 12, [reading(0, 0), *stalled, reading(12, 12 * UJ_PER_S)])
     known = sum(result.uj for result in found)
     assert known + meter.outside_uj == 12 * UJ_PER_S
-    assert [result.gap_ns for result in found] == [NS_PER_S] * 10 + [0, 0]
+    assert [result.energy_unknown_ns for result in found] == [NS_PER_S] * 10 + [0, 0]
     assert known == 2 * UJ_PER_S
 
 
@@ -173,7 +175,7 @@ def test_a_device_that_nobody_reads_any_more_is_given_up():
 def test_pieces_that_reach_over_several_windows_get_their_part_of_each():
     meter = DeviceMeter(begun=True)
     found = seconds_of(meter, 0.73, 7.3, counter(0, 8))
-    assert all(result.gap_ns == 0 for result in found)
+    assert all(result.energy_unknown_ns == 0 for result in found)
     last = counter(0, 8)[-1].energy_uj - counter(0, 8)[0].energy_uj
     assert sum(result.uj for result in found) + meter.outside_uj == last
     exact = Fraction(UJ_PER_S) * 73 / 100
@@ -223,7 +225,7 @@ def test_a_count_of_another_gain_or_scope_begins_anew(changed):
     meter = DeviceMeter(begun=True)
     found = seconds_of(meter, 1, 3, [*before, *after])
     assert [result.uj for result in found] == [UJ_PER_S, 0, UJ_PER_S], "the step between the counts was never drawn"
-    assert [result.gap_ns for result in found] == [0, NS_PER_S, 0]
+    assert [result.energy_unknown_ns for result in found] == [0, NS_PER_S, 0]
     assert {name: getattr(meter.sensor, name) for name in changed} == changed
 
 

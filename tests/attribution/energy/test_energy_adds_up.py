@@ -71,8 +71,8 @@ def check_energy(rows, node):
     for p in rows.postings:
         posted[p.engine_id, p.window_ns] += p.energy_uj or 0
         # Time, energy and the gap are each rounded to whole units with a carry of their own: 1 ns apart at most.
-        assert 0 <= p.gap_ns <= p.gpu_ns + 1
-        assert p.energy_uj is not None or p.gap_ns >= p.gpu_ns - 1, "unknown energy is a gap"
+        assert 0 <= p.energy_unknown_ns <= p.gpu_ns + 1
+        assert p.energy_uj is not None or p.energy_unknown_ns >= p.gpu_ns - 1, "unknown energy is a gap"
         for part in (p.energy_uj, p.prefill_uj, p.decode_uj, p.wasted_uj):
             assert part is None or part >= 0
         if p.kind == "request" and p.energy_uj is not None:

@@ -141,7 +141,7 @@ def test_nothing_is_settled_while_readings_are_held_and_then_all_of_it_is():
     assert meter.begun
     assert meter.lag.lag_ns == pytest.approx(LAG_NS, abs=10 * NS_PER_MS)
     results = [meter.take(number) for number in range(28 * 50)]
-    assert all(result.gap_ns == 0 for result in results[5:])
+    assert all(result.energy_unknown_ns == 0 for result in results[5:])
     errors = [abs(r.uj - drawn_uj(w.load)) / drawn_uj(w.load) for r, w in zip(results, works, strict=False)]
     assert sorted(errors[5:])[len(errors) // 2] < 0.05
     assert meter.attributed_uj + meter.outside_uj == meter.last_uj - log[0].energy_uj
@@ -164,7 +164,7 @@ def test_an_engine_that_ends_within_it_has_its_energy_soon_after():
     for n in range(1, 5):
         meter.read(reading(last.at_ns + n * NS_PER_S, last.energy_uj + n * 95_000_000))
     results = [meter.take(number) for number in range(len(works))]
-    assert all(result is not None and result.gap_ns == 0 for result in results[5:])
+    assert all(result is not None and result.energy_unknown_ns == 0 for result in results[5:])
     assert sum(result.uj for result in results) == meter.attributed_uj
 
 

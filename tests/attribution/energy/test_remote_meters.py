@@ -91,7 +91,7 @@ def test_a_reading_of_before_this_nodes_clock_is_known_begins_the_first_window()
     (row,) = node.take_rows().meter
     outside = node.meters[f"{BOOT_ID}/GPU-away"].outside_uj
     assert row.energy_uj + outside == 10_500_000
-    assert (row.gap_ns, row.sensor.host, row.sensor.clock_ns) == (0, "node-b", 5)
+    assert (row.energy_unknown_ns, row.sensor.host, row.sensor.clock_ns) == (0, "node-b", 5)
 
 
 def test_while_nothing_arrives_the_time_is_pending_and_on_no_row():
@@ -114,7 +114,7 @@ def test_after_the_wait_its_energy_is_unknown_and_its_time_is_billed():
     node.sweep(s(71))
     node.sweep(s(71))
     (row,) = node.take_rows().meter
-    assert (row.energy_uj, row.gap_ns, row.sensor) == (None, s(9), None)
+    assert (row.energy_uj, row.energy_unknown_ns, row.sensor) == (None, s(9), None)
     assert node.pending_rows() == []
 
 
@@ -122,7 +122,7 @@ def test_without_other_nodes_homes_nothing_is_waited_for():
     node = Pipeline(Policy(), 60 * NS_PER_S)
     idle_engine(node, ["GPU-away@node-b"], until_s=10)
     (row,) = metered(node, 10)
-    assert (row.energy_uj, row.gap_ns) == (None, s(9))
+    assert (row.energy_uj, row.energy_unknown_ns) == (None, s(9))
 
 
 def test_what_this_nodes_own_sensors_see_is_not_taken_from_another():

@@ -31,7 +31,7 @@ COLUMNS = (
     "prefill_ns",
     "wasted_ns",
     "energy_uj",
-    "gap_ns",
+    "energy_unknown_ns",
     "method",
 )
 
@@ -85,7 +85,14 @@ def bill(profile, policy, shape, rounds, period_ns):
         seen = (record.record_id, record.gpu_ns, record.energy_uj, record.head_ns, record.steps, record.batch_milli)
         digest.update(repr(seen).encode())
     for meter in rows.meter:
-        seen = (meter.window_ns, meter.request_ns, meter.idle_ns, meter.overhead_ns, meter.energy_uj, meter.gap_ns)
+        seen = (
+            meter.window_ns,
+            meter.request_ns,
+            meter.idle_ns,
+            meter.overhead_ns,
+            meter.energy_uj,
+            meter.energy_unknown_ns,
+        )
         digest.update(repr(seen).encode())
     fit = node.all_fit_rows()[0]
     if period_ns:

@@ -50,7 +50,7 @@ def test_airport_weights_are_the_shapley_value_of_the_peaks(peaks):
 
 
 def claim(gpu_ns, cost=None, peak=0, reserved=0):
-    return Claim(Pot(gpu_ns, cost_nano=cost, cost_gap_ns=0 if cost is not None else gpu_ns), peak, reserved)
+    return Claim(Pot(gpu_ns, cost_nano=cost, cost_unknown_ns=0 if cost is not None else gpu_ns), peak, reserved)
 
 
 def test_weighted_goes_by_cost_and_by_time_where_a_cost_is_unknown():

@@ -91,7 +91,7 @@ def test_time_and_energy_are_handed_out_as_the_money_is(month, policy):
     posted = next(month.store.rows("SELECT sum(gpu_ns), sum(energy_uj), sum(gap_ns) FROM posting"))
     assert sum(cell.pot.gpu_ns for cell in found.cells) == posted[0]
     assert sum(cell.pot.energy_uj or 0 for cell in found.cells) == posted[1]
-    assert sum(cell.pot.energy_gap_ns for cell in found.cells) == posted[2]
+    assert sum(cell.pot.energy_unknown_ns for cell in found.cells) == posted[2]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

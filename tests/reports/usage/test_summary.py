@@ -16,7 +16,7 @@ from costtrace.reports.usage.summary import ALL_REQUESTS, EVERYTHING, summarize
 from costtrace.reports.usage.summary_tables import as_rows, summary_tables
 
 SUMS = ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns")
-NOTHING = dict.fromkeys((*SUMS, "gap_ns"), 0)
+NOTHING = dict.fromkeys((*SUMS, "energy_unknown_ns"), 0)
 ALWAYS = Period(0, 2**62)
 USD = tuple(plan for plan in PLANS if plan.engine_id in {"engine-a", "engine-c", "engine-f"})
 
@@ -62,9 +62,9 @@ def test_the_lines_sum_to_the_postings_and_to_the_usage_records(store, by):
     (cost,) = next(store.rows("SELECT sum(device_nano + energy_nano) FROM posting"))
     assert sum(line.cost_nano or 0 for line in lines) == cost
     (unpriced,) = next(store.rows("SELECT sum(gpu_ns) FROM posting WHERE device_nano + energy_nano IS NULL"))
-    assert sum(line.cost_unknown_gpu_ns for line in lines) == unpriced
+    assert sum(line.cost_unknown_ns for line in lines) == unpriced
     (unmeasured,) = next(store.rows("SELECT sum(gap_ns) FROM posting"))
-    assert sum(line.energy_unknown_gpu_ns for line in lines) == unmeasured
+    assert sum(line.energy_unknown_ns for line in lines) == unmeasured
     sums = next(store.rows("SELECT count(*), sum(input_tokens), sum(output_tokens) FROM usage"))
     assert tuple(sum(getattr(x, n) for x in found.lines) for n in ("requests", "input_tokens", "output_tokens")) == sums
 
@@ -105,7 +105,7 @@ def test_one_currency_and_some_time_without_a_price_are_one_total(tmp_path):
     assert [line.currency for line in found.totals] == ["USD", "USD"]
     everything = found.totals[1]
     assert everything.cost_nano > 0
-    assert everything.cost_unknown_gpu_ns > 0
+    assert everything.cost_unknown_ns > 0
     assert everything.per_million("total") is None
 
 
@@ -127,8 +127,8 @@ def test_cost_per_million_tokens_divides_by_the_basis_in_its_name():
 def test_unknown_is_not_zero_and_a_part_that_is_unknown_is_said():
     rows = [
         usage(("acme",), currency="USD", gpu_ns=10, energy_uj=5, device_nano=7, energy_nano=1),
-        usage(("acme",), currency="USD", gpu_ns=20, gap_ns=20),
-        usage(("blue",), gpu_ns=40, gap_ns=40),
+        usage(("acme",), currency="USD", gpu_ns=20, energy_unknown_ns=20),
+        usage(("blue",), gpu_ns=40, energy_unknown_ns=40),
     ]
     table = summary_tables(summarize(("tenant",), rows, [tokens(("acme",), "USD"), tokens(("blue",))], UTC), "")[0]
     shown = {column.heading: [column.show(row) for row in table.rows[:2]] for column in table.columns}

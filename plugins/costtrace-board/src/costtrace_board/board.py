@@ -78,7 +78,7 @@ class Cell(NamedTuple):
     def cost_nano(self, *, with_idle: bool) -> int | None:
         """Nano-units; None where a part of it is not known."""
         parts = (self.direct, self.idle) if with_idle else (self.direct,)
-        if any(part.cost_unknown_gpu_ns for part in parts):
+        if any(part.cost_unknown_ns for part in parts):
             return None
         known = [part.cost_nano for part in parts if part.cost_nano is not None]
         return sum(known) if known else None
@@ -97,7 +97,7 @@ class Cell(NamedTuple):
         """J per token; None where the energy is not known in full."""
         parts = (self.direct, self.idle) if with_idle else (self.direct,)
         known = [part.energy_uj for part in parts if part.energy_uj is not None]
-        if any(part.energy_unknown_gpu_ns for part in parts) or not known or not self.tokens(basis):
+        if any(part.energy_unknown_ns for part in parts) or not known or not self.tokens(basis):
             return None
         return Fraction(sum(known), self.tokens(basis) * UJ_PER_J)
 
@@ -118,11 +118,11 @@ class Annotation(NamedTuple):
 _AMOUNTS = (
     "gpu_ns",
     "energy_uj",
-    "energy_unknown_gpu_ns",
+    "energy_unknown_ns",
     "device_cost_nano",
     "energy_cost_nano",
     "cost_nano",
-    "cost_unknown_gpu_ns",
+    "cost_unknown_ns",
 )
 _NOTHING = Line((), "idle")
 

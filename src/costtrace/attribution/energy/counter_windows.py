@@ -58,10 +58,10 @@ class Piece(msgspec.Struct):
 
 
 class Result(NamedTuple):
-    """A piece's energy. `gap_ns` of its device time has none that is known."""
+    """A piece's energy. `energy_unknown_ns` of its device time has none that is known."""
 
     uj: int
-    gap_ns: int
+    energy_unknown_ns: int
     coefficients: list[float] | None
     """Of the energy model, as it was then: what is shared by it does not depend on when somebody looks."""
 

@@ -20,7 +20,7 @@ class Energy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Energy of a grant: what is known of it, by device, and the device time of which none is known."""
 
     uj: tuple[int, ...]
-    gap_ns: tuple[int, ...]
+    energy_unknown_ns: tuple[int, ...]
 
 
 class Waiting(msgspec.Struct, gc=False):
@@ -34,15 +34,15 @@ class Waiting(msgspec.Struct, gc=False):
     pieces: list[tuple[int, int]] | None = None
     """(index of the device, number of the piece there) that are waited for; None: no device is measured."""
     uj: list[int] | None = None
-    gap_ns: list[int] | None = None
+    energy_unknown_ns: list[int] | None = msgspec.field(default=None, name="gap_ns")
     spends: tuple[int, list[float]] | None = None
     """How the first of its devices spends energy: index, coefficients of its model when that piece was settled."""
 
     def energy(self, device_ns: tuple[int, ...]) -> Energy:
         """Of a grant of *device_ns* that has left the stage."""
-        if self.uj is None or self.gap_ns is None:
+        if self.uj is None or self.energy_unknown_ns is None:
             return Energy((0,) * len(device_ns), device_ns)
-        return Energy(tuple(self.uj), tuple(self.gap_ns))
+        return Energy(tuple(self.uj), tuple(self.energy_unknown_ns))
 
 
 class EnergyQueue(msgspec.Struct):
@@ -103,7 +103,7 @@ class EnergyQueue(msgspec.Struct):
             staged.work = self.work
         if not meters:
             return
-        staged.uj, staged.gap_ns, staged.pieces = [0] * len(grant.device_ns), list(grant.device_ns), []
+        staged.uj, staged.energy_unknown_ns, staged.pieces = [0] * len(grant.device_ns), list(grant.device_ns), []
         for index, (key, device_ns) in enumerate(zip(self.devices, grant.device_ns, strict=True)):
             if key in meters:
                 staged.pieces.append((index, meters[key].add(self._piece(grant, device_ns))))
@@ -118,14 +118,14 @@ class EnergyQueue(msgspec.Struct):
 
     def _complete(self, staged: Waiting, pieces: list[tuple[int, int]], meters: dict[str, DeviceMeter]) -> bool:
         assert staged.uj is not None
-        assert staged.gap_ns is not None
+        assert staged.energy_unknown_ns is not None
         waiting = []
         for index, number in pieces:
             result = meters[self.devices[index]].take(number)
             if result is None:
                 waiting.append((index, number))
             else:
-                staged.uj[index], staged.gap_ns[index], coefficients = result
+                staged.uj[index], staged.energy_unknown_ns[index], coefficients = result
                 if coefficients is not None and (staged.spends is None or index < staged.spends[0]):
                     staged.spends = (index, coefficients)
         staged.pieces = waiting

@@ -142,8 +142,8 @@ class RequestPart(msgspec.Struct):
         time, energy, gap = (self._post(meter, rounder) for meter, rounder in enumerate(rounders))
         if not (time.prefill or time.decode or time.wasted or energy.prefill or energy.decode):
             return None
-        gpu_ns, energy_uj, gap_ns = (phases.prefill + phases.decode for phases in (time, energy, gap))
-        known = is_known(gpu_ns, energy_uj, gap_ns)
+        gpu_ns, energy_uj, energy_unknown_ns = (phases.prefill + phases.decode for phases in (time, energy, gap))
+        known = is_known(gpu_ns, energy_uj, energy_unknown_ns)
         return Posting(
             window_ns=window_ns,
             engine_id=engine_id,
@@ -159,7 +159,7 @@ class RequestPart(msgspec.Struct):
             prefill_uj=energy.prefill if known else None,
             decode_uj=energy.decode if known else None,
             wasted_uj=energy.wasted if known else None,
-            gap_ns=gap_ns,
+            energy_unknown_ns=energy_unknown_ns,
             method=self.method,
         )
 
@@ -183,8 +183,8 @@ class RequestPart(msgspec.Struct):
         ends = [self.delivered.get(c.slot, (c.reason, c.output_tokens)) for c in self.closed]
         arrived_ns = first.arrived_ns or first.at_ns
         time, energy, _ = self.posted
-        gpu_ns, energy_uj, gap_ns = (phases.prefill + phases.decode for phases in self.posted)
-        known = is_known(gpu_ns, energy_uj, gap_ns)
+        gpu_ns, energy_uj, energy_unknown_ns = (phases.prefill + phases.decode for phases in self.posted)
+        known = is_known(gpu_ns, energy_uj, energy_unknown_ns)
         counts = first.role != LATER_STAGE
 
         def wall(monotonic_ns: int) -> int:
@@ -215,7 +215,7 @@ class RequestPart(msgspec.Struct):
             energy_uj=energy_uj if known else None,
             prefill_uj=energy.prefill if known else None,
             decode_uj=energy.decode if known else None,
-            gap_ns=gap_ns,
+            energy_unknown_ns=energy_unknown_ns,
             energy_source=self.energy_source if known else "none",
             input_tokens=sum(self.prompts.values()) * counts,
             cached_tokens=sum(tokens for _, tokens in self.cached.values()) * counts,

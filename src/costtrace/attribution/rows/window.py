@@ -21,7 +21,7 @@ class BillingWindow(msgspec.Struct):
     rows: dict[str, dict[str, list[int]]] = {}
     """Kind other than request -> reason -> amounts by meter."""
     device_uj: list[int] = []
-    device_gap_ns: list[int] = []
+    device_energy_unknown_ns: list[int] = msgspec.field(default_factory=list, name="device_gap_ns")
     shared: set[int] = set()
     """Devices (by place) that other engines had at the same time."""
     sensors: list[EnergyProvenance | None] = []
@@ -31,17 +31,17 @@ class BillingWindow(msgspec.Struct):
         """Take in what the devices gave."""
         if not self.device_uj:
             self.device_uj = [0] * len(device_ns)
-            self.device_gap_ns = [0] * len(device_ns)
+            self.device_energy_unknown_ns = [0] * len(device_ns)
         granted = self.device_ns.get(kind)
         if granted is None:
             granted = self.device_ns[kind] = [0] * len(device_ns)
         for place, ns in enumerate(device_ns):
             granted[place] += ns
             self.device_uj[place] += energy.uj[place]
-            self.device_gap_ns[place] += energy.gap_ns[place]
+            self.device_energy_unknown_ns[place] += energy.energy_unknown_ns[place]
         if kind != "request":
             amounts = self.rows.setdefault(kind, {}).setdefault(reason, nothing())
-            add(amounts, [sum(device_ns), sum(energy.uj), sum(energy.gap_ns)])
+            add(amounts, [sum(device_ns), sum(energy.uj), sum(energy.energy_unknown_ns)])
 
     def postings(self, engine_id: str, model: str) -> Iterator[Posting]:
         """What served nobody: a posting for each kind and reason."""
@@ -49,7 +49,7 @@ class BillingWindow(msgspec.Struct):
             for reason, amounts in by_reason.items():
                 if not any(amounts):
                     continue
-                gpu_ns, energy_uj, gap_ns = amounts
+                gpu_ns, energy_uj, energy_unknown_ns = amounts
                 yield Posting(
                     window_ns=self.window_ns,
                     engine_id=engine_id,
@@ -57,8 +57,8 @@ class BillingWindow(msgspec.Struct):
                     reason=reason,
                     model=model,
                     gpu_ns=gpu_ns,
-                    energy_uj=energy_uj if is_known(gpu_ns, energy_uj, gap_ns) else None,
-                    gap_ns=gap_ns,
+                    energy_uj=energy_uj if is_known(gpu_ns, energy_uj, energy_unknown_ns) else None,
+                    energy_unknown_ns=energy_unknown_ns,
                 )
 
     def meter_rows(
@@ -81,7 +81,7 @@ class BillingWindow(msgspec.Struct):
                 unobserved_ns=by_kind["unobserved"][i],
                 shared=i in self.shared,
                 energy_uj=self._known_uj(i, sum(by_kind[kind][i] for kind in KINDS)),
-                gap_ns=self.device_gap_ns[i],
+                energy_unknown_ns=self.device_energy_unknown_ns[i],
                 energy_source=energy_source,
                 energy_scope=energy_scope,
                 sensor=self.sensors[i] if self.sensors else None,
@@ -90,5 +90,5 @@ class BillingWindow(msgspec.Struct):
         ]
 
     def _known_uj(self, device: int, device_ns: int) -> int | None:
-        uj, gap_ns = self.device_uj[device], self.device_gap_ns[device]
-        return uj if is_known(device_ns, uj, gap_ns) else None
+        uj, energy_unknown_ns = self.device_uj[device], self.device_energy_unknown_ns[device]
+        return uj if is_known(device_ns, uj, energy_unknown_ns) else None

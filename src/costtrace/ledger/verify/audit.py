@@ -6,6 +6,7 @@ from itertools import starmap
 
 from costtrace.ledger.reader import Store
 from costtrace.ledger.schema.closing import HOUR
+from costtrace.ledger.schema.columns import columns_of
 from costtrace.ledger.verify.adjustments import check_adjustments
 from costtrace.ledger.verify.audit_closed import adjustments, check_seals, hours_until, rollups, runs
 from costtrace.ledger.verify.lines import (
@@ -65,9 +66,9 @@ class Audit:
         """Money by engine and rate."""
         return self._postings.accounts()
 
-    def unpriced_ns(self) -> dict[str, int]:
+    def cost_unknown_ns(self) -> dict[str, int]:
         """Device-ns without a price, by engine."""
-        return self._postings.unpriced_ns
+        return self._postings.cost_unknown_ns
 
     def totals(self) -> list[Device]:
         """Wall time of each device against what its engines were given, after `discrepancies`."""
@@ -192,13 +193,13 @@ def _oversized(store: Store) -> Iterator[Discrepancy]:
 
 
 def _postings(store: Store) -> Iterator[PostingLine]:
-    sql = f"SELECT {', '.join(PostingLine._fields)} FROM posting ORDER BY posting_id"  # noqa: S608 - constants
+    sql = f"SELECT {columns_of(PostingLine._fields)} FROM posting ORDER BY posting_id"  # noqa: S608 - constants
     return map(PostingLine._make, store.rows(sql))
 
 
 def _meter(store: Store, order: str) -> Iterator[MeterLine]:
     sql = f"""
-        SELECT {", ".join(f"m.{name}" for name in MeterLine._fields)}
+        SELECT {columns_of(MeterLine._fields, "m")}
         FROM meter m LEFT JOIN engine e ON e.engine_id = m.engine_id ORDER BY {order}
     """  # noqa: S608 - constants
     return map(MeterLine._make, store.rows(sql))
@@ -245,5 +246,5 @@ def _record_postings(store: Store) -> Iterator[RecordPosting]:
 
 
 def _usage(store: Store) -> Iterator[UsageLine]:
-    sql = f"SELECT {', '.join(UsageLine._fields)} FROM usage ORDER BY record_id"  # noqa: S608 - constants
+    sql = f"SELECT {columns_of(UsageLine._fields)} FROM usage ORDER BY record_id"  # noqa: S608 - constants
     return map(UsageLine._make, store.rows(sql))

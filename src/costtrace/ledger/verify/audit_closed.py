@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import Store
+from costtrace.ledger.schema.columns import columns_of
 from costtrace.ledger.verify.adjustments import AdjustmentLine, RunLine
 from costtrace.ledger.verify.lines import Discrepancy, RollupLine
 from costtrace.ledger.verify.sealed_rows import PARTS, blocks_of, current, rows_of, seals, totals_of
@@ -34,14 +35,14 @@ def hours_until(store: Store) -> int:
 
 def rollups(store: Store) -> Iterator[RollupLine]:
     """All roll-ups."""
-    sql = f"SELECT {', '.join(RollupLine._fields)} FROM rollup ORDER BY rollup_id"  # noqa: S608 - constants
+    sql = f"SELECT {columns_of(RollupLine._fields)} FROM rollup ORDER BY rollup_id"  # noqa: S608 - constants
     return map(RollupLine._make, store.rows(sql))
 
 
 def adjustments(store: Store, hours: int) -> Iterator[AdjustmentLine]:
     """All adjustments with their postings. Before *hours* a posting may be gone."""
     same = " AND ".join(f"a.{name} IS p.{name}" for name in _COPIED)
-    own = ", ".join(f"a.{name}" for name in AdjustmentLine._fields[: AdjustmentLine._fields.index("same")])
+    own = columns_of(AdjustmentLine._fields[: AdjustmentLine._fields.index("same")], "a")
     sql = f"""
         SELECT {own},
             CASE WHEN p.posting_id IS NULL THEN CASE WHEN a.window_ns < {hours} THEN -1 ELSE 0 END

@@ -62,7 +62,7 @@ class MeterLine(NamedTuple):
     unobserved_ns: int
     shared: int
     energy_uj: int | None
-    gap_ns: int
+    energy_unknown_ns: int
     energy_source: str
 
     @property
@@ -88,7 +88,7 @@ class WindowSums(NamedTuple):
     unobserved_ns: int
     energy_uj: int
     """As far as it is known."""
-    gap_ns: int
+    energy_unknown_ns: int
     """Device time whose energy is not known."""
 
 
@@ -108,7 +108,7 @@ class PostingLine(NamedTuple):
     prefill_uj: int | None
     decode_uj: int | None
     wasted_uj: int | None
-    gap_ns: int
+    energy_unknown_ns: int
     method: str
     rate_id: str
     device_nano: int | None
@@ -156,7 +156,7 @@ class RecordPosting(NamedTuple):
     prefill_ns: int
     decode_ns: int
     wasted_ns: int
-    gap_ns: int
+    energy_unknown_ns: int
     energy_uj: int | None
     prefill_uj: int | None
     decode_uj: int | None
@@ -179,7 +179,7 @@ class UsageLine(NamedTuple):
     prefill_ns: int
     decode_ns: int
     wasted_ns: int
-    gap_ns: int
+    energy_unknown_ns: int
     energy_uj: int | None
     prefill_uj: int | None
     decode_uj: int | None
@@ -204,7 +204,7 @@ class DeviceLine(NamedTuple):
     overhead_ns: int
     unobserved_ns: int
     energy_uj: int | None
-    gap_ns: int
+    energy_unknown_ns: int
 
     @property
     def given_ns(self) -> int:

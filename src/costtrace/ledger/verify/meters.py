@@ -36,14 +36,21 @@ def check_windows(
             yield from _check_energy(row, bill, meter)
 
 
+_ENERGY_SUMS = (
+    ("energy_uj", "energy_uj", "uJ", "energy"),
+    ("energy_unknown_ns", "gap_ns", "ns", "time whose energy is unknown"),
+)
+"""Field, column of the ledger, unit, and what it is."""
+
+
 def _check_energy(row: str, bill: WindowSums | None, meter: WindowSums | None) -> Iterator[Discrepancy]:
-    for field, unit, what in (("energy_uj", "uJ", "energy"), ("gap_ns", "ns", "time whose energy is unknown")):
+    for field, column, unit, what in _ENERGY_SUMS:
         due, found = getattr(meter, field, 0), getattr(bill, field, 0)
         if due != found:
             yield Discrepancy(
                 "energy = meter",
                 row,
-                f"sum of posting.{field}",
+                f"sum of posting.{column}",
                 str(due),
                 str(found),
                 f"the postings hold {found - due:+d} {unit} of {what} against the engine's meter rows",
@@ -119,13 +126,13 @@ def _check_row_energy(line: MeterLine) -> Iterator[Discrepancy]:
             f"{energy_uj} from {line.energy_source or 'nowhere'}",
             "a counter never runs backwards, and an energy that was not measured is unknown",
         )
-    if (energy_uj is not None) != is_known(line.given_ns, energy_uj or 0, line.gap_ns):
+    if (energy_uj is not None) != is_known(line.given_ns, energy_uj or 0, line.energy_unknown_ns):
         due = "known" if energy_uj is None else shown(None)
-        meaning = f"the energy of {line.gap_ns} ns out of {line.given_ns} ns is unknown"
+        meaning = f"the energy of {line.energy_unknown_ns} ns out of {line.given_ns} ns is unknown"
         yield Discrepancy("unknown is not 0", line.name, "energy_uj", due, shown(energy_uj), meaning)
-    if not 0 <= line.gap_ns <= line.given_ns:
+    if not 0 <= line.energy_unknown_ns <= line.given_ns:
         due, meaning = f"0 to {line.given_ns}", "it is a part of the time that the device gave"
-        yield Discrepancy("unknown is not 0", line.name, "gap_ns", due, str(line.gap_ns), meaning)
+        yield Discrepancy("unknown is not 0", line.name, "gap_ns", due, str(line.energy_unknown_ns), meaning)
 
 
 def _check_ends(engine: EngineLine, last: Mapping[str, MeterLine]) -> Iterator[Discrepancy]:

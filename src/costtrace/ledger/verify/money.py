@@ -184,7 +184,7 @@ class PostingCheck:
         self._engines = engines
         self._rates = rates
         self._purses: dict[tuple[str, str], Purse] = {}
-        self.unpriced_ns: dict[str, int] = {}
+        self.cost_unknown_ns: dict[str, int] = {}
         """Device-ns without a price, by engine."""
 
     def check(self, postings: Iterable[PostingLine]) -> Iterator[Discrepancy]:
@@ -201,7 +201,7 @@ class PostingCheck:
         """What is wrong with the money of *rollups*; before `check`: what they sum came first."""
         for rollup in rollups:
             if not rollup.rate_id:
-                self.unpriced_ns[rollup.engine_id] = self.unpriced_ns.get(rollup.engine_id, 0) + rollup.gpu_ns
+                self.cost_unknown_ns[rollup.engine_id] = self.cost_unknown_ns.get(rollup.engine_id, 0) + rollup.gpu_ns
             elif (rate := self._rates.get(rollup.rate_id)) is None:
                 yield _unknown(rollup, "rate_id", rollup.rate_id, "no such rate: its cost cannot be recomputed")
             else:
@@ -222,7 +222,7 @@ class PostingCheck:
                 return found
             return purse.charge(posting)
         if not posting.rate_id:
-            self.unpriced_ns[posting.engine_id] = self.unpriced_ns.get(posting.engine_id, 0) + posting.gpu_ns
+            self.cost_unknown_ns[posting.engine_id] = self.cost_unknown_ns.get(posting.engine_id, 0) + posting.gpu_ns
             why = "money without a rate: nobody can say why it costs this"
             fields = [field for field in ("device_nano", "energy_nano") if getattr(posting, field) is not None]
             return [_money(posting, field, None, why) for field in fields]
@@ -266,9 +266,9 @@ def _other_holds(posting: PostingLine) -> bool:
 
 def _gap_holds(posting: PostingLine) -> bool:
     """Energy is unknown where all of the time is a gap, and known where there is more; rounding may be in both."""
-    energy, gap_ns = posting.energy_uj, posting.gap_ns
-    known = is_known(posting.gpu_ns, energy or 0, gap_ns)
-    return (energy is not None) == known and 0 <= gap_ns <= posting.gpu_ns + ROUNDING_NS
+    energy, energy_unknown_ns = posting.energy_uj, posting.energy_unknown_ns
+    known = is_known(posting.gpu_ns, energy or 0, energy_unknown_ns)
+    return (energy is not None) == known and 0 <= energy_unknown_ns <= posting.gpu_ns + ROUNDING_NS
 
 
 def _explain(posting: PostingLine) -> Iterator[Discrepancy]:
@@ -281,7 +281,7 @@ def _explain(posting: PostingLine) -> Iterator[Discrepancy]:
         yield _wrong(posting, "method", "a method of attribution", "''", "nobody can say how its step was shared")
     if not _gap_holds(posting):
         due = f"0 to {posting.gpu_ns}, all of it where energy is NULL"
-        found = f"{posting.gap_ns}, and energy_uj is {shown(posting.energy_uj)}"
+        found = f"{posting.energy_unknown_ns}, and energy_uj is {shown(posting.energy_uj)}"
         yield _wrong(posting, "gap_ns", due, found, "unknown energy is a gap, and is not 0")
     for unit, what in (("ns", "gpu"), ("uj", "energy")):
         yield from _explain_phases(posting, f"{what}_{unit}", unit, request=request)

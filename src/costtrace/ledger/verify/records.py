@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 
 from costtrace.core.rows import is_known
+from costtrace.ledger.schema.columns import column_of
 from costtrace.ledger.verify.lines import Discrepancy, EngineLine, RateLine, RecordPosting, UsageLine, paired, shown
 
 _SAME = RecordPosting._fields.index("rate_id")
@@ -31,7 +32,7 @@ def together(postings: Iterable[RecordPosting]) -> Iterator[RecordPosting]:
 
 def _whole(record: RecordPosting) -> RecordPosting:
     """Without an energy where none of it is known."""
-    if record.rows == 1 or is_known(record.gpu_ns, record.energy_uj or 0, record.gap_ns):
+    if record.rows == 1 or is_known(record.gpu_ns, record.energy_uj or 0, record.energy_unknown_ns):
         return record
     return record._replace(energy_uj=None, prefill_uj=None, decode_uj=None)
 
@@ -147,7 +148,9 @@ def _check_unposted(record: UsageLine) -> Iterator[Discrepancy]:
     """It never ran: its amounts are 0, or unknown where that is allowed."""
     for field in _SUMS:
         if getattr(record, field):
-            yield _wrong(record, field, "0 (it has no posting)", getattr(record, field), "used, but nobody was billed")
+            yield _wrong(
+                record, column_of(field), "0 (it has no posting)", getattr(record, field), "used, but nobody was billed"
+            )
 
 
 def _check_sums(record: UsageLine, posted: RecordPosting) -> Iterator[Discrepancy]:
@@ -156,7 +159,7 @@ def _check_sums(record: UsageLine, posted: RecordPosting) -> Iterator[Discrepanc
         if due != found:
             expected = f"{shown(due)} (its {posted.rows} postings)"
             meaning = "unknown on its postings, so unknown" if due is None else "not the sum of its postings"
-            yield _wrong(record, field, expected, shown(found), meaning)
+            yield _wrong(record, column_of(field), expected, shown(found), meaning)
 
 
 def _check_owner(record: UsageLine, posted: RecordPosting) -> Iterator[Discrepancy]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from costtrace.ledger.answers import Period
+from costtrace.ledger.schema.columns import columns_of
 from costtrace.ledger.verify.seals import SealLine
 
 
@@ -168,7 +169,7 @@ def totals_of(store: Reader, period: Period) -> dict[str, Any]:
 
 def seals(store: Reader) -> list[SealLine]:
     """The chain, oldest first."""
-    sql = f"SELECT {', '.join(SealLine._fields)} FROM seal ORDER BY seal_id"  # noqa: S608 - constants
+    sql = f"SELECT {columns_of(SealLine._fields)} FROM seal ORDER BY seal_id"  # noqa: S608 - constants
     return [SealLine(*row) for row in store.rows(sql)]
 
 

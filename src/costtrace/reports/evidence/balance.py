@@ -97,7 +97,7 @@ def posted_table(totals: Iterable[EngineTotals]) -> Table:
     return Table("posted", "Postings against the meter, by engine", columns, rows)
 
 
-def money_table(accounts: Iterable[Account], unpriced_ns: Mapping[str, int]) -> Table:
+def money_table(accounts: Iterable[Account], cost_unknown_ns: Mapping[str, int]) -> Table:
     """Per engine and rate: what was charged, and what gpu_ns x rate and energy_uj x tariff come to."""
     rows: list[Row] = []
     for account in accounts:
@@ -114,7 +114,7 @@ def money_table(accounts: Iterable[Account], unpriced_ns: Mapping[str, int]) -> 
             }
         )
     unknown = {"rate_id": "(no price)", "currency": "", "charged_nano": None, "due_nano": None, "difference_nano": None}
-    rows.extend({"engine": engine, **unknown, "gpu_ns": ns} for engine, ns in sorted(unpriced_ns.items()) if ns)
+    rows.extend({"engine": engine, **unknown, "gpu_ns": ns} for engine, ns in sorted(cost_unknown_ns.items()) if ns)
     columns = (
         text("engine", "engine"),
         text("rate", "rate_id"),
@@ -149,5 +149,5 @@ def balance_tables(audit: Audit, *, damaged: bool) -> list[Table]:
     return [
         time_table(audit.devices(), audit.totals()),
         posted_table(audit.engine_totals()),
-        money_table(audit.accounts(), audit.unpriced_ns()),
+        money_table(audit.accounts(), audit.cost_unknown_ns()),
     ]

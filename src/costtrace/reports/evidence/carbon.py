@@ -70,7 +70,7 @@ def _emitted(row: Used, intensity: CarbonIntensity) -> Emitted:
     simulated = bool(row.simulated)
     if carbon_ug is None:
         return Emitted(row.energy_uj, unknown_ns=row.gpu_ns, simulated=simulated)
-    return Emitted(row.energy_uj, carbon_ug, row.gap_ns, known=True, simulated=simulated)
+    return Emitted(row.energy_uj, carbon_ug, row.energy_unknown_ns, known=True, simulated=simulated)
 
 
 def _heaviest(item: tuple[tuple[tuple[str, ...], str], Emitted]) -> tuple[object, ...]:

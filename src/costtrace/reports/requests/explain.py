@@ -7,7 +7,8 @@ from costtrace.core.units import show_amount, show_joules, show_seconds
 from costtrace.ledger.answers import Fit, Request
 from costtrace.reports.evidence.model import basis
 from costtrace.reports.output.render import clean
-from costtrace.reports.output.tables import Row, Table, Value, per_cent
+from costtrace.reports.output.tables import Row, Table, per_cent
+from costtrace.reports.requests.tables import request_fields
 from costtrace.reports.requests.why import Peers, Usual, why
 
 WIDTH = 46
@@ -74,7 +75,7 @@ def table(found: Sequence[Explanation]) -> Table:
 
 
 def _row(found: Explanation) -> Row:
-    row: dict[str, Value] = dict(found.request._asdict())
+    row = request_fields(found.request)
     row |= {"why": found.why, "sentences": found.sentences, "cache_saved_at_most_ns": found.saved_ns}
     row["peers"] = found.usual.requests if found.usual is not None else 0
     for measure in found.measures:

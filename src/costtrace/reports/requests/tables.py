@@ -13,16 +13,21 @@ from costtrace.reports.requests.why import Peers, why
 TIMES = ("arrived_ns", "scheduled_ns", "decode_ns_at", "ended_ns")
 
 
+def request_fields(request: Request) -> dict[str, Value]:
+    """All fields of a request under the names that JSON and CSV have had from the first: the ledger's columns."""
+    return {"gap_ns" if name == "energy_unknown_ns" else name: value for name, value in request._asdict().items()}
+
+
 def as_row(request: Request, peers: Peers | None, carbon: CarbonIntensity | None = None) -> Row:
     """A request with all its fields; with *peers*, why it cost what it did; with *carbon*, an estimate of its CO2e."""
-    row: dict[str, Value] = dict(request._asdict())
+    row = request_fields(request)
     tokens = {"input": request.input_tokens, "output": request.output_tokens}
     for basis, number in {"total": sum(tokens.values()), **tokens}.items():
         price = None if request.cost_nano is None else per_million_tokens(request.cost_nano, number)
         row[f"cost_per_million_{basis}_tokens"] = None if price is None else round(price, 9)
     row["cost_includes_idle"] = False
     if carbon is not None:
-        row["carbon_ug"] = request_ug(carbon, request.energy_uj, request.gap_ns, request.ended_ns)
+        row["carbon_ug"] = request_ug(carbon, request.energy_uj, request.energy_unknown_ns, request.ended_ns)
         row["carbon_method"] = carbon.method
     if peers is not None:
         row["why"] = why(request, peers.get((request.tenant, request.model)))

@@ -46,7 +46,7 @@ class Export(NamedTuple):
 def export(fleet: Settlement, view: str, names: Names) -> Export:
     """One view of a settled period."""
     priced = [cell for cell in fleet.cells if cell.pot.cost_nano is not None and cell.currency]
-    unknown_ns = sum(cell.pot.cost_gap_ns for cell in fleet.cells)
+    unknown_ns = sum(cell.pot.cost_unknown_ns for cell in fleet.cells)
     return Export(
         _allocation(fleet, priced, names) if view == "allocation" else _service(fleet, priced, names), unknown_ns
     )

@@ -33,10 +33,10 @@ class Pot(NamedTuple):
 
     gpu_ns: int = 0
     energy_uj: int | None = None
-    energy_gap_ns: int = 0
+    energy_unknown_ns: int = 0
     """Part of `gpu_ns` whose energy is not in `energy_uj`."""
     cost_nano: int | None = None
-    cost_gap_ns: int = 0
+    cost_unknown_ns: int = 0
     """Part of `gpu_ns` whose cost is not in `cost_nano`."""
 
     def plus(self, other: "Pot") -> "Pot":
@@ -44,9 +44,9 @@ class Pot(NamedTuple):
         return Pot(
             self.gpu_ns + other.gpu_ns,
             known_sum(self.energy_uj, other.energy_uj),
-            self.energy_gap_ns + other.energy_gap_ns,
+            self.energy_unknown_ns + other.energy_unknown_ns,
             known_sum(self.cost_nano, other.cost_nano),
-            self.cost_gap_ns + other.cost_gap_ns,
+            self.cost_unknown_ns + other.cost_unknown_ns,
         )
 
 
@@ -138,7 +138,7 @@ def _weights(policy: str, kind: str, pot: Pot, claims: Mapping[str, Claim]) -> t
 
 def _weighted(claims: Mapping[str, Claim]) -> tuple[str, dict[str, int]]:
     by_cost = {tenant: claim.own.cost_nano or 0 for tenant, claim in claims.items()}
-    unknown = any(claim.own.cost_gap_ns for claim in claims.values())
+    unknown = any(claim.own.cost_unknown_ns for claim in claims.values())
     if unknown or not any(by_cost.values()) or min(by_cost.values()) < 0:
         return "device-ns", {tenant: claim.own.gpu_ns for tenant, claim in claims.items()}
     return "nano-units of cost", by_cost

@@ -206,7 +206,7 @@ def pot_of(row: Used) -> Pot:
     """
     known = row.device_nano is not None and row.energy_nano is not None
     cost = known_sum(row.device_nano, row.energy_nano)
-    return Pot(row.gpu_ns, row.energy_uj, row.gap_ns, cost, 0 if known else row.gpu_ns)
+    return Pot(row.gpu_ns, row.energy_uj, row.energy_unknown_ns, cost, 0 if known else row.gpu_ns)
 
 
 def _own(source: SettlementInput) -> list[SettlementLine]:
@@ -342,8 +342,8 @@ def _ties(source: SettlementInput, cells: Sequence[SettlementLine], rests: Seque
     ties += [
         Tie("device time, ns", given.gpu_ns, whole.gpu_ns),
         Tie("energy, uJ", given.energy_uj or 0, whole.energy_uj or 0),
-        Tie("device time of unknown energy, ns", given.energy_gap_ns, whole.energy_gap_ns),
-        Tie("device time of unknown cost, ns", given.cost_gap_ns, whole.cost_gap_ns),
+        Tie("device time of unknown energy, ns", given.energy_unknown_ns, whole.energy_unknown_ns),
+        Tie("device time of unknown cost, ns", given.cost_unknown_ns, whole.cost_unknown_ns),
     ]
     return ties
 

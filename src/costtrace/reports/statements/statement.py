@@ -68,10 +68,10 @@ def _line(fleet: Settlement, cell: SettlementLine, carbon: Carbon) -> Row:
         **row,
         "gpu_ns": cell.pot.gpu_ns,
         "energy_uj": cell.pot.energy_uj,
-        "energy_unknown_gpu_ns": cell.pot.energy_gap_ns,
+        "energy_unknown_gpu_ns": cell.pot.energy_unknown_ns,
         "carbon_ug": carbon_ug(cell.pot.energy_uj, carbon.grams_per_kwh),
         "cost_nano": cell.pot.cost_nano,
-        "cost_unknown_gpu_ns": cell.pot.cost_gap_ns,
+        "cost_unknown_gpu_ns": cell.pot.cost_unknown_ns,
         "cost_cents": cell.cost_cents,
         "share_basis": cell.basis,
         "share_ratio": round(Decimal(cell.weight) / cell.weights, 12) if cell.weights else None,
@@ -166,10 +166,10 @@ def _figures(cells: Sequence[SettlementLine], carbon: Carbon) -> dict[str, Value
         "currency": whole.currency,
         "gpu_ns": whole.pot.gpu_ns,
         "energy_uj": whole.pot.energy_uj,
-        "energy_unknown_gpu_ns": whole.pot.energy_gap_ns,
+        "energy_unknown_gpu_ns": whole.pot.energy_unknown_ns,
         "carbon_ug": carbon_ug(whole.pot.energy_uj, carbon.grams_per_kwh),
         "cost_nano": whole.pot.cost_nano,
-        "cost_unknown_gpu_ns": whole.pot.cost_gap_ns,
+        "cost_unknown_gpu_ns": whole.pot.cost_unknown_ns,
         "cost_cents": sum(cents) if cents else None,
     }
 
@@ -223,7 +223,7 @@ def _by_currency(cells: Iterable[SettlementLine]) -> dict[str, Row]:
         cents = [cell.cost_cents for cell in group if cell.cost_cents is not None]
         found[currency] = {
             "gpu_ns": sum(cell.pot.gpu_ns for cell in group),
-            "cost_unknown_gpu_ns": sum(cell.pot.cost_gap_ns for cell in group),
+            "cost_unknown_gpu_ns": sum(cell.pot.cost_unknown_ns for cell in group),
             "cost_cents": sum(cents) if cents else None,
             "currency": currency,
         }

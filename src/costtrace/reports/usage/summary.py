@@ -36,11 +36,11 @@ class Line(NamedTuple):
     decode_ns: int = 0
     wasted_ns: int = 0
     energy_uj: int | None = None
-    energy_unknown_gpu_ns: int = 0
+    energy_unknown_ns: int = 0
     device_cost_nano: int | None = None
     energy_cost_nano: int | None = None
     cost_nano: int | None = None
-    cost_unknown_gpu_ns: int = 0
+    cost_unknown_ns: int = 0
     simulated: int = 0
     """Of how many postings the device or its sensor was a simulated one."""
 
@@ -56,7 +56,7 @@ class Line(NamedTuple):
             "output": self.output_tokens,
             "total": self.input_tokens + self.output_tokens,
         }[basis]
-        if self.cost_nano is None or self.cost_unknown_gpu_ns:
+        if self.cost_nano is None or self.cost_unknown_ns:
             return None
         exact = per_million_tokens(self.cost_nano, tokens)
         return None if exact is None else round(exact, 9)
@@ -135,11 +135,11 @@ def _used_line(keys: tuple[str, ...], row: Used) -> Line:
         decode_ns=row.decode_ns,
         wasted_ns=row.wasted_ns,
         energy_uj=row.energy_uj,
-        energy_unknown_gpu_ns=row.gap_ns,
+        energy_unknown_ns=row.energy_unknown_ns,
         device_cost_nano=row.device_nano,
         energy_cost_nano=row.energy_nano,
         cost_nano=_sum(row.device_nano, row.energy_nano) if known_cost else None,
-        cost_unknown_gpu_ns=0 if known_cost else row.gpu_ns,
+        cost_unknown_ns=0 if known_cost else row.gpu_ns,
         simulated=row.simulated,
     )
 

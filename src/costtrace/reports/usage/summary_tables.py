@@ -11,11 +11,15 @@ from costtrace.reports.usage.summary import ALL_REQUESTS, EVERYTHING, REQUESTS, 
 BASES = ("total", "input", "output")
 
 
+_COLUMN = {"energy_unknown_ns": "energy_unknown_gpu_ns", "cost_unknown_ns": "cost_unknown_gpu_ns"}
+"""Columns of CSV and JSON that are not called as their field is."""
+
+
 def as_rows(summary: Summary) -> list[Row]:
     """All lines with all their fields."""
     rows: list[Row] = []
     for line in (*summary.lines, *summary.rest, *summary.totals):
-        figures: dict[str, Value] = {name: getattr(line, name) for name in Line._fields[1:]}
+        figures: dict[str, Value] = {_COLUMN.get(name, name): getattr(line, name) for name in Line._fields[1:]}
         with_idle = line.kind == EVERYTHING
         per_token: dict[str, Value] = {f"cost_per_million_{basis}_tokens": line.per_million(basis) for basis in BASES}
         keys: dict[str, Value] = dict(zip(summary.by, line.keys, strict=True))

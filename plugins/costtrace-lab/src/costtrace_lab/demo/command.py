@@ -258,16 +258,16 @@ def _show(out: Path, home: Path, prices: Path, sent: list[Sent], sink: SpanSink)
 
 def _show_truth(home: Path, gpu: SimulatedGpu) -> None:
     """What the rows have of the energy that the simulated board really drew."""
-    [(booked_uj, gap_ns)] = _query(home, "SELECT sum(energy_uj), sum(gap_ns) FROM posting")
+    [(booked_uj, energy_unknown_ns)] = _query(home, "SELECT sum(energy_uj), sum(gap_ns) FROM posting")
     [(start_ns, end_ns)] = _query(home, "SELECT min(started_ns), max(ended_ns) FROM engine")
-    drawn_uj = gpu.drawn_uj(start_ns + gap_ns, end_ns)  # before its first reading the energy is unknown
+    drawn_uj = gpu.drawn_uj(start_ns + energy_unknown_ns, end_ns)  # before its first reading the energy is unknown
     booked, drawn = show_joules(booked_uj, simulated=True), show_joules(drawn_uj, simulated=True)
     click.echo(
         "\n=== THE SIMULATED METER ===\n\n"
         f"  the rows have {booked}; the simulated GPU drew {drawn}\n"
-        f"  in the {(end_ns - start_ns - gap_ns) / NS_PER_S:.1f} s that were metered. "
+        f"  in the {(end_ns - start_ns - energy_unknown_ns) / NS_PER_S:.1f} s that were metered. "
         "Its counter moves every 100 ms and is seen late, as a real one is.\n"
-        f"  The {gap_ns / NS_PER_S:.1f} s before the first reading have no energy: unknown, not 0."
+        f"  The {energy_unknown_ns / NS_PER_S:.1f} s before the first reading have no energy: unknown, not 0."
     )
 
 

@@ -41,7 +41,7 @@ class Device(NamedTuple):
     overhead_ns: int
     unobserved_ns: int
     energy_uj: int | None
-    gap_ns: int
+    energy_unknown_ns: int
     """Part of its time whose energy is not known."""
     simulated: bool
 
@@ -129,7 +129,7 @@ def dearest(look: Look) -> list[Row]:
         {
             **{name: getattr(one, name) for name in _OF_REQUEST},
             "kind": REQUESTS,
-            "uj_per_output_token": _ratio(one.energy_uj, one.output_tokens) if not one.gap_ns else None,
+            "uj_per_output_token": _ratio(one.energy_uj, one.output_tokens) if not one.energy_unknown_ns else None,
             "age_ns": max(0, look.period.until_ns - one.ended_ns),
         }
         for one in look.dearest
@@ -180,7 +180,7 @@ def _group_row(look: Look, line: Line, name: str, served: Served, idle_ppm: int 
         "wasted_ns": line.wasted_ns,
         "energy_uj": line.energy_uj,
         "cost_nano": line.cost_nano,
-        "cost_unknown_gpu_ns": line.cost_unknown_gpu_ns,
+        "cost_unknown_gpu_ns": line.cost_unknown_ns,
         "uj_per_output_token": per_token_uj([served]),
         "batch_milli": _ratio(served.batch_milli_steps, served.steps),
         "idle_ppm": idle_ppm,
@@ -190,8 +190,9 @@ def _group_row(look: Look, line: Line, name: str, served: Served, idle_ppm: int 
 
 def _device_row(look: Look, device: Device) -> Row:
     whole = device.request_ns + device.idle_ns + device.overhead_ns + device.unobserved_ns
-    metered_ns = whole - device.gap_ns
+    metered_ns = whole - device.energy_unknown_ns
     row: dict[str, Value] = {**device._asdict(), "kind": REQUESTS, "span_ns": look.span_ns, "device_ns": whole}
+    row["gap_ns"] = row.pop("energy_unknown_ns")  # its column's name from the first
     for kind in ("request", "idle", "overhead", "unobserved"):
         row[f"{kind}_ppm"] = _ratio(int(getattr(device, f"{kind}_ns")) * PPM, whole)
     # uJ / ns = kW: a million times as many mW.

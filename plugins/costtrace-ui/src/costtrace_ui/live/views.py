@@ -189,7 +189,7 @@ def headlines(look: Look, now_ns: int, zone: tzinfo) -> list[str]:
     lines = live.totals(look)
     rate = " + ".join(_per_hour(line.cost_nano, look.period, line.currency) for line in lines if line.currency)
     whole = sum(line.gpu_ns for line in lines)
-    unpriced = sum(line.cost_unknown_gpu_ns for line in lines)
+    unpriced = sum(line.cost_unknown_ns for line in lines)
     parts = " ".join(f"{name} {_of(look, kind, whole)}" for kind, name in _KINDS)
     priced = f", {100 * unpriced / whole:.1f}% of the time unpriced" if unpriced and whole else ""
     return [

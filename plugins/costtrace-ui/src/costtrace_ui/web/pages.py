@@ -79,7 +79,7 @@ def _tiles(found: Look) -> list[str]:
         cost, rate = line.cost_nano, "unknown"
         if cost is not None and found.span_ns:
             rate = f"{amount(cost) * NS_PER_HOUR / Decimal(found.span_ns):,.2f} {line.currency}/h"
-        more = " and more that is unpriced" if line.cost_unknown_gpu_ns else ""
+        more = " and more that is unpriced" if line.cost_unknown_ns else ""
         shown = show_amount(cost, line.currency)
         tiles.append(tile("cost, with idle", rate, f"{shown} in this time{more}", cost))
     whole = sum(row.gpu_ns for row in found.used)
