@@ -8,6 +8,8 @@ VLLM_VERSIONS ?= 0.32.0 0.28.0
 VLLM_WHEEL ?= 0.33.0
 # Arguments for pytest, as in: make test T="tests/journal -k damage"
 T ?=
+# How many tests `make test-quick` runs at once.
+JOBS ?= 2
 # The demo: KEEP=1 keeps the server and the agent up; SIMULATE_GPU=H100 prices the run as if on one.
 KEEP ?=
 SIMULATE_GPU ?=
@@ -29,7 +31,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python site
+.PHONY: help setup setup-vllm setup-dynamo model demo test-quick test test-heavy lint format bench evaluation docs clean check-python site
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -61,6 +63,9 @@ demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenan
 	@$(DEMO_ENV)/venv/bin/python tools/make_tiny_model.py $(MODEL)
 	@$(BIN)/costtrace demo --vllm-env $(DEMO_ENV) --model $(MODEL) --out build/demo \
 	  $(if $(KEEP),--keep) $(if $(SIMULATE_GPU),--simulate-gpu $(SIMULATE_GPU))
+
+test-quick: setup ## run the tests that start no server (under three minutes on two cores): a contributor's loop
+	@$(BIN)/python -m pytest -n $(JOBS) -m "not heavy and not vllm" --ignore tests/system $(T)
 
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
 	@$(BIN)/python -m pytest -m "not heavy" $(T)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import ledger_balance
+import balance
+import ledger_tables
 from costtrace_lab.engines import Profile, RandomEngine
 from costtrace_lab.engines.engine import JournalEngine
 from costtrace_lab.engines.schedules import header, started
@@ -109,8 +110,8 @@ def check(source, prices, requests):
         home = Path(folder) / "home"
         shutil.copytree(source / "journal", home / "journal")
         Agent(Settings(home=home, prices=prices)).run_once()
-        ledger_balance.check(home)
-        assert len(ledger_balance.table(home, "usage")) == requests
+        ledger_tables.check_settled(home)
+        assert len(balance.table(home, "usage")) == requests
     print(f"checked: {requests} requests are in the ledger once, and it adds up")
 
 

@@ -11,7 +11,7 @@ from typing import get_args
 import gen_golden
 import pytest
 from golden import GOLDEN, restored
-from ledger_balance import check
+from ledger_tables import check_settled
 
 import costtrace
 from costtrace.agent.loop import Agent
@@ -111,7 +111,7 @@ def test_old_journals_give_the_integers_that_they_gave_then(release, tmp_path):
     assert bill(now) == bill(then)
     columns = "record_id, gpu_ns, prefill_ns, decode_ns, energy_uj, cost_nano, input_tokens, output_tokens, tenant"
     assert content(now, "usage", columns) == content(then, "usage", columns)
-    check(tmp_path / "home")
+    check_settled(tmp_path / "home")
 
 
 @releases
@@ -124,7 +124,7 @@ def test_an_agent_goes_on_where_that_release_stopped_in_the_middle(release, tmp_
     now, then = booked(release, home), restored(release, "ledger", tmp_path / "then.sqlite")
     assert content(now, "posting") >= before
     assert bill(now) == bill(then)
-    check(home)
+    check_settled(home)
 
 
 @releases

@@ -5,8 +5,8 @@ a step's price list is its token counts. `test_worked_example.py` has the full p
 """
 
 import pytest
+from attributed import attribute, beat, check, sums
 from costtrace_lab.engines.schedules import header, started
-from trial_balance import attribute, beat, check, sums
 
 from costtrace.attribution.engine import Policy
 from costtrace.core.events import (

@@ -4,10 +4,10 @@ from collections import defaultdict
 from fractions import Fraction
 
 import pytest
+from attributed import attribute, by_engine, check, sums
 from costtrace_lab.engines import Profile, random_life
 from hypothesis import given
 from hypothesis import strategies as st
-from trial_balance import attribute, by_engine, check, sums
 
 from costtrace.attribution.engine import Policy
 from costtrace.core.events import Delivered, SequenceAdded, SequenceFinished, Step

@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 
-from ledger_balance import rows
+from ledger_tables import rows
 
 from costtrace.agent.loop import Agent
 from costtrace.config.settings import Settings

@@ -1,22 +1,16 @@
-"""A COSTTRACE_HOME seen from outside, and a trial balance in SQL that knows nothing of `costtrace.ledger.verify`.
+"""A COSTTRACE_HOME seen from outside: its ledger, its agent, its command line."""
 
-All of it is `==` on integers.
-"""
-
-import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import balance
 from costtrace_lab.demo.processes import wait_until
 from http_client import Reply
 
@@ -34,7 +28,6 @@ sys.stdin.readline()
 sys.argv[1:] = ["agent"]
 main()
 """
-KINDS = ("request", "idle", "overhead", "unobserved")
 
 
 class Home:
@@ -176,107 +169,14 @@ class Home:
         assert "in balance" in done.stdout
         return done.stdout
 
-    # -- the trial balance of the tests' own
-
     def check_open_books(self) -> None:
         """What holds while engines still run."""
-        self._check_meter()
-        self._check_records()
-        self._check_money()
+        assert self.rows("SELECT 1 FROM meter LIMIT 1")
+        balance.check_open(balance.books_in(self.path))
 
     def check_closed_books(self) -> None:
         """What holds in the end: every ns of every device of every engine, from its start to its end."""
-        self.check_open_books()
-        assert self.rows("SELECT engine_id FROM engine WHERE ended_ns = 0") == []
-        for engine in self.rows("SELECT engine_id, devices, started_ns, ended_ns FROM engine"):
-            for device in json.loads(engine["devices"]):
-                ends = self.rows(
-                    "SELECT min(start_ns), max(end_ns) FROM meter WHERE engine_id = ? AND device = ?",
-                    engine["engine_id"],
-                    device,
-                )
-                assert tuple(ends[0]) == (engine["started_ns"], engine["ended_ns"])
-        given = " + ".join(f"{kind}_ns" for kind in KINDS)
-        for (device,) in self.rows("SELECT DISTINCT device FROM meter"):
-            rows = self.rows(f"SELECT start_ns, end_ns, {given} FROM meter WHERE device = ?", device)
-            assert sum(row[2] for row in rows) == union_ns([(row[0], row[1]) for row in rows]), device
-        sums = "SELECT engine_id, window_ns, kind, sum({}) FROM {} GROUP BY 1, 2, 3"
-        posted = {tuple(row[:3]): row[3] for row in self.rows(sums.format("gpu_ns", "posting")) if row[3]}
-        metered = {
-            (row[0], row[1], kind): row[kind]
-            for kind in KINDS
-            for row in self.rows(f"SELECT engine_id, window_ns, sum({kind}_ns) AS {kind} FROM meter GROUP BY 1, 2")
-            if row[kind]
-        }
-        assert posted == metered
-        energy = "SELECT (SELECT sum(energy_uj) FROM posting), (SELECT sum(energy_uj) FROM meter)"
-        (found,) = self.rows(energy)
-        assert found[0] == found[1]
-
-    def _check_meter(self) -> None:
-        """Rows follow each other, and per device and window the kinds add up to the wall time."""
-        given = " + ".join(f"{kind}_ns" for kind in KINDS)
-        rows = self.rows(f"SELECT *, {given} AS given FROM meter ORDER BY engine_id, device, start_ns")
-        assert rows
-        by_line, by_window = defaultdict(list), defaultdict(list)
-        for row in rows:
-            by_line[row["engine_id"], row["device"]].append(row)
-            by_window[row["device"], row["window_ns"]].append(row)
-            assert row["given"] == row["end_ns"] - row["start_ns"] or row["shared"]
-            assert min(row[f"{kind}_ns"] for kind in KINDS) >= 0
-        for line in by_line.values():
-            assert all(before["end_ns"] == after["start_ns"] for before, after in pairwise(line))
-            assert all(row["end_ns"] - row["start_ns"] == WINDOW_S * 10**9 for row in line[1:-1])
-        # Engines that run have not all booked the newest windows of a device that they share.
-        reached = defaultdict(list)
-        for (_, device), line in by_line.items():
-            reached[device].append((line[-1]["window_ns"], line[0]["window_ns"]))
-        for (device, window_ns), parts in by_window.items():
-            if any(last <= window_ns for last, _ in reached[device]) and len(reached[device]) > 1:
-                continue
-            # Each process reads the clocks for itself: its windows begin some 100 ns before or after another one's.
-            if len({row["end_ns"] for row in parts}) > 1:
-                continue
-            assert sum(row["given"] for row in parts) == union_ns([(r["start_ns"], r["end_ns"]) for r in parts])
-
-    def _check_records(self) -> None:
-        """Each part is there once, and is the sum of its postings, in time and money."""
-        assert self.rows("SELECT record_id FROM usage GROUP BY record_id HAVING count(*) > 1") == []
-        off = self.rows(
-            """SELECT u.record_id, u.gpu_ns, p.* FROM usage u LEFT JOIN (
-                SELECT record_id, sum(gpu_ns) g, sum(prefill_ns) f, sum(decode_ns) d, sum(wasted_ns) w,
-                    CASE WHEN count(*) = count(device_nano) AND count(*) = count(energy_nano)
-                         THEN sum(device_nano + energy_nano) END c
-                FROM posting WHERE kind = 'request' GROUP BY record_id
-            ) p ON p.record_id = u.record_id
-            WHERE (u.gpu_ns, u.prefill_ns, u.decode_ns, u.wasted_ns)
-                IS NOT (coalesce(p.g, 0), coalesce(p.f, 0), coalesce(p.d, 0), coalesce(p.w, 0))
-               OR (p.record_id IS NOT NULL AND u.cost_nano IS NOT p.c)
-               OR (u.cost_nano IS NOT NULL AND u.cost_nano != u.prefill_nano + u.decode_nano)"""
-        )
-        assert [tuple(row) for row in off] == []
-
-    def _check_money(self) -> None:
-        """Per engine and rate the charges are gpu_ns x rate, to the nano-unit below."""
-        sums = "SELECT engine_id, rate_id, sum(gpu_ns), sum(device_nano), sum(energy_nano) FROM posting GROUP BY 1, 2"
-        rates = {row["rate_id"]: row for row in self.rows("SELECT * FROM rate")}
-        for engine_id, rate_id, gpu_ns, device_nano, energy_nano in self.rows(sums):
-            if not rate_id:
-                assert (device_nano, energy_nano) == (None, None), engine_id
-                continue
-            rate = rates[rate_id]
-            assert rate["includes_energy"] == 1  # these tests' price book
-            due = Fraction(int(rate["device_numerator"]), int(rate["device_denominator"])) * gpu_ns
-            assert (device_nano, energy_nano) == (due.numerator // due.denominator, 0)
-
-
-def union_ns(intervals: Sequence[tuple[int, int]]) -> int:
-    """Length of what intervals cover."""
-    total = reached = 0
-    for start, end in sorted(intervals):
-        total += max(0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
+        balance.check(balance.books_in(self.path))
 
 
 def _clean_environment() -> dict[str, str]:

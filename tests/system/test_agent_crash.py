@@ -12,10 +12,11 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from balance import table
 from costtrace_lab.engines import Profile, RandomEngine
 from costtrace_lab.engines.engine import JournalEngine
 from crash_processes import BOOK, agent_command, book_all, engine_command, ready, running, undisturbed, wait_until
-from ledger_balance import check, rows, table
+from ledger_tables import check_settled, rows
 
 from costtrace.agent.loop import Agent
 from costtrace.config.settings import Settings
@@ -54,7 +55,7 @@ def test_an_agent_that_is_killed_again_and_again_neither_loses_nor_doubles_a_row
         assert kill_often(home, book, engines, random.Random(1)) > 5
         assert [engine.returncode for engine in engines] == [0, 0, 0]
     book_all(home, book)
-    check(home)
+    check_settled(home)
     assert rows(home) == undisturbed(home, book)
     assert len(table(home, "usage")) == count(home, SequenceAdded, "request_key")
 
@@ -68,7 +69,7 @@ def test_an_agent_that_is_killed_a_hundred_times_neither_loses_nor_doubles_a_row
     with running(*commands) as engines:
         assert kill_often(home, book, engines, random.Random(2), longest_s=0.9) > 60
     book_all(home, book)
-    check(home)
+    check_settled(home)
     assert rows(home) == undisturbed(home, book)
 
 
@@ -95,7 +96,7 @@ def test_an_engine_that_is_killed_has_its_open_requests_closed_and_its_time_acco
         wait_until(lambda: any(e["ended_ns"] for e in table(home, "engine")))
         assert agent.poll() is None
     book_all(home, book)
-    check(home)
+    check_settled(home)
     (row,) = table(home, "engine")
     assert (row["engine_id"], row["end_reason"]) == (engine_id, "interrupted")
     assert killed_ns - NS_PER_S < row["ended_ns"] <= killed_ns
@@ -115,7 +116,7 @@ def test_engine_and_agent_killed_together_leave_nothing_out(tmp_path, book):
         engine.send_signal(signal.SIGKILL)
         agent.send_signal(signal.SIGKILL)
     book_all(home, book)
-    check(home)
+    check_settled(home)
     assert rows(home) == undisturbed(home, book)
 
 
@@ -128,7 +129,7 @@ def test_an_engine_that_is_restarted_on_its_device_is_a_second_engine_and_nothin
                 time.sleep(1)
                 engine.send_signal(signal.SIGKILL)
     book_all(home, book)
-    check(home)
+    check_settled(home)
     first, second = sorted(table(home, "engine"), key=lambda e: e["started_ns"])
     assert first["ended_ns"] <= second["started_ns"]
     assert not any(m["shared"] for m in table(home, "meter"))
@@ -144,7 +145,7 @@ def test_two_engines_that_share_a_device_never_bill_more_than_its_wall_time(tmp_
     ) as (one, two, _):
         assert (one.wait(), two.wait()) == (0, 0)
     book_all(home, book)
-    check(home)
+    check_settled(home)
     assert any(m["shared"] for m in table(home, "meter"))
     assert rows(home) == undisturbed(home, book)
 
@@ -160,7 +161,7 @@ def test_a_wall_clock_set_back_an_hour_is_told_and_nothing_is_lost(tmp_path, boo
     check_told = [n["message"] for n in table(home, "notice") if n["subject"] == "clock"]
     assert any("was set by -3600.0 s" in message for message in check_told)
     book_all(home, book)
-    check(home)
+    check_settled(home)
     windows = {m["window_ns"] for m in table(home, "meter")}
     assert max(windows) - min(windows) >= 3_590 * NS_PER_S
     assert rows(home) == undisturbed(home, book)
@@ -201,7 +202,7 @@ def test_a_directory_that_nobody_writes_yet_is_not_taken_for_a_dead_journal(tmp_
         time.sleep(0.6)
         JournalEngine(home, RandomEngine(1), engine_id="late", speed=0).run(rounds=50)
         wait_until(lambda: any(e["ended_ns"] for e in table(home, "engine")))
-    check(home)
+    check_settled(home)
 
 
 def test_a_capped_journal_that_nobody_read_is_unobserved_and_adds_up(tmp_path, book):
@@ -210,7 +211,7 @@ def test_a_capped_journal_that_nobody_read_is_unobserved_and_adds_up(tmp_path, b
     engine.run(rounds=6_000)
     assert not (home / "journal" / engine.engine_id / "00000001.ctj").exists()
     book_all(home, book)
-    check(home)
+    check_settled(home)
     assert [e["engine_id"] for e in table(home, "engine")] == [engine.engine_id]
     assert sum(m["unobserved_ns"] for m in table(home, "meter")) > 0
     assert len(table(home, "usage")) > 0
@@ -268,7 +269,7 @@ def test_a_full_ledger_disk_loses_nothing(tmp_path, book):
         assert "cannot write the ledger" in said
         assert "Nothing is lost" in said
         assert "can be written again" in said
-        check(home)
+        check_settled(home)
         assert rows(home) == undisturbed(home, book)
 
 
@@ -300,7 +301,7 @@ def test_a_full_journal_disk_does_not_stop_the_engine_and_what_does_not_fit_is_u
         other = tmp_path / "other"
         shutil.copytree(home / "journal", other / "journal")
     book_all(other)
-    check(other)
+    check_settled(other)
     unobserved = sum(m["unobserved_ns"] for m in table(other, "meter"))
     assert 0.5 * NS_PER_S < unobserved < 2.2 * NS_PER_S
     (row,) = table(other, "engine")
@@ -328,7 +329,7 @@ def test_an_unreadable_journal_is_told_and_the_others_are_booked(tmp_path):
         assert [e["engine_id"] for e in table(home, "engine")] == ["mine"]
         book_all(home)  # as root: what could not be read is still there
     assert [e["engine_id"] for e in table(home, "engine")] == ["mine", "theirs"]
-    check(home)
+    check_settled(home)
 
 
 @contextmanager

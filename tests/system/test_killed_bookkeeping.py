@@ -6,9 +6,10 @@ import time
 from contextlib import closing
 from fractions import Fraction
 
+from balance import table
 from crash_processes import BOOK, agent_command, book_all, engine_command, running, undisturbed, wait_until
 from dying_command import command_that_dies
-from ledger_balance import check, rows, table
+from ledger_tables import check_settled, rows
 
 from costtrace.cli.app import run
 from costtrace.ledger.reader import SqliteStore
@@ -69,7 +70,7 @@ def test_agents_and_re_ratings_that_are_killed_together_leave_a_ledger_in_balanc
         assert [engine.returncode for engine in engines] == [0, 0, 0]
     book_all(home, book)
     assert run(rerate(home, editions[0])) == 0, "the last word is a whole re-rating"
-    check(home)
+    check_settled(home)
     in_balance(home)
 
     def booked(found):

@@ -13,8 +13,8 @@ from itertools import pairwise
 import httpx
 import msgspec
 import pytest
+from balance import KINDS
 from costtrace_lab.demo.processes import wait_until
-from home import KINDS
 from http_client import CHAT, COMPLETIONS, RESPONSES, Ask, ask, ask_all, chat, completion, tenant
 from otlp_receiver import attributes
 from served_vllm import serving, settled, total

@@ -1,7 +1,8 @@
 import csv
 from pathlib import Path
 
-import ledger_balance
+import balance
+import ledger_tables
 import pytest
 from costtrace_lab.simulator import (
     Arrival,
@@ -118,10 +119,10 @@ def test_the_agent_books_a_simulated_journal_like_any_other(tmp_path):
     assert reader.read().events == simulate(LOADS[0])
     reader.close()
     Agent(Settings(home=tmp_path)).run_once()
-    ledger_balance.check(tmp_path)
-    usage = ledger_balance.table(tmp_path, "usage")
+    ledger_tables.check_settled(tmp_path)
+    usage = balance.table(tmp_path, "usage")
     assert (len(usage), {row["simulated"] for row in usage}) == (80, {1})
-    (engine,) = ledger_balance.table(tmp_path, "engine")
+    (engine,) = balance.table(tmp_path, "engine")
     assert (engine["device_name"], engine["simulated"]) == ("Simulated NVIDIA H100 80GB HBM3", 1)
 
 

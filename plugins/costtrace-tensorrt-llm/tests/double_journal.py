@@ -4,6 +4,7 @@ from collections import defaultdict
 from fractions import Fraction
 from types import SimpleNamespace
 
+from attributed import attribute, check, sums
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
 from costtrace_lab.trtllm_double.columns import executor_class
 from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
@@ -17,7 +18,6 @@ from costtrace_tensorrt_llm.hooks import lay
 from costtrace_tensorrt_llm.metering import StepMeter
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.translate import Translator
-from trial_balance import attribute, check, sums
 
 from costtrace.attribution.engine import Policy
 from costtrace.capture import recorder as recording

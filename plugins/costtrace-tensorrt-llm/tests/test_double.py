@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+from attributed import sums
 from costtrace_lab.engines.schedules import header
 from costtrace_lab.trtllm_double import trtllm as fake_trtllm
 from costtrace_lab.trtllm_double.cuda import Host
@@ -20,7 +21,6 @@ from double_journal import (
     assert_everybody_pays_for_his_batches,
     bill,
 )
-from trial_balance import sums
 
 from costtrace.core import guard
 from costtrace.core.events import Overhead, SequenceAdded, SequenceFinished, Step

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from attributed import sums
 from costtrace_lab.trtllm_double.cuda import Host
 from costtrace_lab.trtllm_double.loops import random_plans, run_attention_dp
 from costtrace_tensorrt_llm.contexts import Contexts
@@ -14,7 +15,6 @@ from double_journal import (
     assert_everybody_pays_for_his_batches,
     bill,
 )
-from trial_balance import sums
 
 from costtrace.core import guard
 

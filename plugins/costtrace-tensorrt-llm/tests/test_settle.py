@@ -6,6 +6,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from attributed import attribute, check, sums
 from click.testing import CliRunner
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
 from costtrace_lab.trtllm_double import server as fake_trtllm_server
@@ -19,7 +20,6 @@ from costtrace_tensorrt_llm.hook_points import HOOKS, METHODS
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.settle import Ended, Settler, Times
 from costtrace_tensorrt_llm.translate import Translator
-from trial_balance import attribute, check, sums
 
 from costtrace.agent.loop import Agent
 from costtrace.attribution.engine import Policy

@@ -5,13 +5,13 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
+from attributed import sums
 from costtrace_lab.trtllm_double.loops import random_plans
 from costtrace_lab.trtllm_double.trtllm import Plan
 from costtrace_tensorrt_llm import native
 from costtrace_tensorrt_llm.hook_points import COLUMNS
 from costtrace_tensorrt_llm.process import process
 from double_journal import Rank, assert_closed_after_the_last_batch, bill
-from trial_balance import sums
 
 from costtrace.core import guard
 from costtrace.core.events import Lost, SequenceFinished, Step

@@ -4,11 +4,11 @@ import random
 from collections import defaultdict
 
 import msgspec
+from attributed import check, in_order
 from costtrace_lab.engines import Profile, random_life
 from costtrace_lab.engines.schedules import BOOT_ID
 from hypothesis import given
 from hypothesis import strategies as st
-from trial_balance import check, in_order
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline

@@ -4,9 +4,9 @@ import random
 
 import msgspec
 import pytest
+from attributed import in_order
 from costtrace_lab.engines import Profile, random_life
 from costtrace_lab.engines.schedules import BOOT_ID
-from trial_balance import in_order
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline

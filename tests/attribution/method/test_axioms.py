@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 
+from attributed import attribute, by_engine, check
 from costtrace_lab.engines import Profile, random_life
 from costtrace_lab.engines.schedules import header, started
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trial_balance import attribute, by_engine, check
 
 from costtrace.attribution.engine import Policy
 from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step

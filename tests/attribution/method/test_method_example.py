@@ -4,8 +4,8 @@ Times are microseconds after the engine began; the coefficients are those of the
 """
 
 import pytest
+from attributed import check
 from costtrace_lab.engines.schedules import header, started
-from trial_balance import check
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline

@@ -18,8 +18,8 @@ A ends with step 2; B and C end with step 3. From 12 to 13 s nobody wants anythi
 
 import msgspec
 import pytest
+from attributed import check, sums
 from costtrace_lab.engines.schedules import header, started
-from trial_balance import check, sums
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline

@@ -4,10 +4,10 @@ from fractions import Fraction
 from itertools import permutations
 from unittest.mock import patch
 
+from attributed import attribute, by_engine, check
 from costtrace_lab.engines import Profile, random_life
 from hypothesis import given
 from hypothesis import strategies as st
-from trial_balance import attribute, by_engine, check
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.shares.prefix_tree import PrefixTree

@@ -4,10 +4,10 @@ from collections import defaultdict
 from fractions import Fraction
 
 import pytest
+from attributed import check
 from costtrace_lab.engines.schedules import header, started
 from hypothesis import given
 from hypothesis import strategies as st
-from trial_balance import check
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import msgspec
 import pytest
+from attributed import attribute, by_engine, check, given_ns
+from balance import union_ns
 from costtrace_lab.engines import Profile, random_life
 from hypothesis import given
 from hypothesis import strategies as st
-from trial_balance import attribute, by_engine, check, union_ns
-from trial_balance import given as given_ns
 
 from costtrace.attribution.time.shared_devices import merged
 from costtrace.core.events import EngineStopped
