@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 from costtrace_dynamo import contract, hooks, identity
-from costtrace_vllm import carrier, describe, frontend
-from costtrace_vllm.carrier import HEADER
+from costtrace_vllm import request_context
+from costtrace_vllm.engine_side import describe
+from costtrace_vllm.engine_side.sequences import Sequences
 from costtrace_vllm.process import process
-from costtrace_vllm.sequences import Sequences
+from costtrace_vllm.request_context import HEADER
+from costtrace_vllm.server_side import requests
 
 from costtrace.cli.doctor import hooks as doctor
 from costtrace.cli.doctor.findings import OK, WARN
@@ -31,9 +33,9 @@ CHANNELS = ("metadata:tenant", "cache_salt", "annotation:tenant")
 def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path / "home"))
     process.forget()
-    frontend._said_pid = 0
+    requests._said_pid = 0
     yield
-    frontend._introduced.clear()
+    requests._introduced.clear()
     process.forget()
 
 
@@ -108,11 +110,11 @@ def test_a_part_reaches_its_engine_with_its_request_its_trace_its_tenant_and_its
     context = Context({"tenant": "acme"}, {"traceparent": TRACE, "request-id": ID})
     assert wrapped(Handler(), {"token_ids": [1]}, context).__class__.__name__ == "async_generator"
     asked = engine_request()
-    labelled = threading.Thread(target=frontend.label, args=(asked,))  # no context variable leads there
+    labelled = threading.Thread(target=requests.label, args=(asked,))  # no context variable leads there
     labelled.start()
     labelled.join()
     header = asked.trace_headers[HEADER]
-    found = carrier.decode(header)
+    found = request_context.decode(header)
     assert (found.request_key, found.request_id, found.role) == (JOINED + ID, ID, "prefill")
     assert (found.tenant, found.tenant_source, found.traceparent) == ("acme", "metadata:tenant", TRACE)
     added = Sequences("tiny", found.boot).add(found.arrived_ns, asked.request_id, header, 18, "", False)
@@ -123,8 +125,8 @@ def test_a_part_reaches_its_engine_with_its_request_its_trace_its_tenant_and_its
 
 def test_without_metadata_and_trace_the_request_is_joined_all_the_same():
     hooks.introduce({}, Context(), "decode")
-    frontend.label(asked := engine_request())
-    found = carrier.decode(asked.trace_headers[HEADER])
+    requests.label(asked := engine_request())
+    found = request_context.decode(asked.trace_headers[HEADER])
     assert (found.tenant, found.tenant_source, found.traceparent) == ("default", "default", "")
     assert (found.request_key, found.role) == (JOINED + ID, "decode")
 
@@ -133,8 +135,8 @@ def test_sequences_of_one_request_share_its_prompt():
     hooks.introduce({}, Context({"tenant": "acme"}), "aggregated")
     keys = set()
     for number in (1, 2):
-        frontend.label(asked := engine_request(number))
-        keys.add(carrier.decode(asked.trace_headers[HEADER]).prompt_key)
+        requests.label(asked := engine_request(number))
+        keys.add(request_context.decode(asked.trace_headers[HEADER]).prompt_key)
     assert len(keys) == 1
 
 
@@ -146,10 +148,10 @@ def test_a_request_is_served_even_if_nothing_can_be_learnt_of_it():
 
 
 def test_only_the_newest_callers_are_remembered(monkeypatch):
-    monkeypatch.setattr(frontend, "REMEMBERED", 3)
+    monkeypatch.setattr(requests, "REMEMBERED", 3)
     for number in range(9):
-        frontend.introduce(str(number), None)
-    assert list(frontend._introduced) == ["6", "7", "8"]
+        requests.introduce(str(number), None)
+    assert list(requests._introduced) == ["6", "7", "8"]
 
 
 @pytest.mark.parametrize(("mode", "role"), [("agg", "aggregated"), ("prefill", "prefill"), ("decode", "decode")])

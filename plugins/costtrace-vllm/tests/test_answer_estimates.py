@@ -8,8 +8,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm import contract, frontend, hints, hooks
+from costtrace_vllm import contract, hooks
 from costtrace_vllm.process import process
+from costtrace_vllm.server_side import answer_estimates, requests
 from honest_ledger import PLANS, WALL_NS, write
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,10 +146,10 @@ def test_a_file_that_changes_or_goes_is_noticed_and_one_that_stays_is_read_once(
     reader, path = Reader(tmp_path, TENANT), cost_estimates.path_below(tmp_path)
     assert reader.means("m", "acme") is None
     assert not guard.failures, "no file is no error"
-    for number, requests in enumerate((20, 30), 1):
-        cost_estimates.write(tmp_path, TENANT, [means(requests=requests)], time.time())
+    for number, count in enumerate((20, 30), 1):
+        cost_estimates.write(tmp_path, TENANT, [means(requests=count)], time.time())
         os.utime(path, ns=(number, number))
-        assert reader.means("m", "acme").requests == requests
+        assert reader.means("m", "acme").requests == count
     path.write_text("{")
     os.utime(path, ns=(2, 2))
     assert reader.means("m", "acme").requests == 30
@@ -269,7 +270,7 @@ def answering(tmp_path, monkeypatch):
     """Make an answer on behalf of a caller, as a server does; the answer and the headers of its response."""
     process.forget()
 
-    def run(tenant="acme", scope=TENANT, wrap=frontend.wrap_answer, **fields):
+    def run(tenant="acme", scope=TENANT, wrap=requests.wrap_answer, **fields):
         monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path))
         monkeypatch.setenv("COSTTRACE_COST_ESTIMATES", scope)
         process.forget()
@@ -282,13 +283,13 @@ def answering(tmp_path, monkeypatch):
 
         async def original(self, scope, receive, send):
             scope.setdefault("state", {})["request_metadata"] = SimpleNamespace(request_id="cmpl-7")
-            caller = frontend._caller.get()
+            caller = requests._caller.get()
             caller.identity = tenant and SimpleNamespace(tenant=tenant)
             made.append(owner(**{"model": "m", "usage": use(), **fields}))
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "client": None}
-        asyncio.run(frontend.wrap_http(original)(None, scope, None, send))
+        asyncio.run(requests.wrap_http(original)(None, scope, None, send))
         return made[0], dict(sent[0]["headers"])
 
     cost_estimates.write(tmp_path, TENANT, [means()], time.time())
@@ -304,9 +305,9 @@ def test_an_answer_states_its_estimate_in_its_usage_and_in_its_headers(answering
     assert answer.usage.cost_details["request_id"] == "cmpl-7"
     json.dumps(answer.usage.cost_details)
     assert headers == {
-        hints.REQUEST_ID: b"cmpl-7",
-        hints.COST_ESTIMATE: b"0.000011000",
-        hints.COST_CURRENCY: b"USD",
+        answer_estimates.REQUEST_ID: b"cmpl-7",
+        answer_estimates.COST_ESTIMATE: b"0.000011000",
+        answer_estimates.COST_CURRENCY: b"USD",
     }
 
 
@@ -319,7 +320,7 @@ def test_a_number_that_readers_take_for_dollars_is_in_dollars_only(answering, tm
     cost_estimates.write(tmp_path, TENANT, [means(currency="EUR")], time.time())
     answer, headers = answering()
     assert not hasattr(answer.usage, "cost")
-    assert (answer.usage.cost_details["currency"], headers[hints.COST_CURRENCY]) == ("EUR", b"EUR")
+    assert (answer.usage.cost_details["currency"], headers[answer_estimates.COST_CURRENCY]) == ("EUR", b"EUR")
 
 
 @pytest.mark.parametrize(
@@ -330,7 +331,7 @@ def test_a_number_that_readers_take_for_dollars_is_in_dollars_only(answering, tm
 def test_where_nothing_is_known_an_answer_is_as_it_was(answering, case):
     answer, headers = answering(**case)
     assert not {"cost", "cost_details"} & vars(answer.usage or SimpleNamespace()).keys()
-    assert headers == {hints.REQUEST_ID: b"cmpl-7"}
+    assert headers == {answer_estimates.REQUEST_ID: b"cmpl-7"}
     assert not guard.failures
 
 
@@ -338,25 +339,25 @@ def test_where_nothing_is_known_an_answer_is_as_it_was(answering, case):
 def test_an_error_of_ours_costs_the_estimate_and_not_the_answer(answering):
     answer, headers = answering(usage=SimpleNamespace(prompt_tokens=3))
     assert vars(answer.usage) == {"prompt_tokens": 3}
-    assert headers == {hints.REQUEST_ID: b"cmpl-7"}
+    assert headers == {answer_estimates.REQUEST_ID: b"cmpl-7"}
     assert guard.failures["vllm.estimate"] == 1
 
 
 def test_an_answer_that_is_made_for_nobody_is_left_alone():
     answer = Answer(model="m", usage=use())
-    frontend.note_answer(answer)
+    requests.note_answer(answer)
     assert not hasattr(answer.usage, "cost_details")
 
 
 @pytest.mark.swallows
 def test_in_a_thread_that_knows_of_no_request_the_answer_still_knows_who_asked():
     seen = []
-    build = frontend.wrap_build(lambda _, ctx: seen.append(frontend._caller.get()) or ctx)
+    build = requests.wrap_build(lambda _, ctx: seen.append(requests._caller.get()) or ctx)
     caller = object()
-    for raw in (SimpleNamespace(scope={frontend.SCOPE_KEY: caller}), SimpleNamespace(scope={}), None):
+    for raw in (SimpleNamespace(scope={requests.SCOPE_KEY: caller}), SimpleNamespace(scope={}), None):
         ctx = SimpleNamespace(raw_request=raw)
         assert build(None, ctx) is ctx
-        assert frontend._caller.get() is None
+        assert requests._caller.get() is None
     ctx = SimpleNamespace()  # of another version
     assert build(None, ctx) is ctx
     assert seen == [caller, None, None, None]

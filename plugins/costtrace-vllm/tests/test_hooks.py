@@ -7,9 +7,11 @@ import textwrap
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm import carrier, contract, engine, frontend, hooks, tracing
-from costtrace_vllm.carrier import HEADER, RequestContext
+from costtrace_vllm import contract, hooks, request_context
+from costtrace_vllm.engine_side import engine, scheduler_hooks
 from costtrace_vllm.process import process
+from costtrace_vllm.request_context import HEADER, RequestContext
+from costtrace_vllm.server_side import requests
 
 from costtrace.capture.hooks import on_import as late
 from costtrace.capture.recorder import NOTE, STEP, Recorder
@@ -22,7 +24,7 @@ def _fresh(monkeypatch):
     monkeypatch.setattr(process.status, "lost", {})
     monkeypatch.setattr(process.status, "installed", [])
     guard.failures.clear()
-    frontend._delivered.clear()
+    requests._delivered.clear()
 
 
 # -- how they get in -----------------------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ FREED = {"request_id": "a", "get_finished_reason": lambda: "stop", "num_output_t
 
 def make(cls=Scheduler):
     scheduler, recorder = cls(), Recorder()
-    tracing.trace_scheduler(scheduler, recorder)
+    scheduler_hooks.trace_scheduler(scheduler, recorder)
     return scheduler, recorder
 
 
@@ -202,14 +204,14 @@ def test_the_hashes_of_a_requests_blocks_are_taken_only_where_they_are_asked_for
     )
     for wanted, found in ((False, ()), (True, [b"hash"])):
         scheduler, recorder = Scheduler(), Recorder()
-        tracing.trace_scheduler(scheduler, recorder, prefixes=wanted)
+        scheduler_hooks.trace_scheduler(scheduler, recorder, prefixes=wanted)
         scheduler.add_request(request)
         assert recorder.drain()[0][-1] == found
 
 
 def test_what_was_delivered_is_taken_out_of_an_abort():
     scheduler, recorder = make()
-    assert scheduler.finish_requests(["a", carrier.stop_note(3, "a"), "b"], "aborted") == ["a", "b"]
+    assert scheduler.finish_requests(["a", request_context.stop_note(3, "a"), "b"], "aborted") == ["a", "b"]
     assert [record[2:] for record in recorder.drain()] == [("delivered", "a", 3, "stop")]
     assert scheduler.finish_requests("a", "aborted") == "a"
     assert scheduler.finish_requests(None, "aborted") is None
@@ -262,7 +264,7 @@ def test_the_traced_class_goes_by_the_name_of_its_base_and_is_made_once():
 def _home(tmp_path, monkeypatch):
     monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path / "home"))
     process.forget()
-    frontend._said_pid = 0
+    requests._said_pid = 0
 
 
 def request(internal="cmpl-x-0-0123abcd", external="cmpl-x-0", headers=None):
@@ -273,17 +275,17 @@ def scope(path="/v1/completions", headers=(), peer=("127.0.0.1", 5)):
     return {"type": "http", "path": path, "headers": list(headers), "client": peer}
 
 
-def through_http(the_scope, *requests):
-    """Label *requests* from within tasks of an application that was called with *the_scope*."""
+def through_http(the_scope, *engine_requests):
+    """Label *engine_requests* from within tasks of an application that was called with *the_scope*."""
 
     async def add(one):  # as a client's `add_request_async` does: in the server's one loop
-        frontend.label(one)
+        requests.label(one)
 
     async def handler(self, scope, receive, send):
-        await asyncio.gather(*(add(one) for one in requests))
+        await asyncio.gather(*(add(one) for one in engine_requests))
 
-    asyncio.run(frontend.wrap_http(handler)(None, the_scope, None, None))
-    return [carrier.decode(one.trace_headers[HEADER]) for one in requests]
+    asyncio.run(requests.wrap_http(handler)(None, the_scope, None, None))
+    return [request_context.decode(one.trace_headers[HEADER]) for one in engine_requests]
 
 
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
@@ -321,15 +323,15 @@ def test_without_http_the_process_is_the_tenant(monkeypatch):
     monkeypatch.setenv("COSTTRACE_TENANT_DEFAULT", "night")
     process.forget()
     one = request("7-0123abcd", "7")
-    frontend.label(one)
-    found = carrier.decode(one.trace_headers[HEADER])
+    requests.label(one)
+    found = request_context.decode(one.trace_headers[HEADER])
     assert (found.tenant, found.tenant_source, found.request_key) == ("night", "process", "7")
 
 
 @pytest.mark.swallows
 def test_a_request_goes_to_its_engine_even_if_it_cannot_be_labelled():
     sent = []
-    wrapped = frontend.wrap_add(lambda client, request: sent.append(request))
+    wrapped = requests.wrap_add(lambda client, request: sent.append(request))
     wrapped(None, broken := object())
     assert sent == [broken]
     assert guard.failures["vllm.add_request"] == 1
@@ -355,12 +357,12 @@ class Client:
 
 def finish(name, tokens, stop=("x",)):
     state = SimpleNamespace(request_id=name, detokenizer=SimpleNamespace(stop=stop, num_output_tokens=lambda: tokens))
-    frontend.wrap_finish(lambda processor, req_state: None)(None, state)
+    requests.wrap_finish(lambda processor, req_state: None)(None, state)
 
 
 def test_an_abort_says_what_the_client_got_of_a_request_that_the_server_ended():
     client = Client({})
-    send = frontend.wrap_send(Client._send_input)
+    send = requests.wrap_send(Client._send_input)
     finish("a", 3)
     finish("b", 3, stop=())
     asyncio.run(send(client, SimpleNamespace(value=b"\x01"), ["a", "b"]))
@@ -374,9 +376,9 @@ def test_an_abort_says_what_the_client_got_of_a_request_that_the_server_ended():
 def test_every_engine_is_told_where_the_client_has_forgotten_which_one_it_was(monkeypatch):
     abort = SimpleNamespace(EngineCoreRequestType=SimpleNamespace(ABORT=SimpleNamespace(value=b"\x01")))
     monkeypatch.setitem(sys.modules, "vllm.v1.engine", abort)
-    monkeypatch.setattr(Client, "_send_input", frontend.wrap_send(Client._send_input))
+    monkeypatch.setattr(Client, "_send_input", requests.wrap_send(Client._send_input))
     client = Client({"a": "engine-1"})
-    wrapped = frontend.wrap_abort_balanced(Client.abort_requests_async)
+    wrapped = requests.wrap_abort_balanced(Client.abort_requests_async)
     finish("a", 3)
     finish("b", 5)
     asyncio.run(wrapped(client, ["a", "b"]))
@@ -419,4 +421,4 @@ def test_a_traceparent_is_kept_as_it_is_or_not_at_all(value, kept):
     ],
 )
 def test_the_response_id_is_what_the_client_sees(external, pooling, shown):
-    assert carrier.response_id(external, pooling=pooling) == shown
+    assert request_context.response_id(external, pooling=pooling) == shown

@@ -5,9 +5,9 @@ from contextlib import closing
 
 import pytest
 from click.testing import CliRunner
-from costtrace_vllm import frontend
 from costtrace_vllm.process import process
-from costtrace_vllm.routes import WORK, route_of
+from costtrace_vllm.server_side import requests
+from costtrace_vllm.server_side.routes import WORK, route_of
 from month import END_NS, START_NS, write_month
 
 from costtrace.cli.app import cli
@@ -36,7 +36,7 @@ def labels(monkeypatch, tmp_path):
         for name, value in {"COSTTRACE_HOME": str(tmp_path), **variables}.items():
             monkeypatch.setenv(name, value)
         process.forget()
-        caller = frontend.Caller({"path": path, "headers": list(headers), "client": (peer, 5)})
+        caller = requests.Caller({"path": path, "headers": list(headers), "client": (peer, 5)})
         caller.resolve()
         return caller.identity.labels
 

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from costtrace_vllm import frontend
+from costtrace_vllm.server_side import requests
 
 from costtrace.capture.asgi import wrap_peer
 
@@ -17,7 +17,7 @@ def resolved(client, *, forwarded):
     found = []
 
     async def application(scope, receive, send):
-        caller = frontend.Caller(scope)
+        caller = requests.Caller(scope)
         caller.resolve()
         found.append(caller.identity)
 

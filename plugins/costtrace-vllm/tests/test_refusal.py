@@ -6,8 +6,8 @@ import stat
 import time
 
 import pytest
-from costtrace_vllm import frontend
 from costtrace_vllm.process import process
+from costtrace_vllm.server_side import requests
 from honest_ledger import PLANS, WALL_NS, write
 
 from costtrace.agent.refuse_over_budget import BudgetRefusals
@@ -193,7 +193,7 @@ def server(tmp_path, monkeypatch):
             "client": ("127.0.0.1", 5),
             **(more or {}),
         }
-        asyncio.run(frontend.wrap_http(original)(None, scope, None, send))
+        asyncio.run(requests.wrap_http(original)(None, scope, None, send))
         return sent, seen
 
     yield serve

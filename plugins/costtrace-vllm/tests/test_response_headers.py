@@ -4,12 +4,12 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm import frontend, hints
 from costtrace_vllm.process import process
+from costtrace_vllm.server_side import answer_estimates, requests
 
 from costtrace.core import guard
 
-NAME = hints.REQUEST_ID
+NAME = answer_estimates.REQUEST_ID
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def serve(tmp_path, monkeypatch):
                 await send({"type": "http.response.body", "body": piece, "more_body": streamed})
 
         scope = {"type": "http", "method": method, "path": path, "headers": [], "client": ("127.0.0.1", 5)}
-        asyncio.run(frontend.wrap_http(original)(None, scope, None, send))
+        asyncio.run(requests.wrap_http(original)(None, scope, None, send))
         return sent
 
     yield run
@@ -79,7 +79,7 @@ def test_an_error_of_ours_costs_the_header_and_not_the_answer():
 
     before = guard.failures["vllm.hints"]
     start = {"type": "http.response.start", "status": 200, "headers": []}
-    asyncio.run(hints.hinted(send, fail)(start))
+    asyncio.run(answer_estimates.hinted(send, fail)(start))
     assert sent == [start]
     assert guard.failures["vllm.hints"] == before + 1
     guard.failures.clear()

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm.describe import model_shape
+from costtrace_vllm.engine_side.describe import model_shape
 
 MOE = {
     "hidden_size": 2_048, "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from costtrace_vllm.sequences import ADDED, FREED
+from costtrace_vllm.engine_side.sequences import ADDED, FREED
 
 from costtrace.capture.recorder import NOTE, STEP
 from costtrace.core.events import Event, SequenceAdded, SequenceFinished, Step

@@ -45,7 +45,7 @@ def register() -> None:
 
 def _describe_engine(_module: ModuleType) -> None:
     """In an engine's process: its rows show the worker's role, and the id by which Dynamo's own metrics name it."""
-    from costtrace_vllm import describe  # noqa: PLC0415 - only an engine's process needs it
+    from costtrace_vllm.engine_side import describe  # noqa: PLC0415 - only an engine's process needs it
 
     describe.declare(os.environ[ROLE], {"dynamo_worker": os.environ.get(WORKER, "")})
 
@@ -99,7 +99,7 @@ def wrap_generate(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def introduce(request: Any, context: Any, role: str) -> None:
     """Tell the vLLM plugin who is behind the id of *context*."""
-    from costtrace_vllm import frontend  # noqa: PLC0415 - only a worker's main process needs it
+    from costtrace_vllm.server_side import requests  # noqa: PLC0415 - only a worker's main process needs it
 
     current = process.settings
     headers = context.trace_headers()
@@ -112,4 +112,4 @@ def introduce(request: Any, context: Any, role: str) -> None:
         arrived_ns=time.monotonic_ns(),
         boot=_boot,
     )
-    frontend.introduce(context.id(), found)
+    requests.introduce(context.id(), found)

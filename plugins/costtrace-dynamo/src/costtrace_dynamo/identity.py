@@ -9,7 +9,7 @@ its clients what it does not set itself (docs/dynamo.md).
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from costtrace_vllm.carrier import RequestContext
+from costtrace_vllm.request_context import RequestContext
 
 from costtrace.capture.request_context import valid_traceparent
 from costtrace.capture.tenancy.identity import INVALID

@@ -47,7 +47,7 @@ def _remember_start() -> None:
 
 
 def _engine() -> Any:
-    from costtrace_vllm import engine  # noqa: PLC0415 - see the module's docstring
+    from costtrace_vllm.engine_side import engine  # noqa: PLC0415 - see the module's docstring
 
     return engine
 
@@ -57,9 +57,9 @@ def _wraps() -> dict[str, Callable[[], Wrap]]:
 
     def front(name: str) -> Callable[[], Wrap]:
         def find() -> Wrap:
-            from costtrace_vllm import frontend  # noqa: PLC0415 - see the module's docstring
+            from costtrace_vllm.server_side import requests  # noqa: PLC0415 - see the module's docstring
 
-            return getattr(frontend, name)  # type: ignore[no-any-return] # the tests check that it is there
+            return getattr(requests, name)  # type: ignore[no-any-return] # the tests check that it is there
 
         return find
 

@@ -17,7 +17,7 @@ from typing import Any
 os.environ["COSTTRACE_ENABLED"] = "false"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from costtrace_vllm import tracing
+from costtrace_vllm.engine_side import scheduler_hooks
 from vllm_scheduler import Drive, make_config, make_scheduler
 
 from costtrace.capture.recorder import STEP, Recorder
@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def record(config: Any, *, asynchronous: bool = False, depth: int = 1, blocks: int = 4_000, drafts: int = 0) -> list:
     scheduler = make_scheduler(copy.deepcopy(config), asynchronous=asynchronous, blocks=blocks)
     recorder = Recorder(capacity=1_000_000)
-    tracing.trace_scheduler(scheduler, recorder)
+    scheduler_hooks.trace_scheduler(scheduler, recorder)
     drive = Drive(scheduler, seed=7, depth=depth, drafts=drafts, stop_percent=2)
     shared = [drive.random.randrange(5, 500) for _ in range(40)]
     names = []

@@ -10,10 +10,10 @@ from typing import Any
 
 from costtrace.capture.recorder import Recorder
 from costtrace.core.guard import swallow
-from costtrace_vllm import carrier, contract
-from costtrace_vllm.carrier import HEADER, STOP_PREFIX
+from costtrace_vllm import contract, request_context
+from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, FREED
 from costtrace_vllm.process import process
-from costtrace_vllm.sequences import ADDED, DELIVERED, FREED
+from costtrace_vllm.request_context import HEADER, STOP_PREFIX
 
 
 def trace_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = False) -> None:
@@ -132,7 +132,7 @@ def _finish_requests(inner: Any, recorder: Recorder, _scheduler: Any) -> Callabl
                 notes = [i for i in request_ids if i.startswith(STOP_PREFIX)]
                 if notes:
                     request_ids = [i for i in request_ids if not i.startswith(STOP_PREFIX)]
-                    for internal_id, tokens in map(carrier.read_stop_note, notes):
+                    for internal_id, tokens in map(request_context.read_stop_note, notes):
                         note(DELIVERED, internal_id, tokens, "stop", urgent=True)
         except Exception as error:  # noqa: BLE001 - the engine goes on
             swallow("vllm.scheduler.finish_requests", error)

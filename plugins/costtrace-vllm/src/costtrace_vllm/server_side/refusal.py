@@ -10,7 +10,7 @@ from typing import Any
 from costtrace.capture.node_files.refusals import Refusal
 from costtrace.core.guard import guard
 from costtrace_vllm.process import process
-from costtrace_vllm.routes import WORK, last_part
+from costtrace_vllm.server_side.routes import WORK, last_part
 
 SAY_EVERY_S = 1.0
 POLICY_VIOLATION = 1008

@@ -9,8 +9,8 @@ from collections.abc import Hashable
 from typing import Any, Final
 
 from costtrace.core.events import Delivered, SequenceAdded, SequenceFinished
-from costtrace_vllm import carrier
-from costtrace_vllm.carrier import RequestContext
+from costtrace_vllm import request_context
+from costtrace_vllm.request_context import RequestContext
 
 ADDED: Final = "added"
 """``(ADDED, internal id, context header or None, prompt tokens, LoRA name or '', is pooling, hashes of its blocks)``"""
@@ -80,10 +80,10 @@ class Sequences:
         blocks: abc.Sequence[Hashable] = (),
     ) -> SequenceAdded:
         """Take in a sequence that has reached the engine."""
-        context = carrier.decode(header) if header else None
+        context = request_context.decode(header) if header else None
         if context is None:  # no costtrace in the front end, or none in Python
-            request_id = carrier.response_id(carrier.external_of(name), pooling=pooling)
-            operation = carrier.operation_of("", request_id, pooling=pooling)
+            request_id = request_context.response_id(request_context.external_of(name), pooling=pooling)
+            operation = request_context.operation_of("", request_id, pooling=pooling)
             context = RequestContext(request_id, request_id, name, operation, "default", "default:no-context")
         if name in self.known:  # ids can come back where vLLM's random suffix is switched off
             self.forget(name)
@@ -111,7 +111,7 @@ class Sequences:
 
     def add_unobserved(self, name: str, prompt_tokens: int, at_ns: int) -> SequenceAdded:
         """Take in a sequence whose arrival was dropped: it has a place in the steps, and nobody's name."""
-        request_id = carrier.external_of(name)
+        request_id = request_context.external_of(name)
         added = SequenceAdded(
             slot=self._slot(),
             at_ns=at_ns,

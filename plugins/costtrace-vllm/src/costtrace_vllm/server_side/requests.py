@@ -20,10 +20,11 @@ from costtrace.capture.request_context import traceparent_of
 from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
 from costtrace.core.guard import guard, swallow
-from costtrace_vllm import carrier, hints, refusal
-from costtrace_vllm.carrier import HEADER, RequestContext
+from costtrace_vllm import request_context
 from costtrace_vllm.process import process
-from costtrace_vllm.routes import route_of
+from costtrace_vllm.request_context import HEADER, RequestContext
+from costtrace_vllm.server_side import answer_estimates, refusal
+from costtrace_vllm.server_side.routes import route_of
 
 SCOPE_KEY = "costtrace"
 REMEMBERED = 10_000
@@ -89,9 +90,9 @@ class Caller:
         """An id by which the ledger knows it, if there is one yet; else ''."""
         return self.response_id() or self.key
 
-    def hints(self) -> Iterable[hints.Header]:
+    def hints(self) -> Iterable[answer_estimates.Header]:
         """What is known by now of its cost, for the headers of its answer."""
-        return hints.headers_for(self.ledger_id(), self.estimate)
+        return answer_estimates.headers_for(self.ledger_id(), self.estimate)
 
 
 _caller: ContextVar[Caller | None] = ContextVar("costtrace_caller", default=None)
@@ -109,7 +110,7 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
                 scope[SCOPE_KEY] = caller = Caller(scope)
                 refused = _refused(caller)
                 if _hints_are_on() and refusal.concerns(scope):
-                    answer = hints.hinted(send, caller.hints)
+                    answer = answer_estimates.hinted(send, caller.hints)
                 token = _caller.set(caller)
         except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
             swallow("vllm.http", error)
@@ -135,10 +136,10 @@ def note_answer(answer: Any) -> None:
     """State in the usage of *answer* (a response of OpenAI's form) what it has probably cost."""
     caller = _caller.get()
     if caller is not None and caller.identity is not None:
-        caller.estimate = hints.state(answer, caller.identity.tenant, caller.ledger_id())
+        caller.estimate = answer_estimates.state(answer, caller.identity.tenant, caller.ledger_id())
 
 
-wrap_answer = hints.wrap_answer(note_answer)
+wrap_answer = answer_estimates.wrap_answer(note_answer)
 
 
 def wrap_build(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -191,18 +192,18 @@ def label(request: Any) -> None:
     with guard("vllm.status"):
         _say_status()
     internal_id = request.request_id
-    external_id = getattr(request, "external_req_id", None) or carrier.external_of(internal_id)
+    external_id = getattr(request, "external_req_id", None) or request_context.external_of(internal_id)
     pooling = request.pooling_params is not None
     caller = _caller.get()
-    prompt_key = carrier.prompt_of(internal_id, external_id)
+    prompt_key = request_context.prompt_of(internal_id, external_id)
     introduced = _introduced.get(external_id)
     if introduced is not None:
-        operation = introduced.operation or carrier.operation_of("", external_id, pooling=pooling)
+        operation = introduced.operation or request_context.operation_of("", external_id, pooling=pooling)
         context = msgspec.structs.replace(introduced, prompt_key=prompt_key, operation=operation)
     elif caller is None:
         tenant = process.settings.tenant_default
-        request_id = carrier.response_id(external_id, pooling=False)
-        operation = carrier.operation_of("", external_id, pooling=pooling)
+        request_id = request_context.response_id(external_id, pooling=False)
+        operation = request_context.operation_of("", external_id, pooling=pooling)
         context = RequestContext(request_id, request_id, prompt_key, operation, tenant, "process")
     else:
         if caller.identity is None:
@@ -210,9 +211,9 @@ def label(request: Any) -> None:
         identity = caller.identity
         context = RequestContext(
             caller.key,
-            caller.response_id() or carrier.response_id(external_id, pooling=pooling),
+            caller.response_id() or request_context.response_id(external_id, pooling=pooling),
             prompt_key,
-            carrier.operation_of(caller.path, external_id, pooling=pooling),
+            request_context.operation_of(caller.path, external_id, pooling=pooling),
             identity.tenant,
             identity.source,
             caller.traceparent,
@@ -222,7 +223,7 @@ def label(request: Any) -> None:
             identity.labels,
         )
     # A new dict: the children of a request with n>1 are shallow copies that share the old one.
-    request.trace_headers = {**(request.trace_headers or {}), HEADER: carrier.encode(context)}
+    request.trace_headers = {**(request.trace_headers or {}), HEADER: request_context.encode(context)}
 
 
 def wrap_add_async(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -273,7 +274,7 @@ def _stop_notes(request_ids: list[str]) -> list[str]:
     """Notes for the engine on those of *request_ids* that the server has ended itself. Each is told once."""
     if not _delivered:
         return []
-    return [carrier.stop_note(_delivered.pop(i), i) for i in request_ids if i in _delivered]
+    return [request_context.stop_note(_delivered.pop(i), i) for i in request_ids if i in _delivered]
 
 
 def _with_stop_notes(request_type: Any, request: Any) -> Any:

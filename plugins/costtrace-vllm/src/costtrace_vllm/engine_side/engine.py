@@ -13,11 +13,11 @@ from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.core import clock
 from costtrace.core.events import DeviceRef, EngineReady, EngineStarted, ModelShape
 from costtrace.core.guard import guard, swallow
-from costtrace_vllm import describe
+from costtrace_vllm.engine_side import describe
+from costtrace_vllm.engine_side.scheduler_hooks import trace_scheduler
+from costtrace_vllm.engine_side.sequences import OVERHEAD
+from costtrace_vllm.engine_side.translate import Translator
 from costtrace_vllm.process import process
-from costtrace_vllm.sequences import OVERHEAD
-from costtrace_vllm.tracing import trace_scheduler
-from costtrace_vllm.translate import Translator
 
 
 class Birth:
