@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "plugins" / "costtrace-vllm" / "tests"))
 
 os.environ.setdefault("COSTTRACE_ENABLED", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -82,7 +82,7 @@ def record(config, size: int, kind: str, steps: int):
     if drafts:
         scheduler.num_spec_tokens = drafts
     recorder = Recorder(capacity=10_000_000)
-    scheduler_hooks.trace_scheduler(scheduler, recorder)
+    scheduler_hooks.record_scheduler(scheduler, recorder)
     drive = Drive(scheduler, drafts=drafts)
 
     def add(short: bool) -> None:  # noqa: FBT001 - of a benchmark

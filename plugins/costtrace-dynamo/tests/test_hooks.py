@@ -10,7 +10,6 @@ from costtrace_dynamo import contract, hooks, identity
 from costtrace_vllm import request_context
 from costtrace_vllm.engine_side import describe
 from costtrace_vllm.engine_side.sequences import Sequences
-from costtrace_vllm.process import process
 from costtrace_vllm.request_context import HEADER
 from costtrace_vllm.server_side import requests
 
@@ -27,16 +26,6 @@ INSTALLED = [
 ID = "0a1b2c3d-0000-4000-8000-00000000000f"
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 CHANNELS = ("metadata:tenant", "cache_salt", "annotation:tenant")
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path, monkeypatch):
-    monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path / "home"))
-    process.forget()
-    requests._said_pid = 0
-    yield
-    requests._introduced.clear()
-    process.forget()
 
 
 @pytest.mark.parametrize("package", INSTALLED, ids=lambda path: path.parts[-2])
@@ -110,7 +99,7 @@ def test_a_part_reaches_its_engine_with_its_request_its_trace_its_tenant_and_its
     context = Context({"tenant": "acme"}, {"traceparent": TRACE, "request-id": ID})
     assert wrapped(Handler(), {"token_ids": [1]}, context).__class__.__name__ == "async_generator"
     asked = engine_request()
-    labelled = threading.Thread(target=requests.label, args=(asked,))  # no context variable leads there
+    labelled = threading.Thread(target=requests.attach_context, args=(asked,))  # no context variable leads there
     labelled.start()
     labelled.join()
     header = asked.trace_headers[HEADER]
@@ -125,7 +114,7 @@ def test_a_part_reaches_its_engine_with_its_request_its_trace_its_tenant_and_its
 
 def test_without_metadata_and_trace_the_request_is_joined_all_the_same():
     hooks.introduce({}, Context(), "decode")
-    requests.label(asked := engine_request())
+    requests.attach_context(asked := engine_request())
     found = request_context.decode(asked.trace_headers[HEADER])
     assert (found.tenant, found.tenant_source, found.traceparent) == ("default", "default", "")
     assert (found.request_key, found.role) == (JOINED + ID, "decode")
@@ -135,7 +124,7 @@ def test_sequences_of_one_request_share_its_prompt():
     hooks.introduce({}, Context({"tenant": "acme"}), "aggregated")
     keys = set()
     for number in (1, 2):
-        requests.label(asked := engine_request(number))
+        requests.attach_context(asked := engine_request(number))
         keys.add(request_context.decode(asked.trace_headers[HEADER]).prompt_key)
     assert len(keys) == 1
 
@@ -150,8 +139,8 @@ def test_a_request_is_served_even_if_nothing_can_be_learnt_of_it():
 def test_only_the_newest_callers_are_remembered(monkeypatch):
     monkeypatch.setattr(requests, "REMEMBERED", 3)
     for number in range(9):
-        requests.introduce(str(number), None)
-    assert list(requests._introduced) == ["6", "7", "8"]
+        requests.register_context(str(number), None)
+    assert list(requests._registered) == ["6", "7", "8"]
 
 
 @pytest.mark.parametrize(("mode", "role"), [("agg", "aggregated"), ("prefill", "prefill"), ("decode", "decode")])

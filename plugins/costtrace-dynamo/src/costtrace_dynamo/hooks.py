@@ -112,4 +112,4 @@ def introduce(request: Any, context: Any, role: str) -> None:
         arrived_ns=time.monotonic_ns(),
         boot=_boot,
     )
-    requests.introduce(context.id(), found)
+    requests.register_context(context.id(), found)

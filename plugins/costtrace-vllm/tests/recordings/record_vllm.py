@@ -1,6 +1,7 @@
 """Records what the hooks see of vLLM's real scheduler, for tests that run without vLLM. Counts and ids only.
 
-    build/vllm-0.32.0/venv/bin/python tests/recordings/record_vllm.py build/tiny-model tests/recordings
+    cd plugins/costtrace-vllm/tests
+    PYTHONPATH=. $VLLM_ENVIRONMENT/bin/python recordings/record_vllm.py $TINY_MODEL recordings
 
 writes one ``vllm-<version>-<name>.json`` for each kind of scheduling. A recording is a list of records: a note as the
 hooks make it, or ``["step", index, [[id, tokens, context]], [[id, tokens, context, prompt tokens]], [finished ids]]``.
@@ -34,7 +35,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def record(config: Any, *, asynchronous: bool = False, depth: int = 1, blocks: int = 4_000, drafts: int = 0) -> list:
     scheduler = make_scheduler(copy.deepcopy(config), asynchronous=asynchronous, blocks=blocks)
     recorder = Recorder(capacity=1_000_000)
-    scheduler_hooks.trace_scheduler(scheduler, recorder)
+    scheduler_hooks.record_scheduler(scheduler, recorder)
     drive = Drive(scheduler, seed=7, depth=depth, drafts=drafts, stop_percent=2)
     shared = [drive.random.randrange(5, 500) for _ in range(40)]
     names = []

@@ -1,8 +1,8 @@
-"""What an answer says of its cost: by which id its row can be asked for, and an estimate. Off unless it is set.
+"""What an answer says of its cost: the id by which the ledger has its row, and an estimate. Off unless it is set.
 
-The cost itself it cannot say: when an answer begins, the steps that it will share have not been run, and when it ends,
-the agent has not yet shared them. The engine is not to wait. An estimate goes by the tokens of the answer, which are
-known when its `usage` is, and by what requests have cost until now (`costtrace.capture.node_files.cost_estimates`).
+An answer cannot state its cost itself: when it begins, the steps that it will share have not run, and when it ends, the
+agent has not attributed them yet. The engine must not wait for that. An estimate goes by the answer's tokens, which are
+known once its `usage` is, and by what requests have cost until now (`costtrace.capture.node_files.cost_estimates`).
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,40 +13,47 @@ from costtrace.capture.node_files.cost_estimates import Estimate, Used, estimate
 from costtrace.core.guard import guard
 from costtrace.core.units import NANO_PER_UNIT, amount
 from costtrace_vllm.process import process
+from costtrace_vllm.server_side.caller import SCOPE_KEY, Caller, current_caller
 
 REQUEST_ID = b"x-costtrace-request-id"
 COST_ESTIMATE = b"x-costtrace-cost-estimate"
 COST_CURRENCY = b"x-costtrace-cost-currency"
 FIRST_ERROR = 400
-"""Status from which on a response is an error: no row, or one that explains nothing."""
+"""HTTP status from which on a response is an error: it has no row in the ledger, or one that explains nothing."""
 USD = "USD"
-"""What readers of `usage.cost` take it for."""
+"""The currency that readers of `usage.cost` assume."""
 
 Send = Callable[[Any], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 
-def hinted(send: Send, headers: Callable[[], Iterable[Header]]) -> Send:
-    """*send* of an ASGI server, with *headers*, as they are by then, on the response's beginning."""
+def are_wanted() -> bool:
+    """Whether responses get headers that concern their cost."""
+    return process.settings.response_hints or process.settings.cost_estimates != "off"
 
-    async def send_with_hint(message: Any) -> None:
+
+def with_headers(send: Send, headers: Callable[[], Iterable[Header]]) -> Send:
+    """*send* of an ASGI server which adds *headers*, evaluated when the response begins, to those of the response."""
+
+    async def send_with_headers(message: Any) -> None:
         with guard("vllm.hints"):
-            message = _with(message, headers)
+            message = _add(headers, message)
         await send(message)
 
-    return send_with_hint
+    return send_with_headers
 
 
-def _with(message: Any, headers: Callable[[], Iterable[Header]]) -> Any:
+def _add(headers: Callable[[], Iterable[Header]], message: Any) -> Any:
     if message["type"] != "http.response.start" or message["status"] >= FIRST_ERROR:
         return message
-    more = tuple(headers())
-    return {**message, "headers": [*message.get("headers", ()), *more]} if more else message
+    added = tuple(headers())
+    return {**message, "headers": [*message.get("headers", ()), *added]} if added else message
 
 
-def headers_for(request_id: str, estimated: Estimate | None) -> Iterable[Header]:
-    """The id by which the ledger knows a request, and the estimate, each where it is known ('', None: it is not)."""
-    # What a client chose as its request id is in it: nothing that could end a header may get into one.
+def headers_of(caller: Caller) -> Iterable[Header]:
+    """The id by which the ledger finds the caller's request, and the estimate: each where it is known by now."""
+    request_id, estimated = caller.ledger_id(), caller.estimate
+    # A client can choose the id: nothing that could end a header may get into one.
     if request_id and request_id.isascii() and request_id.isprintable():
         yield REQUEST_ID, request_id.encode()
     if estimated is not None:
@@ -54,30 +61,52 @@ def headers_for(request_id: str, estimated: Estimate | None) -> Iterable[Header]
         yield COST_CURRENCY, estimated.means.currency.encode()
 
 
-def wrap_answer(note: Callable[[Any], None]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """`__init__` of a class of answers: *note* is told of those that state their usage. Of a stream, that is the last.
+def wrap_answer(original: Callable[..., None]) -> Callable[..., None]:
+    """`__init__` of a class of answers: one made with its usage gets an estimate (the last of a stream).
 
-    (The usage in the middle of a stream is set later, piece by piece.)
+    (A usage in the middle of a stream is set later, piece by piece, and gets none.)
     """
 
-    def wrap(original: Callable[..., None]) -> Callable[..., None]:
-        @wraps(original)
-        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name
-            original(self, *args, **kwargs)
-            if kwargs.get("usage") is not None:
-                with guard("vllm.estimate"):
-                    note(self)
+    @wraps(original)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name
+        original(self, *args, **kwargs)
+        if kwargs.get("usage") is not None:
+            with guard("vllm.estimate"):
+                note_answer(self)
 
-        return __init__
-
-    return wrap
+    return __init__
 
 
-def state(answer: Any, tenant: str, request_id: str) -> Estimate | None:
-    """Put the estimate into the usage of *answer*, and return it; None where nothing is known to go by.
+def wrap_build(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`ServingEmbedding._build_response`, which runs in a thread of its own: set there who asks."""
 
-    `cost` is a number in USD, as gateways have it that sell by the token and as their readers expect it (some refuse
-    anything but a number); `cost_details` says that it is an estimate, of what, and stands alone in other currencies.
+    @wraps(original)
+    def _build_response(self: Any, ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        token = None
+        with guard("vllm.estimate"):
+            raw = ctx.raw_request  # None where no HTTP server asks
+            token = current_caller.set(None if raw is None else raw.scope.get(SCOPE_KEY))
+        try:
+            return original(self, ctx, *args, **kwargs)
+        finally:
+            if token is not None:
+                current_caller.reset(token)
+
+    return _build_response
+
+
+def note_answer(answer: Any) -> None:
+    """Put an estimate into the usage of *answer* (a response of OpenAI's form) and keep it for the headers."""
+    caller = current_caller.get()
+    if caller is not None and caller.identity is not None:
+        caller.estimate = _state(answer, caller.identity.tenant, caller.ledger_id())
+
+
+def _state(answer: Any, tenant: str, request_id: str) -> Estimate | None:
+    """Put the estimate into the usage of *answer*, and return it; None where there are no means to estimate by.
+
+    `cost` is a number in USD, as gateways that sell by the token have it and as their readers expect it (some refuse
+    anything but a number). `cost_details` says that it is an estimate, and of what; in other currencies it comes alone.
     """
     means = process.estimates.means(str(answer.model or ""), tenant)
     if means is None:
