@@ -77,3 +77,10 @@ def test_a_request_goes_to_its_engine_even_if_no_context_can_be_attached():
     wrapped(None, broken := object())
     assert sent == [broken]
     assert guard.failures["vllm.add_request"] == 1
+
+
+def test_only_the_newest_registered_contexts_are_kept(monkeypatch):
+    monkeypatch.setattr(requests, "REMEMBERED", 3)
+    for number in range(9):
+        requests.register_context(str(number), None)
+    assert list(requests._registered) == ["6", "7", "8"]
