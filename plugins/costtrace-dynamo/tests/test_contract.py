@@ -1,4 +1,4 @@
-"""The contract with Dynamo: what it says of a source tree, and that the installed Dynamos keep it."""
+"""The contract with Dynamo: how it checks a source tree, and that the installed Dynamos keep it."""
 
 from pathlib import Path
 

@@ -9,8 +9,8 @@ from costtrace.core.errors import CosttraceError
 
 
 def test_times_of_a_trace_are_exact_to_the_nanosecond(tmp_path):
-    (found,), damaged = read_passes([put(tmp_path / "fpm.jsonl.gz", pass_line())])
-    assert (found.wall_ns, found.worker, found.ended_ns, damaged) == (10_000_001, WORKER, WALL + 100 * MS, 0)
+    (only,), damaged = read_passes([put(tmp_path / "fpm.jsonl.gz", pass_line())])
+    assert (only.wall_ns, only.worker, only.ended_ns, damaged) == (10_000_001, WORKER, WALL + 100 * MS, 0)
 
 
 def test_a_file_that_is_still_written_is_read_as_far_as_it_goes(tmp_path):
@@ -30,15 +30,15 @@ def test_a_duration_that_is_none_is_a_damaged_line(tmp_path, wall):
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         (pass_line(mode="sampled"), "DYN_FPM_MODE=full"),
         (pass_line(version=2), "version 2"),
         (request_line(), "dynamo.request.trace.v1"),
     ],
 )
-def test_passes_that_cannot_be_added_up_are_refused(tmp_path, line, says):
-    with pytest.raises(CosttraceError, match=says):
+def test_passes_that_cannot_be_added_up_are_refused(tmp_path, line, message):
+    with pytest.raises(CosttraceError, match=message):
         read_passes([put(tmp_path / "fpm.jsonl", line)])
 
 

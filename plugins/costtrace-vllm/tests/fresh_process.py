@@ -8,7 +8,7 @@ from costtrace_vllm.server_side import aborts, requests, status_file
 
 @pytest.fixture(autouse=True)
 def _fresh_process(tmp_path, monkeypatch):
-    """Settings and all that is made of them are read again, with *tmp_path* as home; nothing is kept of other tests."""
+    """Settings are read again, with *tmp_path* as home; caches and the status of hooks are empty."""
     monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path))
     monkeypatch.setattr(process.status, "lost", {})
     monkeypatch.setattr(process.status, "installed", [])

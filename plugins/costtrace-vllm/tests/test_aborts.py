@@ -8,7 +8,7 @@ from costtrace_vllm.server_side import aborts
 
 
 class Client:
-    """A data-parallel client: it knows which engine has a request, until that engine has said that it is done."""
+    """A data-parallel client: it knows which engine has a request until that engine reports its end."""
 
     core_engines = ("engine-0", "engine-1")
     resources = SimpleNamespace(engine_dead=False)

@@ -1,4 +1,4 @@
-"""What an answer says of its cost, in its usage and in headers: only where it is wanted and something is known."""
+"""The cost of an answer, in its usage and in headers: only where that is switched on and something is known."""
 
 import asyncio
 import json
@@ -117,7 +117,7 @@ def answering(tmp_path, configure):
         configure(COSTTRACE_COST_ESTIMATES=scope)
         owner = type("Owner", (Answer,), {})
         owner.__init__ = answer_estimates.wrap_answer(owner.__init__)
-        made, sent = [], []
+        answers, sent = [], []
 
         async def send(message):
             sent.append(message)
@@ -126,12 +126,12 @@ def answering(tmp_path, configure):
             scope.setdefault("state", {})["request_metadata"] = SimpleNamespace(request_id="cmpl-7")
             caller = current_caller.get()
             caller.identity = tenant and SimpleNamespace(tenant=tenant)
-            made.append(owner(**{"model": "m", "usage": use(), **fields}))
+            answers.append(owner(**{"model": "m", "usage": use(), **fields}))
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": [], "client": None}
         asyncio.run(requests.wrap_http(original)(None, scope, None, send))
-        return made[0], dict(sent[0]["headers"])
+        return answers[0], dict(sent[0]["headers"])
 
     cost_estimates.write(tmp_path, TENANT, [means()], time.time())
     return run
@@ -166,7 +166,7 @@ def test_usage_cost_is_in_dollars_only(answering, tmp_path):
 @pytest.mark.parametrize(
     "case",
     [{"tenant": "globex"}, {"tenant": None}, {"model": "adapter"}, {"model": None}, {"scope": MODEL}, {"usage": None}],
-    ids=["another tenant", "nobody", "another model", "no model", "another scope", "the middle of a stream"],
+    ids=["another tenant", "no tenant", "another model", "no model", "another scope", "the middle of a stream"],
 )
 def test_where_nothing_is_known_an_answer_is_as_it_was(answering, case):
     answer, headers = answering(**case)

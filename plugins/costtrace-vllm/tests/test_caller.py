@@ -13,12 +13,12 @@ from costtrace.config import load as config
 def labels(configure):
     """The labels that a request of these headers gets."""
 
-    def ask(path, *headers, peer="127.0.0.1", **variables):
+    def labels_of(path, *headers, peer="127.0.0.1", **variables):
         configure(**variables)
         caller = Caller({"path": path, "headers": list(headers), "client": (peer, 5)})
         return caller.resolve().labels
 
-    return ask
+    return labels_of
 
 
 WORKLOAD = (b"x-costtrace-workload", b"search")

@@ -8,8 +8,8 @@ class Scheduler:
 
 
 def test_the_recorded_class_has_the_name_of_its_base_and_is_made_once():
-    made = recorded_class(Scheduler)
-    assert made is recorded_class(Scheduler)
-    assert made is recorded_class(made)
-    assert (made.__module__, made.__qualname__) == (Scheduler.__module__, Scheduler.__qualname__)
-    assert issubclass(made, Scheduler)
+    recorded = recorded_class(Scheduler)
+    assert recorded is recorded_class(Scheduler)
+    assert recorded is recorded_class(recorded)
+    assert (recorded.__module__, recorded.__qualname__) == (Scheduler.__module__, Scheduler.__qualname__)
+    assert issubclass(recorded, Scheduler)

@@ -1,4 +1,4 @@
-"""A tenant above a hard budget gets HTTP 429, and nobody else does."""
+"""A tenant above a hard budget gets HTTP 429, and no other does."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ WHY = Refusal("acme-november", int(time.time()) + 3_600)
 def server(configure):
     """Send a request through the hook; what the client gets, and whether the server saw it."""
 
-    def serve(path="/v1/completions", method="POST", tenant="acme", *, more=None, **variables):
+    def serve(path="/v1/completions", method="POST", tenant="acme", *, scope_changes=None, **variables):
         configure(**{"COSTTRACE_ADMISSION": "true", **variables})
         sent, seen = [], []
 
@@ -33,7 +33,7 @@ def server(configure):
             "path": path,
             "headers": [(b"x-costtrace-tenant", tenant.encode())],
             "client": ("127.0.0.1", 5),
-            **(more or {}),
+            **(scope_changes or {}),
         }
         asyncio.run(requests.wrap_http(original)(None, scope, None, send))
         return sent, seen
@@ -80,15 +80,15 @@ def test_every_route_that_makes_an_engine_work_is_refused(server, tmp_path, path
 )
 def test_a_websocket_is_refused_before_it_is_accepted(server, tmp_path, extensions, types):
     refusals.write(tmp_path, {"acme": WHY}, time.time())
-    more = {"type": "websocket", "extensions": extensions}
-    sent, seen = server("/v1/realtime", None, more=more)
+    websocket = {"type": "websocket", "extensions": extensions}
+    sent, seen = server("/v1/realtime", None, scope_changes=websocket)
     assert ([message["type"] for message in sent], seen) == (types, [])
     assert sent[0].get("status", 429) == 429
-    assert server("/v1/realtime", None, "globex", more=more) == ([], ["/v1/realtime"])
+    assert server("/v1/realtime", None, "globex", scope_changes=websocket) == ([], ["/v1/realtime"])
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "request_",
     [
         {"tenant": "globex"},
         {"path": "/health", "method": "GET"},
@@ -101,10 +101,10 @@ def test_a_websocket_is_refused_before_it_is_accepted(server, tmp_path, extensio
     ],
     ids=str,
 )
-def test_what_is_not_refused_reaches_the_server(server, tmp_path, asked):
+def test_what_is_not_refused_reaches_the_server(server, tmp_path, request_):
     refusals.write(tmp_path, {"acme": WHY}, time.time())
-    sent, seen = server(**asked)
-    assert (sent, seen) == ([], [asked.get("path", "/v1/completions")])
+    sent, seen = server(**request_)
+    assert (sent, seen) == ([], [request_.get("path", "/v1/completions")])
 
 
 def test_a_tenant_that_an_adapter_may_name_is_not_refused_before_it_is_known(server, tmp_path):

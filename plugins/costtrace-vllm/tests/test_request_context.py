@@ -1,4 +1,4 @@
-"""What the ids of a request say."""
+"""The ids of a request."""
 
 import pytest
 from costtrace_vllm import request_context

@@ -103,7 +103,7 @@ def test_notes_of_delivered_tokens_are_taken_out_of_an_abort():
 @pytest.mark.swallows
 def test_an_error_in_a_hook_never_reaches_the_scheduler():
     scheduler, recorder = make()
-    assert scheduler.update_from_output("a batch that nobody dispatched", "mro") == "outputs"
+    assert scheduler.update_from_output("a batch that was never dispatched", "mro") == "outputs"
     scheduler.add_request(SimpleNamespace(request_id="a"))
     assert scheduler._free_request(object()) == "freed"
     assert scheduler.finish_requests(["costtrace:stop:x:y"], "aborted") == []

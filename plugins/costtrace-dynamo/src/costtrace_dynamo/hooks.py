@@ -30,7 +30,7 @@ _boot = clock.boot_id()
 
 
 def register() -> None:
-    """Entry point `costtrace_dynamo` of the group ``vllm.general_plugins``. Never raises; a second call does nothing."""
+    """Entry point `costtrace_dynamo` of ``vllm.general_plugins``. Never raises; a second call does nothing."""
     global _registered  # noqa: PLW0603 - once a process
     if _registered:
         return
@@ -51,7 +51,7 @@ def _describe_engine(_module: ModuleType) -> None:
 
 
 def _install(hooks: list[contract.Hook], module: ModuleType) -> None:
-    wraps_by_name: dict[str, Wrap] = {"worker": wrap_setup, "decode": wrap_generate, "prefill": wrap_generate}
+    wrappers: dict[str, Wrap] = {"worker": wrap_setup, "decode": wrap_generate, "prefill": wrap_generate}
     for hook in hooks:
         with guard(f"dynamo.hook.{hook.name}"):
             owner = getattr(module, hook.owner, None) if hook.owner else module
@@ -59,7 +59,7 @@ def _install(hooks: list[contract.Hook], module: ModuleType) -> None:
             if why:
                 process.status.say_lost(f"dynamo.{hook.name}", f"{hook.module} {hook.function}: {why}", hook.lost)
                 continue
-            setattr(owner, hook.function, wraps_by_name[hook.name](vars(owner)[hook.function]))
+            setattr(owner, hook.function, wrappers[hook.name](vars(owner)[hook.function]))
             process.status.installed.append(f"dynamo.{hook.name}")
 
 

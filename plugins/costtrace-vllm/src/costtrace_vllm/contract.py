@@ -53,7 +53,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook(
         "peer", "front end", "uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware", "__call__",
         ("scope", "receive", "send"),
-        "behind a proxy that sets X-Forwarded-For, the trusted peer is taken from that header", is_async=True,
+        "the address that connected: where X-Forwarded-For is set, it decides who may name a tenant", is_async=True,
     ),
     Hook(
         "request.async", "front end", _CLIENT, "AsyncMPClient", "add_request_async", ("request",), _NO_TENANT,

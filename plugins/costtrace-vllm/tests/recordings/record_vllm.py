@@ -41,8 +41,8 @@ def record(config: Any, *, asynchronous: bool = False, depth: int = 1, blocks: i
     names = []
     for turn in range(90):
         if turn < 60 and turn % 3 != 2:
-            own = [drive.random.randrange(5, 500) for _ in range(drive.random.randint(1, 90))]
-            names.append(drive.add(shared + own if turn % 2 else own, drive.random.randint(1, 40)))
+            tail = [drive.random.randrange(5, 500) for _ in range(drive.random.randint(1, 90))]
+            names.append(drive.add(shared + tail if turn % 2 else tail, drive.random.randint(1, 40)))
         if turn % 17 == 16:
             drive.abort(names[-1])
         if scheduler.has_requests():

@@ -1,7 +1,7 @@
 """Dynamo's forward-pass metrics: how long a worker was busy, and each request's share of that, *estimated*. Pure.
 
-A pass says how long it took and how many requests and tokens were in it, but not which requests. Where a worker has no
-hooks of costtrace's, each pass is split over the requests that the frontend's own records place on that worker at that
+A pass says how long it took and how many requests and tokens were in it, but not which requests. Where costtrace has no
+hooks in a worker, each pass is split over the requests that the frontend's own records place on that worker at that
 time: prompts by the tokens that they had to compute, answers by one token each. The split is an estimate; its sum
 is exactly that of the passes, in integers.
 """

@@ -19,7 +19,7 @@ ONE_METER = (
 )
 ESTIMATED = (
     "ESTIMATED, not measured: each pass is split over the requests that the frontend's records place in it, by tokens.",
-    "What is split is what the workers said of themselves. It is not booked, and is in no ledger.",
+    "What is split are the passes that the workers reported. It is not booked, and is in no ledger.",
 )
 
 

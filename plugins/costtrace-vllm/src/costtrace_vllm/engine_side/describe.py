@@ -57,7 +57,7 @@ def devices_of(workers: Sequence[dict[str, Any]]) -> tuple[DeviceRef, ...]:
 
 
 def simulated_device(setting: str) -> tuple[DeviceRef, ...]:
-    """The device that stands for this engine's in a demonstration (the setting is ``UUID=NAME``)."""
+    """The device that a demonstration shows in place of the engine's own (the setting is ``UUID=NAME``)."""
     uuid, _, name = setting.partition("=")
     return (DeviceRef(uuid, name, "gpu", clock.host_name(), 0),)
 

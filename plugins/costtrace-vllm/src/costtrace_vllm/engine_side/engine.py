@@ -109,7 +109,7 @@ def wrap_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wrap_dummy_batch(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`EngineCore.execute_dummy_batch`: device time that serves nobody (another data-parallel rank is busy)."""
+    """`EngineCore.execute_dummy_batch`: device time that serves no request (another data-parallel rank is busy)."""
 
     @wraps(original)
     def execute_dummy_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
