@@ -8,7 +8,7 @@ from honest_ledger import PLANS, WALL_NS, write
 
 from costtrace.agent.publish_estimates import EstimatePublisher
 from costtrace.capture.node_files import cost_estimates
-from costtrace.capture.node_files.cost_estimates import TENANT, Reader
+from costtrace.capture.node_files.cost_estimates import TENANT, EstimateReader
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.recent_means import LEAST_REQUESTS, LONGEST_NS, recent_means
@@ -91,7 +91,9 @@ def test_the_agent_writes_means_that_a_server_then_reads(home):
     assert written == [], "the ledger is of another month"
     change(home, f"UPDATE usage SET ended_ns = {time.time_ns()}")
     written = EstimatePublisher(home, TENANT).turn(time.time_ns())
-    assert Reader(home, TENANT).means("m-large", "acme") == next(each for each in written if each.tenant == "acme")
+    assert EstimateReader(home, TENANT).means("m-large", "acme") == next(
+        each for each in written if each.tenant == "acme"
+    )
 
 
 def test_an_agent_that_cannot_read_its_ledger_leaves_the_old_file(home):
@@ -99,4 +101,4 @@ def test_an_agent_that_cannot_read_its_ledger_leaves_the_old_file(home):
     (home / "ledger.sqlite").unlink()
     with pytest.raises(CosttraceError):
         EstimatePublisher(home, TENANT).turn(NOW_NS)
-    assert Reader(home, TENANT).means("m", "acme") == means()
+    assert EstimateReader(home, TENANT).means("m", "acme") == means()

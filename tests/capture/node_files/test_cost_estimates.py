@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costtrace.capture.node_files import cost_estimates
-from costtrace.capture.node_files.cost_estimates import MODEL, TENANT, Reader, Used, estimate
+from costtrace.capture.node_files.cost_estimates import MODEL, TENANT, EstimateReader, Used, estimate
 from costtrace.core import guard
 
 COUNT = st.integers(1, 10**12)
@@ -74,7 +74,7 @@ def test_the_details_say_that_it_is_an_estimate_of_what_and_whether_a_device_is_
 
 
 def read(home, scope=TENANT, model="m", tenant="acme"):
-    return Reader(home, scope).means(model, tenant)
+    return EstimateReader(home, scope).means(model, tenant)
 
 
 def test_a_tenant_sees_its_own_means_and_nobody_elses(tmp_path):
@@ -112,7 +112,7 @@ def test_a_damaged_file_gives_no_means_and_is_counted(tmp_path, content):
 
 def test_a_file_that_changes_or_is_deleted_is_noticed_and_one_that_stays_is_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(cost_estimates, "LOOK_EVERY_S", 0)
-    reader, path = Reader(tmp_path, TENANT), cost_estimates.path_below(tmp_path)
+    reader, path = EstimateReader(tmp_path, TENANT), cost_estimates.path_below(tmp_path)
     assert reader.means("m", "acme") is None
     assert not guard.failures, "no file is no error"
     for number, count in enumerate((20, 30), 1):

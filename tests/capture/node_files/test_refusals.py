@@ -6,14 +6,14 @@ import time
 import pytest
 
 from costtrace.capture.node_files import refusals
-from costtrace.capture.node_files.refusals import EVERYBODY, Gate, Refusal
+from costtrace.capture.node_files.refusals import EVERYBODY, Refusal, RefusalReader
 from costtrace.core import guard
 
 WHY = Refusal("acme-november", int(time.time()) + 3_600)
 
 
 def refused(home, tenant):
-    return Gate(home).refusal(tenant)
+    return RefusalReader(home).refusal(tenant)
 
 
 def test_a_tenant_in_the_file_is_refused_and_no_other(tmp_path):

@@ -45,7 +45,7 @@ def _rewrite() -> None:
     global _rewrite_is_due  # noqa: PLW0603 - one timer a process
     _rewrite_is_due = False
     with guard("vllm.refusal"):
-        process.status.write(process.settings.home, ROLE, refused=process.refusals.refusals)
+        process.status.write(process.settings.home, ROLE, refused=process.refusals.counts)
 
 
 def _remove(home: Path, pid: int) -> None:
