@@ -19,14 +19,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "plugins" / "costtrace-vllm" / "tests"))
 
 os.environ.setdefault("COSTTRACE_ENABLED", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import vllm  # noqa: E402
-from costtrace_vllm import tracing  # noqa: E402 - see the paths above
-from costtrace_vllm.translate import Translator  # noqa: E402
+from costtrace_vllm.engine_side import scheduler_hooks  # noqa: E402 - see the paths above
+from costtrace_vllm.engine_side.translate import Translator  # noqa: E402
 from vllm.v1.metrics.perf import ModelMetrics  # noqa: E402
 from vllm_batches import Reader, truth  # noqa: E402
 from vllm_scheduler import Drive, make_config, make_scheduler  # noqa: E402
@@ -59,8 +59,8 @@ def engine_thread(batch) -> dict[str, float]:
             return None
 
         traced = SimpleNamespace(
-            schedule=tracing._schedule(schedule, recorder, None),
-            update_from_output=tracing._update_from_output(update_from_output, recorder, None),
+            schedule=scheduler_hooks._schedule(schedule, recorder, None),
+            update_from_output=scheduler_hooks._update_from_output(update_from_output, recorder, None),
         )
         gc.collect()
         start = time.thread_time()
@@ -82,7 +82,7 @@ def record(config, size: int, kind: str, steps: int):
     if drafts:
         scheduler.num_spec_tokens = drafts
     recorder = Recorder(capacity=10_000_000)
-    tracing.trace_scheduler(scheduler, recorder)
+    scheduler_hooks.record_scheduler(scheduler, recorder)
     drive = Drive(scheduler, drafts=drafts)
 
     def add(short: bool) -> None:  # noqa: FBT001 - of a benchmark

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
-from costtrace_vllm.routes import route_of
+from costtrace_vllm.server_side.routes import route_of
 from documents import DOCUMENTS, FENCE, commands, fenced, inline
 
 from costtrace.cli.app import cli

@@ -27,7 +27,7 @@ ELSEWHERE = {
     r"demo( |$)": "make demo",
     r"fleet": "tests/system/test_fleet_store.py",
     r"nvml-sim (run|truth)": "plugins/costtrace-nvml-sim/tests/test_command.py",
-    r"dynamo (check|estimate)": "plugins/costtrace-dynamo/tests/test_forward_passes.py",
+    r"dynamo (check|estimate)": "plugins/costtrace-dynamo/tests/test_command.py",
     r"benchmarks import": "plugins/costtrace-board/tests/test_load_tests.py",
     r"board .*--benchmark": "plugins/costtrace-board/tests/test_board.py",
     r"improvement --": "plugins/costtrace-board/tests/test_improvement.py",

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from costtrace_vllm.routes import WORK, last_part
+from costtrace_vllm.server_side.routes import WORK, last_part
 from vllm_server import oldest_and_newest
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(60)]
@@ -26,4 +26,4 @@ def test_a_route_makes_an_engine_work_or_is_known_not_to(vllm_environment):
     paths = {path for file in package.rglob("*.py") for path in ROUTE.findall(file.read_text(encoding="utf-8"))}
     assert {"/v1/chat/completions", "/invocations", "/v1/realtime", "/tokenize"} <= paths, "routes are found"
     unknown = {path for path in paths if last_part(path) not in WORK | NO_WORK}
-    assert not unknown, "does it make an engine work? Put it into costtrace_vllm/routes.py, or into NO_WORK"
+    assert not unknown, "does it make an engine work? Put it into costtrace_vllm/server_side/routes.py, or into NO_WORK"

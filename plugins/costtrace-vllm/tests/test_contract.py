@@ -1,4 +1,4 @@
-"""The contract with vLLM: what it says of a source tree, and that the vLLMs at hand keep it."""
+"""The contract with vLLM: how it checks a source tree, and that the installed vLLMs keep it."""
 
 import os
 import zipfile
@@ -63,7 +63,7 @@ def edit(tree, module, old, new):
     path.write_text(text.replace(old, new))
 
 
-def test_a_tree_that_keeps_it_is_found_to(tree):
+def test_a_tree_that_keeps_the_contract_passes(tree):
     assert broken(contract.check_source(tree)) == []
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from costtrace_vllm.sequences import DELIVERED, OVERHEAD
-from costtrace_vllm.translate import Translator
+from costtrace_vllm.engine_side.sequences import DELIVERED, OVERHEAD
+from costtrace_vllm.engine_side.translate import Translator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm_batches import Reader, Request, World, added, batch, chunks, freed, step, truth

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from costtrace_vllm.sequences import ADDED, FREED
+from costtrace_vllm.engine_side.sequences import ADDED, FREED
 
 from costtrace.capture.recorder import NOTE, STEP
 from costtrace.core.events import Event, SequenceAdded, SequenceFinished, Step
@@ -87,7 +87,7 @@ class Reader:
             self.cohort[slot] = context
         seen = {self.names[slot]: (1, context) for slot, context in self.cohort.items()}
         for slot, tokens, context in event.items:
-            assert self.names[slot] not in seen, "nobody is in a step twice"
+            assert self.names[slot] not in seen, "a sequence is in a step once"
             seen[self.names[slot]] = (tokens, context)
         self.steps[event.index] = seen
         self.cohort = {slot: context + 1 for slot, context in self.cohort.items()}

@@ -1,6 +1,6 @@
-"""Reads what the plugin wrote beside a vLLM, and checks it against what the server and vLLM itself say.
+"""Reads the journals that the plugin wrote, and checks them against the server's answers and vLLM's own log.
 
-Nothing here uses the translator: steps are expanded in the most naive way (`vllm_batches.Reader`).
+None of it uses the translator: steps are expanded in the most naive way (`vllm_batches.Reader`).
 """
 
 import re
@@ -58,7 +58,7 @@ class EngineJournal:
                         assert event.slot not in self.finished, "a sequence ends once"
                         self.finished[event.slot] = event
                     case Delivered():
-                        assert event.slot not in self.delivered, "what was delivered is said once"
+                        assert event.slot not in self.delivered, "delivered tokens are noted once"
                         self.delivered[event.slot] = event
                     case Step():
                         self.timed.append(event)
@@ -94,7 +94,7 @@ def read_when_idle(home: Path, bound_s: float = 20.0) -> list[EngineJournal]:
 
 
 def iterations(log: Path) -> list[tuple[int, int]]:
-    """(sequences, tokens) of each iteration, as vLLM's own ``--enable-logging-iteration-details`` says it."""
+    """(sequences, tokens) of each iteration, as vLLM logs it with ``--enable-logging-iteration-details``."""
     rows = []
     for line in log.read_text(errors="replace").splitlines():
         match = _ITERATION.search(line)
@@ -105,7 +105,7 @@ def iterations(log: Path) -> list[tuple[int, int]]:
 
 
 def check_life(journal: EngineJournal) -> None:
-    """The engine's own story holds together, whatever the traffic was."""
+    """The events of the engine and its steps are in order, whatever the traffic was."""
     assert journal.started is not None
     (ready,) = journal.all_of(EngineReady)
     assert journal.started.started_ns < ready.at_ns
@@ -121,11 +121,11 @@ def check_life(journal: EngineJournal) -> None:
         for name in seen:
             slot = next(s for s, event in journal.added.items() if event.sequence_id == name)
             ended = journal.finished.get(slot)
-            assert ended is None or index <= ended.last_step, "nobody is in a step after the last that can hold it"
+            assert ended is None or index <= ended.last_step, "no sequence is in a step after its last"
 
 
 def check_work(journal: EngineJournal, *, drafts: bool = False) -> None:
-    """Each sequence computed what its prompt and its output need: no gap, and no more than it can be late by."""
+    """Each sequence computed what its prompt and its output need: no gap, and at most two late tokens."""
     work: dict[str, list[tuple[int, int]]] = {}
     for _, seen in sorted(journal.steps.steps.items()):
         for name, share in seen.items():
@@ -149,17 +149,17 @@ def check_answers(journals: Iterable[EngineJournal], answers: Iterable[Sent]) ->
     for sent in answers:
         if sent.response_id is None:
             continue
-        found = [(j, slot, a) for j in journals for slot, a in j.added.items() if a.request_id == sent.response_id]
-        assert found, f"{sent.response_id} is in no journal"
-        assert len({added.request_key for _, _, added in found}) == 1, "one request has one key"
-        first = found[0][2]
+        sequences = [(j, slot, a) for j in journals for slot, a in j.added.items() if a.request_id == sent.response_id]
+        assert sequences, f"{sent.response_id} is in no journal"
+        assert len({added.request_key for _, _, added in sequences}) == 1, "one request has one key"
+        first = sequences[0][2]
         assert first.traceparent == (sent.traceparent or ""), sent
         if sent.tenant is not None:
-            assert {(added.tenant, added.tenant_source) for _, _, added in found} == {(sent.tenant, "header")}
-        assert {added.model for _, _, added in found} == {sent.model}, sent
-        prompts = {added.prompt_key: added.prompt_tokens for _, _, added in found}
+            assert {(added.tenant, added.tenant_source) for _, _, added in sequences} == {(sent.tenant, "header")}
+        assert {added.model for _, _, added in sequences} == {sent.model}, sent
+        prompts = {added.prompt_key: added.prompt_tokens for _, _, added in sequences}
         assert sum(prompts.values()) == sent.prompt_tokens, sent
-        ends = [_end(journal, slot) for journal, slot, _ in found]
+        ends = [_end(journal, slot) for journal, slot, _ in sequences]
         if sent.aborted:
             assert all(reason == "abort" for reason, _ in ends)
             assert sum(tokens for _, tokens in ends) >= (sent.completion_tokens or 0)
@@ -170,8 +170,8 @@ def check_answers(journals: Iterable[EngineJournal], answers: Iterable[Sent]) ->
 
 
 def _end(journal: EngineJournal, slot: int) -> tuple[str, int]:
-    told = journal.delivered.get(slot)
-    if told is not None:
-        return told.reason, told.output_tokens
+    delivered = journal.delivered.get(slot)
+    if delivered is not None:
+        return delivered.reason, delivered.output_tokens
     finished = journal.finished[slot]
     return finished.reason, finished.output_tokens

@@ -48,7 +48,7 @@ def make_scheduler(config: Any, *, asynchronous: bool = False, blocks: int = 100
 
 
 def make_hasher() -> Any:
-    """What finds shared prefixes: vLLM's own, over blocks of 16 tokens."""
+    """vLLM's own hasher of prompts, by which it finds shared prefixes: over blocks of 16 tokens."""
     from vllm.utils.hashing import sha256
     from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 
@@ -65,7 +65,7 @@ class Drive:
     depth: int = 1
     drafts: int = 0
     stop_percent: int = 0
-    """Chance of a sampled token to be the one that ends a request."""
+    """Chance that a sampled token ends its request."""
     flying: deque[Any] = field(default_factory=deque)
     made: int = 0
 

@@ -1,4 +1,4 @@
-"""What a plugin keeps for one process: its settings, who pays, what the agent says, and which hooks are in place.
+"""What a plugin keeps for one process: settings, tenancy, refusals, estimates, and the status of its hooks.
 
 Everything but the status is made when it is first asked for: TensorRT-LLM forwards variables to its workers only after
 they have been imported, and a process that serves nobody reads no settings at all.
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from costtrace.capture.node_files.cost_estimates import Reader
+from costtrace.capture.node_files.cost_estimates import EstimateReader
 from costtrace.capture.node_files.process_status import HookStatus
-from costtrace.capture.node_files.refusals import Gate
+from costtrace.capture.node_files.refusals import RefusalReader
 from costtrace.capture.tenancy.identity import TenancyPolicy
 from costtrace.capture.tenancy.policy import policy_of
 from costtrace.config import load as config
@@ -35,23 +35,23 @@ class EngineProcess:
 
     @cached_property
     def tenancy(self) -> TenancyPolicy:
-        """Who pays for which request. Where the settings cannot be used, the strict default: nobody is believed."""
+        """Who pays for which request. Where the settings cannot be used, the strict default: no peer is trusted."""
         with guard("tenant settings"):
             return policy_of(self.settings)
         return TenancyPolicy()
 
     @cached_property
-    def estimates(self) -> Reader:
-        """What requests have cost until now, as the agent says."""
-        return Reader(self.settings.home, self.settings.cost_estimates)
+    def estimates(self) -> EstimateReader:
+        """What requests have cost until now, by the agent's file."""
+        return EstimateReader(self.settings.home, self.settings.cost_estimates)
 
     @cached_property
-    def refusals(self) -> Gate:
-        """Which tenants are refused now, as the agent says."""
-        return Gate(self.settings.home)
+    def refusals(self) -> RefusalReader:
+        """Which tenants are refused now, by the agent's file."""
+        return RefusalReader(self.settings.home)
 
     def forget(self) -> None:
-        """Make all of it again when it is next asked for, but the status. For tests that change the environment."""
+        """Drop all but the status: each is made again on next use. For tests that change the environment."""
         for name in ("settings", "tenancy", "estimates", "refusals"):
             self.__dict__.pop(name, None)
 

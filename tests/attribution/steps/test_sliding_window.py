@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from costtrace_lab.engines.random_engine import Profile
 from costtrace_lab.engines.schedules import SHAPE, random_life, started
-from costtrace_vllm.describe import model_shape
+from costtrace_vllm.engine_side.describe import model_shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

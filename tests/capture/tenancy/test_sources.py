@@ -120,23 +120,24 @@ def test_keys_that_can_be_guessed_and_names_that_cannot_be_tenants_are_refused(t
 
 
 def test_of_a_key_nothing_goes_to_the_engine_or_into_a_log(keys, monkeypatch, caplog):
-    from costtrace_vllm import carrier, frontend
+    from costtrace_vllm import request_context
     from costtrace_vllm.process import process
+    from costtrace_vllm.server_side.caller import Caller
 
     monkeypatch.setenv("COSTTRACE_TENANT_KEYS", str(keys))
     process.forget()
     try:
-        caller = frontend.Caller({"headers": [bearer(CANARY), (b"x-user", b"jane")], "client": (FAR, 1)})
+        caller = Caller({"headers": [bearer(CANARY), (b"x-user", b"jane")], "client": (FAR, 1)})
         caller.resolve()
     finally:
         process.forget()
     identity = caller.identity
     assert (identity.tenant, identity.source) == ("acme", "key")
-    context = carrier.RequestContext(
+    context = request_context.RequestContext(
         caller.key, "id", "", "chat", identity.tenant, identity.source, caller.traceparent, 0, "", identity.user,
         identity.labels,
     )  # fmt: skip
-    sent = carrier.encode(context)
+    sent = request_context.encode(context)
     for secret in (CANARY, CANARY.removeprefix("ct-"), "jane", *json.loads(keys.read_text())["keys"]):
         assert secret not in str(sent)
         assert secret not in caplog.text

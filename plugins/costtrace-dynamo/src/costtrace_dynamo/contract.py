@@ -1,6 +1,6 @@
-"""What costtrace holds on to in Dynamo, as data: checked when a worker starts, by `costtrace doctor`, and by the tests.
+"""What costtrace hooks in Dynamo, as data: checked when a worker starts, by `costtrace doctor`, and by the tests.
 
-The engine's own hooks are costtrace-vllm's, and checked against vLLM. A hook that does not fit is left out and said
+The engine's own hooks are costtrace-vllm's, and checked against vLLM. A hook that does not fit is left out and logged
 once; serving goes on.
 """
 
@@ -12,7 +12,7 @@ from costtrace.capture.hooks.check import HookCheck, check_callable, compare
 
 
 class Hook(NamedTuple):
-    """A function of Dynamo's that is wrapped."""
+    """A function of Dynamo that is wrapped."""
 
     name: str
     module: str
@@ -20,7 +20,7 @@ class Hook(NamedTuple):
     """Class; '' for a function of the module itself."""
     function: str
     parameters: tuple[str, ...]
-    """Names that must be there, without self, in this order; others may stand behind them."""
+    """Parameters that it must have, without self, in this order. Others may follow."""
     lost: str
     optional: bool = False
 
@@ -50,7 +50,7 @@ UNSUPPORTED: dict[str, str] = {
     "trtllm/main.py": "`python -m dynamo.trtllm` is not hooked by this plugin but by costtrace-tensorrt-llm, which has "
     "to be installed in its environment: parts are joined, the tenant is by the metadata key `x-costtrace-tenant`.",
 }
-"""Kinds of workers that cannot be billed: by a file that shows that the package has one, what that means."""
+"""Kinds of workers that are not billed, or not fully: a file that only such a Dynamo has -> what that means."""
 
 
 def why_not(owner: Any, hook: Hook) -> str:
@@ -70,8 +70,8 @@ def check_source(package_dir: Path) -> list[HookCheck[Hook]]:
 
 
 def unsupported(package_dir: Path) -> list[tuple[str, str]]:
-    """The kinds of workers in *package_dir* that cannot be billed, and what that means for each."""
-    return [(file, means) for file, means in UNSUPPORTED.items() if (package_dir / file).is_file()]
+    """The kinds of workers in *package_dir* that are not billed, or not fully, and what that means for each."""
+    return [(file, meaning) for file, meaning in UNSUPPORTED.items() if (package_dir / file).is_file()]
 
 
 def _why_source(package_dir: Path, hook: Hook) -> str:

@@ -1,15 +1,14 @@
-"""Whose request is it, and which part of it: from what Dynamo hands a worker to the context that the engine gets. Pure.
+"""Whose request it is, and which part of it: the context for the engine, from what Dynamo hands a worker. Pure.
 
-Dynamo's frontend gives a request one id, and every worker that works on it is handed the same one: it joins the parts.
-What names the tenant came from the client's connection to the frontend, whose other end a worker cannot see. So each
-channel is believed or not as a whole (setting `dynamo_tenant`), and the gateway in front of Dynamo has to take from
-its clients what it does not set itself (docs/dynamo.md).
+Dynamo's frontend gives a request one id and hands it to every worker that works on the request: the id joins the parts.
+A worker cannot see who connected to the frontend and named the tenant. So each channel is trusted or not as a whole
+(setting `dynamo_tenant`), and the gateway in front of Dynamo has to strip what it does not set itself (docs/dynamo.md).
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from costtrace_vllm.carrier import RequestContext
+from costtrace_vllm.request_context import RequestContext
 
 from costtrace.capture.request_context import valid_traceparent
 from costtrace.capture.tenancy.identity import INVALID
@@ -17,16 +16,16 @@ from costtrace.config.tenant_names import tenant_name
 from costtrace.core.rows import JOINED
 
 SALT_PREFIX = "dynamo-cache-salt:"
-"""What Dynamo's vLLM worker puts before a cache salt; the request that it is handed has it without."""
+"""Dynamo's vLLM worker puts it before the cache salt that its engine gets. The request has the salt without it."""
 METADATA, ANNOTATION, SALT = "metadata", "annotation", "cache_salt"
-NOBODY = "default"
-"""Source of the tenant of a request that names nobody."""
+NO_CLAIM = "default"
+"""Source of the tenant of a request that names none."""
 
 
 def tenant_of(channels: Iterable[str], metadata: Mapping[str, Any], request: Mapping[str, Any]) -> tuple[str, str]:
     """Tenant and its source, by the first of *channels* that names one; tenant '' where none does.
 
-    A name that cannot be a tenant's is rejected, and no later channel is asked: somebody meant to name one.
+    A name that cannot be a tenant's is rejected, and no later channel is asked: a tenant was meant to be named.
     """
     for channel in channels:
         kind, _, key = channel.partition(":")
@@ -35,7 +34,7 @@ def tenant_of(channels: Iterable[str], metadata: Mapping[str, Any], request: Map
             continue
         name = tenant_name(claim.encode("utf-8", "replace"))
         return ("", INVALID) if name is None else (name, channel)
-    return "", NOBODY
+    return "", NO_CLAIM
 
 
 def _claim(kind: str, key: str, metadata: Mapping[str, Any], request: Mapping[str, Any]) -> str:
@@ -72,7 +71,7 @@ def request_context(
     arrived_ns: int = 0,
     boot: str = "",
 ) -> RequestContext:
-    """What the engine is told of a request's part. *tenant* is `tenant_of`'s answer."""
+    """The context of a request's part, for its engine. *tenant*: as `tenant_of` returns it."""
     name, source = tenant
     return RequestContext(
         request_key=JOINED + request_id,

@@ -1,8 +1,8 @@
-"""What costtrace holds on to in vLLM, as data: checked when an engine starts, by `costtrace doctor`, and by the tests.
+"""What costtrace hooks in vLLM, as data: checked when an engine starts, by `costtrace doctor`, and by the tests.
 
 Each hook names a function by module, class and name, the parameters that it must have, and what is lost without it.
-A hook that does not fit the installed vLLM is left out and said once; serving goes on. `check_source` answers the same
-question for a vLLM that is not imported (or could not be on this machine), from its source.
+A hook that does not fit the installed vLLM is left out and logged once; serving goes on. `check_source` checks the same
+against the source of a vLLM that is not imported, or could not be on this machine.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,16 @@ class Hook(NamedTuple):
     function: str
     """'' where only fields are wanted."""
     parameters: tuple[str, ...]
-    """Names that must be there, without self, in this order; others may stand beside them."""
+    """Parameters that it must have, without self, in this order. It may have others."""
     lost: str
     is_async: bool = False
     fields: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     """Hooks without which this one is of no use."""
     init: bool = False
-    """The making of the class's objects is wrapped: its own `__init__` or the one that it inherits."""
+    """The class's `__init__` is wrapped, its own or an inherited one."""
     optional: bool = False
-    """Not every vLLM has it, and where it is missing nothing is lost."""
+    """Not every vLLM has it, and without it nothing is lost."""
 
 
 _NO_TENANT = "tenant and trace of HTTP requests: they are billed to `default`, in a trace of their own"
@@ -53,7 +53,7 @@ HOOKS: tuple[Hook, ...] = (
     Hook(
         "peer", "front end", "uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware", "__call__",
         ("scope", "receive", "send"),
-        "behind a proxy that sets X-Forwarded-For, the trusted peer is taken from that header", is_async=True,
+        "the address that connected: where X-Forwarded-For is set, it decides who may name a tenant", is_async=True,
     ),
     Hook(
         "request.async", "front end", _CLIENT, "AsyncMPClient", "add_request_async", ("request",), _NO_TENANT,
@@ -147,7 +147,7 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         "request.blocks", "engine", "vllm.v1.request", "Request", "update_block_hashes", (),
-        "which prompts begin alike: with `prefix_sharing: tree` who misses the prefix cache pays all the same",
+        "which prompts share a prefix: `prefix_sharing: tree` then works as `payer-of-miss`",
         fields=("block_hashes",),
     ),
     Hook(
@@ -160,22 +160,22 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         "shutdown", "engine", _CORE, "EngineCore", "shutdown", (),
-        "the engine's last word: its end is then its last heartbeat",
+        "when the engine stopped: its end is then its last heartbeat",
     ),
     Hook(
         "dummy batch", "engine", _CORE, "EngineCore", "execute_dummy_batch", (),
-        "the name of dummy batches' time (data-parallel mixture of experts): it is shown as idle",
+        "the time of dummy batches as overhead (data-parallel mixture of experts): it is shown as idle",
     ),
 )  # fmt: skip
 
 SCHEDULER: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("schedule", (), _NO_BILL),
     ("update_from_output", ("scheduler_output", "model_runner_output"), _NO_BILL),
-    ("add_request", ("request",), "tenant, ids and prompt length of requests: they are billed to nobody"),
+    ("add_request", ("request",), "tenant, ids and prompt length of requests: no tenant is billed for them"),
     ("_free_request", ("request",), "finish reasons and exact output tokens: both are then estimated from the steps"),
     ("finish_requests", ("request_ids",), "delivered tokens of requests that end at a stop string"),
 )
-"""Methods of the scheduler that are wrapped in each instance: name, parameters, what is lost without it."""
+"""Methods of the scheduler that are wrapped in each instance: name, parameters, what is lost without them."""
 
 
 def check_callable(function: Callable[..., Any] | None, parameters: tuple[str, ...], *, is_async: bool = False) -> str:

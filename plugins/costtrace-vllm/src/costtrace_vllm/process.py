@@ -1,4 +1,4 @@
-"""What this plugin keeps for this process."""
+"""What this plugin keeps for its process: settings, tenancy, refusals, estimates, and the status of its hooks."""
 
 import sys
 
@@ -11,4 +11,3 @@ def vllm_version() -> str:
 
 
 process = EngineProcess("vLLM", vllm_version)
-"""Of this process."""

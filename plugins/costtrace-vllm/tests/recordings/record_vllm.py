@@ -1,6 +1,7 @@
 """Records what the hooks see of vLLM's real scheduler, for tests that run without vLLM. Counts and ids only.
 
-    build/vllm-0.32.0/venv/bin/python tests/recordings/record_vllm.py build/tiny-model tests/recordings
+    cd plugins/costtrace-vllm/tests
+    PYTHONPATH=. $VLLM_ENVIRONMENT/bin/python recordings/record_vllm.py $TINY_MODEL recordings
 
 writes one ``vllm-<version>-<name>.json`` for each kind of scheduling. A recording is a list of records: a note as the
 hooks make it, or ``["step", index, [[id, tokens, context]], [[id, tokens, context, prompt tokens]], [finished ids]]``.
@@ -17,7 +18,7 @@ from typing import Any
 os.environ["COSTTRACE_ENABLED"] = "false"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-from costtrace_vllm import tracing
+from costtrace_vllm.engine_side import scheduler_hooks
 from vllm_scheduler import Drive, make_config, make_scheduler
 
 from costtrace.capture.recorder import STEP, Recorder
@@ -34,14 +35,14 @@ KINDS: dict[str, dict[str, Any]] = {
 def record(config: Any, *, asynchronous: bool = False, depth: int = 1, blocks: int = 4_000, drafts: int = 0) -> list:
     scheduler = make_scheduler(copy.deepcopy(config), asynchronous=asynchronous, blocks=blocks)
     recorder = Recorder(capacity=1_000_000)
-    tracing.trace_scheduler(scheduler, recorder)
+    scheduler_hooks.record_scheduler(scheduler, recorder)
     drive = Drive(scheduler, seed=7, depth=depth, drafts=drafts, stop_percent=2)
     shared = [drive.random.randrange(5, 500) for _ in range(40)]
     names = []
     for turn in range(90):
         if turn < 60 and turn % 3 != 2:
-            own = [drive.random.randrange(5, 500) for _ in range(drive.random.randint(1, 90))]
-            names.append(drive.add(shared + own if turn % 2 else own, drive.random.randint(1, 40)))
+            tail = [drive.random.randrange(5, 500) for _ in range(drive.random.randint(1, 90))]
+            names.append(drive.add(shared + tail if turn % 2 else tail, drive.random.randint(1, 40)))
         if turn % 17 == 16:
             drive.abort(names[-1])
         if scheduler.has_requests():

@@ -1,10 +1,10 @@
-"""What an answer has probably cost, from means that the agent tells the servers of its node through one small file.
+"""What an answer has probably cost, by means in one small file that the agent writes for the servers of its node.
 
-The agent knows what requests have cost; a server knows, when it answers, how many tokens it has used. Both have
-``cost_estimates`` set to the same, or nothing of this happens. Engine processes import this: what they need is msgspec.
+The agent knows what requests have cost; a server knows, when it answers, how many tokens it has used. Both need the
+same ``cost_estimates``, which is off by default. Engine processes import this: it needs only msgspec.
 
-It is an estimate and says so. Where a mean is missing (no price, no history, a file that is older than `VALID_S` or
-damaged) there is none: unknown, never 0. Amounts are nano-units of the currency, times ns, energies uJ.
+It is an estimate and is labelled so. Where a mean is missing (no price, no history, a file that is older than `VALID_S`
+or damaged) there is no estimate: unknown, never 0. Amounts are nano-units of the currency, times ns, energies uJ.
 """
 
 import os
@@ -20,10 +20,10 @@ from costtrace.core.rows import Means
 from costtrace.core.units import amount, joules, seconds
 
 VALID_S = 600.0
-"""How long what the agent wrote counts."""
+"""How long the file is valid after the agent wrote it."""
 LOOK_EVERY_S = 1.0
 MODEL, TENANT = "model", "tenant"
-"""Whose requests a mean is made from: everybody's of a model, or one tenant's own of it."""
+"""Which requests a mean is made of: all of a model, or one tenant's requests of the model."""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class Used(NamedTuple):
 
     input_tokens: int
     cached_tokens: int | None
-    """None: the server does not say."""
+    """None: the server does not report them."""
     output_tokens: int
 
 
@@ -52,10 +52,10 @@ class Estimate(NamedTuple):
     means: Means
 
     def details(self) -> dict[str, Any]:
-        """As an answer states it, in currency units, seconds and joules."""
+        """As it is put into an answer, in currency units, seconds and joules."""
         means = self.means
         whose = "this tenant" if means.tenant else "all tenants"
-        stated: dict[str, Any] = {
+        details: dict[str, Any] = {
             "estimate": True,
             "amount": f"{amount(self.nano):f}",
             "currency": means.currency,
@@ -65,10 +65,10 @@ class Estimate(NamedTuple):
             "until": _moment(means.until_s),
         }
         if self.energy_uj is not None:
-            stated["energy_j"] = joules(self.energy_uj)
+            details["energy_j"] = joules(self.energy_uj)
         if means.simulated:
-            stated["simulated"] = True
-        return stated
+            details["simulated"] = True
+        return details
 
 
 def _moment(epoch_s: int) -> str:
@@ -76,7 +76,7 @@ def _moment(epoch_s: int) -> str:
 
 
 def estimate(means: Means, used: Used) -> Estimate | None:
-    """What *used* costs at *means*; None where they say nothing of tokens of its kind."""
+    """What *used* costs at *means*; None where they have no mean of one of its kinds of tokens."""
     if used.cached_tokens is None:
         prefill = (used.input_tokens, means.input_tokens)
     else:
@@ -104,12 +104,12 @@ def _share(total: int | None, tokens: int, of_tokens: int) -> int | None:
 
 
 def path_below(home: Path) -> Path:
-    """Where the file stands."""
+    """Path of the file."""
     return home / "cost-estimates.json"
 
 
 def write(home: Path, scope: str, means: Iterable[Means], now_s: float) -> None:
-    """Say what requests cost from *now_s* (epoch) on, in one piece. Raises: OSError."""
+    """Replace the file: what requests cost, as of *now_s* (epoch). Raises: OSError."""
     path = path_below(home)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
@@ -119,8 +119,8 @@ def write(home: Path, scope: str, means: Iterable[Means], now_s: float) -> None:
     draft.replace(path)
 
 
-class Reader:
-    """Asked for each answer; looks at the file at most once in `LOOK_EVERY_S`, reads it where it has changed."""
+class EstimateReader:
+    """Looks up the means for each answer; checks at most once in `LOOK_EVERY_S` whether the file has changed."""
 
     def __init__(self, home: Path, scope: str) -> None:
         self._path = path_below(home)
@@ -131,13 +131,13 @@ class Reader:
         self._means: Mapping[tuple[str, str], Means] = {}
 
     def means(self, model: str, tenant: str) -> Means | None:
-        """Those of *model*, and of *tenant* where each has its own; None where nothing is known now. Never raises."""
+        """The means of *model* (and of *tenant*, if they are by tenant); None where there are none. Never raises."""
         now_s = time.monotonic()
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
             with guard("cost_estimates"):
                 self._look()
-        # Written in the future: a clock was set back, and nobody can say how old it is.
+        # Written in the future: a clock was set back, and the age of the file is unknown.
         if not 0 <= time.time() - self._written_s <= VALID_S:
             return None
         return self._means.get((model, "" if self._scope == MODEL else tenant))
@@ -152,7 +152,7 @@ class Reader:
             return
         self._changed_ns, self._means = changed_ns, {}
         written = msgspec.json.decode(self._path.read_bytes(), type=Written)
-        # Means of everybody are not for a server that is told to show each tenant only its own, nor the reverse.
+        # A server that may show each tenant only its own means must not show those of all tenants, nor the reverse.
         if written.scope == self._scope:
             self._means = {(each.model, each.tenant): each for each in written.means}
             self._written_s = written.written_s

@@ -1,4 +1,4 @@
-"""What the ledger has each worker's engines busy with requests for, to be held against what others say of them."""
+"""How long the ledger has each worker's engines busy with requests, to compare with the workers' own passes."""
 
 from typing import NamedTuple
 
@@ -7,32 +7,33 @@ from costtrace.ledger.queries import WORKER
 from costtrace.ledger.reader import Store
 
 
-class Busy(NamedTuple):
-    """One worker by the ledger."""
+class AttributedTime(NamedTuple):
+    """One worker's time, by the ledger."""
 
     worker: str
     role: str
     request_ns: int
-    """Wall time of its engines' steps with requests in them: of each engine, device time by its number of devices.
+    """Wall time of its engines' steps with requests in them: for each engine, device time over its number of devices.
 
-    A worker has an engine for each data parallel rank, and each publishes passes of its own.
+    A worker has an engine for each data-parallel rank, and each rank publishes passes of its own.
     """
     shared: bool
-    """Others were busy on the same device: each got its part of that time, so that a worker's steps took longer."""
+    """Other engines were busy on the same device. Each got its part of that time, so the worker's steps took longer."""
 
 
-def busy_workers(store: Store, period: Period) -> list[Busy]:
-    """The workers of all engines whose meter has a window that begins in *period*."""
+def attributed_times(store: Store, period: Period) -> dict[str, AttributedTime]:
+    """The workers of all engines that have a metered window which begins in *period*, by worker."""
     sql = f"""
         SELECT {WORKER}, e.role, m.engine_id, count(DISTINCT m.device), sum(m.request_ns), max(m.shared)
         FROM meter m JOIN engine e ON e.engine_id = m.engine_id
         WHERE m.window_ns >= :since AND m.window_ns < :until
         GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
     """  # noqa: S608 - made of constants
-    found: dict[str, Busy] = {}
+    by_worker: dict[str, AttributedTime] = {}
     limits: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns}
     for worker, role, _, devices, device_ns, shared in store.rows(sql, limits):
-        known = found.get(worker, Busy(worker, role, 0, shared=False))
-        wall_ns = device_ns // max(1, devices)
-        found[worker] = known._replace(request_ns=known.request_ns + wall_ns, shared=known.shared or bool(shared))
-    return list(found.values())
+        so_far = by_worker.get(worker, AttributedTime(worker, role, 0, shared=False))
+        by_worker[worker] = so_far._replace(
+            request_ns=so_far.request_ns + device_ns // max(1, devices), shared=so_far.shared or bool(shared)
+        )
+    return by_worker

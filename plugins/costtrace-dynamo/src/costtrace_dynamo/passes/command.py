@@ -1,4 +1,4 @@
-"""``costtrace dynamo``: what NVIDIA Dynamo says of its own workers, as a check of the bill and where there is none."""
+"""``costtrace dynamo``: what NVIDIA Dynamo's workers say of themselves, as a check of the bill or instead of one."""
 
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -8,12 +8,13 @@ import click
 from costtrace.cli.options import examples, format_option, home_option, out, period, period_options, zone
 from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
-from costtrace_dynamo.passes.busy_query import busy_workers
-from costtrace_dynamo.passes.forward_passes import allocate, busy
-from costtrace_dynamo.passes.pass_tables import PER_MILLION, Attributed, check_table, compare, estimate_tables
+from costtrace_dynamo.passes.busy_query import attributed_times
+from costtrace_dynamo.passes.forward_passes import add_up, allocate
+from costtrace_dynamo.passes.pass_tables import PER_MILLION, check_table, compare, estimate_tables
 from costtrace_dynamo.passes.trace_files import read_passes, read_served
 
-EXIT_OFF = 1
+EXIT_RESIDUAL = 1
+"""Exit status of a check that found a larger residual than is allowed."""
 
 
 @click.group(short_help="Dynamo's forward-pass metrics: as a check of the bill, or an estimate where there is none.")
@@ -65,23 +66,21 @@ def check(
 
     Passes count in the period in which they were observed, attributed time in windows that begin in it.
     """
-    found = read_passes(files)
+    trace = read_passes(files)
     with open_ledger(home) as store:
-        which = period(store, since, until, zone(tz))
-        attributed = {
-            one.worker: Attributed(one.role, one.request_ns, one.shared) for one in busy_workers(store, which)
-        }
-    passes = found.records
+        asked = period(store, since, until, zone(tz))
+        attributed = attributed_times(store, asked)
+    passes = trace.records
     if since is not None or until is not None:
-        passes = [one for one in passes if which.since_ns <= one.ended_ns < which.until_ns]
-    checks = compare(attributed, busy(passes))
+        passes = [each for each in passes if asked.since_ns <= each.ended_ns < asked.until_ns]
+    checks = compare(attributed, add_up(passes))
     out(render([check_table(checks)], form))
-    _say_damaged(found.damaged)
+    _report_damaged(trace.damaged)
     if at_most is None:
         return 0
     limit_ppm = round(at_most * PER_MILLION / 100)
-    off = [one for one in checks if one.residual_ppm is None or abs(one.residual_ppm) > limit_ppm]
-    return EXIT_OFF if off else 0
+    too_large = [check for check in checks if check.residual_ppm is None or abs(check.residual_ppm) > limit_ppm]
+    return EXIT_RESIDUAL if too_large else 0
 
 
 @dynamo.command(
@@ -110,9 +109,9 @@ def estimate(
     All that is shown is labelled as estimated, and adds up to the passes. Nothing is booked.
     """
     passes, served = read_passes(files), read_served(records)
-    found = allocate(passes.records, served.records)
-    out(render(estimate_tables(found, _price(per_hour), currency), form))
-    _say_damaged(passes.damaged + served.damaged)
+    allocation = allocate(passes.records, served.records)
+    out(render(estimate_tables(allocation, _price(per_hour), currency), form))
+    _report_damaged(passes.damaged + served.damaged)
 
 
 def _price(text: str | None) -> Decimal | None:
@@ -127,6 +126,6 @@ def _price(text: str | None) -> Decimal | None:
     return price
 
 
-def _say_damaged(lines: int) -> None:
+def _report_damaged(lines: int) -> None:
     if lines:
         click.echo(f"{lines:,} lines could not be read and are left out", err=True)

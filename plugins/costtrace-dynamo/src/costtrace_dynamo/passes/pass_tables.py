@@ -1,4 +1,4 @@
-"""Tables of Dynamo's forward-pass metrics: held against the ledger, and handed out by estimate. Pure."""
+"""Tables of Dynamo's forward-pass metrics: beside the attributed time of each worker, and split by estimate. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -7,7 +7,8 @@ from typing import NamedTuple
 from costtrace.core.apportion import largest_remainder
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, show_amount, show_seconds
 from costtrace.reports.output.tables import Column, Row, Table, Value, count, text
-from costtrace_dynamo.passes.forward_passes import METHOD, Allocation, Worker
+from costtrace_dynamo.passes.busy_query import AttributedTime
+from costtrace_dynamo.passes.forward_passes import METHOD, Allocation, WorkerPasses
 
 PER_MILLION = 1_000_000
 UNASSIGNED = "unassigned"
@@ -18,31 +19,23 @@ ONE_METER = (
 )
 ESTIMATED = (
     "ESTIMATED, not measured: each pass is split over the requests that the frontend's records place in it, by tokens.",
-    "What is split is what the workers said of themselves. It is not booked, and stands in no ledger.",
+    "What is split are the passes that the workers reported. It is not booked, and is in no ledger.",
 )
 
 
-class Attributed(NamedTuple):
-    """What costtrace has a worker busy for."""
-
-    role: str
-    wall_ns: int
-    shared: bool
-
-
 class Check(NamedTuple):
-    """One worker by both; None: the one or the other knows nothing of it."""
+    """One worker by both sources; None: that source does not know it."""
 
     worker: str
-    attributed: Attributed | None
-    passes: Worker | None
+    attributed: AttributedTime | None
+    passes: WorkerPasses | None
 
     @property
     def residual_ns(self) -> int | None:
-        """Attributed less passes."""
+        """Attributed less passes; None where there is nothing to compare with."""
         if self.attributed is None or self.passes is None:
             return None
-        return self.attributed.wall_ns - self.passes.busy_ns
+        return self.attributed.request_ns - self.passes.busy_ns
 
     @property
     def residual_ppm(self) -> int | None:
@@ -52,8 +45,27 @@ class Check(NamedTuple):
         return self.residual_ns * PER_MILLION // self.passes.busy_ns
 
 
-def compare(attributed: Mapping[str, Attributed], passes: Mapping[str, Worker]) -> list[Check]:
-    """Each worker that one of both knows."""
+class EstimateRow(NamedTuple):
+    """One row of the estimate: a request, or the time that is unassigned (its tokens and phases are None)."""
+
+    request_id: str
+    kind: str
+    method: str
+    prefill_worker: str
+    decode_worker: str
+    input_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    prefill_ns: int | None
+    decode_ns: int | None
+    busy_ns: int
+    cost_nano: int | None
+    """None: no price is given."""
+    currency: str
+
+
+def compare(attributed: Mapping[str, AttributedTime], passes: Mapping[str, WorkerPasses]) -> list[Check]:
+    """Each worker that either source knows."""
     names = sorted({*attributed, *passes})
     return [Check(name, attributed.get(name), passes.get(name)) for name in names]
 
@@ -64,7 +76,7 @@ def check_table(checks: Iterable[Check]) -> Table:
         {
             "worker": check.worker,
             "role": check.attributed.role if check.attributed else None,
-            "attributed_ns": check.attributed.wall_ns if check.attributed else None,
+            "attributed_ns": check.attributed.request_ns if check.attributed else None,
             "passes_ns": check.passes.busy_ns if check.passes else None,
             "residual_ns": check.residual_ns,
             "residual_ppm": check.residual_ppm,
@@ -97,40 +109,15 @@ def _per_cent(value: Value) -> str:
 
 
 def cost_nano(busy_ns: int, per_hour: Decimal) -> int:
-    """What so much time of a worker costs, in nano-units, rounded to the nearest."""
+    """The cost of a worker's time in nano-units of the currency, rounded to the nearest."""
     return int((per_hour * NANO_PER_UNIT * busy_ns / NS_PER_HOUR).to_integral_value())
 
 
-def estimate_tables(found: Allocation, per_hour: Decimal | None, currency: str) -> list[Table]:
-    """A line a request and one for what is unassigned, which add up to the workers' table; with a price, in money too.
+def estimate_tables(allocation: Allocation, per_hour: Decimal | None, currency: str) -> list[Table]:
+    """A row for each request and one for what is unassigned; they add up to the second table, the workers'.
 
-    *per_hour* is the price of a worker's hour. None: costs are unknown.
+    *per_hour* is the price of a worker's hour. With it, costs add up, too; None: costs are unknown.
     """
-    rows: list[dict[str, Value]] = [
-        {
-            "request_id": one.served.request_id,
-            "kind": "request",
-            "method": METHOD,
-            "prefill_worker": one.served.prefill_worker,
-            "decode_worker": one.served.decode_worker,
-            "input_tokens": one.served.input_tokens,
-            "cached_tokens": one.served.cached_tokens,
-            "output_tokens": one.served.output_tokens,
-            "prefill_ns": one.prefill_ns,
-            "decode_ns": one.decode_ns,
-            "busy_ns": one.gpu_ns,
-        }
-        for one in found.estimates
-    ]
-    blank: dict[str, Value] = {"request_id": "", "kind": UNASSIGNED, "method": METHOD}
-    blank |= dict.fromkeys(("prefill_worker", "decode_worker"), "")
-    blank |= dict.fromkeys(("input_tokens", "cached_tokens", "output_tokens", "prefill_ns", "decode_ns"))
-    rows.append({**blank, "busy_ns": found.unassigned_ns})
-    times = [ns for row in rows if isinstance(ns := row["busy_ns"], int)]
-    whole = None if per_hour is None else cost_nano(sum(times), per_hour)
-    costs: Sequence[int | None] = [None] * len(rows) if whole is None else _split(whole, times)
-    for row, cost in zip(rows, costs, strict=True):
-        row |= {"cost_nano": cost, "currency": currency if cost is not None else ""}
     columns = (
         Column("request", lambda row: str(row["request_id"] or row["kind"]), right=False),
         count("input tok", "input_tokens"),
@@ -141,12 +128,48 @@ def estimate_tables(found: Allocation, per_hour: Decimal | None, currency: str) 
         Column("time, estimated", lambda row: _time(row["busy_ns"])),
         Column("cost, estimated", _cost),
     )
+    rows: list[Row] = [row._asdict() for row in _estimate_rows(allocation, per_hour, currency)]
     title = "ESTIMATED from Dynamo's forward-pass metrics and request records"
-    return [Table("estimates", title, columns, rows, ESTIMATED), _workers_table(found.workers)]
+    return [Table("estimates", title, columns, rows, ESTIMATED), _workers_table(allocation.workers)]
 
 
-def _split(whole: int, times: Sequence[int]) -> list[int]:
-    return largest_remainder(whole, times) if sum(times) else [0] * len(times)
+def _estimate_rows(allocation: Allocation, per_hour: Decimal | None, currency: str) -> list[EstimateRow]:
+    rows = [
+        EstimateRow(
+            request_id=each.served.request_id,
+            kind="request",
+            method=METHOD,
+            prefill_worker=each.served.prefill_worker,
+            decode_worker=each.served.decode_worker,
+            input_tokens=each.served.input_tokens,
+            cached_tokens=each.served.cached_tokens,
+            output_tokens=each.served.output_tokens,
+            prefill_ns=each.prefill_ns,
+            decode_ns=each.decode_ns,
+            busy_ns=each.gpu_ns,
+            cost_nano=None,
+            currency="",
+        )
+        for each in allocation.estimates
+    ]
+    rows.append(
+        EstimateRow(
+            *("", UNASSIGNED, METHOD, "", ""),
+            *(None, None, None, None, None),
+            busy_ns=allocation.unassigned_ns,
+            cost_nano=None,
+            currency="",
+        )
+    )
+    if per_hour is None:
+        return rows
+    busy_ns = [row.busy_ns for row in rows]
+    costs = _split(cost_nano(sum(busy_ns), per_hour), busy_ns)
+    return [row._replace(cost_nano=cost, currency=currency) for row, cost in zip(rows, costs, strict=True)]
+
+
+def _split(total: int, weights: Sequence[int]) -> list[int]:
+    return largest_remainder(total, weights) if sum(weights) else [0] * len(weights)
 
 
 def _cost(row: Row) -> str:
@@ -154,7 +177,7 @@ def _cost(row: Row) -> str:
     return show_amount(value if isinstance(value, int) else None, str(row["currency"]) or None)
 
 
-def _workers_table(workers: Iterable[Worker]) -> Table:
+def _workers_table(workers: Iterable[WorkerPasses]) -> Table:
     rows: list[Row] = [worker._asdict() for worker in workers]
     columns = (
         text("worker", "worker"),

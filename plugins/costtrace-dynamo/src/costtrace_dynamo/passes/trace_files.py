@@ -1,10 +1,10 @@
-"""Reads what NVIDIA Dynamo writes about itself: its forward-pass trace, and the frontend's records of requests.
+"""Reads the traces that NVIDIA Dynamo writes: of its workers' forward passes, and of its frontend's requests.
 
     DYN_FPM_TRACE=1 DYN_FPM_MODE=full DYN_FPM_OUTPUT_PATH=...                         on the workers
     DYN_REQUEST_TRACE=1 DYN_REQUEST_TRACE_SINKS=file DYN_REQUEST_TRACE_FILE_PATH=...   on the frontend
 
-Files of JSON lines, compressed or not; a line that a process was cut off in is left out, and counted. Only numbers, ids
-and times are read of a record: no prompt, and no hash of one.
+Files of JSON lines, compressed or not. A line that is cut off or damaged is left out and counted. Only numbers, ids and
+times are read from a record: no prompt, and no hash of one.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_MS, NS_PER_S
-from costtrace_dynamo.passes.forward_passes import Pass, Served
+from costtrace_dynamo.passes.forward_passes import ForwardPass, ServedRequest
 
 PASS_SCHEMA, REQUEST_SCHEMA = "dynamo.fpm.trace.v1", "dynamo.request.trace.v1"
 PASS_VERSION = 1
@@ -26,25 +26,25 @@ GZIP = b"\x1f\x8b"
 T = TypeVar("T")
 
 
-class Found(NamedTuple, Generic[T]):
+class TraceRecords(NamedTuple, Generic[T]):
     """What was in the files."""
 
     records: list[T]
     damaged: int
-    """Lines that are none, or lack what is needed: torn at the end of a file that is still written."""
+    """Lines that could not be read: the last one, where a file is still being written, or lines that lack a field."""
 
 
-def read_passes(paths: Iterable[Path]) -> Found[Pass]:
+def read_passes(paths: Iterable[Path]) -> TraceRecords[ForwardPass]:
     """All forward passes in *paths*. Raises: CosttraceError (no file; another schema or version; sampled passes)."""
     return _read(paths, PASS_SCHEMA, _pass)
 
 
-def read_served(paths: Iterable[Path]) -> Found[Served]:
-    """All requests that ended, of the frontend's records in *paths*. Raises: CosttraceError."""
+def read_served(paths: Iterable[Path]) -> TraceRecords[ServedRequest]:
+    """All ended requests in *paths*, the frontend's records. Raises: CosttraceError (no file; another schema)."""
     return _read(paths, REQUEST_SCHEMA, _served)
 
 
-def _read(paths: Iterable[Path], schema: str, make: Callable[[dict[str, Any]], T | None]) -> Found[T]:
+def _read(paths: Iterable[Path], schema: str, make: Callable[[dict[str, Any]], T | None]) -> TraceRecords[T]:
     records: list[T] = []
     damaged = 0
     for path in paths:
@@ -53,17 +53,17 @@ def _read(paths: Iterable[Path], schema: str, make: Callable[[dict[str, Any]], T
                 event = json.loads(line, parse_float=Decimal)["event"]
                 if event["schema"] != schema:
                     raise CosttraceError(f"{path} holds {event['schema']!r}, not {schema!r}")
-                made = make(event)
+                record = make(event)
             except (ValueError, KeyError, TypeError, InvalidOperation):
                 damaged += 1
                 continue
-            if made is not None:
-                records.append(made)
-    return Found(records, damaged)
+            if record is not None:
+                records.append(record)
+    return TraceRecords(records, damaged)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, as far as they can be read: a file that is still written has no end."""
+    """The lines of a file, as far as they can be read: a compressed file that is still being written has no end."""
     try:
         with path.open("rb") as raw:
             is_gzip = raw.read(2) == GZIP
@@ -76,53 +76,54 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise CosttraceError(f"cannot read {path}: {error}") from error
 
 
-def _pass(event: dict[str, Any]) -> Pass:
-    found, scheduled = event["fpm"], event["fpm"]["scheduled_requests"]
-    if found["version"] != PASS_VERSION:
-        raise CosttraceError(f"forward-pass metrics of version {found['version']!r} are not known, only {PASS_VERSION}")
+def _pass(event: dict[str, Any]) -> ForwardPass:
+    metrics, scheduled = event["fpm"], event["fpm"]["scheduled_requests"]
+    version = metrics["version"]
+    if version != PASS_VERSION:
+        raise CosttraceError(f"forward-pass metrics of version {version!r} are not known, only {PASS_VERSION}")
     if event["capture_mode"] != "full":
         raise CosttraceError("the trace has samples only: set DYN_FPM_MODE=full on the workers")
-    return Pass(
-        worker=str(found["worker_id"]),
-        rank=int(found["dp_rank"]),
-        counter=int(found["counter_id"]),
+    return ForwardPass(
+        worker=str(metrics["worker_id"]),
+        rank=int(metrics["dp_rank"]),
+        counter=int(metrics["counter_id"]),
         ended_ns=int(event["observed_at_unix_ms"]) * NS_PER_MS,
-        wall_ns=_ns(found["wall_time"], NS_PER_S),
+        wall_ns=_ns(metrics["wall_time"], NS_PER_S),
         prefills=int(scheduled["num_prefill_requests"]),
         prefill_tokens=int(scheduled["sum_prefill_tokens"]),
         decodes=int(scheduled["num_decode_requests"]),
     )
 
 
-def _served(event: dict[str, Any]) -> Served | None:
-    """A request's end. Dynamo 1.4.2 records neither its workers nor when its first token came."""
+def _served(event: dict[str, Any]) -> ServedRequest | None:
+    """The request that ended; None for another event. Dynamo 1.4.2 records neither its workers nor its first token."""
     if event["event_type"] != "request_end":
         return None
-    found = event["request"]
-    received_ns = int(found["request_received_ms"]) * NS_PER_MS
+    request = event["request"]
+    received_ns = int(request["request_received_ms"]) * NS_PER_MS
     ended_ns = int(event["event_time_unix_ms"]) * NS_PER_MS
-    first, whole = found.get("ttft_ms"), found.get("total_time_ms")
-    workers = found.get("worker") or {}
+    first, total = request.get("ttft_ms"), request.get("total_time_ms")
+    workers = request.get("worker") or {}
     prefill, decode = workers.get("prefill_worker_id"), workers.get("decode_worker_id")
-    cached = found.get("cached_tokens")
-    prompt = found.get("input_tokens", (found.get("replay") or {}).get("input_length", 0))
-    return Served(
-        request_id=str(found["request_id"]),
+    cached = request.get("cached_tokens")
+    prompt = request.get("input_tokens", (request.get("replay") or {}).get("input_length", 0))
+    return ServedRequest(
+        request_id=str(request["request_id"]),
         received_ns=received_ns,
         first_token_ns=None if first is None else received_ns + _ns(first, NS_PER_MS),
-        ended_ns=ended_ns if whole is None else received_ns + _ns(whole, NS_PER_MS),
+        ended_ns=ended_ns if total is None else received_ns + _ns(total, NS_PER_MS),
         input_tokens=int(prompt or 0),
         cached_tokens=None if cached is None else int(cached),
-        output_tokens=int(found.get("output_tokens") or 0),
+        output_tokens=int(request.get("output_tokens") or 0),
         prefill_worker=_name(prefill, decode),
         decode_worker=_name(decode, prefill),
     )
 
 
-def _name(worker: object, otherwise: object) -> str:
-    """A worker's id; that of the other stage where a request had only one."""
-    found = worker if worker is not None else otherwise
-    return "" if found is None else str(found)
+def _name(worker: object, other_stage: object) -> str:
+    """A worker's id. A request that had only one worker has it in both stages."""
+    name = worker if worker is not None else other_stage
+    return "" if name is None else str(name)
 
 
 def _ns(value: Decimal | int | str, unit_ns: int) -> int:

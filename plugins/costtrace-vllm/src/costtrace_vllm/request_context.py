@@ -1,7 +1,7 @@
-"""How a request's context gets from the HTTP server to the engine: one header of vLLM's own request object.
+"""What the server knows of a request and the engine does not, and how it gets there: in a header of vLLM's own request.
 
-vLLM hands ``trace_headers`` (string to string) unread from the server to the scheduler's request. The front end adds
-one key with the request's context as compact JSON; the engine takes it out again before vLLM could echo it.
+vLLM passes ``trace_headers`` (string to string) unread from the server to the scheduler's request. The server's hooks
+add one key with the request's context as compact JSON; the scheduler's hooks take it out before vLLM could echo it.
 """
 
 import re
@@ -12,8 +12,8 @@ from costtrace.capture.request_context import TextCodec
 
 HEADER = "x-costtrace"
 STOP_PREFIX = "costtrace:stop:"
-"""``costtrace:stop:<tokens>:<id>`` among the ids of an abort: the front end ended <id> with so many tokens delivered.
-A scheduler without costtrace does not know such an id and passes it over, as it does with any unknown id."""
+"""``costtrace:stop:<tokens>:<id>`` among the ids of an abort: the server ended <id> with so many tokens delivered.
+A scheduler without costtrace ignores it, as it ignores any id that it does not know."""
 
 _CHILD = re.compile(r"\d+_")
 _SUFFIX = re.compile(r"-[0-9a-f]{8}$")
@@ -33,11 +33,14 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     request_key: str
     request_id: str
     prompt_key: str
+    """The same for all sequences of one prompt."""
     operation: str
+    """As ``gen_ai.operation.name``."""
     tenant: str
     tenant_source: str
     traceparent: str = ""
     arrived_ns: int = 0
+    """Monotonic time of the server's host."""
     boot: str = ""
     """Boot id of the server's host: `arrived_ns` means nothing on another one."""
     user: str = ""
@@ -46,12 +49,12 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     """What the engine does for the request (``prefill``, ``decode``); empty: what the engine does for all."""
 
 
-_carried = TextCodec(RequestContext)
-encode, decode = _carried.encode, _carried.decode
+_codec = TextCodec(RequestContext)
+encode, decode = _codec.encode, _codec.decode
 
 
 def parent_id(internal_id: str, external_id: str) -> str:
-    """Internal id of the request that *internal_id* is a child of (``n>1``), or itself: its prompt is the same one."""
+    """Internal id of the request that *internal_id* is a child of (``n>1``: children share its prompt), or itself."""
     child = _CHILD.match(internal_id)
     if child and internal_id.startswith(external_id, child.end()):
         return internal_id[child.end() :]
@@ -65,7 +68,7 @@ def prompt_of(internal_id: str, external_id: str) -> str:
 
 
 def response_id(external_id: str, *, pooling: bool) -> str:
-    """The ``id`` in the response, from the engine's *external_id*, where the server does not say it itself."""
+    """The ``id`` in the response, by the engine's *external_id*, where the server has not kept it for middlewares."""
     beam = _BEAM.search(external_id)
     if beam:
         external_id = external_id[: beam.start()]
@@ -75,13 +78,13 @@ def response_id(external_id: str, *, pooling: bool) -> str:
 
 
 def external_of(internal_id: str) -> str:
-    """What *internal_id* was before vLLM added its random suffix (for engines whose front end says nothing)."""
+    """What *internal_id* was before vLLM added its random suffix, for an engine whose server sent no context."""
     child = _CHILD.match(internal_id)
     return _SUFFIX.sub("", internal_id[child.end() :] if child else internal_id)
 
 
 def operation_of(path: str, external_id: str, *, pooling: bool) -> str:
-    """gen_ai operation name of a request, from its route where there is one, else from its id."""
+    """``gen_ai.operation.name`` of a request: by its route where there is one, else by how its id begins."""
     if pooling:
         return "embeddings"
     if path.endswith(("/chat/completions", "/responses", "/messages")):
@@ -93,7 +96,7 @@ def operation_of(path: str, external_id: str, *, pooling: bool) -> str:
 
 
 def stop_note(tokens: int, internal_id: str) -> str:
-    """The id that tells the engine what the client of *internal_id* got."""
+    """The id that says, among those of an abort, how many tokens the client of *internal_id* got."""
     return f"{STOP_PREFIX}{tokens}:{internal_id}"
 
 

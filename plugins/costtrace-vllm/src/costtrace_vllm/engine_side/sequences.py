@@ -1,7 +1,7 @@
 """The sequences of one engine, from their arrival to their last step in flight. Pure.
 
-A hook notes an arrival, an end, or what was delivered; each becomes the journal's event here. In the engine's batches a
-sequence goes by the engine's own id, in the journal's steps by a small number: its slot.
+A hook notes an arrival, an end, or the tokens that were delivered; here each becomes an event of the journal. The
+engine's batches name a sequence by the engine's own id, the journal's steps by a small number: its slot.
 """
 
 from collections import OrderedDict, abc
@@ -9,8 +9,8 @@ from collections.abc import Hashable
 from typing import Any, Final
 
 from costtrace.core.events import Delivered, SequenceAdded, SequenceFinished
-from costtrace_vllm import carrier
-from costtrace_vllm.carrier import RequestContext
+from costtrace_vllm import request_context
+from costtrace_vllm.request_context import RequestContext
 
 ADDED: Final = "added"
 """``(ADDED, internal id, context header or None, prompt tokens, LoRA name or '', is pooling, hashes of its blocks)``"""
@@ -22,12 +22,12 @@ OVERHEAD: Final = "overhead"
 """``(OVERHEAD, from_ns, to_ns, reason)``"""
 
 CLOSED = 4_096
-"""Ended sequences for which a late word of what was delivered is still understood."""
+"""Ended sequences for which a late note of delivered tokens is still understood."""
 UNOBSERVED = "unobserved"
 
 
 class Sequence:
-    """What is known of a sequence that is in the engine, or in a step in flight."""
+    """A sequence that is in the engine, or in a step in flight."""
 
     __slots__ = ("added", "blocks", "cached", "delivered", "encoder", "ended", "prompt", "slot")
 
@@ -36,11 +36,11 @@ class Sequence:
         self.slot = added.slot
         self.prompt = added.prompt_tokens
         self.cached = -1
-        """Context at its first step: the prefix that was found in the cache (-1: it has not been in one)."""
+        """Context at its first step, which is the prefix that the cache had; -1 before that step."""
         self.ended = False
         self.delivered = False
         self.blocks = blocks
-        """Hashes of its whole blocks, as the engine has them: a list that grows. Forgotten with its first step."""
+        """Hashes of its whole blocks: the engine's own list, which grows. Dropped at its first step."""
         self.encoder: tuple[int, ...] = ()
         """Encoder tokens of each of its images or clips."""
 
@@ -80,12 +80,12 @@ class Sequences:
         blocks: abc.Sequence[Hashable] = (),
     ) -> SequenceAdded:
         """Take in a sequence that has reached the engine."""
-        context = carrier.decode(header) if header else None
-        if context is None:  # no costtrace in the front end, or none in Python
-            request_id = carrier.response_id(carrier.external_of(name), pooling=pooling)
-            operation = carrier.operation_of("", request_id, pooling=pooling)
+        context = request_context.decode(header) if header else None
+        if context is None:  # the front end has no costtrace, or is not in Python
+            request_id = request_context.response_id(request_context.external_of(name), pooling=pooling)
+            operation = request_context.operation_of("", request_id, pooling=pooling)
             context = RequestContext(request_id, request_id, name, operation, "default", "default:no-context")
-        if name in self.known:  # ids can come back where vLLM's random suffix is switched off
+        if name in self.known:  # ids can be used again where vLLM's random suffix is switched off
             self.forget(name)
         added = SequenceAdded(
             slot=self._slot(),
@@ -110,8 +110,8 @@ class Sequences:
         return added
 
     def add_unobserved(self, name: str, prompt_tokens: int, at_ns: int) -> SequenceAdded:
-        """Take in a sequence whose arrival was dropped: it has a place in the steps, and nobody's name."""
-        request_id = carrier.external_of(name)
+        """Take in a sequence whose note of arrival was dropped: its tokens are in the steps, its tenant is unknown."""
+        request_id = request_context.external_of(name)
         added = SequenceAdded(
             slot=self._slot(),
             at_ns=at_ns,
@@ -141,7 +141,7 @@ class Sequences:
         return SequenceFinished(sequence.slot, at_ns, last_step, reason, output_tokens, cached, preemptions)
 
     def deliver(self, at_ns: int, name: str, tokens: int, reason: str) -> Delivered | None:
-        """Note what the client got; None where the sequence is not known or this has been said: vLLM repeats aborts."""
+        """Note what the client got; None where the sequence is unknown or has such a note: vLLM repeats aborts."""
         sequence = self.known.get(name)
         if sequence is None:
             slot = self._closed.pop(name, None)
@@ -152,7 +152,7 @@ class Sequences:
         return Delivered(sequence.slot, at_ns, reason, tokens)
 
     def forget(self, name: str) -> None:
-        """Let go of a sequence that can be in no further step."""
+        """Drop a sequence that can be in no further step."""
         sequence = self.known.pop(name)
         del self.slots[name]
         self.ending = [ending for ending in self.ending if ending[0] != name]
@@ -167,7 +167,7 @@ class Sequences:
 
 
 def _encoder_tokens(feature: Any) -> int:
-    """Encoder tokens of one image or clip; 0 where vLLM does not say."""
+    """Encoder tokens of one image or clip; 0 where this vLLM does not expose them."""
     position = getattr(feature, "mm_position", None)
     count = getattr(position, "get_num_embeds", None)
     return int(count() if callable(count) else getattr(position, "length", 0))

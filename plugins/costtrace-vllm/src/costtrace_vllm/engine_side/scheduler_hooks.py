@@ -1,7 +1,7 @@
-"""What runs on the engine's own thread: closures around one scheduler's methods, which append to the recorder.
+"""What runs on the engine's own thread: closures around the methods of one scheduler, which append to the recorder.
 
-They are bound to the instance, so that a call costs no look-up; each has its ``try`` (which costs nothing while nothing
-is raised). Nothing here may raise into vLLM, wait, or grow with the batch.
+They are set on the instance, so that a call looks nothing up. Each has a ``try`` of its own, which costs nothing until
+something is raised. Nothing here may raise into vLLM, wait, or take longer with a larger batch.
 """
 
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from typing import Any
 
 from costtrace.capture.recorder import Recorder
 from costtrace.core.guard import swallow
-from costtrace_vllm import carrier, contract
-from costtrace_vllm.carrier import HEADER, STOP_PREFIX
+from costtrace_vllm import contract
+from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, FREED
 from costtrace_vllm.process import process
-from costtrace_vllm.sequences import ADDED, DELIVERED, FREED
+from costtrace_vllm.request_context import HEADER, STOP_PREFIX, read_stop_note
 
 
-def trace_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = False) -> None:
-    """Shadow the methods of one scheduler instance with ones that record. What does not fit is left as it is.
+def record_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = False) -> None:
+    """Shadow the methods of one scheduler instance with ones that record. A method that does not fit is left as it is.
 
-    *prefixes*: which cached blocks a sequence has is recorded, too.
+    *prefixes*: also record the hashes of each request's blocks.
     """
     wrappers: dict[str, Callable[..., Any]] = {
         "schedule": _schedule,
@@ -37,7 +37,7 @@ def trace_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = Fals
         elif method is not None:
             fitting[name] = method
     if not {"schedule", "update_from_output"} <= fitting.keys():
-        return  # one without the other records no step
+        return  # a step is recorded only with both
     for name, method in fitting.items():
         setattr(scheduler, name, wraps(method)(wrappers[name](method, recorder, scheduler)))
         process.status.installed.append(f"scheduler.{name}")
@@ -72,7 +72,7 @@ def _update_from_output(inner: Any, recorder: Recorder, _scheduler: Any) -> Call
 
 def _add_request(inner: Any, recorder: Recorder, scheduler: Any, *, prefixes: bool) -> Callable[..., Any]:
     note = recorder.note
-    nobody: dict[str, Any] = {}
+    no_requests: dict[str, Any] = {}
 
     def add_request(request: Any, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -80,9 +80,9 @@ def _add_request(inner: Any, recorder: Recorder, scheduler: Any, *, prefixes: bo
             headers = request.trace_headers
             if headers and HEADER in headers:
                 header = headers[HEADER]
-                # What stays here is sent back to the server with every token of the request.
+                # Otherwise vLLM sends the header back to the server with every token of the request.
                 request.trace_headers = {k: v for k, v in headers.items() if k != HEADER} or None
-            if request.request_id not in getattr(scheduler, "requests", nobody):  # else: more input of an open session
+            if request.request_id not in getattr(scheduler, "requests", no_requests):  # else: more input of a session
                 lora = request.lora_request
                 note(
                     ADDED,
@@ -132,7 +132,7 @@ def _finish_requests(inner: Any, recorder: Recorder, _scheduler: Any) -> Callabl
                 notes = [i for i in request_ids if i.startswith(STOP_PREFIX)]
                 if notes:
                     request_ids = [i for i in request_ids if not i.startswith(STOP_PREFIX)]
-                    for internal_id, tokens in map(carrier.read_stop_note, notes):
+                    for internal_id, tokens in map(read_stop_note, notes):
                         note(DELIVERED, internal_id, tokens, "stop", urgent=True)
         except Exception as error:  # noqa: BLE001 - the engine goes on
             swallow("vllm.scheduler.finish_requests", error)

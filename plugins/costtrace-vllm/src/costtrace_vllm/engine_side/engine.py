@@ -1,4 +1,4 @@
-"""Hooks of the engine core: what the engine is, when it begins and ends, and the journal that is written beside it."""
+"""Hooks on the engine core: what the engine is, when it starts and ends, and the journal that is written beside it."""
 
 import os
 import threading
@@ -13,86 +13,87 @@ from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.core import clock
 from costtrace.core.events import DeviceRef, EngineReady, EngineStarted, ModelShape
 from costtrace.core.guard import guard, swallow
-from costtrace_vllm import describe
+from costtrace_vllm.engine_side import describe
+from costtrace_vllm.engine_side.scheduler_hooks import record_scheduler
+from costtrace_vllm.engine_side.sequences import OVERHEAD
+from costtrace_vllm.engine_side.translate import Translator
 from costtrace_vllm.process import process
-from costtrace_vllm.sequences import OVERHEAD
-from costtrace_vllm.tracing import trace_scheduler
-from costtrace_vllm.translate import Translator
 
 
-class Birth:
+class Startup:
     """What is known of an engine before its scheduler exists."""
 
-    def __init__(self) -> None:
-        self.started_ns = 0
+    def __init__(self, started_ns: int = 0) -> None:
+        self.started_ns = started_ns
+        """Monotonic; 0: not seen."""
         self.devices: tuple[DeviceRef, ...] = ()
         self.shape: ModelShape | None = None
 
 
-class _Coming(threading.local):
-    """The engine that is being built on this thread."""
+class _Starting(threading.local):
+    """The engine that is being built on this thread, if there is one."""
 
-    birth: Birth | None = None
+    engine: Startup | None = None
 
 
-_coming = _Coming()
+_starting = _Starting()
 _registered = (0, 0)
+"""Process in which the plugin was loaded, and when (monotonic ns)."""
 
 
 def set_registered(pid: int, at_ns: int) -> None:
-    """Remember when the plugin was loaded in this process: an engine in a process of its own begins then."""
+    """Remember when the plugin was loaded in this process: an engine in a process of its own starts then."""
     global _registered  # noqa: PLW0603 - a fact of the process
     _registered = (pid, at_ns)
 
 
-def _begun_ns() -> int:
+def _process_started_ns() -> int:
     pid, at_ns = _registered
     return at_ns if pid == os.getpid() else clock.process_start_ns()
 
 
-# -- Hooks of EngineCore
+# -- Hooks on EngineCore
 
 
 def wrap_start(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`EngineCore.__init__`: note when it begins. Where the plugin is loaded from inside it, this comes too late."""
+    """`EngineCore.__init__`: note when it starts. Where vLLM loads the plugin from inside it, this comes too late."""
 
     @wraps(original)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name
         with guard("vllm.start"):
-            _coming.birth = Birth()
-            _coming.birth.started_ns = time.monotonic_ns()
+            _starting.engine = Startup(time.monotonic_ns())
         try:
             original(self, *args, **kwargs)
         finally:
-            _coming.birth = None
+            _starting.engine = None
 
     return __init__
 
 
 def wrap_devices(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`EngineCore._initialize_kv_caches`: afterwards the workers are up; ask each for its device."""
+    """`EngineCore._initialize_kv_caches`: the workers are up once it returns; ask each for its device."""
 
     @wraps(original)
     def _initialize_kv_caches(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, vllm_config, *args, **kwargs)
         with guard("vllm.devices"):
             workers = self.model_executor.collective_rpc(describe.worker_device)
-            birth = _coming.birth or Birth()
-            birth.devices = describe.devices_of(workers)
-            for found in workers:
-                if found["error"]:
+            startup = _starting.engine or Startup()
+            startup.devices = describe.devices_of(workers)
+            for worker in workers:
+                if worker["error"]:
                     process.status.say_lost(
-                        f"device of rank {found['rank']}", found["error"], "its time, energy or shape"
+                        f"device of rank {worker['rank']}", worker["error"], "its time, energy or shape"
                     )
-            birth.shape = describe.model_shape(vllm_config, sum(found["weight_bytes"] for found in workers))
-            _coming.birth = birth
+            startup.shape = describe.model_shape(vllm_config, sum(worker["weight_bytes"] for worker in workers))
+            _starting.engine = startup
         return result
 
     return _initialize_kv_caches
 
 
 def wrap_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`EngineCore.shutdown`: the journal gets its last word."""
+    """`EngineCore.shutdown`: close the journal."""
 
     @wraps(original)
     def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -108,7 +109,7 @@ def wrap_shutdown(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def wrap_dummy_batch(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`EngineCore.execute_dummy_batch`: device time that serves nobody (a data-parallel peer is busy)."""
+    """`EngineCore.execute_dummy_batch`: device time that serves no request (another data-parallel rank is busy)."""
 
     @wraps(original)
     def execute_dummy_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -126,19 +127,20 @@ def wrap_dummy_batch(original: Callable[..., Any]) -> Callable[..., Any]:
     return execute_dummy_batch
 
 
-# -- Hook of the scheduler
+# -- Hook on the scheduler
 
-_traced: dict[type, type] = {}
+_recorded: dict[type, type] = {}
+"""Class of scheduler -> its recorded subclass."""
 
 
 def wrap_scheduler_class(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`SchedulerConfig.get_scheduler_cls`: a subclass of whatever class vLLM (or its user) chose."""
+    """`SchedulerConfig.get_scheduler_cls`: a subclass of the class that vLLM or its user chose."""
 
     @wraps(original)
     def get_scheduler_cls(self: Any, *args: Any, **kwargs: Any) -> Any:
         chosen = original(self, *args, **kwargs)
         try:
-            return traced(chosen)
+            return recorded_class(chosen)
         except Exception as error:  # noqa: BLE001 - then this engine is not recorded
             swallow("vllm.scheduler_class", error)
             return chosen
@@ -146,35 +148,35 @@ def wrap_scheduler_class(original: Callable[..., Any]) -> Callable[..., Any]:
     return get_scheduler_cls
 
 
-def traced(chosen: type) -> type:
+def recorded_class(chosen: type) -> type:
     """Subclass of *chosen* whose instances are recorded; the same one each time."""
-    if chosen in _traced.values():
+    if chosen in _recorded.values():
         return chosen
-    if chosen not in _traced:
+    if chosen not in _recorded:
 
-        class Traced(chosen):  # type: ignore[misc] # a class that is known only now
+        class Recorded(chosen):  # type: ignore[misc] # a class that is known only now
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs)
                 with guard("vllm.scheduler"):
                     _attach(self, kwargs.get("vllm_config") or (args[0] if args else self.vllm_config))
 
-        # It goes by the name of its base: only that it is recorded differs.
+        # vLLM logs the class by name, and users know it by that of its base.
         for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-            setattr(Traced, name, getattr(chosen, name))
-        _traced[chosen] = Traced
-    return _traced[chosen]
+            setattr(Recorded, name, getattr(chosen, name))
+        _recorded[chosen] = Recorded
+    return _recorded[chosen]
 
 
 def _attach(scheduler: Any, vllm_config: Any) -> None:
-    birth, _coming.birth = _coming.birth or Birth(), None
-    engine = Engine(vllm_config, birth)
-    size = describe.prefix_block_of(scheduler) if process.settings.prefix_sharing == "tree" else 0
-    trace_scheduler(scheduler, engine.recorder, prefixes=size > 0)
-    settings_found = describe.settings_of(vllm_config)
-    settings_found["scheduler"] = type(scheduler).__qualname__
-    if size:
-        settings_found["prefix_paths"] = "recorded"
-    engine.start(settings_found, size)
+    startup, _starting.engine = _starting.engine or Startup(), None
+    engine = RecordedEngine(vllm_config, startup)
+    block_tokens = describe.prefix_block_of(scheduler) if process.settings.prefix_sharing == "tree" else 0
+    record_scheduler(scheduler, engine.recorder, prefixes=block_tokens > 0)
+    engine_settings = describe.settings_of(vllm_config)
+    engine_settings["scheduler"] = type(scheduler).__qualname__
+    if block_tokens:
+        engine_settings["prefix_paths"] = "recorded"
+    engine.start(engine_settings, block_tokens)
     scheduler._costtrace = engine  # noqa: SLF001 - ours
     weakref.finalize(scheduler, engine.stop, "collected")
 
@@ -182,16 +184,16 @@ def _attach(scheduler: Any, vllm_config: Any) -> None:
 # -- The engine's journal
 
 
-class Engine:
+class RecordedEngine:
     """One engine of this process: its recorder, and the writer thread with its journal."""
 
-    def __init__(self, vllm_config: Any, birth: Birth) -> None:
+    def __init__(self, vllm_config: Any, startup: Startup) -> None:
         self.journal = EngineJournal("vllm", "engine", process.settings, process.status)
         self.recorder, self.engine_id = self.journal.recorder, self.journal.engine_id
         self._model = describe.served_model(vllm_config)
-        self._started_ns = birth.started_ns or _begun_ns()
-        self._devices = birth.devices
-        self._shape = birth.shape or describe.model_shape(vllm_config, 0)
+        self._started_ns = startup.started_ns or _process_started_ns()
+        self._devices = startup.devices
+        self._shape = startup.shape or describe.model_shape(vllm_config, 0)
         self._role = describe.role_of(vllm_config)
         self._dp_rank = describe.dp_rank_of(vllm_config)
         simulated = process.settings.simulated_device
@@ -202,9 +204,9 @@ class Engine:
     def start(self, engine_settings: dict[str, str], prefix_block: int = 0) -> None:
         """Open the journal and start the writer thread.
 
-        The engine counts as ready from here on: weights are loaded, graphs captured and warm-up is over (all of it
-        happens before vLLM makes its scheduler); what follows until the first request is milliseconds of set-up.
-        *prefix_block*: tokens of a block of the prefix cache, if who finds which is to be recorded; else 0.
+        The engine counts as ready from here on: vLLM makes its scheduler after it has loaded weights, captured graphs
+        and warmed up. What follows until the first request is milliseconds of set-up.
+        *prefix_block*: tokens of a block of the prefix cache if shared prefixes are to be recorded, else 0.
         """
         started = EngineStarted(
             started_ns=self._started_ns,
@@ -221,11 +223,12 @@ class Engine:
         )
         ready = EngineReady(time.monotonic_ns())
         prefixes = PrefixNumbers(prefix_block) if prefix_block else None
-        self.journal.open([started, ready], Translator(self._model, clock.boot_id(), prefixes), self._told)
+        self.journal.open([started, ready], Translator(self._model, clock.boot_id(), prefixes), self._status)
 
     def stop(self, reason: str = "shutdown") -> None:
-        """Write what is left and the last word. Safe to call twice; does nothing in a forked child."""
+        """Write what is left, then `EngineStopped`. Safe to call twice; does nothing in a forked child."""
         self.journal.close(reason)
 
-    def _told(self) -> dict[str, Any]:
+    def _status(self) -> dict[str, Any]:
+        """For the status file of this process."""
         return {"model": self._model, "devices": [device.uuid for device in self._devices]}

@@ -1,4 +1,7 @@
-"""The routes of vLLM's server that make an engine work: where a tenant is refused, and how requests are told apart."""
+"""The routes of vLLM's server that make an engine work: where a tenant can be refused, and labels of requests."""
+
+from collections.abc import Mapping
+from typing import Any
 
 WORK = frozenset(
     (
@@ -8,8 +11,14 @@ WORK = frozenset(
         *("transcriptions", "translations", "speech"),
     )
 )
-"""Last parts of their paths. Health, metrics and lists of models are none; nor is what counts or renders tokens."""
+"""Last parts of their paths. Health, metrics, lists of models, and what only counts or renders tokens are not here."""
 OTHER = "other"
+
+
+def is_engine_work(scope: Mapping[str, Any]) -> bool:
+    """Whether the request of an ASGI *scope* is one for an engine to work on."""
+    has_input = scope.get("type") == "websocket" or scope.get("method") == "POST"
+    return has_input and last_part(str(scope.get("path", ""))) in WORK
 
 
 def last_part(path: str) -> str:
@@ -18,7 +27,7 @@ def last_part(path: str) -> str:
 
 
 def route_of(path: str) -> str:
-    """The route of a request, one of a few names whatever a client asks for; '' where it came by no path."""
+    """The route of a request, one of a few names whatever a client asks for; '' where it has no path."""
     if not path:
         return ""
     name = last_part(path)

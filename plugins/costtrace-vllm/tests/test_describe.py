@@ -1,9 +1,9 @@
-"""What the plugin reads from a model's configuration: the shape that the step model's prior is made from."""
+"""The shape of a model, read from its configuration: the step model's prior is made from it."""
 
 from types import SimpleNamespace
 
 import pytest
-from costtrace_vllm.describe import model_shape
+from costtrace_vllm.engine_side.describe import model_shape
 
 MOE = {
     "hidden_size": 2_048, "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
@@ -18,22 +18,22 @@ def shape(config, weight_bytes=0):
     return model_shape(SimpleNamespace(model_config=model), weight_bytes)
 
 
-def test_of_a_mixture_of_experts_all_weights_are_counted_and_the_experts_apart():
-    found = shape(MOE)
+def test_the_experts_of_a_mixture_are_counted_among_all_weights_and_separately():
+    model = shape(MOE)
     experts = 48 * 128 * 3 * 2_048 * 768
-    assert found.weight_bytes == pytest.approx(2 * 30.5e9, rel=0.05), "a 30B-A3B model in 16 bits"
-    assert found.active_params == pytest.approx(3.3e9, rel=0.15)
-    assert found.expert_bytes == pytest.approx(2 * experts, rel=1e-6)
-    assert (found.experts, found.experts_per_token) == (128, 8)
+    assert model.weight_bytes == pytest.approx(2 * 30.5e9, rel=0.05), "a 30B-A3B model in 16 bits"
+    assert model.active_params == pytest.approx(3.3e9, rel=0.15)
+    assert model.expert_bytes == pytest.approx(2 * experts, rel=1e-6)
+    assert (model.experts, model.experts_per_token) == (128, 8)
 
 
-def test_what_the_workers_counted_goes_before_the_estimate_and_its_experts_part_stays():
+def test_weights_counted_by_the_workers_replace_the_estimate_and_the_experts_keep_their_share():
     estimate, counted = shape(MOE), shape(MOE, weight_bytes=31 * 10**9)
     assert counted.weight_bytes == 31 * 10**9
     assert counted.expert_bytes / counted.weight_bytes == pytest.approx(estimate.expert_bytes / estimate.weight_bytes)
 
 
 def test_a_dense_model_has_no_experts():
-    found = shape(DENSE)
-    assert (found.experts, found.expert_bytes) == (0, 0)
-    assert found.weight_bytes == 2 * found.active_params
+    model = shape(DENSE)
+    assert (model.experts, model.expert_bytes) == (0, 0)
+    assert model.weight_bytes == 2 * model.active_params

@@ -15,7 +15,7 @@ from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.capture.recorder import STEP, Record
 from costtrace.core.events import Event, Lost, Overhead, Snapshot, Step
 from costtrace.core.guard import swallow
-from costtrace_vllm.sequences import ADDED, DELIVERED, FREED, OVERHEAD, UNOBSERVED, Sequence, Sequences
+from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, FREED, OVERHEAD, UNOBSERVED, Sequence, Sequences
 
 Enters = list[tuple[int, int]]
 Items = list[tuple[int, int, int]]

@@ -1,6 +1,6 @@
-"""What an engine is: its devices, the shape of its model, its settings. Read once, at start.
+"""What an engine is: its devices, the shape of its model, its settings. Read once, when it starts.
 
-Everything here reads objects of vLLM whose fields change with its versions: what is not there is 0 or ''.
+All of it reads objects of vLLM whose fields change with its versions: a field that is missing is read as 0 or ''.
 """
 
 from collections.abc import Sequence
@@ -14,33 +14,32 @@ from costtrace.core.events import DeviceRef, ModelShape
 
 
 def worker_device(worker: Any) -> dict[str, Any]:
-    """Runs inside each worker process: which device it has, and how large its part of the model is.
+    """Which device a worker has, and how many bytes its part of the weights takes. Runs inside each worker process.
 
-    Never raises: an error in a worker would be one of the engine's.
+    Never raises, since an error in a worker would fail the engine: it is returned under ``error``.
     """
-    found: dict[str, Any] = {"host": clock.host_name(), "rank": 0, "uuid": "", "name": "", "kind": "", "error": ""}
+    device: dict[str, Any] = {"host": clock.host_name(), "rank": 0, "uuid": "", "name": "", "kind": "", "error": ""}
     try:
-        found["rank"] = int(getattr(worker, "rank", 0) or 0)
-        device = worker.device
-        if getattr(device, "type", "") == "cpu":
-            found.update(uuid=f"CPU-{found['host']}", name=cpu_name(), kind="cpu")
+        device["rank"] = int(getattr(worker, "rank", 0) or 0)
+        if getattr(worker.device, "type", "") == "cpu":
+            device.update(uuid=f"CPU-{device['host']}", name=cpu_name(), kind="cpu")
         else:
-            found.update(_accelerator(device))
-    except Exception as error:  # noqa: BLE001 - see above
-        found["error"] = f"{type(error).__name__}: {error}"
-    found["weight_bytes"] = 0
+            device.update(_accelerator(worker.device))
+    except Exception as error:  # noqa: BLE001 - never raises
+        device["error"] = f"{type(error).__name__}: {error}"
+    device["weight_bytes"] = 0
     try:
-        # On a CPU vLLM repacks the weights out of torch's sight.
-        if found["kind"] != "cpu":
+        # On a CPU vLLM repacks the weights into memory that torch does not count.
+        if device["kind"] != "cpu":
             parameters = list(worker.model_runner.model.parameters())
-            found["weight_bytes"] = sum(p.numel() * p.element_size() for p in parameters)
-    except Exception as error:  # noqa: BLE001 - see above
-        found["error"] = found["error"] or f"{type(error).__name__}: {error}"
-    return found
+            device["weight_bytes"] = sum(p.numel() * p.element_size() for p in parameters)
+    except Exception as error:  # noqa: BLE001 - never raises
+        device["error"] = device["error"] or f"{type(error).__name__}: {error}"
+    return device
 
 
 def _accelerator(device: Any) -> dict[str, str]:
-    torch = import_module("torch")  # in a worker it is loaded; nowhere else is it needed
+    torch = import_module("torch")  # a worker has loaded it; no other process needs it
     properties = getattr(torch, device.type).get_device_properties(device)
     uuid = str(getattr(properties, "uuid", "") or "")
     named = accelerator(device.type, device.index or 0, str(properties.name), uuid)
@@ -48,17 +47,17 @@ def _accelerator(device: Any) -> dict[str, str]:
 
 
 def devices_of(workers: Sequence[dict[str, Any]]) -> tuple[DeviceRef, ...]:
-    """The distinct devices of an engine, by what its workers said. On a CPU many workers share one."""
+    """The distinct devices of an engine, from `worker_device` of each worker. On a CPU several workers share one."""
     devices: dict[str, DeviceRef] = {}
-    for found in workers:
-        uuid = str(found.get("uuid", ""))
+    for worker in workers:
+        uuid = str(worker.get("uuid", ""))
         if uuid and uuid not in devices:
-            devices[uuid] = DeviceRef(uuid, found["name"], found["kind"], found["host"], found["rank"])
+            devices[uuid] = DeviceRef(uuid, worker["name"], worker["kind"], worker["host"], worker["rank"])
     return tuple(devices.values())
 
 
 def simulated_device(setting: str) -> tuple[DeviceRef, ...]:
-    """The device that stands for this engine's in a demonstration (the setting is ``UUID=NAME``)."""
+    """The device that a demonstration shows in place of the engine's own (the setting is ``UUID=NAME``)."""
     uuid, _, name = setting.partition("=")
     return (DeviceRef(uuid, name, "gpu", clock.host_name(), 0),)
 
@@ -76,10 +75,10 @@ def model_shape(vllm_config: Any, weight_bytes: int) -> ModelShape:
 
 
 def _kv_element_bytes(vllm_config: Any) -> int:
-    kept_as = str(getattr(getattr(vllm_config, "cache_config", None), "cache_dtype", "auto"))
-    if "fp8" in kept_as or "int8" in kept_as:
+    dtype = str(getattr(getattr(vllm_config, "cache_config", None), "cache_dtype", "auto"))
+    if "fp8" in dtype or "int8" in dtype:
         return 1
-    return _element_bytes(kept_as if kept_as != "auto" else str(getattr(vllm_config.model_config, "dtype", "")))
+    return _element_bytes(dtype if dtype != "auto" else str(getattr(vllm_config.model_config, "dtype", "")))
 
 
 def _element_bytes(dtype: str) -> int:
@@ -87,7 +86,7 @@ def _element_bytes(dtype: str) -> int:
 
 
 def served_model(vllm_config: Any) -> str:
-    """The name that clients ask for."""
+    """The model's name, as clients ask for it."""
     names = vllm_config.model_config.served_model_name
     if isinstance(names, (list, tuple)):
         names = names[0] if names else ""
@@ -118,30 +117,31 @@ _SETTINGS = (
     ("kv_transfer_config", "kv_connector", "kv_connector"),
     ("kv_transfer_config", "kv_role", "kv_role"),
 )
-"""(part of vLLM's configuration, field, its name on the engine's row). Words and numbers only: no paths, no keys."""
+"""(part of vLLM's configuration, field, its name on the engine's row). Only names and numbers: no paths, no secrets."""
 
 
 def settings_of(vllm_config: Any) -> dict[str, str]:
-    """Settings that the reader of a bill may want to know."""
-    found: dict[str, str] = {}
+    """Settings that explain an engine's speed to the reader of a bill."""
+    settings: dict[str, str] = {}
     for part, field, name in _SETTINGS:
         value = getattr(getattr(vllm_config, part, None), field, None)
         if value is not None and value != "":
-            found[name] = str(value).removeprefix("torch.")
-    return found | _declared[1]
+            settings[name] = str(value).removeprefix("torch.")
+    return settings | _declared[1]
 
 
 _declared: tuple[str, dict[str, str]] = ("", {})
+"""Role and settings of this process's engine that Dynamo knows and vLLM does not."""
 
 
 def declare(role: str, settings: dict[str, str]) -> None:
-    """Say what vLLM's own configuration does not, where somebody else (Dynamo) started this engine."""
+    """Set what vLLM's own configuration does not contain, where another program (Dynamo) started this engine."""
     global _declared  # noqa: PLW0603 - a fact of the process
     _declared = (role, {name: value for name, value in settings.items() if value})
 
 
 def prefix_block_of(scheduler: Any) -> int:
-    """Tokens of a block of the prefix cache, as it is hashed; 0 where there is no such cache, or it does not say."""
+    """Tokens of a hashed block of the prefix cache; 0 where there is no such cache or its block size is unknown."""
     enabled = getattr(getattr(scheduler, "cache_config", None), "enable_prefix_caching", False)
     return int(getattr(scheduler, "hash_block_size", 0) or 0) if enabled else 0
 
@@ -155,7 +155,7 @@ def role_of(vllm_config: Any) -> str:
 
 
 def dp_rank_of(vllm_config: Any) -> int:
-    """Data-parallel rank: a dense engine's own configuration says 0 of 1, its index is kept elsewhere."""
+    """Data-parallel rank. An engine of a dense model is rank 0 of 1 by its configuration: its index is used instead."""
     parallel = vllm_config.parallel_config
     index = getattr(parallel, "data_parallel_index", None)
     return int(index if index is not None else getattr(parallel, "data_parallel_rank", 0) or 0)

@@ -1,0 +1,3 @@
+"""What all tests of the plugin share: see fresh_process.py."""
+
+from fresh_process import _fresh_process, configure  # noqa: F401 - fixtures

@@ -1,0 +1,86 @@
+"""What a request carries to its engine: tenant, trace and ids, from HTTP or from the process itself."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from costtrace_vllm import request_context
+from costtrace_vllm.request_context import HEADER, RequestContext
+from costtrace_vllm.server_side import requests
+
+from costtrace.core import guard
+
+TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+
+
+def request(internal="cmpl-x-0-0123abcd", external="cmpl-x-0", headers=None):
+    return SimpleNamespace(request_id=internal, external_req_id=external, trace_headers=headers, pooling_params=None)
+
+
+def scope(path="/v1/completions", headers=(), peer=("127.0.0.1", 5)):
+    return {"type": "http", "path": path, "headers": list(headers), "client": peer}
+
+
+def through_http(the_scope, *engine_requests):
+    """The contexts that *engine_requests* get from tasks of an application that is called with *the_scope*."""
+
+    async def add(one):  # as a client's `add_request_async` does: in the server's one loop
+        requests.attach_context(one)
+
+    async def handler(self, scope, receive, send):
+        await asyncio.gather(*(add(one) for one in engine_requests))
+
+    asyncio.run(requests.wrap_http(handler)(None, the_scope, None, None))
+    return [request_context.decode(one.trace_headers[HEADER]) for one in engine_requests]
+
+
+def test_a_request_carries_its_tenant_trace_and_ids_to_the_engine():
+    shared = {"traceparent": "kept"}
+    children = [request(f"{i}_cmpl-x-0-0123abcd", headers=shared) for i in (0, 1)]
+    first, second = through_http(
+        scope(headers=[(b"x-costtrace-tenant", b"acme"), (b"traceparent", TRACE.encode())]), *children
+    )
+    assert isinstance(first, RequestContext)
+    assert (first.tenant, first.tenant_source, first.traceparent) == ("acme", "header", TRACE)
+    assert (first.request_id, first.operation) == ("cmpl-x", "text_completion")
+    assert first.request_key == second.request_key != ""
+    assert first.prompt_key == second.prompt_key == "cmpl-x-0-0123abcd"
+    assert first.arrived_ns > 0
+    assert shared == {"traceparent": "kept"}, "the children share this dict"
+    assert children[0].trace_headers["traceparent"] == "kept"
+
+
+def test_the_id_that_the_server_has_chosen_takes_precedence():
+    the_scope = scope("/v1/chat/completions")
+    the_scope["state"] = {"request_metadata": SimpleNamespace(request_id="chatcmpl-own_1")}
+    (context,) = through_http(the_scope, request("chatcmpl-own_1-0123abcd", "chatcmpl-own_1"))
+    assert (context.request_id, context.operation) == ("chatcmpl-own_1", "chat")
+
+
+def test_a_client_from_elsewhere_cannot_name_a_tenant():
+    (context,) = through_http(scope(headers=[(b"x-costtrace-tenant", b"acme")], peer=("192.0.2.7", 5)), request())
+    assert (context.tenant, context.tenant_source) == ("default", "rejected:untrusted")
+
+
+def test_without_http_the_process_is_the_tenant(configure):
+    configure(COSTTRACE_TENANT_DEFAULT="night")
+    one = request("7-0123abcd", "7")
+    requests.attach_context(one)
+    context = request_context.decode(one.trace_headers[HEADER])
+    assert (context.tenant, context.tenant_source, context.request_key) == ("night", "process", "7")
+
+
+@pytest.mark.swallows
+def test_a_request_goes_to_its_engine_even_if_no_context_can_be_attached():
+    sent = []
+    wrapped = requests.wrap_add(lambda client, request: sent.append(request))
+    wrapped(None, broken := object())
+    assert sent == [broken]
+    assert guard.failures["vllm.add_request"] == 1
+
+
+def test_only_the_newest_registered_contexts_are_kept(monkeypatch):
+    monkeypatch.setattr(requests, "REMEMBERED", 3)
+    for number in range(9):
+        requests.register_context(str(number), None)
+    assert list(requests._registered) == ["6", "7", "8"]
