@@ -29,7 +29,7 @@ export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm setup-dynamo model demo test test-heavy lint format bench evaluation docs clean check-python site
+.PHONY: help setup setup-vllm setup-dynamo model demo test test-quick test-heavy lint format bench evaluation docs clean check-python site
 
 help: ## show this list
 	@echo "costtrace: make <rule>"
@@ -64,6 +64,9 @@ demo: setup ## run the whole thing on this machine: vLLM, costtrace, three tenan
 
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
+
+test-quick: setup ## run the tests that start no real server: under three minutes
+	@$(BIN)/python -m pytest -m "not heavy and not vllm" --ignore=tests/system $(T)
 
 test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
 	@$(PYTHON) tools/setup_others.py peers
