@@ -1,10 +1,10 @@
-# Every rule brings what it needs up to date first, so any of them works on a fresh checkout.
+# Each rule first brings what it needs up to date, so every one of them works on a fresh checkout.
 # Needed: Python 3.11 or newer (with venv) and make. Nothing outside this folder is touched: see .venv/ and build/.
 
 PYTHON ?= python3
 # The first is the newest, which the demo uses; the tests run on all.
 VLLM_VERSIONS ?= 0.32.0 0.28.0
-# The newest CUDA build: its sources are read, it is not installed.
+# The newest CUDA build: its sources are checked, it is not installed.
 VLLM_WHEEL ?= 0.33.0
 # Arguments for pytest, as in: make test T="tests/journal -k damage"
 T ?=
@@ -26,7 +26,7 @@ SETUP_VLLM := $(PYTHON) tools/setup_vllm.py
 # A machine with a GPU keeps the demo's environment apart from the CPU builds that the tests run on.
 DEMO_ENV := build/vllm-$(if $(VLLM_PYTHON)$(wildcard /dev/nvidia0),demo,$(NEWEST))
 
-# Under make the tests with a real vLLM fail where they would skip, and run on what was set up here.
+# Under make, tests with a real vLLM fail where they would otherwise be skipped, and use what was set up here.
 export VLLM_VERSIONS
 export COSTTRACE_TEST_VLLM ?= required
 
@@ -70,6 +70,9 @@ test-quick: setup ## run the tests that start no server (under three minutes on 
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
 
+test-quick: setup ## run the tests that start no real server: under three minutes
+	@$(BIN)/python -m pytest -m "not heavy and not vllm" --ignore=tests/system $(T)
+
 test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
 	@$(PYTHON) tools/setup_others.py peers
 	@$(PYTHON) tools/setup_others.py aiperf
@@ -79,7 +82,7 @@ test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (f
 	@$(BIN)/python -c 'import chdb' 2>/dev/null || $(BIN)/python -m pip install --quiet 'chdb>=4.4'
 	@COSTTRACE_PEERS_PYTHON="$${COSTTRACE_PEERS_PYTHON:-$(CURDIR)/build/peers/bin/python}" $(BIN)/python -m pytest -m heavy $(T)
 
-lint: setup ## check style, types, that generated documents are fresh and that every test can be imported
+lint: setup ## check style, types, that generated documents are fresh, and that every test can be imported
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -102,7 +105,7 @@ bench: setup model ## run the benchmarks (20 minutes; benchmarks/README.md says 
 	$(BIN)/python benchmarks/bench_ledger.py --records 1000000
 	$(BIN)/python benchmarks/bench_throughput.py --vllm-env $(DEMO_ENV) --model $(MODEL)
 
-evaluation: setup ## judge the shares against Shapley of a measured game (minutes; DATA=../shared/data)
+evaluation: setup ## measure how fair the shares are, against Shapley values (minutes; DATA=../shared/data)
 	@$(BIN)/python evaluation/run.py --data $(DATA) $(T)
 
 docs: setup ## generate the reference documents from the code
@@ -110,7 +113,7 @@ docs: setup ## generate the reference documents from the code
 	@$(BIN)/python tools/gen_dashboards.py
 	@$(BIN)/python tools/gen_kubernetes.py
 
-site: setup ## build the documents as a site into build/site, strictly (no link may lead nowhere)
+site: setup ## build the documents as a site into build/site; a dead link fails it
 	@$(BIN)/python tools/build_site.py
 
 clean: ## remove what the rules made

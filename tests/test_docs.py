@@ -128,7 +128,7 @@ def parse(words):
     """Parse a command line as click would, without running it. Raises: click.UsageError."""
     command, context = cli, click.Context(cli, info_name="costtrace")
     while isinstance(command, click.Group):
-        if not words:
+        if not words or words[0] == "--help":
             return
         inner = command.get_command(context, words[0])
         if inner is None:

@@ -1,8 +1,8 @@
-"""Build the documents as a site into build/site, strictly: a link or an anchor that leads nowhere ends it with 1.
+"""Build the documents as a site into build/site, strictly: it exits with 1 if a link or an anchor leads nowhere.
 
     python tools/build_site.py [--source build/site-source] [--site build/site]
 
-The documents link to each other as a reader of the repository needs it, so the site is made of a copy with the same
+The documents link to each other as files of the repository, so the site is built from a copy with the same
 folders: all documents, and the files that they link to. A folder that is linked to gets a page that lists it.
 """
 
@@ -40,7 +40,7 @@ def stage(source: Path) -> None:
 
 
 def _rewritten(page: Path, source: Path) -> str:
-    """The text of a page with its links as the copy has them; what stands in code blocks is no link."""
+    """The text of a page with its links as the copy has them; a link in a code block is left alone."""
     text, written, at = page.read_text("utf-8"), [], 0
     for fence in [*FENCE.finditer(text), None]:
         end = fence.start() if fence else len(text)

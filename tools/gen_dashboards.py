@@ -313,7 +313,7 @@ def dashboard(board: Board) -> dict[str, Any]:
 def main() -> int:
     """Write, or with --check compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a file is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is stale")
     options = parser.parse_args()
     boards = {FOLDER / f"{board.uid}.json": json.dumps(dashboard(board), indent=1) + "\n" for board in BOARDS}
     return write_or_compare(boards, check=options.check)

@@ -52,7 +52,7 @@ from costtrace.pricing.price_book_file import load_price_book
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 BOOT_ID = "90000000-0000-4000-8000-000000000000"
-"""Of no real boot: whoever reads these journals does so after a restart of their host."""
+"""Of no real boot: to every reader of these journals, their host has restarted since."""
 CUT_NS = 5 * NS_PER_S
 """When the agent that wrote half.sql.gz was ended."""
 SENSORS_ID = "sensors-golden-1"
@@ -138,7 +138,7 @@ def _enriched(events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
 
 
 def readings(until_ns: int) -> Iterator[AnyEvent]:
-    """Two boards from before the first engine on: 300 W and more; one reading fails, one counter begins anew."""
+    """Two boards from before the first engine on: 300 W and more; one reading fails, one counter restarts."""
     for number, uuid in enumerate(DEVICES):
         yield Sensed(
             uuid, NS_PER_S, "Simulated GPU", "gpu", "gpu", "nvml_counter", number, details={"limit": "700 W"},
@@ -246,7 +246,7 @@ def dump(ledger: Path, target: Path) -> None:
 
 
 def close_books(path: Path) -> None:
-    """Close the day, charge it by dearer prices, and give up its single rows."""
+    """Close the day, charge it by higher prices, and give up its single rows."""
     ledger = Ledger(path)
     period = parse_period(DAY, UTC)
     now_ns = period.until_ns + NS_PER_HOUR
@@ -305,7 +305,7 @@ def write(out: Path) -> None:
 
 
 def journal_events(root: Path) -> Iterator[object]:
-    """What stands in the files themselves, before a reader unfolds it."""
+    """What the files themselves hold, before a reader unfolds it."""
     decode = msgspec.msgpack.Decoder(list[int | AnyEvent]).decode
     for path in sorted(root.glob("*/*.ctj")):
         data, at = path.read_bytes(), 0

@@ -71,7 +71,7 @@ def files() -> dict[str, str]:
 def main() -> int:
     """Write, or with --check compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where a file is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a file is stale")
     parser.add_argument("--base", type=Path, default=EXAMPLES / "kubernetes" / "base")
     options = parser.parse_args()
     return write_or_compare({options.base / name: content for name, content in files().items()}, check=options.check)

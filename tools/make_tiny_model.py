@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 RECIPE = 1
-"""Raise it when what is written changes: models made by an older recipe are made anew."""
+"""Raise it when what is written changes: models made by an older recipe are rebuilt."""
 SEED = 20_26
 VOCABULARY, HIDDEN, LAYERS, HEADS, POSITIONS = 512, 256, 4, 4, 4096
 LORA_RANK = 8

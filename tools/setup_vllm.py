@@ -39,7 +39,7 @@ from setup_common import (
 )
 
 RECIPE = 1
-"""Raise it when the way vLLM is installed changes: environments made by an older recipe are made anew."""
+"""Raise it when the way vLLM is installed changes: environments made by an older recipe are rebuilt."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 BROKEN_BESIDE_CPU_TORCH = ("torchvision", "torchaudio", "torchcodec")
 """Their general builds do not load beside the CPU build of PyTorch, and vLLM serves text without them."""

@@ -140,7 +140,7 @@ def _not_installed(name: str, distribution: str) -> click.Command:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
         "costtrace report --since today            what each tenant and model cost",
-        "costtrace requests --dearest              the dearest requests, and why",
+        "costtrace requests --dearest              the most expensive requests, and why",
         "costtrace explain chatcmpl-8f31c0         one request: why it cost what it did",
         "costtrace verify                          prove that the rows add up",
         "costtrace journal show                    what an engine recorded, line by line",

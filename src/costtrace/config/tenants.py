@@ -109,7 +109,7 @@ class TenantSettings(BaseModel):
     tenant_trusted_secret: Path | None = setting(
         None,
         group=TENANTS,
-        about="File with a secret (20 characters or more): a hop that sends it as `x-costtrace-secret` is trusted.",
+        about="File with a secret (20 characters or more): a peer that sends it as `x-costtrace-secret` is trusted.",
         example="/run/secrets/costtrace-hop",
     )
     tenant_models: Mapping[str, str] = setting(

@@ -57,9 +57,9 @@ TENANT = Attribute("tenant.id", "string", "", "Who pays.", label="tenant")
 TENANT_SOURCE = Attribute(
     "costtrace.tenant.source", "string", "", "Where the tenant is from: `header`, `default`, `rejected:<why>`, ..."
 )
-USER = Attribute("user.id", "string", "", "End user within the tenant, where the trusted hop names one.", "development")
+USER = Attribute("user.id", "string", "", "End user within the tenant, where a trusted peer names one.", "development")
 LABEL_PREFIX = "costtrace.label."
-LABEL = Attribute(f"{LABEL_PREFIX}<key>", "string", "", "A label that the trusted hop gave the request (team, job).")
+LABEL = Attribute(f"{LABEL_PREFIX}<key>", "string", "", "A label that a trusted peer gave the request (team, job).")
 OPERATION = Attribute(
     "gen_ai.operation.name",
     "string",

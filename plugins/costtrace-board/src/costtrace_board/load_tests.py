@@ -1,4 +1,4 @@
-"""Results of load generators and of InferenceX as figures; which tool wrote a file is told by its shape.
+"""Results of load generators and of InferenceX as figures; which tool wrote a file is recognised by its shape.
 
 What each counts: InferenceX ``tput_per_gpu`` is *total* tokens over all GPUs; its output (input) figure of a
 disaggregated run is over decode (prefill) GPUs only, and is turned back into tokens/s of the system here, so that a
@@ -165,7 +165,7 @@ def guidellm(row: Record, file: str, where: str, served: Served) -> Figure:
 
 
 def read(data: object, file: str, served: Served) -> Imported:
-    """Figures of a JSON file whose writer is told by its shape. Raises: CosttraceError, where none fits."""
+    """Figures of a JSON file whose writer is recognised by its shape. Raises: CosttraceError, where none fits."""
     if mlperf.fits(data):
         return mlperf.read(data, file)
     if isinstance(data, Mapping) and isinstance(data.get("benchmarks"), list):

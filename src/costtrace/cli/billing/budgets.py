@@ -1,4 +1,4 @@
-"""``costtrace budgets``: where budgets stand, for people, Prometheus and whoever is to be told."""
+"""``costtrace budgets``: where budgets stand, for people, Prometheus and a webhook."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ _TIMEOUT_S = 10
 
 
 @click.command(
-    short_help="Where budgets stand, and where they are going.",
+    short_help="What is spent of each budget, and the forecast.",
     epilog=examples(
         "costtrace budgets --file budgets.yaml",
         "costtrace budgets --file budgets.yaml --store clickhouse://costtrace@clickhouse:8123     of all nodes",

@@ -68,7 +68,7 @@ def focus(
 ) -> int:
     """Write a period in FOCUS 1.4 form, dataset Cost and Usage. Both views hold the same money for each tenant.
 
-    FOCUS knows no unknown cost: what is not known is left out, and said on standard error. Ends with 1 where the lines
+    FOCUS has no unknown cost: what is not known is left out, and reported on standard error. Exits with 1 if the lines
     are not the ledger's total.
     """
     if form == "parquet" and path is None:

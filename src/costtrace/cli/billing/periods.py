@@ -59,14 +59,14 @@ def close(name: str, tz: str, home: Path, *, open_engines: bool) -> None:
 @click.option("--since", required=True, help="Begin: 2026-11-15, 2026-11-15T14:30, 2h, 7d, today, yesterday.")
 @click.option("--until", help="End, not included: as --since.  [default: now]")
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of dates.")
-@click.option("--reason", required=True, help="Why; it stands in the ledger and on every statement.")
+@click.option("--reason", required=True, help="Why; it is kept in the ledger and shown on every statement.")
 @home_option
 def rerate(*, price_book: Path, since: str, until: str | None, tz: str, reason: str, home: Path) -> None:
     """Charge the usage of a period at the prices of another price book.
 
-    Postings are not changed. For each whose price differs there is an adjustment: the old charge back, the new one
-    instead. Adjustments of a closed period are booked in the open one. The agent rates what comes with its own book:
-    set COSTTRACE_PRICES and start it anew first.
+    Postings are not changed. Each one whose price differs gets an adjustment, which reverses the old charge and makes
+    the new one. Adjustments of a closed period are booked in the open one. The agent rates new usage with its own
+    book: set COSTTRACE_PRICES and restart the agent first.
     """
     if not reason.strip() or not reason.isprintable() or len(reason) > 500:
         raise click.UsageError("--reason must be a printable text of at most 500 characters")
@@ -105,8 +105,8 @@ def _told(found: Rerated) -> str:
 def compact(keep: str, home: Path) -> None:
     """Turn old closed periods into rows of an hour. Every total stays, and `costtrace verify` checks them.
 
-    Single requests of those periods can be looked up no more, and their prices can be adjusted no more: make a
-    `costtrace backup` first if that may be needed. The agent waits while it runs; nothing is lost.
+    Single requests of those periods can no longer be looked up, and their prices can no longer be adjusted: make a
+    `costtrace backup` first if you may need them. The agent waits while it runs; nothing is lost.
     """
     days = keep.removesuffix("d")
     if not (days.isascii() and days.isdigit() and int(days) < 36_500):

@@ -1,4 +1,4 @@
-"""``costtrace tenants``: API keys of tenants, and where tenants stand in the organisation."""
+"""``costtrace tenants``: API keys of tenants, and where tenants belong in the organisation."""
 
 import secrets
 import sys
@@ -23,7 +23,7 @@ FINGERPRINT = 12
 
 @click.group()
 def tenants() -> None:
-    """API keys of tenants, and where tenants stand in the organisation."""
+    """API keys of tenants, and where tenants belong in the organisation."""
 
 
 def _keys_option(function: click.decorators.FC) -> click.decorators.FC:
@@ -38,10 +38,10 @@ def _keys_option(function: click.decorators.FC) -> click.decorators.FC:
 @click.option("--label", default="", help="What the key is for, to tell keys apart.")
 @_keys_option
 def add_key(tenant: str, label: str, keys: Path | None, *, given: bool) -> None:
-    """Let an API key name TENANT: whoever sends it is billed to TENANT, from wherever.
+    """Let an API key name TENANT: a request with it is billed to TENANT, whatever address it comes from.
 
-    Without --stdin a new key is made and shown this once; a key that was read is not shown at all. The file gets its
-    salted hash only, so nobody can read the key again. Engines see a change within seconds.
+    Without --stdin a new key is made and shown only this once; a key that was read is not shown at all. The file gets
+    only its salted hash, so the key cannot be read from it. Engines see a change within seconds.
     """
     if not tenant.isascii() or tenant_name(tenant.encode("ascii")) != tenant:
         raise click.UsageError("a tenant's name is printable ASCII, at most 128 characters, and does not begin with __")
@@ -94,7 +94,7 @@ def keys_(form: str, keys: Path | None) -> None:
 @click.option("--file", type=click.Path(path_type=Path), help="The tenants file.  [default: the setting `tenants`]")
 @format_option
 def show(file: Path | None, form: str) -> None:
-    """Show where tenants stand in the organisation."""
+    """Show where tenants belong in the organisation."""
     path = file or load().tenants
     if path is None:
         raise click.UsageError("no tenants file is set. Name one with --file, or with COSTTRACE_TENANTS.")
@@ -111,14 +111,14 @@ def show(file: Path | None, form: str) -> None:
 @format_option
 @store_option
 def claims_(*, since: str | None, until: str | None, tz: str, form: str, home: Path) -> None:
-    """Count how requests were told apart: by key, token, header, default; and claims that were rejected."""
+    """Count how tenants were identified: by key, token, header, default; and claims that were rejected."""
     with open_books(home) as store:
         rows: list[Row] = [
             {"source": source, "tenant": tenant, "requests": requests}
             for source, tenant, requests in claims(store, period(store, since, until, zone(tz)))
         ]
     columns = [text("source", "source"), text("tenant", "tenant"), count("requests", "requests")]
-    out(render([Table("claims", "How requests were told apart", columns, rows)], form))
+    out(render([Table("claims", "How tenants were identified", columns, rows)], form))
 
 
 def _path(keys: Path | None) -> Path:

@@ -57,19 +57,20 @@ def list_journals(home: Path) -> None:
     )
 )
 @click.argument("engine", required=False)
-@click.option("--follow", "-f", is_flag=True, help="Go on with what is being written, until the engine ends.")
+@click.option("--follow", "-f", is_flag=True, help="Continue with what is being written, until the engine ends.")
 @click.option("--limit", type=click.IntRange(min=0), help="Only the last LIMIT lines of what is there.")
 @click.option("--all", "everything", is_flag=True, help="Steady steps and heartbeats one by one.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object an event, as recorded (monotonic ns).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per event, as recorded (monotonic ns).")
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of the times.")
 @home_option
 def show(
     *, engine: str | None, follow: bool, limit: int | None, everything: bool, as_json: bool, tz: str, home: Path
 ) -> None:
-    """Show a journal, one line an event, with wall time.
+    """Show a journal, one line per event, with wall time.
 
-    ENGINE is the name of a journal or how it begins, or its directory; without it the newest is shown. Steps in which
-    nobody joins or leaves are counted on one line. #7 is the sequence in slot 7. Prompts and outputs are not in there.
+    ENGINE is a journal's name, the beginning of it, or its directory; without it the newest is shown. Steps in which no
+    sequence joins or leaves are counted on one line. #7 is the sequence in slot 7. Prompts and outputs are never in
+    a journal.
     """
     reader = JournalReader(_find(home, engine))
     teller = Storyteller(Anchor(0, 0), everything=everything, zone=zone(tz))

@@ -33,8 +33,8 @@ PEERS = 500_000
 def explain(*, request: str, since: str | None, until: str | None, tz: str, form: str, home: Path) -> None:
     """Say in words and bars why REQUEST (its request id, record id, request key or trace id) cost what it did.
 
-    Queue, prefill, decode, mean batch, what the prefix cache saved, head fees and wasted work stand against the median
-    request of the same tenant and model. A request that several engines worked on is explained part by part.
+    Queue, prefill, decode, mean batch, what the prefix cache saved, head fees and wasted work are compared with the
+    median request of the same tenant and model. A request that several engines worked on is explained part by part.
     """
     with open_ledger(home) as store:
         found = explained(store, request, period(store, since, until, zone(tz)), PEERS)

@@ -31,7 +31,7 @@ PEERS = 500_000
 
 
 @click.command(
-    short_help="Single requests; the dearest, and why.",
+    short_help="Single requests; the most expensive, and why.",
     epilog=examples(
         "costtrace requests --since 1h                     the newest",
         "costtrace requests --dearest --since today        what cost most, and why",
@@ -40,7 +40,7 @@ PEERS = 500_000
         "costtrace requests --joined --also /mnt/node2     whole requests, their parts joined over two nodes",
     ),
 )
-@click.option("--dearest", is_flag=True, help="The dearest first, with the reason in words: --sort cost --why.")
+@click.option("--dearest", is_flag=True, help="The most expensive first, with the reason in words: --sort cost --why.")
 @click.option("--sort", type=click.Choice(list(ORDERS)), help="The most of it first.  [default: ended]")
 @click.option("--why", "explain", is_flag=True, help="Say why each cost what it did, against its tenant and model.")
 @click.option("--id", "identifier", help="Only this one: request id, record id, request key or trace id.")
@@ -76,10 +76,10 @@ def requests(
     form: str,
     home: Path,
 ) -> None:
-    """List requests with what they used and cost: the newest, the dearest, one tenant's, or a single one.
+    """List requests with what they used and cost: the newest, the most expensive, one tenant's, or a single one.
 
-    A request counts in the period in which it ended. Costs are without idle; after a re-rating they are the new ones,
-    beside those that were first given. With the setting `carbon_intensity` each has an estimate of its CO2e.
+    A request counts in the period in which it ended. Costs are without idle. After a re-rating the new cost
+    is shown beside the first one. With the setting `carbon_intensity` each has an estimate of its CO2e.
     """
     where = zone(tz)
     if joined or also:

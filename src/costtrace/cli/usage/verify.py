@@ -31,7 +31,7 @@ EXIT_OFF = 1
 @store_option
 @format_option
 @click.option("--limit", default=20, show_default=True, help="Rows to name at most; all are counted.")
-@click.option("--head", metavar="HASH", help="A hash that `costtrace close` printed: it must stand in the chain still.")
+@click.option("--head", metavar="HASH", help="A hash that `costtrace close` printed: it must still be in the chain.")
 def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     """Prove that the rows add up: to the meter, to the requests, to the money. All with ==, on every row.
 

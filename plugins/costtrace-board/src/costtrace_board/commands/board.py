@@ -116,7 +116,7 @@ def board(
     home: Path,
     **rest: str | Path | None,
 ) -> None:
-    """Show cost per million tokens by model, fleet and month, where production stands against a benchmark, and why.
+    """Show cost per million tokens by model, fleet and month, how far production is from a benchmark, and why.
 
     The page is one file: it works offline, follows light and dark, prints on A4 and asks nobody for anything. All
     figures are those of `costtrace report`; every cost names its token basis and whether idle is in it.

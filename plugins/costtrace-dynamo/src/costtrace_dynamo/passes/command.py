@@ -36,7 +36,7 @@ _passes = click.option(
 
 
 @dynamo.command(
-    short_help="Hold the attributed busy time of each worker against its forward passes.",
+    short_help="Compare the attributed busy time of each worker with its forward passes.",
     epilog=examples(
         "costtrace dynamo check $(printf -- '--passes %s ' /var/log/dynamo/fpm.*.jsonl.gz)",
         "costtrace dynamo check --passes fpm.1.000000.jsonl.gz --at-most 5",

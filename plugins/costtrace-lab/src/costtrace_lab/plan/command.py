@@ -102,9 +102,9 @@ def plan(
 ) -> None:
     """Serve the ledger's requests again in the serving simulator, and say what another configuration would cost.
 
-    First today's configuration: what the model says of it stands beside what was measured, and that is the model's
-    error. Then the scenario. All options that are given hold together; --max-sequences and --utilisation take several
-    values, each of which is a line.
+    First comes today's configuration: what the model says about it beside what was measured; the difference is the
+    model's error. Then the scenario. All options that are given apply together; --max-sequences and
+    --utilisation take several values, each of which is a line.
 
     Steps take what the engine's own fit says (`costtrace model`), scaled to another device by compute and memory
     bandwidth; or what measured kernel tables say (--tables); or the analytic model (--shape, where there is no fit).
@@ -112,7 +112,7 @@ def plan(
     Without idle a cost is that of the time in steps. With idle it is that of all paid time: today's engines for as long
     as today, so a faster device saves nothing by itself; with --utilisation, that time over the part you aim at.
 
-    Not in it: KV transfer and its network, communication between more devices than today, another software's speed,
+    Not included: KV transfer and its network, communication between more devices than today, another software's speed,
     whether a model fits into a device's memory, and prefix-cache hits other than those that were measured.
     """
     if plot is not None:

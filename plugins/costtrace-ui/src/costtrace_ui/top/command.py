@@ -17,7 +17,7 @@ from costtrace_ui.live.query import look
 from costtrace_ui.live.views import VIEWS, as_table, headlines
 
 REQUESTS = {"table": 20, "json": 200}
-"""So many of the dearest requests are printed by `--once`."""
+"""How many of the most expensive requests `--once` prints."""
 
 
 @click.command(
@@ -40,13 +40,13 @@ REQUESTS = {"table": 20, "json": 200}
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of times.")
 @home_option
 def top(*, over: str, every: float, view: str, once: bool, form: str, tz: str, home: Path) -> None:
-    """Show tenants, models, engines, devices and the dearest requests as the ledger has them, again and again.
+    """Show tenants, models, engines, devices and the most expensive requests, live, as the ledger has them.
 
     Cost per second, output tokens per second, joules per output token, batch and idle time of the last minutes.
-    Keys: 1 to 6 or tab for the views, s and r to sort, / to filter, f to freeze, + and - for the stretch of time,
-    enter for what is behind a row, e to explain the dearest request of it, q to end.
+    Keys: 1 to 6 or tab for the views, s and r to sort, / to filter, f to freeze, + and - for the period shown,
+    enter for what is behind a row, e to explain its most expensive request, q to quit.
 
-    The ledger is read only. It grows window by window: what the agent has not booked yet is not in the figures, and the
+    The ledger is only read. It grows window by window: what the agent has not booked yet is not in the figures, and the
     first line says how old they are. A > before a cost says that more is unpriced, a ? that something is unknown.
     """
     over_ns, where = stretch_ns(over), zone(tz)
