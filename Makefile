@@ -70,9 +70,6 @@ test-quick: setup ## run the tests that start no server (under three minutes on 
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
 
-test-quick: setup ## run the tests that start no real server: under three minutes
-	@$(BIN)/python -m pytest -m "not heavy and not vllm" --ignore=tests/system $(T)
-
 test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
 	@$(PYTHON) tools/setup_others.py peers
 	@$(PYTHON) tools/setup_others.py aiperf

@@ -50,7 +50,7 @@ DEVICE = "GPU-00000000-0000-4000-8000-000000000001"
 LOADS = {"light": (0.3, 400.0), "medium": (3.0, 60.0), "heavy": (12.0, 40.0)}
 """Requests a second, and for how many seconds."""
 LEARNED_S = 20.0
-"""By then the sensor's period, its lag and the models have been found (docs/method.md section 15)."""
+"""By then the sensor's period, its lag and the models have been found (docs/method/paper.md section 10)."""
 SENSORS: dict[str, dict[str, Any]] = {
     "ideal counter": {"counter": {"mode": "ideal", "lag_ms": 60}, "sensor": {"lag_ms": 60}},
     "25/100 ms counter": {"counter": {"mode": "part_time"}, "sensor": {"lag_ms": 60}},

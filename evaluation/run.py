@@ -1,4 +1,4 @@
-"""Reproduce the figures of docs/method.md, section 16: ``make evaluation``, or
+"""Reproduce the figures of docs/method/evaluation.md: ``make evaluation``, or
 
     python evaluation/run.py --data ../shared/data --out build/evaluation [--requests 1500] [--quick]
 

@@ -1,5 +1,6 @@
 """The reference documents say what the code does, and the others name nothing that is not there."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -218,6 +219,55 @@ def test_every_file_that_is_named_exists():
             if ours.fullmatch(code) and not (ROOT / code).exists() and not (path.parent / code).exists()
         ]
     )
+
+
+# -- the rules of the method
+
+RULES = ROOT / "docs" / "method" / "rules.md"
+RULE = re.compile(r"^- \*\*(\d+)\.(\d+)\*\* (.*?)(?=^- \*\*|^## |\Z)", re.MULTILINE | re.DOTALL)
+NAMED_TEST = re.compile(r"`((?:tests|plugins)/[\w./-]+\.py)(?:::(\w+))?`")
+
+
+def rules():
+    """(number, text) of each numbered rule, and that no line that looks like one was passed over."""
+    text = RULES.read_text(encoding="utf-8")
+    found = [((int(rule[1]), int(rule[2])), rule[3]) for rule in RULE.finditer(text)]
+    assert len(found) == len(re.findall(r"^\s*[-*] \*\*\d", text, re.MULTILINE))
+    return found
+
+
+def defined_tests(path):
+    """Functions of a file that are tests."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return {function.name for function in functions if function.name.startswith("test_")}
+
+
+def test_rules_are_numbered_in_order_within_their_sections():
+    numbers = [number for number, _ in rules()]
+    sections = sorted({section for section, _ in numbers})
+    expected = [
+        (section, place) for section in sections for place in range(1, 1 + sum(one == section for one, _ in numbers))
+    ]
+    assert numbers == expected
+    assert sections == list(range(1, len(sections) + 1))
+    assert len(numbers) > 50
+
+
+def test_every_rule_names_a_test_that_holds_it():
+    complain([f"rule {a}.{b} names no test" for (a, b), text in rules() if not NAMED_TEST.search(text)])
+
+
+def test_every_test_that_a_rule_names_exists():
+    complaints = []
+    for (a, b), text in rules():
+        for name, function in NAMED_TEST.findall(text):
+            path = ROOT / name
+            if not path.exists():
+                complaints.append(f"rule {a}.{b}: there is no {name}")
+            elif not (known := defined_tests(path)) or (function and function not in known):
+                complaints.append(f"rule {a}.{b}: {name} has no {function or 'test'}")
+    complain(complaints)
 
 
 # -- YAML and examples

@@ -1,4 +1,4 @@
-"""Who pays for what: the rules of method.md section 5, each with figures that can be checked by hand.
+"""Who pays for what: the rules of docs/method/rules.md section 4, each with figures that can be checked by hand.
 
 The engine's one device works in steps of round lengths; the method is `tokens` (each computed token pays the same), so
 a step's price list is its token counts. `test_worked_example.py` has the full price list.

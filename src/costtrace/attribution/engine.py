@@ -2,7 +2,7 @@
 
 One `EngineAttribution` an engine. It is fed what `sharing` yields, in order, and leaves rows in `out`. All that it
 knows is in its fields: an agent that was killed goes on from its last transaction as if nothing had happened, and the
-same journal always gives the same rows (docs/method.md sections 2 to 6).
+same journal always gives the same rows (docs/method/rules.md sections 2 to 6).
 """
 
 import msgspec
@@ -43,7 +43,7 @@ of an agent's memory and of its state."""
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """Choices of docs/method.md that are the operator's."""
+    """Choices of docs/method/rules.md that are the operator's."""
 
     method: str = "auto"
     """A rung of the ladder, or ``auto``: the best by measured fit."""

@@ -249,7 +249,7 @@ class Reading(Event, tag=12, frozen=True):
     """``gpu``, ``module``, ``board_shared_by_mig``, ``package``."""
     fault: str = ""
     """Why a value is missing, or (``reset``, with a value) that the count begins anew: what was drawn since the
-    reading before is unknown. docs/method.md section 15 says what each does to the rows."""
+    reading before is unknown. docs/method/rules.md section 7 says what each does to the rows."""
     gain: str = "1"
     """Declared correction of this sensor that is in `energy_uj` and `power_mw`: a decimal number."""
     share: str = ""

@@ -17,7 +17,7 @@ JOINED = "dynamo:"
 """Request keys that begin so are unique everywhere and join parts; others name a request on one engine only."""
 
 METHODS = ("roofline", "affine", "tokens", "equal")
-"""The fallback ladder of step attribution, best first; `docs/method.md` section 3."""
+"""The fallback ladder of step attribution, best first; `docs/method/rules.md` section 3."""
 
 
 class Posting(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""The axioms of docs/method.md section 13, on whole lives of an engine whose model is being learned meanwhile."""
+"""The axioms of docs/method/paper.md section 11, on whole lives of an engine whose model is being learned meanwhile."""
 
 from collections import defaultdict
 

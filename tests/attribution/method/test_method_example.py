@@ -1,7 +1,11 @@
-"""Section 12 of docs/method.md, through the real code: three requests, four steps, one bill.
+"""The worked example of docs/method/rules.md, through the real code: three requests, four steps, one bill.
 
-Times are microseconds after the engine began; the coefficients are those of the text.
+Times are microseconds after the engine began; the coefficients are those of the text. What stands here is compared with
+the tables of the document, so that neither can change alone.
 """
+
+import re
+from pathlib import Path
 
 import pytest
 from attributed import check
@@ -11,11 +15,13 @@ from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.attribution.steps.cost_model import Coefficients
 from costtrace.core.events import EngineReady, EngineStopped, SequenceAdded, SequenceFinished, Step
+from costtrace.pricing.rating import Rate, Rater
 
 US = 1_000
 T0 = 10**9
 COEFFICIENTS = Coefficients(600e-6, 10e-6, 1200e-6, 0.1e-6, 0.01e-6, 5e-6)
 A, B, C1, C2 = range(4)
+EXAMPLE = (Path(__file__).parents[3] / "docs/method/rules.md").read_text(encoding="utf-8").partition("## 12 ")[2]
 
 
 def at(us):
@@ -82,3 +88,66 @@ def test_the_head_fees_are_told_apart(rows):
     # Step 0 costs F + c_t x 200 (beyond the knee) + s + q x 200 x 100 = 600 + 2000 + 5 + 200 and took 3000.
     of_step_0 = 1_800 / 2_805 * 3_000
     assert record.head_ns == pytest.approx((of_step_0 + 1_800 + 600 + 600) * US, abs=3)
+
+
+# -- the document says the same
+
+
+def table(first_column):
+    """Rows of the table of the example whose head begins with *first_column*, as lists of cells."""
+    lines = EXAMPLE.splitlines()
+    begin = next(i for i, line in enumerate(lines) if re.match(rf"\| *{first_column} *\|", line))
+    rows = []
+    for line in lines[begin + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def whole(text):
+    return int(text.replace(",", "")) if text else None
+
+
+def test_the_steps_are_those_of_the_document():
+    steps = [event for event in EVENTS if isinstance(event, Step)]
+    (_, _, ready, _, _), *written, (_, end, *_) = table("")
+    assert (at(float(ready) * 1_000), at(float(end) * 1_000)) == (at(5_000), EVENTS[-1].at_ns)
+    assert [row[0] for row in written] == [f"step {step.index}" for step in steps]
+    done_ns = T0
+    for step, (_, dispatched, done, owned, _) in zip(steps, written, strict=True):
+        assert (at(float(dispatched) * 1_000), at(float(done) * 1_000)) == (step.scheduled_ns, step.done_ns)
+        owned_ns = step.done_ns - max(done_ns, step.scheduled_ns)
+        assert round(float(owned.split()[-1]) * 1_000_000) == owned_ns
+        done_ns = step.done_ns
+
+
+def test_the_coefficients_are_those_of_the_document():
+    names = {"F": "launch", "c_t": "token", "W": "weights", "k_b": "context", "q": "attention", "s": "sequence"}
+    written = dict(re.findall(r"\$(\w+) = ([\d.]+)\$", EXAMPLE))
+    assert written.keys() == names.keys()
+    for name, field in names.items():
+        assert float(written[name]) * 1e-6 == pytest.approx(getattr(COEFFICIENTS, field), rel=1e-12)
+
+
+def test_the_bill_is_that_of_the_document(rows):
+    """Time to the few ns that the last bits of floats can move; money at 3.60 USD an hour, in the order of posting."""
+    records = {record.request_key: record for record in rows.records}
+    rate, rater, charged = Rate("r", "book", "USD", "GPU", 1, 1_000, 0, 0, includes_energy=True), Rater(), {}
+    names = {record.record_id: key for key, record in records.items()}
+    for posting in rows.postings:
+        name = names.get(posting.record_id, posting.kind)
+        charged[name] = charged.get(name, 0) + rater.charge("e", rate, posting.gpu_ns, None).cost_nano
+    *lines, total = [[name, *map(whole, amounts)] for name, *amounts in table("row")]
+    assert [line[0] for line in lines] == [*sorted(records), "overhead", "idle"]
+    for name, prefill_ns, decode_ns, gpu_ns, wasted_ns, nano in lines:
+        assert charged[name] == pytest.approx(nano, abs=1)
+        if name not in records:
+            assert gpu_ns == sum(p.gpu_ns for p in rows.postings if p.kind == name)
+            continue
+        found = records[name]
+        assert (found.prefill_ns, found.decode_ns, found.gpu_ns, found.wasted_ns) == pytest.approx(
+            (prefill_ns, decode_ns, gpu_ns, wasted_ns), abs=3
+        )
+    assert (total[3], total[5]) == (sum(line[3] for line in lines), sum(line[5] for line in lines))
+    assert (total[3], total[5]) == (sum(p.gpu_ns for p in rows.postings), sum(charged.values()))

@@ -138,7 +138,7 @@ def test_more_work_never_costs_less_at_the_same_prices(batch, c, more):
 
 @given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(-1, 1)), min_size=1, max_size=20), st.floats(0.0, 0.9))
 def test_a_model_that_is_off_by_at_most_e_misplaces_at_most_half_of_e_over_1_minus_e(weights, most):
-    """docs/method.md section 3.7."""
+    """docs/method/paper.md section 5."""
     truth = [weight for weight, _ in weights]
     model = [weight * (1 + most * error) for weight, error in weights]
     whole = sum(truth)

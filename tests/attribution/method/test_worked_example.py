@@ -1,4 +1,6 @@
-"""A worked example: three requests, four steps, every number by hand, by every method (docs/method.md has another).
+"""A worked example: three requests, four steps, every number by hand, by every method.
+
+docs/method/rules.md has another one.
 
 One engine with one device. Its step model has coefficients that are easy to calculate with (seconds; only their
 proportions matter, because each step's shares are scaled to the time that it took):

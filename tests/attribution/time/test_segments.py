@@ -1,4 +1,4 @@
-"""The rules of method.md section 2, one by one."""
+"""The rules of docs/method/rules.md section 2, one by one."""
 
 import pytest
 

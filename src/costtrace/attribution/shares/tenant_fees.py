@@ -1,9 +1,9 @@
 """Among whom a step's fixed cost is split: policy `tenant`, in O(1) whatever the tenant's number of requests.
 
 The fee is split evenly over the tenants that run, and a tenant's part evenly over its running requests: the Owen value,
-for a cost that is there as soon as anybody is (docs/method.md section 5). When a request of a tenant comes or goes, the
-parts of all its others change; they are not touched. Each tenant keeps what a whole request of it has paid so far, by
-meter, and a member's payment is a difference of that.
+for a cost that is there as soon as anybody is (docs/method/paper.md section 7). When a request of a tenant comes or
+goes, the parts of all its others change; they are not touched. Each tenant keeps what a whole request of it has paid so
+far, by meter, and a member's payment is a difference of that.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 The *cohort* is the set of sequences that decode one token a step. In step k each of them pays
 ``h_k * w + v_k + b_k * ctx``: its weight in the head fee, a fixed sum, and its context, which grows by one a step. What
-a member owes over any span of steps is therefore a difference of four counters (docs/method.md section 4):
+a member owes over any span of steps is therefore a difference of four counters (docs/method/paper.md section 6):
 
     H = sum h_k     A = sum v_k     B = sum b_k     C = sum b_k * k
     owed = w * dH + dA + (ctx0 - k0) * dB + dC        (entered at step k0 with context ctx0)
@@ -25,7 +25,7 @@ SHIFT = 40
 """Fixed point: one unit (ns, uJ) is 2**40 parts."""
 ONE = 1 << SHIFT
 HEAD = 1 << 20
-"""Weight of a whole head fee: a request with two sequences gives each half of it (docs/method.md section 5)."""
+"""Weight of a whole head fee: a request with two sequences gives each half of it (docs/method/rules.md, 3.6)."""
 
 
 class ItemUse(NamedTuple):

@@ -9,7 +9,7 @@ an encoder token, p what a step does once if there is any prefill chunk in it, d
 their own). cover(S) is the
 part of the weights that is read: all of them, or for a mixture of experts ``1 - x * (1 - k/E)**tok``, x being the
 experts' part of the weights. Seconds, but only proportions matter: shares are scaled to the measured time
-(docs/method.md section 3).
+(docs/method/paper.md section 1).
 
 The prices are Shapley's where that is a formula: everybody pays a head fee for what must be done once, and for the
 tokens beyond the knee as far as he brings them about (`beyond_knee`). Experts are paid by who made them be read
@@ -118,8 +118,8 @@ def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
     """How much of the reading of experts a participant with *tokens* of *all_tokens* brings about.
 
     What it adds on average, when participants arrive in random order and those before it have any number of the other
-    tokens with equal chance. Exact for the Shapley value where all have one token; else close to it (docs/method.md
-    section 3.3).
+    tokens with equal chance. Exact for the Shapley value where all have one token; else close to it
+    (docs/method/paper.md section 2).
     """
     if miss <= 0.0:
         return 1.0

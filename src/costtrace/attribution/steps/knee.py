@@ -1,6 +1,6 @@
 """Whose tokens are beyond the roofline's knee: the Shapley value of ``max(tokens - knee, 0)``, nearly.
 
-Shares of what the tokens of a step cost beyond the reading of the weights (docs/method.md section 3.3). Who stands
+Shares of what the tokens of a step cost beyond the reading of the weights (docs/method/paper.md section 2). Who stands
 before a participant in a random order is told apart in two: of the two largest others each is before it or not, all
 that are left are before it in part. With at most two who have more than one token beside those who decode one each,
 that is the Shapley value but for the corner that a whole token makes of a line; with more of them it is close to it.

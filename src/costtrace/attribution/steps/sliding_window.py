@@ -3,7 +3,7 @@
 Of each `full` + `sliding` layers, `full` read the whole context and `sliding` at most `window` tokens of it. Reads are
 counted in *units*: one KV token in one of these layers. A sequence that decodes reads ``units`` more with each step
 until its context has reached the window, and ``full`` more from then on: one event a sequence, else nothing changes
-(docs/method.md section 4).
+(docs/method/paper.md section 6).
 """
 
 from math import gcd

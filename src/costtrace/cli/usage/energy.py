@@ -22,7 +22,7 @@ def energy(*, since: str | None, until: str | None, tz: str, form: str, home: Pa
     """Say where the joules of each device are from, and which of them are estimated, unknown or pending.
 
     A line is an engine's device as it was read in one way: by which source, of what scope (the GPU, a whole module, a
-    part of a board by rule), with which declared gain, by which node. docs/method.md, section 15, explains them.
+    part of a board by rule), with which declared gain, by which node. docs/method/rules.md, section 7, explains them.
     """
     where = zone(tz)
     with open_ledger(home) as store:

@@ -28,8 +28,8 @@ from costtrace.reports.output.render import render
 def model(*, engine: str | None, limit: int, tz: str, form: str, home: Path) -> None:
     """Show the step model of each engine: method, coefficients, error, coverage.
 
-    The model sets the proportions between the requests of one step; the step's own time is measured. docs/method.md,
-    section 3, says what the coefficients mean.
+    The model sets the proportions between the requests of one step; the step's own time is measured.
+    docs/method/paper.md, section 1, says what the coefficients mean.
     """
     where = zone(tz)
     with open_ledger(home) as store:

@@ -1,4 +1,4 @@
-"""Joins the parts of a request to one total (docs/method.md section 7, docs/dynamo.md). Pure.
+"""Joins the parts of a request to one total (docs/method/rules.md, 4.11; docs/dynamo.md). Pure.
 
 A request can be worked on by several engines: one computes the prompt (role `prefill`), one the answer (`decode`), and
 where a worker is lost, another one goes on. Each leaves a usage record, a *part*, with the same request key. Parts come

@@ -49,7 +49,9 @@ FEW_REQUESTS = 100
 @click.option("--basis", type=click.Choice(BASES), default="output", show_default=True, help="Tokens that are counted.")
 @click.option("--tier", help="Price: a published tier (see `benchmarks import`), or yours per GPU-hour: mine=2.10.")
 @click.option("--book", type=click.Path(path_type=Path), help="A price book that has this tier.")
-@click.option("--device", help="Another device: one of the table in docs/method.md, or any name with its two peaks.")
+@click.option(
+    "--device", help="Another device: one of the table in docs/method/paper.md, or any name with its two peaks."
+)
 @click.option("--tflops", help="Its dense 16-bit TFLOP/s.")
 @click.option("--tb-per-s", help="Its memory bandwidth, TB/s.")
 @click.option(

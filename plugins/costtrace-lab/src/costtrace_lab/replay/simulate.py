@@ -56,7 +56,7 @@ def run(what: Simulation, home: Path, progress: Callable[[int], None]) -> tuple[
         device = device or "NVIDIA H100 80GB HBM3"
         if peak_of(device, "gpu").generic:
             raise CosttraceError(
-                f"nothing is known of a device {device!r}: name one of docs/method.md's table of devices, or give its "
+                f"nothing is known of a device {device!r}: name one of the table in docs/method/paper.md, or give its "
                 "kernel tables with --tables"
             )
         times = Roofline(model, device)

@@ -48,7 +48,7 @@ class StepTimes(Protocol):
 
 
 class Analytic:
-    """The step model of docs/method.md section 3 with given coefficients (s). Experts count as if all were read."""
+    """The step model of docs/method/paper.md section 1 with given coefficients (s). All experts count as read."""
 
     def __init__(self, coefficients: Coefficients, source: str) -> None:
         self.coefficients = coefficients
