@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from costtrace.ledger import Ledger
 from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.verify.audit import Audit
-from costtrace.ledger.verify.money import Carry
+from costtrace.ledger.verify.money import RunningSum
 
 RUNNING = "engine-f"
 TRIES = settings.default.max_examples
@@ -265,13 +265,13 @@ def test_two_wrong_amounts_of_money_are_two_discrepancies_and_not_a_thousand(led
     st.lists(st.integers(0, 10**15), min_size=1, max_size=50), st.integers(0, 10**12), st.integers(1, 10**13), st.data()
 )
 def test_the_running_sum_is_the_floor_of_the_exact_sum(quantities, numerator, denominator, data):
-    carry, left, wrong_at = Carry(numerator, denominator), 0, data.draw(st.integers(0, len(quantities) - 1))
+    running, left, wrong_at = RunningSum(numerator, denominator), 0, data.draw(st.integers(0, len(quantities) - 1))
     for place, quantity in enumerate(quantities):
         nano, left = divmod(left + quantity * numerator, denominator)
         off = 1 if place == wrong_at else 0
-        due = carry.add(quantity, nano + off)
+        due = running.add(quantity, nano + off)
         assert bool(due) == (place == wrong_at)
         if due:
             assert due == str(nano)
-    assert carry.due == sum(quantities) * numerator // denominator
-    assert carry.nano == carry.due + 1
+    assert running.due == sum(quantities) * numerator // denominator
+    assert running.nano == running.due + 1

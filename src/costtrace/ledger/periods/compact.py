@@ -1,7 +1,7 @@
-"""Compaction of closed periods: postings, usage records and meter rows become rows of an hour. Every total stays.
+"""Compaction of closed periods: postings, usage records and meter rows become sums by the hour. Every total stays.
 
-What stays as it is: adjustments, rates, rows that came late, and requests that cross the period's ends (a record and
-its postings are compacted together or not at all). All in one transaction; the agent waits for it.
+Not compacted: adjustments, rates, rows that came late, and requests that cross the period's ends (a record and its
+postings are compacted together or not at all). All in one transaction; the agent waits for it.
 """
 
 from costtrace.core.errors import LedgerError
@@ -10,7 +10,7 @@ from costtrace.ledger.periods.close import append_seal, closed_until, stage
 from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.schema.closing import HOUR
 from costtrace.ledger.store import Ledger
-from costtrace.ledger.verify.sealed_rows import current, seals, totals_of
+from costtrace.ledger.verify.sealed_rows import current_seals, seals, totals_of
 from costtrace.ledger.verify.seals import SealLine
 
 _PLAIN = "window_ns >= :since AND window_ns < :until AND posting_id NOT IN (SELECT posting_id FROM late_posting)"
@@ -56,14 +56,14 @@ _METER_HOURS = f"""
 
 
 def compactable(chain: list[SealLine], before_ns: int) -> list[SealLine]:
-    """Closed periods in full detail that ended before *before_ns*, oldest first."""
-    return [seal for seal in current(chain) if seal.kind == "close" and seal.until_ns <= before_ns]
+    """Closed periods that ended before *before_ns* (wall) and are not compacted yet, oldest first."""
+    return [seal for seal in current_seals(chain) if seal.kind == "close" and seal.until_ns <= before_ns]
 
 
 def compact_period(ledger: Ledger, seal: SealLine, now_ns: int) -> SealLine:
-    """Turn the rows of the closed period of *seal* into hours. All of it or nothing, whatever happens.
+    """Sum the rows of the closed period of *seal* by the hour, in one transaction.
 
-    Raises: LedgerError (its spans are not sent yet, an adjustment of it is not closed yet).
+    Raises: LedgerError (compacted already, its spans are not sent yet, an adjustment of it is not closed yet).
     """
     connection, store = ledger.connection, SqliteStore(ledger)
     period = Period(seal.since_ns, seal.until_ns)
@@ -74,9 +74,9 @@ def compact_period(ledger: Ledger, seal: SealLine, now_ns: int) -> SealLine:
     connection.execute("CREATE INDEX temp.going_by_record ON going (record_id)")
     with ledger.transaction():
         chain = seals(store)
-        if seal not in chain or any(each.kind == "compact" and each.period == seal.period for each in chain):
+        if seal not in chain or any(other.kind == "compact" and other.period == seal.period for other in chain):
             raise LedgerError(f"{seal.period} is compacted already")
-        _may_be_compacted(store, chain, seal)
+        _require_compactable(store, chain, seal)
         connection.execute(_GOING, bounds)
         connection.execute(_POSTINGS, bounds)
         connection.execute(_USAGE)
@@ -100,7 +100,7 @@ _TEMPORARY = {
 
 
 def _replace_meter(ledger: Ledger) -> None:
-    """Put one row for an hour where the rows of an hour follow each other. A late trigger must not see them as late."""
+    """Replace rows of an hour that follow each other by one. The insert trigger marks it as late: undo that."""
     connection = ledger.connection
     connection.execute("""
         DELETE FROM meter WHERE EXISTS (SELECT 1 FROM temp.hours h WHERE h.engine_id = meter.engine_id
@@ -119,7 +119,7 @@ def _replace_meter(ledger: Ledger) -> None:
     """)
 
 
-def _may_be_compacted(store: SqliteStore, chain: list[SealLine], seal: SealLine) -> None:
+def _require_compactable(store: SqliteStore, chain: list[SealLine], seal: SealLine) -> None:
     bounds = {"since": seal.since_ns, "until": seal.until_ns}
     sql = "SELECT count(*) FROM adjustment WHERE window_ns >= :since AND window_ns < :until AND booked_ns >= :open"
     if next(store.rows(sql, {**bounds, "open": closed_until(chain)}))[0]:
@@ -130,8 +130,8 @@ def _may_be_compacted(store: SqliteStore, chain: list[SealLine], seal: SealLine)
         SELECT c.consumer, c.usage_id FROM cursor c WHERE c.usage_id <
             (SELECT max(usage_id) FROM usage WHERE ended_ns >= :since AND ended_ns < :until)
     """
-    behind = [row[0] for row in store.rows(sql, bounds)]
-    if behind:
+    consumers = [row[0] for row in store.rows(sql, bounds)]
+    if consumers:
         raise LedgerError(
-            f"{', '.join(behind)} has not been sent all records of {seal.period} yet: let the agent send them first"
+            f"{', '.join(consumers)} has not been sent all records of {seal.period} yet: let the agent send them first"
         )
