@@ -1,4 +1,4 @@
-"""Writing the ledger: one agent, one connection, one transaction for what was made of a stretch of journal."""
+"""Writing the ledger: one agent, one connection, one transaction for all rows from a stretch of journal."""
 
 import contextlib
 import json
@@ -28,11 +28,11 @@ from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
 
 LEDGER_NAME = "ledger.sqlite"
 LOG_PAGES = 128
-"""Length of SQLite's write-ahead log, in pages of 4 kB, before it is folded into the ledger."""
+"""Length of SQLite's write-ahead log, in pages of 4 kB, at which it is written back into the ledger."""
 
 
 class Ledger:
-    """A ledger file. Readers may open it as often as they like; only one agent writes (its file lock sees to that).
+    """A ledger file. Any number of readers may open it; one agent writes, which its file lock ensures.
 
     Raises: LedgerTooNew, LedgerError (not a ledger, not readable).
     """
@@ -67,7 +67,7 @@ class Ledger:
             return
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = NORMAL")
-        # Fold the log in and cut it off early: by default it takes 4 MB, which a small volume may not have.
+        # Write the log back and truncate it early: by default it takes 4 MB, which a small volume may not have.
         self.connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self.connection.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
         with self.transaction():
@@ -82,11 +82,11 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block, or nothing of it, whatever happens."""
+        """Run the block as one transaction; any exception rolls it back."""
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:  # also on Ctrl-C: all or nothing
+        except BaseException:  # Ctrl-C too
             with contextlib.suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
             raise
@@ -192,19 +192,19 @@ class Ledger:
         self.connection.execute("INSERT OR IGNORE INTO rate VALUES (?,?,?,?,?,?,?,?,?)", row)
 
     def put_position(self, engine_id: str, position: Position, *, done: bool) -> None:
-        """Where the agent stands in an engine's journal."""
+        """Keep up to where the agent has booked an engine's journal. *done*: it has ended and was read whole."""
         self.connection.execute(
             "INSERT OR REPLACE INTO position VALUES (?,?,?,?,?,?)",
             (engine_id, position.segment, position.offset, position.sequence, int(position.damaged), int(done)),
         )
 
     def positions(self) -> dict[str, tuple[Position, bool]]:
-        """All positions, and whether that journal is done."""
+        """Position by engine id, and whether its journal is done."""
         rows = self.connection.execute("SELECT engine_id, segment, offset, sequence, damaged, done FROM position")
         return {row[0]: (Position(row[1], row[2], row[3], bool(row[4])), bool(row[5])) for row in rows}
 
     def put_state(self, name: str, value: bytes | None) -> None:
-        """Keep (or with None, drop) what the agent needs to go on from its positions."""
+        """Keep (or with None, drop) the state that the agent needs to go on from its positions."""
         if value is None:
             self.connection.execute("DELETE FROM state WHERE name = ?", (name,))
         else:
@@ -215,7 +215,7 @@ class Ledger:
         return {row[0]: row[1] for row in self.connection.execute("SELECT name, value FROM state")}
 
     def notice(self, subject: str, message: str) -> None:
-        """Keep something an operator has to know later."""
+        """Keep a message that an operator has to see later."""
         self.connection.execute(
             "INSERT INTO notice (at_ns, subject, message) VALUES (?,?,?)", (time.time_ns(), subject, message)
         )
@@ -237,7 +237,7 @@ def _usage_row(record: UsageRecord, cost: UsageCost) -> tuple[object, ...]:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Single statements of a script (``executescript`` would commit behind our back)."""
+    """Split a script into statements (``executescript`` would commit the transaction that is open)."""
     rest = ""
     for line in script.splitlines():
         rest += line.split("--")[0] + "\n"
@@ -251,7 +251,7 @@ _SENSOR_PLACES = ", ".join("?" * (3 + len(EnergyProvenance.__struct_fields__)))
 
 
 def put_sensors(connection: sqlite3.Connection, rows: Iterable[MeterRow]) -> None:
-    """Keep how the energy of meter rows was read. A window that comes in two rows has its last one's."""
+    """Write how the energy of meter rows was read. Where a window comes in two rows, the last one counts."""
     connection.executemany(
         f"INSERT OR REPLACE INTO window_sensor VALUES ({_SENSOR_PLACES})",  # noqa: S608 - our names
         [
@@ -263,6 +263,6 @@ def put_sensors(connection: sqlite3.Connection, rows: Iterable[MeterRow]) -> Non
 
 
 def put_pending(connection: sqlite3.Connection, rows: Iterable[PendingRow]) -> None:
-    """Say what is pending now, in place of what was."""
+    """Replace the rows of what is pending."""
     connection.execute("DELETE FROM pending")
     connection.executemany("INSERT INTO pending VALUES (?,?,?,?,?)", [msgspec.structs.astuple(row) for row in rows])
