@@ -131,14 +131,14 @@ def test_of_several_budgets_the_one_that_refuses_longest_is_named(home):
 def test_a_budget_that_cannot_be_judged_is_said_once_and_the_others_hold(home, caplog, monkeypatch):
     from costtrace.agent import refuse_over_budget as agents
 
-    judge = agents.standing_of
+    judge = agents.budget_status
 
-    def standing_of(store, budget, now_ns):
+    def budget_status(store, budget, now_ns):
         if budget.name == "enough":
             raise ConfigError("budget enough is in EUR, and costs of it are in USD")
         return judge(store, budget, now_ns)
 
-    monkeypatch.setattr(agents, "standing_of", standing_of)
+    monkeypatch.setattr(agents, "budget_status", budget_status)
     agent = BudgetRefusals(home, home / "budgets.yaml", lambda _: None)
     assert [list(agent.turn(NOW_NS)) for _ in range(2)] == [["acme"]] * 2
     assert caplog.text.count("nobody is refused for budget enough") == 1
@@ -146,12 +146,12 @@ def test_a_budget_that_cannot_be_judged_is_said_once_and_the_others_hold(home, c
 
 def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home):
     from costtrace.ledger.budgets.file import load_budgets
-    from costtrace.ledger.budgets.standing import standing_of
+    from costtrace.ledger.budgets.status import budget_status
     from costtrace.ledger.reader import open_ledger
 
     (home / "budgets.yaml").write_text(BUDGETS.replace("USD", "EUR"))
     with open_ledger(home) as store, pytest.raises(ConfigError, match="in EUR, and costs of it are in USD"):
-        standing_of(store, load_budgets(home / "budgets.yaml")[0], NOW_NS)
+        budget_status(store, load_budgets(home / "budgets.yaml")[0], NOW_NS)
 
 
 @pytest.mark.swallows

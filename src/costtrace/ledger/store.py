@@ -5,9 +5,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -94,98 +96,26 @@ class Ledger:
 
     def put_engine(self, row: EngineRow) -> None:
         """Write or refresh an engine."""
-        self.connection.execute(
-            "INSERT OR REPLACE INTO engine VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                row.engine_id,
-                row.host,
-                row.boot_id,
-                row.engine,
-                row.version,
-                row.model,
-                row.role,
-                row.dp_rank,
-                json.dumps(row.devices),
-                row.device_name,
-                row.device_kind,
-                json.dumps(row.settings),
-                json.dumps(row.lost_hooks),
-                int(row.simulated),
-                row.started_wall_ns,
-                row.started_ns,
-                row.ended_ns,
-                row.end_reason,
-            ),
-        )
+        self.connection.execute(_ENGINE.sql, _with_json(_ENGINE.values(row)))
 
     def post(self, lines: Iterable[tuple[Posting, Charge]]) -> None:
         """Append postings with their charges."""
-        self.connection.executemany(
-            "INSERT INTO posting VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    p.window_ns,
-                    p.engine_id,
-                    p.kind,
-                    p.reason,
-                    p.record_id,
-                    p.tenant,
-                    p.model,
-                    p.gpu_ns,
-                    p.prefill_ns,
-                    p.decode_ns,
-                    p.wasted_ns,
-                    p.energy_uj,
-                    p.prefill_uj,
-                    p.decode_uj,
-                    p.wasted_uj,
-                    p.energy_unknown_ns,
-                    p.method,
-                    c.rate_id,
-                    c.device_nano,
-                    c.energy_nano,
-                )
-                for p, c in lines
-            ],
-        )
+        self.connection.executemany(_POSTING.sql, [(*_POSTING.values(posting), *charge) for posting, charge in lines])
 
     def put_meter(self, rows: Iterable[MeterRow]) -> None:
         """Append meter rows."""
         rows = list(rows)
         put_sensors(self.connection, rows)
-        self.connection.executemany(
-            "INSERT INTO meter VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    m.engine_id,
-                    m.device,
-                    m.start_ns,
-                    m.end_ns,
-                    m.window_ns,
-                    m.request_ns,
-                    m.idle_ns,
-                    m.overhead_ns,
-                    m.unobserved_ns,
-                    int(m.shared),
-                    m.energy_uj,
-                    m.energy_unknown_ns,
-                    m.energy_source,
-                    m.energy_scope,
-                )
-                for m in rows
-            ],
-        )
+        self.connection.executemany(_METER.sql, [_METER.values(row) for row in rows])
 
     def put_usage(self, rows: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
-        """Append usage records of parts that have closed."""
-        self.connection.executemany(_INSERT_USAGE, [_usage_row(record, cost) for record, cost in rows])
+        """Append usage records of parts that have closed, with their costs."""
+        values = [(*_with_json(_USAGE.values(record)), *cost) for record, cost in rows]
+        self.connection.executemany(_USAGE.sql, values)
 
     def put_fit(self, row: FitRow) -> None:
         """Write or refresh what an engine's step model has learned."""
-        values = msgspec.structs.astuple(row)
-        places = ", ".join("?" * len(values))
-        names = ", ".join(row.__struct_fields__)
-        self.connection.execute(f"INSERT OR REPLACE INTO engine_fit ({names}) VALUES ({places})", values)  # noqa: S608 - our names
+        self.connection.execute(_FIT.sql, _FIT.values(row))
 
     def put_rate(self, row: tuple[str, str, str, str, str, str, str, str, int]) -> None:
         """Remember a rate that is being applied; the columns of table ``rate``."""
@@ -221,19 +151,32 @@ class Ledger:
         )
 
 
-_USAGE_FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
-# A column keeps the name that it was made with: a field's stored name.
-_COLUMNS = ", ".join(f'"{field.encode_name}"' for field in msgspec.structs.fields(UsageRecord))
-_PLACES = ", ".join("?" * (len(_USAGE_FIELDS) + len(UsageCost._fields)))
-_INSERT_USAGE = f"INSERT INTO usage ({_COLUMNS}, {', '.join(UsageCost._fields)}) VALUES ({_PLACES})"  # noqa: S608 - our names
+class _Insert(NamedTuple):
+    """An INSERT for rows of one struct type, and what reads a row's values in the order of its columns."""
+
+    sql: str
+    values: Callable[[object], tuple[Any, ...]]
 
 
-def _usage_row(record: UsageRecord, cost: UsageCost) -> tuple[object, ...]:
-    values: list[object] = []
-    for name in _USAGE_FIELDS:
-        value = getattr(record, name)
-        values.append(json.dumps(value) if isinstance(value, (dict, tuple)) else value)
-    return (*values, *cost)
+def _insert(
+    table: str, row: type[msgspec.Struct], beside: tuple[str, ...] = (), *, without: str = "", verb: str = "INSERT"
+) -> _Insert:
+    """Each field of *row* but *without* goes into the column of its stored name; the columns *beside* follow."""
+    fields = [field for field in msgspec.structs.fields(row) if field.name != without]
+    columns = [f'"{name}"' for name in (*(field.encode_name for field in fields), *beside)]
+    sql = f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    return _Insert(sql, attrgetter(*(field.name for field in fields)))
+
+
+_ENGINE = _insert("engine", EngineRow, verb="INSERT OR REPLACE")
+_FIT = _insert("engine_fit", FitRow, verb="INSERT OR REPLACE")
+_POSTING = _insert("posting", Posting, Charge._fields)
+_METER = _insert("meter", MeterRow, without="sensor")
+_USAGE = _insert("usage", UsageRecord, UsageCost._fields)
+
+
+def _with_json(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(json.dumps(value) if isinstance(value, (dict, tuple)) else value for value in values)
 
 
 def _statements(script: str) -> Iterator[str]:
