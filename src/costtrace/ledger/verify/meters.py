@@ -16,6 +16,8 @@ from costtrace.ledger.verify.lines import (
     window,
 )
 
+_ALL_KINDS = "request + idle + overhead + unobserved"
+
 
 def check_windows(
     posted: Iterable[WindowSums], metered: Iterable[WindowSums], still_open: Mapping[str, int]
@@ -34,14 +36,9 @@ def check_windows(
             if kind == "request" and posted_ns > due and still_open.get(engine_id) == window_ns:
                 continue
             if due != posted_ns:
-                yield Discrepancy(
-                    "postings = meter",
-                    row,
-                    f"sum of posting.gpu_ns where kind = '{kind}'",
-                    str(due),
-                    str(posted_ns),
-                    f"the postings hold {posted_ns - due:+d} ns of {kind} time against the engine's meter rows",
-                )
+                field = f"sum of posting.gpu_ns where kind = '{kind}'"
+                meaning = f"the postings hold {posted_ns - due:+d} ns of {kind} time against the engine's meter rows"
+                yield Discrepancy("postings = meter", row, field, str(due), str(posted_ns), meaning)
         if meter is not None or still_open.get(engine_id) != window_ns:
             yield from _check_energy(row, bill, meter)
 
@@ -57,14 +54,8 @@ def _check_energy(row: str, bill: WindowSums | None, meter: WindowSums | None) -
     for field, column, unit, name in _ENERGY_SUMS:
         due, posted = getattr(meter, field, 0), getattr(bill, field, 0)
         if due != posted:
-            yield Discrepancy(
-                "energy = meter",
-                row,
-                f"sum of posting.{column}",
-                str(due),
-                str(posted),
-                f"the postings hold {posted - due:+d} {unit} of {name} against the engine's meter rows",
-            )
+            meaning = f"the postings hold {posted - due:+d} {unit} of {name} against the engine's meter rows"
+            yield Discrepancy("energy = meter", row, f"sum of posting.{column}", str(due), str(posted), meaning)
 
 
 def check_tiling(meter: Iterable[MeterLine], engines: Mapping[str, EngineLine]) -> Iterator[Discrepancy]:
@@ -98,47 +89,33 @@ def _gap(line: MeterLine, due: int, *, first: bool) -> Discrepancy:
 
 
 def _foreign_device(line: MeterLine, engine: EngineLine) -> Discrepancy:
-    return Discrepancy(
-        "meter tiles the clock",
-        line.name,
-        "device",
+    due, meaning = (
         f"one of {', '.join(engine.devices)}",
-        line.device,
         "the engine has no such device: its time would be billed twice",
     )
+    return Discrepancy("meter tiles the clock", line.name, "device", due, line.device, meaning)
 
 
 def _check_row(line: MeterLine) -> Iterator[Discrepancy]:
     for kind in KINDS:
         value = getattr(line, f"{kind}_ns")
         if value < 0:
-            yield Discrepancy(
-                "no negative", line.name, f"{kind}_ns", "0 or more", str(value), "no device runs backwards"
-            )
+            meaning = "no device runs backwards"
+            yield Discrepancy("no negative", line.name, f"{kind}_ns", "0 or more", str(value), meaning)
     length = line.end_ns - line.start_ns
     if line.metered_ns > length:
-        yield Discrepancy(
-            "meter row = wall time",
-            line.name,
-            "request + idle + overhead + unobserved",
-            f"at most {length} (end - start)",
-            str(line.metered_ns),
-            f"{line.metered_ns - length} ns more than all of the device's time in this window",
-        )
+        due = f"at most {length} (end - start)"
+        meaning = f"{line.metered_ns - length} ns more than all of the device's time in this window"
+        yield Discrepancy("meter row = wall time", line.name, _ALL_KINDS, due, str(line.metered_ns), meaning)
     yield from _check_row_energy(line)
 
 
 def _check_row_energy(line: MeterLine) -> Iterator[Discrepancy]:
     energy_uj = line.energy_uj
     if energy_uj is not None and (energy_uj < 0 or line.energy_source in {"", "none"}):
-        yield Discrepancy(
-            "energy has a source",
-            line.name,
-            "energy_uj",
-            "0 or more, with its source",
-            f"{energy_uj} from {line.energy_source or 'nowhere'}",
-            "a counter never runs backwards, and an energy that was not measured is unknown",
-        )
+        due, actual = "0 or more, with its source", f"{energy_uj} from {line.energy_source or 'nowhere'}"
+        meaning = "a counter never runs backwards, and an energy that was not measured is unknown"
+        yield Discrepancy("energy has a source", line.name, "energy_uj", due, actual, meaning)
     if (energy_uj is not None) != energy_must_be_known(line.metered_ns, energy_uj, line.energy_unknown_ns):
         due = "known" if energy_uj is None else shown(None)
         meaning = f"the energy of {line.energy_unknown_ns} ns out of {line.metered_ns} ns is unknown"
@@ -156,22 +133,16 @@ def _check_ends(engine: EngineLine, last: Mapping[str, MeterLine]) -> Iterator[D
     for device in engine.devices:
         until_ns = last[device].end_ns if device in last else engine.started_ns
         if until_ns != end_ns:
-            yield Discrepancy(
-                "meter tiles the clock",
-                last[device].name if device in last else f"{row}, device {device}",
-                "end_ns",
-                f"{end_ns} ({where})",
-                str(until_ns),
-                "time of the engine that nobody metered" if until_ns < end_ns else "metered beyond the engine's end",
-            )
+            name = last[device].name if device in last else f"{row}, device {device}"
+            early = until_ns < end_ns
+            meaning = "time of the engine that nobody metered" if early else "metered beyond the engine's end"
+            yield Discrepancy("meter tiles the clock", name, "end_ns", f"{end_ns} ({where})", str(until_ns), meaning)
     if engine.done and not engine.ended_ns:
-        yield Discrepancy(
-            "positions", row, "position.done", "0 while the engine runs", "1", "its journal is not read any further"
-        )
+        due, meaning = "0 while the engine runs", "its journal is not read any further"
+        yield Discrepancy("positions", row, "position.done", due, "1", meaning)
     if engine.done is None:
-        yield Discrepancy(
-            "positions", row, "position", "a row", "none", "the agent would read the journal again and bill it twice"
-        )
+        meaning = "the agent would read the journal again and bill it twice"
+        yield Discrepancy("positions", row, "position", "a row", "none", meaning)
 
 
 class Device(NamedTuple):
@@ -216,9 +187,8 @@ class DeviceCheck:
                 else:
                     off_ns += stretch.metered_ns - length
                     yield _not_its_length(stretch)
-            self.devices.append(
-                Device(stretch.first.device, tuple(sorted(names)), wall_ns, metered_ns, off_ns, open_ns)
-            )
+            device, engines = stretch.first.device, tuple(sorted(names))
+            self.devices.append(Device(device, engines, wall_ns, metered_ns, off_ns, open_ns))
 
     def set_metered_until(self, until: Mapping[str, int]) -> None:
         """Set the monotonic ns to which each engine has rows: beyond, time on a device that it shares is open."""
@@ -274,11 +244,5 @@ def _not_its_length(stretch: _Stretch) -> Discrepancy:
             f"device {first.device}, {stretch.rows} meter rows from {stretch.start_ns} to {stretch.end_ns}, "
             f"first window {window(first.window_ns)}, engines {', '.join(sorted(stretch.engines))}"
         )
-    return Discrepancy(
-        "device = wall time",
-        row,
-        "request + idle + overhead + unobserved",
-        f"{length} (wall time)",
-        str(stretch.metered_ns),
-        f"the device gives {stretch.metered_ns - length:+d} ns against its wall time",
-    )
+    meaning = f"the device gives {stretch.metered_ns - length:+d} ns against its wall time"
+    return Discrepancy("device = wall time", row, _ALL_KINDS, f"{length} (wall time)", str(stretch.metered_ns), meaning)

@@ -93,14 +93,9 @@ def _check_open(posted: RecordPosting, engines: Mapping[str, EngineLine]) -> Ite
     engine = engines.get(posted.engine_id)
     if engine is not None and engine.ended_ns == 0:
         return
-    yield Discrepancy(
-        "usage = postings",
-        f"record {posted.record_id} ({posted.rows} postings of engine {posted.engine_id})",
-        "record_id",
-        "a usage record",
-        "none",
-        "its engine has ended, so its request cannot be open any more",
-    )
+    row = f"record {posted.record_id} ({posted.rows} postings of engine {posted.engine_id})"
+    meaning = "its engine has ended, so its request cannot be open any more"
+    yield Discrepancy("usage = postings", row, "record_id", "a usage record", "none", meaning)
 
 
 def _holds(record: UsageLine, engines: Mapping[str, EngineLine]) -> bool:
@@ -156,10 +151,8 @@ def _explain(record: UsageLine, engines: Mapping[str, EngineLine]) -> Iterator[D
 def _check_unposted(record: UsageLine) -> Iterator[Discrepancy]:
     """A record without postings never ran: its amounts are 0, or unknown."""
     for field in _SUMS:
-        if getattr(record, field):
-            yield _wrong(
-                record, column_of(field), "0 (it has no posting)", getattr(record, field), "used, but nobody was billed"
-            )
+        if value := getattr(record, field):
+            yield _wrong(record, column_of(field), "0 (it has no posting)", value, "used, but nobody was billed")
 
 
 def _check_sums(record: UsageLine, posted: RecordPosting) -> Iterator[Discrepancy]:
