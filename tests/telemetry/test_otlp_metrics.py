@@ -68,8 +68,8 @@ def test_the_endpoints_sums_equal_the_ledgers(tmp_path, state, openmetrics):
 
 def test_histograms_point_to_the_spans_of_requests(state):
     traced = record(1, traceparent=f"00-{TRACE}-{PARENT}-01")
-    what = turn([traced])
-    state.add(what.postings, what.records, what.meter)
+    committed = turn([traced])
+    state.add(committed.postings, committed.records, committed.meter)
     family = scrape(state)["costtrace_request_cost"]
 
     exemplars = [sample.exemplar for sample in family.samples if sample.exemplar]
@@ -83,8 +83,8 @@ def test_histograms_point_to_the_spans_of_requests(state):
 
 
 def test_a_request_that_is_not_sampled_counts_but_is_no_exemplar(state):
-    what = turn([record(1, traceparent=f"00-{TRACE}-{PARENT}-00")])
-    state.add(what.postings, what.records, what.meter)
+    committed = turn([record(1, traceparent=f"00-{TRACE}-{PARENT}-00")])
+    state.add(committed.postings, committed.records, committed.meter)
     family = scrape(state)["costtrace_request_gpu_time_seconds"]
 
     assert [s.value for s in family.samples if s.name.endswith("_count")] == [1]
@@ -94,8 +94,8 @@ def test_a_request_that_is_not_sampled_counts_but_is_no_exemplar(state):
 @pytest.mark.parametrize("openmetrics", [True, False])
 @pytest.mark.parametrize("name", ['a"b', "a\\", "a\nb", "a\\nb", "{x=1}", "# EOF", "ü€😀", "a\x00\x1b[31mb", "", " "])
 def test_hostile_names_stay_inside_their_label(state, name, openmetrics):
-    what = turn([record(1, tenant=name, model=f"m{name}")])
-    state.add(what.postings, what.records, what.meter)
+    committed = turn([record(1, tenant=name, model=f"m{name}")])
+    state.add(committed.postings, committed.records, committed.meter)
     families = scrape(state, openmetrics=openmetrics)
 
     family = families.get("costtrace_requests") or families["costtrace_requests_total"]
@@ -105,8 +105,8 @@ def test_hostile_names_stay_inside_their_label(state, name, openmetrics):
 def test_distributions_fold_tenants_earlier_than_totals_do():
     state = MetricState(tenant_limit=10, histogram_tenants=2)
     state.totals.know([engine()], {RATE[0]: "USD"})
-    what = turn([record(n, tenant=f"t{n}") for n in range(5)])
-    state.add(what.postings, what.records, what.meter)
+    committed = turn([record(n, tenant=f"t{n}") for n in range(5)])
+    state.add(committed.postings, committed.records, committed.meter)
 
     counts = {labels[0]: sum(d.counts) for labels, d in state.distributions(semconv.H_GPU_TIME)}
     assert counts == {"t0": 1, "t1": 1, semconv.OTHER_TENANT: 3}

@@ -20,10 +20,10 @@ def recent_means(store: Store, now_ns: int, *, by_tenant: bool) -> list[Means]:
     Requests that several workers share are left out: no part has both the request's tokens and its cost. Of a group
     with costs in several currencies, the newest currency counts. Raises: LedgerError.
     """
-    tenant = "u.tenant" if by_tenant else "''"
+    tenant = "u.tenant" if by_tenant else "''"  # '' names the mean of all tenants
     rows = store.rows(
         f"""
-        SELECT u.model, {tenant} AS whose, u.currency, count(*), min(u.ended_ns), max(u.ended_ns), sum(u.input_tokens),
+        SELECT u.model, {tenant} AS name, u.currency, count(*), min(u.ended_ns), max(u.ended_ns), sum(u.input_tokens),
             sum(u.cached_tokens), sum(u.output_tokens), sum(u.prefill_nano), sum(u.decode_nano), sum(u.prefill_ns),
             sum(u.decode_ns), sum(u.prefill_uj), sum(u.decode_uj),
             sum(CASE WHEN u.prefill_uj IS NULL OR u.decode_uj IS NULL OR u.gap_ns > 0 THEN 1 ELSE 0 END),
@@ -32,15 +32,15 @@ def recent_means(store: Store, now_ns: int, *, by_tenant: bool) -> list[Means]:
         WHERE u.usage_id > (SELECT max(n.usage_id) FROM usage n) - :newest
             AND u.ended_ns >= :since AND u.role = 'aggregated'
             AND u.prefill_nano IS NOT NULL AND u.decode_nano IS NOT NULL
-        GROUP BY u.model, whose, u.currency ORDER BY max(u.usage_id)
+        GROUP BY u.model, name, u.currency ORDER BY max(u.usage_id)
         """,  # noqa: S608 - made of constants
         {"newest": NEWEST, "since": now_ns - LONGEST_NS},
     )
     newest: dict[tuple[str, str], Means] = {}
-    for model, whose, currency, requests, since_ns, until_ns, *sums, prefill_uj, decode_uj, unknown, simulated in rows:
+    for model, name, currency, requests, since_ns, until_ns, *sums, prefill_uj, decode_uj, unknown, simulated in rows:
         known = (None, None) if unknown else (prefill_uj, decode_uj)
-        newest[model, whose] = Means(
-            *(model, whose, currency, requests, since_ns // NS_PER_S, until_ns // NS_PER_S),
+        newest[model, name] = Means(
+            *(model, name, currency, requests, since_ns // NS_PER_S, until_ns // NS_PER_S),
             *(*sums, *known, bool(simulated)),
         )
     enough = [means for means in newest.values() if means.requests >= LEAST_REQUESTS]

@@ -89,10 +89,8 @@ def _gap(line: MeterLine, due: int, *, first: bool) -> Discrepancy:
 
 
 def _foreign_device(line: MeterLine, engine: EngineLine) -> Discrepancy:
-    due, meaning = (
-        f"one of {', '.join(engine.devices)}",
-        "the engine has no such device: its time would be billed twice",
-    )
+    due = f"one of {', '.join(engine.devices)}"
+    meaning = "the engine has no such device: its time would be billed twice"
     return Discrepancy("meter tiles the clock", line.name, "device", due, line.device, meaning)
 
 
