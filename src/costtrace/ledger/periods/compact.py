@@ -13,36 +13,36 @@ from costtrace.ledger.store import Ledger
 from costtrace.ledger.verify.sealed_rows import current_seals, seals, totals_of
 from costtrace.ledger.verify.seals import SealLine
 
-_PLAIN = "window_ns >= :since AND window_ns < :until AND posting_id NOT IN (SELECT posting_id FROM late_posting)"
+_ON_TIME = "window_ns >= :since AND window_ns < :until AND posting_id NOT IN (SELECT posting_id FROM late_posting)"
 _SUMS = (
     "sum(gpu_ns), sum(prefill_ns), sum(decode_ns), sum(wasted_ns), sum(energy_uj), sum(prefill_uj), sum(decode_uj), "
     "sum(wasted_uj), sum(gap_ns)"
 )
-_GOING = f"""
-    INSERT INTO temp.going SELECT u.usage_id, u.record_id, u.operation FROM usage u
+_CHOOSE_RECORDS = f"""
+    INSERT INTO temp.compacting SELECT u.usage_id, u.record_id, u.operation FROM usage u
     WHERE u.ended_ns >= :since AND u.ended_ns < :until AND u.usage_id NOT IN (SELECT usage_id FROM late_usage)
         AND NOT EXISTS (SELECT 1 FROM posting p WHERE p.record_id = u.record_id AND p.record_id != ''
-            AND NOT ({_PLAIN}))
+            AND NOT ({_ON_TIME}))
 """  # noqa: S608 - constants
-_POSTINGS = f"""
+_SUM_POSTINGS = f"""
     INSERT INTO rollup SELECT NULL, p.window_ns - p.window_ns % {HOUR}, p.engine_id, p.kind, p.reason, p.tenant,
-        p.model, coalesce(g.operation, ''), {_SUMS}, p.method, p.rate_id, sum(p.device_nano), sum(p.energy_nano),
+        p.model, coalesce(c.operation, ''), {_SUMS}, p.method, p.rate_id, sum(p.device_nano), sum(p.energy_nano),
         count(*), max(p.posting_id)
-    FROM posting p LEFT JOIN temp.going g ON g.record_id = p.record_id
-    WHERE {_PLAIN} AND (p.record_id = '' OR g.record_id IS NOT NULL)
+    FROM posting p LEFT JOIN temp.compacting c ON c.record_id = p.record_id
+    WHERE {_ON_TIME} AND (p.record_id = '' OR c.record_id IS NOT NULL)
     GROUP BY 2, 3, 4, 5, 6, 7, 8, p.method, p.rate_id, p.energy_uj IS NULL, p.prefill_uj IS NULL, p.wasted_uj IS NULL,
         p.device_nano IS NULL, p.energy_nano IS NULL
     ORDER BY 2, 3, 4, 5, 6, 7, 8
 """  # noqa: S608 - constants
-_USAGE = f"""
+_SUM_USAGE = f"""
     INSERT INTO usage_rollup SELECT NULL, ended_ns - ended_ns % {HOUR}, engine_id, tenant, tenant_source, model,
         operation, role, method, finish_reasons, currency, price_book,
         sum(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END), count(*), sum(input_tokens), sum(cached_tokens),
         sum(output_tokens), sum(computed_tokens), sum(preemptions)
-    FROM usage WHERE usage_id IN (SELECT usage_id FROM temp.going)
+    FROM usage WHERE usage_id IN (SELECT usage_id FROM temp.compacting)
     GROUP BY 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 ORDER BY 2, 3, 4, 5, 6, 7
 """  # noqa: S608 - constants
-_METER_HOURS = f"""
+_SUM_METER = f"""
     INSERT INTO temp.hours
     SELECT engine_id, device, min(start_ns), max(end_ns), window_ns - window_ns % {HOUR} AS hour_ns, sum(request_ns),
         sum(idle_ns), sum(overhead_ns), sum(unobserved_ns), max(shared), sum(energy_uj), sum(gap_ns),
@@ -71,21 +71,21 @@ def compact_period(ledger: Ledger, seal: SealLine, now_ns: int) -> SealLine:
     for table, columns in _TEMPORARY.items():
         connection.execute(f"DROP TABLE IF EXISTS temp.{table}")
         connection.execute(f"CREATE TEMP TABLE {table} ({columns})")
-    connection.execute("CREATE INDEX temp.going_by_record ON going (record_id)")
+    connection.execute("CREATE INDEX temp.compacting_by_record ON compacting (record_id)")
     with ledger.transaction():
         chain = seals(store)
         if seal not in chain or any(other.kind == "compact" and other.period == seal.period for other in chain):
             raise LedgerError(f"{seal.period} is compacted already")
         _require_compactable(store, chain, seal)
-        connection.execute(_GOING, bounds)
-        connection.execute(_POSTINGS, bounds)
-        connection.execute(_USAGE)
-        connection.execute(_METER_HOURS, bounds)
-        gone = "(record_id = '' OR record_id IN (SELECT record_id FROM temp.going))"
-        connection.execute(f"DELETE FROM posting WHERE {_PLAIN} AND {gone}", bounds)  # noqa: S608 - constants
-        connection.execute("DELETE FROM usage WHERE usage_id IN (SELECT usage_id FROM temp.going)")
+        connection.execute(_CHOOSE_RECORDS, bounds)
+        connection.execute(_SUM_POSTINGS, bounds)
+        connection.execute(_SUM_USAGE)
+        connection.execute(_SUM_METER, bounds)
+        summed = "(record_id = '' OR record_id IN (SELECT record_id FROM temp.compacting))"
+        connection.execute(f"DELETE FROM posting WHERE {_ON_TIME} AND {summed}", bounds)  # noqa: S608 - constants
+        connection.execute("DELETE FROM usage WHERE usage_id IN (SELECT usage_id FROM temp.compacting)")
         _replace_meter(ledger)
-        for table in ("going", "hours"):
+        for table in ("compacting", "hours"):
             connection.execute(f"DELETE FROM temp.{table}")  # noqa: S608 - constants
         stage(connection, store, period)
         connection.execute("DELETE FROM seal_block WHERE seal_id = ?", (seal.seal_id,))
@@ -93,7 +93,7 @@ def compact_period(ledger: Ledger, seal: SealLine, now_ns: int) -> SealLine:
 
 
 _TEMPORARY = {
-    "going": "usage_id INTEGER PRIMARY KEY, record_id TEXT, operation TEXT",
+    "compacting": "usage_id INTEGER PRIMARY KEY, record_id TEXT, operation TEXT",
     "hours": "engine_id, device, start_ns, end_ns, window_ns, request_ns, idle_ns, overhead_ns, unobserved_ns, shared, "
     "energy_uj, gap_ns, energy_source, energy_scope",
 }

@@ -86,7 +86,7 @@ class RunningSum:
         low, high = self.low + shift, self.high + shift
         if high > 0 and low < denominator:
             self.low = low if low > 0 else 0  # noqa: FURB136 - `max` takes three times as long, a million times
-            self.high = high if high < denominator else denominator  # noqa: FURB136 - as above
+            self.high = high if high < denominator else denominator  # noqa: FURB136 - for the same reason
             return ""
         least, most = (self.low + exact) // denominator, (self.high - 1 + exact) // denominator
         self.low, self.high = 0, denominator
