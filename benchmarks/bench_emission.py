@@ -85,7 +85,7 @@ def check(ledger: Ledger, count: int) -> None:
         assert receiver.wait(lambda: len(receiver.roots) == count, 120)
         assert len({span.span_id for span in receiver.spans}) == len(receiver.spans) == 4 * count
         posted = ledger.connection.execute("SELECT sum(gpu_ns) FROM posting").fetchone()[0]
-        assert sum(emission.feed.totals.gpu_ns.values()) == posted
+        assert sum(emission.state.totals.gpu_ns.values()) == posted
         assert emission.stop()
     print(f"checked: {count} requests, {4 * count} spans, each once; totals equal the ledger\n")
 
@@ -160,7 +160,7 @@ def publish(count: int, directory: Path) -> None:
         records = [record(1_000 + n, tenant=f"t{n % 1_000}") for n in range(count)]
         turns = [turn(records[begin : begin + 100], window=begin) for begin in range(0, count, 100)]
         timed("publish: totals, histograms, exemplars", count, lambda: [emission.publish(each) for each in turns])
-        assert sum(emission.feed.totals.requests.values()) == count + 1
+        assert sum(emission.state.totals.requests.values()) == count + 1
         assert emission._metrics is not None
         used = cpu_s()
         emission._metrics.flush(60)
@@ -176,10 +176,10 @@ def publish(count: int, directory: Path) -> None:
 def restart(count: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         ledger = filled(Path(name), count)
-        feed = MetricState()
+        state = MetricState()
         wall = time.perf_counter()
-        feed.load(ledger.connection)
-        assert sum(feed.totals.requests.values()) == count
+        state.load(ledger.connection)
+        assert sum(state.totals.requests.values()) == count
         print(f"start on a ledger of {count:,} requests: totals in {time.perf_counter() - wall:.2f} s")
 
 

@@ -11,7 +11,7 @@ from costtrace.capture.node_files import refusals
 from costtrace.capture.node_files.refusals import Refusal
 from costtrace.core.errors import ConfigError
 from costtrace.ledger.budgets.file import load_budgets
-from costtrace.ledger.budgets.standing import standing_of
+from costtrace.ledger.budgets.status import budget_status
 from costtrace.ledger.reader import open_ledger
 
 BUDGETS = """
@@ -63,9 +63,9 @@ def test_a_budget_that_cannot_be_judged_is_logged_once_and_the_others_hold(home,
     def standing_unless_enough(store, budget, now_ns):
         if budget.name == "enough":
             raise ConfigError("budget enough is in EUR, and costs of it are in USD")
-        return standing_of(store, budget, now_ns)
+        return budget_status(store, budget, now_ns)
 
-    monkeypatch.setattr(refuse_over_budget, "standing_of", standing_unless_enough)
+    monkeypatch.setattr(refuse_over_budget, "budget_status", standing_unless_enough)
     agent = BudgetRefusals(home, home / "budgets.yaml", lambda _: None)
     assert [list(agent.turn(NOW_NS)) for _ in range(2)] == [["acme"]] * 2
     assert caplog.text.count("nobody is refused for budget enough") == 1
@@ -74,7 +74,7 @@ def test_a_budget_that_cannot_be_judged_is_logged_once_and_the_others_hold(home,
 def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home):
     (home / "budgets.yaml").write_text(BUDGETS.replace("USD", "EUR"))
     with open_ledger(home) as store, pytest.raises(ConfigError, match="in EUR, and costs of it are in USD"):
-        standing_of(store, load_budgets(home / "budgets.yaml")[0], NOW_NS)
+        budget_status(store, load_budgets(home / "budgets.yaml")[0], NOW_NS)
 
 
 @pytest.mark.swallows

@@ -84,7 +84,7 @@ def test_what_its_caller_does_not_sample_is_passed_over_and_counted(tmp_path):
     with listening(receiver) as at, emitting(ledger, at.url) as emission:
         assert until(emission.drained)
         assert emission.shipped.unsampled == 2
-        assert sum(emission.feed.totals.requests.values()) == 3  # metrics have them all
+        assert sum(emission.state.totals.requests.values()) == 3  # metrics have them all
 
     assert record_ids(receiver) == expected(3)
     assert cursor(ledger) == 3

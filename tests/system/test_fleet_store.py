@@ -14,10 +14,11 @@ from otlp_receiver import engine, record, turn, write
 
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
+from costtrace.ledger.dimensions import DIMENSIONS
 from costtrace.ledger.fleet_store.push import Cursor, push
 from costtrace.ledger.fleet_store.schema import Layout
 from costtrace.ledger.fleet_store.store import open_store
-from costtrace.ledger.queries import DIMENSIONS, bounds, ended, requests, used
+from costtrace.ledger.queries import bounds, ended, requests, used
 from costtrace.ledger.reader import Filter as Only
 from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.verify.audit import Audit

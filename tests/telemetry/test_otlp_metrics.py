@@ -16,7 +16,7 @@ from costtrace.core import semconv
 from costtrace.core.errors import ConfigError
 from costtrace.telemetry.health import Health
 from costtrace.telemetry.metric_state import DeviceReading, MetricState
-from costtrace.telemetry.prometheus import FeedCollector, PrometheusEndpoint
+from costtrace.telemetry.prometheus import MetricCollector, PrometheusEndpoint
 from costtrace.telemetry.span_ids import span_ids
 from costtrace.telemetry.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target
 
@@ -24,16 +24,16 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 @pytest.fixture
-def feed() -> MetricState:
-    made = MetricState()
-    made.totals.know([engine()], {RATE[0]: "USD"})
-    return made
+def state() -> MetricState:
+    metric_state = MetricState()
+    metric_state.totals.know([engine()], {RATE[0]: "USD"})
+    return metric_state
 
 
-def scrape(feed: MetricState, *, openmetrics: bool = True):
+def scrape(state: MetricState, *, openmetrics: bool = True):
     """The families as prometheus_client's own parser reads them from what a scraper gets."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(FeedCollector(feed))
+    registry.register(MetricCollector(state))
     encode, _ = choose_encoder(OPENMETRICS if openmetrics else "")
     parse = parse_openmetrics if openmetrics else parse_text
     return {family.name: family for family in parse(encode(registry).decode())}
@@ -44,33 +44,33 @@ def total(family) -> float:
 
 
 @pytest.mark.parametrize("openmetrics", [True, False])
-def test_the_endpoints_sums_equal_the_ledgers(tmp_path, feed, openmetrics):
+def test_the_endpoints_sums_equal_the_ledgers(tmp_path, state, openmetrics):
     ledger = new_ledger(tmp_path)
     for window in range(3):
         write(ledger, turn([record(window * 10 + n) for n in range(7)], window=window))
-    feed.load(ledger.connection)
-    families = scrape(feed, openmetrics=openmetrics)
+    state.load(ledger.connection)
+    families = scrape(state, openmetrics=openmetrics)
 
     def ledgers(sql: str) -> int:
         return ledger.connection.execute(sql).fetchone()[0]
 
     # the text parser keeps _total in the family's name
-    def found(name: str) -> float:
+    def scraped(name: str) -> float:
         return total(families.get(name) or families[f"{name}_total"])
 
-    assert found("costtrace_gpu_time_seconds") == pytest.approx(ledgers("SELECT sum(gpu_ns) FROM posting") / 1e9)
-    assert found("costtrace_energy_joules") == pytest.approx(ledgers("SELECT sum(energy_uj) FROM posting") / 1e6)
+    assert scraped("costtrace_gpu_time_seconds") == pytest.approx(ledgers("SELECT sum(gpu_ns) FROM posting") / 1e9)
+    assert scraped("costtrace_energy_joules") == pytest.approx(ledgers("SELECT sum(energy_uj) FROM posting") / 1e6)
     known = ledgers("SELECT sum(device_nano + energy_nano) FROM posting")
-    assert found("costtrace_cost") == pytest.approx(known / 1e9)
-    assert found("costtrace_device_time_seconds") == pytest.approx(found("costtrace_gpu_time_seconds"))
-    assert found("costtrace_requests") == 21
+    assert scraped("costtrace_cost") == pytest.approx(known / 1e9)
+    assert scraped("costtrace_device_time_seconds") == pytest.approx(scraped("costtrace_gpu_time_seconds"))
+    assert scraped("costtrace_requests") == 21
 
 
-def test_histograms_point_to_the_spans_of_requests(feed):
+def test_histograms_point_to_the_spans_of_requests(state):
     traced = record(1, traceparent=f"00-{TRACE}-{PARENT}-01")
-    what = turn([traced])
-    feed.add(what.postings, what.records, what.meter)
-    family = scrape(feed)["costtrace_request_cost"]
+    committed = turn([traced])
+    state.add(committed.postings, committed.records, committed.meter)
+    family = scrape(state)["costtrace_request_cost"]
 
     exemplars = [sample.exemplar for sample in family.samples if sample.exemplar]
     assert [e.labels for e in exemplars] == [{"trace_id": TRACE, "span_id": f"{span_ids(traced).request:016x}"}]
@@ -82,10 +82,10 @@ def test_histograms_point_to_the_spans_of_requests(feed):
     assert {s.value for s in family.samples if s.name.endswith("_count")} == {1}
 
 
-def test_a_request_that_is_not_sampled_counts_but_is_no_exemplar(feed):
-    what = turn([record(1, traceparent=f"00-{TRACE}-{PARENT}-00")])
-    feed.add(what.postings, what.records, what.meter)
-    family = scrape(feed)["costtrace_request_gpu_time_seconds"]
+def test_a_request_that_is_not_sampled_counts_but_is_no_exemplar(state):
+    committed = turn([record(1, traceparent=f"00-{TRACE}-{PARENT}-00")])
+    state.add(committed.postings, committed.records, committed.meter)
+    family = scrape(state)["costtrace_request_gpu_time_seconds"]
 
     assert [s.value for s in family.samples if s.name.endswith("_count")] == [1]
     assert not [s for s in family.samples if s.exemplar]
@@ -93,29 +93,29 @@ def test_a_request_that_is_not_sampled_counts_but_is_no_exemplar(feed):
 
 @pytest.mark.parametrize("openmetrics", [True, False])
 @pytest.mark.parametrize("name", ['a"b', "a\\", "a\nb", "a\\nb", "{x=1}", "# EOF", "ü€😀", "a\x00\x1b[31mb", "", " "])
-def test_hostile_names_stay_inside_their_label(feed, name, openmetrics):
-    what = turn([record(1, tenant=name, model=f"m{name}")])
-    feed.add(what.postings, what.records, what.meter)
-    families = scrape(feed, openmetrics=openmetrics)
+def test_hostile_names_stay_inside_their_label(state, name, openmetrics):
+    committed = turn([record(1, tenant=name, model=f"m{name}")])
+    state.add(committed.postings, committed.records, committed.meter)
+    families = scrape(state, openmetrics=openmetrics)
 
     family = families.get("costtrace_requests") or families["costtrace_requests_total"]
     assert [(s.labels["tenant"], s.labels["model"], s.value) for s in family.samples] == [(name, f"m{name}", 1)]
 
 
 def test_distributions_fold_tenants_earlier_than_totals_do():
-    feed = MetricState(tenant_limit=10, histogram_tenants=2)
-    feed.totals.know([engine()], {RATE[0]: "USD"})
-    what = turn([record(n, tenant=f"t{n}") for n in range(5)])
-    feed.add(what.postings, what.records, what.meter)
+    state = MetricState(tenant_limit=10, histogram_tenants=2)
+    state.totals.know([engine()], {RATE[0]: "USD"})
+    committed = turn([record(n, tenant=f"t{n}") for n in range(5)])
+    state.add(committed.postings, committed.records, committed.meter)
 
-    counts = {labels[0]: sum(d.counts) for labels, d in feed.distributions(semconv.H_GPU_TIME)}
+    counts = {labels[0]: sum(d.counts) for labels, d in state.distributions(semconv.H_GPU_TIME)}
     assert counts == {"t0": 1, "t1": 1, semconv.OTHER_TENANT: 3}
 
 
-def test_a_device_counts_from_its_first_reading_and_never_backwards(feed):
+def test_a_device_counts_from_its_first_reading_and_never_backwards(state):
     for energy in (5_000_000, 7_000_000, 1_000_000, 2_500_000):  # the driver was reset after the second
-        feed.device(DeviceReading("GPU-a", "H100", "gpu", energy, 350_000))
-    families = scrape(feed)
+        state.device(DeviceReading("GPU-a", "H100", "gpu", energy, 350_000))
+    families = scrape(state)
 
     assert total(families["hw_energy_joules"]) == 2.0 + 1.5
     assert families["hw_power_watts"].samples[0].value == 350.0
@@ -127,11 +127,11 @@ def test_a_device_counts_from_its_first_reading_and_never_backwards(feed):
     }
 
 
-def test_what_is_known_of_a_devices_energy_is_shown_and_a_simulated_one_says_so(feed):
+def test_what_is_known_of_a_devices_energy_is_shown_and_a_simulated_one_says_so(state):
     known = DeviceReading("GPU-a", "H100", "gpu", 1, 350_000, True, 71.5, -0.02, 0.03, 0.06)
-    feed.device(known)
-    feed.device(DeviceReading("GPU-b", "H100", "gpu", 1, 350_000))
-    families = scrape(feed)
+    state.device(known)
+    state.device(DeviceReading("GPU-b", "H100", "gpu", 1, 350_000))
+    families = scrape(state)
 
     for name, value in (
         ("costtrace_device_idle_power_watts", 71.5),
@@ -145,19 +145,19 @@ def test_what_is_known_of_a_devices_energy_is_shown_and_a_simulated_one_says_so(
     assert {s.labels["device_id"] for s in families["hw_power_watts"].samples if s.labels.get("simulated")} == {"GPU-a"}
 
 
-def test_a_device_without_a_counter_has_no_energy_and_not_zero(feed):
-    feed.device(DeviceReading("CPU-n", "Xeon", "cpu"))
+def test_a_device_without_a_counter_has_no_energy_and_not_zero(state):
+    state.device(DeviceReading("CPU-n", "Xeon", "cpu"))
 
-    assert not {"hw_energy_joules", "hw_power_watts"} & set(scrape(feed))
+    assert not {"hw_energy_joules", "hw_power_watts"} & set(scrape(state))
 
 
-def test_health_is_shown_once_it_is_known(feed):
-    assert "costtrace_journal_lag_bytes" not in scrape(feed)
-    feed.health.set("journal.lag", 4096)
-    feed.health.add("agent.errors")
-    feed.health.add("agent.errors", 2)
-    feed.health.follow("records.unsent", lambda: 17)
-    families = scrape(feed)
+def test_health_is_shown_once_it_is_known(state):
+    assert "costtrace_journal_lag_bytes" not in scrape(state)
+    state.health.set("journal.lag", 4096)
+    state.health.add("agent.errors")
+    state.health.add("agent.errors", 2)
+    state.health.follow("records.unsent", lambda: 17)
+    families = scrape(state)
 
     assert families["costtrace_journal_lag_bytes"].samples[0].value == 4096
     assert total(families["costtrace_agent_errors"]) == 3
@@ -169,11 +169,11 @@ def test_a_figure_of_health_that_does_not_exist_is_named_with_those_that_do():
         Health().set("journal.lagg", 1)
 
 
-def test_an_address_that_cannot_be_had_is_named_with_the_remedy(feed):
-    endpoint = PrometheusEndpoint(feed, "127.0.0.1", 0)
+def test_an_address_that_cannot_be_had_is_named_with_the_remedy(state):
+    endpoint = PrometheusEndpoint(state, "127.0.0.1", 0)
     try:
         with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{endpoint.port}.*COSTTRACE_PROMETHEUS_PORT"):
-            PrometheusEndpoint(feed, "127.0.0.1", endpoint.port)
+            PrometheusEndpoint(state, "127.0.0.1", endpoint.port)
     finally:
         endpoint.stop()
 

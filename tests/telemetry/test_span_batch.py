@@ -10,15 +10,15 @@ from costtrace.telemetry.transport import Answer, Outcome
 
 
 class Receiver:
-    """Takes what `refuses` does not name; counts what it has taken."""
+    """Refuses a send where `refuses` returns an outcome; counts the spans that it has taken."""
 
     def __init__(self, refuses: Callable[[list[str]], Outcome | None]) -> None:
         self.refuses = refuses
         self.taken: Counter[str] = Counter()
-        self.asked = 0
+        self.sends = 0
 
     def send(self, spans) -> Answer:
-        self.asked += 1
+        self.sends += 1
         outcome = self.refuses(list(spans))
         if outcome is not None:
             return Answer(outcome, "because")
@@ -30,9 +30,9 @@ def batch(count: int) -> SpanBatch:
     return SpanBatch([Item(f"r{n}", [f"r{n}"]) for n in range(count)], last_id=count)
 
 
-def drive(what: SpanBatch, receiver: Receiver) -> Progress:
+def drive(span_batch: SpanBatch, receiver: Receiver) -> Progress:
     while True:
-        progress = what.send_next(receiver.send)
+        progress = span_batch.send_next(receiver.send)
         if progress not in (Progress.MORE, Progress.PAUSE):
             return progress
 
@@ -41,12 +41,12 @@ def drive(what: SpanBatch, receiver: Receiver) -> Progress:
 def test_bad_records_are_found_and_all_others_arrive_once(bad: set[int]):
     poison = {f"r{n}" for n in bad}
     receiver = Receiver(lambda spans: Outcome.REFUSED if poison & set(spans) else None)
-    what = batch(512)
+    span_batch = batch(512)
 
-    assert drive(what, receiver) is Progress.DONE
-    assert set(what.refused) == poison
+    assert drive(span_batch, receiver) is Progress.DONE
+    assert set(span_batch.refused) == poison
     assert receiver.taken == Counter({f"r{n}": 1 for n in range(512) if n not in bad})
-    assert what.delivered == 512 - len(bad)
+    assert span_batch.delivered == 512 - len(bad)
 
 
 def test_a_record_that_is_refused_now_and_then_is_tried_again_before_it_is_left_out():
@@ -56,26 +56,26 @@ def test_a_record_that_is_refused_now_and_then_is_tried_again_before_it_is_left_
         alone.update(spans if len(spans) == 1 else [])
         return Outcome.REFUSED if "r3" in spans and alone["r3"] < TRIES else None
 
-    what, receiver = batch(8), Receiver(refuse)
+    span_batch, receiver = batch(8), Receiver(refuse)
 
-    assert drive(what, receiver) is Progress.DONE
-    assert what.refused == {}
+    assert drive(span_batch, receiver) is Progress.DONE
+    assert span_batch.refused == {}
     assert receiver.taken["r3"] == 1
 
 
 def test_a_receiver_that_refuses_everything_loses_nothing():
-    what, receiver = batch(512), Receiver(lambda _: Outcome.REFUSED)
+    span_batch, receiver = batch(512), Receiver(lambda _: Outcome.REFUSED)
 
-    assert drive(what, receiver) is Progress.STUCK
-    assert what.refused == {}
-    assert receiver.asked <= 130  # it is not pestered with every single record
+    assert drive(span_batch, receiver) is Progress.STUCK
+    assert span_batch.refused == {}
+    assert receiver.sends <= 130  # it is not pestered with every single record
 
 
 def test_a_single_bad_record_is_not_left_out_while_nothing_shows_that_the_receiver_works():
-    what, receiver = batch(1), Receiver(lambda _: Outcome.REFUSED)
+    span_batch, receiver = batch(1), Receiver(lambda _: Outcome.REFUSED)
 
-    assert drive(what, receiver) is Progress.STUCK
-    assert what.refused == {}
+    assert drive(span_batch, receiver) is Progress.STUCK
+    assert span_batch.refused == {}
 
 
 def test_an_outage_in_the_middle_goes_on_where_it_was():
@@ -87,34 +87,34 @@ def test_an_outage_in_the_middle_goes_on_where_it_was():
             return Outcome.AGAIN
         return Outcome.REFUSED if poison in spans else None
 
-    what, receiver = batch(16), Receiver(refuse)
+    span_batch, receiver = batch(16), Receiver(refuse)
     for _ in range(3):
-        what.send_next(receiver.send)
+        span_batch.send_next(receiver.send)
     down = True
-    assert what.send_next(receiver.send) is Progress.AGAIN
+    assert span_batch.send_next(receiver.send) is Progress.AGAIN
     down = False
 
-    assert drive(what, receiver) is Progress.DONE
+    assert drive(span_batch, receiver) is Progress.DONE
     assert receiver.taken == Counter({f"r{n}": 1 for n in range(16) if n != 5})
 
 
 def test_a_batch_that_is_too_big_is_sent_in_parts():
     receiver = Receiver(lambda spans: Outcome.TOO_BIG if len(spans) > 10 else None)
-    what = batch(64)
+    span_batch = batch(64)
 
-    assert drive(what, receiver) is Progress.DONE
+    assert drive(span_batch, receiver) is Progress.DONE
     assert receiver.taken == Counter({f"r{n}": 1 for n in range(64)})
-    assert what.largest <= 10
+    assert span_batch.largest <= 10
 
 
 def test_refused_records_are_waited_for_once_a_round_however_many_they_are():
     poison = {f"r{n}" for n in range(0, 60, 2)}
     receiver = Receiver(lambda spans: Outcome.REFUSED if poison & set(spans) else None)
-    what, pauses = batch(120), 0
-    while not what.done:
-        pauses += what.send_next(receiver.send) is Progress.PAUSE
+    span_batch, pauses = batch(120), 0
+    while not span_batch.done:
+        pauses += span_batch.send_next(receiver.send) is Progress.PAUSE
 
-    assert set(what.refused) == poison
+    assert set(span_batch.refused) == poison
     assert 0 < pauses < TRIES
 
 

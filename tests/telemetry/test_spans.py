@@ -44,7 +44,7 @@ def test_a_span_is_a_child_of_its_caller_in_the_callers_trace():
     assert {f"{child.context.trace_id:032x}" for child in children} == {TRACE}
 
 
-def test_a_record_makes_the_same_spans_whenever_it_is_done_again():
+def test_a_record_makes_the_same_spans_each_time():
     first, again = build(), build()
 
     assert [span.to_json() for span in first] == [span.to_json() for span in again]
@@ -183,11 +183,11 @@ def test_profiles_are_chosen():
 
 
 def test_only_tokens_and_the_cost_stand_under_gen_ai_usage():
-    found = {
+    emitted = {
         n for span in build(profiles=frozenset(PROFILES)) for n in span.attributes if n.startswith("gen_ai.usage.")
     }
 
-    assert found == {
+    assert emitted == {
         "gen_ai.usage.input_tokens",
         "gen_ai.usage.output_tokens",
         "gen_ai.usage.cache_read.input_tokens",

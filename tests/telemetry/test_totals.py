@@ -50,8 +50,8 @@ def test_what_is_loaded_equals_what_was_added(tmp_path):
     added = Totals()
     added.know([engine()], {RATE[0]: "USD"})
     for window in range(3):
-        what = write(ledger, mixed(window))
-        added.add(what.postings, what.records, what.meter)
+        committed = write(ledger, mixed(window))
+        added.add(committed.postings, committed.records, committed.meter)
 
     assert figures(loaded(ledger)) == figures(added)
 
@@ -114,8 +114,8 @@ def test_a_hundred_thousand_tenants_become_a_thousand_and_one_and_nothing_is_los
     live.know([engine()], {RATE[0]: "USD"})
     for part in range(10):
         records = [record(part * 10_000 + n, tenant=f"t{part * 10_000 + n}") for n in range(10_000)]
-        what = write(ledger, turn(records, window=part))
-        live.add(what.postings, what.records, what.meter)
+        committed = write(ledger, turn(records, window=part))
+        live.add(committed.postings, committed.records, committed.meter)
     after_restart = loaded(ledger, 1_000)
 
     assert figures(live) == figures(after_restart)
@@ -128,7 +128,7 @@ def test_a_hundred_thousand_tenants_become_a_thousand_and_one_and_nothing_is_los
     assert one(ledger.connection, "SELECT count(DISTINCT tenant) FROM usage") == 100_000
 
 
-def test_who_comes_first_keeps_the_own_name():
+def test_the_first_tenants_keep_their_names():
     gate = TenantGate(2)
 
     assert [gate(t) for t in ("a", "b", "c", "a", "d", "b", "")] == ["a", "b", OTHER_TENANT, "a", OTHER_TENANT, "b", ""]

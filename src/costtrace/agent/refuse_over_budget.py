@@ -15,7 +15,7 @@ from costtrace.core.guard import log
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.budgets.budget import HARD
 from costtrace.ledger.budgets.file import load_budgets
-from costtrace.ledger.budgets.standing import standing_of
+from costtrace.ledger.budgets.status import budget_status
 from costtrace.ledger.reader import open_ledger
 
 
@@ -41,7 +41,7 @@ class BudgetRefusals(Periodic):
         with open_ledger(self._home) as store:
             for budget in budgets:
                 try:
-                    one = standing_of(store, budget, now_ns)
+                    one = budget_status(store, budget, now_ns)
                 except ConfigError as error:  # the other budgets hold
                     problem = problem or f"nobody is refused for budget {budget.name}: {error}"
                     continue

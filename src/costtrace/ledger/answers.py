@@ -1,4 +1,4 @@
-"""What a store answers: plain rows of exact integers, whichever store it is. Reports and checks know nothing else."""
+"""What a query answers: plain rows of exact integers, from SQLite or ClickHouse alike. Reports need nothing else."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,13 @@ class Period(NamedTuple):
 
 
 class Used(NamedTuple):
-    """Postings of a period, summed. A `None` in a sum is made of unknowns only. Unknown costs are rows of their own."""
+    """Postings of a period, summed. A sum is None where all its postings are unknown.
+
+    Postings whose cost is unknown are summed in rows of their own.
+    """
 
     keys: tuple[str, ...]
-    """Values of the dimensions that were asked for, in their order; time as wall ns of a quarter of an hour."""
+    """Values of the dimensions asked for, in their order. A time is the wall ns at which a quarter-hour begins."""
     kind: str
     reason: str
     currency: str
@@ -34,7 +37,7 @@ class Used(NamedTuple):
     device_nano: int | None
     energy_nano: int | None
     simulated: int = 0
-    """Postings of engines whose devices are simulated, or their sensors."""
+    """How many of the postings are of engines with simulated devices or sensors."""
 
 
 class Ended(NamedTuple):
@@ -43,7 +46,7 @@ class Ended(NamedTuple):
     keys: tuple[str, ...]
     currency: str
     requests: int
-    """Requests, not parts: only the first attempt's first part counts. Ids are no help: clients may use one twice."""
+    """Requests, not parts: first parts of first attempts count. (Ids are not counted: clients may reuse one.)"""
     parts: int
     input_tokens: int
     cached_tokens: int
@@ -53,7 +56,7 @@ class Ended(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A usage record as reports show it. Times are wall ns; 0 where it never got that far."""
+    """A usage record as reports show it. Times are wall ns; 0: it never got that far."""
 
     record_id: str
     request_id: str
@@ -93,20 +96,20 @@ class Request(NamedTuple):
     currency: str
     price_book: str
     simulated: int = 0
-    """1: its device or its sensor is a simulated one."""
+    """1: its device or its sensor is simulated."""
     head_ns: int | None = None
-    """Part of `gpu_ns` that is head fees; None: from before it was counted."""
+    """The part of `gpu_ns` that is head fees; None: recorded before they were counted."""
     prefix_ns: int | None = None
-    """In `gpu_ns`, what came to it by sharing prompts' beginnings (policy `tree`); negative: what others took off."""
+    """What sharing prompts' beginnings (policy `tree`) added to `gpu_ns`; negative: what others paid of it."""
     rerated: int = 0
-    """The re-rating that its cost is of; 0: the cost is the one that it was first given, as spans have it."""
+    """Number of the re-rating that made its cost; 0: the cost is its first one, as spans have it."""
     first_cost_nano: int | None = None
     first_currency: str = ""
     first_price_book: str = ""
 
 
 class Habit(NamedTuple):
-    """What of a request is compared with its peers (same tenant and model)."""
+    """A request's figures that `explain` compares with the medians of its tenant and model."""
 
     tenant: str
     model: str
@@ -124,7 +127,7 @@ class Habit(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What an engine's step model has learned, and whose it is."""
+    """What an engine's step model has learned, and the engine's model and devices."""
 
     model: str
     device_name: str

@@ -9,28 +9,29 @@ from costtrace.core.errors import LedgerError
 from costtrace.ledger.store import Ledger
 
 _PAGES = 2_000
-"""Copied at a time; between, the agent may write (what it changes is copied again)."""
+"""Pages copied at a time. In between the agent may write; what it changes is copied again."""
 
 
 def back_up(ledger: Ledger, target: Path) -> int:
-    """Copy *ledger* to the file *target*, which must not exist; its size in bytes. Raises: LedgerError."""
+    """Copy *ledger* to the file *target*, which must not exist. Returns its size in bytes. Raises: LedgerError."""
     if target.exists():
         raise LedgerError(f"{target} is there already: a backup never replaces a file. Name another one.")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        with closing(sqlite3.connect(part)) as copy:
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        with closing(sqlite3.connect(partial)) as copy:
             ledger.connection.backup(copy, pages=_PAGES, sleep=0.01)
             copy.execute("PRAGMA journal_mode = DELETE")
-            (fault,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-        if fault != "ok":
-            raise LedgerError(f"the copy of {ledger.path} is damaged ({fault}): {target} was not written")
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        os.link(part, target)
+            (check,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+        if check != "ok":
+            raise LedgerError(f"the copy of {ledger.path} is damaged ({check}): {target} was not written")
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.link(partial, target)  # unlike a rename, it never replaces a file
         return target.stat().st_size
     except (OSError, sqlite3.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error  # its file is the part, which nobody knows
-        raise LedgerError(f"cannot back up {ledger.path} to {target}: {why}") from error
+        # An OSError's text names the partial file, of which nobody knows.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise LedgerError(f"cannot back up {ledger.path} to {target}: {reason}") from error
     finally:
-        part.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

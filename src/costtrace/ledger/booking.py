@@ -1,4 +1,4 @@
-"""Rows become the bill: each posting gets its charge, and all of a turn goes into the ledger in one transaction."""
+"""From rows to the bill: every posting gets its charge, and all that is committed together is written together."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -12,38 +12,41 @@ from costtrace.pricing.rating import Rate, Rater, split_phases
 
 
 class RecordCost(msgspec.Struct):
-    """What a part that is still open has been charged so far, in nano-units."""
+    """What the postings of an open record have been charged so far, in nano-units."""
 
     prefill_nano: int = 0
     decode_nano: int = 0
     unknown: bool = False
+    """A posting of it has no known charge, so the record has none."""
     currency: str = ""
     price_book: str = ""
 
 
 class BookingState(msgspec.Struct):
-    """What rating has to remember beside the ledger."""
+    """What the agent keeps in the ledger to go on rating where it stopped."""
 
     remainders: dict[str, int] = {}
+    """`Rater.state`: fractions of a nano-unit that running sums carry."""
     open_costs: dict[str, RecordCost] = {}
+    """By record id."""
 
 
 class Booked(NamedTuple):
-    """What a transaction put into the ledger, for those who show it (spans, metrics)."""
+    """What a transaction put into the ledger; telemetry shows it."""
 
     postings: list[tuple[Posting, Charge]]
     meter: list[MeterRow]
     records: list[tuple[UsageRecord, UsageCost]]
 
-    def extend(self, more: "Booked") -> None:
-        """Take in what belongs into the same transaction."""
-        self.postings.extend(more.postings)
-        self.meter.extend(more.meter)
-        self.records.extend(more.records)
+    def extend(self, other: "Booked") -> None:
+        """Add *other*, which is written in the same transaction."""
+        self.postings.extend(other.postings)
+        self.meter.extend(other.meter)
+        self.records.extend(other.records)
 
 
 class Booking:
-    """Rates rows. Its state is exact: the sum of charges is the floor of the exact sum at every point."""
+    """Rates rows. After every posting, the sum of an engine's charges at a rate is the floor of the exact sum."""
 
     def __init__(self, book: PriceBook | None, state: BookingState, warn: Callable[[str, str], None]) -> None:
         self._book = book
@@ -55,17 +58,17 @@ class Booking:
         self._new_rates: dict[str, Rate] = {}
 
     def know(self, engines: Iterable[EngineRow]) -> None:
-        """Engines whose rows will come."""
+        """Add or refresh *engines*. An engine must be known before its rows are rated."""
         for engine in engines:
             self._engines[engine.engine_id] = engine
 
     def rate(self, rows: Rows) -> Booked:
-        """Charge all postings and add up the costs of the records that have closed."""
+        """Charge all postings, and sum the costs of the records that have closed."""
         postings = [(posting, self._charge(posting)) for posting in rows.postings]
         return Booked(postings, rows.meter, [(record, self._close(record)) for record in rows.records])
 
     def write(self, ledger: Ledger, booked: Booked) -> None:
-        """Into the ledger, within the caller's transaction."""
+        """Write rates, postings, meter rows and records, within the caller's transaction."""
         for rate in self._new_rates.values():
             ledger.put_rate(rate.row())
         self._new_rates.clear()
@@ -74,12 +77,12 @@ class Booking:
         ledger.put_usage(booked.records)
 
     def forget(self, engine_id: str) -> None:
-        """An engine has been booked to its end."""
+        """Drop an engine that has been booked to its end."""
         self._rater.forget(engine_id)
         self._engines.pop(engine_id, None)
 
     def state(self) -> BookingState:
-        """What has to be kept in that transaction."""
+        """The state to keep, in the same transaction as `write`."""
         return BookingState(self._rater.state(), self._open)
 
     def _charge(self, posting: Posting) -> Charge:
@@ -87,9 +90,9 @@ class Booking:
         rate = self._rate(engine, posting.window_ns)
         charge = self._rater.charge(posting.engine_id, rate, posting.gpu_ns, posting.energy_uj)
         if rate is not None and rate.energy_denominator and charge.energy_nano is None and posting.gpu_ns:
-            self._warn("energy", _unmeasured(engine, rate))
+            self._warn("energy", _energy_unknown_message(engine, rate))
         if posting.record_id:
-            self._add(posting, charge, rate)
+            self._add_to_record(posting, charge, rate)
         return charge
 
     def _rate(self, engine: EngineRow, window_ns: int) -> Rate | None:
@@ -102,11 +105,11 @@ class Booking:
             self._rates[key] = rate
             if rate is not None:
                 self._new_rates[rate.rate_id] = rate
-            if missing := self._missing(engine, window_ns):
-                self._warn("price", missing)
+            if message := self._no_price_message(engine, window_ns):
+                self._warn("price", message)
         return self._rates[key]
 
-    def _missing(self, engine: EngineRow, window_ns: int) -> str:
+    def _no_price_message(self, engine: EngineRow, window_ns: int) -> str:
         if self._book is None:
             return (
                 "no price book is set: time and energy are accounted for, every cost is unknown. Set COSTTRACE_PRICES "
@@ -114,7 +117,7 @@ class Booking:
             )
         return self._book.missing(engine.device_name, engine.device_kind, window_ns)
 
-    def _add(self, posting: Posting, charge: Charge, rate: Rate | None) -> None:
+    def _add_to_record(self, posting: Posting, charge: Charge, rate: Rate | None) -> None:
         open_cost = self._open.setdefault(posting.record_id, RecordCost())
         prefill_nano, decode_nano = split_phases(
             charge, posting.prefill_ns, posting.decode_ns, posting.prefill_uj, posting.decode_uj
@@ -138,7 +141,7 @@ class Booking:
         )
 
 
-def _unmeasured(engine: EngineRow, rate: Rate) -> str:
+def _energy_unknown_message(engine: EngineRow, rate: Rate) -> str:
     return (
         f"the price of {rate.device_entry} does not include energy, and the energy of {engine.device_name} on "
         f"{engine.host} is not measured: the device's part of the cost is known, the whole is not. See to the sensor "

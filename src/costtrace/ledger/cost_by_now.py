@@ -1,6 +1,7 @@
-"""What single requests cost by now: where a re-rating gave their postings other charges, those count.
+"""What single requests cost at the charges that hold now, after re-ratings.
 
-A usage record keeps the cost that it was first given, as spans do; adjustments are made posting by posting.
+A usage record keeps its first cost, as spans do; a re-rating adjusts postings. So the cost of a record is summed again
+from its postings, each at its newest adjustment.
 """
 
 from collections.abc import Sequence
@@ -12,48 +13,49 @@ from costtrace.ledger.reader import Store
 from costtrace.pricing.rating import split_phases
 
 
-def renew(store: Store, found: Sequence[Request]) -> list[Request]:
-    """The same requests at the charges that hold now; what each was first given stays in its `first_` fields."""
+def renew(store: Store, requests: Sequence[Request]) -> list[Request]:
+    """The same requests at the charges that hold now; `first_` fields keep the first ones. Raises: LedgerError."""
     if not rerated(store):
-        return list(found)
-    known: dict[str, tuple[str, str]] = {}
-    return [_renew(store, request, known) for request in found]
+        return list(requests)
+    rates: dict[str, tuple[str, str]] = {}
+    return [_renew(store, request, rates) for request in requests]
 
 
-def _renew(store: Store, request: Request, known: dict[str, tuple[str, str]]) -> Request:
+def _renew(store: Store, request: Request, rates: dict[str, tuple[str, str]]) -> Request:
+    """*rates*: currency and price book by rate id, as far as they have been read."""
     parameters: dict[str, int | str] = {"record": request.record_id}
-    adjusted = """
+    adjustment_sql = """
         SELECT a.posting_id, a.run_id, a.rate_id, a.device_nano, a.energy_nano FROM adjustment a
         WHERE a.posting_id IN (SELECT p.posting_id FROM posting p WHERE p.record_id = :record AND p.record_id != '')
             AND a.record_id = :record -- in a fleet store, other ledgers have the same numbers
         ORDER BY a.adjustment_id
     """
-    adjustments = list(store.rows(adjusted, parameters))
+    adjustments = list(store.rows(adjustment_sql, parameters))
     if not adjustments:
         return request
     newest = {posting_id: Charge(*charge) for posting_id, _, *charge in adjustments}
-    postings = """
+    posting_sql = """
         SELECT p.posting_id, p.prefill_ns, p.decode_ns, p.prefill_uj, p.decode_uj, p.rate_id, p.device_nano,
             p.energy_nano
         FROM posting p WHERE p.record_id = :record AND p.record_id != '' ORDER BY p.posting_id
     """
-    parts: list[tuple[int | None, int | None]] = []
-    rates: dict[str, tuple[str, str]] = {}
-    for posting_id, prefill_ns, decode_ns, prefill_uj, decode_uj, *first in store.rows(postings, parameters):
+    phases: list[tuple[int | None, int | None]] = []
+    applied: dict[str, tuple[str, str]] = {}
+    for posting_id, prefill_ns, decode_ns, prefill_uj, decode_uj, *first in store.rows(posting_sql, parameters):
         charge = newest[posting_id] if posting_id in newest else Charge(*first)
-        parts.append(split_phases(charge, prefill_ns, decode_ns, prefill_uj, decode_uj))
-        if charge.rate_id not in known:
-            known[charge.rate_id] = _rate(store, charge.rate_id)
-        rates[charge.rate_id] = known[charge.rate_id]
-    currencies = {currency for currency, _ in rates.values() if currency}
-    one = len(currencies) == 1
-    prefill, decode = (_sum([part[place] for part in parts]) if one else None for place in (0, 1))
+        phases.append(split_phases(charge, prefill_ns, decode_ns, prefill_uj, decode_uj))
+        if charge.rate_id not in rates:
+            rates[charge.rate_id] = _rate(store, charge.rate_id)
+        applied[charge.rate_id] = rates[charge.rate_id]
+    currencies = {currency for currency, _ in applied.values() if currency}
+    one = len(currencies) == 1  # costs in two currencies have no sum
+    prefill, decode = (_sum([nano[place] for nano in phases]) if one else None for place in (0, 1))
     return request._replace(
         cost_nano=None if prefill is None or decode is None else prefill + decode,
         prefill_nano=prefill,
         decode_nano=decode,
         currency=currencies.pop() if one else "",
-        price_book=list(rates.values())[-1][1],
+        price_book=list(applied.values())[-1][1],
         rerated=adjustments[-1][1],
     )
 

@@ -1,13 +1,13 @@
 """SQL by which each token of a request with several parts counts once, as `reports.requests.joined` counts them.
 
-The prompt counts with the request's first part, the answer with the part that gave it to the client. Window functions
-are what SQLite and ClickHouse share here.
+The prompt counts with the request's first part, the answer with the part that gave it to the client. It is written with
+window functions, which SQLite and ClickHouse both have.
 """
 
 from costtrace.core.rows import JOINED
 
 IS_JOINED = f"u.request_key >= '{JOINED}' AND u.request_key < '{JOINED[:-1]}{chr(ord(JOINED[-1]) + 1)}'"
-"""Whether a usage record is a part that is joined: a range, so that an index finds them."""
+"""Whether usage record u is a part that is joined with others. A range of keys, so that an index finds them."""
 
 _PARTS = f"""(
     SELECT u.*, row_number() OVER (PARTITION BY u.request_key ORDER BY u.arrived_ns, u.record_id) AS place,
@@ -15,7 +15,7 @@ _PARTS = f"""(
         lead(u.input_tokens) OVER (PARTITION BY u.request_key, CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END
             ORDER BY u.arrived_ns, u.record_id) AS next_input
     FROM usage u WHERE {IS_JOINED}
-        -- All parts of the requests of which one ended in the period: not all parts that there ever were.
+        -- All parts of those requests of which a part ended in the period.
         AND u.request_key IN (SELECT k.request_key FROM usage k WHERE k.ended_ns >= :since AND k.ended_ns < :until)
 )"""  # noqa: S608 - made of constants
 
@@ -33,9 +33,9 @@ _ONCE_LESS_PLAIN = """sum(CASE WHEN u.place = 1 THEN 1 ELSE 0 END)
         ELSE 0 END - u.output_tokens), 0), 0, 0"""
 
 COUNTED = (("usage_line", _PLAIN), (_PARTS, _ONCE_LESS_PLAIN))
-"""Where usage records are read from (as u), and the sums: requests, parts, tokens by kind, computed, preemptions.
+"""Sources of usage records (as u), and their sums: requests, parts, tokens by kind, computed, preemptions.
 
-First all records, each for itself; then what that counts more than once of requests with several parts is taken back.
-That stands at its record's end, also where the record was booked late; roll-ups are not corrected. Both take the
-parameters `since` and `until`.
+The first counts every record for itself. The second is what this counts more than once for requests with several parts,
+as negative sums; it counts when the record ended, even if the record was booked late. Roll-ups are not corrected.
+Both take the parameters `since` and `until`.
 """

@@ -1,88 +1,25 @@
-"""Reading the ledger: every SQL statement of the reports, over one small interface that another store can offer too.
+"""Queries on a ledger, in the SQL that SQLite and ClickHouse share; `fleet_store.store` translates the rest.
 
-The statements use what SQLite and ClickHouse share: named parameters (``:name``), integer ``%``, ``CASE``, ``sum``,
-``count``, ``LEFT JOIN``. Time is summed from postings (exact by window: a window counts where it begins), tokens from
-usage records (they count when their request ended).
+Time, energy and money are sums of postings: a posting counts at the beginning of its window. Tokens are sums of usage
+records: a record counts when its request ended. All of them raise LedgerError where the store cannot be read.
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 
-from costtrace.core.errors import CosttraceError
 from costtrace.core.rows import JOINED, FitRow
-from costtrace.core.units import NS_PER_HOUR, NS_PER_S
 from costtrace.ledger.answers import Ended, Fit, Habit, Period, Request, Used
 from costtrace.ledger.count_once import COUNTED
+from costtrace.ledger.dimensions import dimension
 from costtrace.ledger.reader import Filter, Row, Store
 from costtrace.ledger.schema.columns import columns_of
 
-DAY_NS = 24 * NS_PER_HOUR
-QUARTER_NS = 900 * NS_PER_S
-"""Postings are summed by quarters of an hour: every time zone's hours and days begin with one."""
-
-
-class Dimension(NamedTuple):
-    """How a dimension is found on a posting (p) and on a usage record (u); e is the engine of either."""
-
-    posting: str
-    usage: str
-    tables: frozenset[str] = frozenset()
-    """What a posting has to be joined with."""
-
-
-_QUARTER = f"CAST({{0}} - {{0}} % {QUARTER_NS} AS TEXT)"
-WORKER = "coalesce(nullif(json_extract(e.settings, '$.dynamo_worker'), ''), e.engine_id, '')"
-"""What Dynamo calls the worker of an engine, where it has told; else the engine's own id."""
-
-
-def _label(name: str) -> Dimension:
-    """A label of requests; *name* is one that a setting could have."""
-    value = f"coalesce(json_extract(u.labels, '$.\"{name}\"'), '')"
-    return Dimension(value, value, frozenset({"usage"}))
-
-
-DIMENSIONS: dict[str, Dimension] = {
-    "tenant": Dimension("p.tenant", "u.tenant"),
-    "model": Dimension("p.model", "u.model"),
-    "engine": Dimension("p.engine_id", "u.engine_id"),
-    "hour": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
-    "day": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
-    "month": Dimension(_QUARTER.format("p.window_ns"), _QUARTER.format("u.ended_ns")),
-    "operation": Dimension("coalesce(u.operation, p.operation)", "u.operation", frozenset({"usage"})),
-    "device": Dimension("coalesce(e.device_name, '')", "coalesce(e.device_name, '')"),
-    "method": Dimension("p.method", "u.method"),
-    "price_book": Dimension("coalesce(r.price_book, '')", "u.price_book"),
-    # A request's role on an engine can be its own; what is open yet, and what is nobody's, has the engine's.
-    "role": Dimension("coalesce(u.role, e.role, '')", "u.role", frozenset({"usage"})),
-    "worker": Dimension(WORKER, WORKER),
-    # What a compacted period has no more, and a request that is still open not yet.
-    "user": Dimension("coalesce(u.\"user\", '')", 'u."user"', frozenset({"usage"})),
-    **{name: _label(name) for name in ("workload", "route")},
-}
-FREE = ("user", "workload", "route")
-"""Dimensions whose values come from clients, as those of ``label:NAME`` do: they have no end."""
-LABEL_PREFIX = "label:"
-_LABEL = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
-_INNER = {
-    # Days of UTC need no quarters: a month of a large ledger is a hundred times fewer rows.
-    "utc day": Dimension(
-        f"CAST(p.window_ns - p.window_ns % {DAY_NS} AS TEXT)", f"CAST(u.ended_ns - u.ended_ns % {DAY_NS} AS TEXT)"
-    ),
-    "simulated": Dimension(
-        "CAST(coalesce(e.simulated, 0) AS TEXT)", "CAST(coalesce(e.simulated, 0) AS TEXT)", frozenset({"engine"})
-    ),
-}
-"""Dimensions of statements, not for `--by`."""
-TIME_DIMENSIONS = ("hour", "day", "month")
-
 _FIT = FitRow.__struct_fields__
-_WORKED_OUT = ("rerated", "first_cost_nano", "first_currency", "first_price_book")
-REQUEST_COLUMNS = columns_of((name for name in Request._fields if name not in _WORKED_OUT), "u")
-# What requests that were re-rated cost by now: what a line takes back and what it adds cancel out.
+_COMPUTED = ("rerated", "first_cost_nano", "first_currency", "first_price_book")
+REQUEST_COLUMNS = columns_of((name for name in Request._fields if name not in _COMPUTED), "u")
+# The cost of re-rated requests now: an adjustment's two lines, old charge back and new charge, sum to the difference.
 _RERATED = """
     LEFT JOIN (
         SELECT record_id, sum(coalesce(device_nano, 0) + coalesce(energy_nano, 0)) AS nano,
@@ -107,7 +44,7 @@ ORDERS = {
 
 
 def bounds(store: Store) -> Period | None:
-    """The period that the ledger covers, from its first window to its last row's end; None for an empty ledger."""
+    """The period that the ledger covers, from its first row to its last one; None: it is empty."""
     sql = """
         SELECT min(least), max(most) FROM (
             SELECT min(window_ns) AS least, max(window_ns) + 1 AS most FROM line
@@ -119,11 +56,11 @@ def bounds(store: Store) -> Period | None:
 
 def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter()) -> Iterator[Used]:  # noqa: B008 - immutable
     """Postings whose window begins in *period*, summed by the dimensions *by*, kind, reason and currency."""
-    dimensions = [_dimension(name) for name in by]
-    tables = frozenset[str]().union(*(dimension.tables for dimension in dimensions))
-    keys = "".join(f"{dimension.posting}, " for dimension in dimensions)
+    dimensions = [dimension(name) for name in by]
+    tables = frozenset[str]().union(*(each.tables for each in dimensions))
+    keys = "".join(f"{each.posting}, " for each in dimensions)
     group = ", ".join(str(place + 1) for place in range(len(by) + 4))
-    # Unknown costs are a group of their own, or a sum would hide them. Unknown energy has its gap beside it.
+    # Postings of unknown cost are a group of their own, or a sum would hide them. For unknown energy there is `gap_ns`.
     sql = f"""
         SELECT {keys} p.kind, p.reason, coalesce(r.currency, ''),
             CASE WHEN p.device_nano IS NULL OR p.energy_nano IS NULL THEN 1 ELSE 0 END,
@@ -139,7 +76,7 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
     width = len(by)
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
         kind, reason, currency, _, *sums = row[width:]
-        if any(sums[:-1]):  # a charge that was taken back leaves nothing
+        if any(sums[:-1]):  # all 0: an adjustment took everything back
             yield Used(row[:width], kind, reason, currency, *sums)
 
 
@@ -148,8 +85,8 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
 
     Of a request with several parts each token counts once (`costtrace.ledger.count_once`).
     """
-    dimensions = [_dimension(name) for name in by]
-    keys = "".join(f"{dimension.usage}, " for dimension in dimensions)
+    dimensions = [dimension(name) for name in by]
+    keys = "".join(f"{each.usage}, " for each in dimensions)
     group = ", ".join(str(place + 1) for place in range(len(by) + 1))
     joined = {"device", "simulated", "worker"} & set(by)
     engine = "LEFT JOIN engine e ON e.engine_id = u.engine_id" if joined else ""
@@ -166,7 +103,7 @@ def ended(store: Store, period: Period, by: Sequence[str], only: Filter = Filter
 
 
 def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
-    """How the requests that ended in *period* were told apart: source, tenant, how many; rejected claims first."""
+    """How requests that ended in *period* got their tenant: source, tenant, how many. Rejected claims come first."""
     sql = """
         SELECT u.tenant_source, u.tenant, sum(u.requests) FROM usage_line u
         WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY u.tenant_source, u.tenant
@@ -177,7 +114,10 @@ def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
 
 
 def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
-    """Usage records that ended in *period*, sorted by one of `ORDERS`, at most *limit*; see `renewed.renew`."""
+    """Usage records that ended in *period*, at their first cost (`cost_by_now.renew`), sorted by one of `ORDERS`.
+
+    By cost, they are sorted at the charges that hold now. At most *limit*.
+    """
     by_now = order == "cost" and rerated(store)
     sql = f"""
         SELECT {REQUEST_COLUMNS} FROM usage u {_RERATED if by_now else ""}
@@ -199,16 +139,16 @@ def rerated(store: Store) -> bool:
 
 
 def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
-    """Usage records whose record id, request id, request key or trace id is *identifier*; the first that matches.
+    """Usage records with this record id, request id, request key or trace id: of the first of these that matches any.
 
-    Where a frontend puts a word before the id that it gives its workers (``chatcmpl-<id>``), that id matches, too.
+    A frontend's prefix is ignored: for ``chatcmpl-<id>``, records of parts that its workers know as ``<id>`` match too.
     """
-    ways = [(column, identifier) for column in ("u.record_id", "u.request_id", "u.request_key", _TRACE_ID)]
-    ways += [("u.request_key", JOINED + identifier.removeprefix(word)) for word in ("chatcmpl-", "cmpl-")]
-    for column, value in ways:
+    searches = [(column, identifier) for column in ("u.record_id", "u.request_id", "u.request_key", _TRACE_ID)]
+    searches += [("u.request_key", JOINED + identifier.removeprefix(prefix)) for prefix in ("chatcmpl-", "cmpl-")]
+    for column, value in searches:
         sql = f"SELECT {REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
-        if found := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:
-            return found
+        if records := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:
+            return records
     return []
 
 
@@ -216,7 +156,7 @@ _TRACE_ID = "substr(u.traceparent, 4, 32)"
 
 
 def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
-    """What medians are made of: the newest *limit* usage records of *period*."""
+    """The newest *limit* usage records of *period*, for medians by tenant and model."""
     sql = """
         SELECT u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens, u.output_tokens, u.batch_milli,
             CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns,
@@ -229,7 +169,7 @@ def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
 
 
 def fits(store: Store, engine: str | None, limit: int) -> list[Fit]:
-    """What the step models of engines have learned; the newest engines first."""
+    """What the step models of engines have learned, newest engines first. *engine*: of this one only."""
     columns = ", ".join(f"f.{name}" for name in _FIT)
     sql = f"""
         SELECT e.model, e.device_name, e.devices, e.simulated, e.started_wall_ns, {columns}
@@ -244,26 +184,12 @@ def fits(store: Store, engine: str | None, limit: int) -> list[Fit]:
 
 
 def _fit_row(values: Row) -> FitRow:
-    # SQLite knows no booleans: the lax conversion takes its 0 and 1.
+    # SQLite has no booleans: the lax conversion takes 0 and 1.
     return msgspec.convert(dict(zip(_FIT, values, strict=True)), FitRow, strict=False)
 
 
-def _dimension(name: str) -> Dimension:
-    found = DIMENSIONS.get(name) or _INNER.get(name)
-    if found is None and is_label(name):
-        return _label(name.removeprefix(LABEL_PREFIX))
-    if found is None:
-        raise CosttraceError(f"there is no dimension {name!r}: use {', '.join(DIMENSIONS)}, {LABEL_PREFIX}NAME")
-    return found
-
-
-def is_label(name: str) -> bool:
-    """Whether *name* is ``label:NAME``."""
-    return name.startswith(LABEL_PREFIX) and _LABEL.fullmatch(name.removeprefix(LABEL_PREFIX)) is not None
-
-
 def request_of(row: Row) -> Request:
-    """Read a row of `REQUEST_COLUMNS`."""
+    """Make a request from a row of `REQUEST_COLUMNS`."""
     request = Request(*row)
     return request._replace(
         finish_reasons=tuple(json.loads(row[Request._fields.index("finish_reasons")])),

@@ -1,4 +1,4 @@
-"""Who answers a SELECT: a ledger on disk, read-only; the fleet store speaks the same."""
+"""Reading a ledger on disk: the interface that queries need (`Store`), and SQLite behind it."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -14,22 +14,22 @@ Row = tuple[Any, ...]
 
 
 class Store(Protocol):
-    """What the queries need of a database."""
+    """What queries need of a database: a ledger in SQLite, or the fleet store."""
 
     def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
-        """Run one SELECT with named parameters and stream what it yields."""
+        """Run one SELECT with named parameters and stream its rows."""
         ...
 
 
 class SqliteStore:
-    """A SQLite ledger as a store: all queries see the same moment, whatever the agent writes meanwhile."""
+    """A SQLite ledger as a store. Within `open_ledger`, all queries see the same moment while the agent writes."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.path = ledger.path
         self._connection = ledger.connection
 
     def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
-        """Run one SELECT with named parameters and stream what it yields. Raises: LedgerError."""
+        """Run one SELECT with named parameters and stream its rows. Raises: LedgerError."""
         try:
             cursor = self._connection.cursor()
             cursor.row_factory = None
@@ -52,7 +52,7 @@ class SqliteStore:
 
 @contextmanager
 def open_ledger(home: Path) -> Iterator[SqliteStore]:
-    """The ledger under *home*, read-only, as it is now. Raises: LedgerError."""
+    """Open the ledger under *home*, read-only, as it is now. Raises: LedgerError."""
     ledger = Ledger(home / LEDGER_NAME, read_only=True)
     try:
         ledger.connection.execute("BEGIN")
@@ -64,7 +64,7 @@ def open_ledger(home: Path) -> Iterator[SqliteStore]:
 
 
 class Filter(NamedTuple):
-    """Which requests: None takes all."""
+    """Which requests to read. None: all."""
 
     tenant: str | None = None
     model: str | None = None
@@ -78,5 +78,5 @@ class Filter(NamedTuple):
         )
 
     def parameters(self) -> dict[str, int | str]:
-        """Values of the conditions."""
+        """The named parameters of the conditions."""
         return {name: value for name, value in self._asdict().items() if value is not None}

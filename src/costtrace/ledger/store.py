@@ -1,13 +1,15 @@
-"""Writing the ledger: one agent, one connection, one transaction for what was made of a stretch of journal."""
+"""Writing the ledger: one agent, one connection, one transaction for all rows from a stretch of journal."""
 
 import contextlib
 import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,11 +30,11 @@ from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
 
 LEDGER_NAME = "ledger.sqlite"
 LOG_PAGES = 128
-"""Length of SQLite's write-ahead log, in pages of 4 kB, before it is folded into the ledger."""
+"""Length of SQLite's write-ahead log, in pages of 4 kB, at which it is written back into the ledger."""
 
 
 class Ledger:
-    """A ledger file. Readers may open it as often as they like; only one agent writes (its file lock sees to that).
+    """A ledger file. Any number of readers may open it; one agent writes, which its file lock ensures.
 
     Raises: LedgerTooNew, LedgerError (not a ledger, not readable).
     """
@@ -67,7 +69,7 @@ class Ledger:
             return
         self.connection.execute("PRAGMA journal_mode = WAL")
         self.connection.execute("PRAGMA synchronous = NORMAL")
-        # Fold the log in and cut it off early: by default it takes 4 MB, which a small volume may not have.
+        # Write the log back and truncate it early: by default it takes 4 MB, which a small volume may not have.
         self.connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self.connection.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
         with self.transaction():
@@ -82,11 +84,11 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block, or nothing of it, whatever happens."""
+        """Run the block as one transaction; any exception rolls it back."""
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:  # also on Ctrl-C: all or nothing
+        except BaseException:  # Ctrl-C too
             with contextlib.suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
             raise
@@ -94,117 +96,45 @@ class Ledger:
 
     def put_engine(self, row: EngineRow) -> None:
         """Write or refresh an engine."""
-        self.connection.execute(
-            "INSERT OR REPLACE INTO engine VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                row.engine_id,
-                row.host,
-                row.boot_id,
-                row.engine,
-                row.version,
-                row.model,
-                row.role,
-                row.dp_rank,
-                json.dumps(row.devices),
-                row.device_name,
-                row.device_kind,
-                json.dumps(row.settings),
-                json.dumps(row.lost_hooks),
-                int(row.simulated),
-                row.started_wall_ns,
-                row.started_ns,
-                row.ended_ns,
-                row.end_reason,
-            ),
-        )
+        self.connection.execute(_ENGINE.sql, _with_json(_ENGINE.values(row)))
 
     def post(self, lines: Iterable[tuple[Posting, Charge]]) -> None:
         """Append postings with their charges."""
-        self.connection.executemany(
-            "INSERT INTO posting VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    p.window_ns,
-                    p.engine_id,
-                    p.kind,
-                    p.reason,
-                    p.record_id,
-                    p.tenant,
-                    p.model,
-                    p.gpu_ns,
-                    p.prefill_ns,
-                    p.decode_ns,
-                    p.wasted_ns,
-                    p.energy_uj,
-                    p.prefill_uj,
-                    p.decode_uj,
-                    p.wasted_uj,
-                    p.energy_unknown_ns,
-                    p.method,
-                    c.rate_id,
-                    c.device_nano,
-                    c.energy_nano,
-                )
-                for p, c in lines
-            ],
-        )
+        self.connection.executemany(_POSTING.sql, [(*_POSTING.values(posting), *charge) for posting, charge in lines])
 
     def put_meter(self, rows: Iterable[MeterRow]) -> None:
         """Append meter rows."""
         rows = list(rows)
         put_sensors(self.connection, rows)
-        self.connection.executemany(
-            "INSERT INTO meter VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            [
-                (
-                    m.engine_id,
-                    m.device,
-                    m.start_ns,
-                    m.end_ns,
-                    m.window_ns,
-                    m.request_ns,
-                    m.idle_ns,
-                    m.overhead_ns,
-                    m.unobserved_ns,
-                    int(m.shared),
-                    m.energy_uj,
-                    m.energy_unknown_ns,
-                    m.energy_source,
-                    m.energy_scope,
-                )
-                for m in rows
-            ],
-        )
+        self.connection.executemany(_METER.sql, [_METER.values(row) for row in rows])
 
     def put_usage(self, rows: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
-        """Append usage records of parts that have closed."""
-        self.connection.executemany(_INSERT_USAGE, [_usage_row(record, cost) for record, cost in rows])
+        """Append usage records of parts that have closed, with their costs."""
+        values = [(*_with_json(_USAGE.values(record)), *cost) for record, cost in rows]
+        self.connection.executemany(_USAGE.sql, values)
 
     def put_fit(self, row: FitRow) -> None:
         """Write or refresh what an engine's step model has learned."""
-        values = msgspec.structs.astuple(row)
-        places = ", ".join("?" * len(values))
-        names = ", ".join(row.__struct_fields__)
-        self.connection.execute(f"INSERT OR REPLACE INTO engine_fit ({names}) VALUES ({places})", values)  # noqa: S608 - our names
+        self.connection.execute(_FIT.sql, _FIT.values(row))
 
     def put_rate(self, row: tuple[str, str, str, str, str, str, str, str, int]) -> None:
         """Remember a rate that is being applied; the columns of table ``rate``."""
         self.connection.execute("INSERT OR IGNORE INTO rate VALUES (?,?,?,?,?,?,?,?,?)", row)
 
     def put_position(self, engine_id: str, position: Position, *, done: bool) -> None:
-        """Where the agent stands in an engine's journal."""
+        """Keep up to where the agent has booked an engine's journal. *done*: it has ended and was read whole."""
         self.connection.execute(
             "INSERT OR REPLACE INTO position VALUES (?,?,?,?,?,?)",
             (engine_id, position.segment, position.offset, position.sequence, int(position.damaged), int(done)),
         )
 
     def positions(self) -> dict[str, tuple[Position, bool]]:
-        """All positions, and whether that journal is done."""
+        """Position by engine id, and whether its journal is done."""
         rows = self.connection.execute("SELECT engine_id, segment, offset, sequence, damaged, done FROM position")
         return {row[0]: (Position(row[1], row[2], row[3], bool(row[4])), bool(row[5])) for row in rows}
 
     def put_state(self, name: str, value: bytes | None) -> None:
-        """Keep (or with None, drop) what the agent needs to go on from its positions."""
+        """Keep (or with None, drop) the state that the agent needs to go on from its positions."""
         if value is None:
             self.connection.execute("DELETE FROM state WHERE name = ?", (name,))
         else:
@@ -215,29 +145,42 @@ class Ledger:
         return {row[0]: row[1] for row in self.connection.execute("SELECT name, value FROM state")}
 
     def notice(self, subject: str, message: str) -> None:
-        """Keep something an operator has to know later."""
+        """Keep a message that an operator has to see later."""
         self.connection.execute(
             "INSERT INTO notice (at_ns, subject, message) VALUES (?,?,?)", (time.time_ns(), subject, message)
         )
 
 
-_USAGE_FIELDS = tuple(field.name for field in msgspec.structs.fields(UsageRecord))
-# A column keeps the name that it was made with: a field's stored name.
-_COLUMNS = ", ".join(f'"{field.encode_name}"' for field in msgspec.structs.fields(UsageRecord))
-_PLACES = ", ".join("?" * (len(_USAGE_FIELDS) + len(UsageCost._fields)))
-_INSERT_USAGE = f"INSERT INTO usage ({_COLUMNS}, {', '.join(UsageCost._fields)}) VALUES ({_PLACES})"  # noqa: S608 - our names
+class _Insert(NamedTuple):
+    """An INSERT for rows of one struct type, and what reads a row's values in the order of its columns."""
+
+    sql: str
+    values: Callable[[object], tuple[Any, ...]]
 
 
-def _usage_row(record: UsageRecord, cost: UsageCost) -> tuple[object, ...]:
-    values: list[object] = []
-    for name in _USAGE_FIELDS:
-        value = getattr(record, name)
-        values.append(json.dumps(value) if isinstance(value, (dict, tuple)) else value)
-    return (*values, *cost)
+def _insert(
+    table: str, row: type[msgspec.Struct], beside: tuple[str, ...] = (), *, without: str = "", verb: str = "INSERT"
+) -> _Insert:
+    """Each field of *row* but *without* goes into the column of its stored name; the columns *beside* follow."""
+    fields = [field for field in msgspec.structs.fields(row) if field.name != without]
+    columns = [f'"{name}"' for name in (*(field.encode_name for field in fields), *beside)]
+    sql = f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+    return _Insert(sql, attrgetter(*(field.name for field in fields)))
+
+
+_ENGINE = _insert("engine", EngineRow, verb="INSERT OR REPLACE")
+_FIT = _insert("engine_fit", FitRow, verb="INSERT OR REPLACE")
+_POSTING = _insert("posting", Posting, Charge._fields)
+_METER = _insert("meter", MeterRow, without="sensor")
+_USAGE = _insert("usage", UsageRecord, UsageCost._fields)
+
+
+def _with_json(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(json.dumps(value) if isinstance(value, (dict, tuple)) else value for value in values)
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Single statements of a script (``executescript`` would commit behind our back)."""
+    """Split a script into statements (``executescript`` would commit the transaction that is open)."""
     rest = ""
     for line in script.splitlines():
         rest += line.split("--")[0] + "\n"
@@ -251,7 +194,7 @@ _SENSOR_PLACES = ", ".join("?" * (3 + len(EnergyProvenance.__struct_fields__)))
 
 
 def put_sensors(connection: sqlite3.Connection, rows: Iterable[MeterRow]) -> None:
-    """Keep how the energy of meter rows was read. A window that comes in two rows has its last one's."""
+    """Write how the energy of meter rows was read. Where a window comes in two rows, the last one counts."""
     connection.executemany(
         f"INSERT OR REPLACE INTO window_sensor VALUES ({_SENSOR_PLACES})",  # noqa: S608 - our names
         [
@@ -263,6 +206,6 @@ def put_sensors(connection: sqlite3.Connection, rows: Iterable[MeterRow]) -> Non
 
 
 def put_pending(connection: sqlite3.Connection, rows: Iterable[PendingRow]) -> None:
-    """Say what is pending now, in place of what was."""
+    """Replace the rows of what is pending."""
     connection.execute("DELETE FROM pending")
     connection.executemany("INSERT INTO pending VALUES (?,?,?,?,?)", [msgspec.structs.astuple(row) for row in rows])

@@ -1,13 +1,12 @@
-"""What leaves the agent: spans and metrics over OTLP, a Prometheus endpoint. Views of the ledger, never the bill.
+"""The bill as spans and metrics: OTLP, and a Prometheus endpoint. They are views of the ledger; the ledger is the bill.
 
     emission = Emission(ledger_path, EmissionSettings(prometheus_port=9464))
     emission.start()
     emission.publish(booked)     # after each commit: something with .postings, .meter and .records
     emission.stop()
 
-Nothing here raises into the agent or makes it wait for a network: what goes wrong is logged, counted and shown.
-Where OTLP goes is said by OpenTelemetry's own variables; with no ``OTEL_EXPORTER_OTLP_*ENDPOINT`` it goes nowhere.
-Comes in: what was booked, and the ledger through a cursor of its own.
+Nothing here raises into the agent or makes it wait for a network: errors are logged and counted. OTLP receivers are set
+by OpenTelemetry's ``OTEL_*`` variables; without an ``OTEL_EXPORTER_OTLP_*ENDPOINT`` nothing is sent.
 
 May import: core, pricing, ledger.
 """

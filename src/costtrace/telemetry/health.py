@@ -1,4 +1,4 @@
-"""What costtrace says of its own health, for metrics."""
+"""Figures of costtrace's own health, for metrics."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from costtrace.core import semconv as s
 
 
 class Health:
-    """Figures of costtrace itself, by the short names of `semconv.HEALTH`. Any thread may set them."""
+    """Figures by the short names of `semconv.HEALTH`; any other name is a ValueError. Any thread may set them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -15,7 +15,7 @@ class Health:
         self._live: dict[str, Callable[[], float]] = {}
 
     def follow(self, name: str, read: Callable[[], float]) -> None:
-        """Read a figure when it is asked for, instead of having it set."""
+        """Have a figure read by *read* whenever it is asked for, instead of being set."""
         self._check(name)
         self._live[name] = read
 
@@ -32,7 +32,7 @@ class Health:
             self._values[name] = self._values.get(name, 0) + value
 
     def get(self, name: str) -> float | None:
-        """What it was last set to; None: never."""
+        """The figure now; None: it was never set."""
         self._check(name)
         if name in self._live:
             return self._live[name]()

@@ -1,7 +1,7 @@
-"""Distributions over single requests, in fixed buckets with an exemplar each: what the Prometheus endpoint shows.
+"""Histograms over requests for the Prometheus endpoint, in fixed buckets with an exemplar each.
 
-Buckets are half decades over nine of them: cost, time and energy of requests span at least six. (Over OTLP the same
-values go into exponential histograms of the SDK.)
+Buckets are half decades (1, 3, 10, ...) over nine decades: cost, time and energy of requests span at least six. Over
+OTLP the same values go into exponential histograms of the SDK.
 """
 
 from bisect import bisect_left
@@ -33,7 +33,7 @@ class Value(NamedTuple):
 
 
 def request_values(record: UsageRecord, cost: UsageCost) -> list[Value]:
-    """What one request adds to the distributions; nothing for what is not known."""
+    """The values of one request in SI units and units of its currency. What is unknown is left out."""
     values = [Value(s.H_GPU_TIME, record.gpu_ns / NS_PER_S)]
     if record.energy_uj is not None:
         values.append(Value(s.H_ENERGY, record.energy_uj / UJ_PER_J))
@@ -46,13 +46,13 @@ def request_values(record: UsageRecord, cost: UsageCost) -> list[Value]:
 
 
 def bounds(metric: s.Metric) -> tuple[float, ...]:
-    """Upper bounds of a metric's buckets, without the last, which has none."""
+    """Upper bounds of a metric's buckets. The last bucket has none."""
     first = _DECADES[metric.name]
     return tuple(float(f"{step}e{power}") for power in range(first, first + 9) for step in (1, 3))
 
 
 class Distribution:
-    """Values of one label set."""
+    """The histogram of one label set."""
 
     __slots__ = ("bounds", "counts", "exemplars", "sum")
 
@@ -64,7 +64,7 @@ class Distribution:
         self.sum = 0.0
 
     def add(self, value: float, exemplar: Exemplar | None) -> None:
-        """Take one value; its exemplar, if it has one, becomes the bucket's."""
+        """Count one value; its exemplar, if it has one, replaces the bucket's."""
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.sum += value
@@ -72,7 +72,7 @@ class Distribution:
             self.exemplars[bucket] = exemplar
 
     def copy(self) -> "Distribution":
-        """What it holds now."""
-        twin = Distribution(self.bounds)
-        twin.counts, twin.exemplars, twin.sum = self.counts.copy(), self.exemplars.copy(), self.sum
-        return twin
+        """A copy that later values do not change."""
+        copy = Distribution(self.bounds)
+        copy.counts, copy.exemplars, copy.sum = self.counts.copy(), self.exemplars.copy(), self.sum
+        return copy

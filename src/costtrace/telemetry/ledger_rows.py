@@ -1,4 +1,4 @@
-"""Rows of the ledger's table ``usage`` as the values that they were written from."""
+"""Rows of the ledger's tables ``usage`` and ``engine``, read back as the structs that they were written from."""
 
 import json
 import sqlite3
@@ -34,17 +34,17 @@ class Page(NamedTuple):
     damaged: dict[str, str]
     """Record ids of rows that cannot be read, and why."""
     last_id: int
-    """Of all rows of the page, the damaged ones too; 0 where there are none."""
+    """The highest id of the page, damaged rows included; 0: the page is empty."""
 
 
 def usage_after(connection: sqlite3.Connection, usage_id: int, limit: int) -> Page:
-    """Up to `limit` usage rows behind `usage_id`."""
-    raw = connection.execute(
+    """Read up to `limit` usage rows behind `usage_id`."""
+    rows = connection.execute(
         f"SELECT usage_id, {_COLUMNS} FROM usage WHERE usage_id > ? ORDER BY usage_id LIMIT ?",  # noqa: S608 our names
         (usage_id, limit),
     ).fetchall()
-    page = Page([], {}, raw[-1][0] if raw else 0)
-    for row in raw:
+    page = Page([], {}, rows[-1][0] if rows else 0)
+    for row in rows:
         try:
             page.rows.append(_usage_row(row))
         except msgspec.DecodeError as error:
@@ -62,13 +62,13 @@ def _usage_row(row: Sequence[Any]) -> UsageRow:
 
 
 def engines(connection: sqlite3.Connection) -> dict[str, EngineRow]:
-    """All engines of the ledger by id."""
-    found = {}
-    for row in connection.execute(f"SELECT {_ENGINE_COLUMNS} FROM engine"):  # noqa: S608 names of our own
+    """Read all engines of the ledger, by id."""
+    engines_by_id = {}
+    for row in connection.execute(f"SELECT {_ENGINE_COLUMNS} FROM engine"):  # noqa: S608 our names
         values = dict(zip(_ENGINE_FIELDS, row, strict=True))
         for name in ("devices", "lost_hooks"):
             values[name] = tuple(json.loads(values[name]))
         values["settings"] = json.loads(values["settings"])
         values["simulated"] = bool(values["simulated"])
-        found[values["engine_id"]] = EngineRow(**values)
-    return found
+        engines_by_id[values["engine_id"]] = EngineRow(**values)
+    return engines_by_id

@@ -1,6 +1,6 @@
-"""What metrics are made from, in one place and behind one lock: totals, distributions, devices, costtrace's health.
+"""Everything that metrics are made of, behind one lock: totals, distributions, device readings, costtrace's health.
 
-The agent's thread puts in, exporters' threads take copies out; the lock is held for a copy at most.
+The agent's thread adds to it, exporters' threads copy from it; the lock is held no longer than a copy takes.
 """
 
 import sqlite3
@@ -16,14 +16,14 @@ from costtrace.telemetry.health import Health
 from costtrace.telemetry.histograms import Distribution, Exemplar, bounds, request_values
 from costtrace.telemetry.ledger_rows import engines
 from costtrace.telemetry.span_ids import span_ids
-from costtrace.telemetry.totals import TenantGate, Totals, Where
+from costtrace.telemetry.totals import TenantGate, Totals, UseLabels
 
 Point = tuple[tuple[str, ...], int | float]
-"""Values of a metric's attributes, in their order (empty: does not apply), and the metric's own."""
+"""Values of a metric's attributes, in their order (empty: does not apply), and the value of the metric."""
 
 
 class DeviceReading(NamedTuple):
-    """What a device's sensor said last."""
+    """The last reading of a device's sensor, and what attribution has learned about it."""
 
     uuid: str
     name: str
@@ -36,21 +36,21 @@ class DeviceReading(NamedTuple):
     idle_w: float | None = None
     """Power when nothing runs on it, as fitted."""
     residual: float | None = None
-    """By what share integrated power exceeds its counter."""
+    """The share by which integrated power exceeds its counter."""
     model_error: float | None = None
     """Mean error of the energy model over its last counter windows, as a share."""
     lag_s: float | None = None
-    """How old its counter's value is when it is read, as found."""
+    """How old its counter's value is when it is read, as measured."""
 
 
 class MetricState:
-    """Everything that metrics show. `load` once, then `add` after each commit."""
+    """What all metrics show. Call `load` once, then `add` after each commit."""
 
     def __init__(self, tenant_limit: int = 1_000, histogram_tenants: int = 100) -> None:
         self.health = Health()
         self.totals = Totals(tenant_limit)
         self.since_ns = time.time_ns()
-        """Since when the totals count (wall ns): the beginning of the ledger."""
+        """The wall ns at which the totals begin: the start of the ledger's first engine."""
         self._lock = threading.Lock()
         self._gate = TenantGate(histogram_tenants)
         self._distributions: dict[str, dict[tuple[str, ...], Distribution]] = {m.name: {} for m in s.HISTOGRAMS}
@@ -58,8 +58,8 @@ class MetricState:
         self._devices: dict[str, DeviceReading] = {}
         self._device_uj: dict[str, int] = {}
         self._makers: dict[str, Callable[[], list[Point]]] = {
-            s.M_GPU_TIME.name: lambda: _where(self.totals.gpu_ns, NS_PER_S),
-            s.M_ENERGY.name: lambda: _where(self.totals.energy_uj, UJ_PER_J),
+            s.M_GPU_TIME.name: lambda: _points(self.totals.gpu_ns, NS_PER_S),
+            s.M_ENERGY.name: lambda: _points(self.totals.energy_uj, UJ_PER_J),
             s.M_COST.name: self._cost,
             s.M_TOKENS.name: lambda: list(self.totals.tokens.items()),
             s.M_REQUESTS.name: lambda: list(self.totals.requests.items()),
@@ -77,11 +77,11 @@ class MetricState:
         }
 
     def load(self, connection: sqlite3.Connection) -> None:
-        """Begin with what stands in the ledger."""
+        """Begin with the totals of the ledger."""
         with self._lock:
-            known = engines(connection)
-            self.totals.load(connection, known.values())
-            self.since_ns = min((e.started_wall_ns for e in known.values()), default=self.since_ns)
+            rows = engines(connection).values()
+            self.totals.load(connection, rows)
+            self.since_ns = min((engine.started_wall_ns for engine in rows), default=self.since_ns)
 
     def add(
         self,
@@ -89,7 +89,7 @@ class MetricState:
         usage: Iterable[tuple[UsageRecord, UsageCost]],
         meters: Iterable[MeterRow],
     ) -> None:
-        """Take what was committed since. Its engines and rates are known (`Totals.know`)."""
+        """Add what was committed since. Its engines and rates must be known (`Totals.know`)."""
         usage = list(usage)
         with self._lock:
             self.totals.add(postings, usage, meters)
@@ -97,7 +97,7 @@ class MetricState:
                 self._distribute(record, cost)
 
     def device(self, reading: DeviceReading) -> None:
-        """Take a device's latest reading. Its energy counts from the first; a counter that falls has been reset."""
+        """Keep a device's latest reading. Its energy counts from the first; a counter that falls was reset."""
         with self._lock:
             last = self._devices.get(reading.uuid)
             if reading.energy_uj is not None:
@@ -107,7 +107,7 @@ class MetricState:
             self._devices[reading.uuid] = reading
 
     def points(self, metric: s.Metric) -> list[Point]:
-        """All points of a counter or gauge, now."""
+        """The points of a counter or gauge, now."""
         make = self._makers.get(metric.name)
         if make is None:
             value = self.health.get(metric.name.removeprefix("costtrace."))
@@ -116,63 +116,64 @@ class MetricState:
             return make()
 
     def distributions(self, metric: s.Metric) -> list[tuple[tuple[str, ...], Distribution]]:
-        """All distributions of a histogram, now."""
+        """Copies of a histogram's distributions by label set, now."""
         with self._lock:
-            return [(labels, each.copy()) for labels, each in self._distributions[metric.name].items()]
+            return [(labels, group.copy()) for labels, group in self._distributions[metric.name].items()]
 
     def histogram_labels(self, record: UsageRecord) -> tuple[str, str, str]:
-        """Values of `semconv.HISTOGRAM_ATTRIBUTES`: tenants are folded earlier here, each costs many buckets."""
+        """Values of `semconv.HISTOGRAM_ATTRIBUTES`. Fewer tenants are named than in totals: each has many buckets."""
         return self._gate(record.tenant), record.model, record.operation
 
     def _distribute(self, record: UsageRecord, cost: UsageCost) -> None:
         labels = self.histogram_labels(record)
         ids = span_ids(record)
         for metric, value, currency in request_values(record, cost):
-            full = (*labels, currency) if s.CURRENCY in metric.attributes else labels
-            group = self._distributions[metric.name]
-            found = group.get(full)
-            if found is None:
-                found = group[full] = Distribution(self._bounds[metric.name])
-            seen = None
+            key = (*labels, currency) if s.CURRENCY in metric.attributes else labels
+            by_labels = self._distributions[metric.name]
+            distribution = by_labels.get(key)
+            if distribution is None:
+                distribution = by_labels[key] = Distribution(self._bounds[metric.name])
+            exemplar = None
             if ids is not None:
-                seen = Exemplar(value, ids.trace_id, ids.request, record.ended_ns / NS_PER_S)
-            found.add(value, seen)
+                exemplar = Exemplar(value, ids.trace_id, ids.request, record.ended_ns / NS_PER_S)
+            distribution.add(value, exemplar)
 
     def _cost(self) -> list[Point]:
         return [
             (
                 (
-                    *(where.kind, where.reason, where.tenant, where.model, component, currency),
-                    *(where.device_name, where.device_kind, _flag(where.simulated)),
+                    *(use.kind, use.reason, use.tenant, use.model, component, currency),
+                    *(use.device_name, use.device_kind, _flag(use.simulated)),
                 ),
                 nano / NANO_PER_UNIT,
             )
-            for (where, component, currency), nano in self.totals.cost_nano.items()
+            for (use, component, currency), nano in self.totals.cost_nano.items()
         ]
 
     def _wasted(self) -> list[Point]:
         return [
-            ((w.tenant, w.model, w.device_name, w.device_kind, _flag(w.simulated)), ns / NS_PER_S)
-            for w, ns in self.totals.wasted_ns.items()
+            ((use.tenant, use.model, use.device_name, use.device_kind, _flag(use.simulated)), ns / NS_PER_S)
+            for use, ns in self.totals.wasted_ns.items()
         ]
 
     def _hw_energy(self) -> list[Point]:
-        return [(_hw(self._devices[uuid]), uj / UJ_PER_J) for uuid, uj in self._device_uj.items()]
+        return [(_device_labels(self._devices[uuid]), uj / UJ_PER_J) for uuid, uj in self._device_uj.items()]
 
     def _hw_power(self) -> list[Point]:
-        return [(_hw(d), d.power_mw / 1_000) for d in self._devices.values() if d.power_mw is not None]
+        return self._of_devices(lambda device: None if device.power_mw is None else device.power_mw / 1_000)
 
     def _of_devices(self, figure: Callable[[DeviceReading], float | None]) -> list[Point]:
-        return [(_hw(d), value) for d in self._devices.values() if (value := figure(d)) is not None]
+        devices = self._devices.values()
+        return [(_device_labels(device), value) for device in devices if (value := figure(device)) is not None]
 
 
-def _where(sums: dict[Where, int], unit: int) -> list[Point]:
-    return [((*where[:-1], _flag(where.simulated)), value / unit) for where, value in sums.items()]
+def _points(sums: dict[UseLabels, int], unit: int) -> list[Point]:
+    return [((*use[:-1], _flag(use.simulated)), value / unit) for use, value in sums.items()]
 
 
 def _flag(value: bool) -> str:  # noqa: FBT001 it is the value itself
     return "true" if value else ""
 
 
-def _hw(device: DeviceReading) -> tuple[str, ...]:
+def _device_labels(device: DeviceReading) -> tuple[str, ...]:
     return device.uuid, device.name, "cpu" if device.kind == "cpu" else "gpu", _flag(device.simulated)

@@ -1,4 +1,4 @@
-"""Metrics over OTLP, by the SDK with a provider of its own: the process's global one is nobody's business here."""
+"""Metrics over OTLP by the OpenTelemetry SDK, with a meter provider that is not the process's global one."""
 
 import dataclasses
 import logging
@@ -29,25 +29,25 @@ from costtrace.telemetry.transport import GRPC, Target
 
 _log = logging.getLogger("costtrace.telemetry")
 _MOST_POINTS = 1_000_000
-"""The SDK's own limit of label sets (2,000) would fold tenants a second time and without order: ours is in `Totals`."""
+"""Label sets of one metric. The SDK's default (2,000) would fold tenants a second time; `Totals` folds them."""
 _FROM_LEDGER = frozenset(m.name for m in s.TOTALS if m.instrument == "counter") - {s.M_HW_ENERGY.name}
 _BOOLEAN = "boolean"
 
 
 class OtlpMetrics:
-    """Exports the feed every ``OTEL_METRIC_EXPORT_INTERVAL`` milliseconds, cumulative."""
+    """Exports the metrics every ``OTEL_METRIC_EXPORT_INTERVAL`` milliseconds, cumulative."""
 
-    def __init__(self, feed: MetricState, target: Target, resource: Resource, version: str | None = None) -> None:
-        self._feed = feed
+    def __init__(self, state: MetricState, target: Target, resource: Resource, version: str | None = None) -> None:
+        self._state = state
         inner: MetricExporter = GrpcMetricExporter() if target.protocol == GRPC else HttpMetricExporter()
-        self._exporter = _Exporter(inner, feed)
+        self._exporter = _Exporter(inner, state)
         views = [
             View(instrument_name=m.name, aggregation=ExponentialBucketHistogramAggregation()) for m in s.HISTOGRAMS
         ]
         self._provider = sdk.MeterProvider([_reader(self._exporter)], resource, shutdown_on_exit=False, views=views)
         meter = self._provider.get_meter(s.SCOPE, version)
         for metric in (*s.TOTALS, *s.HEALTH.values()):
-            callbacks = [_callback(feed, metric)]
+            callbacks = [_callback(state, metric)]
             if metric.instrument == "counter":
                 meter.create_observable_counter(metric.name, callbacks, metric.unit, metric.brief)
             else:
@@ -58,21 +58,21 @@ class OtlpMetrics:
 
     @property
     def failures(self) -> int:
-        """Exports that have failed."""
+        """How many exports have failed."""
         return self._exporter.failures
 
     def record(self, usage: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
-        """Take closed requests into the histograms, each with its span as exemplar where it has one."""
+        """Add closed records to the histograms, each with its span as exemplar where it has one."""
         for record, cost in usage:
             ids = span_ids(record)
-            where = None
+            exemplar = None
             if ids is not None:
-                where = set_span_in_context(NonRecordingSpan(context(ids.trace_id, ids.request)))
-            labels = self._feed.histogram_labels(record)
+                exemplar = set_span_in_context(NonRecordingSpan(context(ids.trace_id, ids.request)))
+            labels = self._state.histogram_labels(record)
             attributes = dict(zip((a.name for a in s.HISTOGRAM_ATTRIBUTES), labels, strict=True))
             for metric, value, currency in request_values(record, cost):
-                full = {**attributes, s.CURRENCY.name: currency} if currency else attributes
-                self._histograms[metric.name].record(value, full, where)
+                priced = {**attributes, s.CURRENCY.name: currency} if currency else attributes
+                self._histograms[metric.name].record(value, priced, exemplar)
 
     def flush(self, timeout_s: float) -> None:
         """Export now."""
@@ -87,16 +87,16 @@ def _reader(exporter: MetricExporter) -> PeriodicExportingMetricReader:
     kinds = (sdk.ObservableCounter, sdk.ObservableGauge, sdk.Histogram)
     try:
         return PeriodicExportingMetricReader(exporter, cardinality_limits=dict.fromkeys(kinds, _MOST_POINTS))
-    except TypeError:  # an SDK from before there were limits
+    except TypeError:  # an SDK that has no limits yet
         return PeriodicExportingMetricReader(exporter)
 
 
-def _callback(feed: MetricState, metric: s.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+def _callback(state: MetricState, metric: s.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
     names = tuple(a.name for a in metric.attributes)
     flags = frozenset(a.name for a in metric.attributes if a.type == _BOOLEAN)
 
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        for values, value in feed.points(metric):
+        for values, value in state.points(metric):
             attributes = {n: True if n in flags else v for n, v in zip(names, values, strict=True) if v}
             yield Observation(value, attributes)
 
@@ -104,18 +104,18 @@ def _callback(feed: MetricState, metric: s.Metric) -> Callable[[CallbackOptions]
 
 
 class _Exporter(MetricExporter):
-    """An OTLP exporter that says once when its receiver is gone and once when it is back.
+    """An OTLP exporter that logs once when its receiver fails and once when it is back.
 
-    Totals continue over restarts, so they are dated from the ledger's beginning: with the start of this process a
-    receiver would take all of a continued counter for new.
+    Totals continue over restarts, so they start at the beginning of the ledger: if they started with this process, a
+    receiver would take all of a continued counter as new.
     """
 
-    def __init__(self, inner: MetricExporter, feed: MetricState) -> None:
+    def __init__(self, inner: MetricExporter, state: MetricState) -> None:
         temporality: Any = getattr(inner, "_preferred_temporality", None)
         aggregation: Any = getattr(inner, "_preferred_aggregation", None)
         super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation)
         self._inner = inner
-        self._feed = feed
+        self._state = state
         self._up = True
         self.failures = 0
 
@@ -126,8 +126,8 @@ class _Exporter(MetricExporter):
         **kwargs: Any,  # noqa: ANN401 the SDK's signature
     ) -> MetricExportResult:
         try:
-            result = self._inner.export(_dated(metrics_data, self._feed.since_ns), timeout_millis, **kwargs)
-        except Exception:  # noqa: BLE001 some versions let a refused connection through
+            result = self._inner.export(_dated(metrics_data, self._state.since_ns), timeout_millis, **kwargs)
+        except Exception:  # noqa: BLE001 some versions raise when a connection is refused
             result = MetricExportResult.FAILURE
         if result is not MetricExportResult.SUCCESS:
             self.failures += 1
@@ -144,7 +144,7 @@ class _Exporter(MetricExporter):
 
 
 def _dated(data: MetricsData, since_ns: int) -> MetricsData:
-    """The same data, with totals counting from `since_ns`."""
+    """Set the start time of all totals to `since_ns`."""
     return dataclasses.replace(
         data,
         resource_metrics=[

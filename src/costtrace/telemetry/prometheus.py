@@ -1,4 +1,4 @@
-"""The same metrics on a Prometheus endpoint: text or OpenMetrics as the scraper asks, exemplars in the latter."""
+"""The same metrics on a Prometheus endpoint: as text, or with exemplars as OpenMetrics if the scraper asks for it."""
 
 import threading
 from collections.abc import Iterable
@@ -15,16 +15,16 @@ from costtrace.telemetry.histograms import Distribution
 from costtrace.telemetry.metric_state import MetricState
 
 
-class FeedCollector(Collector):
-    """Turns the feed into metric families at each scrape."""
+class MetricCollector(Collector):
+    """Makes metric families of the metrics' state at each scrape."""
 
-    def __init__(self, feed: MetricState) -> None:
-        self._feed = feed
+    def __init__(self, state: MetricState) -> None:
+        self._state = state
 
     def collect(self) -> Iterable[Metric]:
         """All families that have at least one point."""
         for metric in (*s.TOTALS, *s.HEALTH.values()):
-            points = self._feed.points(metric)
+            points = self._state.points(metric)
             if not points:
                 continue
             family_type = CounterMetricFamily if metric.instrument == "counter" else GaugeMetricFamily
@@ -33,10 +33,10 @@ class FeedCollector(Collector):
                 family.add_metric(values, value)
             yield family
         for metric in s.HISTOGRAMS:
-            found = self._feed.distributions(metric)
-            if found:
+            distributions = self._state.distributions(metric)
+            if distributions:
                 histogram = HistogramMetricFamily(metric.prometheus, metric.brief, labels=_labels(metric))
-                for values, distribution in found:
+                for values, distribution in distributions:
                     histogram.add_metric(values, _buckets(distribution), distribution.sum)
                 yield histogram
 
@@ -50,25 +50,22 @@ def _buckets(distribution: Distribution) -> list[Any]:
     buckets: list[Any] = []
     count = 0
     uppers = [*map(repr, distribution.bounds), "+Inf"]
-    for upper, own, seen in zip(uppers, distribution.counts, distribution.exemplars, strict=True):
-        count += own
-        if seen is None:
+    for upper, in_bucket, request in zip(uppers, distribution.counts, distribution.exemplars, strict=True):
+        count += in_bucket
+        if request is None:
             buckets.append((upper, count))
         else:
-            labels = {"trace_id": f"{seen.trace_id:032x}", "span_id": f"{seen.span_id:016x}"}
-            buckets.append((upper, count, Exemplar(labels, seen.value, seen.at_s)))
+            labels = {"trace_id": f"{request.trace_id:032x}", "span_id": f"{request.span_id:016x}"}
+            buckets.append((upper, count, Exemplar(labels, request.value, request.at_s)))
     return buckets
 
 
 class PrometheusEndpoint:
-    """An HTTP server for scrapes.
+    """An HTTP server for scrapes. Raises: ConfigError (it cannot listen on that address)."""
 
-    Raises: ConfigError where the address cannot be had.
-    """
-
-    def __init__(self, feed: MetricState, host: str, port: int) -> None:
+    def __init__(self, state: MetricState, host: str, port: int) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(FeedCollector(feed))
+        registry.register(MetricCollector(state))
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except (OSError, UnicodeError) as error:
@@ -79,7 +76,7 @@ class PrometheusEndpoint:
         self.port: int = self._server.server_port
 
     def stop(self) -> None:
-        """Close the socket and end."""
+        """Close the socket and end the server's thread."""
         threading.Thread(target=self._server.shutdown, daemon=True).start()
         self._thread.join(2)
         self._server.server_close()

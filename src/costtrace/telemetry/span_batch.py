@@ -1,8 +1,8 @@
-"""One batch on its way: what is left to send, and which records the receiver does not want.
+"""Sending one batch of records: what is left of it, and which records the receiver refuses.
 
-A refused batch is halved until the records that it is about stand alone; these are tried again a few times and then
-left out, so that one bad record cannot hold up all that come after it. But a record is left out only where the
-receiver took others of the same batch: a receiver that refuses everything is set up wrongly, and waiting loses nothing.
+A refused batch is halved until the refused records are alone. These are tried again a few times and then left out, so
+that one bad record cannot hold up those after it. A record is left out only where the receiver took others of the same
+batch: a receiver that refuses everything is set up wrongly, and waiting for it loses nothing.
 """
 
 from collections import deque
@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from costtrace.telemetry.transport import Answer, Outcome
 
 TRIES = 3
-"""How often a record is refused on its own before it is left out."""
+"""How often a record must be refused alone before it is left out."""
 _REFUSALS = 128
-"""So many refusals without a single acceptance mean that the receiver takes nothing."""
+"""After so many refusals and no acceptance, the receiver takes nothing."""
 
 
 class Item(NamedTuple):
@@ -28,19 +28,20 @@ class Item(NamedTuple):
 
 
 class Progress(Enum):
-    """Where a batch stands after one export."""
+    """What to do after one export of a batch."""
 
     MORE = "more"
     PAUSE = "pause"
-    """Only refused records are left: wait before they are tried again."""
+    """Only refused records are left: wait before trying them again."""
     AGAIN = "again"
+    """The receiver does not answer, or is busy: send the same part later."""
     STUCK = "stuck"
-    """The receiver takes nothing: read the batch anew later, with what has come since."""
+    """The receiver takes nothing: read the batch again later, with what was booked since."""
     DONE = "done"
 
 
 class SpanBatch:
-    """Records in the order of the ledger, up to `last_id`."""
+    """Records in the ledger's order, up to usage id `last_id`."""
 
     def __init__(
         self, items: Sequence[Item], last_id: int, *, unsampled: int = 0, refused: dict[str, str] | None = None
@@ -49,14 +50,14 @@ class SpanBatch:
         self.unsampled = unsampled
         self.delivered = 0
         self.refused: dict[str, str] = refused or {}
-        """Records that are left out, and why."""
+        """Why records were left out, by record id."""
         self.reason = ""
         self.largest = len(items)
-        """Size of the largest part that was not too big."""
+        """Most records that an export can hold, as far as the receiver has shown."""
         self._todo: deque[tuple[Sequence[Item], int]] = deque([(items, 0)] if items else [])
         self._refusals = 0
         self._rounds = 0
-        """How often the records that are refused on their own have all been tried."""
+        """How often all records that are refused alone have been tried."""
 
     @property
     def done(self) -> bool:
@@ -64,7 +65,7 @@ class SpanBatch:
         return not self._todo
 
     def send_next(self, send: Callable[[Sequence[ReadableSpan]], Answer]) -> Progress:
-        """Export the next part of it."""
+        """Export the next part."""
         items, tries = self._todo[0]
         answer = send([span for item in items for span in item.spans])
         self.reason = answer.reason

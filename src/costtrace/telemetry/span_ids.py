@@ -1,7 +1,7 @@
-"""Which span a usage record becomes: ids made from the record, so that whoever makes them again makes the same.
+"""Trace and span ids of a usage record. They are hashes of the record, so that sending it again makes the same spans.
 
-A record without a caller's trace gets a trace of its own, made from its tenant and request key: the parts of one
-request meet in it, and two tenants who send the same request id do not.
+A record without a caller's trace gets one, hashed from its tenant and request key: the parts of one request share it,
+and two tenants that send the same request id do not.
 """
 
 import re
@@ -17,7 +17,7 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 class Caller(NamedTuple):
-    """What a W3C ``traceparent`` says."""
+    """The calling span, from a W3C ``traceparent``."""
 
     trace_id: int
     span_id: int
@@ -37,7 +37,7 @@ class SpanIds(NamedTuple):
 
 
 def parse_traceparent(text: str) -> Caller | None:
-    """The caller of a traceparent; None where it is not valid (W3C then says: as if there were none)."""
+    """Read a ``traceparent``. None: it is not valid, which W3C treats as if there were none."""
     match = _TRACEPARENT.fullmatch(text)
     if match is None or match[1] == "ff" or (match[1] == "00" and match[5]):
         return None
@@ -48,16 +48,16 @@ def parse_traceparent(text: str) -> Caller | None:
 
 
 def span_ids(record: UsageRecord) -> SpanIds | None:
-    """Ids of the record's spans; None where its caller decided not to sample the trace."""
+    """Ids of the record's spans; None: its caller decided not to sample the trace."""
     caller = parse_traceparent(record.traceparent) if record.traceparent else None
     if caller is not None and not caller.sampled:
         return None
     digest = blake2b(record.record_id.encode(), digest_size=32).digest()
-    own = [int.from_bytes(digest[at : at + 8], "big") or 1 for at in (0, 8, 16, 24)]
+    ids = [int.from_bytes(digest[at : at + 8], "big") or 1 for at in (0, 8, 16, 24)]
     if caller is not None:
-        return SpanIds(caller.trace_id, caller.span_id, *own)
+        return SpanIds(caller.trace_id, caller.span_id, *ids)
     trace = blake2b(f"{record.tenant}\0{record.request_key}".encode(), digest_size=16).digest()
-    return SpanIds(int.from_bytes(trace, "big") or 1, 0, *own)
+    return SpanIds(int.from_bytes(trace, "big") or 1, 0, *ids)
 
 
 def context(trace_id: int, span_id: int, *, remote: bool = False) -> SpanContext:

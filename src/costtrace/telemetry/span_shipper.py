@@ -1,8 +1,8 @@
-"""Spans to an OTLP receiver, from the ledger, in a thread of its own: a receiver that is down loses nothing.
+"""Sends the ledger's usage records as spans to an OTLP receiver, from a thread: a receiver that is down loses nothing.
 
-The shipper reads ``usage`` behind its cursor, exports, and moves the cursor once the receiver has taken the batch.
-Killed in between, it sends the batch again, and the spans have the same ids again. A receiver that it has no cursor
-for yet (another endpoint is another receiver) gets the ledger from its beginning.
+The shipper reads ``usage`` behind its cursor, exports, and moves the cursor once the receiver has taken the batch. If
+it is killed in between, it sends the batch again, with the same span ids. Each endpoint has a cursor; a receiver
+without one gets the ledger from its beginning.
 """
 
 import logging
@@ -29,7 +29,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 
 
 class Shipped(NamedTuple):
-    """How the shipper is getting on. Counts are of this process; `sent + unsampled + refused` is what it got past."""
+    """What became of records since this process began. `sent + unsampled + refused` is all that the cursor passed."""
 
     sent: int = 0
     unsampled: int = 0
@@ -37,9 +37,9 @@ class Shipped(NamedTuple):
     failures: int = 0
     up: bool = True
     behind: int = 0
-    """Usage rows that the receiver does not have yet."""
+    """Usage rows behind the cursor: the receiver does not have them yet."""
     oldest_ns: int = 0
-    """When the oldest of these ended (wall ns); 0: none."""
+    """The wall ns at which the oldest of these ended; 0: there is none."""
 
     @property
     def delay_s(self) -> float:
@@ -48,20 +48,20 @@ class Shipped(NamedTuple):
 
 
 _MOST_NAMED = 10
-"""Refused records of one batch that are named; a receiver that refuses a whole tenant must not fill the ledger."""
+"""How many refused records of a batch get a notice: a receiver that refuses a whole tenant must not fill the ledger."""
 
 
-def _left_out(refused: dict[str, str]) -> list[str]:
-    """What an operator is told of records that were left out."""
+def _refused_messages(refused: dict[str, str]) -> list[str]:
+    """Messages to an operator about records that were left out."""
     named = list(refused.items())[:_MOST_NAMED]
-    told = [f"record {record_id} was sent no span: {why}. The ledger has it." for record_id, why in named]
+    messages = [f"record {record_id} was sent no span: {why}. The ledger has it." for record_id, why in named]
     if len(refused) > _MOST_NAMED:
-        told.append(f"{len(refused) - _MOST_NAMED} more records of the same batch were sent no span.")
-    return told
+        messages.append(f"{len(refused) - _MOST_NAMED} more records of the same batch were sent no span.")
+    return messages
 
 
 def consumer(target: Target) -> str:
-    """The cursor's name: one for each receiver. The endpoint is hashed since there may be a key in it."""
+    """Name of the cursor of a receiver. The endpoint is hashed, as it may hold a key."""
     return f"otlp:{blake2b(f'{target.protocol} {target.endpoint}'.encode(), digest_size=8).hexdigest()}"
 
 
@@ -92,23 +92,23 @@ class SpanShipper:
         self._engines = dict[str, EngineRow]()
         self._position: int | None = None
         self._batch: SpanBatch | None = None
-        self._failed = 0
-        self._asked = 1
-        self._looked = 0
-        """The newest `wake` after which the ledger was found to be sent."""
+        self._failures = 0
+        self._wakes = 1
+        self._drained_at = 0
+        """The number of wakes at which the receiver had the whole ledger."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something new in the ledger; returns at once."""
-        self._asked += 1
+        """Tell the shipper that the ledger has new rows; returns at once."""
+        self._wakes += 1
         self._wake.set()
 
     def drained(self) -> bool:
         """Does the receiver have all that was in the ledger at the last `wake`? True where nothing can be sent."""
-        return self._looked == self._asked or not self._thread.is_alive()
+        return self._drained_at == self._wakes or not self._thread.is_alive()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Send what is left for at most `timeout_s`, then end. True if the receiver has all of it."""
@@ -120,7 +120,7 @@ class SpanShipper:
         if self._transport is not None:
             self._transport.close()
         self._thread.join(max(0.5, deadline - time.monotonic()))
-        return self._looked == self._asked
+        return self._drained_at == self._wakes
 
     def _run(self) -> None:
         try:
@@ -131,40 +131,39 @@ class SpanShipper:
             return
         try:
             self._transport = self._open()
-            while self._round(ledger):
+            while self._next_round(ledger):
                 pass
-        except Exception:  # noqa: BLE001 whatever it is
-            # The agent goes on without spans; they stay in the ledger for the next start.
+        except Exception:  # noqa: BLE001 the agent goes on without spans
             _log.exception("sending spans has ended by an error; they stay in the ledger")
             self.status = self.status._replace(up=False, failures=self.status.failures + 1)
         finally:
             ledger.close()
 
-    def _round(self, ledger: Ledger) -> bool:
-        """One batch, or a wait. False: the end."""
+    def _next_round(self, ledger: Ledger) -> bool:
+        """Send one batch, or wait. False: end."""
         try:
-            wait = self._work(ledger)
+            wait_s = self._send(ledger)
         except sqlite3.Error as error:
-            wait = self._fail(f"the ledger cannot be used: {error}")
+            wait_s = self._fail(f"the ledger cannot be used: {error}")
         except Exception as error:  # noqa: BLE001 whatever it is, the next round may do better
-            wait = self._fail(repr(error))
-        if wait == 0:
+            wait_s = self._fail(repr(error))
+        if wait_s == 0:
             return True
         if self._ending.is_set():  # go on while there is something to send, and give up at the first failure
-            return self._looked != self._asked and not self._failed
-        if self._failed:
-            self._ending.wait(wait)
+            return self._drained_at != self._wakes and not self._failures
+        if self._failures:
+            self._ending.wait(wait_s)
         else:
-            self._wake.wait(wait)
+            self._wake.wait(wait_s)
             self._wake.clear()
         return True
 
-    def _work(self, ledger: Ledger) -> float:
-        """Get on with the batch at hand, or with the next one. Returns for how many seconds to wait then."""
+    def _send(self, ledger: Ledger) -> float:
+        """Send the current batch, or read and send the next one. Returns how many seconds to wait after it."""
         if self._batch is None:
             self._batch = self._read(ledger)
         else:
-            self._look(ledger)
+            self._measure_backlog(ledger)
         if self._batch is None:
             return self._poll_s
         batch = self._batch
@@ -176,7 +175,7 @@ class SpanShipper:
                     self._batch = None
                 return self._fail(batch.reason)
             if batch.delivered:
-                self._recovered()
+                self._recover()
             if progress is Progress.PAUSE:
                 self._ending.wait(FIRST_WAIT_S)
         self._commit(ledger, batch)
@@ -184,27 +183,27 @@ class SpanShipper:
 
     def _read(self, ledger: Ledger) -> SpanBatch | None:
         connection = ledger.connection
-        asked = self._asked
+        wakes = self._wakes  # before the ledger is read: a later wake asks for another look
         if self._position is None:
             row = connection.execute("SELECT usage_id FROM cursor WHERE consumer = ?", (self._name,)).fetchone()
             self._position = row[0] if row else 0
         page = usage_after(connection, self._position, self._limit)
         if not page.last_id:
             newest = connection.execute("SELECT max(usage_id) FROM usage").fetchone()[0] or 0
-            # Ids start again where a ledger was emptied or put back from a copy.
+            # Ids start again where the ledger was emptied or restored from a backup.
             self._position = min(self._position, newest)
             self.status = self.status._replace(behind=0, oldest_ns=0)
-            self._looked = asked
+            self._drained_at = wakes
             return None
         if any(row.record.engine_id not in self._engines for row in page.rows):
             self._engines = engines(connection)
         if page.rows:
             self.status = self.status._replace(oldest_ns=page.rows[0].record.ended_ns)
-        self._look(ledger)
+        self._measure_backlog(ledger)
         return self._build(page)
 
-    def _look(self, ledger: Ledger) -> None:
-        """See how far behind the ledger we are."""
+    def _measure_backlog(self, ledger: Ledger) -> None:
+        """Update how many rows the receiver does not have yet."""
         newest = ledger.connection.execute("SELECT max(usage_id) FROM usage").fetchone()[0] or 0
         self.status = self.status._replace(behind=max(0, newest - (self._position or 0)))
 
@@ -214,7 +213,7 @@ class SpanShipper:
             record_id = row.record.record_id
             try:
                 spans = self._builder.build(row.record, row.cost, self._engines.get(row.record.engine_id))
-            except Exception as error:  # noqa: BLE001 one odd record must not stop all that come after it
+            except Exception as error:  # noqa: BLE001 one bad record must not stop those after it
                 refused[record_id] = f"it cannot be made into spans: {error!r}"
                 continue
             if spans:
@@ -224,17 +223,17 @@ class SpanShipper:
         return SpanBatch(items, page.last_id, unsampled=unsampled, refused=refused)
 
     def _commit(self, ledger: Ledger, batch: SpanBatch) -> None:
-        """The receiver has it: move the cursor. If that fails, the batch at hand is done and only this is repeated."""
-        left_out = _left_out(batch.refused)
+        """Move the cursor behind a batch that was sent. If that fails, only this is repeated: the batch is done."""
+        messages = _refused_messages(batch.refused)
         with ledger.transaction():
             ledger.connection.execute(
                 "INSERT INTO cursor VALUES (?,?,?) ON CONFLICT (consumer) DO UPDATE "
                 "SET usage_id = excluded.usage_id, updated_ns = excluded.updated_ns",
                 (self._name, batch.last_id, time.time_ns()),
             )
-            for message in left_out:
+            for message in messages:
                 ledger.notice("spans", message)
-        for message in left_out:
+        for message in messages:
             _log.warning("%s", message)
         assert self._position is not None
         old = self.status
@@ -249,15 +248,16 @@ class SpanShipper:
         self._limit = min(batch.largest * 2, self._most) if batch.largest else self._limit
 
     def _fail(self, reason: str) -> float:
+        """Count a failure and log the first. Returns how many seconds to wait."""
         if self.status.up:
             _log.warning("spans cannot be sent: %s. They stay in the ledger and are sent once it takes them.", reason)
         self.status = self.status._replace(up=False, failures=self.status.failures + 1)
-        wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._failed, 10))
-        self._failed += 1
-        return wait * random.uniform(0.5, 1)  # noqa: S311 jitter, not a secret
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        return wait_s * random.uniform(0.5, 1)  # noqa: S311 jitter, not a secret
 
-    def _recovered(self) -> None:
+    def _recover(self) -> None:
         if not self.status.up:
             _log.warning("spans are being sent again")
         self.status = self.status._replace(up=True)
-        self._failed = 0
+        self._failures = 0

@@ -1,8 +1,8 @@
-"""A usage record as spans: pure, cheap, and the same spans whenever it is done again.
+"""A usage record as spans. Pure: the same record makes the same spans.
 
-``costtrace.request`` carries all figures. Its children ``costtrace.queue``, ``.prefill`` and ``.decode`` carry their
-phase's under names of their own (``costtrace.phase.*``), so that a sum of ``costtrace.cost.amount`` over all spans
-counts nothing twice. A phase that the record did not reach has no span.
+``costtrace.request`` carries all figures. Its children ``costtrace.queue``, ``.prefill`` and ``.decode`` carry those of
+their phase under other names (``costtrace.phase.*``), so that a sum of ``costtrace.cost.amount`` over all spans counts
+nothing twice. A phase that the record did not reach has no span.
 """
 
 import json
@@ -22,7 +22,7 @@ from costtrace.telemetry.span_ids import SpanIds, context, span_ids
 Profile = Literal["gen_ai_cost", "llm_cost", "langfuse"]
 PROFILES: tuple[Profile, ...] = ("gen_ai_cost", "llm_cost", "langfuse")
 DEFAULT_PROFILES: frozenset[Profile] = frozenset(("gen_ai_cost", "llm_cost"))
-"""Copies of the cost under names that backends read. They all mean USD, so other currencies are never copied."""
+"""Copies of the cost under names that backends read. They mean USD, so other currencies are never copied."""
 
 Value = str | bool | int | float | tuple[str, ...]
 Attributes = dict[str, Value]
@@ -31,7 +31,7 @@ _UNSET = Status(StatusCode.UNSET)
 
 
 class SpanBuilder:
-    """Makes spans of usage records, for one resource and one choice of profiles."""
+    """Makes spans of usage records, for one resource and one set of profiles."""
 
     def __init__(
         self,
@@ -46,28 +46,28 @@ class SpanBuilder:
         self._scope = InstrumentationScope(s.SCOPE, version)
 
     def build(self, record: UsageRecord, cost: UsageCost, engine: EngineRow | None) -> list[ReadableSpan]:
-        """The record's spans, its request first; none where its caller did not sample the trace."""
+        """The record's spans, its request first; none if its caller did not sample the trace."""
         ids = span_ids(record)
         if ids is None:
             return []
         parent = context(ids.trace_id, ids.parent_id, remote=True) if ids.parent_id else None
-        own = context(ids.trace_id, ids.request)
+        request = context(ids.trace_id, ids.request)
         start = max(0, record.arrived_ns or record.scheduled_ns or record.ended_ns)
         end = max(start, record.ended_ns)
         attributes = request_attributes(record, cost, engine, self._profiles)
         if self._carbon is not None:
             attributes.update(_carbon_attributes(record, self._carbon))
-        spans = [self._span(s.SPAN_REQUEST.name, own, parent, attributes, start, end)]
+        spans = [self._span(s.SPAN_REQUEST.name, request, parent, attributes, start, end)]
         for name, span_id, begin, until, figures in _phases(record, cost, ids, start, end):
-            spans.append(self._span(name, context(ids.trace_id, span_id), own, figures, begin, until))
+            spans.append(self._span(name, context(ids.trace_id, span_id), request, figures, begin, until))
         return spans
 
     def _span(
-        self, name: str, own: SpanContext, parent: SpanContext | None, attributes: Attributes, start: int, end: int
+        self, name: str, span: SpanContext, parent: SpanContext | None, attributes: Attributes, start: int, end: int
     ) -> ReadableSpan:
         return ReadableSpan(
             name=name,
-            context=own,
+            context=span,
             parent=parent,
             resource=self._resource,
             attributes=attributes,
@@ -84,21 +84,21 @@ def _phases(
     """(name, span id, start, end, attributes) of the phases that the record reached, in order and without gaps."""
     if not record.scheduled_ns:
         return [(s.SPAN_QUEUE.name, ids.queue, start, end, {})]
-    begun = min(max(start, record.scheduled_ns), end)
-    phases: list[tuple[str, int, int, int, Attributes]] = [(s.SPAN_QUEUE.name, ids.queue, start, begun, {})]
-    turn = min(max(begun, record.decode_ns_at), end) if record.decode_ns_at else end
+    scheduled = min(max(start, record.scheduled_ns), end)
+    phases: list[tuple[str, int, int, int, Attributes]] = [(s.SPAN_QUEUE.name, ids.queue, start, scheduled, {})]
+    decode_start = min(max(scheduled, record.decode_ns_at), end) if record.decode_ns_at else end
     if record.prefill_ns or not record.decode_ns:
-        figures = _phase(record.prefill_ns, record.prefill_uj, cost.prefill_nano)
-        phases.append((s.SPAN_PREFILL.name, ids.prefill, begun, turn, figures))
+        figures = _phase_attributes(record.prefill_ns, record.prefill_uj, cost.prefill_nano)
+        phases.append((s.SPAN_PREFILL.name, ids.prefill, scheduled, decode_start, figures))
     else:
-        turn = begun  # its prompt was computed elsewhere: all its time here is decode
+        decode_start = scheduled  # its prompt was computed elsewhere: all its time here is decode
     if record.decode_ns:
-        figures = _phase(record.decode_ns, record.decode_uj, cost.decode_nano)
-        phases.append((s.SPAN_DECODE.name, ids.decode, turn, end, figures))
+        figures = _phase_attributes(record.decode_ns, record.decode_uj, cost.decode_nano)
+        phases.append((s.SPAN_DECODE.name, ids.decode, decode_start, end, figures))
     return phases
 
 
-def _phase(gpu_ns: int, energy_uj: int | None, nano: int | None) -> Attributes:
+def _phase_attributes(gpu_ns: int, energy_uj: int | None, nano: int | None) -> Attributes:
     attributes: Attributes = {s.PHASE_TIME.name: gpu_ns / NS_PER_S}
     if energy_uj is not None:
         attributes[s.PHASE_ENERGY.name] = energy_uj / UJ_PER_J

@@ -1,7 +1,7 @@
-"""Running totals for counters, by label sets: pure, exact integers, equal to the ledger's sums.
+"""Running totals for counters, by label set: exact integers, equal to the ledger's sums.
 
-`Totals.load` reads them from a ledger in one go, so that counters continue after a restart; `Totals.add` takes what
-was committed since. Both count the same rows, and every row counts once: idle, overhead and unobserved too.
+`Totals.load` reads them from a ledger, so that counters continue after a restart; `Totals.add` adds what was committed
+since. Both count every row once: idle, overhead and unobserved too.
 """
 
 import sqlite3
@@ -16,11 +16,11 @@ from costtrace.core.semconv import OTHER_TENANT
 
 _Key = TypeVar("_Key")
 _MOST_FOLDED = 1_000_000
-"""The count of folded tenants stops here: it must not grow without bound."""
+"""The set of folded tenants stops growing here."""
 
 
-class Where(NamedTuple):
-    """What device time and energy were spent on."""
+class UseLabels(NamedTuple):
+    """What device time and energy were spent on: the labels of their counters."""
 
     kind: str
     reason: str
@@ -32,16 +32,17 @@ class Where(NamedTuple):
     simulated: bool
 
 
-class Money(NamedTuple):
+class CostLabels(NamedTuple):
     """What money was spent on."""
 
-    where: Where
+    use: UseLabels
     component: str
+    """``device`` or ``energy``."""
     currency: str
 
 
 class TenantGate:
-    """Folds tenants beyond a limit into one. Who comes first keeps the own name, for as long as the gate lives."""
+    """Folds tenants beyond a limit into one. The first ones keep their names for as long as the gate lives."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -79,17 +80,17 @@ class _Line(NamedTuple):
     decode_ns: int
     wasted_ns: int
     energy_uj: int
-    """Where it is known; likewise its phases."""
+    """The known part; likewise of its phases."""
     prefill_uj: int
     decode_uj: int
     energy_unknown_ns: int
     device_nano: int
-    """Where the cost is known; likewise `energy_nano`."""
+    """Of postings whose cost is known; likewise `energy_nano`."""
     energy_nano: int
     cost_unknown_ns: int
 
 
-_SUMS = """
+_POSTING_SUMS = """
 SELECT kind, reason, tenant, model, engine_id, rate_id,
     sum(gpu_ns), sum(prefill_ns), sum(decode_ns), sum(wasted_ns),
     sum(coalesce(energy_uj, 0)),
@@ -112,14 +113,14 @@ SELECT device, sum(request_ns), sum(idle_ns), sum(overhead_ns), sum(unobserved_n
 
 
 class Totals:
-    """Sums by label set. Times in ns, energy in uJ, money in nano-units. Not locked: the owner sees to that."""
+    """Sums by label set: times in ns, energy in uJ, money in nano-units. Its owner locks it."""
 
     def __init__(self, tenant_limit: int = 1_000) -> None:
         self.gate = TenantGate(tenant_limit)
-        self.gpu_ns: defaultdict[Where, int] = defaultdict(int)
-        self.energy_uj: defaultdict[Where, int] = defaultdict(int)
-        self.cost_nano: defaultdict[Money, int] = defaultdict(int)
-        self.wasted_ns: defaultdict[Where, int] = defaultdict(int)
+        self.gpu_ns: defaultdict[UseLabels, int] = defaultdict(int)
+        self.energy_uj: defaultdict[UseLabels, int] = defaultdict(int)
+        self.cost_nano: defaultdict[CostLabels, int] = defaultdict(int)
+        self.wasted_ns: defaultdict[UseLabels, int] = defaultdict(int)
         self.energy_unknown_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
         """By device name and kind; likewise `cost_unknown_ns`."""
         self.cost_unknown_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -128,25 +129,25 @@ class Totals:
         self.requests: defaultdict[tuple[str, str, str, str, str], int] = defaultdict(int)
         """By tenant, model, operation, outcome and role."""
         self.device_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
-        """By device and kind: the meter."""
+        """Metered time, by device and kind."""
         self._engines: dict[str, EngineRow] = {}
         self._currencies: dict[str, str] = {}
 
     def know(self, engines: Iterable[EngineRow], currencies: Mapping[str, str]) -> None:
-        """Engines that postings name, and the currency of each rate id."""
+        """Add engines, and the currency of rates by rate id. Both must be known before their postings are added."""
         self._engines.update((engine.engine_id, engine) for engine in engines)
         self._currencies.update(currencies)
 
     def load(self, connection: sqlite3.Connection, engines: Iterable[EngineRow]) -> None:
-        """Take everything that stands in a ledger: three scans, once, before anything is added."""
+        """Add everything that the ledger has, in three scans. Call it once, before `add`."""
         self.know(engines, dict(connection.execute("SELECT rate_id, currency FROM rate").fetchall()))
-        for row in connection.execute(_SUMS):
-            self._take(_Line(*row))
-        for tenant, model, operation, role, reasons, count, given, cached, output in connection.execute(_USAGE_SUMS):
+        for row in connection.execute(_POSTING_SUMS):
+            self._add_line(_Line(*row))
+        for tenant, model, operation, role, reasons, *counts in connection.execute(_USAGE_SUMS):
             outcome = _outcome(msgspec.json.decode(reasons, type=tuple[str, ...]))
-            self._use(tenant, model, operation, role, outcome, count, given, cached, output)
-        for device, *kinds in connection.execute(_METER_SUMS):
-            self._meter(device, *kinds)
+            self._add_usage(tenant, model, operation, role, outcome, *counts)
+        for device, *times_ns in connection.execute(_METER_SUMS):
+            self._add_meter(device, *times_ns)
 
     def add(
         self,
@@ -154,67 +155,67 @@ class Totals:
         usage: Iterable[tuple[UsageRecord, UsageCost]],
         meters: Iterable[MeterRow],
     ) -> None:
-        """Take what was committed since."""
+        """Add what was committed since."""
         for posting, charge in postings:
-            self._take(_line(posting, charge))
+            self._add_line(_line(posting, charge))
         for record, _ in usage:
-            self._use(
+            self._add_usage(
                 *(record.tenant, record.model, record.operation, record.role, _outcome(record.finish_reasons), 1),
                 *(record.input_tokens, record.cached_tokens, record.output_tokens),
             )
         for row in meters:
-            self._meter(row.device, row.request_ns, row.idle_ns, row.overhead_ns, row.unobserved_ns)
+            self._add_meter(row.device, row.request_ns, row.idle_ns, row.overhead_ns, row.unobserved_ns)
 
-    def _take(self, line: _Line) -> None:
+    def _add_line(self, line: _Line) -> None:
         engine = self._engines.get(line.engine_id)
-        name, kind, simulated, served = "", "", False, ""
+        name, kind, simulated, engine_model = "", "", False, ""
         if engine is not None:
-            name, kind, simulated, served = engine.device_name, engine.device_kind, engine.simulated, engine.model
-        tenant, model = self.gate(line.tenant), line.model or served
-        where = Where(line.kind, line.reason, tenant, model, "", name, kind, simulated)
+            name, kind, simulated, engine_model = engine.device_name, engine.device_kind, engine.simulated, engine.model
+        tenant, model = self.gate(line.tenant), line.model or engine_model
+        use = UseLabels(line.kind, line.reason, tenant, model, "", name, kind, simulated)
         if line.prefill_ns or line.decode_ns or line.prefill_uj or line.decode_uj:
-            prefill, decode = where._replace(phase="prefill"), where._replace(phase="decode")
-            _put(self.gpu_ns, prefill, line.prefill_ns)
-            _put(self.gpu_ns, decode, line.decode_ns)
-            _put(self.energy_uj, prefill, line.prefill_uj)
-            _put(self.energy_uj, decode, line.decode_uj)
-        # What belongs to no phase: all of idle, overhead and unobserved.
-        _put(self.gpu_ns, where, line.gpu_ns - line.prefill_ns - line.decode_ns)
-        _put(self.energy_uj, where, line.energy_uj - line.prefill_uj - line.decode_uj)
-        _put(self.wasted_ns, where, line.wasted_ns)
+            prefill, decode = use._replace(phase="prefill"), use._replace(phase="decode")
+            _add_to(self.gpu_ns, prefill, line.prefill_ns)
+            _add_to(self.gpu_ns, decode, line.decode_ns)
+            _add_to(self.energy_uj, prefill, line.prefill_uj)
+            _add_to(self.energy_uj, decode, line.decode_uj)
+        # The rest has no phase: idle, overhead and unobserved.
+        _add_to(self.gpu_ns, use, line.gpu_ns - line.prefill_ns - line.decode_ns)
+        _add_to(self.energy_uj, use, line.energy_uj - line.prefill_uj - line.decode_uj)
+        _add_to(self.wasted_ns, use, line.wasted_ns)
         if line.device_nano or line.energy_nano:
             currency = self._currencies.get(line.rate_id, "")
-            _put(self.cost_nano, Money(where, "device", currency), line.device_nano)
-            _put(self.cost_nano, Money(where, "energy", currency), line.energy_nano)
-        _put(self.energy_unknown_ns, (name, kind), line.energy_unknown_ns)
-        _put(self.cost_unknown_ns, (name, kind), line.cost_unknown_ns)
+            _add_to(self.cost_nano, CostLabels(use, "device", currency), line.device_nano)
+            _add_to(self.cost_nano, CostLabels(use, "energy", currency), line.energy_nano)
+        _add_to(self.energy_unknown_ns, (name, kind), line.energy_unknown_ns)
+        _add_to(self.cost_unknown_ns, (name, kind), line.cost_unknown_ns)
 
-    def _use(
+    def _add_usage(
         self,
         tenant: str,
         model: str,
         operation: str,
         role: str,
         outcome: str,
-        count: int,
-        given: int,
+        parts: int,
+        prompt: int,
         cached: int,
         output: int,
     ) -> None:
         tenant = self.gate(tenant)
-        self.requests[tenant, model, operation, outcome, role] += count
-        _put(self.tokens, (tenant, model, "input", role), given - cached)
-        _put(self.tokens, (tenant, model, "cached", role), cached)
-        _put(self.tokens, (tenant, model, "output", role), output)
+        self.requests[tenant, model, operation, outcome, role] += parts
+        _add_to(self.tokens, (tenant, model, "input", role), prompt - cached)
+        _add_to(self.tokens, (tenant, model, "cached", role), cached)
+        _add_to(self.tokens, (tenant, model, "output", role), output)
 
-    def _meter(self, device: str, request: int, idle: int, overhead: int, unobserved: int) -> None:
-        _put(self.device_ns, (device, "request"), request)
-        _put(self.device_ns, (device, "idle"), idle)
-        _put(self.device_ns, (device, "overhead"), overhead)
-        _put(self.device_ns, (device, "unobserved"), unobserved)
+    def _add_meter(self, device: str, request: int, idle: int, overhead: int, unobserved: int) -> None:
+        _add_to(self.device_ns, (device, "request"), request)
+        _add_to(self.device_ns, (device, "idle"), idle)
+        _add_to(self.device_ns, (device, "overhead"), overhead)
+        _add_to(self.device_ns, (device, "unobserved"), unobserved)
 
 
-def _put(sums: defaultdict[_Key, int], key: _Key, value: int) -> None:
+def _add_to(sums: defaultdict[_Key, int], key: _Key, value: int) -> None:
     if value:
         sums[key] += value
 

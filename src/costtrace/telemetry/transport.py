@@ -1,8 +1,8 @@
-"""The official OTLP exporters, chosen by OpenTelemetry's own variables, and what became of each export.
+"""The official OTLP exporters, chosen by OpenTelemetry's own variables, and the outcome of each export.
 
-The exporters answer only success or failure. Whether to repeat, to make the batch smaller or to leave a record out
-depends on the receiver's status, so it is watched here: by a `requests.Session` of ours (HTTP) and by a wrapped stub
-(gRPC). Where a version of the exporters cannot be watched, each failure counts as one to repeat.
+The exporters return success or failure only. Whether to repeat, to make the batch smaller or to leave a record out
+depends on the receiver's status, so it is read from a `requests.Session` of ours (HTTP) or a wrapped stub (gRPC). Where
+a version of the exporters has no such place, every failure counts as one to repeat.
 """
 
 import os
@@ -30,25 +30,25 @@ _GRPC_PORT = 4317
 
 
 class Target(NamedTuple):
-    """Where one signal goes."""
+    """The receiver of one signal."""
 
     protocol: str
     endpoint: str
 
 
 class Outcome(Enum):
-    """What became of an export."""
+    """The outcome of an export."""
 
     DELIVERED = "delivered"
     AGAIN = "again"
-    """The receiver is not there, busy, or set up so that it takes nothing from us: repeat for as long as it lasts."""
+    """The receiver is not there, is busy, or is set up to take nothing from us: repeat until that changes."""
     TOO_BIG = "too big"
     REFUSED = "refused"
-    """The receiver does not want this content, however often it is sent."""
+    """The receiver will not take this content, however often it is sent."""
 
 
 class Answer(NamedTuple):
-    """What became of an export, and why in words."""
+    """The outcome of an export, and its reason in words."""
 
     outcome: Outcome
     reason: str = ""
@@ -58,18 +58,17 @@ class Transport(Protocol):
     """Sends spans to one receiver."""
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
-        """Send them; never raises."""
+        """Send *spans*; never raises."""
 
     def close(self) -> None:
-        """Give up what is under way, and the connection."""
+        """Abort an export that is under way, and close the connection."""
 
 
 def target(signal: str, environ: Mapping[str, str] = os.environ) -> Target | None:
-    """Where `signal` (``traces`` or ``metrics``) goes by the ``OTEL_*`` variables; None: nowhere.
+    """The receiver of `signal` (``traces`` or ``metrics``) by the ``OTEL_*`` variables; None: it is not sent.
 
-    Without a protocol, port 4317 means gRPC and anything else HTTP, as the OTLP specification assigns them.
-
-    Raises: ConfigError for a protocol that is none.
+    Without a protocol, port 4317 means gRPC and any other HTTP, as in the OTLP specification.
+    Raises: ConfigError (an unknown protocol, or an endpoint that is no URL).
     """
     upper = signal.upper()
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
@@ -95,38 +94,38 @@ def _port(endpoint: str) -> int | None:
     try:
         return urlparse(endpoint if "//" in endpoint else f"//{endpoint}").port
     except ValueError as error:
-        # Not the endpoint itself: it may hold a password.
+        # The message leaves out the endpoint: it may hold a password.
         raise ConfigError(f"the OTLP endpoint is not a URL: {error}. Write it as http://host:port.") from error
 
 
 def resource(instance: str, version: str | None = None) -> Resource:
-    """Who sends: ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` where set, else ``costtrace``.
+    """The sender: by ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` where set, else ``costtrace``.
 
-    `instance` names the ledger. Its service instance stays the same over restarts, as its counters continue: with the
-    SDK's random one each restart would begin a second set of series.
+    `instance` names the ledger; the service instance is hashed from it. It must stay the same over restarts, as
+    counters continue: with the SDK's random one each restart would begin a second set of series.
     """
-    found = Resource.create()
+    detected = Resource.create()
     extra: dict[str, str] = {}
     if "service.instance.id=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
         extra["service.instance.id"] = str(uuid5(NAMESPACE_URL, instance))
-    if str(found.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+    if str(detected.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         extra[SERVICE_NAME] = semconv.DEFAULT_SERVICE
-    if version and "service.version" not in found.attributes:
+    if version and "service.version" not in detected.attributes:
         extra["service.version"] = version
-    return found.merge(Resource(extra))
+    return detected.merge(Resource(extra))
 
 
 def open_transport(where: Target) -> Transport:
-    """The transport of spans to a target; all else (headers, TLS, timeout, compression) is as ``OTEL_*`` says."""
+    """Open the transport of spans to a receiver. ``OTEL_*`` variables set headers, TLS, timeout and compression."""
     return _Grpc() if where.protocol == GRPC else _Http()
 
 
 class _Watched(ABC):
-    """An exporter, and what its receiver last said to it."""
+    """An exporter, and the last answer of its receiver."""
 
     def __init__(self) -> None:
         self._last: Answer | None = None
-        self._seen = True
+        self._sees_answers = True
         self._exporter = self._open()
 
     @abstractmethod
@@ -142,10 +141,12 @@ class _Watched(ABC):
             return self._last
         if result is SpanExportResult.SUCCESS:
             return Answer(Outcome.DELIVERED)
-        # Nothing was on the wire although we would have seen it: the exporter could not encode it.
-        return Answer(Outcome.REFUSED, "cannot be encoded") if self._seen else Answer(Outcome.AGAIN, "reason not seen")
+        if not self._sees_answers:
+            return Answer(Outcome.AGAIN, "reason not seen")
+        # It failed without an answer, so it sent nothing: the exporter could not encode it.
+        return Answer(Outcome.REFUSED, "cannot be encoded")
 
-    def _tell(self, answer: Answer) -> None:
+    def _keep(self, answer: Answer) -> None:
         self._last = answer
 
     def close(self) -> None:
@@ -157,24 +158,24 @@ _HTTP_TOO_BIG = frozenset((413,))
 
 
 class _Session(requests.Session):
-    """A session that tells what each request came to."""
+    """A session that passes on the answer to each request."""
 
-    def __init__(self, tell: Callable[[Answer], None]) -> None:
+    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
         super().__init__()
-        self._tell = tell
+        self._on_answer = on_answer
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
         try:
             response = super().send(request, **kwargs)
         except Exception as error:
-            self._tell(Answer(Outcome.AGAIN, _why(error)))
+            self._on_answer(Answer(Outcome.AGAIN, _error_message(error)))
             raise
-        self._tell(_http_answer(response))
+        self._on_answer(_http_answer(response))
         return response
 
 
-def _why(error: Exception) -> str:
-    """An error in words, without the URL: there may be a key in it."""
+def _error_message(error: Exception) -> str:
+    """An error's class and system message, without the URL: it may hold a key."""
     system = re.search(r"\[Errno -?\d+\][^'\")>]*", str(error))
     return f"{type(error).__name__} {system[0]}" if system else type(error).__name__
 
@@ -192,9 +193,9 @@ def _http_answer(response: requests.Response) -> Answer:
 class _Http(_Watched):
     def _open(self) -> SpanExporter:
         if any("HTTP" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):
-            self._seen = False  # a session of the user's own
+            self._sees_answers = False  # a session of the user's own
             return HttpSpanExporter()
-        return HttpSpanExporter(session=_Session(self._tell))
+        return HttpSpanExporter(session=_Session(self._keep))
 
 
 _GRPC_REFUSED = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
@@ -208,19 +209,19 @@ def _grpc_answer(code: grpc.StatusCode, details: str) -> Answer:
 
 
 class _Stub:
-    """A trace service stub that tells what each call came to."""
+    """A trace service stub that passes on the answer to each call."""
 
-    def __init__(self, stub: Any, tell: Callable[[Answer], None]) -> None:  # noqa: ANN401 a generated stub is untyped
+    def __init__(self, stub: Any, on_answer: Callable[[Answer], None]) -> None:  # noqa: ANN401 generated, untyped
         self._stub = stub
-        self._tell = tell
+        self._on_answer = on_answer
 
     def Export(self, request: object, **kwargs: object) -> object:  # noqa: N802 the stub's own name
         try:
             answer: object = self._stub.Export(request, **kwargs)
         except grpc.RpcError as error:
-            self._tell(_grpc_answer(error.code(), error.details() or ""))
+            self._on_answer(_grpc_answer(error.code(), error.details() or ""))
             raise
-        self._tell(Answer(Outcome.DELIVERED))
+        self._on_answer(Answer(Outcome.DELIVERED))
         return answer
 
 
@@ -231,8 +232,8 @@ class _Grpc(_Watched):
         try:
             make, channel = inside._stub, inside._channel  # noqa: SLF001 there is no other way to learn a status
         except AttributeError:
-            self._seen = False
+            self._sees_answers = False
             return exporter
-        inside._stub = lambda new: _Stub(make(new), self._tell)  # noqa: SLF001 it reconnects through this
+        inside._stub = lambda channel: _Stub(make(channel), self._keep)  # noqa: SLF001 it reconnects through this
         inside._client = inside._stub(channel)  # noqa: SLF001 its first connection
         return exporter

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from costtrace.cli.app import cli
 from costtrace.core.errors import ConfigError
 from costtrace.core.semconv import BUDGET_METRICS
-from costtrace.ledger.budgets.budget import Budget, stand
+from costtrace.ledger.budgets.budget import Budget, status_at
 from costtrace.ledger.budgets.file import load_budgets
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +32,7 @@ budgets:
 
 def at(days, spent, amount=1_000, unknown_ns=0, **fields):
     budget = Budget("b", amount, "USD", **fields)
-    return stand(
+    return status_at(
         budget, MONTH, int(days * DAY_NS), {day * DAY_NS: nano for day, nano in enumerate(spent)}, unknown_ns, DAY_NS
     )
 
@@ -46,8 +46,8 @@ def test_thresholds_are_met_to_the_nano_unit_and_unknown_is_not_ok(spent, unknow
 
 
 def test_equal_days_are_forecast_exactly_and_without_doubt():
-    found = at(10, [20] * 10)
-    assert (found.spent_nano, found.forecast_nano, found.low_nano, found.high_nano) == (200, 600, 600, 600)
+    status = at(10, [20] * 10)
+    assert (status.spent_nano, status.forecast_nano, status.low_nano, status.high_nano) == (200, 600, 600, 600)
 
 
 def test_a_forecast_needs_three_whole_days_and_a_period_that_ends():
@@ -60,8 +60,8 @@ def test_a_forecast_needs_three_whole_days_and_a_period_that_ends():
 
 @given(st.lists(st.integers(0, 10**12), min_size=3, max_size=29))
 def test_what_is_spent_is_never_above_the_forecast_and_the_forecast_lies_in_its_interval(spent):
-    found = at(len(spent), spent)
-    assert found.spent_nano <= found.low_nano <= found.forecast_nano <= found.high_nano
+    status = at(len(spent), spent)
+    assert status.spent_nano <= status.low_nano <= status.forecast_nano <= status.high_nano
 
 
 def test_the_interval_holds_the_truth_in_about_nineteen_of_twenty_months():
@@ -71,8 +71,8 @@ def test_the_interval_holds_the_truth_in_about_nineteen_of_twenty_months():
     held = 0
     for _ in range(400):
         days = [random.randint(50_000, 150_000) for _ in range(30)]
-        found = at(10, days[:10])
-        held += found.low_nano <= sum(days) <= found.high_nano
+        status = at(10, days[:10])
+        held += status.low_nano <= sum(days) <= status.high_nano
     assert 0.90 < held / 400 < 0.98
 
 
@@ -111,22 +111,22 @@ def test_the_textfile_has_the_named_metrics_escaped_and_nothing_unknown(home):
 
 def test_the_alerts_ask_for_metrics_that_there_are():
     rules = yaml.safe_load((ROOT / "examples" / "prometheus" / "budget-alerts.yaml").read_text())
-    asked = {
+    queried = {
         name
         for group in rules["groups"]
         for rule in group["rules"]
         for name in re.findall(r"costtrace_\w+", rule["expr"])
     }
-    assert asked
-    assert asked <= {metric.prometheus for metric in BUDGET_METRICS}
+    assert queried
+    assert queried <= {metric.prometheus for metric in BUDGET_METRICS}
 
 
-def test_a_webhook_is_told_of_what_is_spent_and_a_dead_one_is_an_error_that_hides_its_address(home):
-    told = []
+def test_a_webhook_gets_what_is_spent_and_a_dead_one_is_an_error_that_hides_its_address(home):
+    bodies = []
 
     class Hook(BaseHTTPRequestHandler):
         def do_POST(self):
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(204)
             self.end_headers()
 
@@ -140,7 +140,7 @@ def test_a_webhook_is_told_of_what_is_spent_and_a_dead_one_is_an_error_that_hide
     run(home, "--webhook", url)
     thread.join()
     server.server_close()
-    assert [row["budget"] for row in told[0]["budgets"]] == ['a"cme']
+    assert [row["budget"] for row in bodies[0]["budgets"]] == ['a"cme']
     failed = run(home, "--webhook", url)
     assert "was not told" in str(failed.exception)
     assert "secret-path" not in str(failed.exception)

@@ -24,7 +24,7 @@ def run(*words):
 
 
 class Memory:
-    """A store that keeps each row once by its key, as ReplacingMergeTree does; breaks on insert number *breaks*."""
+    """A store that keeps each row once by its key, as ReplacingMergeTree does. Insert *breaks* arrives, and raises."""
 
     where = "clickhouse.test"
 
@@ -38,7 +38,7 @@ class Memory:
         kept = self.tables.setdefault(table.name, {})
         for row in rows:
             kept[tuple(row[place] for place in places)] = tuple(row)
-        if self.inserts == self.breaks:  # it arrived, and nobody said so
+        if self.inserts == self.breaks:
             raise LedgerError("the line broke")
 
 
@@ -56,12 +56,12 @@ def test_the_store_has_the_columns_of_the_ledger(tmp_path):
     for table in TABLES:
         if table.name == "compacted":
             continue  # the store's own
-        found = {row[1] for row in ledger.connection.execute(f"PRAGMA table_info({table.name})")}
+        columns = {row[1] for row in ledger.connection.execute(f"PRAGMA table_info({table.name})")}
         if table.name.startswith("late_"):
-            found |= {row[1] for row in ledger.connection.execute(f"PRAGMA table_info({table.name[5:]})")}
-        assert set(table.columns) <= found
+            columns |= {row[1] for row in ledger.connection.execute(f"PRAGMA table_info({table.name[5:]})")}
+        assert set(table.columns) <= columns
         if table.name != "position":
-            assert found <= set(table.columns), f"{table.name}: columns of the ledger that the fleet store lacks"
+            assert columns <= set(table.columns), f"{table.name}: columns of the ledger that the fleet store lacks"
     ledger.close()
 
 
@@ -168,14 +168,14 @@ def test_a_days_copy_goes_through_in_groups_and_is_typed_alike_when_it_is_empty(
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
     monkeypatch.setattr("costtrace.reports.output.parquet.GROUP_ROWS", 10)
     rows, schemas = postings_of_a_day(25), []
-    for name, there in (("full", rows), ("empty", [])):
-        written = dict(copy_day(Day(there), "2026-11-03", tmp_path / name, 2**62))
+    for name, of_day in (("full", rows), ("empty", [])):
+        written = dict(copy_day(Day(of_day), "2026-11-03", tmp_path / name, 2**62))
         path = tmp_path / name / "posting-2026-11-03.parquet"
-        assert written[path] == len(there)
+        assert written[path] == len(of_day)
         with parquet.ParquetFile(path) as file:
             schemas.append(file.schema_arrow)
-            assert file.metadata.num_row_groups == (3 if there else 0)
-            assert [tuple(row.values()) for row in file.read().to_pylist()] == there
+            assert file.metadata.num_row_groups == (3 if of_day else 0)
+            assert [tuple(row.values()) for row in file.read().to_pylist()] == of_day
     assert schemas[0].equals(schemas[1], check_metadata=True)
 
 
@@ -187,29 +187,31 @@ def test_a_days_copy_that_breaks_leaves_no_file(tmp_path):
 
 
 def test_the_ddl_of_a_cluster_is_replicated_distributed_and_tiered():
-    made = "\n".join(statements(Layout("bills", "main", 2555, 90, "s3")))
-    assert made.count("ON CLUSTER main") == len(statements(Layout("bills", "main")))
-    assert len(re.findall(r"ReplicatedReplacingMergeTree\('/clickhouse/tables/\{shard\}/bills/", made)) == len(TABLES)
-    assert made.count("Distributed('main', 'bills'") == len(TABLES)
-    assert made.count("INTERVAL 90 DAY TO VOLUME 's3'") == made.count("INTERVAL 2555 DAY DELETE") == len(ROW_TABLES)
+    ddl = "\n".join(statements(Layout("bills", "main", 2555, 90, "s3")))
+    assert ddl.count("ON CLUSTER main") == len(statements(Layout("bills", "main")))
+    assert len(re.findall(r"ReplicatedReplacingMergeTree\('/clickhouse/tables/\{shard\}/bills/", ddl)) == len(TABLES)
+    assert ddl.count("Distributed('main', 'bills'") == len(TABLES)
+    assert ddl.count("INTERVAL 90 DAY TO VOLUME 's3'") == ddl.count("INTERVAL 2555 DAY DELETE") == len(ROW_TABLES)
 
 
 def test_the_ddl_of_one_server_has_nothing_of_a_cluster():
-    made = "\n".join(statements(Layout()))
-    assert not re.search(r"ON CLUSTER|Replicated|Distributed|TTL", made)
+    ddl = "\n".join(statements(Layout()))
+    assert not re.search(r"ON CLUSTER|Replicated|Distributed|TTL", ddl)
 
 
 @pytest.mark.parametrize(("layout", "suffixes"), [(Layout(), ["rows"]), (Layout(cluster="main"), ["rows", "local"])])
 def test_row_policies_stand_on_every_table_that_has_tenants(layout, suffixes):
-    made = row_policies(layout)
+    ddl = row_policies(layout)
     on = " ON CLUSTER main" if layout.cluster else ""
     for table in TABLES:
         for suffix in suffixes:
             where = f"{on} ON costtrace.{table.name}_{suffix}"
-            own = f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{where} USING tenant = currentUser() TO tenant_reader"
-            assert (own in made) == ("tenant" in table.columns)
+            policy = (
+                f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{where} USING tenant = currentUser() TO tenant_reader"
+            )
+            assert (policy in ddl) == ("tenant" in table.columns)
     granted = {
-        text.split(" ON costtrace.")[1].split()[0] for text in made if text.startswith("GRANT") and "tenant_" in text
+        text.split(" ON costtrace.")[1].split()[0] for text in ddl if text.startswith("GRANT") and "tenant_" in text
     }
     assert not granted & {"meter", "rate", "rate_rows", "engine", "engine_rows", "bill_day", "*"}
 

@@ -101,11 +101,11 @@ def close(ledger, period=DAY, name="2026-09-21"):
 
 def test_adjustments_sum_to_the_difference_exactly_and_time_stays(ledger):
     before, time_before = money(ledger), gpu_ns(ledger)
-    found = rerate(ledger, book(), ALWAYS, "contract corrected", LATER_NS)
-    assert found.adjustments == found.postings > 0
+    rerated = rerate(ledger, book(), ALWAYS, "contract corrected", LATER_NS)
+    assert rerated.adjustments == rerated.postings > 0
     after = money(ledger)
     currencies = before.keys() | after.keys()
-    difference = {c: found.after.get(c, 0) - found.before.get(c, 0) for c in currencies}
+    difference = {c: rerated.after.get(c, 0) - rerated.before.get(c, 0) for c in currencies}
     assert {c: after.get(c, 0) - before.get(c, 0) for c in currencies} == difference
     assert gpu_ns(ledger) == time_before
     assert unbalanced(ledger) == []
@@ -131,8 +131,8 @@ def test_the_same_prices_adjust_nothing_and_the_old_prices_bring_the_old_time_co
 
 def test_only_what_was_used_since_the_price_changed_is_adjusted(ledger):
     before = report(ledger, DAY)
-    found = rerate(ledger, book(), NEXT, "from midnight", LATER_NS)
-    assert 0 < found.adjustments < ledger.connection.execute("SELECT count(*) FROM posting").fetchone()[0]
+    rerated = rerate(ledger, book(), NEXT, "from midnight", LATER_NS)
+    assert 0 < rerated.adjustments < ledger.connection.execute("SELECT count(*) FROM posting").fetchone()[0]
     assert report(ledger, DAY) == before
 
 
@@ -145,13 +145,13 @@ def test_a_book_without_a_price_for_a_device_adjusts_nothing(ledger):
 def test_a_closed_period_does_not_change_when_it_is_rerated_and_the_open_one_carries_the_difference(ledger):
     close(ledger)
     day, total = report(ledger, DAY), money(ledger)
-    found = rerate(ledger, book(), ALWAYS, "audit", LATER_NS)
-    assert found.periods == ("2026-09-21",)
+    rerated = rerate(ledger, book(), ALWAYS, "audit", LATER_NS)
+    assert rerated.periods == ("2026-09-21",)
     assert report(ledger, DAY) == day
     after = Period(DAY.until_ns, 2**62)
     reasons = {row.reason for row in used(SqliteStore(ledger), after, ("tenant",), Filter())}
     assert {"adjustment of 2026-09-21", "startup adjustment of 2026-09-21"} <= reasons
-    due = {c: total.get(c, 0) + found.after.get(c, 0) - found.before.get(c, 0) for c in ("USD", "EUR")}
+    due = {c: total.get(c, 0) + rerated.after.get(c, 0) - rerated.before.get(c, 0) for c in ("USD", "EUR")}
     assert money(ledger) == {currency: nano for currency, nano in due.items() if nano}
     assert unbalanced(ledger) == []
 
@@ -199,19 +199,21 @@ def test_one_row_that_was_changed_after_closing_is_found_and_named(ledger, table
         number = ledger.connection.execute(sql).fetchone()[0]
         one = f"{key} = {number}"
     ledger.connection.execute(f"UPDATE {table} SET {column} = {value} WHERE {one}")
-    found = [item for item in unbalanced(ledger) if item.check == "closed periods" and "changed after" in item.meaning]
-    assert found
-    assert all(item.row.startswith(f"{table} ") and "2026-09-21" in item.row for item in found)
+    discrepancies = [
+        item for item in unbalanced(ledger) if item.check == "closed periods" and "changed after" in item.meaning
+    ]
+    assert discrepancies
+    assert all(item.row.startswith(f"{table} ") and "2026-09-21" in item.row for item in discrepancies)
     if number:
-        assert [item.row for item in found] == [f"{table} {number} of closed period 2026-09-21"]
+        assert [item.row for item in discrepancies] == [f"{table} {number} of closed period 2026-09-21"]
 
 
 def test_rows_that_were_deleted_or_put_in_after_closing_are_named(ledger):
     close(ledger)
     number = ledger.connection.execute("SELECT min(posting_id) FROM posting").fetchone()[0]
     ledger.connection.execute("DELETE FROM posting WHERE posting_id = ?", (number,))
-    found = [item for item in unbalanced(ledger) if item.meaning.startswith("it was deleted")]
-    assert [item.row for item in found] == [f"posting {number} of closed period 2026-09-21"]
+    discrepancies = [item for item in unbalanced(ledger) if item.meaning.startswith("it was deleted")]
+    assert [item.row for item in discrepancies] == [f"posting {number} of closed period 2026-09-21"]
 
 
 @pytest.mark.parametrize(
@@ -273,9 +275,9 @@ def test_compaction_keeps_every_total_and_verify_proves_it(ledger):
 
 def test_metrics_go_on_where_they_were_when_a_period_is_compacted(ledger):
     def totals():
-        found = Totals()
-        found.load(ledger.connection, [])
-        return found.gpu_ns, found.energy_uj, found.cost_nano, found.wasted_ns, found.tokens, found.requests
+        sums = Totals()
+        sums.load(ledger.connection, [])
+        return sums.gpu_ns, sums.energy_uj, sums.cost_nano, sums.wasted_ns, sums.tokens, sums.requests
 
     close(ledger)
     before = totals()
@@ -354,8 +356,8 @@ def test_a_period_is_settled_only_when_every_engine_is_booked_to_its_end(tmp_pat
     [("2026-11", UTC, 720), ("2026-12", UTC, 744), ("2026", UTC, 8760), ("2026-10-25", ZoneInfo("Europe/Berlin"), 25)],
 )
 def test_a_period_is_a_year_a_month_or_a_day_of_its_zone(name, zone, hours):
-    found = parse_period(name, zone)
-    assert found.until_ns - found.since_ns == hours * 3600 * 10**9
+    period = parse_period(name, zone)
+    assert period.until_ns - period.since_ns == hours * 3600 * 10**9
 
 
 @pytest.mark.parametrize("name", ["", "2026-13", "2026-1", "last month", "2026-11-31", "../2026"])
@@ -448,17 +450,19 @@ def test_a_chain_that_was_made_again_is_found_by_the_hash_that_was_kept(home, le
 
 
 def test_the_commands_say_what_they_did(home):
-    def say(*words):
+    def costtrace(*words):
         done = CliRunner().invoke(cli, [*words, "--home", str(home)], catch_exceptions=False, standalone_mode=False)
         return done.stdout
 
-    assert "2026-09-21 is closed" in say("close", "2026-09-21")
+    assert "2026-09-21 is closed" in costtrace("close", "2026-09-21")
     (home / "prices.yaml").write_text(BOOK)
-    told = say("rerate", "--price-book", str(home / "prices.yaml"), "--since", "2026-09-21", "--reason", "audit")
-    assert "re-rating 1" in told
-    assert "2026-09-21 is closed: its adjustments are booked in the open period" in told
-    (row,) = json.loads(say("periods", "--format", "json"))["periods"]
+    output = costtrace(
+        "rerate", "--price-book", str(home / "prices.yaml"), "--since", "2026-09-21", "--reason", "audit"
+    )
+    assert "re-rating 1" in output
+    assert "2026-09-21 is closed: its adjustments are booked in the open period" in output
+    (row,) = json.loads(costtrace("periods", "--format", "json"))["periods"]
     assert (row["period"], row["kind"]) == ("2026-09-21", "close")
-    assert "adjustment of 2026-09-21" in say("report")
-    assert "bytes" in say("backup", str(home / "copy.sqlite"))
-    assert "in balance" in say("verify")
+    assert "adjustment of 2026-09-21" in costtrace("report")
+    assert "bytes" in costtrace("backup", str(home / "copy.sqlite"))
+    assert "in balance" in costtrace("verify")

@@ -41,7 +41,7 @@ def ledger(home):
         yield ledger
 
 
-def found(ledger, order="ended", limit=10_000):
+def requests_now(ledger, order="ended", limit=10_000):
     store = SqliteStore(ledger)
     return renew(store, requests(store, ALWAYS, Filter(), order, limit))
 
@@ -53,18 +53,18 @@ def billed(ledger):
 
 
 def test_without_a_re_rating_a_cost_is_the_one_that_was_first_given(ledger):
-    for request in found(ledger):
+    for request in requests_now(ledger):
         assert request.rerated == 0
         assert (request.cost_nano, request.currency) == (request.first_cost_nano, request.first_currency)
 
 
 def test_a_re_rated_request_costs_what_the_bill_has_of_it_and_its_phases_add_up(ledger):
-    before = {request.record_id: request for request in found(ledger)}
+    before = {request.record_id: request for request in requests_now(ledger)}
     assert {request.cost_nano is None for request in before.values()} == {True, False}, "some cost was unknown"
     rerate(ledger, book("3.1"), ALWAYS, "corrected", LATER_NS)
     rerate(ledger, book("2.9"), ALWAYS, "corrected again", LATER_NS)
     due = billed(ledger)
-    for request in found(ledger):
+    for request in requests_now(ledger):
         assert request.cost_nano == due[request.record_id] == request.prefill_nano + request.decode_nano
         assert (request.rerated, request.currency, request.price_book) == (2, "USD", "at 2.9")
         was = before[request.record_id]
@@ -76,7 +76,7 @@ def test_a_request_that_is_re_rated_in_part_costs_its_old_and_its_new_charges(le
     rerate(ledger, book("3.1"), ALWAYS, "one currency, all known", LATER_NS)
     rerate(ledger, book("9.9"), Period(WALL_NS + WINDOW_NS, 2**62), "from the second window on", LATER_NS)
     due = billed(ledger)
-    renewed = found(ledger)
+    renewed = requests_now(ledger)
     assert {request.rerated for request in renewed} == {1, 2}
     assert all(request.cost_nano == due[request.record_id] for request in renewed)
 
@@ -84,7 +84,7 @@ def test_a_request_that_is_re_rated_in_part_costs_its_old_and_its_new_charges(le
 def test_a_cost_that_the_new_prices_do_not_know_is_unknown_and_stands_last(ledger):
     rerate(ledger, book("3.1"), ALWAYS, "all known", LATER_NS)
     rerate(ledger, book("3.1", includes_energy=False), ALWAYS, "energy is metered", LATER_NS)
-    renewed = found(ledger, "cost")
+    renewed = requests_now(ledger, "cost")
     unknown = [request.cost_nano is None for request in renewed]
     assert set(unknown) == {True, False}
     assert all((request.energy_uj is None) <= none for request, none in zip(renewed, unknown, strict=True))
@@ -94,25 +94,25 @@ def test_a_cost_that_the_new_prices_do_not_know_is_unknown_and_stands_last(ledge
 def test_the_dearest_are_the_dearest_by_now(ledger):
     rerate(ledger, book("3.1"), ALWAYS, "one currency, all known", LATER_NS)
     rerate(ledger, book("99"), Period(WALL_NS + 2 * WINDOW_NS, 2**62), "much dearer later", LATER_NS)
-    costs = [request.cost_nano for request in found(ledger, "cost")]
+    costs = [request.cost_nano for request in requests_now(ledger, "cost")]
     assert costs == sorted(costs, reverse=True)
-    assert [request.cost_nano for request in found(ledger, "cost", 3)] == costs[:3]
+    assert [request.cost_nano for request in requests_now(ledger, "cost", 3)] == costs[:3]
 
 
 def test_people_see_both_costs(home, ledger):
-    def say(*words):
+    def costtrace(*words):
         done = CliRunner().invoke(cli, [*words, "--home", str(home)], catch_exceptions=False, standalone_mode=False)
         return done.stdout
 
-    request = next(each for each in found(ledger) if each.cost_nano)
-    assert "at first" not in say("requests")
-    assert "first_cost" not in say("requests", "--id", request.record_id)
-    assert "first given" not in say("explain", request.record_id)
+    request = next(each for each in requests_now(ledger) if each.cost_nano)
+    assert "at first" not in costtrace("requests")
+    assert "first_cost" not in costtrace("requests", "--id", request.record_id)
+    assert "first given" not in costtrace("explain", request.record_id)
     rerate(ledger, book("3.1"), ALWAYS, "corrected", LATER_NS)
-    assert "at first" in say("requests")
-    assert "first_cost_nano" in say("requests", "--id", request.record_id)
-    assert "re-rating 1 changed that" in say("explain", request.record_id)
-    (row,) = json.loads(say("requests", "--id", request.record_id, "--format", "json"))["requests"]
+    assert "at first" in costtrace("requests")
+    assert "first_cost_nano" in costtrace("requests", "--id", request.record_id)
+    assert "re-rating 1 changed that" in costtrace("explain", request.record_id)
+    (row,) = json.loads(costtrace("requests", "--id", request.record_id, "--format", "json"))["requests"]
     assert (row["first_cost_nano"], row["rerated"]) == (request.cost_nano, 1)
     assert row["cost_nano"] == billed(ledger)[request.record_id]
 
@@ -138,7 +138,7 @@ class TwoLedgers:
 
 def test_another_ledgers_adjustment_of_the_same_number_is_not_ones_own(home, ledger):
     rerate(ledger, book("3.1"), ALWAYS, "corrected", LATER_NS)
-    due = {request.record_id: request for request in found(ledger)}
+    due = {request.record_id: request for request in requests_now(ledger)}
     store = TwoLedgers(home / "ledger.sqlite")
     with closing(store.connection):
         for one in due.values():

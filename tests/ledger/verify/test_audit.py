@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from costtrace.ledger import Ledger
 from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.verify.audit import Audit
-from costtrace.ledger.verify.money import Carry
+from costtrace.ledger.verify.money import RunningSum
 
 RUNNING = "engine-f"
 TRIES = settings.default.max_examples
@@ -40,7 +40,7 @@ def ledger(tmp_path_factory):
         yield ledger
 
 
-def found_in(ledger):
+def discrepancies_in(ledger):
     return list(Audit(SqliteStore(ledger)).discrepancies())
 
 
@@ -85,12 +85,12 @@ def _window(row, text):
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_an_honest_ledger_is_in_balance(tmp_path, seed):
     with closing(Ledger(write(tmp_path, seed=seed, requests_per_window=1 + seed))) as ledger:
-        assert found_in(ledger) == []
+        assert discrepancies_in(ledger) == []
 
 
 def test_an_empty_ledger_is_in_balance(tmp_path):
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
-        assert found_in(ledger) == []
+        assert discrepancies_in(ledger) == []
 
 
 @given(st.data())
@@ -112,9 +112,9 @@ def test_every_amount_that_is_off_is_found_and_named(ledger, data):
     phase = field in {"prefill_uj", "decode_uj"}
     assume(not (table == "posting" and phase and not row["record_id"] and not new))
     with changed(ledger, update(table, row, field), new):
-        found = found_in(ledger)
-        assert found, f"{table}.{field} of {row} became {new}, and nobody noticed"
-        assert any(names(item, table, row) for item in found), found
+        discrepancies = discrepancies_in(ledger)
+        assert discrepancies, f"{table}.{field} of {row} became {new}, and nobody noticed"
+        assert any(names(item, table, row) for item in discrepancies), discrepancies
 
 
 @given(st.data())
@@ -147,8 +147,8 @@ def test_every_row_that_is_somebody_elses_is_found(ledger, data):
     if table == "usage" and field in {"currency", "price_book"} and new == "":
         assume(row["cost_nano"] is not None)
     with changed(ledger, update(table, row, field), new):
-        found = found_in(ledger)
-        assert found, f"{table}.{field} of {row} became {new!r}, and nobody noticed"
+        discrepancies = discrepancies_in(ledger)
+        assert discrepancies, f"{table}.{field} of {row} became {new!r}, and nobody noticed"
 
 
 @given(st.data())
@@ -164,18 +164,18 @@ def test_every_row_that_is_gone_or_there_twice_is_found(ledger, data):
     else:
         sql = f"DELETE FROM {table} WHERE {same}"
     with changed(ledger, sql):
-        assert found_in(ledger), sql
+        assert discrepancies_in(ledger), sql
 
 
 def test_a_wrong_rate_is_found(ledger):
     with changed(ledger, "UPDATE rate SET device_numerator = '4400000001' WHERE rate_id = ?", DEAR[0]):
-        assert {item.check for item in found_in(ledger)} == {"money = rate"}
+        assert {item.check for item in discrepancies_in(ledger)} == {"money = rate"}
 
 
 @pytest.mark.parametrize("broken", ["", "x", "-"])
 def test_a_rate_that_is_no_number_is_named(ledger, broken):
     with changed(ledger, "UPDATE rate SET device_denominator = ? WHERE rate_id = ?", broken, DEAR[0]):
-        assert any(item.row == f"rate {DEAR[0]}" for item in found_in(ledger))
+        assert any(item.row == f"rate {DEAR[0]}" for item in discrepancies_in(ledger))
 
 
 def test_a_request_may_be_open_only_while_its_engine_runs(ledger):
@@ -184,12 +184,12 @@ def test_a_request_may_be_open_only_while_its_engine_runs(ledger):
         "(SELECT record_id FROM usage)",
         (RUNNING,),
     ).fetchall()
-    assert found_in(ledger) == []
+    assert discrepancies_in(ledger) == []
     tail = ledger.connection.execute("SELECT max(end_ns) FROM meter WHERE engine_id = ?", (RUNNING,)).fetchone()[0]
     with changed(ledger, "UPDATE engine SET ended_ns = ? WHERE engine_id = ?", tail, RUNNING):
-        (found,) = found_in(ledger)
-    assert running[0] in found.row
-    assert "cannot be open any more" in found.meaning
+        (discrepancy,) = discrepancies_in(ledger)
+    assert running[0] in discrepancy.row
+    assert "cannot be open any more" in discrepancy.meaning
 
 
 def test_a_running_engine_may_have_posted_requests_of_the_window_that_it_is_filling(ledger):
@@ -202,25 +202,25 @@ def test_a_running_engine_may_have_posted_requests_of_the_window_that_it_is_fill
         ledger.connection.execute(
             "UPDATE posting SET gpu_ns = 7, decode_ns = 7, gap_ns = 7 WHERE record_id = 'record-new'"
         )
-        assert found_in(ledger) == []
+        assert discrepancies_in(ledger) == []
         ledger.connection.execute(
             "UPDATE posting SET window_ns = window_ns - ? WHERE record_id = 'record-new'", (3 * WINDOW_NS,)
         )
-        assert found_in(ledger)
+        assert discrepancies_in(ledger)
 
 
 def test_a_shared_device_may_not_bill_more_or_less_than_its_wall_time(ledger):
     with changed(ledger, "UPDATE meter SET idle_ns = idle_ns + 1 WHERE engine_id = 'engine-d' AND start_ns > 0"):
-        found = [item for item in found_in(ledger) if item.check == "device = wall time"]
-    assert len(found) == 6
-    assert "engine-d, engine-e" in found[0].row
-    assert "+1 ns" in found[0].meaning
+        discrepancies = [item for item in discrepancies_in(ledger) if item.check == "device = wall time"]
+    assert len(discrepancies) == 6
+    assert "engine-d, engine-e" in discrepancies[0].row
+    assert "+1 ns" in discrepancies[0].meaning
 
 
 def test_engines_that_share_a_device_may_be_cut_at_different_instants(tmp_path):
     # Clocks of two journals are anchored some microseconds apart: their windows are too.
     with closing(Ledger(write(tmp_path, plans=PLANS[3:5]))) as ledger:
-        assert found_in(ledger) == []
+        assert discrepancies_in(ledger) == []
         first = ledger.connection.execute("SELECT min(end_ns) FROM meter").fetchone()[0]
         ledger.connection.execute(
             "UPDATE meter SET end_ns = end_ns + 500 WHERE engine_id = 'engine-d' AND end_ns = ?", (first,)
@@ -228,7 +228,7 @@ def test_engines_that_share_a_device_may_be_cut_at_different_instants(tmp_path):
         ledger.connection.execute(
             "UPDATE meter SET start_ns = start_ns + 500 WHERE engine_id = 'engine-d' AND start_ns = ?", (first,)
         )
-        assert found_in(ledger) == []
+        assert discrepancies_in(ledger) == []
 
 
 def test_time_of_a_shared_device_is_open_until_every_engine_has_its_row(tmp_path):
@@ -248,30 +248,30 @@ def test_time_of_a_shared_device_is_open_until_every_engine_has_its_row(tmp_path
 def test_monotonic_times_of_two_boots_are_not_compared(tmp_path):
     again = Plan("engine-z", ("GPU-3",), "NVIDIA L40S", (WHOLE,), True, 2, 5)
     with closing(Ledger(write(tmp_path, plans=(PLANS[1], again)))) as ledger:
-        assert any(item.check == "device = wall time" for item in found_in(ledger))
+        assert any(item.check == "device = wall time" for item in discrepancies_in(ledger))
         ledger.connection.execute("UPDATE engine SET boot_id = 'boot-2' WHERE engine_id = 'engine-z'")
-        assert found_in(ledger) == []
+        assert discrepancies_in(ledger) == []
 
 
 def test_two_wrong_amounts_of_money_are_two_discrepancies_and_not_a_thousand(ledger):
     ids = [row[0] for row in ledger.connection.execute("SELECT posting_id FROM posting WHERE rate_id = ?", (DEAR[0],))]
     wrong = (ids[3], ids[20])
     with changed(ledger, f"UPDATE posting SET device_nano = device_nano + 1000 WHERE posting_id IN {wrong}"):
-        found = [item for item in found_in(ledger) if item.check == "money = rate"]
-    assert [item.row.split(" (")[0] for item in found] == [f"posting {number}" for number in wrong]
+        discrepancies = [item for item in discrepancies_in(ledger) if item.check == "money = rate"]
+    assert [item.row.split(" (")[0] for item in discrepancies] == [f"posting {number}" for number in wrong]
 
 
 @given(
     st.lists(st.integers(0, 10**15), min_size=1, max_size=50), st.integers(0, 10**12), st.integers(1, 10**13), st.data()
 )
 def test_the_running_sum_is_the_floor_of_the_exact_sum(quantities, numerator, denominator, data):
-    carry, left, wrong_at = Carry(numerator, denominator), 0, data.draw(st.integers(0, len(quantities) - 1))
+    running, left, wrong_at = RunningSum(numerator, denominator), 0, data.draw(st.integers(0, len(quantities) - 1))
     for place, quantity in enumerate(quantities):
         nano, left = divmod(left + quantity * numerator, denominator)
         off = 1 if place == wrong_at else 0
-        due = carry.add(quantity, nano + off)
+        due = running.add(quantity, nano + off)
         assert bool(due) == (place == wrong_at)
         if due:
             assert due == str(nano)
-    assert carry.due == sum(quantities) * numerator // denominator
-    assert carry.nano == carry.due + 1
+    assert running.due == sum(quantities) * numerator // denominator
+    assert running.nano == running.due + 1

@@ -10,7 +10,8 @@ from honest_ledger import PLANS, WALL_NS, WINDOW_NS, write
 
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Ended, Period, Used
-from costtrace.ledger.queries import DIMENSIONS, bounds, ended, used
+from costtrace.ledger.dimensions import DIMENSIONS
+from costtrace.ledger.queries import bounds, ended, used
 from costtrace.ledger.reader import Filter, SqliteStore
 from costtrace.reports.usage.summary import ALL_REQUESTS, EVERYTHING, summarize
 from costtrace.reports.usage.summary_tables import as_rows, summary_tables

@@ -15,7 +15,7 @@ from costtrace.core.semconv import BUDGET_METRICS
 from costtrace.core.units import NANO_PER_UNIT, show_amount
 from costtrace.ledger.budgets.budget import HARD, SOFT, BudgetStatus
 from costtrace.ledger.budgets.file import load_budgets
-from costtrace.ledger.budgets.standing import standing_of
+from costtrace.ledger.budgets.status import budget_status
 from costtrace.reports.output.render import render
 from costtrace.reports.output.tables import Column, Row, Table, text
 
@@ -46,7 +46,7 @@ def budgets(*, file: Path, form: str, fail_on: str | None, webhook: str | None, 
     """
     now_ns = time.time_ns()
     with open_books(home) as store:
-        standings = [standing_of(store, budget, now_ns) for budget in load_budgets(file)]
+        standings = [budget_status(store, budget, now_ns) for budget in load_budgets(file)]
     if form == "prometheus":
         out(prometheus(standings))
     else:

@@ -8,7 +8,8 @@ import click
 from costtrace.cli.options import examples, format_option, home_option, name_period, out, period, period_options, zone
 from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError
-from costtrace.ledger.queries import DIMENSIONS, TIME_DIMENSIONS, used
+from costtrace.ledger.dimensions import DIMENSIONS, TIME_DIMENSIONS
+from costtrace.ledger.queries import used
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.pricing.carbon import CarbonIntensity
 from costtrace.pricing.carbon_file import load_intensity

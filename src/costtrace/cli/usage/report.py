@@ -21,7 +21,8 @@ from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError, PriceBookError
 from costtrace.core.units import show_seconds
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import DIMENSIONS, FREE, LABEL_PREFIX, ended, is_label, used
+from costtrace.ledger.dimensions import DIMENSIONS, FREE, LABEL_PREFIX, is_label
+from costtrace.ledger.queries import ended, used
 from costtrace.ledger.reader import Filter, SqliteStore, Store
 from costtrace.pricing.list_prices import cuts
 from costtrace.pricing.price_book_file import load_price_book

@@ -12,7 +12,7 @@ import click
 from costtrace.cli.options import examples, format_option, open_books, out, store_option
 from costtrace.ledger.verify import Discrepancy
 from costtrace.ledger.verify.audit import Audit
-from costtrace.ledger.verify.sealed_rows import current, seals
+from costtrace.ledger.verify.sealed_rows import current_seals, seals
 from costtrace.ledger.verify.seals import head_missing
 from costtrace.reports.evidence.balance import balance_tables, discrepancy_table
 from costtrace.reports.output.render import clean, render
@@ -56,7 +56,7 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
             f"of {counts.engines:,} engines checked in {time.monotonic() - began:.1f} s\n"
         )
         if chain:
-            out(f"{len(current(chain)):,} closed periods, the newest hash is {chain[-1].hash}\n")
+            out(f"{len(current_seals(chain)):,} closed periods, the newest hash is {chain[-1].hash}\n")
     elif form == "json":
         out(render([discrepancy_table(named), *tables], form))
     else:

@@ -1,1 +1,1 @@
-"""Budgets of tenants, and where each of them is."""
+"""Budgets of tenants: their file, what is spent of each by a ledger, and the forecast of a period's end."""

@@ -1,10 +1,11 @@
-"""Budgets: what may be spent, what was, and where it is going. Pure.
+"""A budget, what is spent of it, and a forecast of what will be at the end of its period. Pure.
 
-The forecast of a period's end is what was spent plus the mean day times the days that are left. Its interval takes
-the days as independent draws of one distribution: half-width = 1.96 x s x sqrt(r + r^2 / k), with s the standard
-deviation of the k whole days so far and r the days left (the second term is the uncertainty of the mean itself).
+The forecast is what was spent plus the mean day times the days that are left. Its interval takes days as independent
+draws of one distribution: half-width = 1.96 x s x sqrt(r + r^2 / k), with s the standard deviation of the k whole days
+so far and r the days left (the second term is the uncertainty of the mean).
 
-When it is wrong: weekends, trends and jumps are no independent draws. With fewer than three whole days there is none.
+When it is wrong: with weekends, trends and jumps, days are not independent draws. With fewer than three whole days
+there is no forecast.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 LEAST_DAYS = 3
+"""Whole days that a forecast needs."""
 _TWO_SIDED_95 = 1.96
 OK, SOFT, HARD, UNKNOWN = "ok", "soft", "hard", "unknown"
 
@@ -27,29 +29,30 @@ class Budget(NamedTuple):
     """None: all tenants together; likewise `model`."""
     model: str | None = None
     period: str = "month"
-    """``day``, ``month`` or ``year`` of the calendar; '' where it is rolling."""
+    """``day``, ``month`` or ``year`` of the calendar (UTC); '' where it is rolling."""
     rolling_days: int = 0
+    """The budget is for this many days up to now; 0: for a calendar period."""
     soft_percent: int = 80
     hard_percent: int = 100
 
 
 class BudgetStatus(NamedTuple):
-    """A budget at a moment."""
+    """A budget at one moment. Times are wall ns, money is in nano-units of the budget's currency."""
 
     budget: Budget
     since_ns: int
     until_ns: int
     spent_nano: int
     unknown_ns: int
-    """Device time whose cost is not known: what was spent may be more."""
+    """Device time whose cost is unknown: more than `spent_nano` may be spent."""
     forecast_nano: int | None
-    """At the end of the period; None where it cannot be said. `low_nano` and `high_nano` hold it in 19 of 20 cases."""
+    """At the end of the period, in 19 of 20 cases from `low_nano` to `high_nano`. None: too few days, or rolling."""
     low_nano: int | None
     high_nano: int | None
 
     @property
     def state(self) -> str:
-        """``hard`` and ``soft`` where that much is spent. ``unknown`` where it is not, but some cost is unknown."""
+        """``hard`` or ``soft`` where that limit is reached, else ``unknown`` if some cost is unknown, else ``ok``."""
         spent = self.spent_nano * 100
         if spent >= self.budget.amount_nano * self.budget.hard_percent:
             return HARD
@@ -58,25 +61,26 @@ class BudgetStatus(NamedTuple):
         return UNKNOWN if self.unknown_ns else OK
 
 
-def stand(
+def status_at(
     budget: Budget, bounds: tuple[int, int], now_ns: int, spent_by_day: Mapping[int, int], unknown_ns: int, day_ns: int
 ) -> BudgetStatus:
-    """Where *budget* stands. *spent_by_day*: nano-units by the beginning of each day (wall ns) within *bounds*."""
+    """The status of *budget* at *now_ns*. *spent_by_day*: nano-units by the wall ns at which each day begins."""
     since_ns, until_ns = bounds
     spent = sum(spent_by_day.values())
     forecast: tuple[int, int, int] | tuple[None, None, None] = (None, None, None)
     if not budget.rolling_days:
         days = range(since_ns, min(now_ns, until_ns) - day_ns + 1, day_ns)
-        whole = [spent_by_day.get(day, 0) for day in days]
-        forecast = _forecast(spent, whole, max(0, until_ns - now_ns) / day_ns)
+        whole_days = [spent_by_day.get(day, 0) for day in days]
+        forecast = _forecast(spent, whole_days, max(0, until_ns - now_ns) / day_ns)
     return BudgetStatus(budget, since_ns, until_ns, spent, unknown_ns, *forecast)
 
 
-def _forecast(spent: int, days: Sequence[int], left: float) -> tuple[int, int, int] | tuple[None, None, None]:
-    if not left:
+def _forecast(spent: int, days: Sequence[int], days_left: float) -> tuple[int, int, int] | tuple[None, None, None]:
+    """Forecast, low and high end of its interval. *days*: what was spent on each whole day."""
+    if not days_left:
         return spent, spent, spent
     if len(days) < LEAST_DAYS:
         return None, None, None
-    middle = spent + fmean(days) * left
-    half = _TWO_SIDED_95 * stdev(days) * sqrt(left + left * left / len(days))
-    return round(middle), max(spent, round(middle - half)), round(middle + half)
+    forecast = spent + fmean(days) * days_left
+    half_width = _TWO_SIDED_95 * stdev(days) * sqrt(days_left + days_left * days_left / len(days))
+    return round(forecast), max(spent, round(forecast - half_width)), round(forecast + half_width)

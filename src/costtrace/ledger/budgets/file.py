@@ -24,18 +24,18 @@ _FIELDS = ("name", "tenant", "model", "amount", "period", "rolling_days", "soft_
 
 
 def load_budgets(path: Path) -> list[Budget]:
-    """All budgets of the file. Raises: ConfigError."""
+    """Read all budgets of the file. Raises: ConfigError."""
     raw = load_mapping(path, ConfigError, "the budgets file")
     try:
         fields = Fields(raw, str(path), ("currency", "budgets"))
         currency = fields.currency()
-        found = [_budget(entry, currency) for entry in fields.entries("budgets", _FIELDS)]
-        names = [budget.name for budget in found]
+        budgets = [_budget(entry, currency) for entry in fields.entries("budgets", _FIELDS)]
+        names = [budget.name for budget in budgets]
         if len(set(names)) != len(names):
             raise fields.wrong("budgets", "have a name twice")
     except PriceBookError as error:
         raise ConfigError(str(error)) from error
-    return found
+    return budgets
 
 
 def _budget(fields: Fields, currency: str) -> Budget:

@@ -1,5 +1,5 @@
-"""The fleet store: the ledgers of many nodes in one ClickHouse, asked by the same queries as a node's own.
+"""The fleet store: the ledgers of many nodes in one ClickHouse database, read by the same queries as a node's ledger.
 
-`schema` is its tables, `store` reads it (the second dialect of `ledger.query`), `push` fills it from a node's ledger.
-The library is the extra `fleet`.
+`tables`, `schema` and `views` define it, `store` reads and writes it, `push` fills it from a node's ledger. Its library
+is the extra `fleet`.
 """

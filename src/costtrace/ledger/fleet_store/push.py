@@ -1,11 +1,11 @@
-"""From a node's ledger into the fleet store: at least once, and each row once in the end.
+"""Sends a node's ledger to the fleet store: rows arrive at least once, and the store keeps each once.
 
-A push reads the ledger at one moment and sends what its cursor has not seen. The cursor is a file beside the ledger.
-It moves after each batch has arrived, so a push that dies sends a batch again, and the store keeps one of both.
-Without the file all is sent again, with the same result.
+A push reads the ledger at one moment and sends the rows behind its cursor. The cursor is a file beside the ledger. It
+moves after each batch has arrived, so a push that dies sends a batch again, and the store keeps one copy. Without the
+file all is sent again, with the same result.
 
-Wrong when a ledger was deleted and made anew from the same journals: its postings have other numbers. Drop the
-engines of that node from the store first.
+When it is wrong: a ledger that was deleted and built again from the same journals gives its postings other numbers, so
+they count twice. Drop the engines of that node from the store first.
 """
 
 import hashlib
@@ -52,10 +52,13 @@ class Pushed(NamedTuple):
 
 
 class Cursor:
-    """What the store has, of one ledger: numbers of postings and usage records, monotonic starts of meter rows."""
+    """What the store has of one ledger: last number of each numbered table, last monotonic start of meter rows.
 
-    def __init__(self, home: Path, where: str) -> None:
-        name = hashlib.sha256(where.encode()).hexdigest()[:12]
+    Raises: LedgerError (the file is damaged).
+    """
+
+    def __init__(self, home: Path, address: str) -> None:
+        name = hashlib.sha256(address.encode()).hexdigest()[:12]
         self.path = home / f"fleet-{name}.json"
         self._seen: dict[str, int] = self._read()
 
@@ -71,11 +74,11 @@ class Cursor:
         return seen
 
     def get(self, stream: str) -> int:
-        """Up to where a stream was sent; -1: nothing."""
+        """The last number of *stream* that was sent; -1: none."""
         return self._seen.get(stream, -1)
 
     def move(self, stream: str, to: int) -> None:
-        """A batch has arrived."""
+        """Keep that *stream* has arrived up to the number *to*."""
         self._seen[stream] = to
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".fleet-")
         try:
@@ -84,51 +87,51 @@ class Cursor:
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self.path)
-        except BaseException:  # nothing half-written stays, also on Ctrl-C
+        except BaseException:  # Ctrl-C too: no half-written file stays
             Path(temporary).unlink(missing_ok=True)
             raise
 
 
 def push(ledger: Store, store: ClickHouseStore, cursor: Cursor, *, batch: int = BATCH) -> Pushed:
-    """Send what is new. Raises: LedgerError, with all that arrived before kept."""
+    """Send what is new, *batch* rows at a time. Raises: LedgerError; what has arrived by then stays."""
     return _Push(ledger, store, cursor, batch).run()
 
 
 class _Push:
-    """One push: rows first, then what readers see them by."""
+    """One push. Rows are sent before the rows that make them visible (`fleet_store.views`)."""
 
     def __init__(self, ledger: Store, store: ClickHouseStore, cursor: Cursor, batch: int) -> None:
         self._ledger, self._store, self._cursor, self._batch = ledger, store, cursor, batch
-        # A row's newest copy counts: a clock that was set back must not make an older one of it.
+        # The store keeps a row's copy with the highest version, so versions rise even if the clock was set back.
         self._version = max(time.time_ns(), cursor.get("version") + 1)
         sql = "SELECT seal_id, since_ns, until_ns FROM seal WHERE kind = 'compact' ORDER BY seal_id"
         self._compacted: list[tuple[int, int, int]] = [(row[0], row[1], row[2]) for row in ledger.rows(sql)]
 
     def run(self) -> Pushed:
-        """All tables, in the order in which others refer to them."""
+        """Send all tables; what others refer to goes first."""
         self._cursor.move("version", self._version)
         for table in (ENGINE, RATE, POSITION):
             self._store.insert(table, list(self._rows(table, table.name)), self._version)
-        meter_rows = self._meter()
-        postings = self._numbered(POSTING, "posting_id", _ON_TIME_POSTING)
-        records = self._numbered(USAGE, "usage_id", _ON_TIME_USAGE)
-        postings += self._numbered(LATE_POSTING, "posting_id", _LATE_POSTING)
-        records += self._numbered(LATE_USAGE, "usage_id", _LATE_USAGE)
-        self._re_ratings()
-        self._compactions()
+        meter_rows = self._send_meter()
+        postings = self._send_numbered(POSTING, "posting_id", _ON_TIME_POSTING)
+        records = self._send_numbered(USAGE, "usage_id", _ON_TIME_USAGE)
+        postings += self._send_numbered(LATE_POSTING, "posting_id", _LATE_POSTING)
+        records += self._send_numbered(LATE_USAGE, "usage_id", _LATE_USAGE)
+        self._send_reratings()
+        self._send_compactions()
         return Pushed(postings, records, meter_rows)
 
     def _rows(self, table: Table, source: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
         columns = ", ".join(f'"{name}"' for name in table.columns)
         return self._ledger.rows(f"SELECT {columns} FROM {source}", parameters)  # noqa: S608 - constants
 
-    def _numbered(self, table: Table, number: str, source: str = "") -> int:
-        """Rows that have a number of the ledger above the cursor's."""
+    def _send_numbered(self, table: Table, number: str, source: str = "") -> int:
+        """Send rows whose column *number* is above the cursor's."""
         where = f"{source or table.name} WHERE {number} > :seen ORDER BY {number}"
         rows = self._rows(table, where, {"seen": self._cursor.get(table.name)})
         return self._send(table, rows, self._mover(table.name, table, number))
 
-    def _meter(self) -> int:
+    def _send_meter(self) -> int:
         sent = 0
         engines = [row[0] for row in self._ledger.rows("SELECT engine_id FROM engine ORDER BY engine_id")]
         where = "meter WHERE engine_id = :engine AND start_ns > :seen ORDER BY start_ns, device"
@@ -138,8 +141,8 @@ class _Push:
             sent += self._send(METER, rows, self._mover(stream, METER, "start_ns"), tie=True)
         return sent
 
-    def _re_ratings(self) -> None:
-        """Adjustments, then the re-ratings that they are of, by which readers see them."""
+    def _send_reratings(self) -> None:
+        """Send adjustments, then their re-ratings, which make them visible."""
         seen = self._cursor.get(RERATE.name)
         sql = """
             SELECT r.run_id, a.engine_id FROM rerate r JOIN adjustment a ON a.adjustment_id =
@@ -149,18 +152,16 @@ class _Push:
         numbers = {row[0]: run_number(row[1], row[0]) for row in self._ledger.rows(sql, {"seen": seen})}
         if not numbers:
             return
-        places = list(ADJUSTMENT.columns).index("run_id"), list(RERATE.columns).index("run_id")
-        where = "adjustment WHERE run_id > :seen ORDER BY adjustment_id"
-        rows = (_with(row, places[0], numbers) for row in self._rows(ADJUSTMENT, where, {"seen": seen}))
-        self._send(ADJUSTMENT, rows)
-        runs = self._rows(RERATE, "rerate WHERE run_id > :seen ORDER BY run_id", {"seen": seen})
-        self._send(RERATE, (_with(row, places[1], numbers) for row in runs))
+        for table, order in ((ADJUSTMENT, "adjustment_id"), (RERATE, "run_id")):
+            place = list(table.columns).index("run_id")
+            rows = self._rows(table, f"{table.name} WHERE run_id > :seen ORDER BY {order}", {"seen": seen})
+            self._send(table, ((*row[:place], numbers[row[place]], *row[place + 1 :]) for row in rows))
         self._cursor.move(RERATE.name, max(numbers))
 
-    def _compactions(self) -> None:
-        """Roll-ups, what stayed beside them, and at last that their periods are compacted."""
-        self._numbered(ROLLUP, "rollup_id")
-        self._numbered(USAGE_ROLLUP, "rollup_id")
+    def _send_compactions(self) -> None:
+        """Send roll-ups, the rows that were not compacted, and last that their period is compacted."""
+        self._send_numbered(ROLLUP, "rollup_id")
+        self._send_numbered(USAGE_ROLLUP, "rollup_id")
         for seal_id, since_ns, until_ns in self._compacted:
             if seal_id <= self._cursor.get(COMPACTED.name):
                 continue
@@ -179,7 +180,7 @@ class _Push:
     def _send(
         self, table: Table, rows: Iterator[Row], arrived: Callable[[Row], None] | None = None, *, tie: bool = False
     ) -> int:
-        """Send in batches. *tie*: rows may share a place of the cursor, which then moves at the end only."""
+        """Send in batches; *arrived* moves the cursor. *tie*: rows share cursor values, so it moves at the end only."""
         sent, last = 0, None
         while chunk := list(islice(rows, self._batch)):
             self._insert(table, chunk)
@@ -191,15 +192,15 @@ class _Push:
         return sent
 
     def _insert(self, table: Table, rows: list[Row]) -> None:
-        """Rows of a compacted period are sent as such: they stay beside its roll-ups."""
+        """Insert rows; those of a compacted period with a version by which they stay visible beside its roll-ups."""
         if table.hours != "gone" or not self._compacted:
             self._store.insert(table, rows, self._version)
             return
         place = list(table.columns).index(table.time)
-        inside = [any(since <= row[place] < until for _, since, until in self._compacted) for row in rows]
+        compacted = [any(since <= row[place] < until for _, since, until in self._compacted) for row in rows]
         for after in (False, True):
-            some = [row for row, flag in zip(rows, inside, strict=True) if flag is after]
-            self._store.insert(table, some, self._version + AFTER * after)
+            chosen = [row for row, flag in zip(rows, compacted, strict=True) if flag is after]
+            self._store.insert(table, chosen, self._version + AFTER * after)
 
 
 _ON_TIME_POSTING = "(SELECT * FROM posting WHERE posting_id NOT IN (SELECT posting_id FROM late_posting))"
@@ -211,7 +212,3 @@ _ENGINES = """
     UNION SELECT engine_id FROM usage_rollup WHERE ended_ns >= :since AND ended_ns < :until
     UNION SELECT engine_id FROM meter WHERE window_ns >= :since AND window_ns < :until
 """
-
-
-def _with(row: Row, place: int, numbers: Mapping[int, int]) -> Row:
-    return (*row[:place], numbers[row[place]], *row[place + 1 :])

@@ -1,7 +1,7 @@
-"""The tables of the fleet store as statements: one definition makes the DDL of a single server and of a cluster.
+"""The fleet store's DDL: one definition of the tables (`tables`) for a single server and for a cluster.
 
-Rows are those of the nodes' ledgers (`tables`). Readers use views (`views`): they have the ledger's names, and amounts
-wide enough for any sum (10,000 devices overflow 64 bits of nanoseconds in eleven days).
+Readers use views (`views`), which have the ledger's names, and amounts wide enough for any sum: 10,000 devices overflow
+64 bits of nanoseconds in eleven days.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from costtrace.ledger.fleet_store.views import views
 
 
 class Layout(NamedTuple):
-    """Where and how the tables stand."""
+    """Where the tables are, and how long they keep rows."""
 
     database: str = "costtrace"
     cluster: str = ""
@@ -35,46 +35,46 @@ class Layout(NamedTuple):
 
 
 def statements(layout: Layout) -> list[str]:
-    """Everything that makes the store, in order; each can be run again."""
+    """All statements that create the store, in order. Each can be run again."""
     on = f" ON CLUSTER {layout.cluster}" if layout.cluster else ""
-    made = [f"CREATE DATABASE IF NOT EXISTS {layout.database}{on}"]
+    ddl = [f"CREATE DATABASE IF NOT EXISTS {layout.database}{on}"]
     for table in TABLES:
-        made.append(_local(table, layout, on))
+        ddl.append(_local(table, layout, on))
         if layout.cluster:
-            made.append(_distributed(table, layout, on))
-    made += views(layout.database, on)
-    made.append(_roll_up(layout, on))
-    return made
+            ddl.append(_distributed(table, layout, on))
+    ddl += views(layout.database, on)
+    ddl.append(_bill_by_day(layout, on))
+    return ddl
 
 
 TENANT_VIEWS = ("posting", "usage", "line", "usage_line")
-"""What a tenant reads; the others say what its provider pays, or what others do."""
+"""Views that a tenant may read. The others show what its provider pays, or other tenants."""
 
 
 def row_policies(layout: Layout) -> list[str]:
-    """Who may read which tenant: a user sees the tenant of the same name, members of `finance_reader` see all.
+    """Statements of access: a user reads the tenant of the same name, members of `finance_reader` read all.
 
-    Policies hold on the tables below the views: views run as who asks them. On a cluster they stand on both the
-    distributed tables and those of each server.
+    Policies are on the tables below the views, which run with the rights of the user who reads them. On a cluster they
+    are on both the distributed tables and those of each server.
     """
     on = f" ON CLUSTER {layout.cluster}" if layout.cluster else ""
     suffixes = ("rows", "local") if layout.cluster else ("rows",)
-    made = [f"CREATE ROLE IF NOT EXISTS {role}{on}" for role in ("finance_reader", "tenant_reader")]
+    ddl = [f"CREATE ROLE IF NOT EXISTS {role}{on}" for role in ("finance_reader", "tenant_reader")]
     for suffix in suffixes:
         for table in TENANT_TABLES:
-            where, own = f"{layout.database}.{table.name}_{suffix}", "tenant = currentUser()"
-            made += [
+            where, condition = f"{layout.database}.{table.name}_{suffix}", "tenant = currentUser()"
+            ddl += [
                 f"CREATE ROW POLICY IF NOT EXISTS costtrace_all{on} ON {where} USING 1 TO finance_reader",
-                f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{on} ON {where} USING {own} TO tenant_reader",
+                f"CREATE ROW POLICY IF NOT EXISTS costtrace_own{on} ON {where} USING {condition} TO tenant_reader",
                 f"GRANT{on} SELECT ON {where} TO tenant_reader",
             ]
-        # Without these the views cannot say which rows count. They have names of engines, and no amounts.
-        made.append(f"GRANT{on} SELECT ON {layout.database}.{COMPACTED.name}_{suffix} TO tenant_reader")
-        made.append(f"GRANT{on} SELECT(run_id) ON {layout.database}.{RERATE.name}_{suffix} TO tenant_reader")
+        # The views need these to tell which rows count. They have names of engines, and no amounts.
+        ddl.append(f"GRANT{on} SELECT ON {layout.database}.{COMPACTED.name}_{suffix} TO tenant_reader")
+        ddl.append(f"GRANT{on} SELECT(run_id) ON {layout.database}.{RERATE.name}_{suffix} TO tenant_reader")
     views = (*TENANT_VIEWS, *(table.name for table in TENANT_TABLES if table.name not in TENANT_VIEWS))
-    made += [f"GRANT{on} SELECT ON {layout.database}.{name} TO tenant_reader" for name in views]
-    made.append(f"GRANT{on} SELECT ON {layout.database}.* TO finance_reader")
-    return made
+    ddl += [f"GRANT{on} SELECT ON {layout.database}.{name} TO tenant_reader" for name in views]
+    ddl.append(f"GRANT{on} SELECT ON {layout.database}.* TO finance_reader")
+    return ddl
 
 
 def _local(table: Table, layout: Layout, on: str) -> str:
@@ -98,7 +98,7 @@ def _local(table: Table, layout: Layout, on: str) -> str:
 
 
 def _rows(table: Table, layout: Layout) -> str:
-    """The table that holds the rows of one server; the views read `..._rows`, which on a cluster is distributed."""
+    """Name of the table with one server's rows. The views read `..._rows`, which on a cluster is distributed."""
     return f"{table.name}_local" if layout.cluster else f"{table.name}_rows"
 
 
@@ -110,8 +110,8 @@ def _distributed(table: Table, layout: Layout, on: str) -> str:
     )
 
 
-def _roll_up(layout: Layout, on: str) -> str:
-    """The bill by day: made anew as a whole, so that a row that was sent twice cannot be counted twice."""
+def _bill_by_day(layout: Layout, on: str) -> str:
+    """The bill by day. It is refreshed as a whole, so that a row that was sent twice cannot count twice."""
     engine = "MergeTree"
     if layout.cluster:
         engine = f"ReplicatedMergeTree('/clickhouse/tables/{layout.database}/bill_day', '{{replica}}')"

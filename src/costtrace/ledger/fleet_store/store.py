@@ -1,10 +1,9 @@
-"""Reading and writing ClickHouse: the second dialect of `ledger.query`, behind the standard client.
+"""Reading and writing ClickHouse, for the same queries as a ledger in SQLite (`ledger.queries`).
 
-The queries are those of the SQLite ledger. What differs is done here, once: parameters are ``{name:Type}`` instead of
-``:name``, and four settings make ClickHouse follow SQL where it does not by itself (an outer join without partner and a
-sum of nothing are NULL, not 0; amounts never wrap: the views are wide).
+The differences are handled here: parameters are ``{name:Type}`` instead of ``:name``, two expressions have other names,
+and settings make ClickHouse follow SQL (an outer join without a partner and a sum of nothing are NULL, not 0).
 
-Unlike a ledger in SQLite, queries of one command do not see one moment: push first, then verify.
+Unlike a ledger in SQLite, the queries of one command do not see one moment: push first, then verify.
 """
 
 import marshal
@@ -22,21 +21,20 @@ from costtrace.ledger.reader import Row
 SCHEMES = ("clickhouse://", "clickhouses://", "chdb://")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _SAME = re.compile(r"\b(\w+\.\w+) IS (\w+\.\w+)\b")
-_JSON = re.compile(r"\bjson_extract\((\w+\.\w+), '\$\.\"?([\w.-]+)\"?'\)")
 """SQLite's "equal, or both NULL"."""
+_JSON = re.compile(r"\bjson_extract\((\w+\.\w+), '\$\.\"?([\w.-]+)\"?'\)")
 SETTINGS = {
     "join_use_nulls": 1,
     "aggregate_functions_null_for_empty": 1,
     "do_not_merge_across_partitions_select_final": 1,
     "enable_positional_arguments": 1,
 }
-
-
 SPOOL_BYTES = 1 << 24
+"""How much of an answer of the embedded engine is kept in memory; the rest goes to disk."""
 
 
 class ClickHouseStore:
-    """One database of ClickHouse as a store of the queries."""
+    """One ClickHouse database as a store for queries. *client*: clickhouse-connect's. *where*: its name in messages."""
 
     def __init__(
         self,
@@ -50,10 +48,10 @@ class ClickHouseStore:
         self._streams = not where.startswith("chdb://")  # the embedded engine has one stream at a time
 
     def rows(self, sql: str, parameters: Mapping[str, int | str] | None = None) -> Iterator[Row]:
-        """Run one SELECT with named parameters and stream what it yields. Raises: LedgerError."""
+        """Run one SELECT with named parameters and stream its rows. Raises: LedgerError."""
         values = dict(parameters or {})
         types = {name: "Int64" if isinstance(value, int) else "String" for name, value in values.items()}
-        bound = _PARAMETER.sub(lambda found: f"{{{found[1]}:{types[found[1]]}}}", sql)
+        bound = _PARAMETER.sub(lambda match: f"{{{match[1]}:{types[match[1]]}}}", sql)
         bound = _SAME.sub(r"\1 IS NOT DISTINCT FROM \2", bound)
         bound = _JSON.sub(r"JSONExtractString(\1, '\2')", bound)
         with self._errors():
@@ -66,7 +64,10 @@ class ClickHouseStore:
                     yield from map(tuple, block)
 
     def insert(self, table: Table, rows: Sequence[Sequence[object]], pushed_ns: int) -> None:
-        """Insert rows of the ledger; rows that are there already are replaced by themselves. Raises: LedgerError."""
+        """Insert rows of the ledger. Of a row that was sent before, the copy with the highest *pushed_ns* counts.
+
+        Raises: LedgerError.
+        """
         if not rows:
             return
         with self._errors():
@@ -78,13 +79,13 @@ class ClickHouseStore:
             )
 
     def run(self, statement: str) -> None:
-        """Run one statement that yields nothing. Raises: LedgerError."""
+        """Run one statement that returns no rows. Raises: LedgerError."""
         with self._errors():
             self._client.command(statement)
 
     def create(self, layout: Layout) -> None:
-        """Make what is missing of the tables. Raises: LedgerError."""
-        self._client.database = "default"  # until ours is there
+        """Create the database, tables and views that are missing. Raises: LedgerError."""
+        self._client.database = "default"  # ours may not exist yet
         try:
             for statement in statements(layout):
                 self.run(statement)
@@ -106,7 +107,7 @@ class ClickHouseStore:
 
 
 def _spooled(stream: Any) -> Iterator[Row]:  # noqa: ANN401 - its library is an extra
-    """All rows of a stream that has to end before the next one begins: from memory, or from disk if they are many."""
+    """Read a stream to its end and yield its rows from memory, or from disk if they are many. See `_streams`."""
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
         blocks = 0
         with stream:
@@ -120,9 +121,9 @@ def _spooled(stream: Any) -> Iterator[Row]:  # noqa: ANN401 - its library is an 
 
 @contextmanager
 def open_store(dsn: str, *, password: str = "", database: str = "costtrace") -> Iterator[ClickHouseStore]:
-    """The fleet store at *dsn* (``clickhouse://user@host:8123``, ``clickhouses://...``, ``chdb:///path``).
+    """Open the fleet store at *dsn* (``clickhouse://user@host:8123``, ``clickhouses://...``, ``chdb:///path``).
 
-    Raises: LedgerError, CosttraceError (the library is not installed).
+    Raises: LedgerError, CosttraceError (not such an address, or the library is not installed).
     """
     if not dsn.startswith(SCHEMES):
         raise CosttraceError(
@@ -152,5 +153,5 @@ def open_store(dsn: str, *, password: str = "", database: str = "costtrace") -> 
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of an error, without what it quotes of the query."""
+    """The first line of an error; the lines after it quote the query."""
     return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -1,8 +1,8 @@
-"""The rows of the fleet store: those of the nodes' ledgers, typed.
+"""The tables of the fleet store: those of the nodes' ledgers, with ClickHouse types.
 
-What makes inserts idempotent is the sorting key: a row that is sent twice has the same key, and one of both is kept.
-Numbers of a ledger (of postings, adjustments, roll-ups) are told apart by their engine; a re-rating gets a number of
-its own (`run_number`), as it may be of several engines.
+The sorting key makes inserts idempotent: a row that is sent twice has the same key, and one copy is kept. Two ledgers
+have the same numbers of postings, adjustments and roll-ups; the engine is in the key beside them. A re-rating may be of
+several engines and gets another number (`run_number`).
 """
 
 import hashlib
@@ -13,19 +13,20 @@ AMOUNT, MAYBE, COUNT, TEXT, NAME = "Int64", "Nullable(Int64)", "UInt32", "String
 
 
 class Table(NamedTuple):
-    """One table: columns in the ledger's order, and what a row is told by."""
+    """One table: its columns, with their types, in the ledger's order; and the key by which a row is unique."""
 
     name: str
     columns: dict[str, str]
     key: tuple[str, ...]
     time: str = ""
-    """The wall time (ns) that it is partitioned and kept by; '' for small tables."""
+    """The column of wall time (ns) by which it is partitioned and expires; '' for small tables."""
     shard: str = ""
-    """What is spread over shards by; rows of one engine stay together."""
+    """The column by which rows are spread over shards, so that those of one engine stay together."""
     sums: tuple[str, ...] = ()
-    """Columns that readers sum: wide in the view."""
+    """Columns that readers sum: 128 bits in the view."""
     hours: str = ""
-    """Its rows of a compacted period: ``gone`` but for those that were sent again, ``only`` there, '' as they are."""
+    """How its view treats compacted periods. ``gone``: it hides their rows, but for those sent after compaction.
+    ``only``: it shows no others (roll-ups). '': no difference."""
 
 
 _TIMES = ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns")
@@ -95,7 +96,7 @@ ENGINE = Table(
     ("engine_id",),
 )  # fmt: skip
 POSITION = Table("position", {"engine_id": TEXT, "done": "UInt8"}, ("engine_id",))
-# A late row stands in a table of its own, whole: it is booked at another time than its window's.
+# Late rows are in tables of their own: they count at `booked_ns`, not at their window.
 LATE_POSTING = Table(
     "late_posting",
     {"booked_ns": AMOUNT, **POSTING.columns},
@@ -165,9 +166,10 @@ COMPACTED = Table(
     {"engine_id": NAME, "since_ns": AMOUNT, "until_ns": AMOUNT},
     ("engine_id", "since_ns"),
 )
-"""Periods that an engine's node has compacted. Readers turn from rows to roll-ups by it: it is sent last, at once."""
+"""Periods that an engine's node has compacted. It makes the views show roll-ups instead of rows, so it is sent last, in
+one insert."""
 AFTER = 1 << 62
-"""Added to the version of a row that is sent when its period is compacted already: it stays beside the roll-ups."""
+"""Added to the version of a row that is sent after its period was compacted: the view shows it beside the roll-ups."""
 
 PLAIN_TABLES = (ENGINE, RATE, POSITION, METER, POSTING, USAGE)
 CLOSED_TABLES = (LATE_POSTING, LATE_USAGE, ADJUSTMENT, RERATE, ROLLUP, USAGE_ROLLUP, COMPACTED)
@@ -177,5 +179,5 @@ TENANT_TABLES = tuple(table for table in TABLES if "tenant" in table.columns)
 
 
 def run_number(engine_id: str, run_id: int) -> int:
-    """A number for a re-rating that no other ledger's has: by the engine of its first adjustment."""
+    """A number of a re-rating that is unique among ledgers: a hash with the engine of its first adjustment."""
     return int.from_bytes(hashlib.sha256(f"{run_id} {engine_id}".encode()).digest()[:7], "big")

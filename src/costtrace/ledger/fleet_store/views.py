@@ -1,10 +1,10 @@
-"""Views of the fleet store: the names by which reports ask a ledger for its rows and lines.
+"""Views of the fleet store, with the names and columns of a ledger's tables and views.
 
-Each keeps one of a row's copies (`FINAL`). Of a compacted period they show the roll-ups and what was sent again after
-it, for all tables at once: the rows of `compacted` say so, and come in one insert. A re-rating's adjustments show
-once its own row is there, which comes last. So readers see each of both whole or not at all.
+Each shows one of a row's copies (`FINAL`). Of a compacted period they show roll-ups, and rows that were sent after its
+compaction, as soon as its rows in `compacted` are there; these come in one insert. Adjustments are shown once the row
+of their re-rating is there, which comes last. So a reader sees a compaction or a re-rating whole or not at all.
 
-Views run as who asks them: row policies stand on the tables below. Seals stay on the node, where their chain is proved.
+Views run with the rights of the user who reads them: row policies are on the tables below. Seals stay on the node.
 """
 
 # ruff: noqa: S608 - statements are made of constants of this package and of a database's checked name
@@ -22,42 +22,38 @@ from costtrace.ledger.fleet_store.tables import (
     USAGE,
     Table,
 )
-from costtrace.ledger.schema.closing import ADJUSTED, POSTED
+from costtrace.ledger.schema.closing import ADJUSTED, ENDED, POSTED
 from costtrace.ledger.schema.tables import MIGRATIONS
 
 _EMPTY = ("seal", "seal_block")
 _TYPES = {("INTEGER", 1): "Int64", ("INTEGER", 0): "Nullable(Int64)"}
 _LATE = {POSTING.name: LATE_POSTING, USAGE.name: LATE_USAGE}
-_ENDED = (
-    "engine_id, tenant, tenant_source, {user}, {labels}, model, operation, role, method, finish_reasons, currency, "
-    "price_book, {counts}, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions"
-)
 _PARTS = "toInt64(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END) AS requests, toInt64(1) AS parts"
 
 
 def views(database: str, on: str) -> list[str]:
-    """All views, in order; each can be made again."""
+    """Statements that create all views, in order. Each can be run again."""
     bodies = {table.name: _rows(table, database) for table in TABLES}
     bodies |= dict.fromkeys(("posted", "line", "usage_line"), "")
     bodies["late_posting_line"] = f"SELECT engine_id, posting_id, booked_ns FROM {database}.late_posting"
     bodies |= _lines(database)
-    made = [
+    ddl = [
         f"CREATE OR REPLACE VIEW {database}.{name}{on} SQL SECURITY INVOKER AS\n{body}" for name, body in bodies.items()
     ]
-    return made + _empty_views(database, on)
+    return ddl + _empty_views(database, on)
 
 
 def _rows(table: Table, database: str) -> str:
-    """One table's rows that count, with amounts wide enough for sums."""
+    """SELECT the rows of a table that count, with amounts wide enough for sums."""
     body = f"SELECT {_columns(table)} FROM {database}.{table.name}_rows AS t FINAL"
     if table.hours:
-        # Of its engine, the newest compacted period that begins before it.
+        # Joined with the newest compacted period of its engine that begins before the row.
         body += (
             f"\nGLOBAL ASOF LEFT JOIN (SELECT engine_id, since_ns, until_ns FROM {database}.compacted_rows FINAL)"
             f" AS c\nON t.engine_id = c.engine_id AND t.{table.time} >= c.since_ns\n"
         )
-        inside = f"coalesce(t.{table.time} < c.until_ns, 0)"
-        body += f"WHERE {inside}" if table.hours == "only" else f"WHERE t.pushed_ns >= {AFTER} OR NOT {inside}"
+        compacted = f"coalesce(t.{table.time} < c.until_ns, 0)"
+        body += f"WHERE {compacted}" if table.hours == "only" else f"WHERE t.pushed_ns >= {AFTER} OR NOT {compacted}"
     if table is ADJUSTMENT:
         body += f"\nWHERE t.run_id GLOBAL IN (SELECT run_id FROM {database}.rerate_rows)"
     if table.name in _LATE:
@@ -78,7 +74,7 @@ def _wide(kind: str) -> str:
 
 
 def _lines(database: str) -> dict[str, str]:
-    """What was posted, what is booked, and usage records where they are booked; as the ledger's own views."""
+    """The ledger's views `posted`, `line` and `usage_line` (`schema.closing`), by name."""
     on_time = {table.name: _rows(table, database).split("\nUNION ALL", maxsplit=1)[0] for table in (POSTING, USAGE)}
     rolled = f"SELECT window_ns, operation, {POSTED.replace('record_id', _nothing('record_id'))} FROM {database}.rollup"
     posted = f"SELECT window_ns, {_nothing('operation')}, {POSTED} FROM"
@@ -95,8 +91,8 @@ def _lines(database: str) -> dict[str, str]:
         f"FROM {database}.adjustment"
         for signs in (back, {})
     ]
-    ended = _ENDED.format(user="`user`", labels="labels", counts=_PARTS)
-    counted = _ENDED.format(user="'' AS `user`", labels="'{}' AS labels", counts="requests, parts")
+    ended = ENDED.format(user="`user`", labels="labels", counts=_PARTS)
+    counted = ENDED.format(user="'' AS `user`", labels="'{}' AS labels", counts="requests, parts")
     return {
         "posted": "\nUNION ALL ".join((f"{posted} {database}.posting", rolled)),
         "line": "\nUNION ALL ".join(
@@ -122,7 +118,7 @@ def _nothing(name: str) -> str:
 
 
 def _empty_views(database: str, on: str) -> list[str]:
-    """Tables of closed periods that stay on the node, with the ledger's own columns and no rows."""
+    """Views without rows in place of tables that stay on the node, with the ledger's columns."""
     ledger = sqlite3.connect(":memory:")
     try:
         for script in MIGRATIONS:

@@ -1,1 +1,1 @@
-"""Closed periods: closing, compacting, and rating again what was booked."""
+"""Closed periods: sealing them, compacting them, and rating again what was booked."""

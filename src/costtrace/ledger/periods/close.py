@@ -1,6 +1,6 @@
 """Closing a period: its rows are sealed in one transaction, and from then on only adjustments can change the bill.
 
-Rows are read and digested beside the agent; only the writing of the seal holds the ledger, for a moment.
+The agent may write while rows are read and hashed. Only writing the seal takes the ledger's write lock, for a moment.
 """
 
 import json
@@ -17,14 +17,14 @@ from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.store import Ledger
 from costtrace.ledger.verify.audit import Audit
-from costtrace.ledger.verify.sealed_rows import PARTS, count_of, rows_of, seals, totals_of
-from costtrace.ledger.verify.seals import BLOCK_ROWS, SealLine, pack, part_digest, row_digest, seal_hash
+from costtrace.ledger.verify.sealed_rows import SEALED_TABLES, count_of, rows_of, seals, totals_of
+from costtrace.ledger.verify.seals import BLOCK_ROWS, SealLine, pack, row_digest, seal_hash, table_digest
 
 _FORMS = ("%Y-%m-%d", "%Y-%m", "%Y")
 
 
 def parse_period(name: str, zone: tzinfo) -> Period:
-    """A year, month or day of *zone* as a period. Raises: LedgerError."""
+    """Read a year, month or day of *zone* (``2026``, ``2026-11``, ``2026-11-23``). Raises: LedgerError."""
     for form in _FORMS:
         try:
             begin = datetime.strptime(name, form).replace(tzinfo=zone)
@@ -38,24 +38,24 @@ def parse_period(name: str, zone: tzinfo) -> Period:
             end = begin.replace(year=begin.year + begin.month // 12, month=begin.month % 12 + 1)
         else:
             end = datetime.fromordinal(begin.toordinal() + 1).replace(tzinfo=zone)
-        found = Period(wall_ns(begin), wall_ns(end))
-        if any(bound % NS_PER_HOUR for bound in found):
+        period = Period(wall_ns(begin), wall_ns(end))
+        if any(bound % NS_PER_HOUR for bound in period):
             raise LedgerError(f"a day of {zone} does not begin with a whole hour of UTC: close periods with --tz UTC")
-        return found
+        return period
     raise LedgerError(f"{name!r} is no period: write a month (2026-11), a day (2026-11-23) or a year (2026)")
 
 
 def close_period(ledger: Ledger, name: str, period: Period, now_ns: int, *, open_engines: bool = False) -> SealLine:
-    """Seal *period*. All of it or nothing, whatever happens.
+    """Seal *period* in one transaction.
 
-    *open_engines*: close although an engine may still bring rows; they will be booked in the period that is open then.
+    *open_engines*: close although rows may still come from an engine; they will be booked in the period open then.
     Raises: LedgerError (not over, already closed, not settled, not in balance).
     """
     store = SqliteStore(ledger)
     with snapshot(ledger.connection):
         chain = seals(store)
-        _may_be_closed(store, chain, name, period, now_ns, open_engines=open_engines)
-        _is_in_balance(store)
+        _require_closable(store, chain, name, period, now_ns, open_engines=open_engines)
+        _require_balance(store)
         stage(ledger.connection, store, period)
         totals = totals_of(store, period)
     with ledger.transaction():
@@ -66,7 +66,7 @@ def close_period(ledger: Ledger, name: str, period: Period, now_ns: int, *, open
 
 @contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """All reads of the block see one moment; the agent may write meanwhile."""
+    """Make all reads of the block see one moment; the agent may write meanwhile."""
     connection.execute("BEGIN")
     try:
         yield
@@ -75,31 +75,31 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def stage(connection: sqlite3.Connection, store: SqliteStore, period: Period) -> None:
-    """Digest all rows of *period* into a temporary table."""
+    """Write digests of all rows of *period* into a temporary table."""
     connection.execute("CREATE TEMP TABLE IF NOT EXISTS staged (part TEXT, block INTEGER, digests BLOB, size INTEGER)")
     connection.execute("DELETE FROM temp.staged")
-    for part in PARTS:
-        rows = ((number, row_digest(row)) for number, row in rows_of(store, part, period))
+    for table in SEALED_TABLES:
+        rows = ((number, row_digest(row)) for number, row in rows_of(store, table, period))
         block = 0
         while entries := list(islice(rows, BLOCK_ROWS)):
-            connection.execute("INSERT INTO temp.staged VALUES (?,?,?,?)", (part, block, pack(entries), len(entries)))
+            connection.execute("INSERT INTO temp.staged VALUES (?,?,?,?)", (table, block, pack(entries), len(entries)))
             block += 1
 
 
 def append_seal(
     connection: sqlite3.Connection, kind: str, name: str, period: Period, at_ns: int, totals: dict[str, object]
 ) -> SealLine:
-    """Put what is staged, and *totals*, at the end of the chain; within the caller's transaction."""
+    """Append a seal over the staged digests and *totals* to the chain, within the caller's transaction."""
     last = connection.execute("SELECT hash FROM seal ORDER BY seal_id DESC LIMIT 1").fetchone()
     seal_id = connection.execute("SELECT coalesce(max(seal_id), 0) + 1 FROM seal").fetchone()[0]
     parts = {}
-    for part in PARTS:
-        found = connection.execute("SELECT digests, size FROM temp.staged WHERE part = ? ORDER BY block", (part,))
-        blocks, sizes = [], 0
-        for digests, size in found:
+    for table in SEALED_TABLES:
+        sql = "SELECT digests, size FROM temp.staged WHERE part = ? ORDER BY block"
+        blocks, rows = [], 0
+        for digests, size in connection.execute(sql, (table,)):
             blocks.append(digests)
-            sizes += size
-        parts[part] = {"rows": sizes, "digest": part_digest(blocks)}
+            rows += size
+        parts[table] = {"rows": rows, "digest": table_digest(blocks)}
     content = json.dumps({"parts": parts, "totals": totals}, sort_keys=True)
     seal = SealLine(seal_id, kind, name, *period, at_ns, content, last[0] if last else "", "")
     seal = seal._replace(hash=seal_hash(seal))
@@ -110,11 +110,11 @@ def append_seal(
 
 
 def closed_until(chain: list[SealLine]) -> int:
-    """Where the open period begins; 0 where nothing is closed."""
+    """The wall time (ns) at which the open period begins; 0 where nothing is closed."""
     return max((seal.until_ns for seal in chain), default=0)
 
 
-def _may_be_closed(
+def _require_closable(
     store: SqliteStore, chain: list[SealLine], name: str, period: Period, now_ns: int, *, open_engines: bool
 ) -> None:
     if any(seal.period == name for seal in chain):
@@ -129,13 +129,13 @@ def _may_be_closed(
     least = next(store.rows(sql, {"from": until_ns}))[0]
     if least is not None and least < period.since_ns:
         raise LedgerError(f"there are rows from {show_time(least)}: close the periods before {name} first, in order")
-    if not any(count_of(store, part, period) for part in ("posting", "usage", "meter", "adjustment")):
+    if not any(count_of(store, table, period) for table in ("posting", "usage", "meter", "adjustment")):
         raise LedgerError(f"there is nothing in {name}: {show_time(period.since_ns)} to {show_time(period.until_ns)}")
     if not open_engines:
-        _is_settled(store, name, period)
+        _require_settled(store, name, period)
 
 
-def _is_settled(store: SqliteStore, name: str, period: Period) -> None:
+def _require_settled(store: SqliteStore, name: str, period: Period) -> None:
     sql = """
         SELECT e.engine_id, max(m.window_ns) FROM engine e
             LEFT JOIN meter m ON m.engine_id = e.engine_id LEFT JOIN position p ON p.engine_id = e.engine_id
@@ -151,10 +151,10 @@ def _is_settled(store: SqliteStore, name: str, period: Period) -> None:
         )
 
 
-def _is_in_balance(store: SqliteStore) -> None:
-    found = next(Audit(store).discrepancies(), None)
-    if found is not None:
+def _require_balance(store: SqliteStore) -> None:
+    first = next(Audit(store).discrepancies(), None)
+    if first is not None:
         raise LedgerError(
-            f"the ledger is not in balance, so nothing was closed: {found.row}: {found.field}: {found.meaning}. "
+            f"the ledger is not in balance, so nothing was closed: {first.row}: {first.field}: {first.meaning}. "
             "`costtrace verify` names every row."
         )

@@ -1,7 +1,7 @@
-"""Re-rating: new prices for old usage. Postings stay; adjustments take the old charge back and make the new.
+"""Re-rating: new prices for old usage. Postings stay; an adjustment takes the old charge back and makes the new one.
 
-The new charges are made as the agent makes them, with remainders of their own for each run, engine and rate.
-They are worked out beside the agent into a temporary table; only writing them holds the ledger.
+New charges are computed as the agent's are, with remainders kept for each run, engine and rate. They are first written
+into a temporary table, while the agent may write; only copying them takes the ledger's write lock.
 """
 
 import json
@@ -28,7 +28,7 @@ _ROWS = 5_000
 
 
 class Rerated(NamedTuple):
-    """What a re-rating came to."""
+    """Sums over a re-rating."""
 
     run_id: int
     """0: nothing had another price, so nothing was written."""
@@ -44,37 +44,37 @@ class Rerated(NamedTuple):
 
 
 def rerate(ledger: Ledger, book: PriceBook, period: Period, why: str, now_ns: int) -> Rerated:
-    """Charge all postings whose window begins in *period* at the prices of *book*. All of it or nothing.
+    """Charge all postings whose window begins in *period* at the prices of *book*, in one transaction. *why*: kept.
 
-    Raises: LedgerError (a part of the period is compacted; something was written meanwhile), PriceBookError (no price).
+    Raises: LedgerError (a part of the period is compacted; another command wrote meanwhile), PriceBookError (no price).
     """
     connection, store = ledger.connection, SqliteStore(ledger)
     with snapshot(connection):
         chain = seals(store)
-        _is_in_detail(store, period)
+        _require_detail(store, period)
         runs = connection.execute("SELECT max(run_id) FROM rerate").fetchone()[0] or 0
-        work = _Run(connection, book, closed_until(chain), now_ns, runs + 1)
-        work.stage(period, {seal.period: (seal.since_ns, seal.until_ns) for seal in chain})
-    found = work.result()
-    if not found.adjustments:
-        return found._replace(run_id=0)
+        run = _Run(connection, book, closed_until(chain), now_ns, runs + 1)
+        run.stage(period, {seal.period: (seal.since_ns, seal.until_ns) for seal in chain})
+    rerated = run.result()
+    if not rerated.adjustments:
+        return rerated._replace(run_id=0)
     with ledger.transaction():
         if seals(store) != chain or (connection.execute("SELECT max(run_id) FROM rerate").fetchone()[0] or 0) != runs:
             raise LedgerError(
                 "a period was closed, or another re-rating ran, meanwhile. Nothing was adjusted: try again."
             )
-        for rate in work.rates.values():
+        for rate in run.rates.values():
             ledger.put_rate(rate.row())
-        sums = [json.dumps(amounts, sort_keys=True) for amounts in (found.before, found.after)]
+        sums = [json.dumps(amounts, sort_keys=True) for amounts in (rerated.before, rerated.after)]
         connection.execute(
             "INSERT INTO rerate VALUES (?,?,?,?,?,?,?,?)", (runs + 1, now_ns, book.name, *period, why, *sums)
         )
         connection.execute("INSERT INTO adjustment SELECT NULL, * FROM temp.adjusting ORDER BY rowid")
         connection.execute("DELETE FROM temp.adjusting")
-    return found
+    return rerated
 
 
-def _is_in_detail(store: SqliteStore, period: Period) -> None:
+def _require_detail(store: SqliteStore, period: Period) -> None:
     for seal in seals(store):
         if seal.kind == "compact" and seal.since_ns < period.until_ns and period.since_ns < seal.until_ns:
             raise LedgerError(
@@ -84,7 +84,7 @@ def _is_in_detail(store: SqliteStore, period: Period) -> None:
 
 
 class _Run:
-    """One re-rating that is being worked out."""
+    """Computes one re-rating."""
 
     def __init__(self, connection: sqlite3.Connection, book: PriceBook, open_ns: int, now_ns: int, run_id: int) -> None:
         self._connection = connection
@@ -93,8 +93,8 @@ class _Run:
         self._now_ns = max(now_ns, open_ns)
         self._run_id = run_id
         self._rater = Rater()
-        self._known: dict[tuple[str, str, int], Rate] = {}
-        self._currency: dict[str, tuple[object, ...]] = {}
+        self._book_rates: dict[tuple[str, str, int], Rate] = {}
+        self._prices: dict[str, tuple[object, ...]] = {}
         self.rates: dict[str, Rate] = {}
         self._postings = self._adjustments = 0
         self._before: defaultdict[str, int] = defaultdict(int)
@@ -103,7 +103,7 @@ class _Run:
         self._periods: set[str] = set()
 
     def stage(self, period: Period, closed: dict[str, tuple[int, int]]) -> None:
-        """Work out all adjustments, into a temporary table."""
+        """Compute all adjustments of *period* into a temporary table. *closed*: bounds of closed periods by name."""
         connection = self._connection
         connection.execute("DROP TABLE IF EXISTS temp.adjusting")
         connection.execute("CREATE TEMP TABLE adjusting AS SELECT * FROM adjustment WHERE 0")
@@ -120,7 +120,7 @@ class _Run:
         connection.executemany(sql, batch)
 
     def result(self) -> Rerated:
-        """What it came to."""
+        """Sums of what was staged."""
         return Rerated(
             self._run_id,
             self._postings,
@@ -133,7 +133,7 @@ class _Run:
         )
 
     def _rows(self, period: Period) -> Iterator[tuple[Any, ...]]:
-        """Postings with the charge that holds now: of their newest adjustment, else their own."""
+        """Stream postings with the charge that holds now: their newest adjustment's, else their own."""
         copied = ", ".join(f"p.{name.strip()}" for name in _COPIED.split(","))
         charge = "CASE WHEN a.adjustment_id IS NULL THEN p.{0} ELSE a.{0} END"
         charges = ", ".join(charge.format(name) for name in ("rate_id", "device_nano", "energy_nano"))
@@ -159,7 +159,7 @@ class _Run:
         gpu_ns, energy_uj = copied[8], copied[12]
         self._postings += 1
         rate = self._rate(name, kind, window_ns)
-        if self._priced(from_rate_id) == _same(rate):
+        if self._stored_price(from_rate_id) == _price_of(rate):
             return None
         charge = self._rater.charge(engine_id, rate, gpu_ns, energy_uj)
         self.rates[rate.rate_id] = rate
@@ -175,24 +175,24 @@ class _Run:
 
     def _rate(self, name: str, kind: str, window_ns: int) -> Rate:
         key = (name, kind, window_ns)
-        if key not in self._known:
-            if len(self._known) > 10_000:
-                self._known.clear()
+        if key not in self._book_rates:
+            if len(self._book_rates) > 10_000:
+                self._book_rates.clear()
             rate = self._book.rate_for(name, kind, window_ns)
             if rate is None:
                 raise PriceBookError(f"nothing was adjusted: {self._book.missing(name, kind, window_ns)}")
-            self._known[key] = rate
-            self._currency[rate.rate_id] = _same(rate)
-        return self._known[key]
+            self._book_rates[key] = rate
+            self._prices[rate.rate_id] = _price_of(rate)
+        return self._book_rates[key]
 
-    def _priced(self, rate_id: str) -> tuple[object, ...]:
-        """Currency and fractions of a rate that the ledger has."""
-        if rate_id not in self._currency:
+    def _stored_price(self, rate_id: str) -> tuple[object, ...]:
+        """Currency and fractions of a rate that the ledger has; ('',) where no price applied."""
+        if rate_id not in self._prices:
             sql = """SELECT currency, device_numerator, device_denominator, energy_numerator, energy_denominator,
                 includes_energy FROM rate WHERE rate_id = ?"""
-            found = self._connection.execute(sql, (rate_id,)).fetchone()
-            self._currency[rate_id] = tuple(found) if found else ("",)
-        return self._currency[rate_id]
+            row = self._connection.execute(sql, (rate_id,)).fetchone()
+            self._prices[rate_id] = tuple(row) if row else ("",)
+        return self._prices[rate_id]
 
     def _count(
         self, place: int, sums: defaultdict[str, int], rate_id: str, device: int | None, energy: int | None, gpu_ns: int
@@ -200,10 +200,10 @@ class _Run:
         if device is None or energy is None:
             self._unknown_ns[place] += gpu_ns
             return
-        sums[str(self._priced(rate_id)[0])] += device + energy
+        sums[str(self._stored_price(rate_id)[0])] += device + energy
 
 
-def _same(rate: Rate) -> tuple[object, ...]:
-    """What makes two rates the same price, whichever book they are from."""
+def _price_of(rate: Rate) -> tuple[object, ...]:
+    """Currency and fractions of a rate: equal for the same price, whichever book it is from."""
     row = rate.row()
     return (row[2], *row[4:])

@@ -1,7 +1,7 @@
-"""Tables of closed periods: seals, adjustments, hour roll-ups; and the views through which reports read all of them.
+"""Tables of closed periods: seals, adjustments, hour roll-ups; and the views through which reports read all rows.
 
-A row that arrives for a period that is closed already is *late*: triggers give it a booking time in the open period,
-in the same transaction, whoever writes it.
+A row that arrives for a closed period is *late*: triggers give it a booking time in the open period, in the same
+transaction, whatever program writes it.
 """
 
 HOUR = "3600000000000"
@@ -190,16 +190,16 @@ FLEET = """
     CREATE VIEW compacted AS SELECT since_ns, until_ns FROM seal WHERE kind = 'compact';
 """
 
-_ENDED = (
+ENDED = (
     "engine_id, tenant, tenant_source, {user}, {labels}, model, operation, role, method, finish_reasons, currency, "
     "price_book, {counts}, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions"
 )
-_PART = _ENDED.format(
+_PART = ENDED.format(
     user='"user"',
     labels="labels",
     counts="CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts",
 )
-_ROLLED = _ENDED.format(user="'' AS \"user\"", labels="'{}' AS labels", counts="requests, parts")
+_ROLLED = ENDED.format(user="'' AS \"user\"", labels="'{}' AS labels", counts="requests, parts")
 LABELLED = f"""
     -- Usage records where they are booked, with what a roll-up has no more: users and labels.
     DROP VIEW usage_line;

@@ -1,7 +1,9 @@
-"""The trial balance, pure: rows of a ledger in, discrepancies out. Every comparison is ``==`` between integers.
+"""The trial balance: rows of a ledger in, discrepancies out. Every comparison is ``==`` between integers.
 
-`meters` holds the time and the energy of devices against the postings, `money` every posting and its price,
-`records` every request against its postings. `costtrace.ledger.verify.audit` reads the rows.
+`meters` compares postings with the time and the energy of devices, `money` every charge with its rate, `records` every
+usage record with its postings, `adjustments` and `seals` what was changed later. `audit` reads the rows.
+
+It imports nothing of what it proves (attribution, booking, rating): each rule is written here a second time.
 """
 
 from costtrace.ledger.verify.lines import Discrepancy

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from costtrace.ledger.verify.lines import Discrepancy, RateLine, shown
-from costtrace.ledger.verify.money import Purse
+from costtrace.ledger.verify.money import RunningAccount
 
 
 class AdjustmentLine(NamedTuple):
-    """An adjustment as it stands."""
+    """An adjustment, as the ledger has it, beside its posting."""
 
     adjustment_id: int
     run_id: int
@@ -26,12 +26,12 @@ class AdjustmentLine(NamedTuple):
     device_nano: int | None
     energy_nano: int | None
     same: int
-    """1: its dimensions and quantities are its posting's. 0: they are not. -1: it has no posting any more."""
+    """1: its dimensions and quantities are its posting's. 0: they are not. -1: its posting was compacted."""
     posted_rate_id: str
     posted_device_nano: int | None
     posted_energy_nano: int | None
     due_ns: int
-    """Where its posting is booked."""
+    """Wall time at which its posting is booked."""
 
     @property
     def name(self) -> str:
@@ -42,7 +42,7 @@ class AdjustmentLine(NamedTuple):
 
 
 class RunLine(NamedTuple):
-    """A re-rating and what it says it came to, nano-units by currency."""
+    """A re-rating, and what its row says the adjusted postings cost: nano-units by currency."""
 
     run_id: int
     before: Mapping[str, int]
@@ -50,16 +50,16 @@ class RunLine(NamedTuple):
 
 
 Charge = tuple[str, int | None, int | None]
-Posted = tuple[str, int]
-"""Engine and number of a posting: numbers are of one ledger."""
+PostingKey = tuple[str, int]
+"""Engine and number of a posting: in a fleet store two ledgers have the same numbers."""
 
 
 def check_adjustments(
     lines: Iterable[AdjustmentLine], runs: Iterable[RunLine], rates: Mapping[str, RateLine]
 ) -> Iterator[Discrepancy]:
-    """What is wrong with *lines* (sorted by adjustment_id), by themselves and in sum."""
-    purses: dict[tuple[int, str, str], Purse] = {}
-    newest: dict[Posted, Charge] = {}
+    """Check *lines* (sorted by adjustment_id) one by one, and their sums against *runs*."""
+    accounts: dict[tuple[int, str, str], RunningAccount] = {}
+    newest: dict[PostingKey, Charge] = {}
     before: dict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     after: dict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for line in lines:
@@ -67,32 +67,34 @@ def check_adjustments(
         newest[line.engine_id, line.posting_id] = (line.rate_id, line.device_nano, line.energy_nano)
         rate = rates.get(line.rate_id)
         if rate is None:
-            yield _off(line.name, "rate_id", "one that the ledger knows", line.rate_id, "it cannot be recomputed")
+            yield _discrepancy(
+                line.name, "rate_id", "one that the ledger knows", line.rate_id, "it cannot be recomputed"
+            )
             continue
         key = (line.run_id, line.engine_id, line.rate_id)
-        if key not in purses:
-            purses[key] = Purse(line.engine_id, rate)
-        yield from purses[key].charge(line)
+        if key not in accounts:
+            accounts[key] = RunningAccount(line.engine_id, rate)
+        yield from accounts[key].charge(line)
         _count(before[line.run_id], rates, line.from_rate_id, line.from_device_nano, line.from_energy_nano)
         _count(after[line.run_id], rates, line.rate_id, line.device_nano, line.energy_nano)
     yield from _check_runs(runs, before, after)
 
 
-def _check_line(line: AdjustmentLine, newest: Mapping[Posted, Charge]) -> Iterator[Discrepancy]:
+def _check_line(line: AdjustmentLine, newest: Mapping[PostingKey, Charge]) -> Iterator[Discrepancy]:
     if line.same == 0:
         meaning = "an adjustment changes the price, never who, what or how much"
-        yield _off(line.name, "dimensions and quantities", "those of its posting", "others", meaning)
+        yield _discrepancy(line.name, "dimensions and quantities", "those of its posting", "others", meaning)
     if line.same >= 0:
         posted = (line.posted_rate_id, line.posted_device_nano, line.posted_energy_nano)
-        due = newest.get((line.engine_id, line.posting_id), posted)
-        found = (line.from_rate_id, line.from_device_nano, line.from_energy_nano)
-        for field, expected, value in zip(("rate_id", "device_nano", "energy_nano"), due, found, strict=True):
-            if expected != value:
+        expected = newest.get((line.engine_id, line.posting_id), posted)
+        taken_back = (line.from_rate_id, line.from_device_nano, line.from_energy_nano)
+        for field, due, value in zip(("rate_id", "device_nano", "energy_nano"), expected, taken_back, strict=True):
+            if due != value:
                 meaning = "it does not take back what was charged before it"
-                yield _off(line.name, f"from_{field}", shown(expected), shown(value), meaning)
+                yield _discrepancy(line.name, f"from_{field}", shown(due), shown(value), meaning)
         if not line.period and line.booked_ns != line.due_ns:
             meaning = "in an open period it counts where its posting does"
-            yield _off(line.name, "booked_ns", str(line.due_ns), str(line.booked_ns), meaning)
+            yield _discrepancy(line.name, "booked_ns", str(line.due_ns), str(line.booked_ns), meaning)
 
 
 def _count(
@@ -109,14 +111,14 @@ def _check_runs(
     seen = set()
     for run in runs:
         seen.add(run.run_id)
-        for field, says, sums in (("before", run.before, before), ("after", run.after, after)):
-            found = dict(sums.get(run.run_id, {}))
-            if dict(says) != found:
+        for field, stated, sums in (("before", run.before, before), ("after", run.after, after)):
+            summed = dict(sums.get(run.run_id, {}))
+            if dict(stated) != summed:
                 meaning = "its adjustments do not sum to what the re-rating says"
-                yield _off(f"re-rating {run.run_id}", field, str(dict(says)), str(found), meaning)
+                yield _discrepancy(f"re-rating {run.run_id}", field, str(dict(stated)), str(summed), meaning)
     for run_id in sorted(before.keys() - seen):
-        yield _off(f"re-rating {run_id}", "run_id", "a row", "none", "adjustments without a reason")
+        yield _discrepancy(f"re-rating {run_id}", "run_id", "a row", "none", "adjustments without a reason")
 
 
-def _off(row: str, field: str, expected: str, found: str, meaning: str) -> Discrepancy:
+def _discrepancy(row: str, field: str, expected: str, found: str, meaning: str) -> Discrepancy:
     return Discrepancy("adjustments", row, field, expected, found, meaning)

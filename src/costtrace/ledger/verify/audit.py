@@ -1,4 +1,4 @@
-"""Reading the ledger for the trial balance: all its rows, in the order that `costtrace.ledger.verify` wants them."""
+"""Reads the ledger for the trial balance: streams its rows, sorted as each check needs them."""
 
 import json
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ from costtrace.ledger.verify.money import Account, PostingCheck
 from costtrace.ledger.verify.records import check_records
 
 _LARGEST = 2**53
-"""No single row comes near it (104 days in ns): a larger one is damage, and could overflow a sum."""
+"""104 days in ns: no single row comes near it. A larger value is damage, and could overflow a sum in SQL."""
 
 
 class Audit:
-    """One run of all checks over a store. Iterate `discrepancies` to its end before reading anything else."""
+    """One run of all checks over a store. Read `discrepancies` to its end first: it fills the other figures."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class Audit:
         self._devices = DeviceCheck(self.engines)
 
     def discrepancies(self) -> Iterator[Discrepancy]:
-        """Everything that does not add up."""
+        """Run all checks and stream what does not add up. Raises: LedgerError."""
         yield from self._bad_rates
         damaged = False
         for discrepancy in _oversized(self._store):
@@ -52,7 +52,7 @@ class Audit:
         yield from self._postings.check_rollups(rollups(self._store))
         yield from self._postings.check(_postings(self._store))
         yield from check_tiling(_meter(self._store, "m.engine_id, m.device, m.start_ns"), self.engines)
-        self._devices.known(self._tails())
+        self._devices.set_metered_until(self._metered_until())
         yield from self._devices.check(_meter(self._store, "m.device, e.host, e.boot_id, m.start_ns, m.engine_id"))
         if damaged:
             return  # the sums below would overflow
@@ -63,15 +63,15 @@ class Audit:
         yield from check_records(_usage(self._store), _record_postings(self._store), self.engines, self._rates)
 
     def accounts(self) -> list[Account]:
-        """Money by engine and rate."""
+        """Money by engine and rate, after `discrepancies`."""
         return self._postings.accounts()
 
     def cost_unknown_ns(self) -> dict[str, int]:
-        """Device-ns without a price, by engine."""
+        """Device-ns without a price, by engine, after `discrepancies`."""
         return self._postings.cost_unknown_ns
 
     def totals(self) -> list[Device]:
-        """Wall time of each device against what its engines were given, after `discrepancies`."""
+        """Wall time of each device and the time on its engines' meter rows, after `discrepancies`."""
         return self._devices.devices
 
     def devices(self) -> list[DeviceLine]:
@@ -92,21 +92,21 @@ class Audit:
         metered = {row[0]: row for row in self._store.rows(_ENGINE_METER)}
         simulated: dict[str, int] = dict(self._store.rows("SELECT engine_id, simulated FROM engine"))
         nothing = ("", 0, None)
-        found = []
+        totals = []
         for engine_id in sorted(posted.keys() | metered.keys()):
             _, meter_ns, meter_uj = metered.get(engine_id, nothing)
             _, posted_ns, posted_uj = posted.get(engine_id, nothing)
-            flag = bool(simulated.get(engine_id))
-            found.append(EngineTotals(engine_id, meter_ns, posted_ns, meter_uj, posted_uj, flag))
-        return found
+            is_simulated = bool(simulated.get(engine_id))
+            totals.append(EngineTotals(engine_id, meter_ns, posted_ns, meter_uj, posted_uj, is_simulated))
+        return totals
 
     def counts(self) -> Counts:
-        """How much was checked."""
+        """How many rows were checked."""
         tables = ("engine", "posting", "meter", "usage")
         return Counts(*(next(self._store.rows(f"SELECT count(*) FROM {table}"))[0] for table in tables))  # noqa: S608 - constants
 
-    def _tails(self) -> dict[str, int]:
-        """Up to where each engine is metered, on all of its devices."""
+    def _metered_until(self) -> dict[str, int]:
+        """The monotonic ns up to which all devices of an engine are metered, by engine."""
         sql = """
             SELECT engine_id, min(until_ns) FROM (
                 SELECT engine_id, device, max(end_ns) AS until_ns FROM meter GROUP BY engine_id, device)
@@ -115,7 +115,7 @@ class Audit:
         return dict(self._store.rows(sql))
 
     def _open_windows(self) -> dict[str, int]:
-        """The window of the newest posting of each engine that runs."""
+        """The window of the newest posting of each engine that is running."""
         sql = """
             SELECT p.engine_id, p.window_ns FROM posting p
             WHERE (p.engine_id, p.posting_id) IN (
@@ -172,7 +172,7 @@ def _engines(store: Store) -> Iterator[EngineLine]:
         try:
             uuids = tuple(json.loads(devices))
         except ValueError:
-            uuids = ()  # its meter rows will be named
+            uuids = ()  # `check_tiling` reports its meter rows then
         position = None if done is None else bool(done)
         yield EngineLine(engine_id, f"{host}/{boot_id}", uuids, started_ns, ended_ns, bool(simulated), position)
 
@@ -185,11 +185,11 @@ def _oversized(store: Store) -> Iterator[Discrepancy]:
     ):
         wrong = " OR ".join(f"{field} NOT BETWEEN -{_LARGEST} AND {_LARGEST}" for field in fields)
         sql = f"SELECT {name}, {', '.join(fields)} FROM {table} WHERE {wrong}"  # noqa: S608 - constants
-        for which, *values in store.rows(sql):
+        for row_id, *values in store.rows(sql):
             for field, value in zip(fields, values, strict=True):
                 if value is not None and abs(value) > _LARGEST:
                     due, meaning = f"at most {_LARGEST}", "no row is this large: it is damaged"
-                    yield Discrepancy("plausible", f"{table} {which}", field, due, str(value), meaning)
+                    yield Discrepancy("plausible", f"{table} {row_id}", field, due, str(value), meaning)
 
 
 def _postings(store: Store) -> Iterator[PostingLine]:
@@ -218,7 +218,7 @@ def _posted_windows(store: Store, hours: int) -> Iterator[WindowSums]:
 
 
 def _window(hours: int) -> str:
-    """What windows are compared by: the hour up to *hours*, where rows were compacted."""
+    """SQL of the time by which windows are compared: their hour before *hours* (wall ns), where rows were compacted."""
     return (
         f"CASE WHEN window_ns < {hours} THEN window_ns - window_ns % {HOUR} ELSE window_ns END"
         if hours

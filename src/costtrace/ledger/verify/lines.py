@@ -1,4 +1,4 @@
-"""What the trial balance is made of, and what it finds."""
+"""Rows as the trial balance reads them, and what it reports."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -10,7 +10,7 @@ Right = TypeVar("Right")
 
 
 class Discrepancy(NamedTuple):
-    """One row that does not add up."""
+    """One row that does not add up. `expected` and `found` are for people: the units are those of `field`."""
 
     check: str
     row: str
@@ -22,7 +22,7 @@ class Discrepancy(NamedTuple):
 
 
 class EngineLine(NamedTuple):
-    """An engine and where the agent stands in its journal."""
+    """An engine, and whether the agent has read its journal to the end."""
 
     engine_id: str
     clock: str
@@ -37,12 +37,13 @@ class EngineLine(NamedTuple):
 
 
 class RateLine(NamedTuple):
-    """A rate that was applied, exact: nano-units = quantity * numerator // denominator, on running sums."""
+    """A rate that was applied, exact: the running sum of nano-units is sum of quantities * numerator // denominator."""
 
     rate_id: str
     price_book: str
     currency: str
     device: tuple[int, int]
+    """Numerator and denominator, per device-nanosecond; of `energy`, per microjoule."""
     energy: tuple[int, int] | None
     """None where no tariff applies."""
     includes_energy: bool
@@ -72,8 +73,8 @@ class MeterLine(NamedTuple):
         return f"meter row of {self.device}, engine {self.engine_id}, {where}"
 
     @property
-    def given_ns(self) -> int:
-        """All four kinds."""
+    def metered_ns(self) -> int:
+        """The sum of all four kinds."""
         return self.request_ns + self.idle_ns + self.overhead_ns + self.unobserved_ns
 
 
@@ -87,13 +88,13 @@ class WindowSums(NamedTuple):
     overhead_ns: int
     unobserved_ns: int
     energy_uj: int
-    """As far as it is known."""
+    """The sum of what is known."""
     energy_unknown_ns: int
     """Device time whose energy is not known."""
 
 
 class PostingLine(NamedTuple):
-    """A posting as it stands."""
+    """A posting, as the ledger has it."""
 
     posting_id: int
     window_ns: int
@@ -124,7 +125,7 @@ class PostingLine(NamedTuple):
 
 
 class RollupLine(NamedTuple):
-    """An hour of postings of a closed period that are gone."""
+    """The sum of an hour of postings, in whose place it stands since their period was compacted."""
 
     rollup_id: int
     window_ns: int
@@ -146,7 +147,7 @@ class RollupLine(NamedTuple):
 
 
 class RecordPosting(NamedTuple):
-    """A request's posting, or all postings of one record together: what its usage record has to say."""
+    """A request's posting, or the sum of all postings of one record: what its usage record must hold."""
 
     record_id: str
     engine_id: str
@@ -165,11 +166,11 @@ class RecordPosting(NamedTuple):
     rate_id: str
     rows: int = 1
     differing: tuple[str, ...] = ()
-    """Fields in which its postings are not the same: of those, the one of the last posting stands here."""
+    """Fields in which its postings differ; this row has their last posting's."""
 
 
 class UsageLine(NamedTuple):
-    """A usage record as it stands. It begins with the fields of `RecordPosting`: they are compared as one."""
+    """A usage record, as the ledger has it. Its first fields are those of `RecordPosting`: they compare as tuples."""
 
     record_id: str
     engine_id: str
@@ -193,7 +194,7 @@ class UsageLine(NamedTuple):
 
 
 class DeviceLine(NamedTuple):
-    """What one device gave one engine in all."""
+    """What one device gave one engine, over the whole ledger."""
 
     device: str
     engine_id: str
@@ -207,8 +208,8 @@ class DeviceLine(NamedTuple):
     energy_unknown_ns: int
 
     @property
-    def given_ns(self) -> int:
-        """All four kinds."""
+    def metered_ns(self) -> int:
+        """The sum of all four kinds."""
         return self.request_ns + self.idle_ns + self.overhead_ns + self.unobserved_ns
 
 
@@ -232,13 +233,22 @@ class Counts(NamedTuple):
     usage_records: int
 
 
+ROUNDING_NS = 2
+"""Rounding can leave so many ns of a row outside the part whose energy is unknown, though none of it is known."""
+
+
+def energy_must_be_known(gpu_ns: int, energy_uj: int | None, energy_unknown_ns: int) -> bool:
+    """Whether a row must have an energy: some was measured, or some of its time is not in its unknown part."""
+    return (energy_uj or 0) > 0 or gpu_ns - energy_unknown_ns > ROUNDING_NS
+
+
 def window(window_ns: int) -> str:
     """A window's name."""
     return f"{window_ns} ({show_time(window_ns)})"
 
 
 def shown(value: object) -> str:
-    """A value in a discrepancy; None is said, because it is not 0."""
+    """A value as a discrepancy shows it. None is not 0."""
     return "unknown (NULL)" if value is None else str(value)
 
 
@@ -248,7 +258,7 @@ def paired(
     left_key: Callable[[Left], Any],
     right_key: Callable[[Right], Any],
 ) -> Iterator[tuple[Left | None, Right | None]]:
-    """Join two streams that are sorted by a unique key; None where one has no partner."""
+    """Join two streams, each sorted by a unique key, as an outer join: None where a row has no partner."""
     lefts, rights = iter(left), iter(right)
     one, other = next(lefts, None), next(rights, None)
     while one is not None or other is not None:

@@ -1,53 +1,62 @@
-"""Usage records: each is the sum of its postings, and every posting belongs to one."""
+"""Usage records: each is the sum of its postings, and every request's posting belongs to one."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 
-from costtrace.core.rows import is_known
 from costtrace.ledger.schema.columns import column_of
-from costtrace.ledger.verify.lines import Discrepancy, EngineLine, RateLine, RecordPosting, UsageLine, paired, shown
+from costtrace.ledger.verify.lines import (
+    Discrepancy,
+    EngineLine,
+    RateLine,
+    RecordPosting,
+    UsageLine,
+    energy_must_be_known,
+    paired,
+    shown,
+)
 
 _SAME = RecordPosting._fields.index("rate_id")
-"""So many first fields of a usage record and of its postings have to be the same."""
+"""How many first fields of a usage record and of the sum of its postings must be equal."""
 _SUMS = RecordPosting._fields[RecordPosting._fields.index("gpu_ns") : _SAME]
 _OWNERS = ("engine_id", "tenant", "model")
 
 
-def together(postings: Iterable[RecordPosting]) -> Iterator[RecordPosting]:
-    """All postings of a record as one. Sorted by record.
+def by_record(postings: Iterable[RecordPosting]) -> Iterator[RecordPosting]:
+    """Sum the postings of each record. *postings* are sorted by record.
 
-    A cost that is unknown on any of them is unknown. An energy is as far as it is known, with its gap beside it.
+    A cost that is unknown on any posting is unknown. Energy is the sum of what is known; the time whose energy is
+    unknown is beside it.
     """
-    whole: RecordPosting | None = None
+    total: RecordPosting | None = None
     for posting in postings:
-        if whole is not None and whole.record_id == posting.record_id:
-            whole = _plus(whole, posting)
+        if total is not None and total.record_id == posting.record_id:
+            total = _add(total, posting)
             continue
-        if whole is not None:
-            yield _whole(whole)
-        whole = posting
-    if whole is not None:
-        yield _whole(whole)
+        if total is not None:
+            yield _without_unknown_energy(total)
+        total = posting
+    if total is not None:
+        yield _without_unknown_energy(total)
 
 
-def _whole(record: RecordPosting) -> RecordPosting:
-    """Without an energy where none of it is known."""
-    if record.rows == 1 or is_known(record.gpu_ns, record.energy_uj or 0, record.energy_unknown_ns):
-        return record
-    return record._replace(energy_uj=None, prefill_uj=None, decode_uj=None)
+def _without_unknown_energy(total: RecordPosting) -> RecordPosting:
+    """Set the energy to None where none of it is known: the sum has 0 there."""
+    if total.rows == 1 or energy_must_be_known(total.gpu_ns, total.energy_uj, total.energy_unknown_ns):
+        return total
+    return total._replace(energy_uj=None, prefill_uj=None, decode_uj=None)
 
 
-def _plus(one: RecordPosting, more: RecordPosting) -> RecordPosting:
+def _add(total: RecordPosting, posting: RecordPosting) -> RecordPosting:
     sums: dict[str, int | None] = {}
     for field in _SUMS:
-        amount, other = getattr(one, field), getattr(more, field)
-        if field == "cost_nano" and (amount is None or other is None):
+        before, amount = getattr(total, field), getattr(posting, field)
+        if field == "cost_nano" and (before is None or amount is None):
             sums[field] = None
         else:
-            sums[field] = (amount or 0) + (other or 0)
+            sums[field] = (before or 0) + (amount or 0)
     names = (*_OWNERS, "rate_id")
-    differing = {*one.differing, *(name for name in names if getattr(one, name) != getattr(more, name))}
-    added = {**more._asdict(), **sums, "rows": one.rows + 1, "differing": tuple(sorted(differing))}
+    differing = {*total.differing, *(name for name in names if getattr(total, name) != getattr(posting, name))}
+    added = {**posting._asdict(), **sums, "rows": total.rows + 1, "differing": tuple(sorted(differing))}
     return RecordPosting(**added)
 
 
@@ -57,15 +66,15 @@ def check_records(
     engines: Mapping[str, EngineLine],
     rates: Mapping[str, RateLine],
 ) -> Iterator[Discrepancy]:
-    """Usage records against their postings. Both sorted by record_id."""
+    """Compare usage records with their postings. Both streams are sorted by record_id."""
     first = itemgetter(0)
-    for record, posted in paired(usage, together(postings), first, first):
+    for record, posted in paired(usage, by_record(postings), first, first):
         if record is None:
             if posted is not None:
                 yield from _check_open(posted, engines)
             continue
         if not _holds(record, engines):
-            yield from _check_itself(record, engines)
+            yield from _explain(record, engines)
         if posted is None:
             yield from _check_unposted(record)
         elif posted.differing or record[:_SAME] != posted[:_SAME]:
@@ -84,18 +93,13 @@ def _check_open(posted: RecordPosting, engines: Mapping[str, EngineLine]) -> Ite
     engine = engines.get(posted.engine_id)
     if engine is not None and engine.ended_ns == 0:
         return
-    yield Discrepancy(
-        "usage = postings",
-        f"record {posted.record_id} ({posted.rows} postings of engine {posted.engine_id})",
-        "record_id",
-        "a usage record",
-        "none",
-        "its engine has ended, so its request cannot be open any more",
-    )
+    row = f"record {posted.record_id} ({posted.rows} postings of engine {posted.engine_id})"
+    meaning = "its engine has ended, so its request cannot be open any more"
+    yield Discrepancy("usage = postings", row, "record_id", "a usage record", "none", meaning)
 
 
 def _holds(record: UsageLine, engines: Mapping[str, EngineLine]) -> bool:
-    """All that must be true of a usage record by itself; written for speed, `_check_itself` says it in words."""
+    """Whether a usage record is right by itself. Written for speed; `_explain` names the fault."""
     engine = engines.get(record.engine_id)
     energy, cost = record.energy_uj, record.cost_nano
     if energy is None:
@@ -119,7 +123,7 @@ def _holds(record: UsageLine, engines: Mapping[str, EngineLine]) -> bool:
     )
 
 
-def _check_itself(record: UsageLine, engines: Mapping[str, EngineLine]) -> Iterator[Discrepancy]:
+def _explain(record: UsageLine, engines: Mapping[str, EngineLine]) -> Iterator[Discrepancy]:
     engine = engines.get(record.engine_id)
     if engine is None:
         yield _wrong(record, "engine_id", "one that the ledger knows", record.engine_id, "no such engine")
@@ -145,48 +149,43 @@ def _check_itself(record: UsageLine, engines: Mapping[str, EngineLine]) -> Itera
 
 
 def _check_unposted(record: UsageLine) -> Iterator[Discrepancy]:
-    """It never ran: its amounts are 0, or unknown where that is allowed."""
+    """A record without postings never ran: its amounts are 0, or unknown."""
     for field in _SUMS:
-        if getattr(record, field):
-            yield _wrong(
-                record, column_of(field), "0 (it has no posting)", getattr(record, field), "used, but nobody was billed"
-            )
+        if value := getattr(record, field):
+            yield _wrong(record, column_of(field), "0 (it has no posting)", value, "used, but nobody was billed")
 
 
 def _check_sums(record: UsageLine, posted: RecordPosting) -> Iterator[Discrepancy]:
     for field in _SUMS:
-        due, found = getattr(posted, field), getattr(record, field)
-        if due != found:
+        due, value = getattr(posted, field), getattr(record, field)
+        if due != value:
             expected = f"{shown(due)} (its {posted.rows} postings)"
             meaning = "unknown on its postings, so unknown" if due is None else "not the sum of its postings"
-            yield _wrong(record, column_of(field), expected, shown(found), meaning)
+            yield _wrong(record, column_of(field), expected, shown(value), meaning)
 
 
 def _check_owner(record: UsageLine, posted: RecordPosting) -> Iterator[Discrepancy]:
+    meaning = "somebody else would be billed for it"
     for field in _OWNERS:
-        value, other = getattr(record, field), getattr(posted, field)
-        if value != other:
-            yield _wrong(
-                record, field, f"{other!r} (on a posting)", repr(value), "somebody else would be billed for it"
-            )
+        value, due = getattr(record, field), getattr(posted, field)
+        if value != due:
+            yield _wrong(record, field, f"{due!r} (on a posting)", repr(value), meaning)
         elif field in posted.differing:
-            yield _wrong(
-                record, field, "the same on all its postings", "several", "somebody else would be billed for it"
-            )
+            yield _wrong(record, field, "the same on all its postings", "several", meaning)
 
 
 def _check_money(record: UsageLine, posted: RecordPosting, rates: Mapping[str, RateLine]) -> Iterator[Discrepancy]:
-    """Currency and price book are those of the rate on the postings; where several apply, of any rate there is."""
+    """Currency and price book must be those of the rate on the postings; where these have several, of any rate."""
     several = "rate_id" in posted.differing
     applied = [rate for rate in rates.values() if several or rate.rate_id == posted.rate_id]
     # A record of unknown cost may name no currency.
-    nothing = {""} if posted.cost_nano is None or not applied else set[str]()
+    none_allowed = {""} if posted.cost_nano is None or not applied else set[str]()
     for field in ("currency", "price_book"):
-        allowed = {getattr(rate, field) for rate in applied} | nothing
-        found = getattr(record, field)
-        if found not in allowed:
-            due = " or ".join(repr(value) for value in sorted(allowed))
-            yield _wrong(record, field, f"{due} (the rates of its postings)", repr(found), "priced by something else")
+        allowed = {getattr(rate, field) for rate in applied} | none_allowed
+        value = getattr(record, field)
+        if value not in allowed:
+            due = " or ".join(map(repr, sorted(allowed)))
+            yield _wrong(record, field, f"{due} (the rates of its postings)", repr(value), "priced by something else")
 
 
 def _wrong(record: UsageLine, field: str, expected: object, found: object, meaning: str) -> Discrepancy:

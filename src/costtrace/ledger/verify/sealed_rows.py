@@ -1,22 +1,15 @@
-"""What a seal covers: the rows of a closed period by part, and its totals. Read again by `costtrace verify`.
+"""What a seal covers: the rows of a closed period, table by table, and its totals. `costtrace verify` reads them again.
 
 Columns are named one by one: a column that a later version adds must not change what was sealed before.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from costtrace.ledger.answers import Period
+from costtrace.ledger.reader import Row, Store
 from costtrace.ledger.schema.columns import columns_of
 from costtrace.ledger.verify.seals import SealLine
-
-
-class Reader(Protocol):
-    """Who runs a SELECT: `costtrace.ledger.queries.Store`."""
-
-    def rows(self, sql: str, parameters: dict[str, int | str] | None = None) -> Iterator[tuple[Any, ...]]:
-        """Run one SELECT with named parameters and stream what it yields."""
-        ...
 
 
 class SealedTable(NamedTuple):
@@ -26,7 +19,7 @@ class SealedTable(NamedTuple):
     """Table and condition; ``:since`` and ``:until`` are the period."""
     columns: str
     number: str
-    """What numbers its rows, and their order; '' numbers them as they come."""
+    """The column that numbers its rows; '': they are counted from 1."""
     order: str
 
 
@@ -49,7 +42,7 @@ _USAGE_ROLLUPS = "usage_rollup WHERE ended_ns >= :since AND ended_ns < :until"
 _RATES = f"""rate WHERE rate_id IN (SELECT rate_id FROM {POSTINGS} UNION SELECT rate_id FROM {_ROLLUPS}
     UNION SELECT rate_id FROM {_ADJUSTMENTS} UNION SELECT from_rate_id FROM {_ADJUSTMENTS})"""  # noqa: S608 - constants
 
-PARTS = {
+SEALED_TABLES = {
     "posting": SealedTable(
         POSTINGS,
         f"posting_id, window_ns, engine_id, kind, reason, record_id, tenant, model, {_QUANTITIES}, rate_id, "
@@ -113,23 +106,23 @@ PARTS = {
 }
 
 
-def rows_of(store: Reader, part: str, period: Period) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Number and columns of every row of a part, in the order of sealing."""
-    what = PARTS[part]
-    number = what.number or "0"
-    sql = f"SELECT {number}, {what.columns} FROM {what.source} ORDER BY {what.order}"  # noqa: S608 - constants
+def rows_of(store: Store, table: str, period: Period) -> Iterator[tuple[int, Row]]:
+    """Stream number and columns of every row of *table* in *period*, in the order of sealing."""
+    sealed = SEALED_TABLES[table]
+    number = sealed.number or "0"
+    sql = f"SELECT {number}, {sealed.columns} FROM {sealed.source} ORDER BY {sealed.order}"  # noqa: S608 - constants
     for place, row in enumerate(store.rows(sql, _bounds(period)), 1):
-        yield (row[0] if what.number else place), row[1:]
+        yield (row[0] if sealed.number else place), row[1:]
 
 
-def count_of(store: Reader, part: str, period: Period) -> int:
-    """How many rows a part has now."""
-    (row,) = store.rows(f"SELECT count(*) FROM {PARTS[part].source}", _bounds(period))  # noqa: S608 - constants
+def count_of(store: Store, table: str, period: Period) -> int:
+    """Count the rows that *table* has in *period* now."""
+    (row,) = store.rows(f"SELECT count(*) FROM {SEALED_TABLES[table].source}", _bounds(period))  # noqa: S608 - constants
     return int(row[0])
 
 
-def totals_of(store: Reader, period: Period) -> dict[str, Any]:
-    """All sums of a period, exact, whether its rows are there one by one or by the hour."""
+def totals_of(store: Store, period: Period) -> dict[str, Any]:
+    """All sums of a period: ns, uJ, nano-units and tokens, exact. Compaction to hours does not change them."""
     bounds = _bounds(period)
     totals: dict[str, Any] = {}
     columns = "kind, rate_id, gpu_ns, wasted_ns, energy_uj, gap_ns, device_nano, energy_nano"
@@ -167,22 +160,22 @@ def totals_of(store: Reader, period: Period) -> dict[str, Any]:
     return totals
 
 
-def seals(store: Reader) -> list[SealLine]:
-    """The chain, oldest first."""
+def seals(store: Store) -> list[SealLine]:
+    """The chain of closed periods, oldest seal first."""
     sql = f"SELECT {columns_of(SealLine._fields)} FROM seal ORDER BY seal_id"  # noqa: S608 - constants
     return [SealLine(*row) for row in store.rows(sql)]
 
 
-def current(chain: list[SealLine]) -> list[SealLine]:
-    """Of each closed period the seal that says what its rows are now: its compaction's, else its closing's."""
+def current_seals(chain: list[SealLine]) -> list[SealLine]:
+    """Of each closed period the seal that covers its rows of today: its compaction's, else its closing's."""
     newest = {seal.period: seal for seal in chain}
     return [newest[seal.period] for seal in chain if seal.kind == "close"]
 
 
-def blocks_of(store: Reader, seal: SealLine, part: str) -> list[bytes]:
-    """The digests of a sealed part."""
+def blocks_of(store: Store, seal: SealLine, table: str) -> list[bytes]:
+    """The packed digests that *seal* has of *table*'s rows."""
     sql = "SELECT digests FROM seal_block WHERE seal_id = :seal AND part = :part ORDER BY block"
-    return [row[0] for row in store.rows(sql, {"seal": seal.seal_id, "part": part})]
+    return [row[0] for row in store.rows(sql, {"seal": seal.seal_id, "part": table})]
 
 
 def _bounds(period: Period) -> dict[str, int | str]:

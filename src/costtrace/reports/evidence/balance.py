@@ -27,7 +27,7 @@ def time_table(lines: Sequence[DeviceLine], devices: Iterable[Device]) -> Table:
     """Per device and engine: where the wall time went."""
     rows: list[Row] = []
     notes: list[str] = []
-    apart = {(line.device, line.engine_id) for line in lines if line.given_ns < line.wall_ns}
+    apart = {(line.device, line.engine_id) for line in lines if line.metered_ns < line.wall_ns}
     shared = [
         device
         for device in devices
@@ -36,7 +36,7 @@ def time_table(lines: Sequence[DeviceLine], devices: Iterable[Device]) -> Table:
     together = {(device.device, engine) for device in shared for engine in device.engines}
     for line in lines:
         key = (line.device, line.engine_id)
-        difference = None if key in apart & together else line.given_ns - line.wall_ns
+        difference = None if key in apart & together else line.metered_ns - line.wall_ns
         rows.append(_time_row(line.device, line.engine_id, line.wall_ns, [line], difference))
     for device in shared:
         parts = [line for line in lines if line.device == device.device and line.engine_id in device.engines]

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from costtrace.ledger.answers import Fit, Period
 from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import REQUEST_COLUMNS, WORKER, find_requests, fits, request_of, requests
+from costtrace.ledger.dimensions import WORKER
+from costtrace.ledger.queries import REQUEST_COLUMNS, find_requests, fits, request_of, requests
 from costtrace.ledger.reader import Filter, SqliteStore, Store
 from costtrace.reports.requests.explain import saved_by_cache_ns
 from costtrace.reports.requests.joined import RecordedPart

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import WORKER
+from costtrace.ledger.dimensions import WORKER
 from costtrace.ledger.reader import Store
 
 

@@ -1,4 +1,4 @@
-"""Where a budget stands by a ledger."""
+"""The status of a budget by a ledger."""
 
 from collections import defaultdict
 from datetime import UTC
@@ -7,7 +7,7 @@ from costtrace.core.errors import ConfigError
 from costtrace.core.units import NS_PER_HOUR
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Period
-from costtrace.ledger.budgets.budget import Budget, BudgetStatus, stand
+from costtrace.ledger.budgets.budget import Budget, BudgetStatus, status_at
 from costtrace.ledger.periods.close import parse_period
 from costtrace.ledger.queries import used
 from costtrace.ledger.reader import Filter, Store
@@ -16,10 +16,10 @@ DAY_NS = 24 * NS_PER_HOUR
 _FORMS = {"day": "%Y-%m-%d", "month": "%Y-%m", "year": "%Y"}
 
 
-def standing_of(store: Store, budget: Budget, now_ns: int) -> BudgetStatus:
-    """What is spent of *budget* in the period that *now_ns* (wall) is in: the cost of requests, adjustments included.
+def budget_status(store: Store, budget: Budget, now_ns: int) -> BudgetStatus:
+    """What is spent of *budget* in the period of *now_ns* (wall): the cost of requests, adjustments included.
 
-    Raises: LedgerError, ConfigError (the ledger has costs of it in another currency).
+    Raises: LedgerError, ConfigError (the ledger has such costs in another currency).
     """
     if budget.rolling_days:
         period = Period(now_ns - budget.rolling_days * DAY_NS, now_ns)
@@ -36,4 +36,4 @@ def standing_of(store: Store, budget: Budget, now_ns: int) -> BudgetStatus:
             by_day[int(row.keys[0]) // DAY_NS * DAY_NS] += row.device_nano + row.energy_nano
         else:
             raise ConfigError(f"budget {budget.name} is in {budget.currency}, and costs of it are in {row.currency}")
-    return stand(budget, period, now_ns, by_day, unknown_ns, DAY_NS)
+    return status_at(budget, period, now_ns, by_day, unknown_ns, DAY_NS)
