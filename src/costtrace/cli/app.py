@@ -69,6 +69,8 @@ GROUPS: Mapping[str, Mapping[str, Place]] = {
 }
 """Every command of costtrace by its heading in `costtrace --help`, in the order in which a newcomer needs them."""
 COMMANDS = {name: place for commands in GROUPS.values() for name, place in commands.items()}
+NEEDS = {"costtrace-dynamo": ("costtrace-vllm",), "costtrace-lab": ("costtrace-board", "costtrace-nvml-sim")}
+"""What else of costtrace a distribution needs, beside the core."""
 ENTRY_POINTS = "costtrace.commands"
 """Group of entry points by which other distributions add commands: ``name = module:command``."""
 OTHERS = "Of other distributions"
@@ -115,12 +117,17 @@ class Commands(click.Group):
             if name not in shown:
                 missing.setdefault(place.distribution, []).append(name)
         if missing:
-            with formatter.section("Not installed"):
-                formatter.write_dl([(", ".join(names), f"pip install {which}") for which, names in missing.items()])
+            with formatter.section("Not installed (the line to install it, in a checkout)"):
+                formatter.write_dl([(", ".join(names), _install(which)) for which, names in missing.items()])
 
 
 def _added() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def _install(distribution: str) -> str:
+    """Write the command that installs a distribution from a checkout: no package index has any of them yet."""
+    return f"pip install {' '.join(f'./plugins/{name}' for name in (*NEEDS.get(distribution, ()), distribution))}"
 
 
 def _not_installed(name: str, distribution: str) -> click.Command:
@@ -128,7 +135,9 @@ def _not_installed(name: str, distribution: str) -> click.Command:
 
     def refuse(words: tuple[str, ...]) -> None:
         del words
-        raise CosttraceError(f"the command {name!r} is not installed. Install it: pip install {distribution}")
+        raise CosttraceError(
+            f"the command {name!r} is not installed. In a checkout of costtrace: {_install(distribution)}"
+        )
 
     anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
     words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
