@@ -104,7 +104,7 @@ def test_a_version_outside_of_the_contract_falls_back_and_says_so(tmp_path):
     assert contract.tier_of([hook.name for hook in HOOKS], "1.5.0rc1") == ("T2", outside)
 
 
-def test_a_tier_is_the_best_that_fits_and_never_an_estimate_unless_it_is_asked_for():
+def test_a_tier_is_the_best_that_fits():
     every = {hook.name for hook in HOOKS}
     assert contract.tier_of(every, "1.3.0") == ("T1", "")
     assert contract.tier_of(every - {"sample"}, "1.3.0") == ("T1-native", "without the hook sample")
@@ -113,17 +113,13 @@ def test_a_tier_is_the_best_that_fits_and_never_an_estimate_unless_it_is_asked_f
     assert contract.tier_of(every, "1.3.0", "T1-native") == ("T1-native", "")
     assert contract.tier_of(every - {"iteration"}, "1.3.0", "T1-native") == ("T1", "without the hook iteration")
     assert contract.tier_of(every - {"stats"}, "1.3.0", "T2") == ("none", "without the hook stats")
-    for wanted in ("T3", "T5"):
-        assert contract.tier_of(every, "2.0", wanted) == (wanted, "")
-        assert contract.tier_of(every - {"result"}, "1.3.0", wanted) == ("none", "without the hook result")
 
 
-def test_where_only_an_estimate_is_left_the_doctor_says_how_to_ask_for_it(tmp_path):
+def test_where_no_tier_fits_the_doctor_says_which_hook_is_missing(tmp_path):
     package = tree_of(tmp_path, "1.2rc", version="1.2.0")
     edit(package, EXECUTOR, "def _forward_step(", "def _forward_one(")
     assert contract.summary(package, contract.check_source(package)) == (
-        "TensorRT-LLM 1.2.0: tier none would be used (without the hook forward); "
-        "COSTTRACE_TRTLLM_TIER=T3 or T5 would estimate"
+        "TensorRT-LLM 1.2.0: tier none would be used (without the hook forward)"
     )
 
 
@@ -131,8 +127,7 @@ def test_every_tier_has_an_id_and_needs_hooks_that_there_are():
     assert hook_points.METHODS.keys() == {*hook_points.TIERS, "none"}
     assert len(set(hook_points.METHODS.values())) == len(hook_points.METHODS)
     assert {name for needed in hook_points.TIERS.values() for name in needed} <= {hook.name for hook in HOOKS}
-    for tier, method in hook_points.METHODS.items():
-        assert method.startswith("estimated:") == (tier in hook_points.SETTLED)
+    assert not any(method.startswith("estimated:") for method in hook_points.METHODS.values())
 
 
 def test_without_statistics_there_is_no_tier_left(tree):

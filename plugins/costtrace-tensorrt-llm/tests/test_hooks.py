@@ -272,17 +272,6 @@ def test_where_upstream_stops_timing_its_own_events_go_on_in_a_journal_of_their_
     assert guard.failures == {}
 
 
-@pytest.mark.parametrize("name", ["T3", "T5"])
-def test_what_the_server_settles_the_ranks_do_not_record(cuda, tmp_path, tier, name):
-    tier(name)
-    served = laid()(cuda, plans(1))
-    process.status.installed += ["label", "executor", "result"]  # server and rank are one process
-    served.start_worker()
-    run(served)
-    served.shutdown()
-    assert not (tmp_path / "home").exists()
-
-
 def test_an_unknown_version_uses_statistics_and_the_engine_row_says_why(cuda, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt_llm.version", SimpleNamespace(__version__="2.0.0"))
     served = laid()(cuda, plans(2))

@@ -31,9 +31,6 @@ def home(tmp_path):
     told = {"role": "rank", "pid": 1, "tier": "T1", "hooks": ["forward"], "lost_hooks": {}, "devices": ["GPU-1"]}
     (tmp_path / "run" / "rank-1.json").write_text(json.dumps(told))
     (tmp_path / "run" / "rank-2.json").write_text("{")
-    (tmp_path / "run" / "server-3.json").write_text(
-        json.dumps({"role": "server", "tier": "T5", "assumed": 1, "pid": 3})
-    )
     return tmp_path
 
 
@@ -52,10 +49,7 @@ def test_a_report_says_how_each_engine_adds_up_and_names_no_tenant(home, tmp_pat
     assert sum(engine["ns_by_kind"].values()) == engine["wall_ns"] > 0
     assert engine["counts"]["Step"] > 10
     assert engine["said_goodbye"]
-    assert found["processes"] == [
-        {"role": "rank", "tier": "T1", "hooks": ["forward"], "lost_hooks": {}},
-        {"role": "server", "tier": "T5", "assumed": 1},
-    ]
+    assert found["processes"] == [{"role": "rank", "tier": "T1", "hooks": ["forward"], "lost_hooks": {}}]
     assert "residual 0 ns" in capsys.readouterr().out
 
 

@@ -34,12 +34,6 @@ _carried = TextCodec(RequestContext)
 encode, decode = _carried.encode, _carried.decode
 
 
-def arrival_of(text: str) -> int:
-    """When the request with *text* was made (monotonic ns); 0 where it does not say."""
-    context = decode(text) if text else None
-    return context.arrived_ns if context is not None else 0
-
-
 def text_on(thing: Any) -> str:
     """The text on a request object; '' where there is none."""
     text = getattr(thing, "__dict__", {}).get(ATTRIBUTE, "")

@@ -20,14 +20,13 @@ Check = HookCheck[Hook]
 
 def check_callable(function: Callable[..., Any] | None, hook: Hook) -> str:
     """Why *function* does not fit *hook*; '' where it does."""
-    function = getattr(function, "__func__", function)  # of a static method
     return hook_check.check_callable(function, hook.parameters, kind=hook.kind, anywhere=hook.anywhere, lenient=True)
 
 
 def tier_of(fits: Iterable[str], version: str, wanted: str = "auto") -> tuple[str, str]:
     """The best tier that the hooks named *fits* allow, and why it is not the one that was *wanted* ('' where it is).
 
-    ``auto`` wants ``T1``, and is never an estimate: those (``T3``, ``T5``) have to be asked for by name.
+    ``auto`` wants ``T1``.
     """
     names, why = set(fits), ""
     for tier in _ladder(wanted):
@@ -41,7 +40,7 @@ def tier_of(fits: Iterable[str], version: str, wanted: str = "auto") -> tuple[st
     return "none", why
 
 
-_LADDERS = {"T1-native": ("T1-native", "T1", "T2"), "T2": ("T2",), "T3": ("T3", "T5"), "T5": ("T5",)}
+_LADDERS = {"T1-native": ("T1-native", "T1", "T2"), "T2": ("T2",)}
 """Which tiers come into question, best first, where one is asked for by name."""
 
 
@@ -89,10 +88,7 @@ def summary(package_dir: Path, checks: list[Check]) -> str:
     fits = [check.hook.name for check in checks if check.ok]
     tier, why = tier_of(fits, version)
     told = f"TensorRT-LLM {version or 'of unknown version'}: tier {tier} would be used"
-    told += f" ({why})" if why else ""
-    if tier == "none" and tier_of(fits, version, "T3")[0] != "none":
-        told += "; COSTTRACE_TRTLLM_TIER=T3 or T5 would estimate"
-    return told
+    return told + (f" ({why})" if why else "")
 
 
 def version_of(package_dir: Path) -> str:

@@ -17,7 +17,7 @@ from costtrace.core.guard import guard, log
 from costtrace_tensorrt_llm import batches, contract, describe
 from costtrace_tensorrt_llm.contexts import contexts
 from costtrace_tensorrt_llm.gputime import EventPool
-from costtrace_tensorrt_llm.hook_points import SETTLED, TIERS
+from costtrace_tensorrt_llm.hook_points import TIERS
 from costtrace_tensorrt_llm.metering import StepMeter
 from costtrace_tensorrt_llm.native import UNTOLD, Untold, UpstreamMeter
 from costtrace_tensorrt_llm.process import process
@@ -130,18 +130,14 @@ def attach(executor: Any) -> Engine | None:
     """Begin to record *executor*; None where another rank does it, or nothing can be recorded."""
     place = describe.place_of(executor)
     wanted = process.settings.trtllm_tier
-    if not place.meters or wanted in SETTLED:  # what is settled is the server's to record
+    if not place.meters:
         return None
     tier, why = contract.tier_of(process.status.installed, process.status.engine_version(), wanted)
     if tier == "T1-native" and batches.read(executor, "enable_iter_perf_stats", False) is not True:
         why = "T1-native needs enable_iter_perf_stats"
         tier = "T1" if set(TIERS["T1"]) <= set(process.status.installed) else "none"
     if tier == "none":
-        log.warning(
-            "costtrace: nothing is recorded of this engine (%s). Serving goes on. "
-            "COSTTRACE_TRTLLM_TIER=T3 or T5 would estimate it from finished requests.",
-            why,
-        )
+        log.warning("costtrace: nothing is recorded of this engine (%s). Serving goes on.", why)
         return None
     engine = Engine(executor, tier, why)
     engine.start(executor)

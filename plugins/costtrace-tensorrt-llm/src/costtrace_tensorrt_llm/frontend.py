@@ -16,7 +16,7 @@ from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
 from costtrace.core.guard import guard, swallow
 from costtrace.core.rows import JOINED
-from costtrace_tensorrt_llm import carrier, settling
+from costtrace_tensorrt_llm import carrier
 from costtrace_tensorrt_llm.batches import number, read
 from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext
 from costtrace_tensorrt_llm.contexts import contexts
@@ -91,7 +91,6 @@ def wrap_label(original: Callable[..., Any]) -> Callable[..., Any]:
         original(self, *args, **kwargs)
         with guard("trtllm.label"):
             self.__dict__[ATTRIBUTE] = carrier.encode(_context_of(self))
-            settling.arrived(self)
 
     return __init__
 

@@ -25,22 +25,16 @@ TIERS: dict[str, tuple[str, ...]] = {
     "T1": ("forward", "sample", "responses", "errors", "request"),
     "T1-native": ("forward", "responses", "errors", "request", "iteration", "batch state"),
     "T2": ("stats",),
-    "T3": ("label", "executor", "result"),
-    "T5": ("label", "executor", "result"),
 }
 """The tiers, best first, by the hooks that each needs. `METHODS` says what each is."""
 METHODS = {
     "T1": "trtllm.steps.cuda-events",
     "T1-native": "trtllm.steps.upstream-events",
     "T2": "trtllm.iteration-stats",
-    "T3": "estimated:trtllm.batch-times",
-    "T5": "estimated:trtllm.request-times",
     "none": "none",
 }
 """Ids of the ways in which a step's time is found, by tier. They stand on the engine's row."""
 STEPS = ("T1", "T1-native")
-SETTLED = ("T3", "T5")
-"""Estimates by what upstream tells of a finished request. Made by the server's process, and only where asked for."""
 
 
 class Seen(NamedTuple):
@@ -57,7 +51,7 @@ class Hook(NamedTuple):
     name: str
     process: Process
     tier: str
-    """What it belongs to: a tier (`TIERS`; ``T3, T5`` for both), ``tenant``, ``life`` (start and end)."""
+    """What it belongs to: a tier (`TIERS`), ``tenant``, ``life`` (start and end)."""
     module: str
     owner: str
     function: str
@@ -90,8 +84,6 @@ def _all(*parameters: str, call: tuple[str, ...] = ("1.3early",)) -> dict[str, S
 
 
 _STATE = ("finished_requests", "active_requests", "batch_state")
-_CREATE = ("engine", "executor_config", "batched_logits_processor", "model_world_size")
-_NO_ESTIMATE = "estimates from finished requests (T3, T5), which are made only where they are asked for"
 _FORWARD = ("scheduled_requests", "new_tensors_device")
 _STATS = ("stats", "req_stats")
 _REQUEST = ("prompt_token_ids", "sampling_params")
@@ -162,28 +154,6 @@ HOOKS: tuple[Hook, ...] = (
             ),
         },
         anywhere=("gpu_forward_time_ms",), optional=True,
-    ),
-    Hook(
-        "executor", "server", "T3, T5", "tensorrt_llm.executor.executor", "GenerationExecutor", "create", ("engine",),
-        _NO_ESTIMATE,
-        {
-            "1.0": Seen(_CREATE, "unverified"),
-            "1.2rc": Seen((*_CREATE, "world_size", "mpi_session"), "def"),
-            "1.3early": Seen(_CREATE, "unverified"),
-            "main": Seen(_CREATE, "unverified"),
-        },
-        anywhere=("model_world_size",), optional=True,
-    ),
-    Hook(
-        "result", "server", "T3, T5", "tensorrt_llm.executor.result", "GenerationResultBase", "_handle_response",
-        ("response",), _NO_ESTIMATE,
-        {
-            "1.0": Seen(("response", "additional_outputs"), "def"),
-            "1.2rc": Seen(("response",), "def"),
-            "1.3early": Seen(("response",), "unverified"),
-            "main": Seen(("response",), "unverified"),
-        },
-        optional=True,
     ),
     Hook(
         "start", "every rank", "life", _PE, "PyExecutor", "start_worker", (),

@@ -33,7 +33,7 @@ def register() -> None:
 
 def wraps_of() -> dict[str, Wrap]:
     """What lays each hook. The modules with the wrappers are imported only where a module of the engine is."""
-    from costtrace_tensorrt_llm import executor, frontend, settling  # noqa: PLC0415 - as said above
+    from costtrace_tensorrt_llm import executor, frontend  # noqa: PLC0415 - as said above
 
     return {
         "forward": executor.wrap_forward,
@@ -42,8 +42,6 @@ def wraps_of() -> dict[str, Wrap]:
         "errors": executor.wrap_errors,
         "iteration": executor.wrap_iteration,
         "stats": executor.wrap_stats,
-        "executor": settling.wrap_create,
-        "result": settling.wrap_response,
         "start": executor.wrap_start,
         "stop": executor.wrap_stop,
         "enqueue": frontend.wrap_enqueue,
@@ -65,7 +63,7 @@ def lay(hooks: list[Hook], module: ModuleType) -> None:
             why = _why_not(owner, hook)
             if not why and owner is not None:
                 if hook.function:
-                    _wrap(owner, hook.function, by_name[hook.name])
+                    setattr(owner, hook.function, by_name[hook.name](vars(owner)[hook.function]))
                 if hook.name == "queue item" and "__setstate__" not in vars(owner):
                     from costtrace_tensorrt_llm.frontend import unpack_queue_item  # noqa: PLC0415 - see `wraps_of`
 
@@ -81,11 +79,3 @@ def _why_not(owner: Any, hook: Hook) -> str:
     if hook.fields:
         return check_fields(owner, hook.fields)
     return contract.check_callable(vars(owner).get(hook.function), hook) if hook.function else ""
-
-
-def _wrap(owner: Any, name: str, wrap: Wrap) -> None:
-    original = vars(owner)[name]
-    if isinstance(original, staticmethod):
-        setattr(owner, name, staticmethod(wrap(original.__func__)))
-    else:
-        setattr(owner, name, wrap(original))

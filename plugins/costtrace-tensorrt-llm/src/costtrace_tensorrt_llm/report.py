@@ -34,7 +34,7 @@ DISTRIBUTIONS = (
     "mpi4py",
     "nvidia-ml-py",
 )
-TOLD = ("role", "engine_version", "hooks", "lost_hooks", "swallowed_errors", "tier", "place", "assumed")
+TOLD = ("role", "engine_version", "hooks", "lost_hooks", "swallowed_errors", "tier", "place")
 EVENTS = 2_000
 
 
@@ -52,8 +52,7 @@ def versions() -> dict[str, str]:
 def processes(home: Path) -> list[dict[str, Any]]:
     """What the plugin said in each process that is there."""
     told = []
-    files = [path for role in ("rank", "server") for path in (home / "run").glob(f"{role}-*.json")]
-    for path in sorted(files):
+    for path in sorted((home / "run").glob("rank-*.json")):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -23,7 +23,6 @@ def iterate_plain(executor: Any, *, padded: bool = False) -> None:
         scheduled = executor.pad()
     outputs = executor.timing.forward(executor, scheduled)
     state = executor._sample_async(scheduled, outputs)
-    executor.timing.sampled(scheduled)
     executor.hand_over(scheduled)
     executor.update(state)
     executor.timing.iterated(executor, executor._handle_responses(), state)
@@ -43,7 +42,6 @@ def run_overlap(executor: Any) -> None:
             outputs = executor.timing.forward(executor, scheduled, None)
             executor.update(previous)
             state = executor._sample_async(scheduled, outputs)
-            executor.timing.sampled(scheduled)
             executor.hand_over(scheduled)
         else:
             executor.update(previous)
@@ -71,7 +69,6 @@ def run_pipeline(executor: Any, stages: int) -> None:
                 state = known if outputs else None
             else:
                 state = executor._sample_async(scheduled, outputs)
-            executor.timing.sampled(scheduled)
             executor.hand_over(scheduled)
             if state is not None:
                 flying.append(state)

@@ -1,8 +1,7 @@
-"""What the double of TensorRT-LLM measures of itself: events around each batch, statistics, a finished request's times.
+"""What the double of TensorRT-LLM measures of itself: events around each batch, and statistics.
 
 Newest column only, as far as it was read: the events of `enable_iter_perf_stats` are borrowed, handed to
-``_process_iter_stats`` and taken back in it; with `return_perf_metrics` every request of a batch is told the whole
-batch's times. The older columns keep statistics without a GPU time.
+``_process_iter_stats`` and taken back in it. The older columns keep statistics without a GPU time.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from costtrace.core.units import NS_PER_S
 from costtrace_lab.trtllm_double.cuda import FakeEvent, FakeGpu
 
 
@@ -26,23 +24,19 @@ class BatchState(msgspec.Struct):
 
 
 class Lap(msgspec.Struct):
-    """One batch's events and members."""
+    """One batch's events."""
 
     scheduled: Any
     start: FakeEvent
     end: FakeEvent
-    sampled: FakeEvent
-    begun_ns: int
-    context: list[Any]
-    generation: list[Any]
 
 
 class Timing:
     """Upstream's own record of one executor."""
 
-    def __init__(self, gpu: FakeGpu, *, newest: bool, stats: bool = False, metrics: bool = False) -> None:
+    def __init__(self, gpu: FakeGpu, *, newest: bool, stats: bool = False) -> None:
         self.gpu = gpu
-        self.newest, self.stats, self.metrics = newest, stats, metrics
+        self.newest, self.stats = newest, stats
         self.taken_back = 0
         """Events that were given back to the pool, and so belong to another batch now."""
         self.brackets: list[tuple[int, tuple[int, ...]]] = []
@@ -53,40 +47,15 @@ class Timing:
     def forward(self, executor: Any, scheduled: Any, *args: Any) -> Any:
         """The loop's call of ``_forward_step``, with upstream's events around it where it has any."""
         start, end = self._pool.pop() if self._pool else (self.gpu.event(), self.gpu.event())
-        begun_ns = self.gpu.host.now_ns
-        for request in scheduled.all_requests():
-            request.first_scheduled_ns = request.first_scheduled_ns or begun_ns
         start.record()
-        context, generation = list(scheduled.context_requests), list(scheduled.generation_requests)
         outputs = executor._forward_step(scheduled, *args)
         end.record()
         if outputs is None:
             self._pool.append((start, end))
         else:
             self.brackets.append((end.at_ns - start.at_ns, executor.batches[-1]))
-            self.laps.append(Lap(scheduled, start, end, self.gpu.event(), begun_ns, context, generation))
+            self.laps.append(Lap(scheduled, start, end))
         return outputs
-
-    def sampled(self, scheduled: Any) -> None:
-        """Its sampling has been queued."""
-        if self.laps and self.laps[-1].scheduled is scheduled:
-            self.laps[-1].sampled.record()
-
-    def updated(self, state: Any) -> None:
-        """The samples of a batch are here: each of its requests is told the whole batch's times."""
-        lap = next((lap for lap in self.laps if lap.scheduled is getattr(state, "scheduled_requests", None)), None)
-        if lap is None or not (self.metrics and self.newest):
-            return
-        times = {
-            "forward_start_time": lap.begun_ns / NS_PER_S,
-            "gpu_forward_time": lap.start.elapsed_time(lap.end),
-            "gpu_sample_time": lap.end.elapsed_time(lap.sampled),
-            "token_time": self.gpu.host.now_ns / NS_PER_S,
-        }
-        for requests, kind in ((lap.context, "ctx_chunk_metrics"), (lap.generation, "step_metrics")):
-            for request in requests:
-                if not request.is_finished:  # who has been answered is not told of one batch more
-                    request.breakdown.setdefault(kind, []).append(times)
 
     def iterated(self, executor: Any, finished: Sequence[Any], state: Any) -> None:
         """The end of an iteration of the loop: ``_process_iter_stats``, where statistics are on."""

@@ -66,9 +66,6 @@ class LlmRequest:
         self.cached_tokens = 0
         self.generated = 0
         self.is_finished = self.is_finished_due_to_cancellation = False
-        self.first_scheduled_ns = self.first_token_ns = self.last_token_ns = 0
-        self.breakdown: dict[str, list[dict[str, float]]] = {}
-        """What upstream tells of each of its batches: the whole batch's times."""
         self._position, self._chunk = 0, 0
 
     @property
@@ -175,11 +172,10 @@ class Executor:
         stages: int = 1,
         stage: int = 0,
         stats: bool = False,
-        metrics: bool = False,
     ) -> None:
         self.gpu, self.host = gpu, gpu.host
         self.enable_iter_perf_stats = stats
-        self.timing = Timing(gpu, newest=self.newest, stats=stats, metrics=metrics)
+        self.timing = Timing(gpu, newest=self.newest, stats=stats)
         self.loop = loop
         self.active_requests: list[LlmRequest] = []
         self.is_warmup = False
@@ -325,14 +321,11 @@ class Executor:
         if state is None:
             return
         self.host.now_ns = max(self.host.now_ns, state.until_ns)
-        self.timing.updated(state)
         for request in state.members:
             if request.py_client_id is None or request.is_finished or request.in_context:
                 continue
             drafted = len(request.py_draft_tokens or ())
             request.py_num_accepted_draft_tokens = self._random.randrange(drafted + 1)
-            request.last_token_ns = self.host.now_ns
-            request.first_token_ns = request.first_token_ns or self.host.now_ns
             left = request.plan.output - request.generated
             request.generated += min(left, 1 + request.py_num_accepted_draft_tokens)
             if request.plan.cancel_after and request.generated >= request.plan.cancel_after:
