@@ -5,18 +5,19 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
-from costtrace_lab.trtllm_double.columns import executor_class
-from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
-from costtrace_lab.trtllm_double.loops import run
-from costtrace_tensorrt_llm import batches, contract, executor, metering, native
-from costtrace_tensorrt_llm import stats as statistics
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.gputime import EventPool
-from costtrace_tensorrt_llm.hook_points import HOOKS
+from costtrace_tensorrt_llm.contract.check import tier_of
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
 from costtrace_tensorrt_llm.hooks import lay
-from costtrace_tensorrt_llm.metering import StepMeter
 from costtrace_tensorrt_llm.process import process
-from costtrace_tensorrt_llm.translate import Translator
+from costtrace_tensorrt_llm.rank_side import batches, executor, metering, native
+from costtrace_tensorrt_llm.rank_side import stats as statistics
+from costtrace_tensorrt_llm.rank_side.gputime import EventPool
+from costtrace_tensorrt_llm.rank_side.metering import StepMeter
+from costtrace_tensorrt_llm.rank_side.translate import Translator
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
+from double.columns import executor_class
+from double.cuda import FakeGpu, Host
+from double.loops import run
 from trial_balance import attribute, check, sums
 
 from costtrace.attribution.engine import Policy
@@ -36,7 +37,7 @@ def hooked_class(column):
     process.status.lost.clear()
     lay(STEPS, SimpleNamespace(PyExecutor=cls))
     assert not process.status.lost, process.status.lost
-    assert contract.tier_of([*process.status.installed, "request"], "")[0] == "T1"
+    assert tier_of([*process.status.installed, "request"], "")[0] == "T1"
     return cls
 
 

@@ -1,6 +1,6 @@
 """Source trees that look like TensorRT-LLM's to a reader that imports nothing."""
 
-from costtrace_tensorrt_llm.hook_points import HOOKS
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
 
 
 def tree_of(folder, column, version="1.3.0"):

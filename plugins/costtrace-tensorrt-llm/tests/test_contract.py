@@ -9,10 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from costtrace_lab.trtllm_double.columns import executor_class
-from costtrace_tensorrt_llm import contract, hook_points, hooks
-from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
+from costtrace_tensorrt_llm import contract, hooks
+from costtrace_tensorrt_llm.contract import check, hooks_by_version
+from costtrace_tensorrt_llm.contract.hooks_by_version import COLUMNS, HOOKS
 from costtrace_tensorrt_llm.process import process
+from double.columns import executor_class
 from source_tree import EXECUTOR, edit, tree_of
 
 from costtrace.cli.app import cli
@@ -58,7 +59,7 @@ def test_every_hook_has_its_wrapper_and_says_what_is_lost_without_it():
 
 
 def broken(package):
-    return {check.hook.name: check.why for check in contract.check_source(package) if not check.ok}
+    return {found.hook.name: found.why for found in contract.check_source(package) if not found.ok}
 
 
 NOT_YET = {
@@ -101,18 +102,18 @@ def test_a_version_outside_of_the_contract_falls_back_and_says_so(tmp_path):
     told = contract.summary(package, contract.check_source(package))
     assert told == f"TensorRT-LLM 1.5.0rc1: tier T2 would be used ({outside})"
     assert broken(package)["forward"] == outside
-    assert contract.tier_of([hook.name for hook in HOOKS], "1.5.0rc1") == ("T2", outside)
+    assert check.tier_of([hook.name for hook in HOOKS], "1.5.0rc1") == ("T2", outside)
 
 
 def test_a_tier_is_the_best_that_fits():
     every = {hook.name for hook in HOOKS}
-    assert contract.tier_of(every, "1.3.0") == ("T1", "")
-    assert contract.tier_of(every - {"sample"}, "1.3.0") == ("T1-native", "without the hook sample")
-    assert contract.tier_of(every - {"sample", "batch state"}, "1.3.0") == ("T2", "without the hook sample")
-    assert contract.tier_of(every - {"forward", "stats"}, "1.3.0") == ("none", "without the hook forward")
-    assert contract.tier_of(every, "1.3.0", "T1-native") == ("T1-native", "")
-    assert contract.tier_of(every - {"iteration"}, "1.3.0", "T1-native") == ("T1", "without the hook iteration")
-    assert contract.tier_of(every - {"stats"}, "1.3.0", "T2") == ("none", "without the hook stats")
+    assert check.tier_of(every, "1.3.0") == ("T1", "")
+    assert check.tier_of(every - {"sample"}, "1.3.0") == ("T1-native", "without the hook sample")
+    assert check.tier_of(every - {"sample", "batch state"}, "1.3.0") == ("T2", "without the hook sample")
+    assert check.tier_of(every - {"forward", "stats"}, "1.3.0") == ("none", "without the hook forward")
+    assert check.tier_of(every, "1.3.0", "T1-native") == ("T1-native", "")
+    assert check.tier_of(every - {"iteration"}, "1.3.0", "T1-native") == ("T1", "without the hook iteration")
+    assert check.tier_of(every - {"stats"}, "1.3.0", "T2") == ("none", "without the hook stats")
 
 
 def test_where_no_tier_fits_the_doctor_says_which_hook_is_missing(tmp_path):
@@ -124,10 +125,10 @@ def test_where_no_tier_fits_the_doctor_says_which_hook_is_missing(tmp_path):
 
 
 def test_every_tier_has_an_id_and_needs_hooks_that_there_are():
-    assert hook_points.METHODS.keys() == {*hook_points.TIERS, "none"}
-    assert len(set(hook_points.METHODS.values())) == len(hook_points.METHODS)
-    assert {name for needed in hook_points.TIERS.values() for name in needed} <= {hook.name for hook in HOOKS}
-    assert not any(method.startswith("estimated:") for method in hook_points.METHODS.values())
+    assert hooks_by_version.METHODS.keys() == {*hooks_by_version.TIERS, "none"}
+    assert len(set(hooks_by_version.METHODS.values())) == len(hooks_by_version.METHODS)
+    assert {name for needed in hooks_by_version.TIERS.values() for name in needed} <= {hook.name for hook in HOOKS}
+    assert not any(method.startswith("estimated:") for method in hooks_by_version.METHODS.values())
 
 
 def test_without_statistics_there_is_no_tier_left(tree):
@@ -190,7 +191,7 @@ def test_live_a_renamed_method_is_left_out_and_said_once_and_the_tier_falls_back
     assert "_forward_step: it does not exist" in line
     assert "lost: step timing (T1)" in line
     assert cls._sample_async is not original
-    assert contract.tier_of([*process.status.installed, "request"], "1.3.0") == ("T2", "without the hook forward")
+    assert check.tier_of([*process.status.installed, "request"], "1.3.0") == ("T2", "without the hook forward")
 
 
 def test_live_a_changed_signature_is_left_alone(caplog):
@@ -225,8 +226,8 @@ def test_a_module_without_the_class_is_said_for_each_of_its_hooks(caplog):
 
 
 def test_versions_that_do_not_say_a_number_are_not_refused():
-    assert hook_points.covered("") == hook_points.covered("unknown") == ""
-    assert hook_points.covered("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
+    assert hooks_by_version.covered("") == hooks_by_version.covered("unknown") == ""
+    assert hooks_by_version.covered("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
 
 
 # -- what doctor says of this environment --------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def said(monkeypatch, tmp_path, *, loader, env):
 
 
 def autoload():
-    source = Path(contract.__file__).parents[1] / "costtrace_tensorrt_llm_autoload.py"
+    source = Path(contract.__file__).parents[2] / "costtrace_tensorrt_llm_autoload.py"
     module = SimpleNamespace()
     exec(source.read_text().replace("sys.meta_path.insert", "list().insert"), vars(module))
     module.__spec__ = SimpleNamespace(name="costtrace_tensorrt_llm_autoload")

@@ -4,15 +4,15 @@ from itertools import pairwise
 
 import pytest
 from costtrace_lab.engines.schedules import header
-from costtrace_lab.trtllm_double import trtllm as fake_trtllm
-from costtrace_lab.trtllm_double.cuda import Host
-from costtrace_lab.trtllm_double.loops import random_plans, run_attention_dp
-from costtrace_lab.trtllm_double.trtllm import Plan
-from costtrace_tensorrt_llm import batches, frontend, translate
-from costtrace_tensorrt_llm.carrier import RequestContext, encode
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.hook_points import COLUMNS
-from costtrace_tensorrt_llm.metering import StepMeter
+from costtrace_tensorrt_llm.contract.hooks_by_version import COLUMNS
+from costtrace_tensorrt_llm.rank_side import batches, translate
+from costtrace_tensorrt_llm.rank_side.metering import StepMeter
+from costtrace_tensorrt_llm.request_context import RequestContext, encode
+from costtrace_tensorrt_llm.server_side import requests
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
+from double.cuda import Host
+from double.executor import Plan, RequestQueueItem
+from double.loops import random_plans, run_attention_dp
 from double_journal import (
     Rank,
     assert_books_balance,
@@ -157,20 +157,20 @@ def test_with_attention_dp_every_rank_bills_its_own_requests_and_padding_is_over
 
 def test_with_attention_dp_the_tenant_reaches_every_rank_on_the_item_that_is_broadcast(monkeypatch):
     host, contexts = Host(), Contexts()
-    item = fake_trtllm.RequestQueueItem
-    monkeypatch.setattr(item, "__init__", frontend.wrap_queue_item(item.__init__))
-    monkeypatch.setattr(item, "__setstate__", frontend.unpack_queue_item, raising=False)
-    monkeypatch.setattr(frontend, "contexts", contexts)
+    item = RequestQueueItem
+    monkeypatch.setattr(item, "__init__", requests.wrap_queue_item(item.__init__))
+    monkeypatch.setattr(item, "__setstate__", requests.unpack_queue_item, raising=False)
+    monkeypatch.setattr(requests, "contexts", contexts)
     ranks = [Rank(monkeypatch, [], host=host, contexts=contexts, place=place) for place in range(2)]
     first = ranks[0].executor
     submit = first.submit
 
     def submit_for_a_tenant(plan):
-        frontend._coming.text = encode(RequestContext(f"key-{plan.prompt}", f"tenant-{plan.prompt % 2}", "header"))
+        requests._coming.text = encode(RequestContext(f"key-{plan.prompt}", f"tenant-{plan.prompt % 2}", "header"))
         try:
             return submit(plan)
         finally:
-            frontend._coming.text = ""
+            requests._coming.text = ""
 
     first.submit = submit_for_a_tenant
 

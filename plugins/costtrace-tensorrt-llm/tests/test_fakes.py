@@ -4,12 +4,12 @@ import inspect
 from itertools import takewhile
 
 import pytest
-from costtrace_lab.trtllm_double.columns import executor_class, make_executor
-from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
-from costtrace_lab.trtllm_double.loops import iterate_plain, run
-from costtrace_lab.trtllm_double.trtllm import CHUNK, LlmRequest, Plan
-from costtrace_tensorrt_llm.gputime import DeviceClock, EventPool
-from costtrace_tensorrt_llm.hook_points import COLUMNS, HOOKS
+from costtrace_tensorrt_llm.contract.hooks_by_version import COLUMNS, HOOKS
+from costtrace_tensorrt_llm.rank_side.gputime import DeviceClock, EventPool
+from double.columns import executor_class, make_executor
+from double.cuda import FakeGpu, Host
+from double.executor import CHUNK, LlmRequest, Plan
+from double.loops import iterate_plain, run
 
 STEPS = [hook for hook in HOOKS if hook.tier == "T1" and hook.function]
 PLAIN = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}

@@ -8,26 +8,19 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from costtrace_lab.trtllm_double.columns import executor_class
-from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
-from costtrace_lab.trtllm_double.loops import run
-from costtrace_lab.trtllm_double.timing import BatchState
-from costtrace_lab.trtllm_double.trtllm import Plan, RequestQueueItem
-from costtrace_tensorrt_llm import (
-    batches,
-    carrier,
-    contexts,
-    engine,
-    executor,
-    frontend,
-    hooks,
-    report,
-)
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.hook_points import HOOKS
+from costtrace_tensorrt_llm import hooks, report, request_context
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
 from costtrace_tensorrt_llm.process import process
-from costtrace_tensorrt_llm.stats import StatsMeter
-from costtrace_tensorrt_llm.translate import Translator
+from costtrace_tensorrt_llm.rank_side import batches, engine, executor
+from costtrace_tensorrt_llm.rank_side.stats import StatsMeter
+from costtrace_tensorrt_llm.rank_side.translate import Translator
+from costtrace_tensorrt_llm.server_side import contexts, requests
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
+from double.columns import executor_class
+from double.cuda import FakeGpu, Host
+from double.executor import Plan, RequestQueueItem
+from double.loops import run
+from double.timing import BatchState
 
 from costtrace.agent.loop import Agent
 from costtrace.capture.recorder import NOTE, Recorder
@@ -178,7 +171,7 @@ def test_a_device_that_fails_costs_unobserved_time_and_not_the_engine(cuda, tmp_
     def query(self):
         raise RuntimeError("CUDA error")
 
-    monkeypatch.setattr("costtrace_lab.trtllm_double.cuda.FakeEvent.query", query)
+    monkeypatch.setattr("double.cuda.FakeEvent.query", query)
     run(served)
     served.shutdown()
     (events,) = journals(tmp_path / "home")
@@ -327,10 +320,10 @@ class GenerationRequest:
 def path(monkeypatch):
     """The hooks on the way of a request: the server's object, rank 0's queue, what is broadcast."""
     known = Contexts()
-    monkeypatch.setattr(frontend, "contexts", known)
-    monkeypatch.setattr(GenerationRequest, "__init__", frontend.wrap_label(GenerationRequest.__init__))
-    monkeypatch.setattr(RequestQueueItem, "__init__", frontend.wrap_queue_item(RequestQueueItem.__init__))
-    monkeypatch.setattr(RequestQueueItem, "__setstate__", frontend.unpack_queue_item, raising=False)
+    monkeypatch.setattr(requests, "contexts", known)
+    monkeypatch.setattr(GenerationRequest, "__init__", requests.wrap_label(GenerationRequest.__init__))
+    monkeypatch.setattr(RequestQueueItem, "__init__", requests.wrap_queue_item(RequestQueueItem.__init__))
+    monkeypatch.setattr(RequestQueueItem, "__setstate__", requests.unpack_queue_item, raising=False)
     return known
 
 
@@ -352,7 +345,7 @@ def serve(headers, client=("127.0.0.1", 1), route="/v1/chat/completions"):
         def __init__(self, generator, model):
             self.app = App()
 
-    OpenAIServer.__init__ = frontend.wrap_server(OpenAIServer.__init__)
+    OpenAIServer.__init__ = requests.wrap_server(OpenAIServer.__init__)
     (layer,) = OpenAIServer("g", model="m").app.layers
 
     async def app(scope, receive, send):
@@ -375,38 +368,38 @@ def test_the_tenant_and_the_trace_go_from_the_header_to_every_rank(path):
         return 8
 
     worker = SimpleNamespace()
-    assert frontend.wrap_enqueue(_enqueue_request)(worker, over_the_wire) == 8
+    assert requests.wrap_enqueue(_enqueue_request)(worker, over_the_wire) == 8
     for text in (path.of(8, -1, -1), path.of(77, 8, -1), path.of(9, -1, -1), path.of(-1, -1, 42)):
-        found = carrier.decode(text)
+        found = request_context.decode(text)
         assert (found.tenant, found.tenant_source, found.traceparent) == ("acme", "header", PARENT)
         assert found.operation == "chat"
     path._by_id.clear()  # another rank
     pickle.loads(worker.sent)
-    assert carrier.decode(path.of(8, -1, -1)).tenant == "acme"
-    assert carrier.decode(path.of(9, -1, -1)).tenant == "acme"
+    assert request_context.decode(path.of(8, -1, -1)).tenant == "acme"
+    assert request_context.decode(path.of(9, -1, -1)).tenant == "acme"
 
 
 def test_a_client_that_is_not_trusted_cannot_name_a_tenant(path):
     request = serve([(b"x-costtrace-tenant", b"neighbour")], client=("203.0.113.9", 1))
-    found = carrier.decode(carrier.text_on(request))
+    found = request_context.decode(request_context.text_on(request))
     assert (found.tenant, found.tenant_source) == ("default", "rejected:untrusted")
 
 
 def test_a_request_that_comes_without_http_is_the_processs_own_and_keeps_its_trace(path):
     adapter = SimpleNamespace(lora_name="tuned")
     request = GenerationRequest([1], None, lora_request=adapter, trace_headers={"traceparent": PARENT})
-    found = carrier.decode(carrier.text_on(request))
+    found = request_context.decode(request_context.text_on(request))
     assert (found.tenant_source, found.traceparent, found.model) == ("process", PARENT, "tuned")
 
 
 @pytest.mark.parametrize("value", ["00-0-0-0", PARENT + "-more", None, 7])
 def test_what_is_no_traceparent_is_not_passed_on(path, value):
     request = GenerationRequest([1], None, trace_headers={"traceparent": value})
-    assert carrier.decode(carrier.text_on(request)).traceparent == ""
+    assert request_context.decode(request_context.text_on(request)).traceparent == ""
 
 
 def test_no_text_of_a_prompt_is_carried(path):
-    text = carrier.text_on(serve([(b"authorization", b"Bearer secret"), (b"cookie", b"crumb")]))
+    text = request_context.text_on(serve([(b"authorization", b"Bearer secret"), (b"cookie", b"crumb")]))
     assert "secret" not in text
     assert "crumb" not in text
 
@@ -436,7 +429,7 @@ def test_the_two_halves_of_a_disaggregated_request_have_one_key_and_both_ids():
 def test_under_dynamo_both_halves_have_the_key_of_its_request_and_no_other():
     def added(role, disagg):
         facts = batches.Facts(5, 1, 10, 1, -1, role, disagg, disagg)
-        text = carrier.encode(carrier.RequestContext("dynamo:uuid-1", "acme", "header"))
+        text = request_context.encode(request_context.RequestContext("dynamo:uuid-1", "acme", "header"))
         return Translator("m").translate([(NOTE, 1, batches.ADDED, facts, text)])[0]
 
     for one in (added("prefill", 777), added("decode", 778)):
@@ -470,17 +463,17 @@ def test_two_requests_of_dynamo_that_take_turns_keep_their_tenants_and_leave_not
     async def generate_locally(self, request, context, embeddings=None):
         for _ in range(2):
             await asyncio.sleep(0)
-            made.append((request, carrier.decode(carrier.text_on(GenerationRequest([1], None)))))
+            made.append((request, request_context.decode(request_context.text_on(GenerationRequest([1], None)))))
             yield request
 
-    hooked = frontend.wrap_dynamo(generate_locally)
+    hooked = requests.wrap_dynamo(generate_locally)
 
     async def ask(tenant):
         context = SimpleNamespace(
             metadata={"X-Costtrace-Tenant": tenant}, trace_headers=lambda: {"traceparent": PARENT, "x-request-id": "7"}
         )
         answers = [answer async for answer in hooked(None, tenant, context)]
-        return answers, frontend._caller.get()
+        return answers, requests._caller.get()
 
     async def both():
         return await asyncio.gather(ask("acme"), ask("globex"))
@@ -495,6 +488,6 @@ def test_a_context_of_dynamo_that_says_nothing_does_not_keep_the_request_from_be
         yield request
 
     async def ask():
-        return [answer async for answer in frontend.wrap_dynamo(generate_locally)(None, "asked", object())]
+        return [answer async for answer in requests.wrap_dynamo(generate_locally)(None, "asked", object())]
 
     assert asyncio.run(ask()) == ["asked"]

@@ -3,10 +3,10 @@
 import random
 
 import pytest
-from costtrace_lab.trtllm_double.cuda import Host
-from costtrace_lab.trtllm_double.loops import random_plans, run_attention_dp
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.hook_points import COLUMNS
+from costtrace_tensorrt_llm.contract.hooks_by_version import COLUMNS
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
+from double.cuda import Host
+from double.loops import random_plans, run_attention_dp
 from double_journal import (
     Rank,
     assert_books_balance,

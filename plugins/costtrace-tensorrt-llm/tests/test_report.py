@@ -63,7 +63,7 @@ def test_without_a_gpu_the_report_says_so_and_is_packed_all_the_same(home, monke
 def test_the_costs_of_an_event_are_measured_on_what_torch_has(monkeypatch):
     from types import SimpleNamespace
 
-    from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
+    from double.cuda import FakeGpu, Host
 
     gpu = FakeGpu(Host())
     cuda = SimpleNamespace(Event=lambda enable_timing: gpu.event(), synchronize=lambda: None)

@@ -4,14 +4,15 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from costtrace_lab.trtllm_double.columns import executor_class
-from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
-from costtrace_lab.trtllm_double.loops import run
-from costtrace_lab.trtllm_double.timing import BatchState
-from costtrace_lab.trtllm_double.trtllm import Plan
-from costtrace_tensorrt_llm import engine, executor, hooks
-from costtrace_tensorrt_llm.hook_points import HOOKS
+from costtrace_tensorrt_llm import hooks
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
 from costtrace_tensorrt_llm.process import process
+from costtrace_tensorrt_llm.rank_side import engine, executor
+from double.columns import executor_class
+from double.cuda import FakeGpu, Host
+from double.executor import Plan
+from double.loops import run
+from double.timing import BatchState
 from source_tree import EXECUTOR, edit, tree_of
 
 from costtrace.cli.doctor import hooks as doctor

@@ -5,11 +5,11 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
-from costtrace_lab.trtllm_double.loops import random_plans
-from costtrace_lab.trtllm_double.trtllm import Plan
-from costtrace_tensorrt_llm import native
-from costtrace_tensorrt_llm.hook_points import COLUMNS
+from costtrace_tensorrt_llm.contract.hooks_by_version import COLUMNS
 from costtrace_tensorrt_llm.process import process
+from costtrace_tensorrt_llm.rank_side import native
+from double.executor import Plan
+from double.loops import random_plans
 from double_journal import Rank, assert_closed_after_the_last_batch, bill
 from trial_balance import sums
 

@@ -12,8 +12,8 @@ from costtrace.capture.asgi import wrap_peer
 from costtrace.capture.hooks import on_import as late
 from costtrace.capture.hooks.check import check_fields
 from costtrace.core.guard import guard
-from costtrace_tensorrt_llm import contract
-from costtrace_tensorrt_llm.hook_points import HOOKS, Hook
+from costtrace_tensorrt_llm.contract.check import check_callable
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, Hook
 from costtrace_tensorrt_llm.process import process
 
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -33,7 +33,8 @@ def register() -> None:
 
 def wraps_of() -> dict[str, Wrap]:
     """What lays each hook. The modules with the wrappers are imported only where a module of the engine is."""
-    from costtrace_tensorrt_llm import executor, frontend  # noqa: PLC0415 - as said above
+    from costtrace_tensorrt_llm.rank_side import executor  # noqa: PLC0415 - as said above
+    from costtrace_tensorrt_llm.server_side import requests  # noqa: PLC0415 - as said above
 
     return {
         "forward": executor.wrap_forward,
@@ -44,13 +45,13 @@ def wraps_of() -> dict[str, Wrap]:
         "stats": executor.wrap_stats,
         "start": executor.wrap_start,
         "stop": executor.wrap_stop,
-        "enqueue": frontend.wrap_enqueue,
-        "enqueue.1.0": frontend.wrap_enqueue,
-        "queue item": frontend.wrap_queue_item,
-        "label": frontend.wrap_label,
-        "http": frontend.wrap_server,
+        "enqueue": requests.wrap_enqueue,
+        "enqueue.1.0": requests.wrap_enqueue,
+        "queue item": requests.wrap_queue_item,
+        "label": requests.wrap_label,
+        "http": requests.wrap_server,
         "peer": wrap_peer,
-        "dynamo": frontend.wrap_dynamo,
+        "dynamo": requests.wrap_dynamo,
     }
 
 
@@ -65,7 +66,7 @@ def lay(hooks: list[Hook], module: ModuleType) -> None:
                 if hook.function:
                     setattr(owner, hook.function, by_name[hook.name](vars(owner)[hook.function]))
                 if hook.name == "queue item" and "__setstate__" not in vars(owner):
-                    from costtrace_tensorrt_llm.frontend import unpack_queue_item  # noqa: PLC0415 - see `wraps_of`
+                    from costtrace_tensorrt_llm.server_side.requests import unpack_queue_item  # noqa: PLC0415 - see `wraps_of`
 
                     owner.__setstate__ = unpack_queue_item
                 process.status.installed.append(hook.name)
@@ -78,4 +79,4 @@ def _why_not(owner: Any, hook: Hook) -> str:
         return "the class does not exist"
     if hook.fields:
         return check_fields(owner, hook.fields)
-    return contract.check_callable(vars(owner).get(hook.function), hook) if hook.function else ""
+    return check_callable(vars(owner).get(hook.function), hook) if hook.function else ""

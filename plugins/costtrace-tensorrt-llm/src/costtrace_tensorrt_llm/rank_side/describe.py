@@ -11,8 +11,8 @@ from costtrace.capture import model_shape
 from costtrace.core import clock
 from costtrace.core.device_names import accelerator
 from costtrace.core.events import DeviceRef, ModelShape
-from costtrace_tensorrt_llm.batches import number, read
-from costtrace_tensorrt_llm.hook_points import METHODS
+from costtrace_tensorrt_llm.contract.hooks_by_version import METHODS
+from costtrace_tensorrt_llm.rank_side.batches import number, read
 
 
 class Place(NamedTuple):

@@ -14,15 +14,16 @@ from costtrace.capture.engine_journal import EngineJournal
 from costtrace.core import clock
 from costtrace.core.events import EngineReady, EngineStarted
 from costtrace.core.guard import guard, log
-from costtrace_tensorrt_llm import batches, contract, describe
-from costtrace_tensorrt_llm.contexts import contexts
-from costtrace_tensorrt_llm.gputime import EventPool
-from costtrace_tensorrt_llm.hook_points import TIERS
-from costtrace_tensorrt_llm.metering import StepMeter
-from costtrace_tensorrt_llm.native import UNTOLD, Untold, UpstreamMeter
+from costtrace_tensorrt_llm.contract.check import tier_of
+from costtrace_tensorrt_llm.contract.hooks_by_version import TIERS
 from costtrace_tensorrt_llm.process import process
-from costtrace_tensorrt_llm.stats import StatsMeter
-from costtrace_tensorrt_llm.translate import Translator
+from costtrace_tensorrt_llm.rank_side import batches, describe
+from costtrace_tensorrt_llm.rank_side.gputime import EventPool
+from costtrace_tensorrt_llm.rank_side.metering import StepMeter
+from costtrace_tensorrt_llm.rank_side.native import UNTOLD, Untold, UpstreamMeter
+from costtrace_tensorrt_llm.rank_side.stats import StatsMeter
+from costtrace_tensorrt_llm.rank_side.translate import Translator
+from costtrace_tensorrt_llm.server_side.contexts import contexts
 
 _last_end = (0, 0)
 """Process, and when its last executor ended (monotonic ns)."""
@@ -132,7 +133,7 @@ def attach(executor: Any) -> Engine | None:
     wanted = process.settings.trtllm_tier
     if not place.meters:
         return None
-    tier, why = contract.tier_of(process.status.installed, process.status.engine_version(), wanted)
+    tier, why = tier_of(process.status.installed, process.status.engine_version(), wanted)
     if tier == "T1-native" and batches.read(executor, "enable_iter_perf_stats", False) is not True:
         why = "T1-native needs enable_iter_perf_stats"
         tier = "T1" if set(TIERS["T1"]) <= set(process.status.installed) else "none"

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from typing import Any
 
 from costtrace.capture.recorder import Recorder
-from costtrace_tensorrt_llm import batches
-from costtrace_tensorrt_llm.batches import ADDED, DUMMY, FREED, UNPRICED, WARM_UP, Batch
-from costtrace_tensorrt_llm.contexts import Contexts
+from costtrace_tensorrt_llm.rank_side import batches
+from costtrace_tensorrt_llm.rank_side.batches import ADDED, DUMMY, FREED, UNPRICED, WARM_UP, Batch
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 IN_FLIGHT = 256
 """Batches that may wait for their time. A device that is this far behind does not answer any more."""

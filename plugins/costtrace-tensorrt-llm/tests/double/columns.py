@@ -6,8 +6,8 @@ Each class has what changed with its column; what did not is the one before it.
 from collections.abc import Sequence
 from typing import Any
 
-from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
-from costtrace_lab.trtllm_double.trtllm import Executor, Plan
+from double.cuda import FakeGpu, Host
+from double.executor import Executor, Plan
 
 
 class _V10:
@@ -22,7 +22,7 @@ class _V10:
         self.gpu.wait()
         del self.model_engine
 
-    def _forward_step(self: Any, scheduled_requests: Any, new_tensors_device: Any = None) -> Any:  # noqa: ARG002 - upstream's
+    def _forward_step(self: Any, scheduled_requests: Any, new_tensors_device: Any = None) -> Any:
         return self.forward(scheduled_requests)
 
     def _sample_async(self: Any, scheduled_batch: Any, batch_outputs: Any) -> Any:
@@ -31,7 +31,7 @@ class _V10:
     def _handle_responses(self: Any) -> Any:
         return self.answer()
 
-    def _handle_errors(self: Any, error_msg: Any = None) -> None:  # noqa: ARG002 - upstream's
+    def _handle_errors(self: Any, error_msg: Any = None) -> None:
         self.fail(None)
 
     def _process_iter_stats(self: Any, finished_requests: Any, active_requests: Any, batch_state: Any) -> None:
@@ -46,7 +46,7 @@ class _V12rc:
 
     fails_alone = True
 
-    def _handle_errors(self: Any, error_msg: Any = None, *, requests: Any = None) -> None:  # noqa: ARG002 - upstream's
+    def _handle_errors(self: Any, error_msg: Any = None, *, requests: Any = None) -> None:
         self.fail(requests)
 
 
@@ -56,8 +56,8 @@ class _V13early:
     def _forward_step(
         self: Any,
         scheduled_requests: Any,
-        new_tensors_device: Any = None,  # noqa: ARG002 - upstream's
-        num_accepted_tokens_device: Any = None,  # noqa: ARG002 - upstream's
+        new_tensors_device: Any = None,
+        num_accepted_tokens_device: Any = None,
     ) -> Any:
         return self.forward(scheduled_requests)
 
@@ -66,7 +66,7 @@ class _V13early:
         finished_requests: Any,
         active_requests: Any,
         batch_state: Any,
-        micro_batch_id: int = 0,  # noqa: ARG002 - upstream's
+        micro_batch_id: int = 0,
     ) -> None:
         self.timing.statistics(self, finished_requests, active_requests, batch_state)
 
@@ -76,16 +76,16 @@ class _Main:
 
     newest = True
 
-    def _handle_responses(self: Any, emit_first_iter: bool = True) -> Any:  # noqa: ARG002, FBT001, FBT002 - upstream's
+    def _handle_responses(self: Any, emit_first_iter: bool = True) -> Any:  # noqa: FBT001, FBT002 - upstream's
         return self.answer()
 
     def _handle_errors(
         self: Any,
-        error_msg: Any = None,  # noqa: ARG002 - upstream's
+        error_msg: Any = None,
         *,
         requests: Any = None,
-        charge_budget: bool = True,  # noqa: ARG002 - upstream's
-        fatal_is_collective_aligned: bool = False,  # noqa: ARG002 - upstream's
+        charge_budget: bool = True,
+        fatal_is_collective_aligned: bool = False,
     ) -> None:
         self.fail(requests)
 

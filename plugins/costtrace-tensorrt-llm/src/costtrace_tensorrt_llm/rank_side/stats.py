@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from costtrace.capture.recorder import Recorder
-from costtrace_tensorrt_llm.batches import ADDED, FREED, Batch, Facts, facts, is_nobody, number, read
-from costtrace_tensorrt_llm.contexts import Contexts
+from costtrace_tensorrt_llm.rank_side.batches import ADDED, FREED, Batch, Facts, facts, is_nobody, number, read
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 NS_PER_MS = 1_000_000
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from costtrace_lab.trtllm_double.cuda import FakeEvent, FakeGpu
+from double.cuda import FakeEvent, FakeGpu
 
 
 class BatchState(msgspec.Struct):

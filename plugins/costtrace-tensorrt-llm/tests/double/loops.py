@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from costtrace_lab.trtllm_double.trtllm import CHUNK, Plan, RequestQueueItem
+from double.executor import CHUNK, Plan, RequestQueueItem
 
 
 def iterate_plain(executor: Any, *, padded: bool = False) -> None:
@@ -107,7 +107,7 @@ def run_attention_dp(
             now_ns = max(now_ns, coming[0].at_ns)
         while coming and coming[0].at_ns <= now_ns:
             item, client, own = broadcast(ranks[0].submit(coming.popleft())), next(clients), next(turns)
-            copies = [item, *(pickle.loads(pickle.dumps(item)) for _ in ranks[1:])]  # noqa: S301 - our own bytes
+            copies = [item, *(pickle.loads(pickle.dumps(item)) for _ in ranks[1:])]
             ranks[own].queue.append((copies[own], client))
         for rank in ranks:
             rank.host.now_ns = now_ns
@@ -118,7 +118,7 @@ def run_attention_dp(
 
 def random_plans(seed: int, count: int, *, drafts: int = 0, start_ns: int = 1_000_000_000) -> list[Plan]:
     """Requests with gaps between them that are long enough for the GPU to run dry now and then."""
-    chosen = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    chosen = random.Random(seed)
     at_ns, plans = start_ns, []
     for _ in range(count):
         at_ns += chosen.choice((0, 100_000, 2_000_000, 90_000_000))

@@ -5,8 +5,8 @@ from functools import wraps
 from typing import Any
 
 from costtrace.core.guard import guard, swallow
-from costtrace_tensorrt_llm import batches
-from costtrace_tensorrt_llm.native import Untold
+from costtrace_tensorrt_llm.rank_side import batches
+from costtrace_tensorrt_llm.rank_side.native import Untold
 
 MARK = "_costtrace"
 
@@ -16,7 +16,7 @@ def engine_of(executor: Any) -> Any:
     known = executor.__dict__
     if MARK not in known:
         known[MARK] = None  # whatever happens below happens once
-        from costtrace_tensorrt_llm.engine import attach  # noqa: PLC0415 - only ranks need it
+        from costtrace_tensorrt_llm.rank_side.engine import attach  # noqa: PLC0415 - only ranks need it
 
         known[MARK] = attach(executor)
     return known[MARK]

@@ -16,11 +16,11 @@ from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
 from costtrace.core.guard import guard, swallow
 from costtrace.core.rows import JOINED
-from costtrace_tensorrt_llm import carrier
-from costtrace_tensorrt_llm.batches import number, read
-from costtrace_tensorrt_llm.carrier import ATTRIBUTE, RequestContext
-from costtrace_tensorrt_llm.contexts import contexts
+from costtrace_tensorrt_llm import request_context
 from costtrace_tensorrt_llm.process import process
+from costtrace_tensorrt_llm.rank_side.batches import number, read
+from costtrace_tensorrt_llm.request_context import ATTRIBUTE, RequestContext
+from costtrace_tensorrt_llm.server_side.contexts import contexts
 
 
 class Caller:
@@ -42,7 +42,7 @@ class Caller:
                 self.key,
                 identity.tenant,
                 identity.source,
-                carrier.operation_of(self.path),
+                request_context.operation_of(self.path),
                 traceparent_of(self.headers),
                 self.arrived_ns,
                 clock.boot_id(),
@@ -90,7 +90,7 @@ def wrap_label(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - its name
         original(self, *args, **kwargs)
         with guard("trtllm.label"):
-            self.__dict__[ATTRIBUTE] = carrier.encode(_context_of(self))
+            self.__dict__[ATTRIBUTE] = request_context.encode(_context_of(self))
 
     return __init__
 
@@ -179,7 +179,7 @@ def wrap_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     def _enqueue_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         text = ""
         with guard("trtllm.enqueue"):
-            text = carrier.text_on(request)
+            text = request_context.text_on(request)
             if text:
                 contexts.remember(text, [], number(request, "id"))
         _coming.text = text
@@ -219,4 +219,4 @@ def unpack_queue_item(self: Any, state: dict[str, Any]) -> None:
 
 def _remember(item: Any) -> None:
     children = read(item, "child_req_ids", [])
-    contexts.remember(carrier.text_on(item), [item.id, *children])
+    contexts.remember(request_context.text_on(item), [item.id, *children])

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from costtrace_lab.trtllm_double.cuda import Busy, FakeGpu
-from costtrace_lab.trtllm_double.timing import Timing
+from double.cuda import Busy, FakeGpu
+from double.timing import Timing
 
 CHUNK = 64
 """Longest piece of a prompt in one batch."""
@@ -194,7 +194,7 @@ class Executor:
         """Ids of each batch that was handed over, read when it was."""
         self.responses: list[int] = []
         self._plans = deque(sorted(plans, key=lambda plan: plan.at_ns))
-        self._random = random.Random(seed)  # noqa: S311 - reproducible, not secret
+        self._random = random.Random(seed)
         self._ids, self._clients = itertools.count(8), itertools.count(100)
         self._fail_at = fail_at
         self._context: list[LlmRequest] = []

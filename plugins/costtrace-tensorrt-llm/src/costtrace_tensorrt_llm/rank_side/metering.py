@@ -10,10 +10,10 @@ from typing import Any
 
 from costtrace.capture.recorder import Recorder
 from costtrace.core.guard import swallow
-from costtrace_tensorrt_llm.batches import Batch
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.gputime import DeviceClock, Event, EventPool
-from costtrace_tensorrt_llm.members import IN_FLIGHT, Meter
+from costtrace_tensorrt_llm.rank_side.batches import Batch
+from costtrace_tensorrt_llm.rank_side.gputime import DeviceClock, Event, EventPool
+from costtrace_tensorrt_llm.rank_side.members import IN_FLIGHT, Meter
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 
 class Flight:

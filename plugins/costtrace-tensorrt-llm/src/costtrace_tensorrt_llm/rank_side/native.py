@@ -11,10 +11,10 @@ from collections import deque
 from typing import Any
 
 from costtrace.capture.recorder import Recorder
-from costtrace_tensorrt_llm.batches import Batch
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.gputime import NS_PER_MS
-from costtrace_tensorrt_llm.members import IN_FLIGHT, Meter
+from costtrace_tensorrt_llm.rank_side.batches import Batch
+from costtrace_tensorrt_llm.rank_side.gputime import NS_PER_MS
+from costtrace_tensorrt_llm.rank_side.members import IN_FLIGHT, Meter
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 UNTOLD = 16
 """After so many batches in a row without a time, upstream does not time them (any more)."""

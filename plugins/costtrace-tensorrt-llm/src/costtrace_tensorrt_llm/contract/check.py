@@ -10,7 +10,7 @@ from typing import Any
 
 from costtrace.capture.hooks import check as hook_check
 from costtrace.capture.hooks.check import HookCheck, Source
-from costtrace_tensorrt_llm.hook_points import HOOKS, STEPS, TIERS, Hook, covered
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, STEPS, TIERS, Hook, covered
 
 _FOREIGN = ("uvicorn.", "dynamo.")
 

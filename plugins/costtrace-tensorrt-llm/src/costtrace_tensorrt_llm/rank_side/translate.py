@@ -11,9 +11,9 @@ from costtrace.capture.recorder import STEP, Record
 from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.guard import swallow
 from costtrace.core.rows import JOINED
-from costtrace_tensorrt_llm import carrier
-from costtrace_tensorrt_llm.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
-from costtrace_tensorrt_llm.carrier import RequestContext
+from costtrace_tensorrt_llm import request_context as carrier
+from costtrace_tensorrt_llm.rank_side.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
+from costtrace_tensorrt_llm.request_context import RequestContext
 
 STAGE = "stage"
 """Role of a part on a later pipeline stage: its tokens are counted on the first stage."""
