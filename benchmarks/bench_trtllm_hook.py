@@ -76,7 +76,7 @@ class Hooked(Bare):
 
 
 STEPS = [hook for hook in HOOKS if hook.name in {"forward", "sample", "responses", "iteration"}]
-hooks.lay(STEPS, SimpleNamespace(PyExecutor=Hooked))
+hooks.install(STEPS, SimpleNamespace(PyExecutor=Hooked))
 
 
 def requests_of(size: int, first: int, drafts: int) -> list[LlmRequest]:

@@ -7,14 +7,22 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from costtrace_lab.engines.engine import JournalEngine
 from costtrace_lab.engines.random_engine import Profile, RandomEngine
 from costtrace_tensorrt_llm import report
+from double.cuda import FakeGpu, Host
+from double.hooked import hooked, plans
+from double.loops import run
 
+from costtrace.agent.loop import Agent
+from costtrace.cli.app import cli
 from costtrace.config import load as config
+from costtrace.config.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "tensorrt-llm"
@@ -61,14 +69,28 @@ def test_without_a_gpu_the_report_says_so_and_is_packed_all_the_same(home, monke
 
 
 def test_the_costs_of_an_event_are_measured_on_what_torch_has(monkeypatch):
-    from types import SimpleNamespace
-
-    from double.cuda import FakeGpu, Host
-
     gpu = FakeGpu(Host())
     cuda = SimpleNamespace(Event=lambda enable_timing: gpu.event(), synchronize=lambda: None)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     assert report.event_cost().keys() == {"record_us", "query_us", "elapsed_time_us"}
+
+
+def test_a_life_on_the_double_is_booked_balances_and_is_reported_without_a_residual(cuda, tmp_path):
+    home = tmp_path / "home"
+    served = hooked()(cuda, plans(), loop="overlap")
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    Agent(Settings(home=home)).run_once()
+    out = tmp_path / "report.tar.gz"
+    found = report.collect(home, None, measure=False)
+    report.pack(found, out)
+    assert found["balance"]["in_balance"], found["balance"]
+    (engine,) = found["engines"]
+    assert (engine["residual_ns"], engine["settings"]["metering"]) == (0, "trtllm.steps.cuda-events")
+    told = CliRunner().invoke(cli, ["report", "--home", str(home), "--by", "tenant", "--format", "json"])
+    assert told.exit_code == 0, told.output
+    assert '"requests": 4' in told.output
 
 
 # -- the example ---------------------------------------------------------------------------------------------------

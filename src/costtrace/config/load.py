@@ -31,9 +31,8 @@ COMMAND_LINE = "command line"
 KEYS = tuple(Settings.model_fields)
 PATHS = frozenset(key for key, field in Settings.model_fields.items() if field.annotation in {Path, Path | None})
 
-REMOVED_VALUES = {("trtllm_tier", "T3"): "auto", ("trtllm_tier", "T5"): "auto"}
-"""Values that a setting once had, and what they count as: an old configuration file still starts its engine."""
-
+REMOVED_VALUES = frozenset({("trtllm_tier", "T3"), ("trtllm_tier", "T5")})
+"""What settings could once be. It counts as their default, with a warning: an old file still starts its engine."""
 _OTHERS = re.compile(r"(NVML_SIM|TEST|PEERS)(_|$)")
 """Variables of the NVML simulator, the tests and the benchmarks: they have the prefix and are no settings."""
 
@@ -220,19 +219,18 @@ def _from_flags(overrides: Mapping[str, object], problems: list[str]) -> dict[st
 
 
 def _without_removed_value(key: str, item: _Found) -> _Found:
-    instead = REMOVED_VALUES.get((key, item.value)) if isinstance(item.value, str) else None
-    if instead is None:
+    if (key, str(item.value)) not in REMOVED_VALUES:
         return item
+    default = Settings.model_fields[key].default
     _warn_once(
-        f"{_where(key, item)}={item.value!r}: this value was removed, {instead!r} is used. "
+        f"{_where(key, item)}={item.value!r}: this value was removed, {default!r} is used. "
         f"Remove the setting, or give it another value. {allowed(key).strip()}"
     )
-    return item._replace(value=instead)
+    return item._replace(value=default)
 
 
-@cache
+@cache  # settings are read more than once in a process
 def _warn_once(message: str) -> None:
-    """Log *message* the first time: settings are read more than once in a process."""
     log.warning("costtrace: %s", message)
 
 

@@ -1,8 +1,9 @@
-"""What this plugin keeps for this process."""
+"""What this plugin keeps for its process: settings, status, who asked, and when the last executor ended."""
 
 import sys
 
 from costtrace.capture.process import EngineProcess
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 
 def engine_version() -> str:
@@ -14,7 +15,17 @@ def engine_version() -> str:
     return ""
 
 
-process = EngineProcess(
-    "TensorRT-LLM", engine_version, remedy="`costtrace doctor --engine tensorrt-llm` shows all of them."
-)
-"""Of this process."""
+class TensorRtLlmProcess(EngineProcess):
+    """A server's process, or a rank's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "TensorRT-LLM", engine_version, remedy="`costtrace doctor --engine tensorrt-llm` shows all of them."
+        )
+        self.contexts = Contexts()
+        self.last_executor_end = (0, 0)
+        """Process id, and when its last executor ended (monotonic ns): a forked child does not inherit it."""
+
+
+process = TensorRtLlmProcess()
+"""The one of this process."""

@@ -1,7 +1,7 @@
-"""How a request's context gets from the server to the ranks: one text on TensorRT-LLM's own request objects.
+"""How a request's context gets from the server to the ranks: as one text on TensorRT-LLM's own request objects.
 
 The server's `GenerationRequest` and the executor's `RequestQueueItem` are plain objects that are pickled with all their
-attributes, over every transport (ZMQ, RPC, Ray, MPI). A text can be read where no costtrace is installed.
+attributes, over every transport (ZMQ, RPC, Ray, MPI). A process without costtrace can unpickle a text.
 """
 
 from typing import Any
@@ -27,16 +27,16 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     user: str = ""
     labels: dict[str, str] = {}
     model: str = ""
-    """Name of a LoRA adapter, which is a model of its own."""
+    """Name of a LoRA adapter, which is billed as a model of its own."""
 
 
-_carried = TextCodec(RequestContext)
-encode, decode = _carried.encode, _carried.decode
+_codec = TextCodec(RequestContext)
+encode, decode = _codec.encode, _codec.decode
 
 
-def text_on(thing: Any) -> str:
+def text_on(request: Any) -> str:
     """The text on a request object; '' where there is none."""
-    text = getattr(thing, "__dict__", {}).get(ATTRIBUTE, "")
+    text = getattr(request, "__dict__", {}).get(ATTRIBUTE, "")
     return text if isinstance(text, str) else ""
 
 

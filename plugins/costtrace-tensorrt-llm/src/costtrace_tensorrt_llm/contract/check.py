@@ -1,6 +1,6 @@
-"""Does this TensorRT-LLM fit? Asked of live objects when an engine starts, and of source that is never imported.
+"""Does this TensorRT-LLM fit? Asked of live objects at start-up, and by the doctor of source that is never imported.
 
-`hook_points.HOOKS` says what is held on to. What does not fit is left out and said once; serving goes on.
+`hooks_by_version.HOOKS` has what is hooked. A hook that does not fit is left out and logged once; serving goes on.
 """
 
 import re
@@ -10,12 +10,11 @@ from typing import Any
 
 from costtrace.capture.hooks import check as hook_check
 from costtrace.capture.hooks.check import HookCheck, Source
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, STEPS, TIERS, Hook, covered
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, STEPS, TIERS, Hook, why_outside
 
-_FOREIGN = ("uvicorn.", "dynamo.")
-
-
-Check = HookCheck[Hook]
+_OUTSIDE_THE_PACKAGE = ("uvicorn.", "dynamo.")
+_FALLBACKS = {"T1-native": ("T1-native", "T1", "T2"), "T2": ("T2",)}
+"""The tiers to try, best first, where one is asked for by name."""
 
 
 def check_callable(function: Callable[..., Any] | None, hook: Hook) -> str:
@@ -23,53 +22,41 @@ def check_callable(function: Callable[..., Any] | None, hook: Hook) -> str:
     return hook_check.check_callable(function, hook.parameters, kind=hook.kind, anywhere=hook.anywhere, lenient=True)
 
 
-def tier_of(fits: Iterable[str], version: str, wanted: str = "auto") -> tuple[str, str]:
-    """The best tier that the hooks named *fits* allow, and why it is not the one that was *wanted* ('' where it is).
+def tier_of(fitting: Iterable[str], version: str, wanted: str = "auto") -> tuple[str, str]:
+    """The best tier that the hooks named *fitting* allow, and why it is not the one that was *wanted* ('' if it is).
 
     ``auto`` wants ``T1``.
     """
-    names, why = set(fits), ""
-    for tier in _ladder(wanted):
+    names, reason = set(fitting), ""
+    for tier in _FALLBACKS.get(wanted, tuple(TIERS)):
         missing = [name for name in TIERS[tier] if name not in names]
         unfit = f"without the hook {', '.join(missing)}" if missing else ""
         if tier in STEPS:
-            unfit = covered(version) or unfit
+            unfit = why_outside(version) or unfit
         if not unfit:
-            return tier, why
-        why = why or unfit
-    return "none", why
+            return tier, reason
+        reason = reason or unfit
+    return "none", reason
 
 
-_LADDERS = {"T1-native": ("T1-native", "T1", "T2"), "T2": ("T2",)}
-"""Which tiers come into question, best first, where one is asked for by name."""
-
-
-def _ladder(wanted: str) -> tuple[str, ...]:
-    return _LADDERS.get(wanted, ("T1", "T1-native", "T2"))
-
-
-def check_source(package_dir: Path) -> list[Check]:
+def check_source(package_dir: Path) -> list[HookCheck[Hook]]:
     """Check every hook against the source of the package in *package_dir* (the folder ``tensorrt_llm``).
 
     Imports nothing. Hooks outside the package (uvicorn, Dynamo) are left out.
     """
     source = Source(package_dir)
-    checks = [_check(source, hook) for hook in HOOKS if not hook.module.startswith(_FOREIGN)]
-    fits = {check.hook.name for check in checks if check.ok}
-    if "enqueue" in fits:
-        checks = [check for check in checks if check.hook.name != "enqueue.1.0"]
-    elif "enqueue.1.0" in fits:
-        checks = [check for check in checks if check.hook.name != "enqueue"]
-    version = version_of(package_dir)
-    if outside := covered(version):
-        checks = [
-            check._replace(ok=False, why=outside) if check.ok and check.hook.tier in STEPS else check
-            for check in checks
-        ]
-    return checks
+    checks = [_check(source, hook) for hook in HOOKS if not hook.module.startswith(_OUTSIDE_THE_PACKAGE)]
+    fitting = {check.hook.name for check in checks if check.ok}
+    other_versions = "enqueue.1.0" if "enqueue" in fitting else "enqueue" if "enqueue.1.0" in fitting else ""
+    outside = why_outside(version_of(package_dir))
+    return [
+        check._replace(ok=False, why=outside) if outside and check.ok and check.hook.tier in STEPS else check
+        for check in checks
+        if check.hook.name != other_versions
+    ]
 
 
-def _check(source: Source, hook: Hook) -> Check:
+def _check(source: Source, hook: Hook) -> HookCheck[Hook]:
     why = source.why_not(
         hook.module,
         hook.owner,
@@ -82,13 +69,11 @@ def _check(source: Source, hook: Hook) -> Check:
     return HookCheck(hook, ok=not why, why=why)
 
 
-def summary(package_dir: Path, checks: list[Check]) -> str:
+def summary(package_dir: Path, checks: list[HookCheck[Hook]]) -> str:
     """One sentence on what would be used with that package."""
     version = version_of(package_dir)
-    fits = [check.hook.name for check in checks if check.ok]
-    tier, why = tier_of(fits, version)
-    told = f"TensorRT-LLM {version or 'of unknown version'}: tier {tier} would be used"
-    return told + (f" ({why})" if why else "")
+    tier, why = tier_of([check.hook.name for check in checks if check.ok], version)
+    return f"TensorRT-LLM {version or 'of unknown version'}: tier {tier} would be used" + (f" ({why})" if why else "")
 
 
 def version_of(package_dir: Path) -> str:
@@ -97,5 +82,5 @@ def version_of(package_dir: Path) -> str:
         text = (package_dir / "version.py").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
-    found = re.search(r"^__version__\s*=\s*[\"']([^\"']+)", text, re.MULTILINE)
-    return found[1] if found else ""
+    match = re.search(r"^__version__\s*=\s*[\"']([^\"']+)", text, re.MULTILINE)
+    return match[1] if match else ""

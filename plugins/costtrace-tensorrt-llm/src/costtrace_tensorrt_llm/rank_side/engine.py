@@ -1,7 +1,7 @@
 """One executor's journal: opened when its loop starts, closed when it is shut down.
 
 A process may have several executors one after the other: upstream makes a first one to find out how much memory is
-left for the KV cache. Each has a journal of its own; the next one's start-up begins where the last one ended.
+left for the KV cache. Each has a journal of its own; the start-up of the next begins where the last one ended.
 """
 
 import os
@@ -17,40 +17,42 @@ from costtrace.core.guard import guard, log
 from costtrace_tensorrt_llm.contract.check import tier_of
 from costtrace_tensorrt_llm.contract.hooks_by_version import TIERS
 from costtrace_tensorrt_llm.process import process
-from costtrace_tensorrt_llm.rank_side import batches, describe
+from costtrace_tensorrt_llm.rank_side import describe
 from costtrace_tensorrt_llm.rank_side.gputime import EventPool
 from costtrace_tensorrt_llm.rank_side.metering import StepMeter
-from costtrace_tensorrt_llm.rank_side.native import UNTOLD, Untold, UpstreamMeter
+from costtrace_tensorrt_llm.rank_side.native import UNTIMED, NotTimed, UpstreamMeter
 from costtrace_tensorrt_llm.rank_side.stats import StatsMeter
 from costtrace_tensorrt_llm.rank_side.translate import Translator
-from costtrace_tensorrt_llm.server_side.contexts import contexts
+from costtrace_tensorrt_llm.upstream import read
 
-_last_end = (0, 0)
-"""Process, and when its last executor ended (monotonic ns)."""
-OTHER = "another tier goes on"
+OTHER_TIER = "another tier goes on"
 
 
 def _make_event() -> Any:
     return import_module("torch").cuda.Event(enable_timing=True)
 
 
-class Engine:
-    """What is recorded of one executor."""
+def _is_installed(tier: str) -> bool:
+    return set(TIERS[tier]) <= set(process.status.installed)
+
+
+class RankRecorder:
+    """Records one executor of this rank, by one tier, into one journal."""
 
     def __init__(self, executor: Any, tier: str, why: str) -> None:
+        """*why*: the reason for *tier* where another one was wanted; '' where it was this one."""
         self.tier = tier
         self.place = describe.place_of(executor)
         self.journal = EngineJournal("tensorrt-llm", "rank", process.settings, process.status)
-        self.recorder = self.journal.recorder
         self.steps: StepMeter | UpstreamMeter | None = None
         self.stats: StatsMeter | None = None
         if tier == "T1":
             samples = self.place.stage == self.place.stages - 1
-            self.steps = StepMeter(self.recorder, EventPool(_make_event), contexts, samples=samples)
+            self.steps = StepMeter(self.journal.recorder, EventPool(_make_event), process.contexts, samples=samples)
         elif tier == "T1-native":
-            self.steps = UpstreamMeter(self.recorder, contexts)
+            self.steps = UpstreamMeter(self.journal.recorder, process.contexts)
         elif tier == "T2":
-            self.stats = StatsMeter(self.recorder, contexts)
+            self.stats = StatsMeter(self.journal.recorder, process.contexts)
         if why:
             log.warning("costtrace: tier %s is used (%s). Serving goes on.", tier, why)
             process.status.lost.setdefault("tier", f"{why}; {tier} is used")
@@ -60,8 +62,8 @@ class Engine:
     def start(self, executor: Any) -> None:
         """Open the journal and start the writer thread. Raises: JournalError, and what a broken driver raises."""
         now_ns = time.monotonic_ns()
-        pid, ended_ns = _last_end
-        model, _ = describe.model_of(executor)
+        pid, ended_ns = process.last_executor_end
+        model = describe.model_of(executor)
         devices = describe.devices_of(executor, self.place)
         self._devices = tuple(device.uuid for device in devices)
         started = EngineStarted(
@@ -78,33 +80,32 @@ class Engine:
         translator = Translator(
             model, clock.boot_id(), stage=self.place.stage, scatter=self.place.stages > 1, rank=self.place.rank
         )
-        self.journal.open([started, EngineReady(now_ns)], translator, self._told, self._last_steps)
+        at_end = [] if self.steps is None else [self.steps.finish]
+        self.journal.open([started, EngineReady(now_ns)], translator, self._status, *at_end)
 
-    def fall_back(self, executor: Any, error: Exception) -> "Engine | None":
-        """The engine that goes on where this one cannot, with a journal of its own; None where there is none.
+    def fall_back(self, executor: Any, error: Exception) -> "RankRecorder | None":
+        """The recorder of the next tier, with a journal of its own; None where no tier is left.
 
-        For the executor's thread: files are closed and opened beside it.
+        For the executor's thread: files are closed and opened on another one.
         """
-        untold = isinstance(error, Untold)
-        tier = "T1" if untold and set(TIERS["T1"]) <= set(process.status.installed) else "T2"
-        if not set(TIERS[tier]) <= set(process.status.installed):
-            tier = "none"
-        why = f"upstream did not time its last {UNTOLD} batches" if untold else str(error)
+        not_timed = isinstance(error, NotTimed)
+        tier = "T1" if not_timed and _is_installed("T1") else "T2" if _is_installed("T2") else "none"
+        why = f"upstream did not time its last {UNTIMED} batches" if not_timed else str(error)
         process.status.say_lost("batch", why, f"{self.tier}; {tier} is used from here on")
         if self.steps is not None:
             self.steps.hand_over()
         if tier == "none":
-            threading.Thread(target=self.stop, args=(OTHER,), name="costtrace-tier").start()
+            threading.Thread(target=self.stop, args=(OTHER_TIER,), name="costtrace-tier").start()
             return None
-        successor = Engine(executor, tier, "")
-        successor.follow(self, executor)
+        successor = RankRecorder(executor, tier, "")
+        successor._start_after(self, executor)
         return successor
 
-    def follow(self, other: "Engine", executor: Any) -> None:
-        """Start once *other* has written its last word, on a thread beside the executor's."""
+    def _start_after(self, predecessor: "RankRecorder", executor: Any) -> None:
+        """Start once the journal of *predecessor* is closed, on a thread beside the executor's."""
 
         def change() -> None:
-            other.stop(OTHER)
+            predecessor.stop(OTHER_TIER)
             with guard("trtllm.fall_back"):
                 self.start(executor)
 
@@ -112,34 +113,27 @@ class Engine:
         self._starting.start()
 
     def stop(self, reason: str = "shutdown") -> None:
-        """Write what is left and the last word. Safe to call twice; does nothing in a forked child."""
-        global _last_end  # noqa: PLW0603 - a fact of the process
+        """Write what is left and close the journal. Safe to call twice; does nothing in a forked child."""
         if self._starting is not None and self._starting is not threading.current_thread():
             self._starting.join()
         if self.journal.close(reason):
-            _last_end = (os.getpid(), time.monotonic_ns())
+            process.last_executor_end = (os.getpid(), time.monotonic_ns())
 
-    def _last_steps(self) -> None:
-        if self.steps is not None:
-            self.steps.finish()
-
-    def _told(self) -> dict[str, Any]:
+    def _status(self) -> dict[str, Any]:
         return {"tier": self.tier, "place": self.place._asdict(), "devices": list(self._devices)}
 
 
-def attach(executor: Any) -> Engine | None:
-    """Begin to record *executor*; None where another rank does it, or nothing can be recorded."""
-    place = describe.place_of(executor)
-    wanted = process.settings.trtllm_tier
-    if not place.meters:
+def attach(executor: Any) -> RankRecorder | None:
+    """Begin to record *executor*; None where another rank records its batches, or no tier fits."""
+    if not describe.place_of(executor).meters:
         return None
-    tier, why = tier_of(process.status.installed, process.status.engine_version(), wanted)
-    if tier == "T1-native" and batches.read(executor, "enable_iter_perf_stats", False) is not True:
+    tier, why = tier_of(process.status.installed, process.status.engine_version(), process.settings.trtllm_tier)
+    if tier == "T1-native" and read(executor, "enable_iter_perf_stats", False) is not True:
         why = "T1-native needs enable_iter_perf_stats"
-        tier = "T1" if set(TIERS["T1"]) <= set(process.status.installed) else "none"
+        tier = "T1" if _is_installed("T1") else "none"
     if tier == "none":
         log.warning("costtrace: nothing is recorded of this engine (%s). Serving goes on.", why)
         return None
-    engine = Engine(executor, tier, why)
-    engine.start(executor)
-    return engine
+    recorder = RankRecorder(executor, tier, why)
+    recorder.start(executor)
+    return recorder

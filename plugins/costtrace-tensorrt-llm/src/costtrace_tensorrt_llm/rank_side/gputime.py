@@ -1,22 +1,23 @@
 """When the GPU did what: CUDA events, recorded beside the engine's work and never waited for.
 
-An event's time is known only against another event's. `DeviceClock` chains them onto CLOCK_MONOTONIC: an event cannot
+An event's time is known only relative to another event. `DeviceClock` chains them onto CLOCK_MONOTONIC: an event cannot
 have happened before it was recorded, nor after it was seen done; within these bounds the GPU's own clock counts.
 """
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
-NS_PER_MS = 1_000_000
+from costtrace.core.units import NS_PER_MS
+
 POOL = 512
-"""Events that are kept for use again: two a batch in flight, and some batches."""
+"""Events that are kept for reuse: two for each batch in flight, and some to spare."""
 
 
 class Event(Protocol):
-    """As much of `torch.cuda.Event` as is used."""
+    """The part of `torch.cuda.Event` that is used."""
 
     def record(self) -> Any:
-        """Put the event behind what the current stream has been given so far."""
+        """Queue the event behind the current stream's work."""
 
     def query(self) -> bool:
         """Whether it has happened. Never waits."""
@@ -26,7 +27,7 @@ class Event(Protocol):
 
 
 class EventPool:
-    """Events with timing, used again and again: making one costs a driver call."""
+    """Events with timing, for reuse: making one costs a driver call."""
 
     def __init__(self, make: Callable[[], Event]) -> None:
         self._make = make
@@ -37,7 +38,7 @@ class EventPool:
         return self._free.pop() if self._free else self._make()
 
     def give(self, event: Event) -> None:
-        """Nobody uses *event* any more."""
+        """Return *event*, which nobody uses any more."""
         if len(self._free) < POOL:
             self._free.append(event)
 
@@ -52,7 +53,7 @@ class DeviceClock:
         self._last_ns = 0
 
     def place(self, start: Event, end: Event, recorded_ns: int, seen_ns: int) -> tuple[int, int]:
-        """Monotonic ns of *start* and *end*, which are done, and which nobody else may use from here on.
+        """Monotonic ns of *start* and *end*, both done. Takes both events over.
 
         *recorded_ns*: before *start* was recorded. *seen_ns*: after *end* was seen done.
         """

@@ -1,133 +1,155 @@
-"""Who is in the batches of one executor, and who has ended: the same whoever times them.
+"""Which requests are in the batches of one executor, and which have ended. How batches are timed is up to subclasses.
 
 Everything here runs on the executor's own thread.
 """
 
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from typing import Any
 
 from costtrace.capture.recorder import Recorder
 from costtrace_tensorrt_llm.rank_side import batches
 from costtrace_tensorrt_llm.rank_side.batches import ADDED, DUMMY, FREED, UNPRICED, WARM_UP, Batch
 from costtrace_tensorrt_llm.server_side.contexts import Contexts
+from costtrace_tensorrt_llm.upstream import number, read
 
 IN_FLIGHT = 256
-"""Batches that may wait for their time. A device that is this far behind does not answer any more."""
+"""Batches that may wait for their time. A device that is this far behind has stopped answering."""
 RECONCILE = 32
-"""After so many batches it is looked for requests that have left the executor in a way that no hook sees."""
+"""After so many batches, look for requests that have left the executor on a path that no hook sees."""
 ENDED = 4_096
+"""Ended requests that are remembered, because a batch in flight may still name them."""
 
 
-class Meter:
-    """Meters one executor. What is missing here is when a batch began and ended."""
+class Flight:
+    """One batch on its way through the GPU."""
+
+    __slots__ = ("batch", "end", "recorded_ns", "scheduled", "sealed", "start")
+
+    def __init__(self, batch: Batch, scheduled: Any, start: Any = None, end: Any = None) -> None:
+        self.batch = batch
+        self.scheduled = scheduled
+        """The executor's own object of the batch, as long as it is needed."""
+        self.start, self.end = start, end
+        """Events (`gputime.Event`) of costtrace's own; None where upstream's are read."""
+        self.sealed = False
+        """Its end event has been recorded for the last time, and may be queried."""
+        self.recorded_ns = 0
+        """When it was handed over (monotonic ns)."""
+
+
+class BatchMeter:
+    """Meters one executor by its batches. A subclass has `begin` and `forwarded`, and says when a batch ended."""
 
     def __init__(self, recorder: Recorder, contexts: Contexts) -> None:
         self.recorder = recorder
         self._contexts = contexts
         self._open: set[int] = set()
-        """Requests that have been in a batch and have not ended."""
+        """Ids of the requests that have been in a batch and have not ended."""
         self._nobody: dict[int, str] = {}
+        """Ids of the requests that no client sent, and why they exist."""
         self._ended: OrderedDict[int, None] = OrderedDict()
         self._last: list[Any] = []
-        """The requests that generated in the last batch, and their ids."""
+        """The requests that generated in the last batch."""
         self._last_ids: list[int] = []
-        self._since = 0
+        self._batches = 0
+        """Since requests were last reconciled."""
+        self._flying: deque[Flight] = deque()
+        self._done_ns = 0
+        """End of the newest batch that was timed."""
 
     def poll(self) -> None:
-        """Price the batches that are done, in their order."""
-
-    def begin(self, executor: Any, scheduled: Any) -> Any:
-        """A batch is about to be handed to the GPU: write down who is in it. What is given back goes to `forwarded`."""
-
-    def forwarded(self, flight: Any, *, failed: bool) -> None:
-        """Its forward pass has been queued, or has failed."""
+        """Record the batches that are done, in their order."""
 
     def sampled(self, scheduled: Any) -> None:
         """The sampling of a batch has been queued."""
 
-    def told(self, state: Any) -> None:
-        """Upstream is done with a batch, and has its own record of it."""
+    def reported(self, state: Any) -> None:
+        """Upstream is done with a batch, and *state* has its own record of it."""
 
     def hand_over(self) -> None:
-        """Another tier goes on, in a journal of its own: whoever is here ends here."""
+        """Another tier goes on, in a journal of its own: end every open request in this one."""
         for name in list(self._open):
             self._close(name, "stop", -1, -1)
         self.finish()
 
     def finish(self) -> None:
-        """The executor ends: what has no time by now never will."""
+        """The executor ends: a batch without a time will never have one."""
+        self.poll()
+        while self._flying:
+            self._unpriced(self._flying.popleft(), "the engine ended before it was timed")
+
+    def _launch(self, flight: Flight) -> Flight:
+        self.recorder.dispatched(flight.batch)
+        flight.recorded_ns = time.monotonic_ns()
+        self._flying.append(flight)
+        return flight
 
     def _batch_of(self, executor: Any, scheduled: Any) -> Batch:
-        """Who is in a batch that is about to be handed to the GPU. Raises: AttributeError where it is not as known."""
-        warm_up = batches.read(executor, "is_warmup", False) is True
+        """Who is in a batch that is about to go to the GPU. Raises: AttributeError where it is not as known."""
+        warm_up = read(executor, "is_warmup", False) is True
         return Batch(WARM_UP, [], [], [], []) if warm_up else self._freeze(scheduled)
 
-    def _unpriced(self, since_ns: int, reason: str) -> None:
+    def _unpriced(self, flight: Flight, reason: str) -> None:
         """A batch has no time, and never will."""
-        self.recorder.note(UNPRICED, since_ns, reason)
+        self.recorder.note(UNPRICED, flight.recorded_ns, reason)
 
-    # -- who is in it -----------------------------------------------------------------------------------------------
+    # -- members ----------------------------------------------------------------------------------------------------
 
     def _freeze(self, scheduled: Any) -> Batch:
         generation = list(scheduled.generation_requests)
         prompts = list(scheduled.context_requests)
         if generation != self._last:
             self._last = generation
-            self._last_ids = self._somebody(generation)
+            self._last_ids = self._ids_of_clients(generation)
             if not self._open.issuperset(self._last_ids):
-                self._meet(generation)
-                self._last_ids = self._somebody(generation)
+                self._note_new(generation)
+                self._last_ids = self._ids_of_clients(generation)
         if prompts:
-            self._meet(prompts)
-        drafts: list[int] = []
-        accepted: list[int] = []
+            self._note_new(prompts)
+        drafts, accepted = [], []  # type: list[int], list[int]
         if any(map(batches.drafts_of, generation)):
-            own = generation
-            if self._nobody:
-                own = [request for request in generation if batches.ids_of(request) not in self._nobody]
-            drafts, accepted = batches.draft_counts(own)
+            clients = [r for r in generation if batches.ids_of(r) not in self._nobody] if self._nobody else generation
+            drafts, accepted = batches.draft_counts(clients)
         context = batches.chunks(prompts, self._nobody) if prompts else []
         if not self._last_ids and not context:
-            met = [self._nobody.get(batches.ids_of(request), DUMMY) for request in (*generation, *prompts)]
-            return Batch(WARM_UP if WARM_UP in met else DUMMY, [], [], [], [])
+            reasons = [self._nobody.get(batches.ids_of(request), DUMMY) for request in (*generation, *prompts)]
+            return Batch(WARM_UP if WARM_UP in reasons else DUMMY, [], [], [], [])
         return Batch("", self._last_ids, drafts, accepted, context)
 
-    def _somebody(self, requests: list[Any]) -> list[int]:
-        """Ids of *requests*, without those that are nobody's."""
+    def _ids_of_clients(self, requests: list[Any]) -> list[int]:
         names = list(map(batches.ids_of, requests))
         return [name for name in names if name not in self._nobody] if self._nobody else names
 
-    def _meet(self, requests: list[Any]) -> None:
-        """Note those that are new."""
+    def _note_new(self, requests: list[Any]) -> None:
         if len(self._nobody) > ENDED:
             self._nobody.clear()
         for request in requests:
             name = batches.ids_of(request)
             if name in self._open or name in self._nobody or name in self._ended:
                 continue
-            reason = batches.is_nobody(request)
+            reason = batches.why_nobody(request)
             if reason:
                 self._nobody[name] = reason
                 continue
             self._open.add(name)
-            found = batches.facts(request)
-            text = self._contexts.of(found.id, found.parent, found.client_id)
-            self.recorder.note(ADDED, found, text)
+            facts = batches.facts(request)
+            self.recorder.note(ADDED, facts, self._contexts.of(facts.id, facts.parent, facts.client_id))
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
     def ended(self, executor: Any, finished: Any) -> None:
-        """The executor has answered *finished* for good. Batches in flight may still hold them."""
+        """The requests *finished* have had their last response. Batches in flight may still contain them."""
         for request in finished or ():
             self._end(request, "")
-        self._since += 1
-        if self._since >= RECONCILE:
-            self._since = 0
+        self._batches += 1
+        if self._batches >= RECONCILE:
+            self._batches = 0
             self._reconcile(executor)
         self.poll()
 
     def failed(self, requests: list[Any]) -> None:
-        """The executor has given up *requests*."""
+        """The executor has given *requests* up."""
         for request in requests:
             self._end(request, "error")
         self.poll()
@@ -138,7 +160,7 @@ class Meter:
         if name not in self._open:
             return
         generated = batches.output_tokens(request)
-        cached = batches.number(request, "cached_tokens")
+        cached = number(request, "cached_tokens")
         self._close(name, reason or batches.end_reason(request, generated), generated, cached)
 
     def _close(self, name: int, reason: str, generated: int, cached: int) -> None:
@@ -146,12 +168,12 @@ class Meter:
         self._ended[name] = None
         if len(self._ended) > ENDED:
             self._ended.popitem(last=False)
-        self._last, self._last_ids = [], []  # no request is kept alive beyond its end
+        self._last, self._last_ids = [], []  # keeps no request alive beyond its end
         self.recorder.note(FREED, name, self.recorder.index, reason, generated, cached, urgent=True)
 
     def _reconcile(self, executor: Any) -> None:
-        """End what is not with the executor any more: transferred away, or gone on a path that was not known."""
-        there = {batches.ids_of(request) for request in list(executor.active_requests)}
-        for name in self._open - there:
+        """End the requests that the executor no longer has: transferred away, or gone on an unknown path."""
+        active = {batches.ids_of(request) for request in list(executor.active_requests)}
+        for name in self._open - active:
             self._close(name, "stop", -1, -1)
-            del self._ended[name]  # should it come back, it is a sequence of its own
+            del self._ended[name]  # if it comes back, it is a new sequence

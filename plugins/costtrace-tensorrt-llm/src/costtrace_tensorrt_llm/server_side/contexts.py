@@ -1,33 +1,29 @@
-"""Who asks, by the ids that ranks know: what the server said of a request waits here for its first batch."""
+"""The contexts of requests that wait for their first batch, by the ids that a rank knows."""
 
 from collections import OrderedDict
 
-KEPT = 16_384
+CAPACITY = 16_384
 
 
 class Contexts:
-    """Texts of `carrier`, bounded: by the executor's id and by the client's."""
+    """Encoded contexts (`request_context`) by the executor's id and by the client's. The oldest go first."""
 
     def __init__(self) -> None:
         self._by_id: OrderedDict[tuple[str, int], str] = OrderedDict()
 
     def remember(self, text: str, executor_ids: list[int], client_id: int = -1) -> None:
-        """Keep *text* for a request and its children."""
+        """Keep *text* for a request and its further answers."""
         for name in executor_ids:
             self._by_id["executor", name] = text
         if client_id >= 0:
             self._by_id["client", client_id] = text
-        while len(self._by_id) > KEPT:
+        while len(self._by_id) > CAPACITY:
             self._by_id.popitem(last=False)
 
     def of(self, executor_id: int, parent: int, client_id: int) -> str:
-        """What was said of a request; '' where nothing was."""
+        """The text of a request; '' where none is known."""
         for key in (("executor", executor_id), ("executor", parent), ("client", client_id)):
             text = self._by_id.get(key)
             if text:
                 return text
         return ""
-
-
-contexts = Contexts()
-"""Of this process."""

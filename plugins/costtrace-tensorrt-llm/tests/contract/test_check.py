@@ -9,15 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from costtrace_tensorrt_llm import contract, hooks
+from costtrace_tensorrt_llm import contract
 from costtrace_tensorrt_llm.contract import check, hooks_by_version
-from costtrace_tensorrt_llm.contract.hooks_by_version import COLUMNS, HOOKS
-from costtrace_tensorrt_llm.process import process
-from double.columns import executor_class
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from double.signatures import COLUMNS, SEEN
 from source_tree import EXECUTOR, edit, tree_of
 
 from costtrace.cli.app import cli
-from costtrace.core import guard
 
 
 @pytest.fixture
@@ -25,19 +23,12 @@ def tree(tmp_path):
     return tree_of(tmp_path, "main")
 
 
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch):
-    monkeypatch.setattr(process.status, "lost", {})
-    monkeypatch.setattr(process.status, "installed", [])
-    guard.failures.clear()
-
-
 # -- the data ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
 def test_every_version_that_is_claimed_has_the_parameters_that_the_wrapper_relies_on(hook):
-    for column, seen in hook.seen.items():
+    for column, seen in SEEN.get(hook.name, {}).items():
         assert column in COLUMNS
         positional = tuple(takewhile(lambda name: name != "*", seen.parameters))
         assert positional[: len(hook.parameters)] == hook.parameters, column
@@ -46,13 +37,8 @@ def test_every_version_that_is_claimed_has_the_parameters_that_the_wrapper_relie
 def test_the_step_hooks_are_known_in_every_version_by_definition_or_call_and_newest_by_definition():
     for hook in HOOKS:
         if hook.tier == "T1" and hook.function:
-            assert hook.seen.keys() == COLUMNS.keys(), hook.name
-            assert hook.seen["main"].evidence == hook.seen["1.0"].evidence == "def", hook.name
-
-
-def test_every_hook_has_its_wrapper_and_says_what_is_lost_without_it():
-    assert hooks.wraps_of().keys() == {hook.name for hook in HOOKS if hook.function}
-    assert all(hook.lost for hook in HOOKS)
+            assert SEEN[hook.name].keys() == COLUMNS.keys(), hook.name
+            assert SEEN[hook.name]["main"].evidence == SEEN[hook.name]["1.0"].evidence == "def", hook.name
 
 
 # -- a source tree -------------------------------------------------------------------------------------------------
@@ -96,7 +82,7 @@ def test_a_missing_attribute_is_named(tree):
     assert broken(tree) == {"request": "without py_client_id"}
 
 
-def test_a_version_outside_of_the_contract_falls_back_and_says_so(tmp_path):
+def test_a_version_outside_of_the_contract_falls_back_with_that_reason(tmp_path):
     package = tree_of(tmp_path, "main", version="1.5.0rc1")
     outside = "version 1.5.0rc1 is outside the contract (1.0 to 1.3)"
     told = contract.summary(package, contract.check_source(package))
@@ -116,7 +102,7 @@ def test_a_tier_is_the_best_that_fits():
     assert check.tier_of(every - {"stats"}, "1.3.0", "T2") == ("none", "without the hook stats")
 
 
-def test_where_no_tier_fits_the_doctor_says_which_hook_is_missing(tmp_path):
+def test_where_no_tier_fits_the_doctor_names_the_missing_hook(tmp_path):
     package = tree_of(tmp_path, "1.2rc", version="1.2.0")
     edit(package, EXECUTOR, "def _forward_step(", "def _forward_one(")
     assert contract.summary(package, contract.check_source(package)) == (
@@ -124,7 +110,7 @@ def test_where_no_tier_fits_the_doctor_says_which_hook_is_missing(tmp_path):
     )
 
 
-def test_every_tier_has_an_id_and_needs_hooks_that_there_are():
+def test_every_tier_has_an_id_and_needs_hooks_that_exist():
     assert hooks_by_version.METHODS.keys() == {*hooks_by_version.TIERS, "none"}
     assert len(set(hooks_by_version.METHODS.values())) == len(hooks_by_version.METHODS)
     assert {name for needed in hooks_by_version.TIERS.values() for name in needed} <= {hook.name for hook in HOOKS}
@@ -174,60 +160,9 @@ def test_doctor_finds_the_installed_package_by_itself_and_imports_nothing_of_it(
     assert done.stdout.endswith("imported: False\n")
 
 
-# -- live ----------------------------------------------------------------------------------------------------------
-
-
-def lay(cls):
-    hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace(PyExecutor=cls))
-
-
-def test_live_a_renamed_method_is_left_out_and_said_once_and_the_tier_falls_back(caplog):
-    cls = executor_class("main")
-    cls._forward_one, original = cls._forward_step, cls._sample_async
-    del cls._forward_step
-    lay(cls)
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "`forward` does not fit" in line
-    assert "_forward_step: it does not exist" in line
-    assert "lost: step timing (T1)" in line
-    assert cls._sample_async is not original
-    assert check.tier_of([*process.status.installed, "request"], "1.3.0") == ("T2", "without the hook forward")
-
-
-def test_live_a_changed_signature_is_left_alone(caplog):
-    cls = executor_class("main")
-
-    def _sample_async(self, batch):
-        return batch
-
-    cls._sample_async = _sample_async
-    lay(cls)
-    assert cls._sample_async is _sample_async
-    assert "its parameters are (batch)" in caplog.text
-
-
-def test_live_a_decorator_that_hides_the_signature_is_no_reason_to_fall_back():
-    cls = executor_class("main")
-    inner = cls._forward_step
-
-    def hidden(*args, **kwargs):
-        return inner(*args, **kwargs)
-
-    cls._forward_step = hidden
-    lay(cls)
-    assert process.status.lost == {}
-
-
-def test_a_module_without_the_class_is_said_for_each_of_its_hooks(caplog):
-    hooks.lay([hook for hook in HOOKS if hook.module.endswith("py_executor")], SimpleNamespace())
-    told = [hook for hook in HOOKS if hook.owner == "PyExecutor" and not hook.optional]
-    assert caplog.text.count("the class does not exist") == len(process.status.lost) == len(told) == 6
-    assert process.status.installed == []
-
-
-def test_versions_that_do_not_say_a_number_are_not_refused():
-    assert hooks_by_version.covered("") == hooks_by_version.covered("unknown") == ""
-    assert hooks_by_version.covered("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
+def test_versions_that_are_no_numbers_are_not_refused():
+    assert hooks_by_version.why_outside("") == hooks_by_version.why_outside("unknown") == ""
+    assert hooks_by_version.why_outside("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
 
 
 # -- what doctor says of this environment --------------------------------------------------------------------------
@@ -266,7 +201,7 @@ def autoload():
         (True, {"TRTLLM_COSTTRACE_ENABLED": "1", "COSTTRACE_ENABLED": "no"}, "warn"),
     ],
 )
-def test_doctor_says_whether_a_tensorrt_llm_of_this_environment_is_recorded(
+def test_doctor_reports_whether_a_tensorrt_llm_of_this_environment_is_recorded(
     monkeypatch, tmp_path, loader, env, expected
 ):
     assert said(monkeypatch, tmp_path, loader=loader, env=env).startswith(expected)

@@ -7,7 +7,7 @@ import pytest
 from costtrace_tensorrt_llm import hooks
 from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
 from costtrace_tensorrt_llm.process import process
-from costtrace_tensorrt_llm.rank_side import engine, executor
+from costtrace_tensorrt_llm.rank_side import executor
 from double.columns import executor_class
 from double.cuda import FakeGpu, Host
 from double.executor import Plan
@@ -16,7 +16,6 @@ from double.timing import BatchState
 from source_tree import EXECUTOR, edit, tree_of
 
 from costtrace.cli.doctor import hooks as doctor
-from costtrace.core import guard
 
 PLACE = "tensorrt_llm._torch.pyexecutor.py_executor.PyExecutor"
 LOST = "lost: step timing (T1): the next tier that fits is used, or nothing is billed"
@@ -101,28 +100,15 @@ FAULTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _fresh(monkeypatch, tmp_path):
-    monkeypatch.setenv("TRTLLM_COSTTRACE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("TRTLLM_COSTTRACE_AGENT", "off")
-    monkeypatch.setattr(process.status, "lost", {})
-    monkeypatch.setattr(process.status, "installed", [])
-    monkeypatch.setattr(engine, "_last_end", (0, 0))
-    process.forget()
-    guard.failures.clear()
-    yield
-    process.forget()
-
-
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_log_says_exactly_what_and_why_and_everybody_is_served(monkeypatch, caplog, fault):
+def test_the_log_has_exactly_these_lines_and_every_request_is_served(monkeypatch, caplog, fault):
     told = FAULTS[fault]
     if "version" in told:
         module = SimpleNamespace(__version__=told["version"])
         monkeypatch.setitem(sys.modules, "tensorrt_llm.version", module)
     cls = executor_class("main")
     told.get("live", lambda cls: None)(cls)
-    hooks.lay(
+    hooks.install(
         [hook for hook in HOOKS if hook.module.endswith("py_executor")],
         SimpleNamespace(PyExecutor=cls, BatchState=BatchState),
     )
@@ -143,7 +129,7 @@ def test_the_log_says_exactly_what_and_why_and_everybody_is_served(monkeypatch, 
     served.start_worker()
     run(served)
     assert sorted(served.responses) == [request.py_request_id for request in served.seen]
-    recorded = executor.engine_of(served)
+    recorded = executor.recorder_of(served)
     served.shutdown()
     assert recorded is not None
     assert [record.getMessage() for record in caplog.records] == told["log"]
@@ -173,7 +159,7 @@ def update_without(update):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_doctor_says_exactly_what_and_why(tmp_path, fault):
+def test_the_doctor_reports_exactly_these_findings(tmp_path, fault):
     told = FAULTS[fault]
     package = tree_of(tmp_path, "main", version=told.get("version", "1.3.0"))
     if "source" in told:
