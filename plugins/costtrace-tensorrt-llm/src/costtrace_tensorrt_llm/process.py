@@ -8,11 +8,8 @@ from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 def engine_version() -> str:
     """Version of the TensorRT-LLM in this process; '' where it is not loaded or does not say."""
-    for name in ("tensorrt_llm.version", "tensorrt_llm"):
-        version = getattr(sys.modules.get(name), "__version__", "")
-        if version:
-            return str(version)
-    return ""
+    modules = [sys.modules.get(name) for name in ("tensorrt_llm.version", "tensorrt_llm")]
+    return next((str(version) for each in modules if (version := getattr(each, "__version__", ""))), "")
 
 
 class TensorRtLlmProcess(EngineProcess):

@@ -139,10 +139,10 @@ def collect(home: Path, package_dir: Path | None, *, measure: bool) -> dict[str,
 def pack(report: dict[str, Any], out: Path) -> None:
     """Write *report* into *out*, readable by its owner only. Raises: OSError."""
     data = json.dumps(report, indent=1, sort_keys=True).encode()
+    member = tarfile.TarInfo("costtrace-trtllm-report.json")
+    member.size = len(data)
     file = os.open(out, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(file, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        member = tarfile.TarInfo("costtrace-trtllm-report.json")
-        member.size = len(data)
         archive.addfile(member, io.BytesIO(data))
 
 

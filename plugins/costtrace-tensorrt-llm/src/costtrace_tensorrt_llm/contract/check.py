@@ -57,15 +57,8 @@ def check_source(package_dir: Path) -> list[HookCheck[Hook]]:
 
 
 def _check(source: Source, hook: Hook) -> HookCheck[Hook]:
-    why = source.why_not(
-        hook.module,
-        hook.owner,
-        hook.function,
-        hook.parameters,
-        kind=hook.kind,
-        anywhere=hook.anywhere,
-        fields=(*hook.reads, *hook.fields),
-    )
+    named, fields = (hook.module, hook.owner, hook.function, hook.parameters), (*hook.reads, *hook.fields)
+    why = source.why_not(*named, kind=hook.kind, anywhere=hook.anywhere, fields=fields)
     return HookCheck(hook, ok=not why, why=why)
 
 

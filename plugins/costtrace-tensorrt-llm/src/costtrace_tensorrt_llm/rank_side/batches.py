@@ -62,9 +62,8 @@ class Facts(NamedTuple):
 
 def why_nobody(request: Any) -> str:
     """Why no client sent this request: padding for a rank or a graph, or warm-up; '' for a client's."""
-    if read(request, "is_attention_dp_dummy", False) or read(request, "is_cuda_graph_dummy", False):
-        return DUMMY
-    if read(request, "is_dummy", False) is True:
+    padding = read(request, "is_attention_dp_dummy", False) or read(request, "is_cuda_graph_dummy", False)
+    if padding or read(request, "is_dummy", False) is True:
         return DUMMY
     return WARM_UP if read(request, "py_client_id") is None else ""
 

@@ -28,10 +28,6 @@ from costtrace_tensorrt_llm.upstream import read
 OTHER_TIER = "another tier goes on"
 
 
-def _make_event() -> Any:
-    return import_module("torch").cuda.Event(enable_timing=True)
-
-
 def _is_installed(tier: str) -> bool:
     return set(TIERS[tier]) <= set(process.status.installed)
 
@@ -48,7 +44,8 @@ class RankRecorder:
         self.stats: StatsMeter | None = None
         if tier == "T1":
             samples = self.place.stage == self.place.stages - 1
-            self.steps = StepMeter(self.journal.recorder, EventPool(_make_event), process.contexts, samples=samples)
+            pool = EventPool(lambda: import_module("torch").cuda.Event(enable_timing=True))
+            self.steps = StepMeter(self.journal.recorder, pool, process.contexts, samples=samples)
         elif tier == "T1-native":
             self.steps = UpstreamMeter(self.journal.recorder, process.contexts)
         elif tier == "T2":
@@ -57,7 +54,6 @@ class RankRecorder:
             log.warning("costtrace: tier %s is used (%s). Serving goes on.", tier, why)
             process.status.lost.setdefault("tier", f"{why}; {tier} is used")
         self._starting: threading.Thread | None = None
-        self._devices: tuple[str, ...] = ()
 
     def start(self, executor: Any) -> None:
         """Open the journal and start the writer thread. Raises: JournalError, and what a broken driver raises."""
@@ -65,7 +61,6 @@ class RankRecorder:
         pid, ended_ns = process.last_executor_end
         model = describe.model_of(executor)
         devices = describe.devices_of(executor, self.place)
-        self._devices = tuple(device.uuid for device in devices)
         started = EngineStarted(
             started_ns=ended_ns if pid == os.getpid() else clock.process_start_ns(),
             engine="tensorrt-llm",
@@ -81,7 +76,8 @@ class RankRecorder:
             model, clock.boot_id(), stage=self.place.stage, scatter=self.place.stages > 1, rank=self.place.rank
         )
         at_end = [] if self.steps is None else [self.steps.finish]
-        self.journal.open([started, EngineReady(now_ns)], translator, self._status, *at_end)
+        status = {"tier": self.tier, "place": self.place._asdict(), "devices": [device.uuid for device in devices]}
+        self.journal.open([started, EngineReady(now_ns)], translator, lambda: status, *at_end)
 
     def fall_back(self, executor: Any, error: Exception) -> "RankRecorder | None":
         """The recorder of the next tier, with a journal of its own; None where no tier is left.
@@ -98,19 +94,15 @@ class RankRecorder:
             threading.Thread(target=self.stop, args=(OTHER_TIER,), name="costtrace-tier").start()
             return None
         successor = RankRecorder(executor, tier, "")
-        successor._start_after(self, executor)
+        starting = threading.Thread(target=successor._start_after, args=(self, executor), name="costtrace-tier")
+        successor._starting = starting
+        starting.start()
         return successor
 
     def _start_after(self, predecessor: "RankRecorder", executor: Any) -> None:
-        """Start once the journal of *predecessor* is closed, on a thread beside the executor's."""
-
-        def change() -> None:
-            predecessor.stop(OTHER_TIER)
-            with guard("trtllm.fall_back"):
-                self.start(executor)
-
-        self._starting = threading.Thread(target=change, name="costtrace-tier")
-        self._starting.start()
+        predecessor.stop(OTHER_TIER)
+        with guard("trtllm.fall_back"):
+            self.start(executor)
 
     def stop(self, reason: str = "shutdown") -> None:
         """Write what is left and close the journal. Safe to call twice; does nothing in a forked child."""
@@ -118,9 +110,6 @@ class RankRecorder:
             self._starting.join()
         if self.journal.close(reason):
             process.last_executor_end = (os.getpid(), time.monotonic_ns())
-
-    def _status(self) -> dict[str, Any]:
-        return {"tier": self.tier, "place": self.place._asdict(), "devices": list(self._devices)}
 
 
 def attach(executor: Any) -> RankRecorder | None:

@@ -5,25 +5,14 @@ have happened before it was recorded, nor after it was seen done; within these b
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from costtrace.core.units import NS_PER_MS
 
 POOL = 512
 """Events that are kept for reuse: two for each batch in flight, and some to spare."""
-
-
-class Event(Protocol):
-    """The part of `torch.cuda.Event` that is used."""
-
-    def record(self) -> Any:
-        """Queue the event behind the current stream's work."""
-
-    def query(self) -> bool:
-        """Whether it has happened. Never waits."""
-
-    def elapsed_time(self, other: Any) -> float:
-        """Milliseconds from this event to *other*, both done."""
+Event = Any
+"""A `torch.cuda.Event`. Its `record`, `query` and `elapsed_time` (ms) are used, none of which waits."""
 
 
 class EventPool:
@@ -72,4 +61,5 @@ class DeviceClock:
 
 
 def _ns(start: Event, end: Event) -> int:
-    return round(start.elapsed_time(end) * NS_PER_MS)
+    elapsed_ms: float = start.elapsed_time(end)
+    return round(elapsed_ms * NS_PER_MS)

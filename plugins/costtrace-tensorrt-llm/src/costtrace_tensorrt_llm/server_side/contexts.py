@@ -22,8 +22,5 @@ class Contexts:
 
     def of(self, executor_id: int, parent: int, client_id: int) -> str:
         """The text of a request; '' where none is known."""
-        for key in (("executor", executor_id), ("executor", parent), ("client", client_id)):
-            text = self._by_id.get(key)
-            if text:
-                return text
-        return ""
+        keys = (("executor", executor_id), ("executor", parent), ("client", client_id))
+        return next((text for key in keys if (text := self._by_id.get(key))), "")
