@@ -1,4 +1,4 @@
-"""Drives the double of TensorRT-LLM with the plugin's real hooks, and knows what has to come out of it."""
+"""Drives the double of TensorRT-LLM with the plugin's real hooks, and derives the right bill from the fake GPU."""
 
 from collections import defaultdict
 from fractions import Fraction

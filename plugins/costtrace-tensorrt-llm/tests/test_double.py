@@ -19,8 +19,8 @@ PLAIN = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_O
 @pytest.mark.parametrize("hook", STEPS, ids=lambda hook: hook.name)
 def test_the_double_has_the_signatures_of_the_contract(column, hook):
     function = vars(executor_class(column))[hook.function]
-    found = [name for name, p in inspect.signature(function).parameters.items() if p.kind in PLAIN]
-    assert found[1:] == list(takewhile(lambda name: name != "*", SEEN[hook.name][column].parameters))
+    names = [name for name, p in inspect.signature(function).parameters.items() if p.kind in PLAIN]
+    assert names[1:] == list(takewhile(lambda name: name != "*", SEEN[hook.name][column].parameters))
 
 
 def test_attributes_of_the_context_phase_raise_once_it_is_over():
@@ -59,7 +59,7 @@ def test_the_newest_batch_has_its_prompts_in_two_lists_and_its_generation_list_i
 
 
 @pytest.mark.parametrize("loop", ["plain", "overlap"])
-def test_everybody_is_answered_with_all_of_the_tokens(loop):
+def test_every_request_is_answered_with_all_of_its_tokens(loop):
     executor = make_executor("main", [Plan(n * 1_000_000, 70, 4 + n) for n in range(6)], loop=loop)
     run(executor)
     assert sorted(executor.responses) == [request.py_request_id for request in executor.seen]
@@ -75,13 +75,13 @@ def test_under_overlap_a_request_is_in_one_batch_more_than_it_needs():
     assert counts == {"plain": 6, "overlap": 7}
 
 
-def test_a_failing_forward_pass_ends_those_who_are_there_and_the_loop_goes_on():
+def test_a_failing_forward_pass_ends_the_requests_in_it_and_the_loop_goes_on():
     executor = make_executor("main", [Plan(0, 5, 9), Plan(10**12, 5, 2)], fail_at=2)
     run(executor)
     assert [request.generated for request in executor.seen] == [2, 2]
 
 
-def test_an_iteration_without_anybody_hands_nothing_over():
+def test_an_iteration_without_requests_hands_nothing_over():
     executor = make_executor("1.0", [])
     iterate_plain(executor)
     assert executor.batches == []

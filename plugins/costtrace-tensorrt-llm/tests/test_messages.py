@@ -1,4 +1,4 @@
-"""What log and doctor say, to the letter, where a TensorRT-LLM is not as the contract has it. Serving goes on."""
+"""The messages of log and doctor, to the letter, where a TensorRT-LLM does not fit the contract. Serving goes on."""
 
 import sys
 from types import SimpleNamespace
@@ -102,12 +102,12 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_log_has_exactly_these_lines_and_every_request_is_served(monkeypatch, caplog, fault):
-    told = FAULTS[fault]
-    if "version" in told:
-        module = SimpleNamespace(__version__=told["version"])
+    expected = FAULTS[fault]
+    if "version" in expected:
+        module = SimpleNamespace(__version__=expected["version"])
         monkeypatch.setitem(sys.modules, "tensorrt_llm.version", module)
     cls = executor_class("main")
-    told.get("live", lambda cls: None)(cls)
+    expected.get("live", lambda cls: None)(cls)
     hooks.install(
         [hook for hook in HOOKS if hook.module.endswith("py_executor")],
         SimpleNamespace(PyExecutor=cls, BatchState=BatchState),
@@ -132,7 +132,7 @@ def test_the_log_has_exactly_these_lines_and_every_request_is_served(monkeypatch
     recorded = executor.recorder_of(served)
     served.shutdown()
     assert recorded is not None
-    assert [record.getMessage() for record in caplog.records] == told["log"]
+    assert [record.getMessage() for record in caplog.records] == expected["log"]
 
 
 def strip_drafts(served):
@@ -160,12 +160,12 @@ def update_without(update):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_doctor_reports_exactly_these_findings(tmp_path, fault):
-    told = FAULTS[fault]
-    package = tree_of(tmp_path, "main", version=told.get("version", "1.3.0"))
-    if "source" in told:
-        edit(package, *told["source"])
+    expected = FAULTS[fault]
+    package = tree_of(tmp_path, "main", version=expected.get("version", "1.3.0"))
+    if "source" in expected:
+        edit(package, *expected["source"])
     messages = [finding.message for finding in doctor.check("tensorrt-llm", package)]
     summary, counted, first, *others = messages
-    assert [summary, first] == told["doctor"]
+    assert [summary, first] == expected["doctor"]
     assert counted.endswith(f"hooks fit {package}")
-    assert bool(others) == ("version" in told), "only a version concerns more than one hook"
+    assert bool(others) == ("version" in expected), "only a version concerns more than one hook"

@@ -36,8 +36,8 @@ def home(tmp_path):
     )
     engine.run(rounds=60)
     (tmp_path / "run").mkdir()
-    told = {"role": "rank", "pid": 1, "tier": "T1", "hooks": ["forward"], "lost_hooks": {}, "devices": ["GPU-1"]}
-    (tmp_path / "run" / "rank-1.json").write_text(json.dumps(told))
+    status = {"role": "rank", "pid": 1, "tier": "T1", "hooks": ["forward"], "lost_hooks": {}, "devices": ["GPU-1"]}
+    (tmp_path / "run" / "rank-1.json").write_text(json.dumps(status))
     (tmp_path / "run" / "rank-2.json").write_text("{")
     return tmp_path
 
@@ -51,21 +51,21 @@ def test_a_report_says_how_each_engine_adds_up_and_names_no_tenant(home, tmp_pat
         (member,) = archive.getmembers()
         text = archive.extractfile(member).read().decode()
     assert "very-secret-tenant" not in text
-    found = json.loads(text)
-    (engine,) = found["engines"]
+    packed = json.loads(text)
+    (engine,) = packed["engines"]
     assert engine["residual_ns"] == 0
     assert sum(engine["ns_by_kind"].values()) == engine["wall_ns"] > 0
     assert engine["counts"]["Step"] > 10
     assert engine["said_goodbye"]
-    assert found["processes"] == [{"role": "rank", "tier": "T1", "hooks": ["forward"], "lost_hooks": {}}]
+    assert packed["processes"] == [{"role": "rank", "tier": "T1", "hooks": ["forward"], "lost_hooks": {}}]
     assert "residual 0 ns" in capsys.readouterr().out
 
 
 def test_without_a_gpu_the_report_says_so_and_is_packed_all_the_same(home, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = report.collect(home, None, measure=True)
-    assert found["events"]["error"].startswith("ModuleNotFoundError")
-    assert found["hooks"] == []
+    collected = report.collect(home, None, measure=True)
+    assert collected["events"]["error"].startswith("ModuleNotFoundError")
+    assert collected["hooks"] == []
 
 
 def test_the_costs_of_an_event_are_measured_on_what_torch_has(monkeypatch):
@@ -83,14 +83,14 @@ def test_a_life_on_the_double_is_booked_balances_and_is_reported_without_a_resid
     served.shutdown()
     Agent(Settings(home=home)).run_once()
     out = tmp_path / "report.tar.gz"
-    found = report.collect(home, None, measure=False)
-    report.pack(found, out)
-    assert found["balance"]["in_balance"], found["balance"]
-    (engine,) = found["engines"]
+    collected = report.collect(home, None, measure=False)
+    report.pack(collected, out)
+    assert collected["balance"]["in_balance"], collected["balance"]
+    (engine,) = collected["engines"]
     assert (engine["residual_ns"], engine["settings"]["metering"]) == (0, "trtllm.steps.cuda-events")
-    told = CliRunner().invoke(cli, ["report", "--home", str(home), "--by", "tenant", "--format", "json"])
-    assert told.exit_code == 0, told.output
-    assert '"requests": 4' in told.output
+    answer = CliRunner().invoke(cli, ["report", "--home", str(home), "--by", "tenant", "--format", "json"])
+    assert answer.exit_code == 0, answer.output
+    assert '"requests": 4' in answer.output
 
 
 # -- the example ---------------------------------------------------------------------------------------------------

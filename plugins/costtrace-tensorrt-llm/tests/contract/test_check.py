@@ -45,7 +45,7 @@ def test_the_step_hooks_are_known_in_every_version_by_definition_or_call_and_new
 
 
 def broken(package):
-    return {found.hook.name: found.why for found in contract.check_source(package) if not found.ok}
+    return {row.hook.name: row.why for row in contract.check_source(package) if not row.ok}
 
 
 NOT_YET = {
@@ -66,8 +66,8 @@ def test_a_source_tree_that_keeps_the_contract_fits_and_nothing_of_it_is_importe
 def test_a_renamed_method_is_named_and_the_tier_falls_back(tree):
     edit(tree, EXECUTOR, "def _forward_step(", "def _forward_one(")
     assert broken(tree) == {"forward": "it does not exist"}
-    told = contract.summary(tree, contract.check_source(tree))
-    assert told.endswith("tier T2 would be used (without the hook forward)")
+    sentence = contract.summary(tree, contract.check_source(tree))
+    assert sentence.endswith("tier T2 would be used (without the hook forward)")
 
 
 def test_a_changed_signature_is_named(tree):
@@ -85,8 +85,8 @@ def test_a_missing_attribute_is_named(tree):
 def test_a_version_outside_of_the_contract_falls_back_with_that_reason(tmp_path):
     package = tree_of(tmp_path, "main", version="1.5.0rc1")
     outside = "version 1.5.0rc1 is outside the contract (1.0 to 1.3)"
-    told = contract.summary(package, contract.check_source(package))
-    assert told == f"TensorRT-LLM 1.5.0rc1: tier T2 would be used ({outside})"
+    sentence = contract.summary(package, contract.check_source(package))
+    assert sentence == f"TensorRT-LLM 1.5.0rc1: tier T2 would be used ({outside})"
     assert broken(package)["forward"] == outside
     assert check.tier_of([hook.name for hook in HOOKS], "1.5.0rc1") == ("T2", outside)
 
@@ -137,11 +137,11 @@ def test_source_that_cannot_be_parsed_is_a_finding(tree):
 def test_doctor_prints_a_table_of_what_fits(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("COSTTRACE_HOME", str(tmp_path / "home"))
     edit(tree, EXECUTOR, "def _forward_step(", "def _forward_one(")
-    told = CliRunner().invoke(cli, ["doctor", "--engine", "tensorrt-llm", "--package-dir", str(tree)]).output
-    assert re.search(r"forward\s+tensorrt_llm\S+_forward_step\s+no\s+it does not exist", told)
-    assert re.search(r"responses\s+tensorrt_llm\S+_handle_responses\s+yes", told)
-    assert "TensorRT-LLM 1.3.0: tier T2 would be used (without the hook forward)" in told
-    assert "lost: step timing (T1)" in told
+    output = CliRunner().invoke(cli, ["doctor", "--engine", "tensorrt-llm", "--package-dir", str(tree)]).output
+    assert re.search(r"forward\s+tensorrt_llm\S+_forward_step\s+no\s+it does not exist", output)
+    assert re.search(r"responses\s+tensorrt_llm\S+_handle_responses\s+yes", output)
+    assert "TensorRT-LLM 1.3.0: tier T2 would be used (without the hook forward)" in output
+    assert "lost: step timing (T1)" in output
 
 
 def test_doctor_finds_the_installed_package_by_itself_and_imports_nothing_of_it(tree, tmp_path):
@@ -165,10 +165,10 @@ def test_versions_that_are_no_numbers_are_not_refused():
     assert hooks_by_version.why_outside("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
 
 
-# -- what doctor says of this environment --------------------------------------------------------------------------
+# -- what the doctor reports of this environment -------------------------------------------------------------------
 
 
-def said(monkeypatch, tmp_path, *, loader, env):
+def finding(monkeypatch, tmp_path, *, loader, env):
     from costtrace.cli.doctor import here
 
     (tmp_path / "tensorrt_llm").mkdir()
@@ -204,7 +204,7 @@ def autoload():
 def test_doctor_reports_whether_a_tensorrt_llm_of_this_environment_is_recorded(
     monkeypatch, tmp_path, loader, env, expected
 ):
-    assert said(monkeypatch, tmp_path, loader=loader, env=env).startswith(expected)
+    assert finding(monkeypatch, tmp_path, loader=loader, env=env).startswith(expected)
 
 
 def test_doctor_is_silent_where_there_is_no_tensorrt_llm():

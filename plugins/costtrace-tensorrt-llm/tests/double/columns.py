@@ -1,4 +1,4 @@
-"""The signatures of each column of the contract, laid over the double of TensorRT-LLM's executor.
+"""The double of TensorRT-LLM's executor with the signatures of each column of the contract.
 
 Each class has what changed with its column; what did not is the one before it.
 """
@@ -11,7 +11,7 @@ from double.executor import Executor, Plan
 
 
 class _V10:
-    """As of 1.0."""
+    """Signatures of 1.0."""
 
     fails_alone = False
 

@@ -1,4 +1,4 @@
-"""A GPU that is not there: one stream on an invented clock, and CUDA events that say when it reached them.
+"""A GPU that does not exist: one stream on an invented clock, and CUDA events that say when it reached them.
 
 Host time passes only by `Host.spend` and `Host.wait`; the stream runs on beside it. Nothing here measures anything.
 """
@@ -13,11 +13,11 @@ class Host:
         self.now_ns = now_ns
 
     def monotonic_ns(self) -> int:
-        """Now; asking takes no time."""
+        """The time now; reading it takes none."""
         return self.now_ns
 
     def spend(self, ns: int) -> None:
-        """The host works, or waits for nobody in particular."""
+        """The host works, or waits for something other than the stream."""
         self.now_ns += ns
 
 
@@ -32,14 +32,14 @@ class Busy(NamedTuple):
 
 
 class FakeGpu:
-    """One device with one stream. Work queues behind what is there."""
+    """One device with one stream. Work queues behind earlier work."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.tail_ns = 0
         """When the stream has done all that it was given."""
         self.synchronised = 0
-        """How often somebody made the host wait through an event: a step hook never may."""
+        """How often an event made the host wait: a step hook never may."""
         self.busy: list[Busy] = []
 
     def reached_ns(self) -> int:
@@ -51,7 +51,7 @@ class FakeGpu:
         self.tail_ns = self.reached_ns() + ns
 
     def wait(self) -> None:
-        """The executor's own wait for its sampler: the host stands until the stream is empty."""
+        """The executor's own wait for its sampler: the host waits until the stream is empty."""
         self.host.now_ns = max(self.host.now_ns, self.tail_ns)
 
     def event(self) -> "FakeEvent":
@@ -67,12 +67,12 @@ class FakeEvent:
         self._at_ns = -1
 
     def record(self) -> None:
-        """Stand behind what the stream has been given so far."""
+        """Queue the event behind the stream's work so far."""
         self._at_ns = self._gpu.reached_ns()
 
     @property
     def at_ns(self) -> int:
-        """When the stream gets to it; -1: it was never recorded. The real one does not tell."""
+        """When the stream gets to it; -1: it was never recorded. The real one cannot be asked."""
         return self._at_ns
 
     def query(self) -> bool:
@@ -80,12 +80,12 @@ class FakeEvent:
         return self._at_ns < 0 or self._at_ns <= self._gpu.host.now_ns
 
     def elapsed_time(self, other: "FakeEvent") -> float:
-        """Milliseconds to *other*. Raises: RuntimeError, as torch does, where one of both has not happened."""
+        """Milliseconds to *other*. Raises: RuntimeError, as torch does, where one of the two has not happened."""
         if min(self._at_ns, other._at_ns) < 0 or not (self.query() and other.query()):
             raise RuntimeError("both events must be completed before calculating elapsed time")
         return (other._at_ns - self._at_ns) / 1_000_000
 
     def synchronize(self) -> None:
-        """Wait for it. Counted: nothing of costtrace's may."""
+        """Wait for it. Counted, because costtrace never may."""
         self._gpu.synchronised += 1
         self._gpu.wait()

@@ -1,10 +1,8 @@
-"""A double of TensorRT-LLM's PyExecutor: its loops, its order of calls, and the traps that a reader of it meets.
+"""A double of TensorRT-LLM's PyExecutor: its loops, its order of calls, and what makes it hard to hook.
 
-True to the sequences that were read in public source, never to measured behaviour: durations are invented by a seed.
-`fake_trtllm_loops` has the loops.
-Chunked prompts, drafts, several answers, pausing, cancelling, a failing forward pass,
-padding. The lists of a batch are changed after it was handed over, and attributes raise
-once a request has left its context phase.
+It follows the sequences of calls in public source; durations are invented from a seed. `double.loops` has the loops. It
+has chunked prompts, drafts, several answers, pausing, cancelling, a failing forward pass and padding. The lists of a
+batch change after it was handed over, and attributes raise once a request has left its context phase.
 """
 
 import itertools
@@ -70,12 +68,12 @@ class LlmRequest:
 
     @property
     def reached(self) -> int:
-        """Prompt tokens that are computed, as statistics tell it: it never raises."""
+        """Prompt tokens that are computed, as statistics have it: it never raises."""
         return self._position
 
     @property
     def in_context(self) -> bool:
-        """Its prompt is not through."""
+        """Part of its prompt is still to be computed."""
         return self._position < self.prompt_len
 
     @property
@@ -129,16 +127,16 @@ class ScheduledRequests:
 
     @property
     def batch_size(self) -> int:
-        """Requests in it."""
+        """How many requests are in it."""
         return len(self.context_requests) + len(self.generation_requests)
 
     def all_requests(self) -> list[LlmRequest]:
-        """All of them."""
+        """The requests of its prompts, then those that generate."""
         return [*self.context_requests, *self.generation_requests]
 
 
 class NewestScheduledRequests(ScheduledRequests):
-    """The newest column's batch: its prompts stand in two lists, and are read as one that is made anew each time."""
+    """The newest column's batch: its prompts are in two lists; reading them as one makes a new list each time."""
 
     def __init__(self, context: list[LlmRequest], generation: list[LlmRequest]) -> None:
         self.context_requests_last_chunk = [r for r in context if r.ends_its_prompt]
@@ -148,7 +146,7 @@ class NewestScheduledRequests(ScheduledRequests):
 
     @property
     def context_requests(self) -> list[LlmRequest]:  # type: ignore[override] # upstream's: nothing is assigned to it
-        """Both."""
+        """The prompts of both lists, in a new list."""
         return [*self.context_requests_chunking, *self.context_requests_last_chunk]
 
 
@@ -158,7 +156,7 @@ class Executor:
     newest = False
     """It has the events and the lists of the newest column."""
     fails_alone = True
-    """`_handle_errors` can be told which requests."""
+    """`_handle_errors` takes the requests that fail."""
 
     def __init__(
         self,
@@ -189,7 +187,7 @@ class Executor:
         self.model_engine = SimpleNamespace(model=None)
         self.queue: deque[tuple[RequestQueueItem, int]] = deque()
         self.seen: list[LlmRequest] = []
-        """All requests that ever were here."""
+        """All requests that were ever active here."""
         self.batches: list[tuple[int, ...]] = []
         """Ids of each batch that was handed over, read when it was."""
         self.responses: list[int] = []
@@ -203,7 +201,7 @@ class Executor:
         self._canceled: set[int] = set()
         self._turn = 0
 
-    # -- what hooks are laid on; the rest of a signature is the column's ----------------------------------------------
+    # -- what is hooked; the rest of a signature is the column's -------------------------------------------------------
 
     def start(self) -> None:
         """As `PyExecutor.start_worker`: nothing to do, the test drives the loop."""
@@ -235,7 +233,7 @@ class Executor:
         )
 
     def answer(self) -> list[LlmRequest]:
-        """As `_handle_responses`: those that are done leave, and are given back."""
+        """As `_handle_responses`: those that are done leave, and are returned."""
         done = [request for request in self.active_requests if request.is_finished]
         self.active_requests = [request for request in self.active_requests if not request.is_finished]
         self.responses += [request.py_request_id for request in done]
@@ -243,7 +241,7 @@ class Executor:
         return done
 
     def fail(self, requests: Iterable[LlmRequest] | None) -> None:
-        """As `_handle_errors`: they are gone, all of them where none are named."""
+        """As `_handle_errors`: the named requests leave, or all where none are named."""
         gone = list(self.active_requests if requests is None else requests)
         for request in gone:
             request.is_finished = True
@@ -262,7 +260,7 @@ class Executor:
     # -- the parts of an iteration ------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
-        """Somebody is there or will come."""
+        """A request is here or will come."""
         return bool(self.active_requests or self._plans or self.queue)
 
     def submit(self, plan: Plan) -> RequestQueueItem:
@@ -280,7 +278,7 @@ class Executor:
             self.seen.append(each)
 
     def fetch(self) -> None:
-        """Take in who has come; wait for somebody where there is nothing to do."""
+        """Take in new requests; wait for one where there is nothing to do."""
         if not self.active_requests and not self.queue and self._plans:
             self.host.now_ns = max(self.host.now_ns, self._plans[0].at_ns)
         while self._plans and self._plans[0].at_ns <= self.host.now_ns:
@@ -304,7 +302,7 @@ class Executor:
         return kind(list(self._context), list(self._generation))
 
     def pad(self) -> ScheduledRequests:
-        """A batch for nobody: another rank has work, and all run in step."""
+        """A batch of padding: another rank has work, and all ranks run in step."""
         dummy = LlmRequest(DUMMY_ID, Plan(0, 1, 1), client=None)
         dummy.is_attention_dp_dummy = True
         dummy.move()
@@ -312,7 +310,7 @@ class Executor:
         return (NewestScheduledRequests if self.newest else ScheduledRequests)([], [dummy])
 
     def hand_over(self, scheduled: ScheduledRequests) -> None:
-        """As `_update_request_states`: prompts move on, and are asked in vain from here on."""
+        """As `_update_request_states`: prompts move on; reading their position may raise from here on."""
         for request in scheduled.context_requests:
             request.move()
 
@@ -334,7 +332,7 @@ class Executor:
                 request.is_finished = True
 
     def pause_some(self) -> None:
-        """As `_pause_requests`: no end of a request, though upstream terminates it on the way."""
+        """As `_pause_requests`: the request goes on later, though upstream terminates it in between."""
         for request in self.active_requests:
             again = request.plan.pause_after
             if again and request.generated == again and request.prompt_len == request.orig_prompt_len:

@@ -79,7 +79,7 @@ def run_pipeline(executor: Any, stages: int) -> None:
 
 
 def run(executor: Any, stages: int = 1) -> None:
-    """Serve until nobody is left."""
+    """Serve until no request is left."""
     if executor.loop == "overlap":
         run_overlap(executor)
     elif executor.loop in {"pipeline", "stage"}:
@@ -94,7 +94,7 @@ def run(executor: Any, stages: int = 1) -> None:
 def run_attention_dp(
     ranks: Sequence[Any], plans: Sequence[Plan], broadcast: Callable[[RequestQueueItem], Any] = lambda item: item
 ) -> None:
-    """Attention data parallelism: every rank has its own requests, all run in step, and who has none gets padding.
+    """Attention data parallelism: every rank has its own requests, all run in step; one without any gets padding.
 
     Rank 0 queues every request; each of the others unpickles what was broadcast, as over MPI.
     """

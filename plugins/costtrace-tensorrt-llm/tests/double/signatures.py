@@ -26,7 +26,7 @@ class Seen(NamedTuple):
 
 
 def _seen(*rows: tuple[str, Evidence, tuple[str, ...]]) -> dict[str, Seen]:
-    """By column. Of each row: its columns, the evidence, the parameters."""
+    """What was seen, by column. A row is the columns that it is for, the evidence, and the parameters."""
     return {column: Seen(parameters, evidence) for columns, evidence, parameters in rows for column in columns.split()}
 
 
@@ -75,4 +75,4 @@ SEEN: dict[str, dict[str, Seen]] = {
         ("main", "def", ("generator", "model", "tool_parser", "server_role", "metadata_server_cfg")),
     ),
 }  # fmt: skip
-"""By the hook's name."""
+"""By the name of the hook, then by column."""

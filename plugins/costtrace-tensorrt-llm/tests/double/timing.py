@@ -14,7 +14,7 @@ from double.cuda import FakeEvent, FakeGpu
 
 
 class BatchState(msgspec.Struct):
-    """As upstream's: a batch on its way through the loop."""
+    """Upstream's `BatchState`: a batch on its way through the loop."""
 
     scheduled_requests: Any
     sample_state: Any
@@ -65,11 +65,11 @@ class Timing:
             return
         self.laps.remove(lap)
         if self.stats:
-            told = BatchState(scheduled, state)
+            batch_state = BatchState(scheduled, state)
             if self.newest:
-                told.gpu_forward_start_event, told.gpu_forward_end_event = lap.start, lap.end
-                told.gpu_forward_events_from_perf_pool = True
-            executor._process_iter_stats(list(finished), executor.active_requests, told)
+                batch_state.gpu_forward_start_event, batch_state.gpu_forward_end_event = lap.start, lap.end
+                batch_state.gpu_forward_events_from_perf_pool = True
+            executor._process_iter_stats(list(finished), executor.active_requests, batch_state)
         self._pool.append((lap.start, lap.end))
         self.taken_back += 1
 

@@ -1,4 +1,4 @@
-"""The step hooks on the double of TensorRT-LLM: every nanosecond of the fake GPU stands where it belongs."""
+"""The step hooks on the double of TensorRT-LLM: every nanosecond of the fake GPU is on the right row."""
 
 from itertools import pairwise
 
@@ -89,8 +89,8 @@ def test_the_gpu_time_of_overlapping_batches_is_counted_once(monkeypatch):
     plans = [Plan(1_000_000_000, 32, 40) for _ in range(4)]
     rank = Rank(monkeypatch, plans, loop="overlap").serve()
     all_hold(rank)
-    found = [event for event in rank.events if isinstance(event, Step)]
-    assert any(after.scheduled_ns < before.done_ns for before, after in pairwise(found))
+    steps = [event for event in rank.events if isinstance(event, Step)]
+    assert any(after.scheduled_ns < before.done_ns for before, after in pairwise(steps))
 
 
 def test_a_paused_request_is_no_end_and_what_it_computes_again_is_shown_as_wasted(monkeypatch):

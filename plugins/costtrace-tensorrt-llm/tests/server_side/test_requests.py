@@ -73,9 +73,9 @@ def test_the_tenant_and_the_trace_go_from_the_header_to_every_rank(path):
     worker = SimpleNamespace()
     assert requests.wrap_enqueue(_enqueue_request)(worker, over_the_wire) == 8
     for text in (path.of(8, -1, -1), path.of(77, 8, -1), path.of(9, -1, -1), path.of(-1, -1, 42)):
-        found = request_context.decode(text)
-        assert (found.tenant, found.tenant_source, found.traceparent) == ("acme", "header", PARENT)
-        assert found.operation == "chat"
+        context = request_context.decode(text)
+        assert (context.tenant, context.tenant_source, context.traceparent) == ("acme", "header", PARENT)
+        assert context.operation == "chat"
     path._by_id.clear()  # another rank
     pickle.loads(worker.sent)
     assert request_context.decode(path.of(8, -1, -1)).tenant == "acme"
@@ -84,15 +84,15 @@ def test_the_tenant_and_the_trace_go_from_the_header_to_every_rank(path):
 
 def test_a_client_that_is_not_trusted_cannot_name_a_tenant(path):
     request = serve([(b"x-costtrace-tenant", b"neighbour")], client=("203.0.113.9", 1))
-    found = request_context.decode(request_context.text_on(request))
-    assert (found.tenant, found.tenant_source) == ("default", "rejected:untrusted")
+    context = request_context.decode(request_context.text_on(request))
+    assert (context.tenant, context.tenant_source) == ("default", "rejected:untrusted")
 
 
 def test_a_request_that_comes_without_http_is_the_processs_own_and_keeps_its_trace(path):
     adapter = SimpleNamespace(lora_name="tuned")
     request = GenerationRequest([1], None, lora_request=adapter, trace_headers={"traceparent": PARENT})
-    found = request_context.decode(request_context.text_on(request))
-    assert (found.tenant_source, found.traceparent, found.model) == ("process", PARENT, "tuned")
+    context = request_context.decode(request_context.text_on(request))
+    assert (context.tenant_source, context.traceparent, context.model) == ("process", PARENT, "tuned")
 
 
 @pytest.mark.parametrize("value", ["00-0-0-0", PARENT + "-more", None, 7])
@@ -129,7 +129,7 @@ def test_two_requests_of_dynamo_that_take_turns_keep_their_tenants_and_leave_not
         return await asyncio.gather(ask("acme"), ask("globex"))
 
     assert asyncio.run(both()) == [(["acme"] * 2, None), (["globex"] * 2, None)]
-    assert all((told.tenant, told.traceparent) == (asked, PARENT) for asked, told in made)
+    assert all((context.tenant, context.traceparent) == (asked, PARENT) for asked, context in made)
     assert len(made) == 4
 
 
