@@ -16,9 +16,8 @@ class TensorRtLlmProcess(EngineProcess):
     """A server's process, or a rank's."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "TensorRT-LLM", engine_version, remedy="`costtrace doctor --engine tensorrt-llm` shows all of them."
-        )
+        remedy = "`costtrace doctor --engine tensorrt-llm` shows all of them."
+        super().__init__("TensorRT-LLM", engine_version, remedy=remedy)
         self.contexts = Contexts()
         self.last_executor_end = (0, 0)
         """Process id, and when its last executor ended (monotonic ns): a forked child does not inherit it."""

@@ -21,6 +21,7 @@ UNPRICED: Final = "unpriced"
 
 DUMMY = "dummy batch"
 WARM_UP = "warm-up"
+_ROLES = {"context_only": "prefill", "generation_only": "decode"}
 
 ids_of = attrgetter("py_request_id")
 drafts_of = attrgetter("py_draft_tokens")
@@ -71,7 +72,7 @@ def why_nobody(request: Any) -> str:
 def facts(request: Any, name: int | None = None) -> Facts:
     """Read a new request. *name*: its id, where it is known already."""
     params = read(request, "py_disaggregated_params")
-    kind = str(read(params, "request_type", ""))
+    role = _ROLES.get(str(read(params, "request_type", "")), "") if params is not None else ""
     beams = number(read(request, "sampling_config"), "beam_width", default=1)
     return Facts(
         id=ids_of(request) if name is None else name,
@@ -79,9 +80,9 @@ def facts(request: Any, name: int | None = None) -> Facts:
         prompt_tokens=max(0, number(request, "py_orig_prompt_len", "orig_prompt_len", "prompt_len", default=0)),
         beam_width=max(1, number(request, "py_beam_width", default=beams)),
         parent=number(request, "parent_request_id") if read(request, "is_child", False) else -1,
-        role={"context_only": "prefill", "generation_only": "decode"}.get(kind, ""),
-        disagg_id=number(params, "disagg_request_id"),
-        context_id=number(params, "ctx_request_id"),
+        role=role,
+        disagg_id=number(params, "disagg_request_id") if params is not None else -1,
+        context_id=number(params, "ctx_request_id") if params is not None else -1,
     )
 
 
