@@ -14,20 +14,26 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
-from costtrace_lab.trtllm_double.trtllm import LlmRequest, Plan
-from costtrace_tensorrt_llm import executor, hooks
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.gputime import EventPool
-from costtrace_tensorrt_llm.hook_points import HOOKS
-from costtrace_tensorrt_llm.metering import StepMeter
-from costtrace_tensorrt_llm.native import UpstreamMeter
-from costtrace_tensorrt_llm.translate import Translator
+from costtrace_tensorrt_llm import hooks
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.rank_side import executor
+from costtrace_tensorrt_llm.rank_side.gputime import EventPool
+from costtrace_tensorrt_llm.rank_side.metering import StepMeter
+from costtrace_tensorrt_llm.rank_side.native import UpstreamMeter
+from costtrace_tensorrt_llm.rank_side.translate import Translator
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 from costtrace.capture.recorder import Recorder
 from costtrace.core.events import Step
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "plugins" / "costtrace-tensorrt-llm" / "tests"))
+
+from double.executor import LlmRequest, Plan
 
 ROUNDS = 9
 SIZES = (1, 64, 256, 1_024)
@@ -70,7 +76,7 @@ class Hooked(Bare):
 
 
 STEPS = [hook for hook in HOOKS if hook.name in {"forward", "sample", "responses", "iteration"}]
-hooks.lay(STEPS, SimpleNamespace(PyExecutor=Hooked))
+hooks.install(STEPS, SimpleNamespace(PyExecutor=Hooked))
 
 
 def requests_of(size: int, first: int, drafts: int) -> list[LlmRequest]:

@@ -4,6 +4,7 @@ The engine's one device works in steps of round lengths; the method is `tokens` 
 a step's price list is its token counts. `test_worked_example.py` has the full price list.
 """
 
+import msgspec
 import pytest
 from attributed import attribute, beat, check, sums
 from costtrace_lab.engines.schedules import header, started
@@ -62,6 +63,19 @@ def test_a_step_is_paid_by_its_tokens_and_what_is_between_steps_is_idle():
     assert used["req-1"].gpu_ns == 3 * S
     assert used["req-2"].gpu_ns == 1 * S
     assert sums(rows) == {"request": 4 * S, "idle": 2 * S, "overhead": 0, "unobserved": 0}
+
+
+@pytest.mark.parametrize("metering", ["estimated:trtllm.batch-times", "estimated:trtllm.request-times"])
+def test_the_journal_of_an_engine_whose_steps_were_estimates_is_split_by_tokens_and_its_rows_say_so(metering):
+    engine = msgspec.structs.replace(started(("GPU-0",), T0, model="m"), settings={"metering": metering})
+    life = [header("e", T0), engine, EngineReady(T0), added(1, prompt=30), added(2, prompt=10)]
+    life += [step(0, 1, 5, items=[(1, 30, 0), (2, 10, 0)])]
+    life += [finished(1, T0 + 5 * S, 0), finished(2, T0 + 5 * S, 0), EngineStopped(T0 + 6 * S)]
+    rows, engines = attribute({"e": life}, policy=Policy(method="roofline"), window_ns=3_600 * S)
+    check(rows, engines)
+    assert sorted(record.gpu_ns for record in rows.records) == [1 * S, 3 * S]
+    assert {record.method for record in rows.records} == {metering}
+    assert {posting.method for posting in rows.postings if posting.kind == "request"} == {metering}
 
 
 def test_an_engine_of_two_devices_pays_with_two_nanoseconds_a_nanosecond():

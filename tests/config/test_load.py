@@ -59,6 +59,26 @@ def test_flag_beats_variable_beats_file_beats_default(file):
     assert source_of("config", overrides=flags, env=env).value == env["COSTTRACE_CONFIG"]
 
 
+@pytest.mark.parametrize("tier", ["T3", "T5"])
+def test_a_removed_tier_counts_as_auto_and_the_warning_names_the_remedy_once(file, caplog, tier):
+    config._warn_once.cache_clear()
+    env = file(f"trtllm_tier: {tier}\n")
+    for _ in range(2):
+        assert load(env=env).trtllm_tier == "auto"
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning == (
+        f"costtrace: {env['COSTTRACE_CONFIG']}: trtllm_tier='{tier}': this value was removed, 'auto' is used. "
+        "Remove the setting, or give it another value. One of `auto`, `T1`, `T1-native`, `T2`."
+    )
+
+
+def test_a_removed_tier_is_accepted_from_the_environment_too_and_an_unknown_one_is_not(caplog):
+    config._warn_once.cache_clear()
+    assert source_of("trtllm_tier", env=HOME | {"TRTLLM_COSTTRACE_TRTLLM_TIER": "T5"}).value == "auto"
+    assert "TRTLLM_COSTTRACE_TRTLLM_TIER='T5': this value was removed" in caplog.text
+    assert "TRTLLM_TIER='T4'" in problem(env=HOME | {"COSTTRACE_TRTLLM_TIER": "T4"})
+
+
 def test_the_prefix_that_tensorrt_llm_forwards_is_understood_and_the_plain_one_goes_first():
     env = HOME | {"TRTLLM_COSTTRACE_WINDOW_S": "300", "TRTLLM_COSTTRACE_AGENT": "off", "COSTTRACE_AGENT": "external"}
     settings = load(env=env)

@@ -141,11 +141,11 @@ async def main():
         return [chunk async for chunk in handler.generate_locally(request, context)]
 
     answers = await asyncio.gather(ask("acme", "1"), ask("globex", "2"), ask("", "3"))
-    from costtrace_tensorrt_llm import carrier
-    from costtrace_tensorrt_llm.contexts import contexts
+    from costtrace_tensorrt_llm import request_context
+    from costtrace_tensorrt_llm.process import process
 
-    told = [carrier.decode(contexts.of(-1, -1, name)) for name in (1, 2, 3)]
-    by_id = [carrier.decode(contexts.of(1_000 + name, -1, -1)) for name in (1, 2, 3)]
+    told = [request_context.decode(process.contexts.of(-1, -1, name)) for name in (1, 2, 3)]
+    by_id = [request_context.decode(process.contexts.of(1_000 + name, -1, -1)) for name in (1, 2, 3)]
     sys.stdout.write(json.dumps({
         "answers": [len(chunks) for chunks in answers],
         "told": sorted([c.tenant, c.tenant_source, c.traceparent] for c in told),

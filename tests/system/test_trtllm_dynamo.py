@@ -20,7 +20,7 @@ def test_what_dynamo_says_of_a_request_reaches_rank_0_and_two_that_take_turns_ar
     env = {name: value for name, value in os.environ.items() if "COSTTRACE" not in name}
     env |= {"PYTHONPATH": ":".join(map(str, SOURCES)), "COSTTRACE_HOME": str(tmp_path), "TRTLLM_COSTTRACE_ENABLED": "1"}
     done = subprocess.run(
-        [PYTHON, str(Path(__file__).parent / "dynamo_handler.py")],
+        [PYTHON, str(ROOT / "tests" / "support" / "dynamo_handler.py")],
         env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -226,17 +226,17 @@ BROADCAST = """
 import json, sys
 from mpi4py import MPI
 from tensorrt_llm._torch.pyexecutor.py_executor import RequestQueueItem
-from costtrace_tensorrt_llm import frontend
-from costtrace_tensorrt_llm.carrier import RequestContext, decode, encode
-from costtrace_tensorrt_llm.contexts import contexts
+from costtrace_tensorrt_llm.server_side import requests
+from costtrace_tensorrt_llm.process import process
+from costtrace_tensorrt_llm.request_context import RequestContext, decode, encode
 
 comm = MPI.COMM_WORLD
 item = None
 if comm.rank == 0:
-    frontend._coming.text = encode(RequestContext("key", "acme", "header"))
+    requests._queueing.text = encode(RequestContext("key", "acme", "header"))
     item = RequestQueueItem(8, "request", child_req_ids=[9])
 item = comm.bcast(item, root=0)
-found = [decode(contexts.of(name, -1, -1)).tenant for name in (8, 9)]
+found = [decode(process.contexts.of(name, -1, -1)).tenant for name in (8, 9)]
 told = comm.gather([comm.rank, found, item == RequestQueueItem(8, "request", child_req_ids=[9])], root=0)
 if comm.rank == 0:  # lines of two ranks could mix
     print(json.dumps(told), flush=True)

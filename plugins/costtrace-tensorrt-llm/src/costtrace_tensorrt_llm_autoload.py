@@ -2,8 +2,8 @@
 
 A finder waits for the package `tensorrt_llm` (or Dynamo's `dynamo.trtllm`). Only then is it decided whether costtrace
 is enabled, by ``TRTLLM_COSTTRACE_ENABLED`` or ``COSTTRACE_ENABLED``: mpi4py sets the variables that it forwards to a
-worker after the worker's .pth files have run. Unless one of them says yes, nothing of costtrace is imported.
-Nothing is imported here: not even what the standard library has.
+worker after the worker's .pth files have run. Unless one of them is set to yes, nothing of costtrace is imported.
+This module imports nothing either, not even of the standard library.
 """
 
 import sys
@@ -19,7 +19,7 @@ def enabled(env: "dict[str, str]") -> bool:
 
 
 class _Finder:
-    """In ``sys.meta_path``: never finds anything, but sees what is looked for."""
+    """In ``sys.meta_path``: never finds a module, but sees which one is imported."""
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:  # noqa: ARG002 - protocol
         """None, always: the next finder is asked."""
@@ -37,7 +37,7 @@ def _begin() -> None:
         from costtrace_tensorrt_llm.hooks import register  # noqa: PLC0415 - see the module's docstring
 
         register()
-    except Exception as error:  # noqa: BLE001 - nothing of costtrace's may keep an engine from starting
+    except Exception as error:  # noqa: BLE001 - costtrace may not keep an engine from starting
         sys.stderr.write(f"costtrace: the plugin for TensorRT-LLM could not be loaded, serving goes on: {error!r}\n")
 
 

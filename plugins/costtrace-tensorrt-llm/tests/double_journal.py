@@ -1,23 +1,24 @@
-"""Drives the double of TensorRT-LLM with the plugin's real hooks, and knows what has to come out of it."""
+"""Drives the double of TensorRT-LLM with the plugin's real hooks, and derives the right bill from the fake GPU."""
 
 from collections import defaultdict
 from fractions import Fraction
 from types import SimpleNamespace
 
-from attributed import attribute, check, sums
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
-from costtrace_lab.trtllm_double.columns import executor_class
-from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
-from costtrace_lab.trtllm_double.loops import run
-from costtrace_tensorrt_llm import batches, contract, executor, metering, native
-from costtrace_tensorrt_llm import stats as statistics
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.gputime import EventPool
-from costtrace_tensorrt_llm.hook_points import HOOKS
-from costtrace_tensorrt_llm.hooks import lay
-from costtrace_tensorrt_llm.metering import StepMeter
+from costtrace_tensorrt_llm.contract.check import tier_of
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.hooks import install
 from costtrace_tensorrt_llm.process import process
-from costtrace_tensorrt_llm.translate import Translator
+from costtrace_tensorrt_llm.rank_side import batches, executor, members, metering, native
+from costtrace_tensorrt_llm.rank_side import stats as statistics
+from costtrace_tensorrt_llm.rank_side.gputime import EventPool
+from costtrace_tensorrt_llm.rank_side.metering import StepMeter
+from costtrace_tensorrt_llm.rank_side.translate import Translator
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
+from double.columns import executor_class
+from double.cuda import FakeGpu, Host
+from double.loops import run
+from attributed import attribute, check, sums
 
 from costtrace.attribution.engine import Policy
 from costtrace.capture import recorder as recording
@@ -26,6 +27,12 @@ from costtrace.core.events import EngineReady, EngineStopped, Heartbeat, Step
 
 STARTUP_NS = 3_000_000
 BEAT_NS = 40_000_000
+LOOPS = {
+    "plain": {"loop": "plain"},
+    "overlap": {"loop": "overlap"},
+    "pipeline": {"loop": "pipeline", "stages": 2, "stage": 1},
+}
+"""Loops of an executor that samples."""
 STEPS = [hook for hook in HOOKS if hook.owner == "PyExecutor" and hook.tier != "life"]
 
 
@@ -34,9 +41,9 @@ def hooked_class(column):
     cls = executor_class(column)
     process.status.installed.clear()
     process.status.lost.clear()
-    lay(STEPS, SimpleNamespace(PyExecutor=cls))
+    install(STEPS, SimpleNamespace(PyExecutor=cls))
     assert not process.status.lost, process.status.lost
-    assert contract.tier_of([*process.status.installed, "request"], "")[0] == "T1"
+    assert tier_of([*process.status.installed, "request"], "")[0] == "T1"
     return cls
 
 
@@ -45,7 +52,7 @@ class Rank:
 
     def __init__(self, monkeypatch, plans, *, column="main", host=None, contexts=None, tier="T1", **options):
         self.host = host or Host()
-        for module in (metering, native, statistics):
+        for module in (members, metering, statistics):
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: self.host.now_ns))
         monkeypatch.setattr(recording, "monotonic_ns", lambda: self.host.now_ns)
         self.gpu = FakeGpu(self.host)
@@ -114,16 +121,16 @@ class Rank:
     def truth(self):
         """By kind, from the fake GPU's book alone."""
         wall = self.ended_ns - self.started_ns
-        billed = sum(ns for ns, members in self.owned() if members)
-        overhead = STARTUP_NS + sum(ns for ns, members in self.owned() if not members)
+        billed = sum(ns for ns, ids in self.owned() if ids)
+        overhead = STARTUP_NS + sum(ns for ns, ids in self.owned() if not ids)
         return {"request": billed, "idle": wall - billed - overhead, "overhead": overhead, "unobserved": 0}
 
     def shares(self):
         """ns by request, every batch split evenly among those in it."""
         shares = defaultdict(Fraction)
-        for ns, members in self.owned():
-            for member in members:
-                shares[str(member)] += Fraction(ns, len(members))
+        for ns, ids in self.owned():
+            for member in ids:
+                shares[str(member)] += Fraction(ns, len(ids))
         return shares
 
 
@@ -142,6 +149,12 @@ def assert_books_balance(rank, method="tokens"):
     assert sum(sums(rows).values()) == rank.ended_ns - rank.started_ns
     assert rank.gpu.synchronised == 0
     return rows
+
+
+def assert_wall_time(rank, rows):
+    """Whatever a tier knows: all kinds together are the wall time, and nobody made the host wait."""
+    assert sum(sums(rows).values()) == rank.ended_ns - rank.started_ns
+    assert rank.gpu.synchronised == 0
 
 
 def assert_everybody_pays_for_his_batches(rank):
@@ -163,8 +176,8 @@ def assert_everybody_pays_for_his_batches(rank):
 def assert_closed_after_the_last_batch(rank):
     """The journal ends each sequence at a step that none of its batches comes after, and its record after that."""
     last = {}
-    for index, members in enumerate(rank.executor.batches):
-        last |= dict.fromkeys(members, index)
+    for index, ids in enumerate(rank.executor.batches):
+        last |= dict.fromkeys(ids, index)
     names = {event.slot: int(event.sequence_id) for event in rank.events if hasattr(event, "sequence_id")}
     ends = {names[event.slot]: event.last_step for event in rank.events if hasattr(event, "last_step")}
     assert {name: ends.get(name, -1) for name, index in last.items() if ends.get(name, -1) < index} == {}

@@ -1,19 +1,21 @@
 """Source trees that look like TensorRT-LLM's to a reader that imports nothing."""
 
-from costtrace_tensorrt_llm.hook_points import HOOKS
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from double.signatures import SEEN
 
 
 def tree_of(folder, column, version="1.3.0"):
     """A source tree as the contract has it for a column, made from the contract itself. It cannot be imported."""
     classes: dict[str, dict[str, list[str]]] = {}
     for hook in OURS:
-        if hook.optional and column not in hook.seen:
+        seen = SEEN.get(hook.name, {})
+        if hook.optional and column not in seen:
             continue
         body = classes.setdefault(hook.module, {}).setdefault(hook.owner, ["    pass"])
         if hook.function:
-            parameters = hook.seen.get(column, next(iter(hook.seen.values()))).parameters
-            given = ", ".join(("self", *(name if name == "*" else f"{name}=None" for name in parameters)))
-            body.append(f"    def {hook.function}({given}): ...")
+            parameters = seen.get(column, next(iter(seen.values()))).parameters
+            declared = ", ".join(("self", *(name if name == "*" else f"{name}=None" for name in parameters)))
+            body.append(f"    def {hook.function}({declared}): ...")
         body += [f"    {name}: int" for name in (*hook.reads, *hook.fields)]
     package = folder / "tensorrt_llm"
     for module, owners in classes.items():

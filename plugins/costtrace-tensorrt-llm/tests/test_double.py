@@ -1,259 +1,101 @@
-"""The step hooks on the double of TensorRT-LLM: every nanosecond of the fake GPU stands where it belongs."""
+"""The double itself: the signatures of the contract, the traps that were read, and a GPU that keeps its rules."""
 
-from itertools import pairwise
+import inspect
+from itertools import takewhile
 
 import pytest
-from attributed import sums
-from costtrace_lab.engines.schedules import header
-from costtrace_lab.trtllm_double import trtllm as fake_trtllm
-from costtrace_lab.trtllm_double.cuda import Host
-from costtrace_lab.trtllm_double.loops import random_plans, run_attention_dp
-from costtrace_lab.trtllm_double.trtllm import Plan
-from costtrace_tensorrt_llm import batches, frontend, translate
-from costtrace_tensorrt_llm.carrier import RequestContext, encode
-from costtrace_tensorrt_llm.contexts import Contexts
-from costtrace_tensorrt_llm.hook_points import COLUMNS
-from costtrace_tensorrt_llm.metering import StepMeter
-from double_journal import (
-    Rank,
-    assert_books_balance,
-    assert_closed_after_the_last_batch,
-    assert_everybody_pays_for_his_batches,
-    bill,
-)
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from double.columns import executor_class, make_executor
+from double.cuda import FakeGpu, Host
+from double.executor import CHUNK, LlmRequest, Plan
+from double.loops import iterate_plain, run
+from double.signatures import COLUMNS, SEEN
 
-from costtrace.core import guard
-from costtrace.core.events import Overhead, SequenceAdded, SequenceFinished, Step
-
-LOOPS = {
-    "plain": {"loop": "plain"},
-    "overlap": {"loop": "overlap"},
-    "first stage": {"loop": "stage", "stages": 2, "stage": 0},
-    "last stage": {"loop": "pipeline", "stages": 2, "stage": 1},
-}
-
-
-@pytest.fixture(autouse=True)
-def _no_swallowed_errors():
-    guard.strict()
-    yield
-    guard.strict(on=False)
-
-
-def all_hold(rank):
-    assert_books_balance(rank)
-    assert_books_balance(rank, method="roofline")
-    assert_everybody_pays_for_his_batches(rank)
-    assert_closed_after_the_last_batch(rank)
+STEPS = [hook for hook in HOOKS if hook.tier == "T1" and hook.function]
+PLAIN = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}
 
 
 @pytest.mark.parametrize("column", COLUMNS)
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_billed_idle_and_overhead_are_the_wall_time_of_the_fake_gpu(monkeypatch, column, loop, seed):
-    rank = Rank(monkeypatch, random_plans(seed, 12), column=column, seed=seed, **LOOPS[loop]).serve()
-    assert len(rank.executor.batches) > 20
-    all_hold(rank)
+@pytest.mark.parametrize("hook", STEPS, ids=lambda hook: hook.name)
+def test_the_double_has_the_signatures_of_the_contract(column, hook):
+    function = vars(executor_class(column))[hook.function]
+    names = [name for name, p in inspect.signature(function).parameters.items() if p.kind in PLAIN]
+    assert names[1:] == list(takewhile(lambda name: name != "*", SEEN[hook.name][column].parameters))
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_drafts_are_paid_by_their_request_and_the_books_balance(monkeypatch, loop):
-    rank = Rank(monkeypatch, random_plans(5, 12, drafts=3), **LOOPS[loop]).serve()
-    all_hold(rank)
-    assert any(tokens > 1 and context for e in rank.events if isinstance(e, Step) for _, tokens, context in e.items)
+def test_attributes_of_the_context_phase_raise_once_it_is_over():
+    request = LlmRequest(8, Plan(0, CHUNK + 1, 3), client=1)
+    request.schedule_chunk()
+    assert (request.context_current_position, request.context_chunk_size) == (0, CHUNK)
+    request.move()
+    request.schedule_chunk()
+    assert (request.context_current_position, request.context_chunk_size) == (CHUNK, 1)
+    request.move()
+    with pytest.raises(RuntimeError):
+        _ = request.context_current_position
+
+
+def test_the_lists_of_a_batch_are_used_again():
+    executor = make_executor("1.0", [Plan(0, 5, 3), Plan(0, 5, 3)])
+    executor.fetch()
+    first = executor.schedule(executor.active_requests)
+    assert len(first.context_requests) == 2
+    executor.hand_over(first)
+    second = executor.schedule(executor.active_requests)
+    assert first.context_requests is second.context_requests
+    assert first.context_requests == []
+
+
+def test_the_newest_batch_has_its_prompts_in_two_lists_and_its_generation_list_is_used_again():
+    executor = make_executor("main", [Plan(0, CHUNK + 1, 3), Plan(0, 5, 3)])
+    executor.fetch()
+    first = executor.schedule(executor.active_requests)
+    long, short = executor.active_requests
+    assert (first.context_requests_chunking, first.context_requests_last_chunk) == ([long], [short])
+    assert first.context_requests == [long, short]
+    executor.hand_over(first)
+    second = executor.schedule(executor.active_requests)
+    assert first.generation_requests is second.generation_requests == [short]
 
 
 @pytest.mark.parametrize("loop", ["plain", "overlap"])
-@pytest.mark.parametrize("column", ["1.0", "main"])
-def test_a_forward_pass_that_fails_is_paid_by_those_who_were_in_it(monkeypatch, loop, column):
-    rank = Rank(monkeypatch, random_plans(3, 10), column=column, fail_at=7, loop=loop).serve()
-    all_hold(rank)
-    assert "error" in {event.reason for event in rank.events if isinstance(event, SequenceFinished)}
+def test_every_request_is_answered_with_all_of_its_tokens(loop):
+    executor = make_executor("main", [Plan(n * 1_000_000, 70, 4 + n) for n in range(6)], loop=loop)
+    run(executor)
+    assert sorted(executor.responses) == [request.py_request_id for request in executor.seen]
+    assert all(request.generated == request.plan.output for request in executor.seen)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("column", [column for column in COLUMNS if column != "1.0"])
-def test_a_request_that_fails_alone_ends_alone(monkeypatch, loop, column):
-    plans = [Plan(1_000_000_000, 30, 12, fail_after=3 * (n == 1)) for n in range(3)]
-    rank = Rank(monkeypatch, plans, column=column, **LOOPS[loop]).serve()
-    all_hold(rank)
-    reasons = sorted(event.reason for event in rank.events if isinstance(event, SequenceFinished))
-    assert reasons == ["error", "length", "length"]
+def test_under_overlap_a_request_is_in_one_batch_more_than_it_needs():
+    counts = {}
+    for loop in ("plain", "overlap"):
+        executor = make_executor("main", [Plan(0, 5, 6)], loop=loop)
+        run(executor)
+        counts[loop] = len(executor.batches)
+    assert counts == {"plain": 6, "overlap": 7}
 
 
-def test_both_stages_of_a_pipeline_are_two_devices_and_one_request_each(monkeypatch):
-    plans = random_plans(6, 8)
-    ranks = [Rank(monkeypatch, plans, seed=6, **LOOPS[name]).serve() for name in ("first stage", "last stage")]
-    for rank in ranks:
-        rank.engine_id += f"-{rank.executor.loop}"
-        rank.events[0] = header(rank.engine_id, rank.started_ns)
-    rows = bill(*ranks)
-    assert sum(sums(rows).values()) == sum(rank.ended_ns - rank.started_ns for rank in ranks)
-    assert sums(rows)["request"] == sum(rank.truth()["request"] for rank in ranks)
+def test_a_failing_forward_pass_ends_the_requests_in_it_and_the_loop_goes_on():
+    executor = make_executor("main", [Plan(0, 5, 9), Plan(10**12, 5, 2)], fail_at=2)
+    run(executor)
+    assert [request.generated for request in executor.seen] == [2, 2]
 
 
-def test_the_gpu_time_of_overlapping_batches_is_counted_once(monkeypatch):
-    plans = [Plan(1_000_000_000, 32, 40) for _ in range(4)]
-    rank = Rank(monkeypatch, plans, loop="overlap").serve()
-    all_hold(rank)
-    found = [event for event in rank.events if isinstance(event, Step)]
-    assert any(after.scheduled_ns < before.done_ns for before, after in pairwise(found))
+def test_an_iteration_without_requests_hands_nothing_over():
+    executor = make_executor("1.0", [])
+    iterate_plain(executor)
+    assert executor.batches == []
 
 
-def test_a_paused_request_is_no_end_and_what_it_computes_again_is_shown_as_wasted(monkeypatch):
-    rank = Rank(monkeypatch, [Plan(1_000_000_000, 100, 8, pause_after=3)]).serve()
-    all_hold(rank)
-    assert sum(isinstance(event, SequenceFinished) for event in rank.events) == 1
-    (record,) = bill(rank).records
-    assert 0 < record.wasted_ns < record.gpu_ns
-
-
-def test_a_steady_batch_costs_a_few_bytes(monkeypatch):
-    rank = Rank(monkeypatch, [Plan(1_000_000_000, 10, 30) for _ in range(3)]).serve()
-    steady = [e for e in rank.events if isinstance(e, Step) and not (e.items or e.enters or e.leaves)]
-    assert len(steady) > 20
-
-
-def test_a_cancelled_request_is_an_abort_and_what_it_used_was_wasted(monkeypatch):
-    rank = Rank(monkeypatch, [Plan(1_000_000_000, 10, 9, cancel_after=4)]).serve()
-    (record,) = bill(rank).records
-    assert record.finish_reasons == ("abort",)
-    assert record.wasted_ns == record.gpu_ns > 0
-
-
-def test_tokens_are_those_of_the_request(monkeypatch):
-    rank = Rank(monkeypatch, [Plan(1_000_000_000, 100, 9)]).serve()
-    (record,) = bill(rank).records
-    assert (record.input_tokens, record.output_tokens, record.finish_reasons) == (100, 9, ("length",))
-    assert record.prefill_ns > 0
-    assert record.decode_ns > 0
-
-
-def test_a_later_stage_of_a_pipeline_has_time_and_no_tokens_of_its_own(monkeypatch):
-    plans = [Plan(1_000_000_000, 100, 9)]
-    (first,) = bill(Rank(monkeypatch, plans, **LOOPS["first stage"]).serve()).records
-    (last,) = bill(Rank(monkeypatch, plans, **LOOPS["last stage"]).serve()).records
-    assert (first.input_tokens, first.output_tokens, first.role) == (100, 9, "aggregated")
-    assert (last.input_tokens, last.output_tokens, last.role) == (0, 0, "stage")
-    assert last.prefill_ns > 0
-    assert first.request_key == last.request_key
-
-
-# -- attention data parallelism ------------------------------------------------------------------------------------
-
-
-def test_with_attention_dp_every_rank_bills_its_own_requests_and_padding_is_overhead(monkeypatch):
-    host, contexts = Host(), Contexts()
-    ranks = [Rank(monkeypatch, [], host=host, contexts=contexts, place=place, seed=place) for place in range(3)]
-    run_attention_dp([rank.executor for rank in ranks], random_plans(4, 14))
-    for rank in ranks:
-        rank.end()
-        all_hold(rank)
-        assert any(isinstance(event, Overhead) and event.reason == "dummy batch" for event in rank.events)
-    served = [{r.py_request_id for r in rank.executor.seen} for rank in ranks]
-    assert all(served)
-    assert not set.intersection(*served)
-
-
-def test_with_attention_dp_the_tenant_reaches_every_rank_on_the_item_that_is_broadcast(monkeypatch):
-    host, contexts = Host(), Contexts()
-    item = fake_trtllm.RequestQueueItem
-    monkeypatch.setattr(item, "__init__", frontend.wrap_queue_item(item.__init__))
-    monkeypatch.setattr(item, "__setstate__", frontend.unpack_queue_item, raising=False)
-    monkeypatch.setattr(frontend, "contexts", contexts)
-    ranks = [Rank(monkeypatch, [], host=host, contexts=contexts, place=place) for place in range(2)]
-    first = ranks[0].executor
-    submit = first.submit
-
-    def submit_for_a_tenant(plan):
-        frontend._coming.text = encode(RequestContext(f"key-{plan.prompt}", f"tenant-{plan.prompt % 2}", "header"))
-        try:
-            return submit(plan)
-        finally:
-            frontend._coming.text = ""
-
-    first.submit = submit_for_a_tenant
-
-    def broadcast(sent):
-        for name in (sent.id, *sent.child_req_ids):  # rank 0 knows it anyway: here only what was pickled counts
-            del contexts._by_id["executor", name]
-        return sent
-
-    plans = [Plan(1_000_000_000 + n, 10 + n, 5, answers=1 + n % 2) for n in range(6)]
-    run_attention_dp([rank.executor for rank in ranks], plans, broadcast)
-    for rank in ranks:
-        rank.end()
-    added = [event for event in ranks[1].events if isinstance(event, SequenceAdded)]
-    assert added
-    assert all(event.tenant == f"tenant-{event.prompt_tokens % 2}" for event in added)
-    assert all(event.request_key == f"key-{event.prompt_tokens}" for event in added)
-
-
-def test_a_rank_that_was_not_told_who_asks_bills_nobodys_name(monkeypatch):
-    rank = Rank(monkeypatch, [Plan(1_000_000_000, 10, 5)], place=1).serve()
-    (record,) = bill(rank).records
-    assert record.tenant == "__unobserved__"
-
-
-# -- planted faults ------------------------------------------------------------------------------------------------
-
-
-def overlapped(monkeypatch, seed=1):
-    return Rank(monkeypatch, random_plans(seed, 12), loop="overlap").serve()
-
-
-def test_the_fault_close_at_finish_is_caught(monkeypatch):
-    close = StepMeter._close
-
-    def close_at_finish(self, name, reason, generated, cached):
-        index, self.recorder.index = self.recorder.index, self.recorder.done_index
-        close(self, name, reason, generated, cached)
-        self.recorder.index = index
-
-    monkeypatch.setattr(StepMeter, "_close", close_at_finish)
-    rank = overlapped(monkeypatch)
-    with pytest.raises(AssertionError):
-        assert_closed_after_the_last_batch(rank)
-
-
-def test_the_fault_generation_requests_left_out_is_caught(monkeypatch):
-    freeze = StepMeter._freeze
-
-    def prompts_only(self, scheduled):
-        batch = freeze(self, scheduled)
-        return batch._replace(generation=[], drafts=[], accepted=[], reason="" if batch.context else batches.DUMMY)
-
-    monkeypatch.setattr(StepMeter, "_freeze", prompts_only)
-    rank = overlapped(monkeypatch)
-    with pytest.raises(AssertionError):
-        assert_books_balance(rank)
-    with pytest.raises(AssertionError):
-        assert_everybody_pays_for_his_batches(rank)
-
-
-def test_the_fault_batch_counted_per_request_is_caught(monkeypatch):
-    step = translate.Translator._step
-
-    def once_for_each(self, index, scheduled_ns, done_ns, batch):
-        count = max(1, len(batch.generation) + len(batch.context))
-        step(self, index, scheduled_ns, scheduled_ns + count * (done_ns - scheduled_ns), batch)
-
-    monkeypatch.setattr(translate.Translator, "_step", once_for_each)
-    rank = overlapped(monkeypatch)
-    with pytest.raises(AssertionError):
-        assert_books_balance(rank)
-
-
-def test_a_meter_that_waits_for_the_gpu_is_caught(monkeypatch):
-    poll = StepMeter.poll
-
-    def wait_then_poll(self):
-        if self._flying:
-            self._flying[-1].end.synchronize()
-        poll(self)
-
-    monkeypatch.setattr(StepMeter, "poll", wait_then_poll)
-    rank = overlapped(monkeypatch)
-    with pytest.raises(AssertionError):
-        assert_books_balance(rank)
-    assert sums(bill(rank))["unobserved"] == 0
+def test_an_event_happens_when_the_stream_gets_there_and_not_before():
+    gpu = FakeGpu(Host(1_000))
+    start, end = gpu.event(), gpu.event()
+    start.record()
+    gpu.launch(500)
+    end.record()
+    assert (start.query(), end.query()) == (True, False)
+    with pytest.raises(RuntimeError):
+        start.elapsed_time(end)
+    gpu.host.spend(500)
+    assert end.query()
+    assert start.elapsed_time(end) == 0.0005

@@ -7,14 +7,22 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from costtrace_lab.engines.engine import JournalEngine
 from costtrace_lab.engines.random_engine import Profile, RandomEngine
 from costtrace_tensorrt_llm import report
+from double.cuda import FakeGpu, Host
+from double.hooked import hooked, plans
+from double.loops import run
 
+from costtrace.agent.loop import Agent
+from costtrace.cli.app import cli
 from costtrace.config import load as config
+from costtrace.config.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "tensorrt-llm"
@@ -28,12 +36,9 @@ def home(tmp_path):
     )
     engine.run(rounds=60)
     (tmp_path / "run").mkdir()
-    told = {"role": "rank", "pid": 1, "tier": "T1", "hooks": ["forward"], "lost_hooks": {}, "devices": ["GPU-1"]}
-    (tmp_path / "run" / "rank-1.json").write_text(json.dumps(told))
+    status = {"role": "rank", "pid": 1, "tier": "T1", "hooks": ["forward"], "lost_hooks": {}, "devices": ["GPU-1"]}
+    (tmp_path / "run" / "rank-1.json").write_text(json.dumps(status))
     (tmp_path / "run" / "rank-2.json").write_text("{")
-    (tmp_path / "run" / "server-3.json").write_text(
-        json.dumps({"role": "server", "tier": "T5", "assumed": 1, "pid": 3})
-    )
     return tmp_path
 
 
@@ -46,35 +51,46 @@ def test_a_report_says_how_each_engine_adds_up_and_names_no_tenant(home, tmp_pat
         (member,) = archive.getmembers()
         text = archive.extractfile(member).read().decode()
     assert "very-secret-tenant" not in text
-    found = json.loads(text)
-    (engine,) = found["engines"]
+    packed = json.loads(text)
+    (engine,) = packed["engines"]
     assert engine["residual_ns"] == 0
     assert sum(engine["ns_by_kind"].values()) == engine["wall_ns"] > 0
     assert engine["counts"]["Step"] > 10
     assert engine["said_goodbye"]
-    assert found["processes"] == [
-        {"role": "rank", "tier": "T1", "hooks": ["forward"], "lost_hooks": {}},
-        {"role": "server", "tier": "T5", "assumed": 1},
-    ]
+    assert packed["processes"] == [{"role": "rank", "tier": "T1", "hooks": ["forward"], "lost_hooks": {}}]
     assert "residual 0 ns" in capsys.readouterr().out
 
 
 def test_without_a_gpu_the_report_says_so_and_is_packed_all_the_same(home, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    found = report.collect(home, None, measure=True)
-    assert found["events"]["error"].startswith("ModuleNotFoundError")
-    assert found["hooks"] == []
+    collected = report.collect(home, None, measure=True)
+    assert collected["events"]["error"].startswith("ModuleNotFoundError")
+    assert collected["hooks"] == []
 
 
 def test_the_costs_of_an_event_are_measured_on_what_torch_has(monkeypatch):
-    from types import SimpleNamespace
-
-    from costtrace_lab.trtllm_double.cuda import FakeGpu, Host
-
     gpu = FakeGpu(Host())
     cuda = SimpleNamespace(Event=lambda enable_timing: gpu.event(), synchronize=lambda: None)
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
     assert report.event_cost().keys() == {"record_us", "query_us", "elapsed_time_us"}
+
+
+def test_a_life_on_the_double_is_booked_balances_and_is_reported_without_a_residual(cuda, tmp_path):
+    home = tmp_path / "home"
+    served = hooked()(cuda, plans(), loop="overlap")
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    Agent(Settings(home=home)).run_once()
+    out = tmp_path / "report.tar.gz"
+    collected = report.collect(home, None, measure=False)
+    report.pack(collected, out)
+    assert collected["balance"]["in_balance"], collected["balance"]
+    (engine,) = collected["engines"]
+    assert (engine["residual_ns"], engine["settings"]["metering"]) == (0, "trtllm.steps.cuda-events")
+    answer = CliRunner().invoke(cli, ["report", "--home", str(home), "--by", "tenant", "--format", "json"])
+    assert answer.exit_code == 0, answer.output
+    assert '"requests": 4' in answer.output
 
 
 # -- the example ---------------------------------------------------------------------------------------------------

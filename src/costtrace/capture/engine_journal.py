@@ -23,12 +23,10 @@ def _nothing() -> None:
 class EngineJournal:
     """One engine's: its recorder, and the writer thread with its journal."""
 
-    def __init__(
-        self, engine: str, role: str, settings: Settings, status: HookStatus, recorder: Recorder | None = None
-    ) -> None:
+    def __init__(self, engine: str, role: str, settings: Settings, status: HookStatus) -> None:
         """*engine*: as its id begins. *role*: of this process, as its status file is called."""
         self.engine_id = new_engine_id(engine)
-        self.recorder = Recorder(settings.ring_capacity) if recorder is None else recorder
+        self.recorder = Recorder(settings.ring_capacity)
         self._role = role
         self._settings = settings
         self._status = status

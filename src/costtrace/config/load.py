@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 
 from costtrace.config.settings import Settings
 from costtrace.core.errors import ConfigError
+from costtrace.core.guard import log
 
 PREFIX = "COSTTRACE_"
 WORKER_PREFIX = "TRTLLM_COSTTRACE_"
@@ -29,6 +31,8 @@ COMMAND_LINE = "command line"
 KEYS = tuple(Settings.model_fields)
 PATHS = frozenset(key for key, field in Settings.model_fields.items() if field.annotation in {Path, Path | None})
 
+REMOVED_VALUES = frozenset({("trtllm_tier", "T3"), ("trtllm_tier", "T5")})
+"""What settings could once be. It counts as their default, with a warning: an old file still starts its engine."""
 _OTHERS = re.compile(r"(NVML_SIM|TEST|PEERS)(_|$)")
 """Variables of the NVML simulator, the tests and the benchmarks: they have the prefix and are no settings."""
 
@@ -138,6 +142,7 @@ def _resolve(overrides: Mapping[str, object] | None, env: Mapping[str, str]) -> 
     found = _from_file(env, problems)
     found.update(_from_env(env, problems))
     found.update(_from_flags(overrides or {}, problems))
+    found = {key: _without_removed_value(key, item) for key, item in found.items()}
     values = {key: _based(key, item) for key, item in found.items()}
     values.setdefault("home", default_home(env))
     settings = None
@@ -213,6 +218,26 @@ def _from_flags(overrides: Mapping[str, object], problems: list[str]) -> dict[st
     return found
 
 
+def _without_removed_value(key: str, item: _Found) -> _Found:
+    if (key, str(item.value)) not in REMOVED_VALUES:
+        return item
+    default = Settings.model_fields[key].default
+    _warn_once(
+        f"{_where(key, item)}={item.value!r}: this value was removed, {default!r} is used. "
+        f"Remove the setting, or give it another value. {allowed(key).strip()}"
+    )
+    return item._replace(value=default)
+
+
+@cache  # settings are read more than once in a process
+def _warn_once(message: str) -> None:
+    log.warning("costtrace: %s", message)
+
+
+def _where(key: str, item: _Found) -> str:
+    return item.source if item.source.endswith(key.upper()) else f"{item.source}: {key}"
+
+
 def _based(key: str, item: _Found) -> object:
     if item.base is not None and key in PATHS and isinstance(item.value, str):
         return item.base / Path(item.value).expanduser()
@@ -224,8 +249,7 @@ def _told(error: ValidationError, found: Mapping[str, _Found]) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         key = str(problem["loc"][0])
         item = found.get(key, _Found("", DEFAULT))
-        where = item.source if item.source.endswith(key.upper()) else f"{item.source}: {key}"
         shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
         why = problem["msg"].removeprefix("Value error, ")
         hint = f" {choices}" if (choices := allowed(key).strip()) else ""
-        yield f"{where}={shown[:200]!r}: {why}.{hint} Example: {about(key).example}"
+        yield f"{_where(key, item)}={shown[:200]!r}: {why}.{hint} Example: {about(key).example}"

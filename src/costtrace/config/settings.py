@@ -102,11 +102,11 @@ class Settings(TenantSettings, EnergySettings):
         "does. `off`: nobody; engines only write their journals.",
         example="external",
     )
-    trtllm_tier: Literal["auto", "T1", "T1-native", "T2", "T3", "T5"] = _setting(
+    trtllm_tier: Literal["auto", "T1", "T1-native", "T2"] = _setting(
         "auto",
         group=_ENGINE,
-        about="TensorRT-LLM: how steps are timed, or the best way to begin with where it does not fit (`auto`: T1). "
-        "T3 and T5 are estimates from finished requests; they are made only where they are named here.",
+        about="TensorRT-LLM: the tier to begin with (`auto`: T1). Where it does not fit, the next one is used. The "
+        "removed tiers `T3` and `T5` count as `auto`, with a warning.",
         example="T1-native",
     )
     response_hints: bool = _setting(

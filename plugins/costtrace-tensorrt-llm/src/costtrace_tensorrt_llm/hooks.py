@@ -1,7 +1,7 @@
-"""Lays costtrace's hooks on TensorRT-LLM, in each of its processes, once somebody imports what they are laid on.
+"""Installs costtrace's hooks on TensorRT-LLM, in each of its processes, as the modules that are hooked are imported.
 
-The .pth file leads here (`costtrace_tensorrt_llm_autoload`), in the server, in every MPI or Ray worker and in Dynamo's
-worker alike. No import of weight, no thread, no file, no socket before the first hook runs.
+`costtrace_tensorrt_llm_autoload` calls `register` in the server, in every MPI or Ray worker and in Dynamo's worker.
+No heavy import, no thread, no file and no socket before the first hook runs.
 """
 
 from collections.abc import Callable
@@ -9,31 +9,31 @@ from types import ModuleType
 from typing import Any
 
 from costtrace.capture.asgi import wrap_peer
-from costtrace.capture.hooks import on_import as late
+from costtrace.capture.hooks import on_import
 from costtrace.capture.hooks.check import check_fields
 from costtrace.core.guard import guard
-from costtrace_tensorrt_llm import contract
-from costtrace_tensorrt_llm.hook_points import HOOKS, Hook
+from costtrace_tensorrt_llm.contract.check import check_callable
+from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, Hook
 from costtrace_tensorrt_llm.process import process
+from costtrace_tensorrt_llm.upstream import Method
 
-Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-_done = False
+_registered = False
 
 
 def register() -> None:
     """Wait for TensorRT-LLM's modules. Never raises; a second call does nothing."""
-    global _done  # noqa: PLW0603 - once a process
-    if _done:
+    global _registered  # noqa: PLW0603 - once a process
+    if _registered:
         return
-    _done = True
+    _registered = True
     with guard("trtllm.register"):
-        late.when_theirs_are(HOOKS, lay)
+        on_import.when_theirs_are(HOOKS, install)
 
 
-def wraps_of() -> dict[str, Wrap]:
-    """What lays each hook. The modules with the wrappers are imported only where a module of the engine is."""
-    from costtrace_tensorrt_llm import executor, frontend, settling  # noqa: PLC0415 - as said above
+def wrappers() -> dict[str, Callable[[Method], Method]]:
+    """The wrapper of each hook. They are imported with the engine, so that other processes do not pay for them."""
+    from costtrace_tensorrt_llm.rank_side import executor  # noqa: PLC0415 - see the docstring
+    from costtrace_tensorrt_llm.server_side import requests  # noqa: PLC0415 - see the docstring
 
     return {
         "forward": executor.wrap_forward,
@@ -42,36 +42,34 @@ def wraps_of() -> dict[str, Wrap]:
         "errors": executor.wrap_errors,
         "iteration": executor.wrap_iteration,
         "stats": executor.wrap_stats,
-        "executor": settling.wrap_create,
-        "result": settling.wrap_response,
         "start": executor.wrap_start,
         "stop": executor.wrap_stop,
-        "enqueue": frontend.wrap_enqueue,
-        "enqueue.1.0": frontend.wrap_enqueue,
-        "queue item": frontend.wrap_queue_item,
-        "label": frontend.wrap_label,
-        "http": frontend.wrap_server,
+        "enqueue": requests.wrap_enqueue,
+        "enqueue.1.0": requests.wrap_enqueue,
+        "queue item": requests.wrap_queue_item,
+        "label": requests.wrap_label,
+        "http": requests.wrap_server,
         "peer": wrap_peer,
-        "dynamo": frontend.wrap_dynamo,
+        "dynamo": requests.wrap_dynamo,
     }
 
 
-def lay(hooks: list[Hook], module: ModuleType) -> None:
-    """Lay *hooks* on *module*, where they fit; say which do not."""
-    by_name = wraps_of()
+def install(hooks: list[Hook], module: ModuleType) -> None:
+    """Install *hooks* on *module* where they fit; log those that do not."""
+    wrapper_of = wrappers()
     for hook in hooks:
         with guard(f"trtllm.hook.{hook.name}"):
             owner = getattr(module, hook.owner, None)
             why = _why_not(owner, hook)
             if not why and owner is not None:
                 if hook.function:
-                    _wrap(owner, hook.function, by_name[hook.name])
+                    setattr(owner, hook.function, wrapper_of[hook.name](vars(owner)[hook.function]))
                 if hook.name == "queue item" and "__setstate__" not in vars(owner):
-                    from costtrace_tensorrt_llm.frontend import unpack_queue_item  # noqa: PLC0415 - see `wraps_of`
+                    from costtrace_tensorrt_llm.server_side.requests import unpack_queue_item  # noqa: PLC0415 - above
 
                     owner.__setstate__ = unpack_queue_item
                 process.status.installed.append(hook.name)
-            elif not hook.optional and hook.name != "enqueue.1.0":  # it is there only where `enqueue` is not
+            elif not hook.optional and hook.name != "enqueue.1.0":  # only versions without `enqueue` have it
                 process.status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
 
 
@@ -80,12 +78,4 @@ def _why_not(owner: Any, hook: Hook) -> str:
         return "the class does not exist"
     if hook.fields:
         return check_fields(owner, hook.fields)
-    return contract.check_callable(vars(owner).get(hook.function), hook) if hook.function else ""
-
-
-def _wrap(owner: Any, name: str, wrap: Wrap) -> None:
-    original = vars(owner)[name]
-    if isinstance(original, staticmethod):
-        setattr(owner, name, staticmethod(wrap(original.__func__)))
-    else:
-        setattr(owner, name, wrap(original))
+    return check_callable(vars(owner).get(hook.function), hook) if hook.function else ""

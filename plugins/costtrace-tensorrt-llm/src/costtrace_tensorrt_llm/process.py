@@ -1,20 +1,27 @@
-"""What this plugin keeps for this process."""
+"""What this plugin keeps for its process: settings, status, who asked, and when the last executor ended."""
 
 import sys
 
 from costtrace.capture.process import EngineProcess
+from costtrace_tensorrt_llm.server_side.contexts import Contexts
 
 
 def engine_version() -> str:
     """Version of the TensorRT-LLM in this process; '' where it is not loaded or does not say."""
-    for name in ("tensorrt_llm.version", "tensorrt_llm"):
-        version = getattr(sys.modules.get(name), "__version__", "")
-        if version:
-            return str(version)
-    return ""
+    modules = [sys.modules.get(name) for name in ("tensorrt_llm.version", "tensorrt_llm")]
+    return next((str(version) for each in modules if (version := getattr(each, "__version__", ""))), "")
 
 
-process = EngineProcess(
-    "TensorRT-LLM", engine_version, remedy="`costtrace doctor --engine tensorrt-llm` shows all of them."
-)
-"""Of this process."""
+class TensorRtLlmProcess(EngineProcess):
+    """A server's process, or a rank's."""
+
+    def __init__(self) -> None:
+        remedy = "`costtrace doctor --engine tensorrt-llm` shows all of them."
+        super().__init__("TensorRT-LLM", engine_version, remedy=remedy)
+        self.contexts = Contexts()
+        self.last_executor_end = (0, 0)
+        """Process id, and when its last executor ended (monotonic ns): a forked child does not inherit it."""
+
+
+process = TensorRtLlmProcess()
+"""The one of this process."""

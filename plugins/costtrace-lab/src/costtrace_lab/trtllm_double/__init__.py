@@ -1,1 +1,0 @@
-"""A double of TensorRT-LLM: what the plugin hooks, without the package."""

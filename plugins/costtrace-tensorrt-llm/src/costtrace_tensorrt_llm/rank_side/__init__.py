@@ -1,0 +1,1 @@
+"""What runs in a rank's process, on the executor's thread and beside it."""

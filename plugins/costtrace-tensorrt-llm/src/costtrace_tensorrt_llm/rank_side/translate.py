@@ -1,0 +1,239 @@
+"""From what the hooks wrote down to the journal's events. Pure: imports no engine, reads no clock, fails on no batch.
+
+Requests that generate one token a step with a context that grows by one are the journal's cohort: who stays in it is
+not repeated. All others (prompts, drafts, beams, and everybody where pipeline micro-batches take turns) are items.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from costtrace.capture.recorder import STEP, Record
+from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
+from costtrace.core.guard import swallow
+from costtrace.core.rows import JOINED
+from costtrace_tensorrt_llm import request_context as carrier
+from costtrace_tensorrt_llm.rank_side.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
+from costtrace_tensorrt_llm.request_context import RequestContext
+
+STAGE = "stage"
+"""Role of a part on a later pipeline stage: its tokens are counted on the first stage."""
+
+
+class Sequence:
+    """What is known of a request on this rank."""
+
+    __slots__ = ("added", "base", "beams", "context", "in_cohort", "last_step", "prompt")
+
+    def __init__(self, added: SequenceAdded, beams: int) -> None:
+        self.added = added
+        self.prompt = added.prompt_tokens
+        self.beams = beams
+        self.context = -1
+        """KV tokens before its next step, while it is not in the cohort (-1: it has not been in a step)."""
+        self.base = 0
+        """The same less the turn, while it is in the cohort."""
+        self.in_cohort = False
+        self.last_step = -1
+        """It has ended, and no step after this one holds it (-1: it has not ended)."""
+
+
+class Translator:
+    """Turns one executor's records into events; remembers who is in the batch."""
+
+    def __init__(self, model: str, boot: str = "", *, stage: int = 0, scatter: bool = False, rank: int = 0) -> None:
+        self._model = model
+        self._boot = boot
+        self._stage = stage
+        self._scatter = scatter
+        self._rank = rank
+        self._known: dict[int, Sequence] = {}
+        self._ending: list[int] = []
+        self._slots = 0
+        self._turn = 0
+        self._next_index = 0
+        self._steady: list[int] | None = None
+        """Ids of the cohort, if the last step had nobody else."""
+        self._cohort: dict[int, Sequence] = {}
+        self._leaves: list[int] = []
+        """Slots that leave with the next step."""
+        self._out: list[Event] = []
+
+    def translate(self, records: Iterable[Record]) -> list[Event]:
+        """Events of *records*, in order."""
+        self._out = []
+        for record in records:
+            try:
+                if record[0] == STEP:
+                    self._step(*record[1:])
+                else:
+                    self._note(record[1], record[2], record[3:])
+            except Exception as error:  # noqa: BLE001 - a batch that is not as it should be is lost, nothing else is
+                swallow("trtllm.translate", error)
+                self._lose(record)
+        return self._out
+
+    def snapshot(self, sequence: int, at_ns: int) -> Snapshot:
+        """All that the events so far left standing."""
+        open_ = tuple(s.added for s in self._known.values() if s.last_step < 0)
+        cohort = tuple((s.added.slot, s.base + self._turn) for s in self._cohort.values() if s.last_step < 0)
+        return Snapshot(sequence, at_ns, self._next_index, open_, cohort)
+
+    # -- notes ------------------------------------------------------------------------------------------------------
+
+    def _note(self, at_ns: int, what: object, rest: tuple[Any, ...]) -> None:
+        if what == ADDED:
+            self._add(at_ns, *rest)
+        elif what == FREED:
+            self._free(at_ns, *rest)
+        elif what == OVERHEAD:
+            self._out.append(Overhead(*rest))
+        elif what == UNPRICED:
+            self._out.append(Lost(at_ns, 1, 0, rest[1], from_ns=rest[0], to_ns=at_ns))
+
+    def _add(self, at_ns: int, facts: Facts, text: str) -> None:
+        if facts.id in self._known:
+            self._forget(facts.id)
+        context = carrier.decode(text) if text else None
+        if context is None:
+            key = f"trtllm-{facts.client_id if facts.client_id >= 0 else facts.id}"
+            tenant, source = ("default", "default:no-context") if self._rank == 0 else ("", "unobserved")
+            context = RequestContext(key, tenant, source)
+        self._slots += 1
+        # Both halves of a disaggregated request know one id; a second half that is tried again keeps the context's.
+        joint = facts.disagg_id if facts.role == "prefill" or facts.context_id < 0 else facts.context_id
+        known = context.request_key.startswith(JOINED) or not facts.role or facts.disagg_id < 0
+        key = context.request_key if known else f"disagg-{joint}"
+        labels = dict(context.labels)
+        if facts.role:
+            labels |= {"disagg_request_id": str(facts.disagg_id)} if facts.disagg_id >= 0 else {}
+            labels |= {"ctx_request_id": str(facts.context_id)} if facts.context_id >= 0 else {}
+        added = SequenceAdded(
+            slot=self._slots,
+            at_ns=at_ns,
+            sequence_id=str(facts.id),
+            request_id=context.request_key.removeprefix(JOINED),
+            request_key=key,
+            prompt_key=str(facts.parent if facts.parent >= 0 else facts.id),
+            prompt_tokens=facts.prompt_tokens,
+            model=context.model or self._model,
+            tenant=context.tenant,
+            tenant_source=context.tenant_source,
+            operation=context.operation,
+            arrived_ns=context.arrived_ns if context.boot == self._boot else 0,
+            traceparent=context.traceparent,
+            user=context.user,
+            labels=labels,
+            role=STAGE if self._stage else facts.role,
+        )
+        self._known[facts.id] = Sequence(added, facts.beam_width)
+        self._out.append(added)
+
+    def _free(self, at_ns: int, name: int, last_step: int, reason: str, output: int, cached: int) -> None:
+        sequence = self._known.get(name)
+        if sequence is None or sequence.last_step >= 0:
+            return
+        context = sequence.base + self._turn if sequence.in_cohort else sequence.context
+        # The step that ends the prompt yields the first token.
+        guess = max(0, context - sequence.prompt + 1) if context >= sequence.prompt else 0
+        sequence.last_step = max(0, last_step)
+        self._ending.append(name)
+        self._steady = None
+        tokens = output if output >= 0 else guess
+        self._out.append(
+            SequenceFinished(sequence.added.slot, at_ns, sequence.last_step, reason, tokens, max(0, cached))
+        )
+
+    def _forget(self, name: int) -> None:
+        sequence = self._known.pop(name)
+        self._leave(name, sequence)
+        self._ending = [ending for ending in self._ending if ending != name]
+
+    def _leave(self, name: int, sequence: Sequence) -> None:
+        if sequence.in_cohort:
+            sequence.in_cohort = False
+            sequence.context = sequence.base + self._turn
+            del self._cohort[name]
+            self._steady = None
+            self._leaves.append(sequence.added.slot)
+
+    def _lose(self, record: Record) -> None:
+        """A record that could not be read: say so, and begin the cohort anew with the next step."""
+        for name, sequence in list(self._cohort.items()):
+            self._leave(name, sequence)
+        if record[0] == STEP:
+            self._out.append(Lost(record[3], 1, 0, "unreadable batch", from_ns=record[2], to_ns=record[3]))
+        else:
+            self._out.append(Lost(record[1], 0, 1, "unreadable note"))
+
+    # -- steps ------------------------------------------------------------------------------------------------------
+
+    def _step(self, index: int, scheduled_ns: int, done_ns: int, batch: Batch) -> None:
+        self._next_index = index + 1
+        if batch.reason:
+            self._out.append(Overhead(scheduled_ns, done_ns, batch.reason))
+            return
+        if self._steady is not None and self._steady == batch.generation and not batch.context and not batch.drafts:
+            self._turn += 1
+            self._out.append(Step(index, scheduled_ns, done_ns))
+            return
+        for name in [name for name in self._ending if self._known[name].last_step < index]:
+            self._forget(name)
+        enters: list[tuple[int, int]] = []
+        items: list[tuple[int, int, int]] = []
+        present: set[int] = set()
+        for name, chunk, position in batch.context:
+            sequence = self._sequence(name, scheduled_ns)
+            self._leave(name, sequence)
+            items.append(self._prompt_item(sequence, chunk, position))
+        drafts = batch.drafts or [0] * len(batch.generation)
+        accepted = batch.accepted or [0] * len(batch.generation)
+        for name, drafted, kept in zip(batch.generation, drafts, accepted, strict=True):
+            sequence = self._sequence(name, scheduled_ns)
+            if sequence.beams == 1 and not drafted and not self._scatter:
+                present.add(name)
+                if not sequence.in_cohort:
+                    enters.append((sequence.added.slot, self._enter(name, sequence)))
+            else:
+                items.append(self._generation_item(name, sequence, drafted, kept))
+        for name in [name for name in self._cohort if name not in present]:
+            self._leave(name, self._cohort[name])
+        self._turn += 1
+        leaves, self._leaves = tuple(self._leaves), []
+        self._steady = None if items or self._ending else batch.generation
+        self._out.append(Step(index, scheduled_ns, done_ns, leaves, tuple(enters), tuple(items)))
+
+    def _sequence(self, name: int, at_ns: int) -> Sequence:
+        """A request of the batch; one whose arrival was dropped has a place in the step, and nobody's name."""
+        if name not in self._known:
+            self._slots += 1
+            key = str(name)
+            added = SequenceAdded(self._slots, at_ns, key, key, key, key, 0, self._model, "", "unobserved")
+            self._known[name] = Sequence(added, 1)
+            self._out.append(added)
+        return self._known[name]
+
+    def _enter(self, name: int, sequence: Sequence) -> int:
+        """Into the cohort; its context."""
+        context = sequence.context if sequence.context >= 0 else sequence.prompt
+        sequence.base = context - self._turn
+        sequence.in_cohort = True
+        self._cohort[name] = sequence
+        return context
+
+    def _prompt_item(self, sequence: Sequence, chunk: int, position: int) -> tuple[int, int, int]:
+        """A chunk of its prompt. What could not be read: it goes on where it stood, to the end of the prompt."""
+        at = position if position >= 0 else max(0, sequence.context)
+        tokens = chunk if chunk >= 0 else max(1, sequence.prompt - at)
+        sequence.context = at + tokens
+        return sequence.added.slot, tokens, at
+
+    def _generation_item(self, name: int, sequence: Sequence, drafted: int, kept: int) -> tuple[int, int, int]:
+        """One generation step outside the cohort: beams, or one token and the drafts that are checked with it."""
+        self._leave(name, sequence)
+        if sequence.context < 0:
+            sequence.context = sequence.prompt
+        elif sequence.context > sequence.prompt:
+            sequence.context += kept
+        context = sequence.context
+        sequence.context += 1
+        return sequence.added.slot, sequence.beams + drafted, context

@@ -1,0 +1,1 @@
+"""Who asks: from the server's HTTP request to every rank."""

@@ -1,0 +1,32 @@
+"""Keys of a request's halves. What else a translator does is tested through the double."""
+
+from costtrace_tensorrt_llm.rank_side import batches
+from costtrace_tensorrt_llm.rank_side.translate import Translator
+from costtrace_tensorrt_llm.request_context import RequestContext, encode
+
+from costtrace.capture.recorder import NOTE
+
+
+def test_the_two_halves_of_a_disaggregated_request_have_one_key_and_both_ids():
+    def added(role, disagg, context):
+        facts = batches.Facts(5, 1, 10, 1, -1, role, disagg, context)
+        recorded = [(NOTE, 1, batches.ADDED, facts, "")]
+        return Translator("m").translate(recorded)[0]
+
+    first, second = added("prefill", 777, -1), added("decode", 777, 777)
+    assert first.request_key == second.request_key == "disagg-777"
+    assert (first.role, second.role) == ("prefill", "decode")
+    assert second.labels == {"disagg_request_id": "777", "ctx_request_id": "777"}
+    again = added("decode", 888, 777)  # tried again: the orchestrator made a new id for this half only
+    assert again.request_key == "disagg-777"
+    assert added("prefill", -1, -1).request_key == "trtllm-1", "ids of older versions are no names beyond one server"
+
+
+def test_under_dynamo_both_halves_have_the_key_of_its_request_and_no_other():
+    def added(role, disagg):
+        facts = batches.Facts(5, 1, 10, 1, -1, role, disagg, disagg)
+        text = encode(RequestContext("dynamo:uuid-1", "acme", "header"))
+        return Translator("m").translate([(NOTE, 1, batches.ADDED, facts, text)])[0]
+
+    for one in (added("prefill", 777), added("decode", 778)):
+        assert (one.request_key, one.request_id, one.tenant) == ("dynamo:uuid-1", "uuid-1", "acme")
