@@ -4,6 +4,7 @@ from collections import defaultdict
 from fractions import Fraction
 from types import SimpleNamespace
 
+from attributed import attribute, check, sums
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
 from costtrace_tensorrt_llm.contract.check import tier_of
 from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
@@ -18,7 +19,6 @@ from costtrace_tensorrt_llm.server_side.contexts import Contexts
 from double.columns import executor_class
 from double.cuda import FakeGpu, Host
 from double.loops import run
-from attributed import attribute, check, sums
 
 from costtrace.attribution.engine import Policy
 from costtrace.capture import recorder as recording

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from attributed import sums
 from costtrace_tensorrt_llm.server_side.contexts import Contexts
 from double.cuda import Host
 from double.loops import random_plans, run_attention_dp
@@ -14,7 +15,6 @@ from double_journal import (
     assert_everybody_pays_for_his_batches,
     bill,
 )
-from attributed import sums
 
 LOOPS = (
     {"loop": "plain"},

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+from attributed import sums
 from costtrace_lab.engines.schedules import header
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.rank_side import batches, translate
@@ -21,7 +22,6 @@ from double_journal import (
     assert_everybody_pays_for_his_batches,
     bill,
 )
-from attributed import sums
 
 from costtrace.core.events import Overhead, SequenceAdded, SequenceFinished, Step
 

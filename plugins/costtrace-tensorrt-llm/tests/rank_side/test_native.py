@@ -5,11 +5,11 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
+from attributed import sums
 from costtrace_tensorrt_llm.rank_side import native
 from double.executor import Plan
 from double.loops import random_plans
 from double_journal import LOOPS, Rank, assert_closed_after_the_last_batch, assert_wall_time, bill
-from attributed import sums
 
 from costtrace.core.events import Lost, Step
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from attributed import sums
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.rank_side.stats import StatsMeter
 from costtrace_tensorrt_llm.rank_side.translate import Translator
@@ -12,7 +13,6 @@ from double.hooked import of
 from double.loops import random_plans
 from double.signatures import COLUMNS
 from double_journal import LOOPS, Rank, assert_wall_time, bill
-from attributed import sums
 
 from costtrace.capture.recorder import Recorder
 from costtrace.core.events import SequenceFinished, Step
