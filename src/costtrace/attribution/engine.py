@@ -18,10 +18,10 @@ from costtrace.attribution.shares.virtual_time import Rounder
 from costtrace.attribution.steps.cost_model import Coefficients
 from costtrace.attribution.steps.engine_fit import first_fit, fit_row
 from costtrace.attribution.steps.fit import StepFit
-from costtrace.attribution.steps.sliding_window import span_of
 from costtrace.attribution.steps.step_work import StepWork
 from costtrace.attribution.time.grants import Grant
 from costtrace.attribution.time.segments import Segment
+from costtrace.core.attention_reach import reach_of
 from costtrace.core.events import (
     Delivered,
     EngineStarted,
@@ -122,7 +122,7 @@ class EngineAttribution(msgspec.Struct):
         """The engine says what it is. The policies of now hold for its life."""
         self.started = started
         self.accounts.set_head_fee(self.policy.head_fee)
-        self.accounts.set_span(span_of(started.shape))
+        self.accounts.set_reach(reach_of(started.shape))
         self.accounts.tree = PrefixTree() if self.policy.prefix_sharing == "tree" else None
         self.fit = None if started.estimate else first_fit(started)
 
