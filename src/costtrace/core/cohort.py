@@ -103,7 +103,7 @@ class CohortEncoder(Generic[Key]):
         self._clear()
 
     def enter(self, key: Key, slot: int, context: int) -> None:
-        """*key*, not in the cohort so far, computes one token in this step, and *context* tokens are there before it."""
+        """*key*, not in the cohort so far, computes one token in this step; *context* tokens are there before it."""
         self._put(key, slot, context)
         self.outside.pop(key, None)
         self.enters.append((slot, context))

@@ -9,7 +9,7 @@ from typing import Any
 
 from costtrace.capture.recorder import STEP, Record
 from costtrace.core.cohort import CohortEncoder
-from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
+from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot
 from costtrace.core.guard import swallow
 from costtrace.core.rows import JOINED
 from costtrace_tensorrt_llm import carrier

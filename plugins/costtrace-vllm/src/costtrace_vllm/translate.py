@@ -14,7 +14,7 @@ from typing import Any
 from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.capture.recorder import STEP, Record
 from costtrace.core.cohort import CohortEncoder
-from costtrace.core.events import Event, Lost, Overhead, Snapshot, Step
+from costtrace.core.events import Event, Lost, Overhead, Snapshot
 from costtrace.core.guard import swallow
 from costtrace_vllm.sequences import ADDED, DELIVERED, FREED, OVERHEAD, UNOBSERVED, Sequence, Sequences
 

@@ -97,7 +97,7 @@ class Membership(CohortState):
     step: int = msgspec.field(default=0, name="steps")
     states: dict[int, SequenceState] = msgspec.field(default_factory=dict, name="standings")
     """By slot."""
-    ending: list[int] = []
+    ending: list[int] = msgspec.field(default_factory=list)
     """Slots that have finished, and may still be in a step in flight."""
     crossings: ReachCrossings | None = msgspec.field(default=None, name="passing")
     """Of a model in which layers have a sliding window."""
