@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from costtrace.core.attention_reach import AttentionReach
 from costtrace.core.cohort import CohortEncoder, CohortState, ReachCrossings
+from costtrace.core.events import Step
 
 seeds = st.integers(0, 2**32)
 reaches = st.sampled_from([None, AttentionReach(1, 1, 30), AttentionReach(0, 1, 1), AttentionReach(3, 5, 10**6)])
@@ -76,9 +77,10 @@ def encode_by_name(encoder, batch):
 def encode(encoder, style, index, batch):
     """One batch, in one of the ways in which engines' translators do it."""
     names, tokens = [part.name for part in batch], sum(part.tokens for part in batch)
-    as_predicted = sum(part.context for part in batch) == encoder.predicted
+    as_predicted = sum(part.context for part in batch) == encoder.predicted()
     if encoder.order == names and tokens == len(batch) and as_predicted:
-        return encoder.steady(index, index, index + 1)
+        encoder.turn += 1
+        return Step(index, index, index + 1)
     beyond_one = sum(part.tokens - 1 for part in batch if part.name in encoder.outside)
     if style == "predict" and list(encoder.members) == names and as_predicted and tokens == len(batch) + beyond_one:
         for part in batch:
@@ -151,7 +153,9 @@ def test_a_reader_that_lists_everybody_finds_each_batch_as_it_was(seed):
         assert lister.take(step) == {part.slot: (part.tokens, part.context) for part in batch}
         lister.advance()
         assert dict(encoder.cohort()) == lister.contexts
-        assert encoder.predicted == sum(encoder.context(name) for name in encoder.members)
+        expected = {part.name: part.context + part.tokens for part in batch if part.name in encoder.members}
+        assert {name: encoder.context(name) for name in encoder.members} == expected
+        assert encoder.predicted() == sum(expected.values())
 
 
 @settings(max_examples=200, deadline=None)

@@ -34,11 +34,12 @@ Key = TypeVar("Key", bound=Hashable)
 class CohortEncoder(Generic[Key]):
     """Who was in an engine's last step, what is expected of them in the next one, and what the next `Step` says.
 
-    For each batch a translator calls `steady` (the batch is as predicted: the usual case), or any of `leave`, `enter`,
-    `item`, `compare` and then `close`.
+    For each batch a translator calls any of `leave`, `enter`, `item`, `compare` and then `close`. Most batches are the
+    cohort alone and as predicted: for those it adds one to `turn` and writes a `Step` without differences, at the cost
+    of a few comparisons in its own loop.
     """
 
-    __slots__ = ("_before", "enters", "items", "leaves", "members", "order", "outside", "predicted", "turn")
+    __slots__ = ("_before", "base_sum", "enters", "items", "leaves", "members", "order", "outside", "turn")
 
     def __init__(self) -> None:
         self.turn = 0
@@ -47,12 +48,12 @@ class CohortEncoder(Generic[Key]):
         """Who was in the last step, in order: slot, and the context expected in the next one less `turn`."""
         self.outside: dict[Key, None] = {}
         """Of `members`, those who were items: they are predicted as well, but are not in the cohort."""
-        self.predicted = 0
-        """Sum of the contexts expected of all `members` in the next step, in KV tokens."""
+        self.base_sum = 0
+        """Of the second values of `members`."""
         self.order: list[Key] | None = None
-        """`members` as the engine lists them, if all are in the cohort and the translator keeps it; None: not known.
+        """`members` as the engine lists them, if all are in the cohort. None: not known.
 
-        Set after `close`; whatever changes the members clears it.
+        For translators that compare lists: set by them after `close`, cleared by whatever changes the members.
         """
         self.leaves: list[int] = []
         """To be said with the next step, as are the next two."""
@@ -60,6 +61,10 @@ class CohortEncoder(Generic[Key]):
         self.items: list[tuple[int, int, int]] = []
         self._before: dict[Key, tuple[int, int]] = {}
         """Between `compare` and `close`: the cohort of the step before, less those who have been found to stay."""
+
+    def predicted(self) -> int:
+        """Sum of the contexts expected of all `members` in the next step, in KV tokens."""
+        return self.base_sum + self.turn * len(self.members)
 
     def context(self, key: Key) -> int:
         """KV tokens that *key* is expected to read in the next step; 0 if it was not in the last one."""
@@ -76,26 +81,19 @@ class CohortEncoder(Generic[Key]):
 
     # -- a batch ------------------------------------------------------------------------------------------------------
 
-    def steady(self, index: int, scheduled_ns: int, done_ns: int) -> Step:
-        """A step of the cohort alone in which everything is as predicted."""
-        self.turn += 1
-        self.predicted += len(self.members)
-        return Step(index, scheduled_ns, done_ns)
-
     def leave(self, key: Key) -> int:
         """Take *key* out of the batch; what was expected of its context, or -1 if it was not in it."""
         member = self.members.pop(key, None)
         if member is None:
             return -1
         slot, base = member
-        context = base + self.turn
-        self.predicted -= context
+        self.base_sum -= base
         self.order = None
         if key in self.outside:
             del self.outside[key]
         else:
             self.leaves.append(slot)
-        return context
+        return base + self.turn
 
     def leave_all(self) -> None:
         """Take everybody out of the batch."""
@@ -104,7 +102,9 @@ class CohortEncoder(Generic[Key]):
 
     def enter(self, key: Key, slot: int, context: int) -> None:
         """*key*, not in the cohort so far, computes one token in this step; *context* tokens are there before it."""
-        self._put(key, slot, context)
+        base, old = context - self.turn, self.members.get(key)
+        self.base_sum += base if old is None else base - old[1]
+        self.members[key] = slot, base
         self.outside.pop(key, None)
         self.enters.append((slot, context))
 
@@ -113,7 +113,9 @@ class CohortEncoder(Generic[Key]):
 
         A translator that does not want it predicted appends to `items` itself.
         """
-        self._put(key, slot, context + tokens - 1)
+        base, old = context + tokens - 1 - self.turn, self.members.get(key)
+        self.base_sum += base if old is None else base - old[1]
+        self.members[key] = slot, base
         self.outside[key] = None
         self.items.append((slot, tokens, context))
 
@@ -128,7 +130,7 @@ class CohortEncoder(Generic[Key]):
         if member is None or member[1] != context - self.turn:
             return False
         self.members[key] = self._before.pop(key)
-        self.predicted += context
+        self.base_sum += member[1]
         return True
 
     def close(self, index: int, scheduled_ns: int, done_ns: int, encoder: tuple[tuple[int, int], ...] = ()) -> Step:
@@ -136,11 +138,10 @@ class CohortEncoder(Generic[Key]):
         if self._before:
             self.leaves += [slot for slot, _ in self._before.values()]
             self._before = {}
-        differences = tuple(self.leaves), tuple(self.enters), tuple(self.items)
-        self.leaves, self.enters, self.items = [], [], []
+        step = Step(index, scheduled_ns, done_ns, tuple(self.leaves), tuple(self.enters), tuple(self.items), encoder)
+        self.leaves, self.enters, self.items, self.order = [], [], [], None
         self.turn += 1
-        self.predicted += len(self.members)
-        return Step(index, scheduled_ns, done_ns, *differences, encoder)
+        return step
 
     def abandon(self, leaves: Iterable[int]) -> None:
         """A batch could not be read: begin again with nobody. *leaves*: slots that readers may have in the cohort."""
@@ -158,15 +159,8 @@ class CohortEncoder(Generic[Key]):
             self.members.pop(slot, None)
         self.turn += 1
 
-    def _put(self, key: Key, slot: int, context: int) -> None:
-        if (old := self.members.get(key)) is not None:
-            self.predicted -= old[1] + self.turn
-        self.members[key] = slot, context - self.turn
-        self.predicted += context
-        self.order = None
-
     def _clear(self) -> None:
-        self.members, self.outside, self.predicted, self.order = {}, {}, 0, None
+        self.members, self.outside, self.base_sum, self.order = {}, {}, 0, None
 
 
 class ReachCrossings(msgspec.Struct):

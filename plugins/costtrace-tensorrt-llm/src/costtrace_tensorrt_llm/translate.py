@@ -9,7 +9,7 @@ from typing import Any
 
 from costtrace.capture.recorder import STEP, Record
 from costtrace.core.cohort import CohortEncoder
-from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot
+from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.guard import swallow
 from costtrace.core.rows import JOINED
 from costtrace_tensorrt_llm import carrier
@@ -167,8 +167,9 @@ class Translator:
             self._out.append(Overhead(scheduled_ns, done_ns, batch.reason))
             return
         cohort = self._cohort
-        if cohort.order is not None and cohort.order == batch.generation and not batch.context and not batch.drafts:
-            self._out.append(cohort.steady(index, scheduled_ns, done_ns))
+        if cohort.order == batch.generation and not batch.context and not batch.drafts:
+            cohort.turn += 1
+            self._out.append(Step(index, scheduled_ns, done_ns))
             return
         for name in [name for name in self._ending if self._known[name].last_step < index]:
             self._forget(name)

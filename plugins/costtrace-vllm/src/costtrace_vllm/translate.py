@@ -14,7 +14,7 @@ from typing import Any
 from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.capture.recorder import STEP, Record
 from costtrace.core.cohort import CohortEncoder
-from costtrace.core.events import Event, Lost, Overhead, Snapshot
+from costtrace.core.events import Event, Lost, Overhead, Snapshot, Step
 from costtrace.core.guard import swallow
 from costtrace_vllm.sequences import ADDED, DELIVERED, FREED, OVERHEAD, UNOBSERVED, Sequence, Sequences
 
@@ -92,10 +92,11 @@ class Translator:
         if (
             cohort.order == cached.req_ids
             and batch.total_num_scheduled_tokens == len(tokens) == len(cohort.members)
-            and sum(cached.num_computed_tokens) == cohort.predicted
+            and sum(cached.num_computed_tokens) == cohort.base_sum + cohort.turn * len(tokens)
             and not batch.scheduled_encoder_inputs
         ):
-            self._out.append(cohort.steady(index, scheduled_ns, done_ns))
+            cohort.turn += 1
+            self._out.append(Step(index, scheduled_ns, done_ns))
             return
         if self._sequences.ending:
             self._take_ended(index, tokens)
@@ -140,7 +141,7 @@ class Translator:
                 cohort.leave(name)
             if list(cohort.members) != cached.req_ids:
                 return False
-        if sum(cached.num_computed_tokens) != cohort.predicted:
+        if sum(cached.num_computed_tokens) != cohort.predicted():
             return False
         # Everybody in the cohort has one token, if all others have what is left.
         beyond_one = sum(tokens[name] - 1 for name in cohort.outside)
@@ -149,9 +150,9 @@ class Translator:
 
     def _continue(self, tokens: dict[str, int]) -> None:
         """A batch that is as predicted: only those who were outside the cohort can enter it."""
-        cohort = self._cohort
+        cohort, known = self._cohort, self._sequences.known
         for name in list(cohort.outside):
-            self._place(self._sequences.known[name], name, tokens[name], cohort.context(name))
+            self._place(known[name], name, tokens[name], cohort.context(name))
 
     def _is_scattered(self, batch: Any) -> bool:
         """Whether a cohort would only come and go: most have drafts to check, or the batch shares nobody with the last.

@@ -221,7 +221,8 @@ class Accounts(msgspec.Struct):
 
     def enter(self, account: Account, context: int) -> None:
         """From the next step on it decodes one token a step."""
-        self.leave(account)
+        if account.in_cohort:
+            self.leave(account)
         account.cached_tokens = max(0, account.cached_tokens)
         account.in_cohort = True
         account.context = context
@@ -232,8 +233,10 @@ class Accounts(msgspec.Struct):
             account.capped = context >= self.crossings.reach.window
         if self.head_fee == "tenant":
             account.fee_marks = self.fees.paid(account.added.tenant, self.clocks)
+            self.fees.weigh(account.added.tenant, account.weight, self.cohort, self.clocks)
+        else:
+            self.cohort.weight += account.weight
         self.cohort.enter(account.added.slot, context, self.crossings)
-        self._weigh_in_cohort(account, account.weight)
 
     def resume(self, account: Account, context: int, at_ns: int) -> None:
         """After a damaged stretch it is found decoding, since *at_ns* at the latest."""
@@ -248,7 +251,10 @@ class Accounts(msgspec.Struct):
         account.in_cohort = False
         slot, entered = account.added.slot, account.entered_step
         account.newest_context = self.cohort.leave(slot, account.context, entered, self.crossings)
-        self._weigh_in_cohort(account, -account.weight)
+        if self.head_fee == "tenant":
+            self.fees.weigh(account.added.tenant, -account.weight, self.cohort, self.clocks)
+        else:
+            self.cohort.weight -= account.weight
 
     def settle(self, account: Account) -> None:
         """Move what a member of the cohort owes since its mark onto its own account."""
@@ -338,15 +344,12 @@ class Accounts(msgspec.Struct):
             if weight != account.weight:
                 self.settle(account)
                 change, account.weight = weight - account.weight, weight
-                if account.in_cohort:
-                    self._weigh_in_cohort(account, change)
-
-    def _weigh_in_cohort(self, account: Account, change: int) -> None:
-        """The cohort's weight changes by *change* of this member's."""
-        if self.head_fee == "tenant":
-            self.fees.weigh(account.added.tenant, change, self.cohort, self.clocks)
-        else:
-            self.cohort.weight += change
+                if not account.in_cohort:
+                    continue
+                if self.head_fee == "tenant":
+                    self.fees.weigh(account.added.tenant, change, self.cohort, self.clocks)
+                else:
+                    self.cohort.weight += change
 
     def _usages(self, work: StepWork, coefficients: Coefficients | None, method: str) -> list[ItemUse]:
         miss, tokens = 0.0, 0

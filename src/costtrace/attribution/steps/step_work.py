@@ -169,7 +169,8 @@ class Membership(CohortState):
         return self.states.setdefault(slot, SequenceState(0))
 
     def _enter(self, slot: int, state: SequenceState, context: int) -> None:
-        self._leave(slot, state)
+        if state.entered_step >= 0:
+            self._leave(slot, state)
         state.context, state.entered_step, state.last_tokens = context, self.step, 0
         self.enter(slot, context, self.crossings)
 

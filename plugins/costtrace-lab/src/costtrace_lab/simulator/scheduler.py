@@ -220,7 +220,7 @@ class Simulator:
         return Load(
             count + len(drafted),
             count + sum(tokens for _, tokens in drafted),
-            self._cohort.predicted + sum(one.computed for one, _ in drafted),
+            self._cohort.predicted() + sum(one.computed for one, _ in drafted),
             [(tokens, one.computed) for one, tokens in items if not decodes(one)],
         )
 
