@@ -168,23 +168,6 @@ class Accounts(msgspec.Struct):
             self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))
         return True
 
-    def steady(self, work: StepWork, gpu_ns: int, coefficients: Coefficients | None, method: str) -> Features | None:
-        """`begin`, `charge` and `end` in one for a step of the cohort alone, nobody new, whose energy is unknown.
-
-        What they would do, to the last bit, at a third of the time. None, and nothing is done: it is not that simple.
-        """
-        time, unknown, cohort = self.clocks[TIME], self.clocks[GAP], self.cohort
-        if self.work is not None or not cohort.count or gpu_ns <= 0 or unknown != time:
-            return None
-        features = self._features(work, [], coefficients)
-        prices = step_prices(coefficients, method, features)
-        self.method = prices.method
-        time.charge(gpu_ns, cohort, (), prices)
-        unknown.follow(time)
-        self.batch_sum += cohort.count
-        self._advance()
-        return features
-
     def _owe(self, work: StepWork, meter: int, parts: list[int]) -> None:
         for item, owed in zip(work.items, parts, strict=True):
             account = self.open[item.slot]
