@@ -30,7 +30,7 @@ from costtrace_lab.engines.schedules import header, started
 
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline
-from costtrace.attribution.shares.virtual_time import SHIFT, Cohort, CostCounter
+from costtrace.attribution.shares.virtual_time import HEAD, SHIFT, Cohort, CostCounter
 from costtrace.attribution.steps.prices import Prices
 from costtrace.capture.recorder import NOTE, STEP
 from costtrace.core.events import EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
@@ -70,13 +70,14 @@ def timed(work, steps):
 def by_counters(running, steps):
     clock, cohort = CostCounter(), Cohort()
     for slot in range(running):
-        cohort.enter(100 + slot)
+        cohort.enter(slot, 100 + slot, None)
+        cohort.weight += HEAD
     mark = clock.mark()
 
     def go():
         for _ in range(steps):
             clock.charge(STEP_NS, cohort, (), PRICES)
-            cohort.advance()
+            cohort.advance(None)
 
     return go, lambda: [clock.owed(mark, 0, 100 + slot) / 2**SHIFT for slot in range(running)]
 

@@ -14,7 +14,7 @@ import random
 import time
 from typing import NamedTuple
 
-from costtrace.attribution.shares.virtual_time import SHIFT, Cohort, CostCounter, ItemUse
+from costtrace.attribution.shares.virtual_time import HEAD, SHIFT, Cohort, CostCounter, ItemUse
 from costtrace.attribution.steps.prices import Prices
 
 PLANS = 4_096
@@ -60,13 +60,15 @@ def run(steps, seed=1):
         if step % CHANGE_EVERY == 0:
             for _ in range(rng.randrange(1, 4)):
                 context = rng.randrange(1, 32_000)
-                cohort.enter(context)
+                cohort.enter(number, context, None)
+                cohort.weight += HEAD
                 members[number] = (clock.mark(), cohort.step, context, tuple(floats))
                 number += 1
             while len(members) > 64 or (members and rng.random() < 0.4):
                 mark, step0, context, before = members.pop(next(iter(members)))
                 owed = clock.owed(mark, step0, context)
-                cohort.leave(context + cohort.step - step0)
+                cohort.leave(number, context, step0, None)
+                cohort.weight -= HEAD
                 paid += owed
                 left += 1
                 if step > steps - steps // 100 and owed:
@@ -83,7 +85,7 @@ def run(steps, seed=1):
         floats[1] += per_member / 2**SHIFT
         floats[2] += per_context / 2**SHIFT
         floats[3] += per_context / 2**SHIFT * cohort.step
-        cohort.advance()
+        cohort.advance(None)
     owed = sum(clock.owed(mark, step0, context) for mark, step0, context, _ in members.values())
     return Outcome(steps, given, paid, owed, clock.carry, left, worst)
 

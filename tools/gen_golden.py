@@ -22,7 +22,7 @@ from unittest.mock import patch
 import msgspec
 from costtrace_lab.engines.random_engine import Profile
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, Life, random_life
-from costtrace_lab.simulator.journals import _Standing
+from costtrace_lab.simulator.journals import _OpenState
 
 import costtrace
 from costtrace.agent.loop import Agent
@@ -164,12 +164,12 @@ class _Writer:
     """A journal that is being written, and how far it has come."""
 
     def __init__(self, home: Path, engine_id: str, events: list[AnyEvent]) -> None:
-        standing = _Standing()
+        state = _OpenState()
 
         def snapshot(sequence: int) -> Snapshot:
-            return standing.snapshot(sequence)
+            return state.snapshot(sequence)
 
-        self._take = standing.take
+        self._take = state.take
         self._events = [event for event in events if not isinstance(event, SegmentHeader)]
         self._writer = JournalWriter(
             home,

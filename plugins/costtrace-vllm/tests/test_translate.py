@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm_batches import Reader, Request, World, added, batch, chunks, freed, step, truth
 
+from costtrace.attribution.steps.step_work import Membership
 from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.capture.recorder import NOTE
 from costtrace.core import guard
@@ -190,9 +191,18 @@ def test_a_snapshot_holds_what_is_open_and_where_the_cohort_will_be():
 
 
 def check(world: World, choose) -> None:
-    translator, reader = Translator("m"), Reader()
+    translator, reader, membership = Translator("m"), Reader(), Membership()
     for piece in chunks(world.records, choose):
-        reader.feed(translator.translate(piece))
+        for event in translator.translate(piece):
+            reader.feed([event])
+            if isinstance(event, SequenceAdded):
+                membership.added(event)
+            elif isinstance(event, SequenceFinished):
+                membership.finished(event)
+            elif isinstance(event, Step):
+                work, seen = membership.take(event), reader.steps[event.index]
+                assert work.sequences == len(seen)
+                assert work.cohort_context == sum(context - 1 for context in reader.cohort.values())
     assert reader.steps == world.truth
 
 

@@ -18,10 +18,10 @@ from costtrace.attribution.shares.virtual_time import Rounder
 from costtrace.attribution.steps.cost_model import Coefficients
 from costtrace.attribution.steps.engine_fit import first_fit, fit_row
 from costtrace.attribution.steps.fit import StepFit
-from costtrace.attribution.steps.sliding_window import span_of
 from costtrace.attribution.steps.step_work import StepWork
 from costtrace.attribution.time.grants import Grant
 from costtrace.attribution.time.segments import Segment
+from costtrace.core.attention_reach import reach_of
 from costtrace.core.events import (
     Delivered,
     EngineStarted,
@@ -122,7 +122,7 @@ class EngineAttribution(msgspec.Struct):
         """The engine says what it is. The policies of now hold for its life."""
         self.started = started
         self.accounts.set_head_fee(self.policy.head_fee)
-        self.accounts.set_span(span_of(started.shape))
+        self.accounts.set_reach(reach_of(started.shape))
         self.accounts.tree = PrefixTree() if self.policy.prefix_sharing == "tree" else None
         self.fit = None if started.estimate else first_fit(started)
 
@@ -154,11 +154,9 @@ class EngineAttribution(msgspec.Struct):
         if segment.kind != "busy":
             self.window.add(segment.kind, segment.reason, grant.device_ns, energy)
         elif segment.step is not None and staged.work is not None:
-            served = staged.uj is None and grant.last and self._steady(grant, segment.step, staged.work)
-            if not served:
-                amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.energy_unknown_ns)]
-                model = (staged.spends[1], grant.device_steps) if staged.spends else None
-                served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
+            amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.energy_unknown_ns)]
+            model = (staged.spends[1], grant.device_steps) if staged.spends else None
+            served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
 
     def _label(self, meters: list[DeviceMeter]) -> None:
@@ -167,21 +165,6 @@ class EngineAttribution(msgspec.Struct):
             known = {getattr(meter, name) for meter in meters} - {"", "none"}
             setattr(self, f"energy_{name}", "+".join(sorted(known)) or ("none" if name == "source" else ""))
         self.energy_simulated = any(meter.simulated for meter in meters)
-
-    def _steady(self, grant: Grant, step: Step, work: StepWork) -> bool:
-        """The short way for most steps of a busy engine (`Accounts.steady`); False: it has to go the long one."""
-        if work.items or work.leaves or work.enters:
-            return False
-        coefficients, method = self._model()
-        features = self.accounts.steady(work, sum(grant.device_ns), coefficients, method)
-        if features is None:
-            return False
-        if self.fit is not None:
-            segment = grant.segment
-            took_ns = segment.end_ns - segment.start_ns
-            self.fit.observe(features, took_ns, steady=True, index=step.index, method=method)
-        self._done(step.index)
-        return True
 
     def _step(
         self, segment: Segment, step: Step, work: StepWork, amounts: list[int], energy: Spending | None, *, last: bool

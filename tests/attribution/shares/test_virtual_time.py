@@ -49,6 +49,11 @@ class Naive:
             member["context"] += 1
 
 
+def enter(cohort, slot, context, weight=HEAD):
+    cohort.enter(slot, context, None)
+    cohort.weight += weight
+
+
 def exact_shares(total, carry, members, items, p):
     """Fractions, with no rounding at all: what each pays of a step, members first."""
     head, sequence, token, context, attention = (Fraction(x) for x in p[:5])
@@ -79,7 +84,7 @@ def play(script):
     given_out = paid = 0
     for entry in script:
         for context, weight in entry["enter"]:
-            cohort.enter(context, weight)
+            enter(cohort, names, context, weight)
             marks[names] = (cohort.step, context, clock.mark(), weight)
             naive.members[names] = {"paid": 0, "context": context, "weight": weight}
             names += 1
@@ -88,12 +93,13 @@ def play(script):
             owed = clock.owed(mark, step, context, weight)
             assert owed == naive.members.pop(name)["paid"]
             paid += owed
-            cohort.leave(context + cohort.step - step, weight)
+            cohort.leave(name, context, step, None)
+            cohort.weight -= weight
         before, members = clock.mark(), [dict(m) for m in naive.members.values()]
         shares = exact_shares(entry["total"], clock.carry, members, entry["items"], entry["prices"])
         parts = clock.charge(entry["total"], cohort, entry["items"], entry["prices"])
         naive.charge(before, clock)
-        cohort.advance()
+        cohort.advance(None)
         paid += sum(parts)
         given_out += entry["total"] << SHIFT
         after = [m["paid"] for m in naive.members.values()]
@@ -136,16 +142,16 @@ def test_the_order_of_the_batch_does_not_matter(items, total, p, rng):
 @given(st.integers(0, 10**5), st.integers(0, 9), st.lists(st.tuples(st.integers(0, 10**9), prices), max_size=20))
 def test_equal_members_pay_exactly_the_same_whenever_they_came(context, later, script):
     clock, cohort = CostCounter(), Cohort()
-    cohort.enter(context)
+    enter(cohort, 1, context)
     for total, p in script[:later]:
         clock.charge(total, cohort, [], p)
-        cohort.advance()
+        cohort.advance(None)
     grown = context + cohort.step
-    cohort.enter(grown)
+    enter(cohort, 2, grown)
     mark, step = clock.mark(), cohort.step
     for total, p in script[later:]:
         clock.charge(total, cohort, [], p)
-        cohort.advance()
+        cohort.advance(None)
     assert clock.owed(mark, 0, context) == clock.owed(mark, step, grown)
 
 
@@ -169,12 +175,12 @@ def test_splitting_a_prompt_in_two_changes_nothing_at_prices_for_tokens_and_work
 @pytest.mark.parametrize("members", [0, 1, 3])
 def test_prices_of_nothing_mean_equal_shares(members):
     clock, cohort = CostCounter(), Cohort()
-    for _ in range(members):
-        cohort.enter(100)
+    for slot in range(members):
+        enter(cohort, slot, 100)
     mark = clock.mark()
     nothing = Prices(0.0, 0.0, 0.0, 0.0, 0.0, "equal")
     parts = clock.charge(12, cohort, [ItemUse(5, 0, 0)], nothing)
-    cohort.advance()
+    cohort.advance(None)
     assert parts == [12 * ONE // (members + 1)]
     if members:
         assert clock.owed(mark, 0, 100) == parts[0]

@@ -15,8 +15,8 @@ from costtrace.attribution.pipeline import Pipeline
 from costtrace.attribution.shares.accounts import GAP, TIME, Accounts
 from costtrace.attribution.shares.virtual_time import SHIFT
 from costtrace.attribution.steps.cost_model import prior
-from costtrace.attribution.steps.sliding_window import AttentionReach, span_of
 from costtrace.attribution.steps.step_work import Membership
+from costtrace.core.attention_reach import AttentionReach, reach_of
 from costtrace.core.events import SequenceAdded, SequenceFinished, Step
 from costtrace.core.units import NS_PER_S
 
@@ -37,11 +37,11 @@ def windowed(window, sliding_layers=24):
 )
 def test_members_owe_what_a_loop_over_the_batch_would_charge_them(seed, window, layers, head_fee):
     shape = windowed(window, layers)
-    span, coefficients = span_of(shape), prior(shape, "gpu", 1)
+    reach, coefficients = reach_of(shape), prior(shape, "gpu", 1)
     accounts, members = Accounts(), Membership()
     accounts.set_head_fee(head_fee)
-    accounts.set_span(span)
-    members.set_span(span)
+    accounts.set_reach(reach)
+    members.set_reach(reach)
     ending, owed, given_ns, paid = {}, {}, 0, 0
 
     def close(slot):
@@ -65,21 +65,21 @@ def test_members_owe_what_a_loop_over_the_batch_would_charge_them(seed, window, 
             work = members.take(event)
             accounts.begin(event, work)
             cohort = {slot: accounts.context_of(a) for slot, a in accounts.open.items() if a.in_cohort}
-            assert accounts.cohort.context == sum(map(span.read, cohort.values()))
-            assert work.cohort_context == accounts.cohort.context // span.units
+            assert accounts.cohort.context == sum(map(reach.read, cohort.values()))
+            assert work.cohort_context == accounts.cohort.context // reach.units
             before, took_ns = accounts.clocks[TIME].mark(), event.done_ns - event.scheduled_ns
             if accounts.charge([took_ns, 0, took_ns], coefficients, "roofline", None):
                 given_ns += took_ns
             clock = accounts.clocks[TIME]
             for slot, context in cohort.items():
                 fees = accounts.open[slot].weight * (clock.h - before.h) + clock.a - before.a
-                owed[slot] = owed.get(slot, 0) + fees + (clock.b - before.b) * span.read(context)
+                owed[slot] = owed.get(slot, 0) + fees + (clock.b - before.b) * reach.read(context)
             accounts.end(event)
     for slot in list(accounts.open):
         close(slot)
     assert paid + accounts.take_carry()[TIME] == given_ns << SHIFT
     assert accounts.clocks[TIME].b == accounts.clocks[GAP].b
-    assert (accounts.cohort.context, accounts.cohort.capped, accounts.passing.due) == (0, 0, {})
+    assert (accounts.cohort.context, accounts.cohort.capped, accounts.crossings.due) == (0, 0, {})
 
 
 @pytest.mark.parametrize("seed", [3, 4])
@@ -98,18 +98,18 @@ def test_rows_of_a_model_with_windows_add_up_to_the_meter(seed):
 
 @given(st.integers(0, 60), st.integers(0, 50), st.integers(1, 40), st.integers(0, 3), st.integers(1, 3))
 def test_the_attention_of_a_chunk_is_that_of_its_tokens_one_by_one(tokens, context, window, full, sliding):
-    span = AttentionReach(full, sliding, window)
+    reach = AttentionReach(full, sliding, window)
     # A token at place q has q tokens before it and half of itself; what the window cuts off is whole tokens.
     twice = sum(full * (2 * q + 1) + sliding * min(2 * q + 1, 2 * window) for q in range(context, context + tokens))
     # Rounded down three times: the whole context by a half, what is below the window by a half, the mean by one.
-    assert 0 <= twice / 2 / span.units - span.attention(tokens, context) < 1.5
+    assert 0 <= twice / 2 / reach.units - reach.attention(tokens, context) < 1.5
 
 
 def test_a_window_that_nobody_reaches_changes_nothing():
     shape, far = windowed(0), windowed(10**9)
-    assert span_of(shape) is None
-    assert span_of(far).read(5_000) == 5_000 * span_of(far).units
-    assert span_of(far).tokens(5_000) == 5_000
+    assert reach_of(shape) is None
+    assert reach_of(far).read(5_000) == 5_000 * reach_of(far).units
+    assert reach_of(far).tokens(5_000) == 5_000
 
 
 QWEN = {"hidden_size": 2_048, "num_hidden_layers": 48, "num_attention_heads": 32, "sliding_window": 4_096}

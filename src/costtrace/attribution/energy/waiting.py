@@ -9,10 +9,10 @@ import msgspec
 
 from costtrace.attribution.energy.counter_windows import DeviceMeter, Piece, piece_of
 from costtrace.attribution.energy.model import NOTHING, step_load
-from costtrace.attribution.steps.sliding_window import span_of
 from costtrace.attribution.steps.step_work import Membership, StepWork
 from costtrace.attribution.time.grants import Grant
 from costtrace.attribution.time.segments import TimelineItem
+from costtrace.core.attention_reach import reach_of
 from costtrace.core.events import EngineStarted, EngineStopped, SequenceAdded, SequenceFinished, Snapshot
 
 
@@ -66,9 +66,9 @@ class EnergyQueue(msgspec.Struct):
             case SequenceFinished():
                 self.membership.finished(item)
             case EngineStarted():
-                self.membership.set_span(span_of(item.shape))
+                self.membership.set_reach(reach_of(item.shape))
             case Snapshot() | EngineStopped():
-                slots = self.membership.standings
+                slots = self.membership.states
                 staged.contexts = {slot: self.membership.certain_context(slot) for slot in slots}
                 if isinstance(item, Snapshot):
                     self.membership.resync(item)

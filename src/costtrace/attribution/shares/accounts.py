@@ -11,8 +11,9 @@ from costtrace.attribution.shares.prefix_tree import PrefixTree
 from costtrace.attribution.shares.tenant_fees import TenantFees
 from costtrace.attribution.shares.virtual_time import HEAD, Cohort, CostCounter, ItemUse, Mark
 from costtrace.attribution.steps.cost_model import Coefficients, Features, expert_units, more_beyond_knee, step_prices
-from costtrace.attribution.steps.sliding_window import AttentionReach, ReachCrossings
 from costtrace.attribution.steps.step_work import Item, StepWork
+from costtrace.core.attention_reach import AttentionReach
+from costtrace.core.cohort import ReachCrossings
 from costtrace.core.events import SequenceAdded, SequenceFinished, Step
 
 TIME, ENERGY, GAP = range(3)
@@ -78,7 +79,7 @@ class Accounts(msgspec.Struct):
     cohort: Cohort = msgspec.field(default_factory=Cohort)
     tree: PrefixTree | None = None
     """Policy `tree` of prefix sharing: who found what others computed. None: who misses pays."""
-    passing: ReachCrossings | None = None
+    crossings: ReachCrossings | None = msgspec.field(default=None, name="passing")
     """Who reaches the window when; None: no layer has one."""
     clocks: list[CostCounter] = msgspec.field(default_factory=lambda: [CostCounter(), CostCounter(), CostCounter()])
     """By meter."""
@@ -99,10 +100,10 @@ class Accounts(msgspec.Struct):
         self.head_fee = policy
         self.cohort.unit = HEAD * HEAD if policy == "tenant" else HEAD
 
-    def set_span(self, span: AttentionReach | None) -> None:
+    def set_reach(self, reach: AttentionReach | None) -> None:
         """Before the first step: how far the model's layers look back."""
-        if span is not None:
-            self.cohort.span, self.passing = span, ReachCrossings(span)
+        if reach is not None:
+            self.cohort.reach, self.crossings = reach, ReachCrossings(reach)
 
     def add(self, added: SequenceAdded) -> None:
         """A sequence is known."""
@@ -167,23 +168,6 @@ class Accounts(msgspec.Struct):
             self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))
         return True
 
-    def steady(self, work: StepWork, gpu_ns: int, coefficients: Coefficients | None, method: str) -> Features | None:
-        """`begin`, `charge` and `end` in one for a step of the cohort alone, nobody new, whose energy is unknown.
-
-        What they would do, to the last bit, at a third of the time. None, and nothing is done: it is not that simple.
-        """
-        time, unknown, cohort = self.clocks[TIME], self.clocks[GAP], self.cohort
-        if self.work is not None or not cohort.count or gpu_ns <= 0 or unknown != time:
-            return None
-        features = self._features(work, [], coefficients)
-        prices = step_prices(coefficients, method, features)
-        self.method = prices.method
-        time.charge(gpu_ns, cohort, (), prices)
-        unknown.follow(time)
-        self.batch_sum += cohort.count
-        self._advance()
-        return features
-
     def _owe(self, work: StepWork, meter: int, parts: list[int]) -> None:
         for item, owed in zip(work.items, parts, strict=True):
             account = self.open[item.slot]
@@ -213,32 +197,29 @@ class Accounts(msgspec.Struct):
         self._advance()
 
     def _advance(self) -> None:
-        self.cohort.advance()
-        if self.passing is not None:
-            for slot in self.passing.take(self.cohort.step):
-                account = self.open[slot]
-                self.settle(account)  # up to here it read more with each step
-                account.capped = True
-                self.cohort.capped += 1
+        for slot in self.cohort.advance(self.crossings):
+            account = self.open[slot]
+            self.settle(account)  # up to here it read more with each step
+            account.capped = True
 
     def enter(self, account: Account, context: int) -> None:
         """From the next step on it decodes one token a step."""
-        self.leave(account)
+        if account.in_cohort:
+            self.leave(account)
         account.cached_tokens = max(0, account.cached_tokens)
         account.in_cohort = True
         account.context = context
         account.entered_step = account.counted_step = self.cohort.step
         account.marks = [clock.mark() for clock in self.clocks]
         account.batch_mark = self.batch_sum
-        if self.passing is not None:
-            account.capped = context >= self.passing.span.window
-            self.passing.enter(account.added.slot, context, self.cohort.step)
+        if self.crossings is not None:
+            account.capped = context >= self.crossings.reach.window
         if self.head_fee == "tenant":
             account.fee_marks = self.fees.paid(account.added.tenant, self.clocks)
-            self.cohort.enter(context, 0)
             self.fees.weigh(account.added.tenant, account.weight, self.cohort, self.clocks)
         else:
-            self.cohort.enter(context, account.weight)
+            self.cohort.weight += account.weight
+        self.cohort.enter(account.added.slot, context, self.crossings)
 
     def resume(self, account: Account, context: int, at_ns: int) -> None:
         """After a damaged stretch it is found decoding, since *at_ns* at the latest."""
@@ -250,22 +231,20 @@ class Accounts(msgspec.Struct):
         if not account.in_cohort:
             return
         self.settle(account)
-        account.newest_context = self.context_of(account)
         account.in_cohort = False
-        if self.passing is not None:
-            self.passing.leave(account.added.slot, account.newest_context, self.cohort.step)
+        slot, entered = account.added.slot, account.entered_step
+        account.newest_context = self.cohort.leave(slot, account.context, entered, self.crossings)
         if self.head_fee == "tenant":
-            self.cohort.leave(account.newest_context, 0)
             self.fees.weigh(account.added.tenant, -account.weight, self.cohort, self.clocks)
         else:
-            self.cohort.leave(account.newest_context, account.weight)
+            self.cohort.weight -= account.weight
 
     def settle(self, account: Account) -> None:
         """Move what a member of the cohort owes since its mark onto its own account."""
         if not account.in_cohort:
             return
-        step0, context0, span = account.entered_step, account.context, self.cohort.span
-        growth = (1, 0) if span is None else span.growth(capped=account.capped)
+        step0, context0, reach = account.entered_step, account.context, self.cohort.reach
+        growth = (1, 0) if reach is None else reach.growth(capped=account.capped)
         fees = self._fees(account)
         account.head += fees[TIME]
         for meter, clock in enumerate(self.clocks):
@@ -347,13 +326,13 @@ class Accounts(msgspec.Struct):
             account = self.open[slot]
             if weight != account.weight:
                 self.settle(account)
-                more, account.weight = weight - account.weight, weight
+                change, account.weight = weight - account.weight, weight
                 if not account.in_cohort:
                     continue
                 if self.head_fee == "tenant":
-                    self.fees.weigh(account.added.tenant, more, self.cohort, self.clocks)
+                    self.fees.weigh(account.added.tenant, change, self.cohort, self.clocks)
                 else:
-                    self.cohort.weight += more
+                    self.cohort.weight += change
 
     def _usages(self, work: StepWork, coefficients: Coefficients | None, method: str) -> list[ItemUse]:
         miss, tokens = 0.0, 0

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.attribution.steps.prices import Prices
-from costtrace.attribution.steps.sliding_window import AttentionReach
+from costtrace.core.attention_reach import AttentionReach
+from costtrace.core.cohort import CohortState
 
 SHIFT = 40
 """Fixed point: one unit (ns, uJ) is 2**40 parts."""
@@ -48,47 +49,15 @@ class ItemUse(NamedTuple):
     """Tokens beyond the knee that it brings about, less those of as many decoded one by one; may be negative."""
 
 
-class Cohort(msgspec.Struct):
-    """Who decodes: how many, how much context together, and how many steps this engine has charged."""
+class Cohort(CohortState):
+    """The cohort as it is charged: up to the step whose energy is known, with weights in the head fee."""
 
-    count: int = 0
-    context: int = 0
-    """KV tokens that its members read together; with a `span`, its units."""
     weight: int = 0
-    step: int = 0
+    """Of all members; kept by who knows the policy (`Accounts`, `TenantFees`)."""
     unit: int = HEAD
     """What `weight` counts: so much of it is one head fee."""
-    span: AttentionReach | None = None
-    """Layers with a sliding window; None: there are none."""
-    capped: int = 0
-    """Members whose context has reached the window."""
-
-    def enter(self, context: int, weight: int = HEAD) -> None:
-        """A sequence joins before the next step, with *context* KV tokens."""
-        self.count += 1
-        self.weight += weight
-        if self.span is None:
-            self.context += context
-        else:
-            self.context += self.span.read(context)
-            self.capped += context >= self.span.window
-
-    def leave(self, context: int, weight: int = HEAD) -> None:
-        """A sequence leaves before the next step; *context* is what it would have read in it."""
-        self.count -= 1
-        self.weight -= weight
-        if self.span is None:
-            self.context -= context
-        else:
-            self.context -= self.span.read(context)
-            self.capped -= context >= self.span.window
-
-    def advance(self) -> None:
-        """The step is over: every member's context has grown by one."""
-        self.step += 1
-        self.context += self.count
-        if self.span is not None:
-            self.context += self.count * (self.span.units - 1) - self.capped * self.span.sliding
+    reach: AttentionReach | None = msgspec.field(default=None, name="span")
+    """Layers with a sliding window: `context` counts its units; None: there are none."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -124,7 +93,7 @@ class CostCounter(msgspec.Struct):
     def owed(self, since: Mark, step0: int, context0: int, weight: int = HEAD, growth: tuple[int, int] = (1, 0)) -> int:
         """What a member owes since *since*, in fixed point; it entered at *step0* with *context0*.
 
-        *growth*: reads by token of its context, and beside them (`sliding.Span.growth`).
+        *growth*: reads by token of its context, and beside them (`AttentionReach.growth`).
         """
         read = self.b - since.b
         base = weight * (self.h - since.h) + (self.a - since.a)
@@ -140,8 +109,8 @@ class CostCounter(msgspec.Struct):
         self.carry = 0
         self.fee = 0.0
         head, context, count = prices.head, prices.context, cohort.count
-        if cohort.span is not None:
-            context /= cohort.span.units
+        if cohort.reach is not None:
+            context /= cohort.reach.units
         member = prices.sequence + prices.token + prices.expert + prices.decode
         whole = head * cohort.weight / cohort.unit + member * count + context * cohort.context
         weights: list[float] = []

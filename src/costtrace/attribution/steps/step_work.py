@@ -6,7 +6,8 @@ is fitted on, what energy is distributed by, and what `accounts` charges.
 
 import msgspec
 
-from costtrace.attribution.steps.sliding_window import AttentionReach, ReachCrossings
+from costtrace.core.attention_reach import AttentionReach
+from costtrace.core.cohort import CohortState, ReachCrossings
 from costtrace.core.events import SequenceAdded, SequenceFinished, Snapshot, Step
 
 
@@ -90,71 +91,66 @@ class SequenceState(msgspec.Struct):
     """It has finished, and no step after this one can hold it (-2: it has not)."""
 
 
-class Membership(msgspec.Struct):
-    """Who is in the batch of one engine."""
+class Membership(CohortState):
+    """Who is in the batch of one engine: its cohort, and the state of each sequence."""
 
-    standings: dict[int, SequenceState] = {}
-    ending: list[int] = []
-    """Slots that have finished."""
-    count: int = 0
-    context: int = 0
-    """Of the cohort; with a `passing`, in its span's units."""
-    steps: int = 0
-    passing: ReachCrossings | None = None
+    step: int = msgspec.field(default=0, name="steps")
+    states: dict[int, SequenceState] = msgspec.field(default_factory=dict, name="standings")
+    """By slot."""
+    ending: list[int] = msgspec.field(default_factory=list)
+    """Slots that have finished, and may still be in a step in flight."""
+    crossings: ReachCrossings | None = msgspec.field(default=None, name="passing")
     """Of a model in which layers have a sliding window."""
-    capped: int = 0
-    """In the cohort, whose context has reached the window."""
 
-    def set_span(self, span: AttentionReach | None) -> None:
+    def set_reach(self, reach: AttentionReach | None) -> None:
         """Before the first step: how far the model's layers look back."""
-        self.passing = None if span is None else ReachCrossings(span)
+        self.crossings = None if reach is None else ReachCrossings(reach)
 
     def added(self, event: SequenceAdded) -> None:
         """A sequence is known."""
-        self.standings.setdefault(event.slot, SequenceState(event.prompt_tokens))
+        self.states.setdefault(event.slot, SequenceState(event.prompt_tokens))
 
     def finished(self, event: SequenceFinished) -> None:
         """A sequence has ended; steps in flight may still hold it."""
-        if (standing := self.standings.get(event.slot)) is not None:
-            standing.last_step = event.last_step
+        if (state := self.states.get(event.slot)) is not None:
+            state.last_step = event.last_step
             self.ending.append(event.slot)
 
     def resync(self, snapshot: Snapshot) -> None:
         """After a damaged stretch: believe the snapshot."""
-        known, self.standings, self.count, self.context = self.standings, {}, 0, 0
-        if self.passing is not None:
-            self.capped, self.passing = 0, ReachCrossings(self.passing.span)
+        known, self.states = self.states, {}
+        self.clear(self.crossings)
         for event in snapshot.open:
-            self.standings[event.slot] = known.get(event.slot) or SequenceState(event.prompt_tokens)
+            self.states[event.slot] = known.get(event.slot) or SequenceState(event.prompt_tokens)
         self.ending = [slot for slot in self.ending if known[slot].last_step >= snapshot.next_index]
         for slot in self.ending:  # ended, and still in a step in flight
-            self.standings[slot] = known[slot]
-        for standing in self.standings.values():
-            standing.entered_step = -1
+            self.states[slot] = known[slot]
+        for state in self.states.values():
+            state.entered_step = -1
         for slot, context in snapshot.cohort:
-            if slot in self.standings:
-                self._enter(slot, self.standings[slot], context)
+            if slot in self.states:
+                self._enter(slot, self.states[slot], context)
 
     def certain_context(self, slot: int) -> int:
         """KV tokens that a sequence has, or had before it was preempted, for certain: rejected drafts are not in it."""
-        standing = self.standings.get(slot)
-        if standing is None:
+        state = self.states.get(slot)
+        if state is None:
             return 0
-        decoded = standing.context + self.steps - standing.entered_step if standing.entered_step >= 0 else 0
-        return max(standing.high_water, decoded)
+        decoded = state.context + self.step - state.entered_step if state.entered_step >= 0 else 0
+        return max(state.high_water, decoded)
 
     def take(self, step: Step) -> StepWork:
         """The work of *step*, which comes after the one that was taken before."""
         if not (step.leaves or step.enters or step.items or self.ending):  # a steady step: most are
             work = StepWork(step.index, (), (), (), self.count, self._read_tokens())
-            self._advance()
+            self.advance(self.crossings)
             return work
         for slot in step.leaves:
-            if (standing := self.standings.get(slot)) is not None:
-                self._leave(slot, standing)
-        for slot in [slot for slot in self.ending if self.standings[slot].last_step < step.index]:
+            if (state := self.states.get(slot)) is not None:
+                self._leave(slot, state)
+        for slot in [slot for slot in self.ending if self.states[slot].last_step < step.index]:
             self.ending.remove(slot)
-            self._leave(slot, self.standings.pop(slot))
+            self._leave(slot, self.states.pop(slot))
         for slot, context in step.enters:
             self._enter(slot, self._known(slot), context)
         done: list[int] = []
@@ -163,66 +159,46 @@ class Membership(msgspec.Struct):
             self._item(slot, tokens, context, done, encoded.get(slot, 0)) for slot, tokens, context in step.items
         )
         work = StepWork(step.index, step.leaves, step.enters, items, self.count, self._read_tokens(), tuple(done))
-        self._advance()
+        self.advance(self.crossings)
         return work
 
     def _read_tokens(self) -> int:
-        return self.context if self.passing is None else self.context // self.passing.span.units
-
-    def _advance(self) -> None:
-        self.steps += 1
-        self.context += self.count
-        if self.passing is not None:
-            span = self.passing.span
-            self.context += self.count * (span.units - 1) - self.capped * span.sliding
-            self.capped += len(self.passing.take(self.steps))
+        return self.context if self.crossings is None else self.context // self.crossings.reach.units
 
     def _known(self, slot: int) -> SequenceState:
-        return self.standings.setdefault(slot, SequenceState(0))
+        return self.states.setdefault(slot, SequenceState(0))
 
-    def _enter(self, slot: int, standing: SequenceState, context: int) -> None:
-        self._leave(slot, standing)
-        standing.context, standing.entered_step, standing.last_tokens = context, self.steps, 0
-        self.count += 1
-        if self.passing is None:
-            self.context += context
-        else:
-            self.context += self.passing.span.read(context)
-            self.capped += context >= self.passing.span.window
-            self.passing.enter(slot, context, self.steps)
+    def _enter(self, slot: int, state: SequenceState, context: int) -> None:
+        if state.entered_step >= 0:
+            self._leave(slot, state)
+        state.context, state.entered_step, state.last_tokens = context, self.step, 0
+        self.enter(slot, context, self.crossings)
 
-    def _leave(self, slot: int, standing: SequenceState) -> None:
-        if standing.entered_step < 0:
+    def _leave(self, slot: int, state: SequenceState) -> None:
+        if state.entered_step < 0:
             return
-        standing.context += self.steps - standing.entered_step
-        standing.high_water = max(standing.high_water, standing.context)
-        standing.entered_step = -1
-        self.count -= 1
-        if self.passing is None:
-            self.context -= standing.context
-        else:
-            self.context -= self.passing.span.read(standing.context)
-            self.capped -= standing.context >= self.passing.span.window
-            self.passing.leave(slot, standing.context, self.steps)
+        state.context = self.leave(slot, state.context, state.entered_step, self.crossings)
+        state.high_water = max(state.high_water, state.context)
+        state.entered_step = -1
 
     def _item(self, slot: int, tokens: int, context: int, done: list[int], encoder: int) -> Item:
-        standing, span = self._known(slot), None if self.passing is None else self.passing.span
-        self._leave(slot, standing)
-        if context + 2 * standing.last_tokens < standing.context:
+        state, reach = self._known(slot), None if self.crossings is None else self.crossings.reach
+        self._leave(slot, state)
+        if context + 2 * state.last_tokens < state.context:
             # Further back than rejected drafts can put it: it was preempted and starts over.
-            standing.recompute_until = standing.high_water
-        standing.context = context + tokens
-        if context >= max(standing.prompt_tokens, standing.recompute_until):
+            state.recompute_until = state.high_water
+        state.context = context + tokens
+        if context >= max(state.prompt_tokens, state.recompute_until):
             # Of drafted tokens only the first is certain to stay.
-            standing.high_water = max(standing.high_water, context + 1)
-            standing.last_tokens = tokens
-            read = context if span is None else span.tokens(context)
+            state.high_water = max(state.high_water, context + 1)
+            state.last_tokens = tokens
+            read = context if reach is None else reach.tokens(context)
             return Item(slot, tokens, read, 0, is_prefill=False, encoder=encoder)
-        standing.high_water = max(standing.high_water, context + tokens)
-        standing.last_tokens = 0
-        if not standing.prompt_done and standing.context >= standing.prompt_tokens:
-            standing.prompt_done = True
+        state.high_water = max(state.high_water, context + tokens)
+        state.last_tokens = 0
+        if not state.prompt_done and state.context >= state.prompt_tokens:
+            state.prompt_done = True
             done.append(slot)
-        again = max(0, min(context + tokens, standing.recompute_until) - context)
-        attention = tokens * context + tokens * tokens // 2 if span is None else span.attention(tokens, context)
+        again = max(0, min(context + tokens, state.recompute_until) - context)
+        attention = tokens * context + tokens * tokens // 2 if reach is None else reach.attention(tokens, context)
         return Item(slot, tokens, 0, attention, is_prefill=True, again=again, encoder=encoder)

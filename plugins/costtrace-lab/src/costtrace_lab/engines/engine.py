@@ -16,6 +16,7 @@ from costtrace.capture.journal_thread import Pump
 from costtrace.capture.recorder import CAPACITY, STEP, Record, Recorder
 from costtrace.core import clock
 from costtrace.core.clock import Anchor
+from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import EngineReady, Event, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.units import NS_PER_S
 from costtrace.journal.writer import SEGMENT_BYTES, JournalWriter, new_engine_id
@@ -30,9 +31,7 @@ class ReplayTranslator:
 
     def __init__(self) -> None:
         self._open: dict[int, SequenceAdded] = {}
-        self._cohort: dict[int, int] = {}
-        """Slot -> its context less the number of steps so far."""
-        self._steps = 0
+        self._cohort: CohortEncoder[int] = CohortEncoder()
         self._next_index = 0
 
     def translate(self, records: Iterable[Record]) -> list[Event]:
@@ -40,18 +39,14 @@ class ReplayTranslator:
         return [self._step(*record[1:]) if record[0] == STEP else self._note(*record[1:]) for record in records]
 
     def snapshot(self, sequence: int, at_ns: int) -> Snapshot:
-        """Return all that the events so far left standing."""
-        cohort = tuple((slot, base + self._steps) for slot, base in self._cohort.items())
-        return Snapshot(sequence, at_ns, self._next_index, tuple(self._open.values()), cohort)
+        """The state after all events so far."""
+        return Snapshot(sequence, at_ns, self._next_index, tuple(self._open.values()), self._cohort.cohort())
 
     def _step(self, index: int, dispatched_ns: int, done_ns: int, batch: Batch) -> Step:
-        for slot in batch.leaves:
-            self._cohort.pop(slot, None)
-        for slot, context in batch.enters:
-            self._cohort[slot] = context - self._steps
-        self._steps += 1
+        step = Step(index, dispatched_ns, done_ns, batch.leaves, batch.enters, batch.items)
+        self._cohort.follow(step)
         self._next_index = index + 1
-        return Step(index, dispatched_ns, done_ns, batch.leaves, batch.enters, batch.items)
+        return step
 
     def _note(self, at_ns: int, what: Event) -> Event:
         if isinstance(what, Overhead):

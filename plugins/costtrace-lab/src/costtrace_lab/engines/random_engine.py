@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.capture.prefix_numbers import PrefixNumbers
+from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import Delivered, Event, SequenceAdded, SequenceFinished
 
 BLOCK_TOKENS = 16
@@ -143,8 +144,7 @@ class RandomEngine:
         self._prefixes = PrefixNumbers(BLOCK_TOKENS)
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
-        self._cohort: dict[int, int] = {}
-        """Slot -> context in the next step, as the journal's reader will have it."""
+        self._cohort: CohortEncoder[int] = CohortEncoder()
         self._in_flight: deque[Batch] = deque()
         self._index = -1
 
@@ -248,10 +248,14 @@ class RandomEngine:
         if not stay and not items:
             return None
         self._index += 1
-        leaves = tuple(slot for slot in self._cohort if stay.get(slot) != self._cohort[slot])
-        enters = tuple((slot, at) for slot, at in stay.items() if self._cohort.get(slot) != at)
-        batch = Batch(self._index, leaves, enters, tuple(items), (*stay, *(slot for slot, _, _ in items)))
-        self._cohort = {slot: context + 1 for slot, context in stay.items()}
+        self._cohort.compare()
+        for slot, context in stay.items():
+            if not self._cohort.stays(slot, context):
+                self._cohort.enter(slot, slot, context)
+        self._cohort.items += items
+        step = self._cohort.close(self._index, 0, 0)
+        members = (*stay, *(slot for slot, _, _ in items))
+        batch = Batch(self._index, step.leaves, step.enters, step.items, members)
         self._advance(stay, items)
         return batch
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import costtrace
+from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import (
     JOURNAL_SCHEMA,
     AnyEvent,
@@ -78,7 +79,7 @@ def write_journal(
 
     *progress* is told now and then how many requests are done.
     """
-    state = _Standing()
+    state = _OpenState()
     writer = _Writer(home, engine_id, setting, state)
     try:
         writer.append([setting.started()])
@@ -99,7 +100,7 @@ def write_journal(
 class _Writer(JournalWriter):
     """The journal's writer with a simulated clock."""
 
-    def __init__(self, home: Path, engine_id: str, setting: Setting, state: "_Standing") -> None:
+    def __init__(self, home: Path, engine_id: str, setting: Setting, state: "_OpenState") -> None:
         super().__init__(home, engine_id, state.snapshot, cap_bytes=CAP_BYTES, fsync=False)
         self._setting = setting
         self._state = state
@@ -111,14 +112,12 @@ class _Writer(JournalWriter):
         return frames.pack(-1, head)
 
 
-class _Standing:
-    """All that the events so far left standing: what a segment's snapshot says."""
+class _OpenState:
+    """What is open after the events so far: what a segment's snapshot says."""
 
     def __init__(self) -> None:
         self._open: dict[int, SequenceAdded] = {}
-        self._cohort: dict[int, int] = {}
-        """Slot -> its context less the number of steps so far."""
-        self._steps = 0
+        self._cohort: CohortEncoder[int] = CohortEncoder()
         self._at_ns = START_NS
 
     def take(self, event: AnyEvent) -> None:
@@ -128,16 +127,12 @@ class _Standing:
             case SequenceFinished():
                 self._open.pop(event.slot, None)
             case Step():
-                for slot in event.leaves:
-                    self._cohort.pop(slot, None)
-                for slot, context in event.enters:
-                    self._cohort[slot] = context - self._steps
-                self._steps += 1
+                self._cohort.follow(event)
                 self._at_ns = event.done_ns
             case _:
                 pass
 
     def snapshot(self, sequence: int) -> Snapshot:
         # Members that have finished are in no step any more, though the step that says so has not come yet.
-        cohort = tuple((slot, base + self._steps) for slot, base in self._cohort.items() if slot in self._open)
-        return Snapshot(sequence, self._at_ns, self._steps, tuple(self._open.values()), cohort)
+        cohort = self._cohort.cohort(self._open.__contains__)
+        return Snapshot(sequence, self._at_ns, self._cohort.turn, tuple(self._open.values()), cohort)

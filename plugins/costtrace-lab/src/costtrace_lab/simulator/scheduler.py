@@ -16,8 +16,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from costtrace.capture.prefix_numbers import PrefixNumbers
+from costtrace.core.cohort import CohortEncoder
 from costtrace.core.errors import CosttraceError
-from costtrace.core.events import AnyEvent, EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished, Step
+from costtrace.core.events import AnyEvent, EngineReady, EngineStopped, Heartbeat, SequenceAdded, SequenceFinished
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace_lab.simulator.step_times import Load, StepTimes
 from costtrace_lab.simulator.workload import MOONCAKE_BLOCK, Arrival
@@ -61,8 +62,9 @@ class Running(msgspec.Struct):
     computed: int = 0
     """KV tokens; in the cohort, when it entered."""
     output: int = 0
-    entered: int = -1
-    """Step since which it is in the cohort; -1: it is not."""
+    """Tokens; in the cohort, when it entered."""
+    last_step: int = -1
+    """In the cohort, the step that computes its last token; -1: it is not in it."""
     preemptions: int = 0
 
 
@@ -93,11 +95,12 @@ class Simulator:
         """By slot, in the order of admission."""
         self._others: dict[int, Running] = {}
         """Running, and not in the cohort: prompts under way, and decodes with drafts."""
-        self._cohort_count = self._cohort_context = self._kv = 0
+        self._cohort: CohortEncoder[int] = CohortEncoder()
+        self._kv = 0
         self._ends: list[tuple[int, int]] = []
         """(last step, slot) of the cohort's members; those that were preempted stay in it."""
         self._enters: list[Running] = []
-        self._leaves: list[int] = []
+        """Those who are in the cohort from the next step on."""
         self._cache: OrderedDict[int, None] = OrderedDict()
         self._prefixes = PrefixNumbers(config.block_tokens) if prefix_paths else None
         self._admitted: list[tuple[Running, int]] = []
@@ -117,14 +120,12 @@ class Simulator:
             yield from self._arrive(start_ns, now_ns)
             self._make_room()
             items = self._compose()
-            enters = tuple((one.slot, one.computed) for one in self._enters)
             self._enter()
             load = self._load(items)
             took_ns = max(1, round(self._times.seconds(load, (now_ns - start_ns) / NS_PER_S) * NS_PER_S))
             yield from self._paths(now_ns)
-            plain = tuple((one.slot, tokens, one.computed) for one, tokens in items)
-            yield Step(self._index, now_ns, now_ns + took_ns, tuple(self._leaves), enters, plain)
-            self._leaves.clear()
+            self._cohort.items += [(one.slot, tokens, one.computed) for one, tokens in items]
+            yield self._cohort.close(self._index, now_ns, now_ns + took_ns)
             now_ns += took_ns
             yield from self._advance(items, now_ns)
             self._index += 1
@@ -170,22 +171,17 @@ class Simulator:
             self._waiting.appendleft(one)
 
     def _leave(self, one: Running) -> None:
-        if one.entered < 0:
-            return
-        decoded = self._index - one.entered
-        one.computed += decoded
-        one.output += decoded
-        self._cohort_count -= 1
-        self._cohort_context -= one.computed
-        self._leaves.append(one.slot)
-        one.entered = -1
+        context = self._cohort.leave(one.slot)
+        if context >= 0:
+            one.output += context - one.computed
+            one.computed = context
+            one.last_step = -1
 
     def _enter(self) -> None:
         for one in self._enters:
-            one.entered = self._index
-            self._cohort_count += 1
-            self._cohort_context += one.computed
-            heapq.heappush(self._ends, (self._index + one.arrival.output_tokens - one.output - 1, one.slot))
+            self._cohort.enter(one.slot, one.slot, one.computed)
+            one.last_step = self._index + one.arrival.output_tokens - one.output - 1
+            heapq.heappush(self._ends, (one.last_step, one.slot))
         self._enters.clear()
 
     # -- steps --------------------------------------------------------------------------------------------------
@@ -193,8 +189,9 @@ class Simulator:
     def _compose(self) -> list[tuple[Running, int]]:
         """Who takes part besides the cohort, with how many tokens."""
         config = self._config
-        budget = config.token_budget - self._cohort_count - len(self._enters)
-        room = config.kv_tokens - self._kv - self._cohort_count - len(self._enters)
+        decoding = len(self._cohort.members) + len(self._enters)
+        budget = config.token_budget - decoding
+        room = config.kv_tokens - self._kv - decoding
         items: list[tuple[Running, int]] = []
         for one in sorted(self._others.values(), key=lambda one: not decodes(one)):
             wanted = 1 + config.drafts if decodes(one) else left(one)
@@ -219,26 +216,23 @@ class Simulator:
 
     def _load(self, items: list[tuple[Running, int]]) -> Load:
         drafted = [(one, tokens) for one, tokens in items if decodes(one)]
+        count = len(self._cohort.members)
         return Load(
-            self._cohort_count + len(drafted),
-            self._cohort_count + sum(tokens for _, tokens in drafted),
-            self._cohort_context + sum(one.computed for one, _ in drafted),
+            count + len(drafted),
+            count + sum(tokens for _, tokens in drafted),
+            self._cohort.predicted() + sum(one.computed for one, _ in drafted),
             [(tokens, one.computed) for one, tokens in items if not decodes(one)],
         )
 
     def _advance(self, items: list[tuple[Running, int]], now_ns: int) -> Iterator[AnyEvent]:
         """Where everybody stands when the step is done."""
-        self._kv += self._cohort_count
-        self._cohort_context += self._cohort_count
+        self._kv += len(self._cohort.members)
         while self._ends and self._ends[0][0] <= self._index:
             last, slot = heapq.heappop(self._ends)
             one = self._running.get(slot)
-            if one is None or one.entered < 0 or one.entered + one.arrival.output_tokens - one.output - 1 != last:
+            if one is None or one.last_step != last:
                 continue  # it was preempted meanwhile
-            # It leaves before the next step: this one counts.
-            self._index += 1
             self._leave(one)
-            self._index -= 1
             yield self._finish(one, now_ns)
         for one, tokens in items:
             new = self._accepted(tokens) if decodes(one) else tokens

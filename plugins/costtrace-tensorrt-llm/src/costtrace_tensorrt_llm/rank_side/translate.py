@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from costtrace.capture.recorder import STEP, Record
+from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.guard import swallow
 from costtrace.core.rows import JOINED
@@ -22,7 +23,7 @@ STAGE = "stage"
 class Sequence:
     """What is known of a request on this rank."""
 
-    __slots__ = ("added", "base", "beams", "context", "in_cohort", "last_step", "prompt")
+    __slots__ = ("added", "beams", "context", "last_step", "prompt")
 
     def __init__(self, added: SequenceAdded, beams: int) -> None:
         self.added = added
@@ -30,9 +31,6 @@ class Sequence:
         self.beams = beams
         self.context = -1
         """KV tokens before its next step, while it is not in the cohort (-1: it has not been in a step)."""
-        self.base = 0
-        """The same less the turn, while it is in the cohort."""
-        self.in_cohort = False
         self.last_step = -1
         """It has ended, and no step after this one holds it (-1: it has not ended)."""
 
@@ -49,13 +47,9 @@ class Translator:
         self._known: dict[int, Sequence] = {}
         self._ending: list[int] = []
         self._slots = 0
-        self._turn = 0
         self._next_index = 0
-        self._steady: list[int] | None = None
-        """Ids of the cohort, if the last step had nobody else."""
-        self._cohort: dict[int, Sequence] = {}
-        self._leaves: list[int] = []
-        """Slots that leave with the next step."""
+        self._cohort: CohortEncoder[int] = CohortEncoder()
+        """By the executor's ids; who is outside it is not predicted (`Sequence.context` is)."""
         self._out: list[Event] = []
 
     def translate(self, records: Iterable[Record]) -> list[Event]:
@@ -73,9 +67,10 @@ class Translator:
         return self._out
 
     def snapshot(self, sequence: int, at_ns: int) -> Snapshot:
-        """All that the events so far left standing."""
-        open_ = tuple(s.added for s in self._known.values() if s.last_step < 0)
-        cohort = tuple((s.added.slot, s.base + self._turn) for s in self._cohort.values() if s.last_step < 0)
+        """The state after all events so far."""
+        known = self._known
+        open_ = tuple(each.added for each in known.values() if each.last_step < 0)
+        cohort = self._cohort.cohort(lambda name: known[name].last_step < 0)
         return Snapshot(sequence, at_ns, self._next_index, open_, cohort)
 
     # -- notes ------------------------------------------------------------------------------------------------------
@@ -132,12 +127,12 @@ class Translator:
         sequence = self._known.get(name)
         if sequence is None or sequence.last_step >= 0:
             return
-        context = sequence.base + self._turn if sequence.in_cohort else sequence.context
+        context = self._cohort.context(name) if name in self._cohort.members else sequence.context
         # The step that ends the prompt yields the first token.
         guess = max(0, context - sequence.prompt + 1) if context >= sequence.prompt else 0
         sequence.last_step = max(0, last_step)
         self._ending.append(name)
-        self._steady = None
+        self._cohort.order = None
         tokens = output if output >= 0 else guess
         self._out.append(
             SequenceFinished(sequence.added.slot, at_ns, sequence.last_step, reason, tokens, max(0, cached))
@@ -149,17 +144,16 @@ class Translator:
         self._ending = [ending for ending in self._ending if ending != name]
 
     def _leave(self, name: int, sequence: Sequence) -> None:
-        if sequence.in_cohort:
-            sequence.in_cohort = False
-            sequence.context = sequence.base + self._turn
-            del self._cohort[name]
-            self._steady = None
-            self._leaves.append(sequence.added.slot)
+        """Out of the cohort, if it was in it; its context is its own from here on."""
+        context = self._cohort.leave(name)
+        if context >= 0:
+            sequence.context = context
 
     def _lose(self, record: Record) -> None:
-        """A record that could not be read: say so, and begin the cohort anew with the next step."""
-        for name, sequence in list(self._cohort.items()):
-            self._leave(name, sequence)
+        """A record that could not be read: report it, and let the cohort begin again with the next step."""
+        for name in list(self._cohort.members):
+            self._leave(name, self._known[name])
+        self._cohort.abandon(self._cohort.leaves)
         if record[0] == STEP:
             self._out.append(Lost(record[3], 1, 0, "unreadable batch", from_ns=record[2], to_ns=record[3]))
         else:
@@ -172,35 +166,34 @@ class Translator:
         if batch.reason:
             self._out.append(Overhead(scheduled_ns, done_ns, batch.reason))
             return
-        if self._steady is not None and self._steady == batch.generation and not batch.context and not batch.drafts:
-            self._turn += 1
+        cohort = self._cohort
+        if cohort.order == batch.generation and not batch.context and not batch.drafts:
+            cohort.turn += 1
             self._out.append(Step(index, scheduled_ns, done_ns))
             return
         for name in [name for name in self._ending if self._known[name].last_step < index]:
             self._forget(name)
-        enters: list[tuple[int, int]] = []
-        items: list[tuple[int, int, int]] = []
         present: set[int] = set()
         for name, chunk, position in batch.context:
             sequence = self._sequence(name, scheduled_ns)
             self._leave(name, sequence)
-            items.append(self._prompt_item(sequence, chunk, position))
+            cohort.items.append(self._prompt_item(sequence, chunk, position))
         drafts = batch.drafts or [0] * len(batch.generation)
         accepted = batch.accepted or [0] * len(batch.generation)
         for name, drafted, kept in zip(batch.generation, drafts, accepted, strict=True):
             sequence = self._sequence(name, scheduled_ns)
             if sequence.beams == 1 and not drafted and not self._scatter:
                 present.add(name)
-                if not sequence.in_cohort:
-                    enters.append((sequence.added.slot, self._enter(name, sequence)))
+                if name not in cohort.members:
+                    context = sequence.context if sequence.context >= 0 else sequence.prompt
+                    cohort.enter(name, sequence.added.slot, context)
             else:
-                items.append(self._generation_item(name, sequence, drafted, kept))
-        for name in [name for name in self._cohort if name not in present]:
-            self._leave(name, self._cohort[name])
-        self._turn += 1
-        leaves, self._leaves = tuple(self._leaves), []
-        self._steady = None if items or self._ending else batch.generation
-        self._out.append(Step(index, scheduled_ns, done_ns, leaves, tuple(enters), tuple(items)))
+                cohort.items.append(self._generation_item(name, sequence, drafted, kept))
+        for name in [name for name in cohort.members if name not in present]:
+            self._leave(name, self._known[name])
+        all_members = not (cohort.items or self._ending)
+        self._out.append(cohort.close(index, scheduled_ns, done_ns))
+        cohort.order = batch.generation if all_members else None
 
     def _sequence(self, name: int, at_ns: int) -> Sequence:
         """A request of the batch; one whose arrival was dropped has a place in the step, and nobody's name."""
@@ -211,14 +204,6 @@ class Translator:
             self._known[name] = Sequence(added, 1)
             self._out.append(added)
         return self._known[name]
-
-    def _enter(self, name: int, sequence: Sequence) -> int:
-        """Into the cohort; its context."""
-        context = sequence.context if sequence.context >= 0 else sequence.prompt
-        sequence.base = context - self._turn
-        sequence.in_cohort = True
-        self._cohort[name] = sequence
-        return context
 
     def _prompt_item(self, sequence: Sequence, chunk: int, position: int) -> tuple[int, int, int]:
         """A chunk of its prompt. What could not be read: it goes on where it stood, to the end of the prompt."""

@@ -1,11 +1,11 @@
 """From what the hooks recorded to the journal's events. Pure: imports no vLLM, reads no clock, fails on no batch.
 
 A step's batch is vLLM's own ``SchedulerOutput``, kept by reference. Most steps continue the one before, so the
-translator predicts: everybody who was in the last step is in this one, in the same order, and each context has grown
-by the tokens that were computed. Ended sequences are taken out, new ones stand at the end. The prediction is checked
-with a few comparisons that run in C (the list of ids, the sum of contexts, the count of tokens); what does not match is
-worked out from the whole batch. A context can only fall short of its prediction (rejected drafts, a preemption, a
-failed load of KV), so that an equal sum means that every one of them is as predicted.
+translator predicts (`CohortEncoder`): everybody who was in the last step is in this one, in the same order, and each
+context has grown by the tokens that were computed. Ended sequences are taken out, new ones are appended. The prediction
+is checked with a few comparisons that run in C (the list of ids, the sum of contexts, the count of tokens); what does
+not match is worked out from the whole batch. A context can only fall short of its prediction (rejected drafts, a
+preemption, a failed load of KV), so that an equal sum means that every one of them is as predicted.
 """
 
 from collections.abc import Iterable
@@ -13,12 +13,10 @@ from typing import Any
 
 from costtrace.capture.prefix_numbers import PrefixNumbers
 from costtrace.capture.recorder import STEP, Record
+from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import Event, Lost, Overhead, Snapshot, Step
 from costtrace.core.guard import swallow
 from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, FREED, OVERHEAD, UNOBSERVED, Sequence, Sequences
-
-Enters = list[tuple[int, int]]
-Items = list[tuple[int, int, int]]
 
 
 class Translator:
@@ -29,18 +27,8 @@ class Translator:
         self._prefixes = prefixes
         """None: who found which cached blocks is not recorded."""
         self._next_index = 0
-        self._turn = 0
-        """Steps so far in which the cohort advanced."""
-        self._members: dict[str, int] = {}
-        """Who was in the last step, in order; the context that is expected of them in the next one, minus `_turn`."""
-        self._sum = 0
-        """Of the values of `_members`."""
-        self._outside: dict[str, None] = {}
-        """Members that were not in the cohort in the last step."""
-        self._order: list[str] | None = None
-        """`_members` as a list, if it is known and all of them are in the cohort."""
-        self._leaves: list[int] = []
-        """Slots that are to leave the cohort with the next step."""
+        self._cohort: CohortEncoder[str] = CohortEncoder()
+        """By internal id; predicts those outside the cohort as well."""
         self._last: dict[str, int] = {}
         """Tokens by id in the last step that was worked out: vLLM's own dict."""
         self._out: list[Event] = []
@@ -60,26 +48,18 @@ class Translator:
         return self._out
 
     def snapshot(self, sequence: int, at_ns: int) -> Snapshot:
-        """All that the events so far left standing. What has ended is left out, even if it is still in flight."""
-        known, turn = self._sequences.known, self._turn
-        return Snapshot(
-            sequence,
-            at_ns,
-            self._next_index,
-            tuple(s.added for s in known.values() if not s.ended),
-            tuple(
-                (known[name].slot, base + turn)
-                for name, base in self._members.items()
-                if name not in self._outside and not known[name].ended
-            ),
-        )
+        """The state after all events so far. What has ended is left out, even if it is still in flight."""
+        known = self._sequences.known
+        open_ = tuple(each.added for each in known.values() if not each.ended)
+        cohort = self._cohort.cohort(lambda name: not known[name].ended)
+        return Snapshot(sequence, at_ns, self._next_index, open_, cohort)
 
     def _note(self, record: Record) -> None:
         at_ns, what, *rest = record[1:]
         event: Event | None = None
         if what == ADDED:
             if rest[0] in self._sequences.known:
-                self._drop(rest[0])
+                self._cohort.leave(rest[0])
             event = self._sequences.add(at_ns, *rest)
         elif what == FREED:
             event = self._sequences.finish(at_ns, *rest)
@@ -91,9 +71,8 @@ class Translator:
             self._out.append(event)
 
     def _lose(self, record: Record) -> None:
-        """A record that could not be read: say so, and begin the cohort anew with the next step."""
-        self._leaves = [sequence.slot for sequence in self._sequences.known.values()]
-        self._members, self._outside, self._sum, self._order = {}, {}, 0, None
+        """A record that could not be read: report it, and let the cohort begin again with the next step."""
+        self._cohort.abandon(sequence.slot for sequence in self._sequences.known.values())
         if record[0] == STEP:
             self._out.append(Lost(record[3], 1, 0, "unreadable batch", from_ns=record[2], to_ns=record[3]))
         else:
@@ -109,31 +88,29 @@ class Translator:
         tokens = batch.num_scheduled_tokens
         if not tokens:
             return
-        cached = batch.scheduled_cached_reqs
+        cached, cohort = batch.scheduled_cached_reqs, self._cohort
         if (
-            self._order == cached.req_ids
-            and batch.total_num_scheduled_tokens == len(tokens) == len(self._members)
-            and sum(cached.num_computed_tokens) == self._sum + self._turn * len(self._members)
+            cohort.order == cached.req_ids
+            and batch.total_num_scheduled_tokens == len(tokens) == len(cohort.members)
+            and sum(cached.num_computed_tokens) == cohort.base_sum + cohort.turn * len(tokens)
             and not batch.scheduled_encoder_inputs
         ):
-            self._turn += 1
+            cohort.turn += 1
             self._out.append(Step(index, scheduled_ns, done_ns))
             return
         if self._sequences.ending:
             self._take_ended(index, tokens)
-        predicted = self._predict(batch)
-        if predicted:
-            enters, items = self._advance(batch, scheduled_ns)
+        if self._is_predicted(batch):
+            self._continue(tokens)
         elif self._is_scattered(batch):
-            enters, items = self._list(batch, scheduled_ns)
+            self._list(batch, scheduled_ns)
         else:
-            enters, items = self._compare(batch, scheduled_ns)
+            self._compare(batch, scheduled_ns)
+        self._take_new(batch, scheduled_ns)
         self._last = tokens
         encoder = self._encoder(batch.scheduled_encoder_inputs) if batch.scheduled_encoder_inputs else ()
-        self._turn += 1
-        self._order = None if self._outside else list(self._members)
-        leaves, self._leaves = tuple(self._leaves), []
-        self._out.append(Step(index, scheduled_ns, done_ns, leaves, tuple(enters), tuple(items), encoder))
+        self._out.append(cohort.close(index, scheduled_ns, done_ns, encoder))
+        cohort.order = None if cohort.outside else list(cohort.members)
 
     def _check_finished(self, names: Iterable[str], index: int, at_ns: int) -> None:
         """VLLM says in the next batch who has ended: for those whose own note was dropped or cannot be had."""
@@ -141,8 +118,7 @@ class Translator:
             sequence = self._sequences.known.get(name)
             if sequence is None or sequence.ended:
                 continue
-            context = self._members[name] + self._turn if name in self._members else 0
-            estimate = max(0, context - sequence.prompt + 1)
+            estimate = max(0, self._cohort.context(name) - sequence.prompt + 1)
             event = self._sequences.finish(at_ns, name, index - 1, UNOBSERVED, estimate, 0)
             if event is not None:
                 self._out.append(event)
@@ -151,56 +127,32 @@ class Translator:
         """Ended sequences leave with the first step that they are not in."""
         for name, last_step in list(self._sequences.ending):
             if index > last_step:
-                self._drop(name)
+                self._cohort.leave(name)
                 self._sequences.forget(name)
             elif name not in tokens:
-                self._drop(name)
+                self._cohort.leave(name)
 
-    def _drop(self, name: str) -> None:
-        """Take a member out of the last step's batch."""
-        base = self._members.pop(name, None)
-        if base is None:
-            return
-        self._sum -= base
-        self._order = None
-        if name in self._outside:
-            del self._outside[name]
-        else:
-            self._leaves.append(self._sequences.known[name].slot)
-
-    def _predict(self, batch: Any) -> bool:
-        """Whether the batch is the last one, gone on, and new sequences. Who is not in it any more is dropped."""
-        members, tokens = self._members, batch.num_scheduled_tokens
+    def _is_predicted(self, batch: Any) -> bool:
+        """Whether the batch is the last one, gone on, and new sequences. Who is not in it any more is taken out."""
+        cohort, tokens = self._cohort, batch.num_scheduled_tokens
         cached = batch.scheduled_cached_reqs
-        if list(members) != cached.req_ids:
-            for name in members.keys() - tokens.keys():
-                self._drop(name)
-            if list(members) != cached.req_ids:
+        if list(cohort.members) != cached.req_ids:
+            for name in cohort.members.keys() - tokens.keys():
+                cohort.leave(name)
+            if list(cohort.members) != cached.req_ids:
                 return False
-        if sum(cached.num_computed_tokens) != self._sum + self._turn * len(members):
+        if sum(cached.num_computed_tokens) != cohort.predicted():
             return False
-        # Whoever is in the cohort has one token, if all others have what is left.
-        more = sum(tokens[name] - 1 for name in self._outside)
-        more += sum(tokens[new.req_id] - 1 for new in batch.scheduled_new_reqs)
-        return bool(batch.total_num_scheduled_tokens == len(tokens) + more)
+        # Everybody in the cohort has one token, if all others have what is left.
+        beyond_one = sum(tokens[name] - 1 for name in cohort.outside)
+        beyond_one += sum(tokens[new.req_id] - 1 for new in batch.scheduled_new_reqs)
+        return bool(batch.total_num_scheduled_tokens == len(tokens) + beyond_one)
 
-    def _advance(self, batch: Any, at_ns: int) -> tuple[Enters, Items]:
-        """Who enters the cohort and who else takes part, in a batch that is as predicted."""
-        members, turn, tokens = self._members, self._turn, batch.num_scheduled_tokens
-        known = self._sequences.known
-        enters: Enters = []
-        items: Items = []
-        for name in list(self._outside):
-            sequence, count, context = known[name], tokens[name], members[name] + turn
-            if count == 1 and context >= sequence.prompt:
-                enters.append((sequence.slot, context))
-                del self._outside[name]
-            else:
-                items.append((sequence.slot, count, context))
-                members[name] += count - 1
-                self._sum += count - 1
-        self._take_new(batch, at_ns, enters, items)
-        return enters, items
+    def _continue(self, tokens: dict[str, int]) -> None:
+        """A batch that is as predicted: only those who were outside the cohort can enter it."""
+        cohort, known = self._cohort, self._sequences.known
+        for name in list(cohort.outside):
+            self._place(known[name], name, tokens[name], cohort.context(name))
 
     def _is_scattered(self, batch: Any) -> bool:
         """Whether a cohort would only come and go: most have drafts to check, or the batch shares nobody with the last.
@@ -213,45 +165,30 @@ class Translator:
             return True
         return bool(self._last) and cached > 0 and self._last.keys().isdisjoint(tokens)
 
-    def _list(self, batch: Any, at_ns: int) -> tuple[Enters, Items]:
+    def _list(self, batch: Any, at_ns: int) -> None:
         """All of the batch as items, nobody in the cohort. Loops in C: such batches may come at every step."""
         cached, tokens, slots = batch.scheduled_cached_reqs, batch.num_scheduled_tokens, self._sequences.slots
-        if self._members:
-            known = self._sequences.known
-            self._leaves += [known[name].slot for name in self._members if name not in self._outside]
-            self._members, self._outside, self._sum = {}, {}, 0
+        if self._cohort.members:
+            self._cohort.leave_all()
         names = cached.req_ids
         try:
-            found = list(map(slots.__getitem__, names))
+            batch_slots = list(map(slots.__getitem__, names))
         except KeyError:
-            found = [slots[n] if n in slots else self._unobserved(n, 0, at_ns).slot for n in names]
-        enters: Enters = []
-        items: Items = list(zip(found, map(tokens.__getitem__, names), cached.num_computed_tokens, strict=True))
-        self._take_new(batch, at_ns, enters, items)
-        return enters, items
+            batch_slots = [slots[n] if n in slots else self._unobserved(n, 0, at_ns).slot for n in names]
+        counts = map(tokens.__getitem__, names)
+        self._cohort.items += zip(batch_slots, counts, cached.num_computed_tokens, strict=True)
 
-    def _compare(self, batch: Any, at_ns: int) -> tuple[Enters, Items]:
-        """Who enters the cohort and who else takes part, from the whole batch; who left goes to `_leaves`."""
+    def _compare(self, batch: Any, at_ns: int) -> None:
+        """Who enters the cohort, who stays and who else takes part, from the whole batch."""
         cached, tokens, known = batch.scheduled_cached_reqs, batch.num_scheduled_tokens, self._sequences.known
-        outside, turn = self._outside, self._turn
-        old = {name: base for name, base in self._members.items() if name not in outside}
-        self._members, self._outside, self._sum = {}, {}, 0
-        slots = {name: known[name].slot for name in old}
-        enters: Enters = []
-        items: Items = []
+        self._cohort.compare()
         for name, context in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
             sequence = known.get(name) or self._unobserved(name, 0, at_ns)
             count = tokens[name]
-            if count == 1 and old.get(name) == context - turn and context >= sequence.prompt:
-                self._members[name] = old.pop(name)
-                self._sum += context - turn
-            else:
-                self._place(sequence, name, count, context, enters, items)
-        self._take_new(batch, at_ns, enters, items)
-        self._leaves += [slots[name] for name in old]
-        return enters, items
+            if not (count == 1 and context >= sequence.prompt and self._cohort.stays(name, context)):
+                self._place(sequence, name, count, context)
 
-    def _take_new(self, batch: Any, at_ns: int, enters: Enters, items: Items) -> None:
+    def _take_new(self, batch: Any, at_ns: int) -> None:
         for new in batch.scheduled_new_reqs:
             name = new.req_id
             sequence = self._sequences.known.get(name)
@@ -260,7 +197,7 @@ class Translator:
             if self._prefixes is not None and sequence.blocks and sequence.cached < 0:
                 self._find(sequence, new, at_ns)
             sequence.meet(new)
-            self._place(sequence, name, batch.num_scheduled_tokens[name], new.num_computed_tokens, enters, items)
+            self._place(sequence, name, batch.num_scheduled_tokens[name], new.num_computed_tokens)
 
     def _find(self, sequence: Sequence, new: Any, at_ns: int) -> None:
         """Its first step: what of its prompt the prefix cache had, and what it will compute."""
@@ -271,16 +208,12 @@ class Translator:
         if path is not None:
             self._out.append(path)
 
-    def _place(self, sequence: Sequence, name: str, count: int, context: int, enters: Enters, items: Items) -> None:
-        """Put one who is not in the cohort into this step."""
+    def _place(self, sequence: Sequence, name: str, count: int, context: int) -> None:
+        """Put one who is not in the cohort into this step: a decode of one token enters it."""
         if count == 1 and context >= sequence.prompt:
-            enters.append((sequence.slot, context))
+            self._cohort.enter(name, sequence.slot, context)
         else:
-            items.append((sequence.slot, count, context))
-            self._outside[name] = None
-        base = context + count - 1 - self._turn
-        self._members[name] = base
-        self._sum += base
+            self._cohort.item(name, sequence.slot, count, context)
 
     def _unobserved(self, name: str, prompt_tokens: int, at_ns: int) -> Sequence:
         self._out.append(self._sequences.add_unobserved(name, prompt_tokens, at_ns))

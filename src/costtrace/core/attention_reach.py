@@ -46,35 +46,10 @@ class AttentionReach(msgspec.Struct, frozen=True):
         return (self.full * whole + self.sliding * seen) // self.units
 
 
-def span_of(shape: ModelShape) -> AttentionReach | None:
+def reach_of(shape: ModelShape) -> AttentionReach | None:
     """Of a model; None: all of its layers see everything, as far as is known."""
     if not shape.window or not shape.sliding_layers:
         return None
     full = max(0, shape.layers - shape.sliding_layers)
     common = gcd(full, shape.sliding_layers)
     return AttentionReach(full // common, shape.sliding_layers // common, shape.window)
-
-
-class ReachCrossings(msgspec.Struct):
-    """When the members of a cohort that are below the window reach it."""
-
-    span: AttentionReach
-    due: dict[int, list[int]] = {}
-    """Step -> slots."""
-
-    def enter(self, slot: int, context: int, step: int) -> None:
-        """It decodes from *step* on, with *context* in that step."""
-        if context < self.span.window:
-            self.due.setdefault(step + self.span.window - context, []).append(slot)
-
-    def leave(self, slot: int, context: int, step: int) -> None:
-        """It does no longer."""
-        if context < self.span.window:
-            at = step + self.span.window - context
-            self.due[at].remove(slot)
-            if not self.due[at]:
-                del self.due[at]
-
-    def take(self, step: int) -> list[int]:
-        """Who has reached the window with the beginning of *step*."""
-        return self.due.pop(step, [])
