@@ -11,7 +11,7 @@ from costtrace.agent.remote_sensors import RemoteSensors
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.core import clock
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, EngineStarted, Position, Reading, SegmentHeader, Sensed
+from costtrace.core.events import SENSORS, DeviceSeen, EngineStarted, Position, Reading, SegmentHeader
 from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
 
@@ -139,7 +139,7 @@ class Intake:
             self.problems.pop(name, None)
             boot_id = reader.header.boot_id if reader.header is not None else self._boot_id
             for event in batch.events:
-                if isinstance(event, Sensed):
+                if isinstance(event, DeviceSeen):
                     self.node.found(boot_id, event)
             readings = [event for event in batch.events if isinstance(event, Reading)]
             for reading in readings:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, Heartbeat, Position, Reading, Sensed
+from costtrace.core.events import SENSORS, DeviceSeen, Heartbeat, Position, Reading
 from costtrace.journal.reader import JournalReader
 
 PREFIX = "remote:"
@@ -71,7 +71,7 @@ class RemoteSensors:
             match event:
                 case Heartbeat():
                     remote.beat(name, event)
-                case Sensed():
+                case DeviceSeen():
                     remote.found(name, event)
                 case Reading():
                     self._node.remote_reading(boot_id, name, event)

@@ -296,26 +296,31 @@ class Snapshot(Event, tag=14, frozen=True):
     """``(slot, context)`` of the cohort, the context as it will be in the next step."""
 
 
-class Sensed(Event, tag=15, frozen=True):
-    """A device that the agent's sensors found, or what has changed of it. Stands in the sensors' journal."""
+class DeviceSeen(Event, tag=15, frozen=True):
+    """A device as its sensor knows it. Written into the sensors' journal when it is new or has changed."""
 
     uuid: str
-    """By which its readings name it."""
+    """The `device` of its readings."""
     at_ns: int
+    """When it was written into the journal; 0 until then."""
     name: str
     kind: str
     """``gpu``, ``mig`` or ``cpu``."""
     scope: str
+    """What its energy covers, as in `Reading.scope`."""
     source: str
+    """How its energy is read, as in `Reading.source`."""
     index: int = -1
-    """NVML's number of it, of a MIG instance that on its board. -1: it has none."""
+    """NVML's index of the device, or of the MIG instance on its board. -1: it has none."""
     parent: str = ""
-    """Of a MIG instance: its board."""
+    """Of a MIG instance: UUID of its board."""
     share: str = ""
-    """Of a MIG instance: the part of the board's energy that it is given (``2/7``)."""
+    """Of a MIG instance: the part of the board's energy that it is given by rule (``2/7``)."""
     gain: str = "1"
     simulated: bool = False
     details: dict[str, str] = {}
+    """For people and metrics: limits, clocks, throttle reasons, how power is read. A change of these alone is not
+    written again."""
 
 
 class PrefixPath(Event, tag=16, frozen=True):
@@ -350,7 +355,7 @@ AnyEvent = (
     | Reading
     | Steady
     | Snapshot
-    | Sensed
+    | DeviceSeen
     | PrefixPath
 )
 """Every event a journal can hold."""

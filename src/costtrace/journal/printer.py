@@ -6,6 +6,7 @@ from datetime import UTC, tzinfo
 from costtrace.core.clock import Anchor
 from costtrace.core.events import (
     Delivered,
+    DeviceSeen,
     EngineReady,
     EngineStarted,
     EngineStopped,
@@ -122,6 +123,9 @@ class Storyteller:
             case Reading():
                 energy = "unknown" if event.energy_uj is None else f"{event.energy_uj} uJ"
                 return self._at(event.at_ns, "reading", f"{event.device}  {energy} from {event.source}")
+            case DeviceSeen():
+                text = f"{event.uuid} ({event.name}), energy of the {event.scope} from {event.source}"
+                return self._at(event.at_ns, "device", text)
             case _:
                 return self._at(0, type(event).__name__, repr(event))
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costtrace.core import clock, device_names
-from costtrace.core.events import Reading
+from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_S
 from costtrace.sensors.energy_count import RESET, gain_of
-from costtrace.sensors.sensor import Clocks, Notice, SensedDevice
+from costtrace.sensors.sensor import Clocks, Notice
 
 POWERCAP = Path("/sys/class/powercap")
 HIGHEST_W = 1_000
@@ -48,7 +48,7 @@ class RaplSensor:
         host, name = clock.host_name(), device_names.cpu_name()
         uuid = f"CPU-{host}"
         self._gain = gain_of(gains or {}, uuid, name)
-        self._about = SensedDevice(uuid, name, "cpu", "package", "rapl", gain=self._gain.text)
+        self._about = DeviceSeen(uuid, 0, name, "cpu", "package", "rapl", gain=self._gain.text)
         self._clocks = clocks
         self._root = root
         self._wanted = wanted
@@ -105,7 +105,7 @@ class RaplSensor:
         if not self._domains and self._clocks().monotonic_ns >= self._due_ns:
             self.open()
 
-    def devices(self) -> Sequence[SensedDevice]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """The host's CPUs, where they can be read."""
         return (self._about,) if self._domains else ()
 

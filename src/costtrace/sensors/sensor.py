@@ -4,42 +4,16 @@ A sensor belongs to one thread, the agent's sensor thread. It raises nothing: wh
 without energy that says why, a device that is not there, or a notice for the operator.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from costtrace.core.clock import Anchor
-from costtrace.core.events import Reading
+from costtrace.core.events import DeviceSeen, Reading
 
 Notice = tuple[str, str]
 """(subject, message) for the operator."""
 Clocks = Callable[[], Anchor]
 """Both clocks, read now."""
-
-
-@dataclass(frozen=True, slots=True)
-class SensedDevice:
-    """A device as its sensor knows it."""
-
-    uuid: str
-    name: str
-    kind: str
-    """``gpu``, ``mig`` or ``cpu``."""
-    scope: str
-    """Of its energy: ``gpu``, ``module``, ``board_shared_by_mig``, ``package``."""
-    source: str
-    """``nvml_counter``, ``power_integral``, ``rapl``, ``none``."""
-    simulated: bool = False
-    index: int = -1
-    """NVML's number of the device, or of the instance on its board (-1: it has none)."""
-    parent: str = ""
-    """UUID of the board of a MIG instance."""
-    share: Fraction | None = None
-    """What part of the board's energy a MIG instance is given."""
-    gain: str = "1"
-    details: Mapping[str, str] = field(default_factory=dict)
-    """For people and metrics: limits, clocks, throttle reasons, how power is read. Renewed at a low rate."""
 
 
 class Sensor(Protocol):
@@ -60,7 +34,7 @@ class Sensor(Protocol):
     def upkeep(self) -> None:
         """What is due at a low rate: devices that came or went, clocks and limits. Returns at once if nothing is."""
 
-    def devices(self) -> Sequence[SensedDevice]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """The devices, as they were when last looked at. Any thread may ask."""
         ...
 
@@ -87,7 +61,7 @@ class Nowhere:
     def upkeep(self) -> None:
         """Nothing to do."""
 
-    def devices(self) -> Sequence[SensedDevice]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """No devices."""
         return ()
 
@@ -124,7 +98,7 @@ class Several:
         for sensor in self._sensors:
             sensor.upkeep()
 
-    def devices(self) -> Sequence[SensedDevice]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """The devices of all."""
         return [device for sensor in self._sensors for device in sensor.devices()]
 

@@ -15,11 +15,11 @@ from msgspec import structs
 
 from costtrace.core import clock
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, Event, Heartbeat, Reading, Sensed, Snapshot
+from costtrace.core.events import SENSORS, DeviceSeen, Event, Heartbeat, Reading, Snapshot
 from costtrace.core.units import NS_PER_S
 from costtrace.journal.writer import JournalWriter, new_engine_id
 from costtrace.sensors.sampler import Cost, Sampler
-from costtrace.sensors.sensor import Notice, SensedDevice
+from costtrace.sensors.sensor import Notice
 
 log = logging.getLogger("costtrace.sensors")
 
@@ -33,7 +33,7 @@ _STUCK = (
 class Latest(NamedTuple):
     """A device and its newest reading that has a value."""
 
-    device: SensedDevice
+    device: DeviceSeen
     reading: Reading
 
 
@@ -46,7 +46,7 @@ class SensorJournal:
         self._cap_bytes = cap_bytes
         self._version = version
         self._writer: JournalWriter | None = None
-        self._sensed: dict[str, Sensed] = {}
+        self._sensed: dict[str, DeviceSeen] = {}
         self._latest: dict[str, Latest] = {}
         self._changed: set[str] = set()
         self._beat_ns = 0
@@ -100,7 +100,7 @@ class SensorJournal:
         return [*notices, *self._sampler.sensor.take_notices()]
 
     @property
-    def sensed(self) -> Sequence[Sensed]:
+    def sensed(self) -> Sequence[DeviceSeen]:
         """The devices, as the journal has them."""
         return list(self._sensed.values())
 
@@ -124,18 +124,17 @@ class SensorJournal:
         self._writer.close()
         self._writer = None
 
-    def _news(self, devices: Mapping[str, SensedDevice], now_ns: int) -> list[Sensed]:
+    def _news(self, devices: Mapping[str, DeviceSeen], now_ns: int) -> list[DeviceSeen]:
         """Devices that are new or of which something has changed that energy depends on."""
-        found = []
+        news = []
         for uuid, device in devices.items():
-            said = _sensed(device, now_ns)
             known = self._sensed.get(uuid)
-            if known is None or structs.replace(said, at_ns=known.at_ns, details=known.details) != known:
-                self._sensed[uuid] = said
-                found.append(said)
-        return found
+            if known is None or structs.replace(device, at_ns=known.at_ns, details=known.details) != known:
+                self._sensed[uuid] = structs.replace(device, at_ns=now_ns)
+                news.append(self._sensed[uuid])
+        return news
 
-    def _stalled(self, devices: Mapping[str, SensedDevice], now_ns: int) -> list[Reading]:
+    def _stalled(self, devices: Mapping[str, DeviceSeen], now_ns: int) -> list[Reading]:
         """While the thread is stuck: a reading of each device once a second that says so."""
         stuck_ns = self._sampler.stalled_ns(now_ns)
         if not stuck_ns or now_ns - self._stall_said_ns < BEAT_NS:
@@ -147,25 +146,8 @@ class SensorJournal:
             Reading(
                 *(device.uuid, now_ns, None, None, device.source, device.scope, "stalled"),
                 gain=device.gain,
-                share="" if device.share is None else str(device.share),
+                share=device.share,
                 simulated=device.simulated,
             )
             for device in devices.values()
         ]
-
-
-def _sensed(device: SensedDevice, at_ns: int) -> Sensed:
-    return Sensed(
-        uuid=device.uuid,
-        at_ns=at_ns,
-        name=device.name,
-        kind=device.kind,
-        scope=device.scope,
-        source=device.source,
-        index=device.index,
-        parent=device.parent,
-        share="" if device.share is None else str(device.share),
-        gain=device.gain,
-        simulated=device.simulated,
-        details=dict(device.details),
-    )

@@ -1,12 +1,13 @@
 """One NVIDIA device: how its energy can be read, and reading it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from costtrace.attribution.energy.sensor_period import PeriodFinder
-from costtrace.core.events import Reading
+from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.sensors.energy_count import BREAKS, FROZEN_NS, Counted, CounterTrack, Gain, PowerTrack, Shares
 from costtrace.sensors.nvml.library import (
@@ -19,7 +20,7 @@ from costtrace.sensors.nvml.library import (
     NvmlFault,
     NvmlLibrary,
 )
-from costtrace.sensors.sensor import Clocks, SensedDevice
+from costtrace.sensors.sensor import Clocks
 
 UJ_PER_MJ = 1_000
 OLDEST_STAMP_NS = 2 * NS_PER_S
@@ -98,9 +99,9 @@ def _counter(values: Mapping[tuple[int, int], int], *, module: bool) -> tuple[in
 class GpuBoard:
     """One device, with its MIG instances if it has any. Read by one thread; raises nothing but from `bind`."""
 
-    def __init__(self, library: NvmlLibrary, about: SensedDevice, gain: Gain, clocks: Clocks) -> None:
+    def __init__(self, library: NvmlLibrary, about: DeviceSeen, gain: Gain, clocks: Clocks) -> None:
         self.about = about
-        self.instances: tuple[SensedDevice, ...] = ()
+        self.instances: tuple[DeviceSeen, ...] = ()
         self.away = ""
         """Why it cannot be read at all (``lost``, ``gone``, ``driver``)."""
         self.failing_since_ns = 0
@@ -117,7 +118,7 @@ class GpuBoard:
         self._last_ns = -1
         self._last_seen: tuple[int, int | None] = (-1, None)
 
-    def bind(self, handle: object, index: int, instances: tuple[SensedDevice, ...]) -> None:
+    def bind(self, handle: object, index: int, instances: tuple[DeviceSeen, ...]) -> None:
         """Go on with this handle: after the beginning, or when NVML has been started again. Raises NvmlFault."""
         ways = probe(self._library, handle)
         first, self._handle = self._handle is None, handle
@@ -127,8 +128,8 @@ class GpuBoard:
                 self._counter, self._power, self._anew = CounterTrack(self._gain), PowerTrack(self._gain), not first
                 self._period = PeriodFinder()
             self._ways = ways
-        parts = {instance.uuid: instance.share or Fraction(0) for instance in instances}
-        if parts != {instance.uuid: instance.share for instance in self.instances}:
+        parts = {instance.uuid: Fraction(instance.share) for instance in instances}
+        if parts != {instance.uuid: Fraction(instance.share) for instance in self.instances}:
             self._shares = Shares(parts) if parts else None
             self._anew = self._anew or not first
         self.away = ""
@@ -169,7 +170,7 @@ class GpuBoard:
         if self._period.due(now_ns):
             self._period.look(now_ns)
 
-    def details(self) -> Mapping[str, str]:
+    def details(self) -> dict[str, str]:
         """What changes slowly, for people: one call each."""
         ask, handle = self._library.attempt, self._handle
         found = {
@@ -285,7 +286,7 @@ class GpuBoard:
                 "board_shared_by_mig",
                 board.fault,
                 gain=board.gain,
-                share=str(instance.share),
+                share=instance.share,
                 simulated=board.simulated,
                 period_ns=board.period_ns,
                 lag_ns=board.lag_ns,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from costtrace.core.events import DeviceSeen
 from costtrace.sensors.nvml.library import NvmlLibrary
-from costtrace.sensors.sensor import SensedDevice
 
 RULES = ("slices", "equal")
 
@@ -46,7 +46,7 @@ def parts(instances: Sequence[Instance], rule: str) -> list[Fraction]:
 
 def instances_of(
     library: NvmlLibrary, board: object, board_uuid: str, rule: str, *, simulated: bool
-) -> tuple[SensedDevice, ...]:
+) -> tuple[DeviceSeen, ...]:
     """MIG devices of a board with their parts; empty where it is not in MIG mode. Raises NvmlFault."""
     mode = library.attempt("nvmlDeviceGetMigMode", board)
     if not mode or mode[0] != 1:
@@ -57,8 +57,9 @@ def instances_of(
         if handle is not None:
             found.append(_instance(library, handle, index))
     return tuple(
-        SensedDevice(
+        DeviceSeen(
             each.uuid,
+            0,
             each.name,
             "mig",
             "board_shared_by_mig",
@@ -66,7 +67,7 @@ def instances_of(
             simulated=simulated,
             index=each.number,
             parent=board_uuid,
-            share=part,
+            share=str(part),
             details={"gpu_instance": str(each.gpu_instance), "compute_instance": str(each.compute_instance)},
         )
         for each, part in zip(found, parts(found, rule) if found else (), strict=True)

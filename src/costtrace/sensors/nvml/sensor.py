@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from costtrace.core import clock
-from costtrace.core.events import Reading
+from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_S
 from costtrace.sensors.energy_count import gain_of
 from costtrace.sensors.nvml.board import GpuBoard
 from costtrace.sensors.nvml.library import NvmlFault, NvmlLibrary
 from costtrace.sensors.nvml.mig import instances_of
 from costtrace.sensors.nvml.simulated import is_simulated
-from costtrace.sensors.sensor import Clocks, Notice, SensedDevice
+from costtrace.sensors.sensor import Clocks, Notice
 
 DETAILS_NS = 10 * NS_PER_S
 PATIENCE_NS = 10 * NS_PER_S
@@ -59,7 +60,7 @@ class NvmlSensor:
         self._boards: dict[str, GpuBoard] = {}
         self._owners: dict[str, str] = {}
         """UUID of each device and instance -> the board to read."""
-        self._known: tuple[SensedDevice, ...] = ()
+        self._known: tuple[DeviceSeen, ...] = ()
         self._notices: list[Notice] = []
         self._open = False
         self._simulated = False
@@ -127,7 +128,7 @@ class NvmlSensor:
                 self._tell()
                 return
 
-    def devices(self) -> Sequence[SensedDevice]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """All devices that were ever seen, and the instances of those in MIG mode."""
         return self._known
 
@@ -184,7 +185,7 @@ class NvmlSensor:
             return
         name = str(self._library.attempt("nvmlDeviceGetName", handle) or "NVIDIA GPU")
         gain = gain_of(self._gains, uuid, name)
-        about = SensedDevice(uuid, name, "gpu", "gpu", "none", simulated=self._simulated, gain=gain.text)
+        about = DeviceSeen(uuid, 0, name, "gpu", "gpu", "none", simulated=self._simulated, gain=gain.text)
         board = GpuBoard(self._library, about, gain, self._clocks)
         board.bind(handle, index, instances)
         if self._boards and self._known:
@@ -233,7 +234,7 @@ class NvmlSensor:
         self._notices.append(("sensor", text.strip()))
 
 
-def _named(device: SensedDevice) -> str:
+def _named(device: DeviceSeen) -> str:
     return f"{device.name} ({device.uuid})"
 
 
