@@ -3,5 +3,5 @@
 Comes in: the counters of drivers, at up to 20 Hz. Goes out: `Reading` events, in a journal of their own. A sensor
 raises nothing: what goes wrong is a reading without energy that says why, a device that is not there, or a notice.
 
-May import: core, journal, attribution.energy.sensor_period.
+May import: core, journal.
 """

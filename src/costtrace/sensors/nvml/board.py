@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from costtrace.attribution.energy.sensor_period import PeriodFinder
 from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.sensors.energy_count import BREAKS, FROZEN_NS, Counted, CounterTrack, Gain, PowerTrack, Shares
@@ -21,6 +20,7 @@ from costtrace.sensors.nvml.library import (
     NvmlLibrary,
 )
 from costtrace.sensors.sensor import Clocks
+from costtrace.sensors.sensor_period import PeriodFinder
 
 UJ_PER_MJ = 1_000
 OLDEST_STAMP_NS = 2 * NS_PER_S

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from costtrace.core.sensor_phase import Phase
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 KEEP = 192
@@ -23,8 +24,6 @@ FIT = 0.97
 """A period that explains less than this share of the intervals is none."""
 CLOSE = 1.01
 """Periods that fit equally well and lie further apart than this are guesses."""
-CLOSE_SHARE, DRIFT = 0.04, 2e-4
-"""What the phase may be off by: of a period, and of the time since. A read this close to an update may have seen it."""
 LONGEST_NS = NS_PER_S
 EVERY_NS = 20 * NS_PER_S
 """A finder looks this often once it has found one; before, it has less and less hope."""
@@ -47,31 +46,6 @@ class Period(NamedTuple):
     """The last update among the intervals; the others are whole periods from it."""
     share: float
     """Of the intervals, those that it explains."""
-
-
-class Phase(NamedTuple):
-    """When a sensor renews its value."""
-
-    period_ns: int
-    phase_ns: int
-    """Of an update; the others are whole periods from it."""
-
-    def updated(self, read_ns: int, before_ns: int) -> int | None:
-        """When the value had been renewed in which a read at *read_ns* saw a change since a read at *before_ns*.
-
-        None: the read was so close to an update that its value may be that one's or the one's before.
-        """
-        age_ns = (read_ns - self.phase_ns) % self.period_ns
-        at_ns = read_ns - age_ns
-        close_ns = round(self.period_ns * CLOSE_SHARE + abs(read_ns - self.phase_ns) * DRIFT)
-        if age_ns < close_ns and at_ns - self.period_ns > before_ns - close_ns:
-            return None
-        if age_ns > self.period_ns - close_ns:
-            return None if at_ns > before_ns - close_ns else read_ns
-        if at_ns > before_ns:
-            return at_ns
-        # It is known to have been after the read before: right after that one, or just before this one.
-        return before_ns + 1 if before_ns - at_ns < at_ns + self.period_ns - read_ns else read_ns
 
 
 def find_period(intervals: Sequence[Interval], near_ns: int = 0) -> Period | None:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from costtrace.attribution.energy.sensor_period import PeriodFinder
 from costtrace.core.units import NS_PER_MS, NS_PER_S
+from costtrace.sensors.sensor_period import PeriodFinder
 
 PERIOD_NS = 100 * NS_PER_MS
 
