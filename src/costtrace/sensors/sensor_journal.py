@@ -100,7 +100,7 @@ class SensorJournal:
         return [*notices, *self._sampler.sensor.take_notices()]
 
     @property
-    def sensed(self) -> Sequence[DeviceSeen]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """The devices, as the journal has them."""
         return list(self._sensed.values())
 
