@@ -74,7 +74,7 @@ class JournalWriter:
         self._lost_from_ns = 0
         self._lost_count = 0
         self._failing = ""
-        self._repeated: list[Event] = []
+        self._begin: list[Event] = []
         """Events that every segment repeats at its head: the first segment may be missing for a reader."""
         try:
             for part in (home, home / "journal", self.directory):
@@ -91,7 +91,7 @@ class JournalWriter:
         """Write *events* as one frame, now or as soon as the disk can be written again."""
         if not events:
             return
-        self._repeated += [event for event in events if isinstance(event, (EngineStarted, EngineReady))]
+        self._begin += [event for event in events if isinstance(event, (EngineStarted, EngineReady))]
         if self._backlog_bytes > BACKLOG_BYTES:
             self._lose(events)
         else:
@@ -195,7 +195,7 @@ class JournalWriter:
             )
         ]
         if number > 1:
-            head += self._repeated
+            head += self._begin
             # The state after all events so far, those that still wait in the backlog included: hence its number.
             head.append(self._snapshot(self._sequence))
         return frames.pack(-1, head)
