@@ -46,8 +46,8 @@ class EnergySettings(BaseModel):
     remote_wait_s: int = setting(
         60,
         group=ENERGY,
-        about="How long the rows of such an engine wait for another node's readings. Until then their energy is pending, "
-        "after that it is unknown.",
+        about="How long the rows of such an engine wait for another node's readings. Until then their energy is "
+        "pending, after that it is unknown.",
         unit="s",
         example="600",
         ge=60,

@@ -129,7 +129,7 @@ class TenantSettings(BaseModel):
     tenant_user_secret: Path | None = setting(
         None,
         group=TENANTS,
-        about="File with the secret that makes pseudonyms of users. With it, the pseudonym of a known user can be found.",
+        about="File with the secret that makes pseudonyms of users. With it, a known user's pseudonym can be found.",
         example="/run/secrets/costtrace-users",
     )
     request_labels: Mapping[str, str] = setting(

@@ -12,16 +12,16 @@ DRIFT = 2e-4
 
 
 class Phase(NamedTuple):
-    """When a sensor renews its value."""
+    """When a sensor renews its value: every *period_ns*, and at *phase_ns*."""
 
     period_ns: int
     phase_ns: int
-    """Of an update; the others are whole periods from it."""
+    """Time of one update (monotonic); the others are whole periods from it."""
 
     def updated(self, read_ns: int, before_ns: int) -> int | None:
-        """When the value had been renewed in which a read at *read_ns* saw a change since a read at *before_ns*.
+        """When a value was renewed that was read at *read_ns* and is not the value read before, at *before_ns*.
 
-        None: the read was so close to an update that its value may be that one's or the one's before.
+        None: the read was so close to an update that the value may be from the update before it.
         """
         age_ns = (read_ns - self.phase_ns) % self.period_ns
         at_ns = read_ns - age_ns
@@ -32,5 +32,5 @@ class Phase(NamedTuple):
             return None if at_ns > before_ns - close_ns else read_ns
         if at_ns > before_ns:
             return at_ns
-        # It is known to have been after the read before: right after that one, or just before this one.
+        # The update must be after the read before: right after that one, or just before this one.
         return before_ns + 1 if before_ns - at_ns < at_ns + self.period_ns - read_ns else read_ns

@@ -1,4 +1,4 @@
-"""The sensors by name, and which one a host gets."""
+"""The sensors by their names in the setting `sensor`."""
 
 from collections.abc import Mapping
 
@@ -13,8 +13,8 @@ def make_sensor(
 
     *gains*: declared correction by UUID, or by a pattern of names (``NVIDIA A100*``).
     """
-    from costtrace.sensors.nvml.sensor import NvmlSensor  # noqa: PLC0415 - each sensor is loaded where it is used
-    from costtrace.sensors.rapl import RaplSensor  # noqa: PLC0415 - as above
+    from costtrace.sensors.nvml.sensor import NvmlSensor  # noqa: PLC0415 - a sensor is loaded only where it is used
+    from costtrace.sensors.rapl import RaplSensor  # noqa: PLC0415 - likewise
 
     if name == "none":
         return Nowhere()
