@@ -253,7 +253,7 @@ def _peculiarities(board: GpuBoard) -> Iterator[str]:
     """Notices: what to know before using a device's energy."""
     device = board.device
     if device.simulated:
-        yield f"{_named(device)} is SIMULATED: the NVML in use is costtrace's double. No joule of it is real."
+        yield f"{_named(device)} is SIMULATED: the NVML in use is `costtrace nvml-sim`. No joule of it is real."
     if device.source == "none":
         yield f"{_named(device)} offers neither an energy counter nor its power: its energy is unknown."
     if device.source == "power_integral":
