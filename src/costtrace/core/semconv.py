@@ -61,22 +61,13 @@ USER = Attribute("user.id", "string", "", "End user within the tenant, where a t
 LABEL_PREFIX = "costtrace.label."
 LABEL = Attribute(f"{LABEL_PREFIX}<key>", "string", "", "A label that a trusted peer gave the request (team, job).")
 OPERATION = Attribute(
-    "gen_ai.operation.name",
-    "string",
-    "",
-    "`chat`, `text_completion`, `embeddings`, ...",
-    "development",
-    "operation",
+    "gen_ai.operation.name", "string", "", "`chat`, `text_completion`, `embeddings`, ...", "development", "operation"
 )
 PROVIDER = Attribute("gen_ai.provider.name", "string", "", "The engine: `vllm`, `tensorrt-llm`, ...", "development")
 MODEL = Attribute("gen_ai.request.model", "string", "", "Model (or adapter) asked for.", "development", "model")
 RESPONSE_ID = Attribute("gen_ai.response.id", "string", "", "The id that the client saw.", "development")
 FINISH_REASONS = Attribute(
-    "gen_ai.response.finish_reasons",
-    "string[]",
-    "",
-    "Why each sequence ended (`stop`, `abort`).",
-    "development",
+    "gen_ai.response.finish_reasons", "string[]", "", "Why each sequence ended (`stop`, `abort`).", "development"
 )
 INPUT_TOKENS = Attribute(
     "gen_ai.usage.input_tokens", "int", "{token}", "Prompt tokens, cached ones included.", "development"
@@ -132,10 +123,7 @@ PER_MILLION_OUTPUT = Attribute(
     "costtrace.cost.per_million_tokens.output", "double", "{currency}", "Cost of decode per million output tokens."
 )
 PER_MILLION_TOTAL = Attribute(
-    "costtrace.cost.per_million_tokens.total",
-    "double",
-    "{currency}",
-    "Its cost per million input and output tokens.",
+    "costtrace.cost.per_million_tokens.total", "double", "{currency}", "Its cost per million input and output tokens."
 )
 
 # --- attributes: why, and how it is known ----------------------------------------------------------------------------
@@ -434,11 +422,7 @@ HEALTH = dict(
             "model.error", "gauge", "1", "_ratio", "Mean error of the step models' predictions, the worst engine's."
         ),
         _health(
-            "model.coverage",
-            "gauge",
-            "1",
-            "_ratio",
-            "Part of step time shared by a fitted model, the worst engine's.",
+            "model.coverage", "gauge", "1", "_ratio", "Part of step time shared by a fitted model, the worst engine's."
         ),
         _health(
             "plugin.lost_hooks",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from costtrace.core import clock
-from costtrace.sensors.sensor import Clocks, Nowhere, Sensor, Several
+from costtrace.sensors.sensor import Clocks, Sensor, Several
 
 
 def make_sensor(
@@ -17,7 +17,7 @@ def make_sensor(
     from costtrace.sensors.rapl import RaplSensor  # noqa: PLC0415 - likewise
 
     if name == "none":
-        return Nowhere()
+        return Several(())
     if name == "rapl":
         return RaplSensor(gains, clocks=clocks)
     nvml = NvmlSensor(gains, mig_rule=mig_rule, clocks=clocks, wanted=name == "nvml")

@@ -1,4 +1,4 @@
-"""What a sensor is, the one that reads nothing, and several as one.
+"""What a sensor is, and several as one.
 
 A sensor belongs to one thread, the agent's sensor thread. It raises nothing: what fails becomes a `Reading` without
 energy that says why, a missing device, or a notice for the operator.
@@ -46,35 +46,8 @@ class Sensor(Protocol):
         """Release the driver."""
 
 
-class Nowhere:
-    """The sensor `none`: it has no devices."""
-
-    calls = 0
-
-    def open(self) -> None:
-        """Nothing to do."""
-
-    def read(self, devices: Collection[str] | None = None) -> list[Reading]:  # noqa: ARG002 - every sensor's signature
-        """Read nothing."""
-        return []
-
-    def upkeep(self) -> None:
-        """Nothing to do."""
-
-    def devices(self) -> Sequence[DeviceSeen]:
-        """No devices."""
-        return ()
-
-    def take_notices(self) -> list[Notice]:
-        """No notices."""
-        return []
-
-    def close(self) -> None:
-        """Nothing to do."""
-
-
 class Several:
-    """Several sensors as one: the GPUs' and the host's."""
+    """Several sensors as one: the GPUs' and the host's. Of no sensors: energy is not read."""
 
     def __init__(self, sensors: Sequence[Sensor]) -> None:
         self._sensors = tuple(sensors)
