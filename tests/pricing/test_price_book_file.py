@@ -106,7 +106,7 @@ def test_the_expected_currency_is_checked(load):
         ),
         ("from: 2026-11-01\n    source", "from: 2026-11-01\n    tier: spot\n    source", ["tier: spot"]),
         ("pue: 1.25", "pue: 0.9", ["electricity: entry 1", "pue: 0.9", "between 1 and"]),
-        ("per_kwh: ", "per_kwh: 1\n    per_kwh: ", ["'per_kwh' stands twice", "line"]),
+        ("per_kwh: ", "per_kwh: 1\n    per_kwh: ", ["'per_kwh' appears twice", "line"]),
         ("devices:\n  -", "devices:\n   ", ["devices", "list"]),
         ("devices:\n", "devices:\n  - H100\n", ["devices: entry 1", "mapping", "H100"]),
         ("contract 4711", "[1, 2]", ["source: [1, 2]", "text"]),

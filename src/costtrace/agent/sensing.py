@@ -49,7 +49,7 @@ class Sensing:
         latest = self._journal.take_latest()
         if emitter is None:
             return
-        from costtrace.telemetry.metric_state import DeviceReading  # noqa: PLC0415 - an agent without emission needs no OpenTelemetry
+        from costtrace.telemetry.metric_state import DeviceReading  # noqa: PLC0415 - needs OpenTelemetry
 
         for device, reading in latest:
             if device.parent:  # a MIG instance's energy is in its board's

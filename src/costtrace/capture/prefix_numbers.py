@@ -31,19 +31,19 @@ class PrefixNumbers:
         how many tokens of the prompt were cached.
         """
         count = min(found_tokens // self.block_tokens, len(names))
-        found: list[tuple[int, int]] = []
+        cached: list[tuple[int, int]] = []
         for name in names[:count]:
             number = self._numbers.get(name, 0)
-            first, length = found[-1] if found else (-1, 0)
+            first, length = cached[-1] if cached else (-1, 0)
             if number == (first + length if first else 0):
-                found[-1] = (first, length + 1)
+                cached[-1] = (first, length + 1)
             else:
-                found.append((number, 1))
-        own = len(names) - count
-        if not own and not any(first for first, _ in found):
+                cached.append((number, 1))
+        computed = len(names) - count
+        if not computed and not any(first for first, _ in cached):
             return None
-        own_first = self._number(names[count:]) if own else 0
-        return PrefixPath(slot, at_ns, self.block_tokens, tuple(found), own_first, own)
+        first_computed = self._number(names[count:]) if computed else 0
+        return PrefixPath(slot, at_ns, self.block_tokens, tuple(cached), first_computed, computed)
 
     def _number(self, names: Sequence[Hashable]) -> int:
         """Give consecutive numbers; return the first. The number after them stays unused: two runs never touch."""

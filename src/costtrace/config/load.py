@@ -73,11 +73,11 @@ def load(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] =
 
 def explain(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> list[Explained]:
     """All settings, each with its value and where that is from. Raises: ConfigError."""
-    settings, found = _resolve(overrides, env)
+    settings, items = _resolve(overrides, env)
     file = _config_file(env)
     rows = [] if file is None else [Explained(FILE_KEY, str(file.value), file.source)]
     for key in KEYS:
-        source = found[key].source if key in found else DEFAULT
+        source = items[key].source if key in items else DEFAULT
         rows.append(Explained(key, show(getattr(settings, key)), source))
     return rows
 
@@ -168,30 +168,30 @@ def _from_file(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]
         problems.append(f"{named.source}={named.value}: reading YAML needs PyYAML here: pip install pyyaml")
         return {}
     path = Path.cwd() / str(named.value)
-    found: dict[str, _Found] = {}
+    items: dict[str, _Found] = {}
     try:
         for key, value in load_mapping(path, ConfigError, "the configuration file").items():
             if key not in KEYS:
                 problems.append(f"{path}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
             elif value is not None:
-                found[key] = _Found(value, str(path), path.parent)
+                items[key] = _Found(value, str(path), path.parent)
     except ConfigError as error:
         problems.append(f"{named.source}: {error}")
-    return found
+    return items
 
 
 def _from_env(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]:
-    found: dict[str, _Found] = {}
+    items: dict[str, _Found] = {}
     for prefix in (WORKER_PREFIX, PREFIX):
         for name, key, value in _variables(env, prefix):
             if key in KEYS:
-                found[key] = _Found(value, name)
+                items[key] = _Found(value, name)
             elif key != FILE_KEY:
                 problems.append(
                     f"environment: there is no setting {name}. "
                     f"The nearest is {prefix}{nearest(key, (*KEYS, FILE_KEY)).upper()}."
                 )
-    return found
+    return items
 
 
 def _variables(env: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -204,13 +204,13 @@ def _variables(env: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, 
 
 
 def _from_flags(overrides: Mapping[str, object], problems: list[str]) -> dict[str, _Found]:
-    found: dict[str, _Found] = {}
+    items: dict[str, _Found] = {}
     for key, value in overrides.items():
         if key not in KEYS:
             problems.append(f"{COMMAND_LINE}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
         elif value is not None:
-            found[key] = _Found(value, COMMAND_LINE)
-    return found
+            items[key] = _Found(value, COMMAND_LINE)
+    return items
 
 
 def _based(key: str, item: _Found) -> object:

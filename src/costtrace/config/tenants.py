@@ -25,7 +25,7 @@ ROUTE = ":path"
 
 
 class TenantSettings(BaseModel):
-    """How the tenant of a request is told, and what is recorded of the request."""
+    """How the tenant of a request is found, and what is recorded of the request."""
 
     tenant_headers: tuple[str, ...] = setting(
         DEFAULT_HEADERS,
@@ -72,7 +72,7 @@ class TenantSettings(BaseModel):
     tenant_sources: tuple[Literal["key", "jwt", "header", "baggage"], ...] = setting(
         ("key", "jwt", "header"),
         group=TENANTS,
-        about="How the tenant of a request is told, in the order of trying. A way that is not set up is skipped.",
+        about="How the tenant of a request is found, in the order of trying. A way that is not set up is skipped.",
         example="header,baggage",
     )
     tenant_keys: Path | None = setting(

@@ -61,7 +61,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
                 None, None, "a key cannot be a list or mapping", key_node.start_mark
             )
         if key in result:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} appears twice", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 

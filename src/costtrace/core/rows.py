@@ -134,7 +134,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of `gpu_ns`, the time whose energy is not in `energy_uj`."""
     energy_source: str = "none"
     input_tokens: int
-    """Prompt tokens as the client is told them: each distinct prompt once."""
+    """Prompt tokens as the client sees them: each distinct prompt once."""
     cached_tokens: int
     output_tokens: int
     computed_tokens: int

@@ -54,7 +54,7 @@ class KeyFile(NamedTuple):
 
 
 def read_keys(path: Path) -> KeyFile:
-    """Read a key file; a new salt and no keys where there is none. Raises: OSError, ValueError."""
+    """Read a key file; a new salt and no keys if there is no file. Raises: OSError, ValueError."""
     if not path.exists():
         return KeyFile(secrets.token_bytes(32), {})
     raw = json.loads(path.read_text(encoding="utf-8"))
