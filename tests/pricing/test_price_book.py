@@ -24,8 +24,8 @@ def book(*devices, **more):
     return PriceBook(version="v", currency="USD", devices=devices, **more)
 
 
-def price(found, name="NVIDIA H100 80GB HBM3", day=0, kind="gpu"):
-    entry = found.device_price(name, kind, day * DAY)
+def price(prices, name="NVIDIA H100 80GB HBM3", day=0, kind="gpu"):
+    entry = prices.device_price(name, kind, day * DAY)
     return None if entry is None else str(entry.per_gpu_hour)
 
 
@@ -111,10 +111,10 @@ def test_a_label_stands_wherever_the_book_is_named():
 
 def test_what_is_missing_is_named_with_the_remedy():
     metered = PriceBook(version="v", currency="USD", devices=[DevicePrice("H100", Decimal(1), False, 0)])
-    said = metered.missing("H200", "gpu", DAY + 5)
-    assert "'H200'" in said
-    assert "1970-01-02:" in said
-    assert "devices" in said
+    message = metered.missing("H200", "gpu", DAY + 5)
+    assert "'H200'" in message
+    assert "1970-01-02:" in message
+    assert "devices" in message
     assert "per_kwh" in metered.missing("H100", "gpu", 0)
     assert book(device("H100")).missing("H100", "gpu", 0) == ""
 
