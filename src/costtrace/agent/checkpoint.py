@@ -87,6 +87,7 @@ class Checkpoint:
             self._put_positions(intake, engines, sensors)
             self._put_states(intake, engines)
             ledger.put_state("booking", _encode(booking.state()))
+        booking.committed()
         self._stored_groups = set(pipeline.groups)
         return engines, sensors
 
