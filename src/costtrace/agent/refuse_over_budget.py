@@ -41,12 +41,12 @@ class BudgetRefusals(Periodic):
         with open_ledger(self._home) as store:
             for budget in budgets:
                 try:
-                    status = standing_of(store, budget, now_ns)
+                    one = standing_of(store, budget, now_ns)
                 except ConfigError as error:  # the other budgets hold
                     problem = problem or f"nobody is refused for budget {budget.name}: {error}"
                     continue
-                if status.state == HARD:
-                    refusal = Refusal(budget.name, 0 if budget.rolling_days else status.until_ns // NS_PER_S)
+                if one.state == HARD:
+                    refusal = Refusal(budget.name, 0 if budget.rolling_days else one.until_ns // NS_PER_S)
                     name = EVERYBODY if budget.tenant is None else budget.tenant
                     refused[name] = max(refused.get(name, refusal), refusal, key=lambda each: each.ends_s or LATEST_S)
         refusals.write(self._home, refused, now_ns / NS_PER_S)

@@ -1,7 +1,7 @@
-"""What a plugin keeps for one process: settings, tenancy, the agent's estimates and refusals, the status of its hooks.
+"""What a plugin keeps for one process: its settings, who pays, what the agent says, and which hooks are in place.
 
-All but the status is made on first use: TensorRT-LLM forwards variables to its workers only after they have imported
-this, and a process that serves nobody reads no settings at all.
+Everything but the status is made when it is first asked for: TensorRT-LLM forwards variables to its workers only after
+they have been imported, and a process that serves nobody reads no settings at all.
 """
 
 import os
@@ -21,7 +21,7 @@ from costtrace.core.guard import guard, log
 
 
 class EngineProcess:
-    """One plugin in one process of an engine; a plugin's module `process` holds the instance."""
+    """One plugin in one process of an engine. A plugin has one of these, in its module `process`."""
 
     def __init__(
         self, engine: str, version: Callable[[], str], *, remedy: str = "`costtrace doctor` shows it."
@@ -35,23 +35,23 @@ class EngineProcess:
 
     @cached_property
     def tenancy(self) -> TenancyPolicy:
-        """Who pays for which request. With settings that cannot be used: the default policy."""
+        """Who pays for which request. Where the settings cannot be used, the strict default: nobody is believed."""
         with guard("tenant settings"):
             return policy_of(self.settings)
         return TenancyPolicy()
 
     @cached_property
     def estimates(self) -> Reader:
-        """What requests have cost lately, as the agent writes it."""
+        """What requests have cost until now, as the agent says."""
         return Reader(self.settings.home, self.settings.cost_estimates)
 
     @cached_property
     def refusals(self) -> Gate:
-        """Which tenants are refused now, as the agent writes it."""
+        """Which tenants are refused now, as the agent says."""
         return Gate(self.settings.home)
 
     def forget(self) -> None:
-        """Read everything but the status again on next use. For tests that change the environment."""
+        """Make all of it again when it is next asked for, but the status. For tests that change the environment."""
         for name in ("settings", "tenancy", "estimates", "refusals"):
             self.__dict__.pop(name, None)
 

@@ -1,10 +1,10 @@
-"""What an answer has probably cost, from means in a small file that the agent writes and the servers of its node read.
+"""What an answer has probably cost, from means that the agent tells the servers of its node through one small file.
 
-The agent knows what requests have cost; a server knows, when it answers, how many tokens it has used. Both need the
-same ``cost_estimates``. Engine processes import this: standard library and msgspec only.
+The agent knows what requests have cost; a server knows, when it answers, how many tokens it has used. Both have
+``cost_estimates`` set to the same, or nothing of this happens. Engine processes import this: what they need is msgspec.
 
-Where a mean is missing (no price, no history, a file that is damaged or older than `VALID_S`) there is no estimate:
-unknown, never 0. Amounts are nano-units of the currency, times ns, energies uJ.
+It is an estimate and says so. Where a mean is missing (no price, no history, a file that is older than `VALID_S` or
+damaged) there is none: unknown, never 0. Amounts are nano-units of the currency, times ns, energies uJ.
 """
 
 import time
@@ -20,10 +20,10 @@ from costtrace.core.rows import Means
 from costtrace.core.units import amount, joules, seconds
 
 VALID_S = 600.0
-"""How long the file counts after it was written."""
+"""How long what the agent wrote counts."""
 LOOK_EVERY_S = 1.0
 MODEL, TENANT = "model", "tenant"
-"""The scope of a mean: all requests to a model, or one tenant's to it."""
+"""Whose requests a mean is made from: everybody's of a model, or one tenant's own of it."""
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -52,10 +52,10 @@ class Estimate(NamedTuple):
     means: Means
 
     def details(self) -> dict[str, Any]:
-        """JSON of the estimate as an answer states it, in currency units, seconds and joules."""
+        """As an answer states it, in currency units, seconds and joules."""
         means = self.means
         whose = "this tenant" if means.tenant else "all tenants"
-        details: dict[str, Any] = {
+        stated: dict[str, Any] = {
             "estimate": True,
             "amount": f"{amount(self.nano):f}",
             "currency": means.currency,
@@ -65,10 +65,10 @@ class Estimate(NamedTuple):
             "until": _moment(means.until_s),
         }
         if self.energy_uj is not None:
-            details["energy_j"] = joules(self.energy_uj)
+            stated["energy_j"] = joules(self.energy_uj)
         if means.simulated:
-            details["simulated"] = True
-        return details
+            stated["simulated"] = True
+        return stated
 
 
 def _moment(epoch_s: int) -> str:
@@ -76,20 +76,20 @@ def _moment(epoch_s: int) -> str:
 
 
 def estimate(means: Means, used: Used) -> Estimate | None:
-    """What *used* costs at *means*; None where tokens of one of its kinds have no mean cost or time."""
+    """What *used* costs at *means*; None where they say nothing of tokens of its kind."""
     if used.cached_tokens is None:
         prefill = (used.input_tokens, means.input_tokens)
     else:
         prefill = (used.input_tokens - used.cached_tokens, means.input_tokens - means.cached_tokens)
     decode = (used.output_tokens, means.output_tokens)
-    nano = _total(means.prefill_nano, prefill, means.decode_nano, decode)
-    gpu_ns = _total(means.prefill_ns, prefill, means.decode_ns, decode)
+    nano = _both(means.prefill_nano, prefill, means.decode_nano, decode)
+    gpu_ns = _both(means.prefill_ns, prefill, means.decode_ns, decode)
     if nano is None or gpu_ns is None:
         return None
-    return Estimate(nano, gpu_ns, _total(means.prefill_uj, prefill, means.decode_uj, decode), means)
+    return Estimate(nano, gpu_ns, _both(means.prefill_uj, prefill, means.decode_uj, decode), means)
 
 
-def _total(prefill: int | None, input_: tuple[int, int], decode: int | None, output: tuple[int, int]) -> int | None:
+def _both(prefill: int | None, input_: tuple[int, int], decode: int | None, output: tuple[int, int]) -> int | None:
     """Prefill and decode together: *input_* and *output* are (tokens used, tokens that the sums are of)."""
     prefill_share, decode_share = _share(prefill, *input_), _share(decode, *output)
     return None if prefill_share is None or decode_share is None else prefill_share + decode_share
@@ -105,17 +105,17 @@ def _share(total: int | None, tokens: int, of_tokens: int) -> int | None:
 
 
 def path_below(home: Path) -> Path:
-    """Path of the file."""
+    """Where the file stands."""
     return home / "cost-estimates.json"
 
 
 def write(home: Path, scope: str, means: Iterable[Means], now_s: float) -> None:
-    """Write the means that count from *now_s* (epoch) on, in one piece. Raises: OSError."""
+    """Replace the file: what requests cost, as of *now_s* (epoch). Raises: OSError."""
     write_whole(path_below(home), msgspec.json.encode(Written(now_s, scope, list(means))))
 
 
 class Reader:
-    """The means for each answer. Looks at the file at most once in `LOOK_EVERY_S`, reads it when it has changed."""
+    """Asked for each answer; looks at the file at most once in `LOOK_EVERY_S`, reads it where it has changed."""
 
     def __init__(self, home: Path, scope: str) -> None:
         self._path = path_below(home)
@@ -126,13 +126,13 @@ class Reader:
         self._means: Mapping[tuple[str, str], Means] = {}
 
     def means(self, model: str, tenant: str) -> Means | None:
-        """The means of *model*, and of *tenant* in the scope `TENANT`; None where there are none now. Never raises."""
+        """Those of *model*, and of *tenant* where each has its own; None where nothing is known now. Never raises."""
         now_s = time.monotonic()
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
             with guard("cost_estimates"):
                 self._look()
-        # From the future: a clock was set back, and the age of the file is not known.
+        # Written in the future: a clock was set back, and nobody can say how old it is.
         if not 0 <= time.time() - self._written_s <= VALID_S:
             return None
         return self._means.get((model, "" if self._scope == MODEL else tenant))
@@ -147,7 +147,7 @@ class Reader:
             return
         self._changed_ns, self._means = changed_ns, {}
         written = msgspec.json.decode(self._path.read_bytes(), type=Written)
-        # A server that shows each tenant only its own means must not use those of all tenants, nor the reverse.
+        # Means of everybody are not for a server that is told to show each tenant only its own, nor the reverse.
         if written.scope == self._scope:
             self._means = {(each.model, each.tenant): each for each in written.means}
             self._written_s = written.written_s

@@ -1,9 +1,9 @@
-"""Which tenants are refused for now: a small file that the agent writes and the servers of its node read.
+"""Which tenants are refused for now, told by the agent to the servers of its node through one small file.
 
-The agent knows what is spent; a server asks for each request whether its tenant is refused. Both need the setting
-``admission``. Engine processes import this: standard library only.
+The agent knows what is spent; a server asks, once a request, whether its tenant may go on. Both have ``admission``
+switched on, or nothing of this happens. Engine processes import this: stdlib only.
 
-It fails open: a file that is missing, damaged or older than `VALID_S` refuses nobody. An agent that has died, or a
+It fails open: a file that is missing, damaged or older than `VALID_S` refuses nobody. So an agent that has died, or a
 ledger that cannot be read, never stops serving; spending above a budget goes on meanwhile.
 """
 
@@ -17,29 +17,29 @@ from costtrace.capture.node_files.whole_file import write_whole
 from costtrace.core.guard import guard
 
 VALID_S = 120.0
-"""How long the file counts after it was written."""
+"""How long what the agent wrote counts."""
 LOOK_EVERY_S = 1.0
 LATEST_S = 253_402_300_799
 """The end of the year 9999: a file that says a later one is damaged."""
 EVERYBODY = ""
-"""All tenants: a budget of all of them together is spent. No tenant can have this name."""
+"""Stands for all tenants, where a budget of all of them together is spent. No tenant can have this name."""
 
 
 class Refusal(NamedTuple):
-    """Why a tenant is refused, and until when (epoch seconds). 0: a rolling budget, which has no such end."""
+    """Why a tenant is refused, and until when (epoch seconds); 0: a rolling budget, whose end cannot be said."""
 
     budget: str
     ends_s: int
 
 
 def path_below(home: Path) -> Path:
-    """Path of the file."""
+    """Where the file stands."""
     return home / "refusals.json"
 
 
 def write(home: Path, refused: Mapping[str, Refusal], now_s: float) -> None:
-    """Write who is refused from *now_s* (epoch) on, in one piece. Raises: OSError."""
-    content = {"written_s": now_s, "refused": {tenant: list(refusal) for tenant, refusal in refused.items()}}
+    """Replace the file: who is refused from *now_s* (epoch) on. Raises: OSError."""
+    content = {"written_s": now_s, "refused": {tenant: list(why) for tenant, why in refused.items()}}
     write_whole(path_below(home), json.dumps(content).encode())
 
 
@@ -48,19 +48,19 @@ def read(home: Path, now_s: float) -> dict[str, Refusal]:
     try:
         raw = json.loads(path_below(home).read_text(encoding="utf-8"))
         written_s = float(raw["written_s"])
-        refused = {str(tenant): Refusal(str(entry[0]), int(entry[1])) for tenant, entry in raw["refused"].items()}
+        found = {str(tenant): Refusal(str(why[0]), int(why[1])) for tenant, why in raw["refused"].items()}
     except FileNotFoundError:
         return {}
     except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path_below(home)} is damaged: {error}") from error
-    if any(not 0 <= refusal.ends_s <= LATEST_S for refusal in refused.values()):
+    if any(not 0 <= why.ends_s <= LATEST_S for why in found.values()):
         raise ValueError(f"{path_below(home)} is damaged: it says a time that cannot be")
-    # From the future: a clock was set back, and the age of the file is not known.
-    return refused if 0 <= now_s - written_s <= VALID_S else {}
+    # Written in the future: a clock was set back, and nobody can say how old it is.
+    return found if 0 <= now_s - written_s <= VALID_S else {}
 
 
 class Gate:
-    """Answers for each request; reads the file at most once in `LOOK_EVERY_S`. Never raises."""
+    """Asked for each request; looks at the file at most once in `LOOK_EVERY_S`. Never raises."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -70,7 +70,7 @@ class Gate:
         """Requests refused by this process, by tenant."""
 
     def refusal(self, tenant: str) -> Refusal | None:
-        """Why *tenant* is refused now; None: it is not. Counts what it refuses."""
+        """Why *tenant* is refused now; None: it may go on. Counts what it refuses."""
         now_s = time.monotonic()
         if now_s - self._looked_s >= LOOK_EVERY_S:
             self._looked_s = now_s
@@ -78,9 +78,9 @@ class Gate:
             with guard("admission"):
                 self._refused = read(self._home, time.time())
         for name in (tenant, EVERYBODY):
-            refusal = self._refused.get(name)
-            # A period that is over refuses nobody, even before the agent has written again.
-            if refusal is not None and (not refusal.ends_s or time.time() < refusal.ends_s):
+            why = self._refused.get(name)
+            # A period that is over refuses nobody, even before the agent has looked at the new one.
+            if why is not None and (not why.ends_s or time.time() < why.ends_s):
                 self.refusals[tenant] = self.refusals.get(tenant, 0) + 1
-                return refusal
+                return why
         return None
