@@ -6,7 +6,8 @@ import pytest
 from costtrace_lab.engines import Profile, RandomEngine
 from costtrace_lab.engines.engine import JournalEngine
 from crash_processes import BOOK
-from ledger_balance import check, rows, table
+from ledger_balance import check as check_settled
+from ledger_balance import rows
 
 from costtrace.agent.intake import Intake
 from costtrace.agent.loop import Agent
@@ -38,8 +39,8 @@ def make_agent(tmp_path):
 def expected(make_agent):
     agent = make_agent("undisturbed")
     agent.run_once()
-    check(agent.home)
-    return rows(agent.home), table(agent.home, "rate")
+    check_settled(agent.home)
+    return rows(agent.home)
 
 
 def test_an_agent_goes_on_where_the_one_before_it_stopped(make_agent, expected, monkeypatch):
@@ -52,10 +53,10 @@ def test_an_agent_goes_on_where_the_one_before_it_stopped(make_agent, expected, 
         agent._close()
     agent = make_agent("resumed")
     assert agent.pipeline.engines["e"].ended
-    assert 0 < sum(rows(agent.home).values()) < sum(expected[0].values())
+    assert 0 < sum(rows(agent.home).values()) < sum(expected.values())
     agent.run_once()
-    check(agent.home)
-    assert (rows(agent.home), table(agent.home, "rate")) == expected
+    check_settled(agent.home)
+    assert rows(agent.home) == expected
 
 
 def test_a_transaction_that_fails_is_repeated_and_loses_nothing(make_agent, expected, monkeypatch):
@@ -74,5 +75,5 @@ def test_a_transaction_that_fails_is_repeated_and_loses_nothing(make_agent, expe
     assert agent._failing
     agent.run_once()
     assert len(failures) == 2
-    check(agent.home)
-    assert (rows(agent.home), table(agent.home, "rate")) == expected
+    check_settled(agent.home)
+    assert rows(agent.home) == expected
