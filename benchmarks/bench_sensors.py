@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bench_sensors.py [--devices 1 8 64] [--seconds 20] [--hz 10]
 
-The real sensor thread, desk and journal of an agent, all devices busy, read the NVML double by the real nvidia-ml-py.
+The real sensor thread and journal of an agent, all devices busy, read the NVML double by the real nvidia-ml-py.
 Before a figure is shown, what was read is checked against the double: the count that each device's readings add up to
 has to lie between what its counter showed before and after. A real driver's calls take their own time, which is the
 driver's and not in these figures (NVML: some 10 us to 1 ms a call); the number of calls is the same.
@@ -35,19 +35,19 @@ def child(home: Path, seconds: float, hz: float) -> None:
     """Read for some seconds, as an agent does, and print what it took."""
     sensor = NvmlSensor()
     sampler = Sampler(sensor, hz=hz)
-    desk = SensorJournal(home, sampler, cap_bytes=1 << 30)
-    desk.start()
-    while not desk.sensed:
-        desk.turn(())
+    journal = SensorJournal(home, sampler, cap_bytes=1 << 30)
+    journal.start()
+    while not journal.devices:
+        journal.turn(())
         time.sleep(0.05)
-    busy = {each.uuid for each in desk.sensed}
-    began_ns, process_ns, cost = time.monotonic_ns(), time.process_time_ns(), desk.cost
+    busy = {each.uuid for each in journal.devices}
+    began_ns, process_ns, cost = time.monotonic_ns(), time.process_time_ns(), journal.cost
     while time.monotonic_ns() - began_ns < seconds * NS_PER_S:
-        desk.turn(busy)
+        journal.turn(busy)
         time.sleep(TURN_S)
     took_ns = time.monotonic_ns() - began_ns
-    used_ns, after = time.process_time_ns() - process_ns, desk.cost
-    desk.stop()
+    used_ns, after = time.process_time_ns() - process_ns, journal.cost
+    journal.stop()
     print(
         json.dumps(
             {
@@ -115,7 +115,7 @@ def main() -> None:
         middle = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
         print(
             f"{devices:4} devices {middle['calls_per_s']:8.1f} NVML calls/s {middle['readings_per_s']:8.1f} readings/s "
-            f"sensor thread {middle['thread_percent']:5.2f} % of a core, with desk and journal "
+            f"sensor thread {middle['thread_percent']:5.2f} % of a core, with journal "
             f"{middle['process_percent']:5.2f} %  longest round {middle['longest_ms']:.1f} ms"
         )
 

@@ -26,8 +26,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from costtrace.attribution.energy.sensor_period import PeriodFinder
 from costtrace.core.units import NS_PER_MS, NS_PER_S
+from costtrace.sensors.sensor_period import PeriodFinder
 
 RECORD = struct.Struct("<9H")
 VOLT, AMPERE = 0.007568, 0.0488

@@ -25,14 +25,14 @@ MAY_IMPORT = {
     "attribution": "core",
     "capture": "core config journal",
     "pricing": "core config",
-    "sensors": "core journal attribution.energy.sensor_period",
+    "sensors": "core journal",
     "ledger": "core config pricing",
     "telemetry": "core pricing ledger",
     "reports": "core config pricing ledger",
     "agent": "core config journal attribution capture pricing sensors ledger telemetry",
     "cli": "core config journal attribution capture pricing sensors ledger telemetry reports agent",
 }
-"""Every package, and the packages (or single modules) of costtrace that it may import beside itself."""
+"""Every package, and the packages of costtrace that it may import beside itself."""
 
 LIBRARIES = {
     "core": "msgspec",

@@ -31,12 +31,12 @@ from costtrace.core import clock
 from costtrace.core.clock import Anchor
 from costtrace.core.events import (
     AnyEvent,
+    DeviceSeen,
     EngineReady,
     EngineStarted,
     Lost,
     Reading,
     SegmentHeader,
-    Sensed,
     SequenceAdded,
     Snapshot,
     Step,
@@ -140,7 +140,7 @@ def _enriched(events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
 def readings(until_ns: int) -> Iterator[AnyEvent]:
     """Two boards from before the first engine on: 300 W and more; one reading fails, one counter restarts."""
     for number, uuid in enumerate(DEVICES):
-        yield Sensed(
+        yield DeviceSeen(
             uuid, NS_PER_S, "Simulated GPU", "gpu", "gpu", "nvml_counter", number, details={"limit": "700 W"},
             simulated=True,
         )  # fmt: skip

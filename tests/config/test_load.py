@@ -1,4 +1,4 @@
-"""Settings: where a value is from, and what is said where it cannot be used."""
+"""Settings: where a value is from, and the error for one that cannot be used."""
 
 import subprocess
 import sys
@@ -130,19 +130,19 @@ def test_the_tenancy_policy_is_made_of_the_settings():
 
 
 def test_an_unknown_variable_names_the_nearest_and_never_its_value():
-    said = problem(env=HOME | {"COSTTRACE_WINDOWS": "sk-secret"})
-    assert "COSTTRACE_WINDOWS" in said
-    assert "COSTTRACE_WINDOW_S" in said
-    assert "secret" not in said
+    message = problem(env=HOME | {"COSTTRACE_WINDOWS": "sk-secret"})
+    assert "COSTTRACE_WINDOWS" in message
+    assert "COSTTRACE_WINDOW_S" in message
+    assert "secret" not in message
     assert "TRTLLM_COSTTRACE_HOME" in problem(env=HOME | {"TRTLLM_COSTTRACE_HOM": "x"})
 
 
 def test_an_unknown_key_of_the_file_names_the_file_and_the_nearest(file):
     env = file("pricebook: x\n")
-    said = problem(env=env)
-    assert env["COSTTRACE_CONFIG"] in said
-    assert "'pricebook'" in said
-    assert "'prices'" in said
+    message = problem(env=env)
+    assert env["COSTTRACE_CONFIG"] in message
+    assert "'pricebook'" in message
+    assert "'prices'" in message
 
 
 def test_an_unknown_flag_is_an_error_too():
@@ -173,10 +173,10 @@ def test_all_problems_are_said_at_once(file):
     ],
 )
 def test_a_wrong_value_is_named_with_its_source_and_what_is_allowed(key, value, says):
-    said = problem(env=HOME | {f"COSTTRACE_{key}": value})
-    assert said.startswith(f"COSTTRACE_{key}='{value}'")
-    assert says in said
-    assert len(said.splitlines()) == 1
+    message = problem(env=HOME | {f"COSTTRACE_{key}": value})
+    assert message.startswith(f"COSTTRACE_{key}='{value}'")
+    assert says in message
+    assert len(message.splitlines()) == 1
 
 
 def test_a_wrong_value_in_the_file_is_named_with_the_file(file):
@@ -198,9 +198,9 @@ def test_a_file_that_cannot_be_used_is_an_error_that_names_it(file, text):
 
 
 def test_a_file_that_is_not_there_is_an_error_that_names_the_variable():
-    said = problem(env=HOME | {"COSTTRACE_CONFIG": "/nowhere.yaml"})
-    assert "COSTTRACE_CONFIG" in said
-    assert "/nowhere.yaml" in said
+    message = problem(env=HOME | {"COSTTRACE_CONFIG": "/nowhere.yaml"})
+    assert "COSTTRACE_CONFIG" in message
+    assert "/nowhere.yaml" in message
 
 
 def test_an_empty_file_and_an_empty_value_change_nothing(file):
@@ -230,10 +230,10 @@ def test_the_reference_has_every_setting_once_with_text_unit_and_example():
     page = configuration_markdown()
     for key in KEYS:
         assert page.count(f"| `{key}` |") == 1
-        told = config.about(key)
-        assert told.group in GROUPS
-        assert told.example, key
-        assert told.text.endswith("."), key
+        about = config.about(key)
+        assert about.group in GROUPS
+        assert about.example, key
+        assert about.text.endswith("."), key
 
 
 def test_every_example_of_the_reference_is_accepted():

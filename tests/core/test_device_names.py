@@ -6,12 +6,12 @@ from costtrace_lab.engines.schedules import BOOT_ID, WALL_OFFSET_NS, header
 from costtrace.attribution.energy.device_match import meter_of
 from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline
-from costtrace.core.events import DeviceRef, EngineReady, EngineStarted, Heartbeat, Reading, Sensed
+from costtrace.core.events import DeviceRef, DeviceSeen, EngineReady, EngineStarted, Heartbeat, Reading
 from costtrace.core.units import NS_PER_S
 
 
 def gpu(uuid, index):
-    return Sensed(uuid, 0, "NVIDIA H100 80GB HBM3", "gpu", "gpu", "nvml_counter", index)
+    return DeviceSeen(uuid, 0, "NVIDIA H100 80GB HBM3", "gpu", "gpu", "nvml_counter", index)
 
 
 BOARDS = [gpu("GPU-aaaa-1", 0), gpu("GPU-bbbb-2", 1)]

@@ -70,13 +70,13 @@ def test_any_events_come_back_as_they_were(some, first):
 def test_a_frame_among_rubbish_is_found_or_reported_never_misread(some, rubbish, data):
     frame = frames.pack(3, some)
     stream = rubbish + frame + frame
-    found, start = [], 0
+    events_read, start = [], 0
     while start < len(stream) and (one := frames.unpack(stream, start)) is not None:
         if isinstance(one, frames.Frame):
             assert one.events == some
-            found.append(one)
+            events_read.append(one)
         start = one.end
-    assert len(found) == 2
+    assert len(events_read) == 2
 
 
 @given(events)
@@ -87,7 +87,7 @@ def test_a_frame_that_is_still_being_written_is_waited_for(some):
 
 
 def record(index, at_ns):
-    """What happens around one step of the small journal: somebody comes, decodes, goes."""
+    """What happens around one step of the small journal: a sequence comes, decodes, goes."""
     added = SequenceAdded(index, at_ns, f"s{index}", f"r{index}", f"r{index}", f"r{index}", 3, "m", "ant", "header")
     first = Step(index, at_ns, at_ns + 50, (index - 2,) if index > 1 else (), ((index, 3),), ())
     gone = [SequenceFinished(index - 1, at_ns + 60, index, "stop", 2)] if index > 1 else []
@@ -95,9 +95,9 @@ def record(index, at_ns):
 
 
 class Keeper(ReplayTranslator):
-    """A translator that is told events and not records."""
+    """A translator that takes events and not records."""
 
-    def told(self, some):
+    def translate_events(self, some):
         for event in some:
             if isinstance(event, Step):
                 self._step(event.index, event.scheduled_ns, event.done_ns, event)
@@ -111,13 +111,13 @@ def small(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     keeper, clock = Keeper(), [0]
     writer = JournalWriter(home, "e", lambda n: keeper.snapshot(n, clock[0]), cap_bytes=1 << 30, segment_bytes=300)
-    told = []
+    written = []
 
     def append(some):
         clock[0] = max(clock[0], *(getattr(e, "at_ns", 0) or getattr(e, "done_ns", 0) for e in some)) + 5
-        keeper.told(some)
+        keeper.translate_events(some)
         writer.append(some)
-        told.extend(some)
+        written.extend(some)
 
     append([started(("GPU-0",), 100)])
     append([EngineReady(200)])
@@ -129,16 +129,16 @@ def small(tmp_path_factory):
     directory = home / "journal" / "e"
     segments = {path: path.read_bytes() for path in sorted(directory.glob("*.ctj"))}
     assert len(segments) >= 4
-    return directory, told, segments
+    return directory, written, segments
 
 
 def read_all(directory, batch=10_000):
     reader = JournalReader(directory)
-    found = []
+    events_read = []
     while events := reader.read(batch).events:
-        found += events
+        events_read += events
     reader.close()
-    return found
+    return events_read
 
 
 def restored(small):
@@ -151,10 +151,10 @@ def restored(small):
 REPEATED = (SegmentHeader, EngineStarted, EngineReady, Lost, Snapshot)
 
 
-def assert_sound(found, told):
+def assert_sound(events_read, written):
     """In order, nothing invented or twice; where something is missing is a `Lost`, and it goes on at a snapshot."""
     place, lost = 0, False
-    for event in found:
+    for event in events_read:
         if isinstance(event, Lost):
             lost = True
         elif isinstance(event, Snapshot):
@@ -162,39 +162,39 @@ def assert_sound(found, told):
             assert place <= event.sequence
             place, lost = event.sequence, False
         elif isinstance(event, SegmentHeader) or (lost and isinstance(event, (EngineStarted, EngineReady))):
-            assert isinstance(event, SegmentHeader) or event in told
+            assert isinstance(event, SegmentHeader) or event in written
         elif isinstance(event, EngineStarted) and place > 0:
-            assert event in told  # repeated at the head of a segment
+            assert event in written  # repeated at the head of a segment
         else:
             assert not lost, "believed before a snapshot"
-            assert event == told[place], "an event that is not the next one"
+            assert event == written[place], "an event that is not the next one"
             place += 1
     return place
 
 
 def test_a_whole_journal_is_read_as_it_was_written_in_batches_of_any_size(small):
-    directory, told, _ = small
+    directory, written, _ = small
     restored(small)
     for batch in (1, 2, 3, 7, 10_000):
-        found = read_all(directory, batch)
-        assert found[0].engine_id == "e"
-        assert found[1:] == told
+        events_read = read_all(directory, batch)
+        assert events_read[0].engine_id == "e"
+        assert events_read[1:] == written
 
 
 def test_every_truncation_of_every_segment_is_survived(small):
-    directory, told, segments = small
+    directory, written, segments = small
     last = max(segments)
     for path, data in segments.items():
         restored(small)
         for end in range(len(data)):
             path.write_bytes(data[:end])
-            found = read_all(directory)
-            place = assert_sound(found, told)
+            events_read = read_all(directory)
+            place = assert_sound(events_read, written)
             ends_whole = end == 0 or frames_end(data, end)
             if path != last:
-                assert place == len(told), "it did not go on"
+                assert place == len(written), "it did not go on"
                 if not ends_whole or end == 0:
-                    assert any(isinstance(event, Lost) for event in found)
+                    assert any(isinstance(event, Lost) for event in events_read)
     restored(small)
 
 
@@ -206,7 +206,7 @@ def frames_end(data, end):
 
 
 def test_every_single_corrupted_byte_is_survived(small):
-    directory, told, segments = small
+    directory, written, segments = small
     paths = list(segments)
     for path, data in segments.items():
         restored(small)
@@ -214,48 +214,48 @@ def test_every_single_corrupted_byte_is_survived(small):
             wrong = bytearray(data)
             wrong[at] ^= 0xFF if at % 2 else 0x01
             path.write_bytes(bytes(wrong))
-            found = read_all(directory)
-            place = assert_sound(found, told)
+            events_read = read_all(directory)
+            place = assert_sound(events_read, written)
             if path in paths[:-2]:
-                assert place == len(told), "it did not go on"
-                assert any(isinstance(event, Lost) for event in found)
+                assert place == len(written), "it did not go on"
+                assert any(isinstance(event, Lost) for event in events_read)
     restored(small)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_every_missing_segment_is_survived_the_first_one_included(small, count):
-    directory, told, segments = small
+    directory, written, segments = small
     paths = list(segments)
     for n in range(len(paths) - count):
         restored(small)
         for path in paths[n : n + count]:
             path.unlink()
-        found = read_all(directory)
-        assert assert_sound(found, told) == len(told)
-        assert isinstance(found[0], SegmentHeader)
-        assert isinstance(found[1], EngineStarted)
-        assert sum(isinstance(event, Lost) for event in found) == 1
+        events_read = read_all(directory)
+        assert assert_sound(events_read, written) == len(written)
+        assert isinstance(events_read[0], SegmentHeader)
+        assert isinstance(events_read[1], EngineStarted)
+        assert sum(isinstance(event, Lost) for event in events_read) == 1
     restored(small)
 
 
 def test_a_reader_that_goes_on_behind_a_damaged_head_knows_what_the_one_before_knew(small):
-    directory, told, segments = small
+    directory, written, segments = small
     path = list(segments)[1]
     restored(small)
     path.write_bytes(b"\x00" + segments[path])
-    found, reader = [], JournalReader(directory)
+    events_read, reader = [], JournalReader(directory)
     while events := reader.read(1).events:
-        found += events
+        events_read += events
         reader.close()
         reader = JournalReader(directory, reader.position)
-    assert found == read_all(directory)
-    assert assert_sound(found, told) == len(told)
+    assert events_read == read_all(directory)
+    assert assert_sound(events_read, written) == len(written)
     restored(small)
 
 
 @given(st.data())
 def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small, data):
-    directory, told, segments = small
+    directory, written, segments = small
     restored(small)
     for _ in range(data.draw(st.integers(1, 4))):
         path = data.draw(st.sampled_from(list(segments)))
@@ -274,9 +274,9 @@ def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small,
                 content[at : at + 20] = bytes(len(content[at : at + 20]))
         path.write_bytes(bytes(content))
     whole = read_all(directory)
-    assert_sound(whole, told)
+    assert_sound(whole, written)
     # A reader that is started anew from its position after every batch sees the same.
-    found, position = [], None
+    events_read, position = [], None
     batch = data.draw(st.integers(1, 5))
     while True:
         reader = JournalReader(directory, position) if position else JournalReader(directory)
@@ -285,6 +285,6 @@ def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small,
         reader.close()
         if not events:
             break
-        found += events
-    assert found == whole
+        events_read += events
+    assert events_read == whole
     restored(small)

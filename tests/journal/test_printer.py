@@ -55,7 +55,7 @@ LIFE = [
 ]
 
 
-def told(events, **options):
+def lines_of(events, **options):
     teller = Storyteller(Anchor(0, 1_790_000_000_000_000_000), **options)
     return [*teller.tell(events), *teller.pause()]
 
@@ -78,7 +78,7 @@ def show(home, *words):
 
 
 def test_every_event_is_a_line_with_wall_time_and_steady_steps_are_counted():
-    lines = told(LIFE)
+    lines = lines_of(LIFE)
     assert len(lines) == len(LIFE) - 6  # six steady steps and a heartbeat are one line
     assert all(line.startswith("2026-09-21 14:13:20.0") for line in lines)
     assert [line for line in lines if "6 steady steps" in line] == [
@@ -101,11 +101,11 @@ def test_every_event_is_a_line_with_wall_time_and_steady_steps_are_counted():
     ],
 )
 def test_the_line_says_what_happened(words):
-    assert sum(words in line for line in told(LIFE)) == 1
+    assert sum(words in line for line in lines_of(LIFE)) == 1
 
 
 def test_all_shows_every_step_and_heartbeat():
-    assert len(told(LIFE, everything=True)) == len(LIFE)
+    assert len(lines_of(LIFE, everything=True)) == len(LIFE)
 
 
 def test_a_steady_stretch_goes_on_over_batches_of_a_reader():

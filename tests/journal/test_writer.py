@@ -50,22 +50,22 @@ def segments(home):
 
 def read(home, position=Position()):  # noqa: B008 - immutable
     reader = JournalReader(home / "journal" / "e", position)
-    found = []
+    events_read = []
     while events := reader.read().events:
-        found += events
+        events_read += events
     reader.close()
-    return found
+    return events_read
 
 
 def test_a_segment_is_full_at_its_size_and_the_next_goes_on(tmp_path):
     writer = new_writer(tmp_path, segment=500)
-    told = [Step(n, n * 10, n * 10 + 5, (), ((n, 1),)) for n in range(100)]
-    for step in told:
+    steps = [Step(n, n * 10, n * 10 + 5, (), ((n, 1),)) for n in range(100)]
+    for step in steps:
         writer.append([step])
     writer.close()
     assert len(segments(tmp_path)) > 5
     assert all(path.stat().st_size < 500 + 300 for path in segments(tmp_path))
-    assert read(tmp_path)[1:] == told
+    assert read(tmp_path)[1:] == steps
 
 
 def test_files_are_for_their_owner_only(tmp_path):
@@ -200,15 +200,15 @@ def test_reading_while_another_process_writes_gives_every_event_once(tmp_path):
     directory = tmp_path / "journal" / "e"
     while not directory.exists():
         time.sleep(0.001)
-    reader, found = JournalReader(directory), []
+    reader, events_read = JournalReader(directory), []
     while True:
         gone = reader.writer_gone() and process.poll() is not None
         events = reader.read(500).events
-        found += events
+        events_read += events
         if gone and not events:
             break
     assert process.wait() == 0
-    assert [event.index for event in found[1:]] == list(range(20_000))
+    assert [event.index for event in events_read[1:]] == list(range(20_000))
 
 
 def test_a_directory_that_cannot_be_written_is_named_with_the_remedy(tmp_path):
@@ -306,10 +306,10 @@ def test_what_the_ring_dropped_is_told_as_lost(tmp_path):
         recorder.done(batch)
     pump.start()
     pump.stop()
-    found = read(tmp_path)
-    assert [type(e) for e in found] == [SegmentHeader, EngineStarted, Step, Step, Lost, Heartbeat, EngineStopped]
-    assert (found[4].steps, found[4].reason) == (2, "recorder full")
-    assert found[5].done_index == 3
+    events_read = read(tmp_path)
+    assert [type(e) for e in events_read] == [SegmentHeader, EngineStarted, Step, Step, Lost, Heartbeat, EngineStopped]
+    assert (events_read[4].steps, events_read[4].reason) == (2, "recorder full")
+    assert events_read[5].done_index == 3
 
 
 def test_a_request_that_ends_is_on_disk_before_the_next_drain(tmp_path):

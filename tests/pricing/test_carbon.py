@@ -27,7 +27,7 @@ def home(tmp_path_factory):
     return home
 
 
-def told(home, *words):
+def carbon(home, *words):
     done = CliRunner().invoke(
         cli, ["carbon", *words, "--home", str(home)], catch_exceptions=False, standalone_mode=False
     )
@@ -46,7 +46,7 @@ def test_an_intensity_holds_until_the_next_and_before_the_first_it_is_unknown():
 
 
 def test_the_lines_add_up_and_what_is_not_measured_is_said(home):
-    rows = json.loads(told(home, "--intensity", "400", "--pue", "1.25", "--format", "json"))["carbon"]
+    rows = json.loads(carbon(home, "--intensity", "400", "--pue", "1.25", "--format", "json"))["carbon"]
     with open_ledger(home) as store:
         energy_uj = sum(row.energy_uj or 0 for row in used(store, ALL, (), Filter()))
     *lines, total = rows
@@ -55,7 +55,7 @@ def test_the_lines_add_up_and_what_is_not_measured_is_said(home):
     assert total["carbon_ug"] == round(Fraction(energy_uj) * 400 * 10**6 * 5 / (4 * KWH_UJ))
     assert any(row["carbon_ug"] is None for row in lines), "engines without a sensor"
     assert all(row["estimate"] for row in rows)
-    table = told(home, "--intensity", "400")
+    table = carbon(home, "--intensity", "400")
     assert "ESTIMATE" in table
     assert "unknown" in table
 
@@ -64,8 +64,8 @@ def test_a_series_is_taken_by_the_time_at_which_the_energy_was_drawn(home, tmp_p
     path = tmp_path / "grid.csv"
     # Nothing is drawn before; and a point in the far future changes nothing.
     path.write_text("time,g_per_kwh\n2020-01-01T00:00Z,400\n2190-01-01T00:00+01:00,1\n")
-    series = json.loads(told(home, "--intensity", str(path), "--format", "json"))["carbon"]
-    constant = json.loads(told(home, "--intensity", "400", "--format", "json"))["carbon"]
+    series = json.loads(carbon(home, "--intensity", str(path), "--format", "json"))["carbon"]
+    constant = json.loads(carbon(home, "--intensity", "400", "--format", "json"))["carbon"]
     assert series == constant
     assert load_intensity(str(path), Decimal(1)).at(WALL_NS) == 400
 
@@ -149,10 +149,10 @@ def test_a_request_of_which_anything_is_unknown_has_no_grams_and_not_0(intensity
 def test_the_intensity_of_the_command_is_the_settings_unless_it_is_given(home, monkeypatch):
     monkeypatch.setenv("COSTTRACE_CARBON_INTENSITY", "400")
     monkeypatch.setenv("COSTTRACE_CARBON_PUE", "1.25")
-    assert told(home, "--format", "json") == told(home, "--intensity", "400", "--pue", "1.25", "--format", "json")
+    assert carbon(home, "--format", "json") == carbon(home, "--intensity", "400", "--pue", "1.25", "--format", "json")
     monkeypatch.delenv("COSTTRACE_CARBON_INTENSITY")
     with pytest.raises(CosttraceError, match="COSTTRACE_CARBON_INTENSITY"):
-        told(home)
+        carbon(home)
 
 
 def test_grams_of_simulated_joules_say_so():

@@ -140,7 +140,7 @@ devices:
 
 
 @pytest.mark.parametrize(
-    ("new", "code", "said"),
+    ("new", "code", "message"),
     [
         (OLD, 0, "no price differs"),
         (OLD + "  - {match: 'NVIDIA H100*', per_gpu_hour: 3, includes_energy: true, from: 2099-01-01}\n", 0, "added"),
@@ -151,13 +151,13 @@ devices:
         ("models: [{match: m, per_million_input: 1, per_million_output: 1, from: 2099-01-01}]\n" + OLD, 0, "added"),
     ],
 )
-def test_a_book_only_grows_and_what_changes_the_past_is_named(tmp_path, new, code, said):
+def test_a_book_only_grows_and_what_changes_the_past_is_named(tmp_path, new, code, message):
     (tmp_path / "old.yaml").write_text(HEAD + OLD)
     (tmp_path / "new.yaml").write_text(HEAD + new)
     files = [str(tmp_path / "old.yaml"), str(tmp_path / "new.yaml")]
     done = CliRunner().invoke(prices, ["diff", *files])
     assert done.exit_code == code
-    assert said in done.output
+    assert message in done.output
     checked = CliRunner().invoke(prices, ["check", files[1], "--previous", files[0]])
     assert checked.exit_code == code
 

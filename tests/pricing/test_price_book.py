@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from costtrace.core.errors import PriceBookError
 from costtrace.core.units import NS_PER_HOUR
-from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook, _matches, _patterns_meet, show_time
+from costtrace.pricing.name_pattern import matches, patterns_meet
+from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook, show_time
 
 DAY = 24 * NS_PER_HOUR
 
@@ -23,8 +24,8 @@ def book(*devices, **more):
     return PriceBook(version="v", currency="USD", devices=devices, **more)
 
 
-def price(found, name="NVIDIA H100 80GB HBM3", day=0, kind="gpu"):
-    entry = found.device_price(name, kind, day * DAY)
+def price(prices, name="NVIDIA H100 80GB HBM3", day=0, kind="gpu"):
+    entry = prices.device_price(name, kind, day * DAY)
     return None if entry is None else str(entry.per_gpu_hour)
 
 
@@ -110,10 +111,10 @@ def test_a_label_stands_wherever_the_book_is_named():
 
 def test_what_is_missing_is_named_with_the_remedy():
     metered = PriceBook(version="v", currency="USD", devices=[DevicePrice("H100", Decimal(1), False, 0)])
-    said = metered.missing("H200", "gpu", DAY + 5)
-    assert "'H200'" in said
-    assert "1970-01-02:" in said
-    assert "devices" in said
+    message = metered.missing("H200", "gpu", DAY + 5)
+    assert "'H200'" in message
+    assert "1970-01-02:" in message
+    assert "devices" in message
     assert "per_kwh" in metered.missing("H100", "gpu", 0)
     assert book(device("H100")).missing("H100", "gpu", 0) == ""
 
@@ -128,10 +129,10 @@ NAMES = ["".join(name) for size in range(8) for name in itertools.product("ab", 
 
 
 @given(patterns, patterns)
-def test_two_patterns_meet_if_and_only_if_some_name_matches_both(one, other):
-    assert _patterns_meet(one, other) == any(_matches(one, name) and _matches(other, name) for name in NAMES)
+def test_twopatterns_meet_if_and_only_if_some_namematches_both(one, other):
+    assert patterns_meet(one, other) == any(matches(one, name) and matches(other, name) for name in NAMES)
 
 
 @given(patterns, st.text(alphabet="ab", max_size=6))
-def test_a_pattern_matches_what_the_shell_would_match(pattern, name):
-    assert _matches(pattern, name) == bool(re.fullmatch(pattern.replace("*", "[ab]*").replace("?", "[ab]"), name))
+def test_a_patternmatches_what_the_shell_would_match(pattern, name):
+    assert matches(pattern, name) == bool(re.fullmatch(pattern.replace("*", "[ab]*").replace("?", "[ab]"), name))

@@ -74,9 +74,9 @@ def test_quoted_numbers_and_dates_are_read_too(load):
 
 def test_the_expected_currency_is_checked(load):
     assert load(GOOD, currency="EUR").currency == "EUR"
-    said = complaint(load, GOOD, currency="USD")
-    assert "currency: EUR" in said
-    assert "expects USD" in said
+    message = complaint(load, GOOD, currency="USD")
+    assert "currency: EUR" in message
+    assert "expects USD" in message
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_the_expected_currency_is_checked(load):
         ),
         ("from: 2026-11-01\n    source", "from: 2026-11-01\n    tier: spot\n    source", ["tier: spot"]),
         ("pue: 1.25", "pue: 0.9", ["electricity: entry 1", "pue: 0.9", "between 1 and"]),
-        ("per_kwh: ", "per_kwh: 1\n    per_kwh: ", ["'per_kwh' stands twice", "line"]),
+        ("per_kwh: ", "per_kwh: 1\n    per_kwh: ", ["'per_kwh' appears twice", "line"]),
         ("devices:\n  -", "devices:\n   ", ["devices", "list"]),
         ("devices:\n", "devices:\n  - H100\n", ["devices: entry 1", "mapping", "H100"]),
         ("contract 4711", "[1, 2]", ["source: [1, 2]", "text"]),
@@ -116,10 +116,10 @@ def test_the_expected_currency_is_checked(load):
 )
 def test_what_is_wrong_is_named_with_file_entry_field_value_and_remedy(load, tmp_path, old, new, says):
     assert old in GOOD
-    said = complaint(load, GOOD.replace(old, new, 1))
-    assert said.startswith((str(tmp_path), f"the price book {tmp_path}"))
+    message = complaint(load, GOOD.replace(old, new, 1))
+    assert message.startswith((str(tmp_path), f"the price book {tmp_path}"))
     for part in says:
-        assert part in said
+        assert part in message
 
 
 def test_entries_that_contradict_each_other_are_refused_with_the_file(load, tmp_path):
@@ -127,9 +127,9 @@ def test_entries_that_contradict_each_other_are_refused_with_the_file(load, tmp_
         "devices:\n",
         'devices:\n  - {match: "nvidia h100*", per_gpu_hour: 1, includes_energy: true, from: 2026-11-01}\n',
     )
-    said = complaint(load, twice)
-    assert said.startswith(str(tmp_path))
-    assert "overlap" in said
+    message = complaint(load, twice)
+    assert message.startswith(str(tmp_path))
+    assert "overlap" in message
 
 
 @pytest.mark.parametrize(

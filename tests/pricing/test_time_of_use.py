@@ -28,8 +28,8 @@ def book(tmp_path, text=BOOK):
     return load_price_book(path)
 
 
-def price(found, *when):
-    return str(found.electricity_price(wall_ns(datetime(*when, tzinfo=BERLIN))).per_kwh)
+def price(prices, *when):
+    return str(prices.electricity_price(wall_ns(datetime(*when, tzinfo=BERLIN))).per_kwh)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ def test_a_price_holds_by_the_clocks_of_its_place(tmp_path, when, per_kwh):
 
 
 def test_the_rate_of_a_window_is_that_of_its_time(tmp_path):
-    found = book(tmp_path)
+    prices = book(tmp_path)
     day, night = (wall_ns(datetime(2026, 11, 24, hour, tzinfo=BERLIN)) for hour in (12, 3))
-    rates = [found.rate_for("x", "gpu", at) for at in (day, night)]
+    rates = [prices.rate_for("x", "gpu", at) for at in (day, night)]
     assert rates[0].energy_numerator * rates[1].energy_denominator == (
         3 * rates[1].energy_numerator * rates[0].energy_denominator
     )
@@ -81,10 +81,10 @@ def test_a_time_of_use_that_cannot_be_is_named_with_the_remedy(tmp_path, entry, 
 
 
 def test_a_later_price_ends_the_one_of_the_same_hours_only(tmp_path):
-    found = book(
+    prices = book(
         tmp_path,
         BOOK + '  - {per_kwh: 0.50, from: 2026-01-01, hours: "07:00-20:00", days: mon-fri, zone: Europe/Berlin}\n',
     )
-    assert price(found, 2025, 11, 24, 12) == "0.30"
-    assert price(found, 2026, 11, 23, 12) == "0.50"
-    assert price(found, 2026, 11, 24, 3) == "0.10"
+    assert price(prices, 2025, 11, 24, 12) == "0.30"
+    assert price(prices, 2026, 11, 23, 12) == "0.50"
+    assert price(prices, 2026, 11, 24, 3) == "0.10"

@@ -43,7 +43,7 @@ sensor.close()
 
 
 class Seen(NamedTuple):
-    """What the sensor said."""
+    """What the sensor gave."""
 
     readings: list[list[Reading]]
     """By time of read."""
@@ -58,11 +58,11 @@ class Seen(NamedTuple):
 
     def faults(self, device: int = 0) -> list[str]:
         """One device's faults, without repetitions."""
-        found = [reading.fault for reading in self.of(device)]
-        return [word for word, before in zip(found, [None, *found], strict=False) if word != before]
+        faults = [reading.fault for reading in self.of(device)]
+        return [word for word, before in zip(faults, [None, *faults], strict=False) if word != before]
 
     @property
-    def said(self) -> str:
+    def messages(self) -> str:
         """All notices."""
         return "\n".join(text for each in self.notices for text in each)
 

@@ -1,4 +1,4 @@
-"""Follow the journals of a home into a `Pipeline`: what has been recorded becomes rows."""
+"""Follow the journals of a home into a `Pipeline`, where what has been recorded becomes rows."""
 
 import contextlib
 import shutil
@@ -11,15 +11,15 @@ from costtrace.agent.remote_sensors import RemoteSensors
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.core import clock
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, EngineStarted, Position, Reading, SegmentHeader, Sensed
+from costtrace.core.events import SENSORS, DeviceSeen, EngineStarted, Position, Reading, SegmentHeader
 from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
 
 HOLD_NS = 5 * NS_PER_S
-"""How long a journal that has begun and not yet said whose devices it has can hold the others back."""
+"""How long a journal without its `EngineStarted` can hold attribution back: its devices are not known yet."""
 EVENTS_PER_TURN = 20_000
 STILLBORN_S = 60.0
-"""A journal that nobody writes and that holds nothing was given up by its engine, once it is this old."""
+"""An empty journal without a writer counts as given up by its engine once it is this old."""
 
 
 class Turn(NamedTuple):
@@ -33,33 +33,33 @@ class Turn(NamedTuple):
 
 
 class Intake:
-    """Reads all journals below a home, turn by turn. Holds no state that is not in the node or in `positions`."""
+    """Reads all journals below a home, turn by turn. Its only state: the pipeline and `positions`."""
 
     def __init__(
         self,
         home: Path,
-        node: Pipeline,
+        pipeline: Pipeline,
         positions: dict[str, tuple[Position, bool]],
         remote_homes: Sequence[Path] = (),
     ) -> None:
-        self.node = node
+        self.pipeline = pipeline
         self.readers: dict[str, JournalReader] = {}
         self.sensor_readers: dict[str, JournalReader] = {}
-        """Of the journals that agents' sensors write: they have no engine."""
+        """Journals that agents' sensors write: they have no engine."""
         self.problems: dict[str, str] = {}
         """Journals that cannot be read, and why."""
-        # A list of all nodes' homes may be the same on each of them.
+        # Every node may be given the same list of all nodes' homes, this one included.
         self.remote = RemoteSensors(
-            [each for each in remote_homes if each.resolve() != home.resolve()], node, positions
+            [each for each in remote_homes if each.resolve() != home.resolve()], pipeline, positions
         )
         self._root = home / "journal"
         self._known = positions
         self._boot_id = clock.boot_id()
         self._scan_ns = 0
         self._held: dict[str, tuple[int, int]] = {}
-        """Journals without their engine's beginning: (scan before they were found, when found)."""
+        """Journals without their `EngineStarted`: (time of the last scan without them, time of the first with them)."""
         self.lag_bytes = 0
-        """Journal that had not been read when the turn ended."""
+        """Bytes of journal that had not been read when the turn ended."""
 
     def turn(self) -> Turn:
         """Find journals, read what is new in each, attribute what is known."""
@@ -67,37 +67,39 @@ class Intake:
         self._discover(before_ns)
         events = 0
         behind = False
-        open_before = self._open()
-        sensed = self._read_sensors()
-        sensed += self.remote.turn(self._boot_id, EVENTS_PER_TURN, self.problems)
+        live_before = self._live_engines()
+        readings = self._read_sensors()
+        readings += self.remote.turn(self._boot_id, EVENTS_PER_TURN, self.problems)
         for engine_id, reader in list(self.readers.items()):
             try:
-                count, more = self._read(engine_id, reader)
+                count, unfinished = self._read(engine_id, reader)
             except JournalError as error:
                 self.problems[engine_id] = str(error)
                 continue
             self.problems.pop(engine_id, None)
             events += count
-            behind = behind or more
+            behind = behind or unfinished
         self.lag_bytes = sum(reader.unread_bytes() for reader in self.readers.values()) if behind else 0
-        attributed = self.node.sweep(self._limit_ns(), self._boot_id)
-        for boot_id in {e.header.boot_id for e in self.node.engines.values()} - {self._boot_id}:
-            attributed += self.node.sweep(1 << 62, boot_id)
-        return Turn(events, behind, changed=bool(events or sensed or attributed or self._open() != open_before))
+        attributed = self.pipeline.sweep(self._limit_ns(), self._boot_id)
+        for boot_id in {e.header.boot_id for e in self.pipeline.engines.values()} - {self._boot_id}:
+            attributed += self.pipeline.sweep(1 << 62, boot_id)
+        return Turn(
+            events, behind, changed=bool(events or readings or attributed or self._live_engines() != live_before)
+        )
 
     def delay_ns(self) -> int:
-        """Age of the oldest thing that has not been read or attributed, of the engines that live."""
-        seen = [e.timeline.seen_ns for e in self.node.engines.values() if e.timeline.seen_ns and not e.ended]
+        """Age of the oldest event of a live engine that has not been read or attributed."""
+        seen = [e.timeline.seen_ns for e in self.pipeline.engines.values() if e.timeline.seen_ns and not e.ended]
         return max(0, time.monotonic_ns() - min(seen)) if seen else 0
 
     def finish(self, engine_id: str) -> None:
-        """An engine is done with: its journal will not be looked at again."""
+        """Close the journal of an engine that is booked to its end: it will not be read again."""
         reader = self.readers.pop(engine_id)
         self._known[engine_id] = (reader.position, True)
         reader.close()
 
     def drop_finished(self, before_s: float) -> None:
-        """Delete the journals of engines that are done with and were last written before *before_s* (epoch)."""
+        """Delete the journals that are booked to their end and were last written before *before_s* (epoch seconds)."""
         for engine_id, (_, done) in self._known.items():
             directory = self._root / engine_id
             with contextlib.suppress(OSError):
@@ -108,15 +110,15 @@ class Intake:
         """True while a journal is still being written, or not read to its end."""
         return bool(self.readers)
 
-    def _open(self) -> int:
-        return sum(not engine.ended for engine in self.node.engines.values())
+    def _live_engines(self) -> int:
+        return sum(not engine.ended for engine in self.pipeline.engines.values())
 
     def _discover(self, before_ns: int) -> None:
         try:
-            found = sorted(path.name for path in self._root.iterdir() if path.is_dir())
+            names = sorted(path.name for path in self._root.iterdir() if path.is_dir())
         except FileNotFoundError:
             return
-        for name in found:
+        for name in names:
             position, done = self._known.get(name, (Position(), False))
             if done or name in self.readers or name in self.sensor_readers:
                 continue
@@ -124,11 +126,11 @@ class Intake:
                 self.sensor_readers[name] = JournalReader(self._root / name, position)
                 continue
             self.readers[name] = JournalReader(self._root / name, position)
-            if name not in self.node.engines:
+            if name not in self.pipeline.engines:
                 self._held[name] = (before_ns, self._scan_ns)
 
     def _read_sensors(self) -> int:
-        """Hand the sensors' readings to the node, before the engines' events of the same time."""
+        """Hand the sensors' readings to the pipeline, before the engines' events of the same time."""
         count = 0
         for name, reader in self.sensor_readers.items():
             try:
@@ -139,54 +141,54 @@ class Intake:
             self.problems.pop(name, None)
             boot_id = reader.header.boot_id if reader.header is not None else self._boot_id
             for event in batch.events:
-                if isinstance(event, Sensed):
-                    self.node.found(boot_id, event)
+                if isinstance(event, DeviceSeen):
+                    self.pipeline.found(boot_id, event)
             readings = [event for event in batch.events if isinstance(event, Reading)]
             for reading in readings:
-                self.node.reading(boot_id, reading)
+                self.pipeline.reading(boot_id, reading)
             count += len(readings)
         return count
 
     def finished_sensors(self) -> list[str]:
         """Sensors' journals that have been read to their end and that nobody writes any more."""
-        found = []
+        names = []
         for name, reader in self.sensor_readers.items():
             with contextlib.suppress(JournalError):
                 if reader.writer_gone() and not reader.unread_bytes():
-                    found.append(name)
-        return found
+                    names.append(name)
+        return names
 
     def finish_sensors(self, names: list[str]) -> None:
-        """These have been booked: they will not be looked at again."""
+        """Close these sensors' journals, which have been booked to their end."""
         for name in names:
             reader = self.sensor_readers.pop(name)
             self._known[name] = (reader.position, True)
             reader.close()
 
     def _read(self, engine_id: str, reader: JournalReader) -> tuple[int, bool]:
-        # Looked at before reading: if nobody writes any more, what is read now is all there will be.
+        # Asked before reading: where the writer is gone already, what is read now is all there will be.
         gone = reader.writer_gone()
         batch = reader.read(EVENTS_PER_TURN)
         for event in batch.events:
             if isinstance(event, SegmentHeader):
-                self.node.add(engine_id, event)
-            if engine_id in self.node.engines:
-                self.node.feed(engine_id, event)
+                self.pipeline.add(engine_id, event)
+            if engine_id in self.pipeline.engines:
+                self.pipeline.feed(engine_id, event)
             if isinstance(event, EngineStarted):
                 self._held.pop(engine_id, None)
-        more = len(batch.events) >= EVENTS_PER_TURN
+        full = len(batch.events) >= EVENTS_PER_TURN
         if gone and not batch.events:
-            if engine_id in self.node.engines:
+            if engine_id in self.pipeline.engines:
                 self._held.pop(engine_id, None)
-                self.node.end(engine_id)
+                self.pipeline.end(engine_id)
             elif time.time() - reader.directory.stat().st_mtime > STILLBORN_S:
                 # Not before: its writer may just be between making the directory and taking the lock.
                 self._held.pop(engine_id, None)
                 self.finish(engine_id)
-        return len(batch.events), more or (gone and bool(batch.events))
+        return len(batch.events), full or (gone and bool(batch.events))
 
     def _limit_ns(self) -> int:
-        """Until when it is certain that no unknown engine had a device."""
+        """Until when (monotonic) it is certain that no unknown engine had a device."""
         limit = self._scan_ns
         for before_ns, found_ns in self._held.values():
             if before_ns and self._scan_ns - found_ns < HOLD_NS:

@@ -1,28 +1,25 @@
-"""The agent's loop: turn by turn from journals to ledger to emission, exactly once, whatever dies in between."""
+"""The agent's loop: turn by turn from journals to ledger to emission.
+
+A row is booked exactly once, whatever dies in between: rows, positions and state are one transaction (`checkpoint`).
+"""
 
 import logging
 import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
 import costtrace
-from costtrace.agent.checkpoint import Meters, NodeState, _encode
+from costtrace.agent.checkpoint import Checkpoint
 from costtrace.agent.intake import Intake, Turn
 from costtrace.agent.sensing import Sensing
-from costtrace.attribution.engine import Policy
-from costtrace.attribution.pipeline import EngineState, Pipeline
 from costtrace.attribution.steps.engine_fit import PPM
-from costtrace.attribution.time.shared_devices import DeviceGroup
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
-from costtrace.core.units import NS_PER_MS, NS_PER_S
-from costtrace.ledger.booking import Booked, Booking, BookingState
-from costtrace.ledger.store import LEDGER_NAME, Ledger, put_pending
+from costtrace.core.units import NS_PER_S
+from costtrace.ledger.booking import Booked, Booking
+from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.pricing.price_book_file import load_price_book
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and starts in a fifth of the time
@@ -33,23 +30,23 @@ log = logging.getLogger("costtrace.agent")
 
 TURN_S = 0.2
 COMMIT_SHARE = 0.05
-"""At most this share of the agent's time goes into keeping its state: with many open requests it commits less often."""
+"""Commits take at most this share of the agent's time: the more requests are open, the larger the state to write."""
 LONGEST_COMMIT_GAP_S = 2.0
 CLEAN_EVERY_S = 30.0
 PATIENCE = 10
-"""A spawned agent waits this many times its idle time for a collector before it ends with records unsent."""
+"""A spawned agent with unsent records ends after this many times `agent_idle_exit_s`."""
 
 
 class Emitter(Protocol):
-    """Who shows what has been booked: spans, metrics."""
+    """Emits what has been booked, as spans and metrics."""
 
     @property
     def health(self) -> "Health":
-        """Figures of the agent itself, for it to set."""
+        """The agent's own metrics, for it to set."""
         ...
 
     def start(self) -> None:
-        """Begin, with what the ledger holds."""
+        """Start from what the ledger holds."""
 
     def publish(self, committed: Booked) -> None:
         """A transaction has been committed."""
@@ -62,12 +59,15 @@ class Emitter(Protocol):
         ...
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Send what can be sent soon, and end; True if all of it was."""
+        """Stop, after sending what can be sent within *timeout_s*. Returns whether everything was sent."""
         ...
 
 
 class Agent:
-    """One home's agent. `run` until it is stopped, or until nobody needs it any more."""
+    """The agent of one home.
+
+    Raises: AlreadyRunning, ConfigError, LedgerError, PriceBookError.
+    """
 
     def __init__(
         self,
@@ -87,30 +87,30 @@ class Agent:
         self._warned: set[tuple[str, str]] = set()
         self._dirty = False
         self._unbooked = Booked([], [], [])
-        self._unsaid: list[tuple[str, str]] = []
-        self._groups_kept: set[int] = set()
+        self._notices: list[tuple[str, str]] = []
         self._commit_cost_s = 0.0
         self._committed_s = 0.0
         self._cleaned_s = 0.0
         self._idle_since_s = time.monotonic()
         self._failing = ""
-        self.node, booking_state = self._load()
+        self._checkpoint = Checkpoint(self.ledger)
+        self.pipeline, booking_state = self._checkpoint.load(settings)
         book = (
             load_price_book(settings.prices, settings.currency, settings.node_pool, settings.region)
             if settings.prices
             else None
         )
         self.booking = Booking(book, booking_state, self.warn)
-        self.booking.know(self.node.all_engine_rows())
-        self.intake = Intake(self.home, self.node, self.ledger.positions(), settings.remote_homes)
+        self.booking.know(self.pipeline.all_engine_rows())
+        self.intake = Intake(self.home, self.pipeline, self.ledger.positions(), settings.remote_homes)
         self.emission = emission
 
     def run(self) -> None:
-        """Turn until told to stop, or (spawned) until there has been nothing to do for `agent_idle_exit_s`."""
+        """Turn until stopped, or (spawned) until there has been nothing to do for `agent_idle_exit_s`."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self._stop.set())
-        self._say(RUNNING)
+        self._write_status(RUNNING)
         log.info("agent on %s, ledger %s", self.home, self.ledger.path)
         if self.emission is not None:
             self.emission.start()
@@ -119,7 +119,7 @@ class Agent:
         try:
             while not self._stop.is_set():
                 turn = self._turn()
-                if self._nobody_needs_us():
+                if self._may_end():
                     log.info("nothing to do for %d s: the agent ends", self.settings.agent_idle_exit_s)
                     break
                 if not turn.behind:
@@ -127,14 +127,14 @@ class Agent:
             self._end_sensing()
             self._commit(force=True)
         finally:
-            self._close(STOPPED)
+            self._close()
 
     def stop(self) -> None:
         """End after the present turn."""
         self._stop.set()
 
     def run_once(self) -> None:
-        """Book everything that is in the journals now, send it, and end."""
+        """Book everything that is in the journals now, send it, and return."""
         try:
             if self.emission is not None:
                 self.emission.start()
@@ -142,47 +142,45 @@ class Agent:
                 pass
             self._commit(force=True)
         finally:
-            self._close(STOPPED)
+            self._close()
 
     def warn(self, subject: str, message: str) -> None:
-        """Say once, in the log and in the ledger, what an operator has to know."""
+        """Log what an operator has to know, and keep it in the ledger; each message once."""
         if (subject, message) in self._warned:
             return
         self._warned.add((subject, message))
         log.warning("%s", message)
-        self._unsaid.append((subject, message))
+        self._notices.append((subject, message))
         self._dirty = True
 
     def _end_sensing(self) -> None:
-        """Book what was still read, and the end of the sensors' journal with it."""
+        """Book the last readings, and with them the end of the sensors' journal."""
         if self._sensing is not None:
             self._sensing.stop()
             self._turn()
             self._dirty = True
 
-    def _close(self, state: str) -> None:
-        if self._sensing is not None:  # after an error
+    def _close(self) -> None:
+        if self._sensing is not None:  # still running after an error; a second stop does nothing
             self._sensing.stop()
         if self.emission is not None:
             self.emission.stop()
-        self._say(state)
+        self._write_status(STOPPED)
         self.ledger.close()
         self.lock.release()
 
-    # -- turns --------------------------------------------------------------------------------------------------
-
     def _turn(self) -> Turn:
-        if self._failing:  # read no further than can be booked
+        if self._failing:  # read nothing more until what has been read is booked
             if self._sensing is not None:
-                self._sensing.turn(self.node, self.emission, self.warn)
+                self._sensing.turn(self.pipeline, self.emission, self.warn)
             self._commit(force=True)
             return Turn(0, behind=False)
         began_s = time.monotonic()
         if self._sensing is not None:
-            self._sensing.turn(self.node, self.emission, self.warn)
+            self._sensing.turn(self.pipeline, self.emission, self.warn)
         turn = self.intake.turn()
         self._dirty = self._dirty or turn.changed
-        for subject, message in self.node.take_notices():
+        for subject, message in self.pipeline.take_notices():
             self.warn(subject, message)
         for problem in self.intake.problems.values():
             self.warn("journal", problem)
@@ -201,12 +199,12 @@ class Agent:
         health.add("agent.busy.time", worked_s)
         health.set("journal.lag", self.intake.lag_bytes)
         health.set("journal.delay", self.intake.delay_ns() / NS_PER_S)
-        health.set("recorder.dropped_steps", self.node.lost_steps)
-        health.set("recorder.lost_events", self.node.lost_events)
+        health.set("recorder.dropped_steps", self.pipeline.lost_steps)
+        health.set("recorder.lost_events", self.pipeline.lost_events)
 
     def _show_models(self, emission: Emitter) -> None:
-        """How well steps are shared; `costtrace model` has each engine."""
-        rows = self.node.all_fit_rows()
+        """Set the worst engine's figures of the step models; `costtrace model` shows each engine."""
+        rows = self.pipeline.all_fit_rows()
         errors = [error for row in rows if (error := getattr(row, f"{row.method}_error_ppm")) is not None]
         coverages = [row.coverage_ppm for row in rows if row.coverage_ppm is not None]
         if errors:
@@ -215,29 +213,27 @@ class Agent:
             emission.health.set("model.coverage", min(coverages) / PPM)
 
     def _commit(self, *, force: bool = False) -> None:
-        """Book what has been attributed, with the positions and the state that it leaves, in one transaction."""
+        """Book what has been attributed, if that is due. What cannot be written is kept and tried again next turn."""
         now = time.monotonic()
         gap = min(LONGEST_COMMIT_GAP_S, self._commit_cost_s / COMMIT_SHARE)
         if not self._dirty or (not force and now - self._committed_s < gap):
             return
-        self.booking.know(self.node.all_engine_rows())
-        self._unbooked.extend(self.booking.rate(self.node.take_rows()))
+        self.booking.know(self.pipeline.all_engine_rows())
+        self._unbooked.extend(self.booking.rate(self.pipeline.take_rows()))
         try:
-            sensors = self.intake.finished_sensors()
-            finished = self._write(sensors)
+            engines, sensors = self._checkpoint.write(self.intake, self.booking, self._unbooked, self._notices)
         except (OSError, sqlite3.Error) as error:
-            self._say_failing(error)
+            self._report_failure(error)
             return
-        self._say_recovered()
+        self._report_recovery()
         booked, self._unbooked = self._unbooked, Booked([], [], [])
         self._dirty = False
-        self._unsaid.clear()
-        self._groups_kept = set(self.node.groups)
+        self._notices.clear()
         self.intake.finish_sensors(sensors)
         if self.emission is not None:
             self._show_models(self.emission)
-        for engine_id in finished:
-            self.node.forget(engine_id)
+        for engine_id in engines:
+            self.pipeline.forget(engine_id)
             self.intake.finish(engine_id)
             self.booking.forget(engine_id)
         self._committed_s = time.monotonic()
@@ -245,91 +241,29 @@ class Agent:
         if self.emission is not None:
             self.emission.publish(booked)
 
-    def _write(self, sensors: Collection[str]) -> list[str]:
-        """The transaction; *sensors* are journals of sensors at their end. Returns the engines that are done with."""
-        finished = [engine.engine_id for engine in self.node.engines.values() if engine.attributed()]
-        ledger = self.ledger
-        with ledger.transaction():
-            for row in self.node.all_engine_rows():
-                ledger.put_engine(row)
-            for fit in self.node.all_fit_rows():
-                ledger.put_fit(fit)
-            self.booking.write(ledger, self._unbooked)
-            for subject, message in self._unsaid:
-                ledger.notice(subject, message)
-            for engine_id, reader in self.intake.readers.items():
-                done = engine_id in finished
-                ledger.put_position(engine_id, reader.position, done=done)
-                engine = self.node.engines.get(engine_id)
-                ledger.put_state(f"engine:{engine_id}", None if done or engine is None else _encode(engine))
-            for name, reader in self.intake.sensor_readers.items():
-                ledger.put_position(name, reader.position, done=name in sensors)
-            for name, reader in self.intake.remote.readers.items():
-                ledger.put_position(name, reader.position, done=False)
-            put_pending(ledger.connection, self.node.pending_rows())
-            for number, group in self.node.groups.items():
-                ledger.put_state(f"group:{number}", _encode(group))
-            for number in self._groups_kept - self.node.groups.keys():  # merged into another
-                ledger.put_state(f"group:{number}", None)
-            ledger.put_state("meters", _encode(Meters(self.node.meters)))
-            node = self.node
-            kept = NodeState(node.group_of_device, node.next_group, node.remote, node.wall_offsets)
-            ledger.put_state("node", _encode(kept))
-            ledger.put_state("booking", _encode(self.booking.state()))
-        return finished
-
-    def _load(self) -> tuple[Pipeline, BookingState]:
-        """Where the agent before this one stood at its last transaction."""
-        settings = self.settings
-        linger_ns = settings.linger_ms * NS_PER_MS
-        policy = Policy(settings.attribution, settings.head_fee, settings.prefix_sharing, linger_ns)
-        wait_ns = settings.remote_wait_s * NS_PER_S if settings.remote_homes else 0
-        clock_ns = round(settings.remote_clock_ms * NS_PER_MS)
-        node = Pipeline(policy, settings.window_s * NS_PER_S, remote_wait_ns=wait_ns, remote_clock_ns=clock_ns)
-        booking = BookingState()
-        for name, value in self.ledger.states().items():
-            kind, _, key = name.partition(":")
-            if kind == "engine":
-                node.engines[key] = msgspec.json.decode(value, type=EngineState)
-                node.engines[key].attribution.policy = policy
-            elif kind == "group":
-                node.groups[int(key)] = msgspec.json.decode(value, type=DeviceGroup)
-                self._groups_kept.add(int(key))
-            elif kind == "meters":
-                node.meters = msgspec.json.decode(value, type=Meters).by_device
-            elif kind == "node":
-                kept = msgspec.json.decode(value, type=NodeState)
-                node.group_of_device, node.next_group = kept.group_of_device, kept.next_group
-                node.remote, node.wall_offsets = kept.remote, kept.wall_offsets
-            elif kind == "booking":
-                booking = msgspec.json.decode(value, type=BookingState)
-        return node, booking
-
-    # -- chores -------------------------------------------------------------------------------------------------
-
-    def _nobody_needs_us(self) -> bool:
+    def _may_end(self) -> bool:
         if not self._spawned or not self.settings.agent_idle_exit_s or self._dirty:
             return False
         idle_s = time.monotonic() - self._idle_since_s
         if idle_s < self.settings.agent_idle_exit_s:
             return False
-        # What a collector that is down has not taken stays in the ledger: the next agent sends it.
+        # What a collector that is down has not taken stays in the ledger; the next agent sends it.
         sent = self.emission is None or self.emission.drained()
         return sent or idle_s > PATIENCE * self.settings.agent_idle_exit_s
 
     def _clean(self) -> None:
-        """Delete what has been rated and kept long enough."""
+        """Delete journals that have been rated and kept long enough."""
         now = time.monotonic()
         if not self.settings.journal_delete or now - self._cleaned_s < CLEAN_EVERY_S or self._dirty:
             return
         self._cleaned_s = now
-        self._say(RUNNING)
+        self._write_status(RUNNING)
         before_s = time.time() - self.settings.journal_keep_h * 3600
         for reader in (*self.intake.readers.values(), *self.intake.sensor_readers.values()):
             reader.drop_read_segments(before_s)
         self.intake.drop_finished(before_s)
 
-    def _say(self, state: str) -> None:
+    def _write_status(self, state: str) -> None:
         self.lock.write_status(
             state=state,
             version=costtrace.__version__,
@@ -339,7 +273,7 @@ class Agent:
             problems=[*self.intake.problems.values(), *([self._failing] if self._failing else [])],
         )
 
-    def _say_failing(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         if not self._failing:
             self._failing = f"cannot write the ledger {self.ledger.path}: {error}"
             log.error(
@@ -348,7 +282,7 @@ class Agent:
                 self._failing,
             )
 
-    def _say_recovered(self) -> None:
+    def _report_recovery(self) -> None:
         if self._failing:
             log.warning("the ledger can be written again")
             self._failing = ""

@@ -17,7 +17,7 @@ from costtrace.telemetry import Emission, EmissionSettings
 
 
 def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> None:
-    """Run an agent until it is told to stop. *once*: read and book what is there, send it, and end.
+    """Run an agent until it is stopped. *once*: book and send what the journals hold now, and return.
 
     Raises: AlreadyRunning, ConfigError, LedgerError, PriceBookError.
     """
@@ -34,7 +34,7 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
             carbon=_carbon(settings),
         ),
     )
-    # With --once the journals' own readings count: what a device draws now belongs to no window of theirs.
+    # With --once nothing is sampled: what a device draws now belongs to no window of the journals.
     agent = Agent(settings, emission, spawned=spawned, sensing=None if once else sensing(settings))
     if once:
         agent.run_once()
@@ -42,14 +42,14 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
     emission.health.follow("plugin.lost_hooks", lambda: plugins(settings.home).lost_hooks)
     emission.health.follow("plugin.errors", lambda: plugins(settings.home).errors)
     emission.health.follow("ledger.reratings", lambda: reratings(settings.home))
-    beside = [each for each in (_admission(settings, emission), _estimates(settings)) if each is not None]
-    for each in beside:
-        each.start()
+    threads = [each for each in (_refusals(settings, emission), _estimates(settings)) if each is not None]
+    for thread in threads:
+        thread.start()
     try:
         agent.run()
     finally:
-        for each in beside:
-            each.stop()
+        for thread in threads:
+            thread.stop()
 
 
 def _carbon(settings: Settings) -> CarbonIntensity | None:
@@ -62,7 +62,7 @@ def _carbon(settings: Settings) -> CarbonIntensity | None:
         return None
 
 
-def _admission(settings: Settings, emission: Emission) -> BudgetRefusals | None:
+def _refusals(settings: Settings, emission: Emission) -> BudgetRefusals | None:
     if not settings.admission or settings.budgets is None:
         return None
     return BudgetRefusals(

@@ -1,4 +1,4 @@
-"""A thread of the agent that looks at the ledger every few seconds and tells the servers of its node what it saw."""
+"""A thread of the agent that reads the ledger every few seconds and writes a file for the servers of its node."""
 
 import threading
 import time
@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 
 LEAST_GAP_S = 5.0
 SHARE = 0.02
-"""Of this thread's time that may go into reading the ledger, as long as what it wrote does not grow stale by it."""
+"""At most this share of the thread's time goes into reading the ledger, unless what it wrote would grow too old."""
 
 
 class Periodic(ABC):
-    """Calls `look`, every few seconds, from `start` to `stop`."""
+    """Calls `look` every few seconds, from `start` to `stop`."""
 
     def __init__(self, name: str, valid_s: float) -> None:
-        """*valid_s*: for how long what it tells counts."""
+        """*valid_s*: for how long readers believe the file."""
         self._valid_s = valid_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"costtrace-{name}", daemon=True)
@@ -23,13 +23,13 @@ class Periodic(ABC):
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what was written stays until it is too old to count."""
+        """Stop; the file stays, and is ignored once it is too old."""
         self._stop.set()
         self._thread.join(5)
 
     @abstractmethod
     def look(self, now_ns: int) -> None:
-        """One round at *now_ns* (wall). What can go wrong in it is said and not raised."""
+        """One round at *now_ns* (wall). Expected errors are logged, not raised."""
 
     def _run(self) -> None:
         gap_s = LEAST_GAP_S

@@ -1,4 +1,4 @@
-"""Tell the servers of this node what requests have cost lately. A thread of its own; it only reads the ledger."""
+"""Write what requests have cost lately, for the servers of this node. A thread of its own; it only reads the ledger."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from costtrace.ledger.recent_means import recent_means
 
 
 class EstimatePublisher(Periodic):
-    """Writes the means, every few seconds, from `start` to `stop`."""
+    """Writes mean costs (`node_files.cost_estimates`) every few seconds, from `start` to `stop`."""
 
     def __init__(self, home: Path, scope: str) -> None:
         super().__init__("estimates", cost_estimates.VALID_S)
@@ -23,14 +23,14 @@ class EstimatePublisher(Periodic):
         self._problem = ""
 
     def turn(self, now_ns: int) -> list[Means]:
-        """Write the means as they are at *now_ns* (wall), and return them. Raises: OSError, CosttraceError."""
+        """Write the means at *now_ns* (wall), and return them. Raises: OSError, CosttraceError."""
         with open_ledger(self._home) as store:
             means = recent_means(store, now_ns, by_tenant=self._scope == TENANT)
         cost_estimates.write(self._home, self._scope, means, now_ns / NS_PER_S)
         return means
 
     def look(self, now_ns: int) -> None:
-        """Write the means; a problem is logged once, until there is another one or none."""
+        """Write the means; log a problem once, until it changes."""
         try:
             self.turn(now_ns)
             self._problem = ""

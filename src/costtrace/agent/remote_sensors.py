@@ -1,7 +1,7 @@
 """Follow the sensors' journals of other nodes: what their agents read of devices that an engine of this node has.
 
-Another node's home is a directory, mounted here (read-only is enough): its agent writes its sensors' journal there
-anyway. Nothing is locked, written or deleted in it. While it is not there, the energy of its devices is pending.
+Another node's home is mounted here as a directory; read-only is enough. Nothing in it is locked, written or deleted.
+While it is not there, the energy of its devices is pending.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,25 @@ from pathlib import Path
 
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, Heartbeat, Position, Reading, Sensed
+from costtrace.core.events import SENSORS, DeviceSeen, Heartbeat, Position, Reading
 from costtrace.journal.reader import JournalReader
 
 PREFIX = "remote:"
-"""Of the names under which positions in other nodes' journals are kept."""
+"""Positions in other nodes' journals are kept under names that begin so."""
 
 
 class RemoteSensors:
     """Reads the sensors' journals below other nodes' homes, turn by turn."""
 
-    def __init__(self, homes: Sequence[Path], node: Pipeline, positions: dict[str, tuple[Position, bool]]) -> None:
+    def __init__(self, homes: Sequence[Path], pipeline: Pipeline, positions: dict[str, tuple[Position, bool]]) -> None:
         self.homes = tuple(homes)
         self.readers: dict[str, JournalReader] = {}
         """By the names of their positions."""
-        self._node = node
+        self._pipeline = pipeline
         self._known = positions
 
     def turn(self, boot_id: str, max_events: int, problems: dict[str, str]) -> int:
-        """Hand what is new to the node, as readings of this boot. Returns how many there were."""
+        """Hand new readings to the pipeline, as of this boot; return how many. Updates *problems*, by journal."""
         count = 0
         for home in self.homes:
             subject = f"{PREFIX}{home}"
@@ -50,31 +50,31 @@ class RemoteSensors:
         return count
 
     def _discover(self, root: Path) -> None:
-        found = {f"{PREFIX}{path.name}": path for path in root.iterdir() if path.name.startswith(f"{SENSORS}-")}
-        for name, path in sorted(found.items()):
+        journals = {f"{PREFIX}{path.name}": path for path in root.iterdir() if path.name.startswith(f"{SENSORS}-")}
+        for name, path in sorted(journals.items()):
             if name not in self.readers:
                 self.readers[name] = JournalReader(path, self._known.get(name, (Position(), False))[0])
-        # Its `journal` is there and this one is not in it: it has been deleted, not unmounted.
+        # The directory is there and this journal is not in it: it has been deleted, not unmounted.
         for name in [name for name, reader in self.readers.items() if reader.directory.parent == root]:
-            if name not in found:
+            if name not in journals:
                 self.readers.pop(name).close()
-                self._node.remote.forget(name)
+                self._pipeline.remote.forget(name)
 
     def _read(self, name: str, reader: JournalReader, boot_id: str, max_events: int) -> int:
         batch = reader.read(max_events)
         if reader.header is None:
             return 0
-        remote = self._node.remote
+        remote = self._pipeline.remote
         remote.open(name, reader.header)
         count = 0
         for event in batch.events:
             match event:
                 case Heartbeat():
                     remote.beat(name, event)
-                case Sensed():
+                case DeviceSeen():
                     remote.found(name, event)
                 case Reading():
-                    self._node.remote_reading(boot_id, name, event)
+                    self._pipeline.remote_reading(boot_id, name, event)
                     count += 1
                 case _:
                     pass

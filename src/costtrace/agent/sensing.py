@@ -1,4 +1,4 @@
-"""The sensors as the agent's loop sees them: which devices are busy, what has been read, how it is going."""
+"""The sensors in the agent's loop: which devices are busy, what has been read, and what that costs."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
@@ -18,12 +18,12 @@ if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry
     from costtrace.telemetry.metric_state import DeviceReading
 
 
-class Shows(Protocol):
-    """Who shows what a device's sensor said."""
+class DeviceEmitter(Protocol):
+    """Emits what a device's sensor has read: the part of `loop.Emitter` that is needed here."""
 
     @property
     def health(self) -> "Health":
-        """Figures of the agent itself."""
+        """The agent's own metrics."""
         ...
 
     def device(self, reading: "DeviceReading") -> None:
@@ -31,62 +31,62 @@ class Shows(Protocol):
 
 
 class Sensing:
-    """The sensor desk at work beside a node. No call of it waits for a driver."""
+    """The sensors' journal beside a pipeline. No call waits for a driver."""
 
-    def __init__(self, desk: SensorJournal) -> None:
-        self._desk = desk
+    def __init__(self, journal: SensorJournal) -> None:
+        self._journal = journal
         self._boot_id = clock.boot_id()
 
     def start(self) -> None:
         """Begin to sample."""
-        self._desk.start()
+        self._journal.start()
 
-    def turn(self, node: Pipeline, shows: Shows | None, warn: Callable[[str, str], None]) -> None:
-        """Journal what has been read, show it, and say what is wrong."""
-        self._desk.turn(self._busy(node))
-        for subject, message in self._desk.take_notices():
+    def turn(self, pipeline: Pipeline, emitter: DeviceEmitter | None, warn: Callable[[str, str], None]) -> None:
+        """Write what has been read into the journal, emit it, and pass on notices to *warn*."""
+        self._journal.turn(self._busy(pipeline))
+        for subject, message in self._journal.take_notices():
             warn(subject, message)
-        latest = self._desk.take_latest()
-        if shows is None:
+        latest = self._journal.take_latest()
+        if emitter is None:
             return
-        from costtrace.telemetry.metric_state import DeviceReading  # noqa: PLC0415 - see above
+        from costtrace.telemetry.metric_state import DeviceReading  # noqa: PLC0415 - needs OpenTelemetry
 
         for device, reading in latest:
-            if device.parent:  # what an instance is given is its board's already
+            if device.parent:  # a MIG instance's energy is in its board's
                 continue
-            shown = DeviceReading(device.uuid, device.name, device.kind, reading.energy_uj, reading.power_mw)
-            shown = shown._replace(simulated=device.simulated)
-            meter = node.meters.get(f"{self._boot_id}/{device.uuid}")
+            figures = DeviceReading(device.uuid, device.name, device.kind, reading.energy_uj, reading.power_mw)
+            figures = figures._replace(simulated=device.simulated)
+            meter = pipeline.meters.get(f"{self._boot_id}/{device.uuid}")
             if meter is not None and meter.attributed_uj:
-                shown = shown._replace(
+                figures = figures._replace(
                     idle_w=meter.model.idle_watts(),
                     residual=meter.check.residual(),
                     model_error=meter.model.mape(),
                     lag_s=meter.lag.lag_ns / NS_PER_S,
                 )
-            shows.device(shown)
-        cost = self._desk.cost
-        shows.health.set("sensor.calls", cost.calls)
-        shows.health.set("sensor.cpu.time", cost.cpu_ns / NS_PER_S)
-        shows.health.set("sensor.stalled", self._desk.stalled_ns / NS_PER_S)
+            emitter.device(figures)
+        cost = self._journal.cost
+        emitter.health.set("sensor.calls", cost.calls)
+        emitter.health.set("sensor.cpu.time", cost.cpu_ns / NS_PER_S)
+        emitter.health.set("sensor.stalled", self._journal.stalled_ns / NS_PER_S)
 
     def stop(self) -> None:
-        """End, with everything written that was read."""
-        self._desk.stop()
+        """Stop, with every reading written."""
+        self._journal.stop()
 
-    def _busy(self, node: Pipeline) -> set[str]:
-        """The devices of the engines that live, by the names that the sensor has for them."""
-        engines = [engine.started for engine in node.engines.values() if engine.started and not engine.ended]
-        sensed = self._desk.sensed
-        return {resolve(device, sensed).uuid for started in engines for device in started.devices} - {""}
+    def _busy(self, pipeline: Pipeline) -> set[str]:
+        """UUIDs, as the sensors know them, of the devices that live engines have."""
+        live = [engine.started for engine in pipeline.engines.values() if engine.started and not engine.ended]
+        seen = self._journal.devices
+        return {resolve(device, seen).uuid for started in live for device in started.devices} - {""}
 
 
 def sensing(settings: Settings) -> Sensing | None:
-    """Make the sensors that the settings ask for; None where that is none."""
+    """Make the sensors that the settings ask for; None where `sensor` is `none`."""
     if settings.sensor == "none":
         return None
     gains = {name: str(gain) for name, gain in settings.sensor_gain.items()}
     sensor = make_sensor(settings.sensor, gains, mig_rule=settings.mig_rule)
     sampler = Sampler(sensor, hz=settings.sensor_hz)
-    desk = SensorJournal(settings.home, sampler, cap_bytes=settings.journal_cap_bytes, version=costtrace.__version__)
-    return Sensing(desk)
+    journal = SensorJournal(settings.home, sampler, cap_bytes=settings.journal_cap_bytes, version=costtrace.__version__)
+    return Sensing(journal)

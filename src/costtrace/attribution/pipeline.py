@@ -18,13 +18,13 @@ from costtrace.attribution.time.shared_devices import DeviceGroup, GroupMember
 from costtrace.core.events import (
     AnyEvent,
     DeviceRef,
+    DeviceSeen,
     EngineStarted,
     EngineStopped,
     Heartbeat,
     Lost,
     Reading,
     SegmentHeader,
-    Sensed,
 )
 from costtrace.core.rows import EngineRow, FitRow, PendingRow, Rows
 from costtrace.core.units import NS_PER_S
@@ -66,7 +66,7 @@ class Pipeline(msgspec.Struct):
     next_group: int = 0
     meters: dict[str, DeviceMeter] = {}
     """Energy of the devices that have a sensor, by boot and device."""
-    sensed: dict[str, dict[str, Sensed]] = {}
+    sensed: dict[str, dict[str, DeviceSeen]] = {}
     """By boot and UUID: the devices that its sensors have found. Each agent's sensors say it anew."""
     remote: RemoteMeters = msgspec.field(default_factory=RemoteMeters)
     """What other nodes' sensors say of devices there."""
@@ -143,7 +143,7 @@ class Pipeline(msgspec.Struct):
         """Take a sensor's reading of a device, in the order of its journal."""
         self._queue(f"{boot_id}/{reading.device}", reading, "")
 
-    def found(self, boot_id: str, device: Sensed) -> None:
+    def found(self, boot_id: str, device: DeviceSeen) -> None:
         """A sensor has found a device, or something of it has changed."""
         self.sensed.setdefault(boot_id, {})[device.uuid] = device
 

@@ -1,18 +1,18 @@
-"""Who connected to a server that speaks ASGI: the peer as it really is, whatever a header makes of it later."""
+"""The peer of a connection to an ASGI server: the other end of the socket, whatever a header claims later."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
 PEER_KEY = "costtrace.peer"
-"""In the scope of a request: who really connected."""
+"""Key in the scope of a request: the address that really connected."""
 
 
 def wrap_peer(original: Callable[..., Any]) -> Callable[..., Any]:
-    """`ProxyHeadersMiddleware.__call__`: remember who really connected.
+    """Wrap `ProxyHeadersMiddleware.__call__`: keep the address that really connected.
 
-    It replaces the peer by what X-Forwarded-For says. That is a claim, and with a wide FORWARDED_ALLOW_IPS anybody's
-    claim: whether a hop may name a tenant is decided by the address that the connection came from.
+    The middleware replaces it by what X-Forwarded-For says, which with a wide FORWARDED_ALLOW_IPS any client can
+    claim. Whether a peer may name a tenant is decided by the address that the connection came from.
     """
 
     @wraps(original)
@@ -24,7 +24,7 @@ def wrap_peer(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def peer_of(scope: Mapping[str, Any]) -> str | None:
-    """Address that the connection of a request came from; None where the server does not know it."""
+    """Address that the connection of a request came from; None where there is none (a unix socket)."""
     client = scope[PEER_KEY] if PEER_KEY in scope else scope.get("client")
     return client[0] if client else None
 

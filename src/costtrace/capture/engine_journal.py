@@ -1,4 +1,4 @@
-"""The journal that is written beside one engine of this process: opened when it can serve, closed when it ends."""
+"""The journal beside one engine of this process: opened when the engine can serve, closed when it ends."""
 
 import atexit
 import os
@@ -33,21 +33,22 @@ class EngineJournal:
         self._keeper = AgentKeeper(settings.home)
         self._pid = os.getpid()
         self._pump: Pump | None = None
-        self._more: Callable[[], dict[str, Any]] = dict
-        self._last: Callable[[], None] = _nothing
+        self._status_fields: Callable[[], dict[str, Any]] = dict
+        self._before_close: Callable[[], None] = _nothing
 
     def open(
         self,
         first: Sequence[Event],
         translator: Translator,
-        more: Callable[[], dict[str, Any]],
-        last: Callable[[], None] = _nothing,
+        status_fields: Callable[[], dict[str, Any]],
+        before_close: Callable[[], None] = _nothing,
     ) -> None:
-        """Begin to write. Raises: JournalError.
+        """Start to write. Raises: JournalError.
 
-        *first*: events before any other. *more*: for the status file. *last*: called before the last word is written.
+        *first*: events before any other. *status_fields*: for the status file. *before_close*: called before the last
+        records are drained.
         """
-        self._more, self._last = more, last
+        self._status_fields, self._before_close = status_fields, before_close
         self._pump = Pump(
             self.recorder,
             translator,
@@ -66,7 +67,7 @@ class EngineJournal:
         atexit.register(self.close)
 
     def close(self, reason: str = "shutdown") -> bool:
-        """Write what is left and the last word; whether there was anything to close.
+        """Write what is left, and `EngineStopped`. Returns whether the journal was open.
 
         Safe to call twice; does nothing in a forked child.
         """
@@ -75,7 +76,7 @@ class EngineJournal:
         if pump is None or os.getpid() != self._pid:
             return False
         with guard("journal.close"):
-            self._last()
+            self._before_close()
             pump.stop(reason)
             self._status.remove(self._settings.home, self._role)
         return True
@@ -84,11 +85,11 @@ class EngineJournal:
         """Every two seconds, on the writer thread."""
         if self._settings.agent == "spawn":
             self._keeper.ensure_running()
-        self._status.write(self._settings.home, self._role, engine_id=self.engine_id, **self._more())
+        self._status.write(self._settings.home, self._role, engine_id=self.engine_id, **self._status_fields())
 
 
 def own_version() -> str:
-    """Version of costtrace; '' where it runs from its sources."""
+    """Version of costtrace; '' where it is not installed."""
     try:
         return version("costtrace-core")
     except PackageNotFoundError:

@@ -19,14 +19,14 @@ CHORES_NS = 2 * NS_PER_S
 
 
 class Translator(Protocol):
-    """Turns what an engine's hooks recorded into events. Pure but for its own memory of who is in the batch."""
+    """Turns what an engine's hooks recorded into events. Its only state is which sequences are in the batch."""
 
     def translate(self, records: Iterable[Record]) -> list[Event]:
         """Events of *records*, in order."""
         ...
 
     def snapshot(self, sequence: int, at_ns: int) -> Snapshot:
-        """All that the events so far left standing."""
+        """The state after all events so far."""
         ...
 
 
@@ -59,12 +59,12 @@ class Pump:
         return self._writer
 
     def start(self) -> None:
-        """Write the first events now (a reader can meet them at once), the rest from the thread."""
+        """Write the first events before this returns, so that a reader can see the engine; the rest in the thread."""
         self._writer.append(self._first)
         self._thread.start()
 
     def stop(self, reason: str = "shutdown", timeout_s: float = 5.0) -> None:
-        """Drain, say goodbye, close. Safe to call twice."""
+        """Drain, write `EngineStopped`, close. Safe to call twice."""
         if self._stopping:
             return
         self._stopping = True
@@ -87,7 +87,7 @@ class Pump:
 
     def _turn(self) -> None:
         """One drain: everything recorded so far becomes one frame."""
-        # In this order: what was dispatched by `now` is in flight at the peek, or among what is drained.
+        # In this order, so that a step dispatched before `now` is either in flight here or among the drained records.
         now = time.monotonic_ns()
         in_flight_since_ns, done_index = self._recorder.in_flight_since_ns(), self._recorder.done_index
         dropped = self._recorder.take_dropped()

@@ -1,4 +1,4 @@
-"""The shape of a model, from the fields that the configurations of Hugging Face use. What is not there is 0."""
+"""The shape of a model, from the field names of Hugging Face's configurations. A field that is not there gives 0."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ def shape_of(
     element_bytes: int = 2,
     kv_element_bytes: int = 2,
 ) -> ModelShape:
-    """Shape of the model with *config*. *weight_bytes*: as counted; 0: they are estimated from the configuration."""
+    """Shape of the model with *config*. *weight_bytes* 0: estimated from the configuration."""
     hidden = whole(config, "hidden_size", "n_embd", "d_model")
     layers = whole(config, "num_hidden_layers", "n_layer", "num_layers")
     heads = whole(config, "num_attention_heads", "n_head")
@@ -42,16 +42,16 @@ def shape_of(
 
 
 def _sliding(config: Any, layers: int) -> dict[str, int]:  # noqa: ANN401 - as above
-    """The window, and how many layers have one."""
+    """`window` and `sliding_layers` of the shape; empty where no layer has a sliding window."""
     window = whole(config, "sliding_window")
     if not window or getattr(config, "use_sliding_window", True) is False:
         return {}
     kinds, pattern = getattr(config, "layer_types", None), whole(config, "sliding_window_pattern")
     if isinstance(kinds, (list, tuple)) and kinds:
         sliding = sum("sliding" in str(kind) for kind in kinds)
-    elif pattern:  # Gemma 3, Command R7B: each so many-th layer sees everything
+    elif pattern:  # Gemma 3, Command R7B: every pattern-th layer has no window
         sliding = layers - layers // pattern
-    else:  # Qwen2: the first so many do
+    else:  # Qwen2: the first `max_window_layers` have none
         sliding = max(0, layers - whole(config, "max_window_layers"))
     return {"window": window, "sliding_layers": sliding} if sliding else {}
 

@@ -1,8 +1,8 @@
-"""Numbers for the blocks of a prefix cache, so that a journal can say who found whose, and nothing of what is in them.
+"""Numbers for the blocks of a prefix cache, so that a journal records who reuses whose block and nothing of its text.
 
-An engine names its cached blocks by hashes, which identify prompts. A number is given here to each block that a
-sequence is about to compute; the hash stays in this table, in the engine's process. A block that was evicted and is
-computed again gets a new number: it is a new cost. Numbers of two journals have nothing to do with each other.
+An engine names its cached blocks by hashes, which identify prompts. Here each block that a sequence is about to compute
+gets a number; the hash stays in this table, in the engine's process. A block that was evicted and is computed again
+gets a new number: it is a new cost. Numbers of two journals are unrelated.
 """
 
 from collections.abc import Hashable, Sequence
@@ -11,8 +11,8 @@ from itertools import islice
 from costtrace.core.events import PrefixPath
 
 MOST = 131_072
-"""Blocks that are remembered: more than the KV cache of one device has (some 20 MB). The oldest are forgotten, and who
-finds one of those is taken for nobody's reader."""
+"""Blocks that are remembered (some 20 MB): more than the KV cache of one device has. The oldest are forgotten: who
+computed them is then unknown."""
 
 
 class PrefixNumbers:
@@ -25,28 +25,28 @@ class PrefixNumbers:
         self._next = 1
 
     def path(self, slot: int, at_ns: int, names: Sequence[Hashable], found_tokens: int) -> PrefixPath | None:
-        """What a sequence finds and what it is going to compute; None if no block of it can be shared.
+        """The blocks that a sequence finds in the cache and those that it computes; None if none of them can be shared.
 
-        *names*: of each whole block of its prompt, in order, each standing for all before it too. *found_tokens*: how
-        many of its tokens the cache had.
+        *names*: hashes of the whole blocks of its prompt, in order, each covering all blocks before it. *found_tokens*:
+        how many tokens of the prompt were cached.
         """
         count = min(found_tokens // self.block_tokens, len(names))
-        found: list[tuple[int, int]] = []
+        cached: list[tuple[int, int]] = []
         for name in names[:count]:
             number = self._numbers.get(name, 0)
-            first, length = found[-1] if found else (-1, 0)
+            first, length = cached[-1] if cached else (-1, 0)
             if number == (first + length if first else 0):
-                found[-1] = (first, length + 1)
+                cached[-1] = (first, length + 1)
             else:
-                found.append((number, 1))
-        own = len(names) - count
-        if not own and not any(first for first, _ in found):
+                cached.append((number, 1))
+        computed = len(names) - count
+        if not computed and not any(first for first, _ in cached):
             return None
-        own_first = self._number(names[count:]) if own else 0
-        return PrefixPath(slot, at_ns, self.block_tokens, tuple(found), own_first, own)
+        first_computed = self._number(names[count:]) if computed else 0
+        return PrefixPath(slot, at_ns, self.block_tokens, tuple(cached), first_computed, computed)
 
     def _number(self, names: Sequence[Hashable]) -> int:
-        """Give consecutive numbers; returns the first. One is left out behind them, so that two runs never touch."""
+        """Give consecutive numbers; return the first. The number after them stays unused: two runs never touch."""
         first = self._next
         numbers = self._numbers
         for number, name in enumerate(names, first):

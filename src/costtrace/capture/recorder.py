@@ -2,9 +2,9 @@
 
 A step costs two appends by reference, whatever the batch size: one when it is dispatched, one when it is done. No
 lock, no I/O, no logging, no copying. What does not fit is counted, and its time becomes `unobserved`: never lost
-silently, never on somebody's bill.
+silently, never on a tenant's bill.
 
-`drain` belongs to the writer thread (`journal.pump`), which turns what was recorded into events.
+`drain` belongs to the writer thread (`journal_thread.Pump`), which turns records into events.
 """
 
 import threading
@@ -13,12 +13,12 @@ from time import monotonic_ns
 from typing import Any, Final, NamedTuple
 
 CAPACITY = 16_384
-"""Records that may wait for the writer thread (50 ms of work is a handful). Beyond, they are counted and dropped."""
+"""Records that may wait for the writer thread; further ones are counted and dropped. 50 ms of work is a handful."""
 
 STEP: Final = 0
 """``(STEP, index, dispatched_ns, done_ns, batch)``: a finished step and the engine's own object of its batch."""
 NOTE: Final = 1
-"""``(NOTE, at_ns, what, ...)``: anything else, in order; the plugin's translator knows what it is."""
+"""``(NOTE, at_ns, what, ...)``: anything else, in order; the plugin's translator interprets it."""
 
 Record = tuple[Any, ...]
 
@@ -49,11 +49,11 @@ class Recorder:
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.index = -1
-        """Index of the newest step that was dispatched."""
+        """Index of the newest dispatched step."""
         self.done_index = -1
-        """Index of the newest step that is done."""
+        """Index of the newest finished step."""
         self.wake = threading.Event()
-        """Set when something must be on disk at once (a request has ended)."""
+        """Set when something must be written at once (a request has ended)."""
         self._capacity = capacity
         self._ring: deque[Record] = deque()
         self._pending: deque[tuple[int, int, Any]] = deque()
@@ -62,21 +62,21 @@ class Recorder:
         self._dropped_since_ns = 0
 
     def dispatched(self, batch: object) -> None:
-        """The engine has composed *batch* and hands it to its devices."""
+        """Record that the engine has composed *batch* and hands it to its devices."""
         self.index += 1
         self._pending.append((self.index, monotonic_ns(), batch))
 
     def done(self, batch: object) -> None:
-        """The results of *batch* are here. Batches complete in the order of their dispatch."""
+        """Record that the results of *batch* are here. Batches complete in the order of their dispatch."""
         self.done_at(batch, 0, monotonic_ns())
 
     def done_at(self, batch: object, scheduled_ns: int, done_ns: int) -> None:
-        """As `done`, for a device that has timed the batch itself. *scheduled_ns* 0: as it was dispatched.
+        """As `done`, with times measured elsewhere (on the device). *scheduled_ns* 0: the time of its dispatch.
 
-        `in_flight_since_ns` goes by the dispatch, so *scheduled_ns* must not be earlier.
+        *scheduled_ns* must not be before the dispatch, by which `in_flight_since_ns` goes.
         """
         if not self._pending or (self._pending[0][2] is not batch and not self._skip_to(batch)):
-            return  # nobody has seen it dispatched
+            return  # its dispatch was not recorded
         index, dispatched_ns, _ = self._pending.popleft()
         if len(self._ring) < self._capacity:
             self._ring.append((STEP, index, scheduled_ns or dispatched_ns, done_ns, batch))
@@ -86,7 +86,7 @@ class Recorder:
         self.done_index = index
 
     def note(self, *what: object, urgent: bool = False) -> None:
-        """Anything but a step, in order with the steps. *urgent*: have it written at once."""
+        """Record anything but a step, in order with the steps. *urgent*: have it written at once."""
         if len(self._ring) < self._capacity:
             self._ring.append((NOTE, monotonic_ns(), *what))
         else:
@@ -96,7 +96,7 @@ class Recorder:
             self.wake.set()
 
     def drain(self) -> list[Record]:
-        """Take what has been recorded. For the writer thread."""
+        """Take the records so far. For the writer thread."""
         ring = self._ring
         return [ring.popleft() for _ in range(len(ring))]
 
@@ -118,7 +118,7 @@ class Recorder:
             return 0
 
     def _skip_to(self, batch: object) -> bool:
-        """A batch out of order: the engine gave up those before it (an error, a flush). False: it is not there."""
+        """Drop the batches before *batch*, given up by the engine (an error, a flush). False: *batch* is not there."""
         if not any(pending is batch for _, _, pending in self._pending):
             return False
         while self._pending[0][2] is not batch:

@@ -1,4 +1,4 @@
-"""What travels with a request through an engine's own objects: a text, and the trace context in it. Pure."""
+"""What travels with a request through an engine's own objects, as text; and reading a W3C traceparent. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-
 
 
 class TextCodec(Generic[T]):
-    """Text of values of one type, and back: compact JSON."""
+    """Encodes values of one type as text (compact JSON), and back."""
 
     def __init__(self, kind: type[T]) -> None:
         self._encode = msgspec.json.Encoder().encode
@@ -23,7 +23,7 @@ class TextCodec(Generic[T]):
         return self._encode(value).decode()
 
     def decode(self, text: str) -> T | None:
-        """The value in *text*; None where it is not one of ours."""
+        """The value in *text*; None where *text* is not such JSON."""
         try:
             return self._decode(text)
         except (msgspec.DecodeError, UnicodeError):
@@ -31,7 +31,7 @@ class TextCodec(Generic[T]):
 
 
 def valid_traceparent(value: object) -> str:
-    """A W3C traceparent, exactly as it came; '' where it is none."""
+    """*value* if it is a valid W3C traceparent, else ''."""
     if not isinstance(value, str):
         return ""
     match = _TRACEPARENT.fullmatch(value)
@@ -40,5 +40,5 @@ def valid_traceparent(value: object) -> str:
 
 def traceparent_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The one traceparent among HTTP headers; '' where there is none, several, or none that is valid."""
-    found = [value.decode("latin-1") for name, value in headers if name.lower() == b"traceparent"]
-    return valid_traceparent(found[0]) if len(found) == 1 else ""
+    values = [value.decode("latin-1") for name, value in headers if name.lower() == b"traceparent"]
+    return valid_traceparent(values[0]) if len(values) == 1 else ""

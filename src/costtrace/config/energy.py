@@ -14,7 +14,7 @@ ENERGY = "Energy"
 
 
 class EnergySettings(BaseModel):
-    """Where joules are from."""
+    """How energy is read, and the carbon of it."""
 
     sensor: Literal["auto", "nvml", "rapl", "none"] = setting(
         "auto",
@@ -46,8 +46,8 @@ class EnergySettings(BaseModel):
     remote_wait_s: int = setting(
         60,
         group=ENERGY,
-        about="How long the rows of such an engine wait for another node's readings; their energy is pending so long. "
-        "After that it is unknown.",
+        about="How long the rows of such an engine wait for another node's readings. Until then their energy is "
+        "pending, after that it is unknown.",
         unit="s",
         example="600",
         ge=60,
@@ -56,8 +56,8 @@ class EnergySettings(BaseModel):
     remote_clock_ms: float = setting(
         10.0,
         group=ENERGY,
-        about="By how much the wall clocks of those nodes may differ from this one's, as their operator declares it: "
-        "their readings are placed by wall time, and it is recorded with each of their windows.",
+        about="By how much the wall clocks of those nodes may differ from this one's: declared by their operator, and "
+        "recorded with each of their windows. Their readings are placed by wall time.",
         unit="ms",
         example="1",
         ge=0,
@@ -77,8 +77,8 @@ class EnergySettings(BaseModel):
     carbon_intensity: str = setting(
         "",
         group=ENERGY,
-        about="Carbon intensity of the grid: g/kWh, or a CSV file with the columns time,g_per_kwh. Where it is set, "
-        "requests and spans carry an estimate of their CO2e; where their energy is unknown, none.",
+        about="Carbon intensity of the grid: g/kWh, or a CSV file with the columns time,g_per_kwh. If set, "
+        "requests and spans carry an estimate of their CO2e, unless their energy is unknown.",
         unit="g/kWh",
         example="/etc/costtrace/grid-2026.csv",
     )
@@ -106,9 +106,9 @@ class EnergySettings(BaseModel):
 
     @field_validator("carbon_intensity")
     @classmethod
-    def _number_or_absolute(cls, words: str) -> str:
+    def _number_or_absolute(cls, text: str) -> str:
         try:
-            Decimal(words or "0")
+            Decimal(text or "0")
         except InvalidOperation:
-            return str(Path.cwd() / Path(words).expanduser())
-        return words
+            return str(Path.cwd() / Path(text).expanduser())
+        return text

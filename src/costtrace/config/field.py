@@ -1,4 +1,4 @@
-"""How a setting is declared: a field with what the documentation says about it."""
+"""How a setting is declared: a pydantic field with what the documentation shows of it."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from pydantic import Field
 
 
 def setting(
-    default: Any,  # noqa: ANN401 - as above
+    default: Any,  # noqa: ANN401 - the annotation of the setting gives the type
     *,
     group: str,
     about: str,
     unit: str = "",
     example: str = "",
-    **constraints: Any,  # noqa: ANN401 - pydantic's own
-) -> Any:  # noqa: ANN401 - as pydantic's own `Field`: the annotation in front of it says the type
-    """Make a field that carries what the documentation says about it."""
+    **constraints: Any,  # noqa: ANN401 - whatever pydantic's `Field` takes
+) -> Any:  # noqa: ANN401 - as `Field` itself
+    """Make the field. *about*, *unit* and *example* go into `docs/configuration.md` and into error messages."""
     extra: dict[str, Any] = {"group": group, "unit": unit, "example": example}
     return Field(default, description=about, json_schema_extra=extra, **constraints)

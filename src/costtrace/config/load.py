@@ -4,7 +4,7 @@
     window_s     COSTTRACE_WINDOW_S, or TRTLLM_COSTTRACE_WINDOW_S        window_s: 300
 
 TensorRT-LLM forwards only ``TRTLLM_*`` variables to its workers, hence the second prefix; where both are set the plain
-one counts. An empty variable is one that is not set. A key that does not exist is an error that names the nearest one.
+one counts. An empty variable counts as not set. A key that does not exist is an error that names the nearest one.
 
 Engine processes import this: PyYAML is loaded only where a file is named.
 """
@@ -36,15 +36,15 @@ REMOVED_VALUES = frozenset({("trtllm_tier", "T3"), ("trtllm_tier", "T5")})
 _OTHERS = re.compile(r"(NVML_SIM|TEST|PEERS)(_|$)")
 """Variables of the NVML simulator, the tests and the benchmarks: they have the prefix and are no settings."""
 
-# Kubernetes describes each service of a namespace in variables; those of a service `costtrace...` look like ours.
 _PASSWORD = re.compile(r"://[^/\s]*@")
-"""What an address says of a user is in no message."""
+"""User and password in an address: replaced in messages."""
+# Kubernetes describes each service of a namespace in variables; those of a service `costtrace...` look like settings.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 class Explained(NamedTuple):
-    """One setting, its value as text, and where the value is from."""
+    """One setting: its value as text, and where the value is from."""
 
     key: str
     value: str
@@ -52,7 +52,7 @@ class Explained(NamedTuple):
 
 
 class About(NamedTuple):
-    """What the documentation says about one setting."""
+    """What the documentation shows of one setting."""
 
     group: str
     unit: str
@@ -64,7 +64,7 @@ class _Found(NamedTuple):
     value: object
     source: str
     base: Path | None = None
-    """What a relative path counts from, where that is not the working directory."""
+    """The folder that a relative path starts from; None: the working directory."""
 
 
 def load(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -76,18 +76,18 @@ def load(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] =
 
 
 def explain(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> list[Explained]:
-    """Read all settings and say of each where its value is from. Raises: ConfigError."""
-    settings, found = _resolve(overrides, env)
+    """All settings, each with its value and where that is from. Raises: ConfigError."""
+    settings, items = _resolve(overrides, env)
     file = _config_file(env)
     rows = [] if file is None else [Explained(FILE_KEY, str(file.value), file.source)]
     for key in KEYS:
-        source = found[key].source if key in found else DEFAULT
+        source = items[key].source if key in items else DEFAULT
         rows.append(Explained(key, show(getattr(settings, key)), source))
     return rows
 
 
 def home(env: Mapping[str, str] = os.environ) -> Path:
-    """Return the directory that engines and agent of this node share. Raises: ConfigError."""
+    """The directory that the engines and the agent of this node share. Raises: ConfigError."""
     return load(env=env).home
 
 
@@ -100,7 +100,7 @@ def about(key: str) -> About:
 
 
 def default_home(env: Mapping[str, str] = os.environ) -> Path:
-    """Say where state lives if nobody else does: ``$XDG_STATE_HOME/costtrace``, else ``~/.local/state/costtrace``."""
+    """The home where none is set: ``$XDG_STATE_HOME/costtrace``, else ``~/.local/state/costtrace``."""
     state = env.get("XDG_STATE_HOME", "")
     if state.startswith("/"):
         return Path(state, "costtrace")
@@ -109,7 +109,7 @@ def default_home(env: Mapping[str, str] = os.environ) -> Path:
 
 
 def show(value: object) -> str:
-    """Write a value as it could stand in a variable."""
+    """A value as it could be written in a variable."""
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
     if isinstance(value, Mapping):
@@ -120,12 +120,12 @@ def show(value: object) -> str:
 
 
 def nearest(name: str, known: tuple[str, ...] = KEYS) -> str:
-    """Return the known key that *name* was probably meant to be."""
+    """The known key that is nearest to *name*."""
     return get_close_matches(name.lower(), known, n=1, cutoff=0.0)[0]
 
 
 def allowed(key: str) -> str:
-    """Say which values a setting may have; '' where its type says all."""
+    """A sentence on the values that a setting may have; '' where its type says it all."""
     schema = Settings.model_json_schema()["properties"][key]
     choices = schema.get("enum") or schema.get("items", {}).get("enum")
     if choices:
@@ -173,30 +173,30 @@ def _from_file(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]
         problems.append(f"{named.source}={named.value}: reading YAML needs PyYAML here: pip install pyyaml")
         return {}
     path = Path.cwd() / str(named.value)
-    found: dict[str, _Found] = {}
+    items: dict[str, _Found] = {}
     try:
         for key, value in load_mapping(path, ConfigError, "the configuration file").items():
             if key not in KEYS:
                 problems.append(f"{path}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
             elif value is not None:
-                found[key] = _Found(value, str(path), path.parent)
+                items[key] = _Found(value, str(path), path.parent)
     except ConfigError as error:
         problems.append(f"{named.source}: {error}")
-    return found
+    return items
 
 
 def _from_env(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]:
-    found: dict[str, _Found] = {}
+    items: dict[str, _Found] = {}
     for prefix in (WORKER_PREFIX, PREFIX):
         for name, key, value in _variables(env, prefix):
             if key in KEYS:
-                found[key] = _Found(value, name)
+                items[key] = _Found(value, name)
             elif key != FILE_KEY:
                 problems.append(
                     f"environment: there is no setting {name}. "
                     f"The nearest is {prefix}{nearest(key, (*KEYS, FILE_KEY)).upper()}."
                 )
-    return found
+    return items
 
 
 def _variables(env: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -209,13 +209,13 @@ def _variables(env: Mapping[str, str], prefix: str) -> Iterator[tuple[str, str, 
 
 
 def _from_flags(overrides: Mapping[str, object], problems: list[str]) -> dict[str, _Found]:
-    found: dict[str, _Found] = {}
+    items: dict[str, _Found] = {}
     for key, value in overrides.items():
         if key not in KEYS:
             problems.append(f"{COMMAND_LINE}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
         elif value is not None:
-            found[key] = _Found(value, COMMAND_LINE)
-    return found
+            items[key] = _Found(value, COMMAND_LINE)
+    return items
 
 
 def _without_removed_value(key: str, item: _Found) -> _Found:

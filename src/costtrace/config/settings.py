@@ -1,6 +1,6 @@
 """Every setting of costtrace: one model, one place. `costtrace.config.load` fills it, `docs/configuration.md` shows it.
 
-Engine processes import this: stdlib and pydantic only.
+Engine processes import this: standard library and pydantic only.
 """
 
 from collections.abc import Mapping
@@ -25,26 +25,26 @@ GROUPS: Mapping[str, str] = {
     _GENERAL: "What engines, agent and command line share.",
     _ENGINE: "What the plugin does inside an engine process.",
     _TENANTS: "Whose request is it? A header that names a tenant counts only where it comes from a trusted peer.",
-    _ACCOUNTING: "How the meter is split. All of it conserves: the rows add up whatever is chosen.",
+    _ACCOUNTING: "How the meter is split. Whatever is chosen, the rows add up to it.",
     _PRICES: "Without a price book time and energy are accounted for, and every cost is unknown.",
     _AGENT: "The process that samples the devices, reads the journals and writes the ledger.",
-    _ENERGY: "Where joules are read, on this node and on others, and what grams are made of them.",
+    _ENERGY: "Where energy is read, on this node and on others, and the carbon that is estimated from it.",
     _EMISSION: "Where spans and metrics go. OTLP is configured by OpenTelemetry's own `OTEL_*` variables.",
 }
 """The groups of settings in the order of the documentation."""
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """Read ``name=value,name=value``; ``none`` and the empty text are no pairs."""
-    found = {}
+    """Read ``name=value,name=value``; ``none`` and the empty text are no pairs. Raises: ValueError."""
+    pairs = {}
     for part in (part.strip() for part in text.split(",")):
         name, equals, value = part.rpartition("=")
         if part in {"", "none"}:
             continue
         if not equals or not name.strip():
             raise ValueError(f"{part!r} is not of the form NAME=VALUE")
-        found[name.strip()] = value.strip()
-    return found
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 class Settings(TenantSettings, EnergySettings):
@@ -92,7 +92,7 @@ class Settings(TenantSettings, EnergySettings):
         example="/run/secrets/costtrace-ui",
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", group=_GENERAL, about="How much costtrace says in the agent's log.", example="debug"
+        "info", group=_GENERAL, about="Level of the agent's log.", example="debug"
     )
 
     agent: Literal["spawn", "external", "off"] = _setting(
@@ -136,7 +136,7 @@ class Settings(TenantSettings, EnergySettings):
     journal_cap_bytes: ByteSize = _setting(
         1 << 30,
         group=_ENGINE,
-        about="Limit of one engine's journal. Beyond, its oldest segments are given up: their time is `unobserved`.",
+        about="Limit of one engine's journal. Beyond it the oldest segments are deleted: their time is `unobserved`.",
         unit="bytes",
         example="4GiB",
         ge=32 << 20,
@@ -151,7 +151,7 @@ class Settings(TenantSettings, EnergySettings):
         "",
         group=_ENGINE,
         about="For demonstrations: the device that the engine says it has, in place of the CPU that it runs on. It is "
-        "one of `costtrace nvml-sim`, and whatever is made of it is labelled SIMULATED.",
+        "one of `costtrace nvml-sim`, and all that follows from it is labelled SIMULATED.",
         unit="UUID=NAME",
         example="GPU-51d60000-0000-4000-8000-000000000000=NVIDIA H100 80GB HBM3",
         pattern=r"^(GPU-[^=,]+=[^=]+)?$",
@@ -194,7 +194,7 @@ class Settings(TenantSettings, EnergySettings):
     head_fee: Literal["request", "sequence", "tenant"] = _setting(
         "request",
         group=_ACCOUNTING,
-        about="Among whom a step's fixed cost is split evenly. Holds for engines that start from then on.",
+        about="What a step's fixed cost is split evenly among. Applies to engines that start after a change.",
         example="sequence",
     )
     prefix_sharing: Literal["payer-of-miss", "tree"] = _setting(
@@ -203,7 +203,7 @@ class Settings(TenantSettings, EnergySettings):
         about="Who pays for computing the beginning of a prompt that others then find in the prefix cache: who missed "
         "it, or (`tree`) in equal parts all who used it in the same window. With `tree` the journal says which "
         "requests begin alike, and a request's row comes at its window's end. Set it for the server and for its "
-        "agent; it holds for engines that start from then on. Of vLLM's engines.",
+        "agent; it applies to engines that start after a change. vLLM only.",
         example="tree",
     )
 
@@ -298,7 +298,7 @@ class Settings(TenantSettings, EnergySettings):
     @field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: object, info: ValidationInfo) -> object:
-        """Split lists; refuse what pydantic would quietly convert."""
+        """Split lists; refuse a true or false that pydantic would convert to another type."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and annotation is not bool:
             raise ValueError(f"{str(value).lower()} is not a value of this setting (in YAML, quote a word like off)")

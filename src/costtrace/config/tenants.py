@@ -21,11 +21,11 @@ from costtrace.config.tenant_names import (
 
 TENANTS = "Tenants"
 ROUTE = ":path"
-"""In place of a header: the route of the request, as the server knows it. No header can have this name."""
+"""In place of a header: the route of the request, as the server knows it. No HTTP header has a colon in its name."""
 
 
 class TenantSettings(BaseModel):
-    """Whose request it is."""
+    """How the tenant of a request is found, and what is recorded of the request."""
 
     tenant_headers: tuple[str, ...] = setting(
         DEFAULT_HEADERS,
@@ -36,11 +36,11 @@ class TenantSettings(BaseModel):
     tenant_trusted_peers: tuple[str, ...] = setting(
         DEFAULT_TRUSTED_PEERS,
         group=TENANTS,
-        about="Networks of the hops that may name a tenant: the gateway, not its clients. Unix sockets always may.",
+        about="Networks of the peers that may name a tenant: the gateway, not its clients. Unix sockets always may.",
         example="10.20.0.0/16,fd00::/8",
     )
     tenant_default: str = setting(
-        DEFAULT_TENANT, group=TENANTS, about="Who pays for requests that name nobody.", example="shared"
+        DEFAULT_TENANT, group=TENANTS, about="Who pays for requests that name no tenant.", example="shared"
     )
     tenant_max_length: int = setting(
         MAX_LENGTH,
@@ -72,7 +72,7 @@ class TenantSettings(BaseModel):
     tenant_sources: tuple[Literal["key", "jwt", "header", "baggage"], ...] = setting(
         ("key", "jwt", "header"),
         group=TENANTS,
-        about="Who is asked whose request it is, in this order. One that is not set up has nothing to say.",
+        about="How the tenant of a request is found, in the order of trying. A way that is not set up is skipped.",
         example="header,baggage",
     )
     tenant_keys: Path | None = setting(
@@ -115,7 +115,7 @@ class TenantSettings(BaseModel):
     tenant_models: Mapping[str, str] = setting(
         {},
         group=TENANTS,
-        about="Tenants of LoRA adapters: who pays for requests to an adapter, where nobody else is named.",
+        about="Tenants of LoRA adapters: who pays for requests to an adapter that name no tenant.",
         unit="NAME=TENANT",
         example="acme-lora=acme",
     )
@@ -129,15 +129,15 @@ class TenantSettings(BaseModel):
     tenant_user_secret: Path | None = setting(
         None,
         group=TENANTS,
-        about="File with the secret that makes pseudonyms of users. Who has it can find a user again.",
+        about="File with the secret that makes pseudonyms of users. With it, a known user's pseudonym can be found.",
         example="/run/secrets/costtrace-users",
     )
     request_labels: Mapping[str, str] = setting(
         {"workload": "x-costtrace-workload", "route": ROUTE},
         group=TENANTS,
         about="Labels of requests, for the cost of a workload or of a conversation: each with the header in which a "
-        "trusted peer gives it, or `:path` for the route that was asked (vLLM). They stand in the ledger and on spans "
-        "as they come: no secrets, no prompts. No metric has them.",
+        "trusted peer gives it, or `:path` for the route that was asked (vLLM). They are in the ledger and on "
+        "spans, unchanged: no secrets, no prompts. No metric has them.",
         unit="LABEL=HEADER",
         example="workload=x-workload,conversation=x-conversation-id,route=:path",
     )
@@ -201,5 +201,5 @@ class TenantSettings(BaseModel):
 
     @property
     def route_label(self) -> str:
-        """The label that is a request's route; '' where none is."""
+        """The label that carries a request's route; '' where none does."""
         return next((label for label, header in self.request_labels.items() if header == ROUTE), "")

@@ -1,4 +1,4 @@
-"""Reading one mapping of a YAML file, field by field; each complaint says where it is, and the remedy."""
+"""Reading one mapping of a YAML file, field by field. Each error says where it is, and the remedy."""
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -13,7 +13,10 @@ _PLACES = 18
 
 
 class Fields:
-    """One mapping of the file, read field by field; each complaint says where it is."""
+    """One mapping of a file. *where*: how errors call it. *known*: its fields; any other is an error.
+
+    Raises: PriceBookError, in the constructor and in every method that reads.
+    """
 
     def __init__(self, raw: Mapping[str, object], where: str, known: tuple[str, ...]) -> None:
         self._raw = raw
@@ -26,7 +29,7 @@ class Fields:
                 )
 
     def text(self, field: str, remedy: str = "") -> str:
-        """Read a text. With a *remedy* it must be there."""
+        """Read a text; '' where it is not there, which with a *remedy* is an error."""
         value = self._raw.get(field)
         if value is None or value == "":
             if remedy:
@@ -40,7 +43,7 @@ class Fields:
         return text
 
     def choice(self, field: str, allowed: tuple[str, ...]) -> str:
-        """Read one of some words, or nothing."""
+        """Read one of the words *allowed*; '' where it is not there."""
         value = self.text(field)
         if value and value not in allowed:
             raise self.wrong(field, f"must be one of {', '.join(allowed)}")
@@ -92,7 +95,7 @@ class Fields:
         return value
 
     def time(self, field: str) -> int | None:
-        """Read a date (its midnight in UTC) or a time with its zone; wall ns since the epoch."""
+        """Read a date (its midnight in UTC) or a time with its zone, as wall ns since the epoch. None: not there."""
         value = self._raw.get(field)
         if value is None:
             return None
@@ -121,11 +124,11 @@ class Fields:
         return int(number)
 
     def has(self, field: str) -> bool:
-        """Say whether the field is there."""
+        """Whether the field is there."""
         return self._raw.get(field) is not None
 
     def mapping(self, field: str, known: tuple[str, ...]) -> "Fields | None":
-        """Read a mapping, or nothing."""
+        """Read a mapping; None where it is not there."""
         value = self._raw.get(field)
         if value is None:
             return None
@@ -134,7 +137,7 @@ class Fields:
         return Fields(value, f"{self._where}: {field}", known)
 
     def plain_mapping(self, field: str) -> dict[str, object]:
-        """Read a mapping whose keys are free; empty where there is none."""
+        """Read a mapping with any keys; empty where it is not there."""
         value = self._raw.get(field)
         if value is None:
             return {}
@@ -143,26 +146,26 @@ class Fields:
         return value
 
     def entries(self, field: str, known: tuple[str, ...]) -> list["Fields"]:
-        """Read a list of mappings."""
+        """Read a list of mappings; empty where it is not there."""
         value = self._raw.get(field)
         if value is None:
             return []
         if not isinstance(value, list):
             raise self.wrong(field, "must be a list: one entry under each `-`")
-        found = []
+        entries = []
         for number, entry in enumerate(value, 1):
             where = f"{self._where}: {field}: entry {number}"
             if not isinstance(entry, dict):
                 raise PriceBookError(f"{where} must be a mapping (`key: value` lines), not {entry!r:.100}")
-            named = entry.get("match")
-            found.append(Fields(entry, f"{where} ({named})" if isinstance(named, str) else where, known))
-        return found
+            name = entry.get("match")
+            entries.append(Fields(entry, f"{where} ({name})" if isinstance(name, str) else where, known))
+        return entries
 
     def _missing(self, field: str, remedy: str) -> PriceBookError:
         return PriceBookError(f"{self._where}: {field} is missing. Write {remedy}")
 
     def wrong(self, field: str, why: str) -> PriceBookError:
-        """Complaint about a field's value."""
+        """The error for a field whose value is wrong; *why* goes on from the value."""
         value = self._raw.get(field)
         shown = str(value) if isinstance(value, (Decimal, date)) else repr(value)
         return PriceBookError(f"{self._where}: {field}: {shown[:100]} {why}.")

@@ -1,7 +1,7 @@
-"""Reading YAML files of ours: safe, exact, and with an error that says where.
+"""Reading costtrace's YAML files: safe, exact, and with an error that says where.
 
-Numbers with a point become `Decimal`, never float: a price is what its text says. A key that stands twice in one
-mapping is an error, not a silent choice of the last one.
+Numbers with a point become `Decimal`, never float: a price is exactly what its text says. A key that is twice in one
+mapping is an error; plain YAML would silently take the last one.
 """
 
 from decimal import Decimal, InvalidOperation
@@ -15,13 +15,13 @@ MAX_BYTES = 4 * 1024 * 1024
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader (built-in types only), without its floats and its tolerance."""
+    """PyYAML's safe loader (built-in types only), with `Decimal` for float and without repeated keys."""
 
 
 def load_mapping(path: Path, error: type[CosttraceError], what: str) -> dict[str, object]:
     """Read the mapping that a YAML file holds; an empty file is an empty mapping.
 
-    Raises: *error*, with a message that calls the file *what* (``price book``) and says how to mend it.
+    Raises: *error*, with a message that calls the file *what* (``the price book``).
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -61,7 +61,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
                 None, None, "a key cannot be a list or mapping", key_node.start_mark
             )
         if key in result:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} appears twice", key_node.start_mark)
         result[key] = loader.construct_object(value_node, deep=True)
     return result
 

@@ -1,7 +1,7 @@
-"""The words that everything else is written in.
+"""The vocabulary of all other packages.
 
-Units, clocks, errors, the events of the journal, the rows of the ledger, and every name that is emitted. Nothing comes
-in and nothing goes out: this is vocabulary.
+Units, clocks, errors, the events of the journal, the rows of the ledger, every name that is emitted, and the little
+arithmetic that several packages share.
 
 May import: nothing of ours.
 """

@@ -1,9 +1,9 @@
 """Splitting an integer by integer weights so that the parts sum to it exactly. Pure.
 
-Two ways, each within one unit of the exact share:
+Two ways, each with parts within one unit of the exact share:
 
-`largest_remainder`   no part is further off than it must be; the order of the weights does not matter (but for ties)
-`cumulative`          the sum of the first k parts is the floor of their exact sum, for every k: fit for a stream
+`largest_remainder`   the smallest possible errors; the order of the weights does not matter (but for ties)
+`cumulative`          the sum of the first k parts is the floor of their exact sum, for every k: for streams
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 def largest_remainder(amount: int, weights: Sequence[int]) -> list[int]:
     """Split *amount* (any sign) in proportion to *weights* (>= 0). Ties go to the earlier weight.
 
-    Raises: ValueError (a negative weight; an amount that nobody can take because all weights are 0).
+    Raises: ValueError (a negative weight; an amount, but all weights are 0).
     """
     total = _total(amount, weights)
     if total == 0:
@@ -30,7 +30,7 @@ def largest_remainder(amount: int, weights: Sequence[int]) -> list[int]:
 
 
 def cumulative(amount: int, weights: Sequence[int]) -> list[int]:
-    """Split *amount* (any sign) in proportion to *weights* (>= 0), exact after each part. Raises as above."""
+    """Split *amount* (any sign) in proportion to *weights* (>= 0), exact after each part. Raises: ValueError."""
     total = _total(amount, weights)
     if total == 0:
         return [0] * len(weights)

@@ -1,4 +1,4 @@
-"""How an engine's process names its devices, from what its framework says of them."""
+"""How an engine's process names its devices, from what its framework gives."""
 
 import os
 from pathlib import Path
@@ -8,9 +8,9 @@ from costtrace.core.events import DeviceRef
 
 
 def accelerator(kind: str, index: int, name: str, uuid: str, rank: int = 0) -> DeviceRef:
-    """The device that a framework shows as *index* of its *kind* (``cuda``, ``xpu``).
+    """The device that a framework lists as number *index* of its *kind* (``cuda``, ``xpu``).
 
-    *uuid*: what the framework says; '' where it does not: it is then named by host and index.
+    *uuid*: as the framework gives it; '' where it does not: the device is then named by host and index.
     """
     host = clock.host_name()
     visible = [entry.strip() for entry in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
@@ -24,7 +24,7 @@ def accelerator(kind: str, index: int, name: str, uuid: str, rank: int = 0) -> D
 
 
 def cpu_name() -> str:
-    """What the vendor calls this host's processor."""
+    """The vendor's name of this host's processor; ``CPU`` where it is not known."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""The errors that costtrace raises to people. Each message names the input and the remedy.
+"""The errors that people see. Each message names the input and the remedy.
 
 * CosttraceError
   x ConfigError            a setting that cannot be used

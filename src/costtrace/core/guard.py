@@ -1,6 +1,6 @@
-"""The one place that swallows errors: serving is never harmed by its bookkeeping.
+"""The one place that swallows errors, so that costtrace never harms serving.
 
-A failing site is logged once with its traceback, then only counted. Under test (`strict`) it raises.
+A site that fails is logged once with its traceback, then only counted. In tests (`strict`) it raises.
 """
 
 import logging
@@ -19,7 +19,7 @@ _lock = threading.Lock()
 
 
 def strict(on: bool = True) -> None:  # noqa: FBT001, FBT002 - reads as a switch: strict(), strict(False)
-    """Raise what would be swallowed. For tests."""
+    """Raise errors instead of swallowing them. For tests."""
     global _strict  # noqa: PLW0603 - a process-wide switch is what this is
     _strict = on
 
@@ -42,7 +42,7 @@ def swallow(site: str, error: BaseException) -> None:
 
 @contextmanager
 def guard(site: str) -> Iterator[None]:
-    """Run a block whose errors must not reach the engine."""
+    """Swallow the errors of a block. *site* names it in the log and in `failures`."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - this is the boundary

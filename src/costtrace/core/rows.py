@@ -1,7 +1,7 @@
-"""What attribution yields: postings, meter rows and usage records. Plain values; the ledger stores them as they are.
+"""The rows of the ledger: what attribution yields and rating adds. Plain values, stored as they are.
 
-A *posting* is one line of the ledger: so many nanoseconds and microjoules of one engine in one window, for one
-request, or idle, overhead or unobserved. Every metered nanosecond stands on exactly one posting.
+A *posting* is one line of the bill: nanoseconds and microjoules of one engine in one window, for one request, or idle,
+overhead or unobserved. Every metered nanosecond is on exactly one posting.
 A *meter row* is what one device gave one engine in one window, by kind: what the postings have to add up to.
 A *usage record* describes one part (one engine's share of a request), once it has closed.
 """
@@ -21,7 +21,7 @@ METHODS = ("roofline", "affine", "tokens", "equal")
 
 
 class Posting(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the ledger. Times in device-nanoseconds (devices x wall), energy in microjoules."""
+    """One line of the bill. Times in device-nanoseconds (devices x wall), energy in microjoules."""
 
     window_ns: int
     """Wall time at which the window begins (ns since the epoch)."""
@@ -36,11 +36,11 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
     prefill_ns: int = 0
     decode_ns: int = 0
     wasted_ns: int = 0
-    """The part of `gpu_ns` that served nobody in the end: recomputed, after the end, aborted. Not on top of it."""
+    """Of `gpu_ns`, what served nobody in the end: recomputed, after the end, aborted."""
     energy_uj: int | None = None
     """None: not measured. The same split as `gpu_ns` applies."""
     energy_unknown_ns: int = msgspec.field(default=0, name="gap_ns")
-    """The part of `gpu_ns` whose energy is not in `energy_uj`, because it is not known."""
+    """Of `gpu_ns`, the time whose energy is not known and so not in `energy_uj`."""
     prefill_uj: int | None = None
     decode_uj: int | None = None
     wasted_uj: int | None = None
@@ -53,13 +53,13 @@ class EnergyProvenance(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     scope: str
     gain: str
-    """Declared correction that is in the joules: a decimal number."""
+    """The declared correction that was applied: a decimal number."""
     share: str
-    """The part of its board that a MIG instance is given by rule (``2/7``): an estimate. Empty: measured."""
+    """The part of its board's energy that a MIG instance is given by rule (``2/7``): an estimate. '': measured."""
     host: str
-    """Whose agent read it, where that is another node's; its windows were placed by wall time ..."""
+    """The node whose agent read it, if that is another one: its readings were placed by wall time ..."""
     clock_ns: int
-    """... which is this uncertain, as declared."""
+    """... with this declared uncertainty."""
     simulated: bool
 
 
@@ -87,11 +87,11 @@ class MeterRow(msgspec.Struct, frozen=True, kw_only=True):
     overhead_ns: int
     unobserved_ns: int
     shared: bool = False
-    """Other engines had the device too, so the four kinds are a share of the wall time and not all of it."""
+    """Other engines used the device too: the four kinds are a share of the wall time."""
     energy_uj: int | None = None
     """By the device's counter; None: not measured."""
     energy_unknown_ns: int = msgspec.field(default=0, name="gap_ns")
-    """Device time whose energy is not in it."""
+    """Device time whose energy is not in `energy_uj`."""
     energy_source: str = "none"
     energy_scope: str = ""
     sensor: EnergyProvenance | None = None
@@ -118,9 +118,9 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     arrived_ns: int
     scheduled_ns: int
-    """First step with it (0: it never ran)."""
+    """Begin of its first step (0: it never ran)."""
     decode_ns_at: int
-    """When its first decode step was done, or its prefill was (0: never)."""
+    """End of its first decode step, or of its prefill (0: never)."""
     ended_ns: int
     """All times of a usage record are wall time, ns since the epoch."""
     gpu_ns: int
@@ -131,14 +131,14 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     prefill_uj: int | None = None
     decode_uj: int | None = None
     energy_unknown_ns: int = msgspec.field(default=0, name="gap_ns")
-    """The part of `gpu_ns` whose energy is not in `energy_uj`."""
+    """Of `gpu_ns`, the time whose energy is not in `energy_uj`."""
     energy_source: str = "none"
     input_tokens: int
-    """Prompt tokens as the client is told them: each distinct prompt once."""
+    """Prompt tokens as the client sees them: each distinct prompt once."""
     cached_tokens: int
     output_tokens: int
     computed_tokens: int
-    """Tokens that the devices really computed for it, recomputation and rejected drafts included."""
+    """Tokens that were computed for it, recomputation and rejected drafts included."""
     sequences: int
     steps: int
     """Engine steps it took part in, summed over its sequences."""
@@ -150,10 +150,10 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     finality: Literal["provisional", "final"] = "final"
     simulated: bool = False
     head_ns: int = 0
-    """The part of `gpu_ns` that is head fees: its share of what each step does once, whoever is in it."""
+    """Of `gpu_ns`, the head fees: its share of what each step costs once, however many sequences are in it."""
     prefix_ns: int = 0
-    """In `gpu_ns`, what came to it by sharing prompts' beginnings with others (policy `tree`). Negative: what others
-    took off it. All records' add up to 0, but for rounding."""
+    """Of `gpu_ns`, what sharing the beginnings of prompts added (policy `tree`). Negative: others took it over. The sum
+    over all records is 0, but for rounding."""
 
 
 class FitRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,15 +161,15 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
 
     engine_id: str
     method: str
-    """By which its newest step was shared."""
+    """The method that shared its newest step."""
     device: str
-    """Whose published figures made the prior."""
+    """The device whose published figures gave the prior."""
     device_known: bool
-    """False: they are not this device's."""
+    """False: the figures are another device's."""
     shape_known: bool
     """False: nothing was known of the model's shape."""
     fitted: bool
-    """Enough steps have been seen for the coefficients to be the engine's own; else they are the prior's."""
+    """True: fitted to enough of the engine's steps. False: the coefficients are the prior's."""
     knee_tokens: int
     launch_as: int
     token_as: int
@@ -179,23 +179,23 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     sequence_as: int
     encoder_as: int
     expert_ppm: int
-    """Experts' part of the weights."""
+    """The experts' part of the weights."""
     roofline_error_ppm: int | None
-    """Mean relative error of its predictions over the last thousand steps that were looked at; None: none was."""
+    """Mean relative error of this method's predictions over the last thousand steps looked at; None: none was."""
     affine_error_ppm: int | None
     tokens_error_ppm: int | None
     equal_error_ppm: int | None
     coverage_ppm: int | None
-    """Part of all step time that was shared by a fitted model; None: no step has been."""
+    """The part of all step time that a fitted model shared; None: there was no step."""
     observations: int
     outliers: int
     changes: int
     moves: int
-    """How often the ladder was moved on."""
+    """How often the fallback ladder was moved on."""
     prompt_as: int = 0
-    """What a step does once if any prefill is in it."""
+    """What a step costs once if any prefill is in it."""
     decode_as: int = 0
-    """What a step does once if any decode is in it."""
+    """What a step costs once if any decode is in it."""
 
 
 class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +223,7 @@ class EngineRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rows(NamedTuple):
-    """Rows in the order in which they belong into the ledger."""
+    """Rows, in the order in which they go into the ledger."""
 
     postings: list[Posting]
     meter: list[MeterRow]
@@ -235,7 +235,7 @@ class Means(msgspec.Struct, frozen=True, array_like=True):
 
     model: str
     tenant: str
-    """'' where it is everybody's."""
+    """'': of all tenants."""
     currency: str
     requests: int
     since_s: int
@@ -243,24 +243,25 @@ class Means(msgspec.Struct, frozen=True, array_like=True):
     until_s: int
     input_tokens: int
     cached_tokens: int
-    """Of `input_tokens`, read from the prefix cache: what reading them costs is in the other two means."""
+    """Of `input_tokens`, those read from the prefix cache. What reading them costs is in prefill and decode."""
     output_tokens: int
     prefill_nano: int
     decode_nano: int
     prefill_ns: int
     decode_ns: int
     prefill_uj: int | None
-    """None: the energy of one of them is not known."""
+    """None: the energy of one of the requests is not known."""
     decode_uj: int | None
     simulated: bool
-    """Whether a device that one of them ran on is simulated."""
+    """Whether one of the requests ran on a simulated device."""
 
 
 ROUNDING_NS = 2
+"""What rounding may leave between `gpu_ns` and a `energy_unknown_ns` that is all of it."""
 
 
 def is_known(gpu_ns: int, energy_uj: int, energy_unknown_ns: int) -> bool:
-    """Is the energy of this much device time known, at least in part? Rounding may leave a ns beside its gap."""
+    """Whether the energy of this device time is known, at least in part."""
     return energy_uj > 0 or energy_unknown_ns + ROUNDING_NS < gpu_ns
 
 

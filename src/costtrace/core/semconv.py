@@ -1,9 +1,9 @@
 """Every name that costtrace emits: spans, attributes, metrics, with type, unit and meaning, as data.
 
-Nothing else in costtrace spells such a name; `docs/telemetry.md` is made from these tables (`telemetry_page`).
-Own names live under ``costtrace.``; others are OpenTelemetry's (``gen_ai.*``, ``hw.*``) or what a backend reads for
-cost today (profile ``compat``). Doubles are in SI units. No second, joule or ratio ever stands under
-``gen_ai.usage.``: Langfuse reads every number there as a count of tokens.
+No other module spells such a name; `docs/telemetry.md` is made from these tables (`tools/telemetry_page.py`).
+Costtrace's names begin with ``costtrace.``; others are OpenTelemetry's (``gen_ai.*``, ``hw.*``) or what a backend reads
+for cost today (``compat``). Doubles are in SI units. No second, joule or ratio is ever under ``gen_ai.usage.``:
+Langfuse reads every number there as a count of tokens.
 """
 
 from typing import Literal, NamedTuple
@@ -23,7 +23,7 @@ class Attribute(NamedTuple):
     brief: str
     stability: Stability = "stable"
     label: str = ""
-    """Its label on the Prometheus endpoint; empty where it stands on no metric."""
+    """Its label on the Prometheus endpoint; empty: it is on no metric."""
 
 
 class Span(NamedTuple):
@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """One metric, on OTLP under `name` and on the Prometheus endpoint as `prometheus` says."""
+    """One metric: `name` on OTLP, `prometheus` on the Prometheus endpoint."""
 
     name: str
     instrument: Literal["counter", "gauge", "histogram"]
@@ -43,14 +43,14 @@ class Metric(NamedTuple):
     brief: str
     attributes: tuple[Attribute, ...] = ()
     prometheus: str = ""
-    """Family name there: dots become underscores, the base unit is a suffix; counters add ``_total``."""
+    """Its family name: dots become underscores, the base unit is a suffix; counters add ``_total``."""
     stability: Stability = "stable"
 
 
 SCOPE = "costtrace"
 DEFAULT_SERVICE = "costtrace"
 OTHER_TENANT = "__other__"
-"""Stands for all tenants beyond the cardinality limit, on metrics only."""
+"""All tenants beyond the cardinality limit, on metrics only."""
 
 # --- attributes: who and what ----------------------------------------------------------------------------------------
 TENANT = Attribute("tenant.id", "string", "", "Who pays.", label="tenant")
@@ -61,22 +61,13 @@ USER = Attribute("user.id", "string", "", "End user within the tenant, where a t
 LABEL_PREFIX = "costtrace.label."
 LABEL = Attribute(f"{LABEL_PREFIX}<key>", "string", "", "A label that a trusted peer gave the request (team, job).")
 OPERATION = Attribute(
-    "gen_ai.operation.name",
-    "string",
-    "",
-    "`chat`, `text_completion`, `embeddings`, ...",
-    "development",
-    "operation",
+    "gen_ai.operation.name", "string", "", "`chat`, `text_completion`, `embeddings`, ...", "development", "operation"
 )
 PROVIDER = Attribute("gen_ai.provider.name", "string", "", "The engine: `vllm`, `tensorrt-llm`, ...", "development")
 MODEL = Attribute("gen_ai.request.model", "string", "", "Model (or adapter) asked for.", "development", "model")
 RESPONSE_ID = Attribute("gen_ai.response.id", "string", "", "The id that the client saw.", "development")
 FINISH_REASONS = Attribute(
-    "gen_ai.response.finish_reasons",
-    "string[]",
-    "",
-    "Why each sequence ended (`stop`, `abort`).",
-    "development",
+    "gen_ai.response.finish_reasons", "string[]", "", "Why each sequence ended (`stop`, `abort`).", "development"
 )
 INPUT_TOKENS = Attribute(
     "gen_ai.usage.input_tokens", "int", "{token}", "Prompt tokens, cached ones included.", "development"
@@ -132,10 +123,7 @@ PER_MILLION_OUTPUT = Attribute(
     "costtrace.cost.per_million_tokens.output", "double", "{currency}", "Cost of decode per million output tokens."
 )
 PER_MILLION_TOTAL = Attribute(
-    "costtrace.cost.per_million_tokens.total",
-    "double",
-    "{currency}",
-    "Its cost per million input and output tokens.",
+    "costtrace.cost.per_million_tokens.total", "double", "{currency}", "Its cost per million input and output tokens."
 )
 
 # --- attributes: why, and how it is known ----------------------------------------------------------------------------
@@ -178,7 +166,7 @@ SIMULATED = Attribute(
     "costtrace.simulated",
     "boolean",
     "",
-    "True where time or energy come from an instrument of ours; absent otherwise.",
+    "True where time or energy come from a simulator of costtrace's; absent otherwise.",
     label="simulated",
 )
 PHASE_TIME = Attribute("costtrace.phase.gpu_time", "double", "s", "Device-seconds of this phase.")
@@ -429,11 +417,13 @@ HEALTH = dict(
         _health("agent.busy.time", "counter", "s", "_seconds", "Time that the agent has worked, waiting not included."),
         _health("sensor.calls", "counter", "{call}", "", "Calls into the driver to read the devices' sensors."),
         _health("sensor.cpu.time", "counter", "s", "_seconds", "CPU time of the sensor thread."),
-        _health("sensor.stalled", "gauge", "s", "_seconds", "How long a read of a sensor has hung; 0: none does."),
+        _health("sensor.stalled", "gauge", "s", "_seconds", "For how long a read of a sensor hangs; 0: none does."),
         _health(
             "model.error", "gauge", "1", "_ratio", "Mean error of the step models' predictions, the worst engine's."
         ),
-        _health("model.coverage", "gauge", "1", "_ratio", "Step time that a fitted model shared, the worst engine's."),
+        _health(
+            "model.coverage", "gauge", "1", "_ratio", "Part of step time shared by a fitted model, the worst engine's."
+        ),
         _health(
             "plugin.lost_hooks",
             "gauge",
@@ -441,14 +431,14 @@ HEALTH = dict(
             "",
             "Hooks that do not fit an engine; `costtrace doctor` names them.",
         ),
-        _health("plugin.errors", "gauge", "{error}", "", "Errors in hooks that were kept from the engines that live."),
+        _health("plugin.errors", "gauge", "{error}", "", "Errors in hooks that were kept from live engines."),
         _health("admission.refused", "counter", "{request}", "", "Requests refused because a hard budget is spent."),
         _health(
             "ledger.reratings",
             "gauge",
             "{run}",
             "",
-            "Re-ratings of the ledger. Costs on spans and of metrics are from before: the ledger has the new ones.",
+            "Re-ratings of the ledger. Costs on spans and metrics are the old ones; the ledger has the new ones.",
         ),
         _health("agent.errors", "counter", "{error}", "", "Errors that were contained; the log has each."),
         _health(
@@ -462,7 +452,7 @@ HEALTH = dict(
         _health("export.up", "gauge", "1", "", "1 while the receiver of spans takes them, else 0."),
     )
 )
-"""Metrics of costtrace itself by short name: what `Health` is set by."""
+"""Metrics of costtrace itself, by the short names that `telemetry.health.Health` uses."""
 
 TOTALS = (
     *(M_GPU_TIME, M_ENERGY, M_COST, M_TOKENS, M_REQUESTS, M_WASTED, M_UNMETERED, M_UNPRICED),

@@ -1,6 +1,6 @@
-"""Base units, exact conversions and how figures are shown.
+"""Base units, exact conversions, and figures for people.
 
-One base unit a quantity, an integer, with the unit in the name:
+One base unit for each quantity, an integer, with the unit in the name:
 
     time    nanoseconds      ``*_ns``
     energy  microjoules      ``*_uj``
@@ -32,7 +32,7 @@ def joules(uj: int) -> float:
 
 
 def amount(nano: int) -> Decimal:
-    """Currency units, exact, of an amount in nano-units."""
+    """An amount in nano-units as currency units, exact."""
     return Decimal(nano).scaleb(-9)
 
 
@@ -68,7 +68,7 @@ def show_joules(uj: int | None, *, simulated: bool = False) -> str:
 
 
 def show_amount(nano: int | None, currency: str | None) -> str:
-    """Money for people, at full precision below a cent; ``unknown`` where no price applies."""
+    """Money for people: two decimal places from 1 on, all nine below; ``unknown`` where no price applies."""
     if nano is None or currency is None:
         return "unknown"
     value = amount(nano)

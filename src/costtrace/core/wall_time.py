@@ -1,10 +1,8 @@
-"""Wall time for people: ns since the epoch to text and back, exact to the nanosecond that was given."""
+"""Wall time: ns since the epoch as a moment or a text, and back; and noticing that a wall clock has been set."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from costtrace.core.events import (
-    Heartbeat,
-)
+from costtrace.core.events import Heartbeat
 from costtrace.core.units import NS_PER_S
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -12,13 +10,13 @@ _LAST_NS = int((datetime.max.replace(tzinfo=UTC) - EPOCH).total_seconds()) * NS_
 
 
 def moment(wall_ns: int, zone: tzinfo = UTC) -> datetime:
-    """The moment *wall_ns*, in *zone*, cut to microseconds. What no calendar holds becomes its nearest day."""
-    held = min(max(wall_ns, 0), _LAST_NS - 86_400 * NS_PER_S)
-    return (EPOCH + timedelta(microseconds=held // 1_000)).astimezone(zone)
+    """The moment *wall_ns*, in *zone*, cut to microseconds. Before 1970 or after 9999: the nearest day that can be."""
+    clamped = min(max(wall_ns, 0), _LAST_NS - 86_400 * NS_PER_S)
+    return (EPOCH + timedelta(microseconds=clamped // 1_000)).astimezone(zone)
 
 
 def wall_ns(at: datetime) -> int:
-    """Ns since the epoch of a moment that knows its zone."""
+    """Ns since the epoch of a moment with a zone, exact."""
     since = at - EPOCH
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 
@@ -33,10 +31,10 @@ def show_time(at_ns: int, zone: tzinfo = UTC) -> str:
 
 
 CLOCK_STEP_NS = 2 * NS_PER_S
-"""A heartbeat whose wall time is further off than this says that the host's wall clock has been set."""
+"""If wall time and monotonic time move apart by more than this, the host's wall clock has been set."""
 
 
 def wall_offset(offset_ns: int, beat: Heartbeat) -> int:
-    """Wall time less monotonic time from this heartbeat on: as before, or, if the wall clock was set, anew."""
+    """Wall time less monotonic time from *beat* on: *offset_ns*, or *beat*'s own if the wall clock was set."""
     now_ns = beat.wall_ns - beat.at_ns
     return now_ns if abs(now_ns - offset_ns) > CLOCK_STEP_NS else offset_ns

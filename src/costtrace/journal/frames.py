@@ -3,8 +3,8 @@
     frame   = magic (2 bytes) | length (u32 LE) | crc32 of payload (u32 LE) | payload
     payload = msgpack array: [sequence number of the first event, event, event, ...]
 
-A frame is written by one ``write`` and is whole or not there: a torn tail loses at most one frame, and a damaged
-stretch is left by looking for the next magic whose checksum holds. Frames decode independently of each other.
+A frame is written by one ``write``, whole or not at all: a torn tail loses at most one frame. A reader leaves a damaged
+stretch at the next magic whose checksum holds. Frames decode independently of each other.
 """
 
 import struct
@@ -20,7 +20,7 @@ MAGIC = b"\xc7\x05"
 _HEAD = struct.Struct("<2sII")
 HEAD_BYTES = _HEAD.size
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
-"""No writer makes a frame this large: a longer length is damage."""
+"""No writer makes a larger frame: a greater length is damage."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[int | AnyEvent]).decode
@@ -51,7 +51,7 @@ def pack(first_sequence: int, events: Sequence[Event]) -> bytes:
 def unpack(data: bytes, start: int) -> Frame | Damage | None:
     """The frame at *start*, or the damage there; None where the data ends before the frame does.
 
-    None is a torn tail if nothing more will be written, and otherwise a frame that is just being written.
+    None means a frame that is just being written, or, if the writer is gone, a torn tail.
     """
     if start + HEAD_BYTES > len(data):
         return None
@@ -60,9 +60,9 @@ def unpack(data: bytes, start: int) -> Frame | Damage | None:
         return _damage(data, start, "no frame begins here")
     end = start + HEAD_BYTES + length
     if end > len(data):
-        # Either a torn tail, or a damaged length: a whole frame further on tells which.
-        found = _next_frame(data, start + 1)
-        return None if found is None else Damage(start, found, "the length is damaged")
+        # A torn tail, or a damaged length: it is the latter if a whole frame follows.
+        following = _next_frame(data, start + 1)
+        return None if following is None else Damage(start, following, "the length is damaged")
     payload = data[start + HEAD_BYTES : end]
     if zlib.crc32(payload) != checksum:
         return _damage(data, start, "the checksum does not hold")
@@ -76,8 +76,8 @@ def unpack(data: bytes, start: int) -> Frame | Damage | None:
 
 
 def _damage(data: bytes, start: int, why: str) -> Damage:
-    found = _next_frame(data, start + 1)
-    return Damage(start, len(data) if found is None else found, why)
+    following = _next_frame(data, start + 1)
+    return Damage(start, len(data) if following is None else following, why)
 
 
 def _next_frame(data: bytes, start: int) -> int | None:
@@ -93,6 +93,7 @@ def _next_frame(data: bytes, start: int) -> int | None:
 
 
 def _shorten(events: Sequence[Event]) -> Iterator[Event]:
+    """Replace steps in which the batch stays as it is by `Steady`."""
     last: Step | None = None
     for event in events:
         if type(event) is Step:
@@ -110,6 +111,7 @@ def _shorten(events: Sequence[Event]) -> Iterator[Event]:
 
 
 def _lengthen(events: Sequence[int | AnyEvent]) -> Iterator[AnyEvent]:
+    """Replace each `Steady` by the step that it stands for. Raises: msgspec.DecodeError."""
     last: Step | None = None
     for event in events:
         if type(event) is Steady:

@@ -1,4 +1,4 @@
-"""A journal in words: one line an event, steady stretches as one line. What `costtrace journal show` prints."""
+"""A journal as text: one line an event, one line a steady stretch. What `costtrace journal show` prints."""
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, tzinfo
@@ -6,6 +6,7 @@ from datetime import UTC, tzinfo
 from costtrace.core.clock import Anchor
 from costtrace.core.events import (
     Delivered,
+    DeviceSeen,
     EngineReady,
     EngineStarted,
     EngineStopped,
@@ -25,7 +26,7 @@ from costtrace.core.units import show_seconds
 from costtrace.core.wall_time import show_time
 
 _MANY = 6
-"""Members of a step that are named; the rest are counted."""
+"""Sequences of a step that are named; the others are counted."""
 
 
 class Storyteller:
@@ -41,7 +42,7 @@ class Storyteller:
         self._cohort: set[int] = set()
 
     def tell(self, events: Iterable[Event]) -> Iterator[str]:
-        """Yield the lines of *events*; a steady stretch at the end waits for what comes after it."""
+        """Yield the lines of *events*; a steady stretch at the end is held back until `pause` or the next call."""
         for event in events:
             if isinstance(event, Step):
                 self._cohort.difference_update(event.leaves, (slot for slot, _, _ in event.items))
@@ -73,7 +74,7 @@ class Storyteller:
         self._busy_ns += step.done_ns - step.scheduled_ns
 
     def _at(self, at_ns: int, what: str, text: str) -> str:
-        # Some losses carry no time of their own.
+        # `Lost` events of a reader carry no time.
         at = show_time(self.anchor.wall(at_ns), self._zone) if at_ns else " " * len(show_time(1, self._zone))
         return f"{at}  {what:<9} {text}"
 
@@ -84,8 +85,8 @@ class Storyteller:
             case SequenceAdded():
                 return self._at(event.at_ns, "added", _added(event))
             case SequenceFinished():
-                late = f", {event.preemptions} preemptions" if event.preemptions else ""
-                counts = f"{event.output_tokens} output tokens, {event.cached_tokens} cached{late}"
+                preempted = f", {event.preemptions} preemptions" if event.preemptions else ""
+                counts = f"{event.output_tokens} output tokens, {event.cached_tokens} cached{preempted}"
                 return self._at(event.at_ns, "finished", f"#{event.slot}  {event.reason}, {counts}")
             case PrefixPath():
                 return self._at(event.at_ns, "prefix", _path(event))
@@ -122,6 +123,9 @@ class Storyteller:
             case Reading():
                 energy = "unknown" if event.energy_uj is None else f"{event.energy_uj} uJ"
                 return self._at(event.at_ns, "reading", f"{event.device}  {energy} from {event.source}")
+            case DeviceSeen():
+                text = f"{event.uuid} ({event.name}), energy of the {event.scope} from {event.source}"
+                return self._at(event.at_ns, "device", text)
             case _:
                 return self._at(0, type(event).__name__, repr(event))
 
@@ -137,8 +141,8 @@ class Storyteller:
 def _named(verb: str, names: list[str]) -> list[str]:
     if not names:
         return []
-    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
-    return [f"{verb} {', '.join(names[:_MANY])}{more}"]
+    others = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+    return [f"{verb} {', '.join(names[:_MANY])}{others}"]
 
 
 def _added(event: SequenceAdded) -> str:
@@ -148,9 +152,9 @@ def _added(event: SequenceAdded) -> str:
 
 
 def _path(event: PrefixPath) -> str:
-    found = [f"{count} from {first}" if first else f"{count} of nobody known" for first, count in event.found]
-    own = f"computes {event.own} from {event.own_first}" if event.own else "computes none"
-    return f"#{event.slot}  blocks of {event.block_tokens} tokens: {'; '.join([*_named('finds', found), own])}"
+    cached = [f"{count} from {first}" if first else f"{count} of nobody known" for first, count in event.found]
+    computed = f"computes {event.own} from {event.own_first}" if event.own else "computes none"
+    return f"#{event.slot}  blocks of {event.block_tokens} tokens: {'; '.join([*_named('finds', cached), computed])}"
 
 
 def _started(event: EngineStarted) -> str:

@@ -1,4 +1,4 @@
-"""The agent's side of the journal: follow it from a durable position, through rotation, damage and loss."""
+"""The agent's side of the journal: follow it from a stored position, through rotation, damage and loss."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ class EventBatch(NamedTuple):
     events: list[AnyEvent]
     position: Position
     anchor: Anchor | None
-    """Of the newest segment header that was read, if one was."""
+    """From the newest segment header in this batch; None: the batch has none."""
 
 
 class JournalReader:
@@ -35,13 +35,13 @@ class JournalReader:
         self._file = -1
         self._file_segment = 0
         self._snapshot: Snapshot | None = None
-        """Of the present segment's head. It holds after all records below its number, whatever became of them."""
+        """The snapshot at the head of the present segment."""
         self._resumed = False
 
     def read(self, max_events: int = 20_000) -> EventBatch:
-        """The events that are there by now, about *max_events* of them. Empty when there are none.
+        """The next events, about *max_events* at most; empty where there are none yet.
 
-        A stretch that cannot be read shows as a `Lost` event, then the `Snapshot` from which it goes on.
+        A stretch that cannot be read becomes a `Lost` event, followed by the `Snapshot` from which reading goes on.
         Raises: SchemaTooNew, JournalError (unreadable file).
         """
         self._resume()
@@ -50,13 +50,12 @@ class JournalReader:
         while len(events) < max_events:
             data, base = self._bytes()
             start = 0
-            while (found := frames.unpack(data, start)) is not None and len(events) < max_events:
-                if isinstance(found, frames.Damage):
-                    self._lose(events, f"journal damaged: {found.why}")
-                    start = found.end
+            while (frame := frames.unpack(data, start)) is not None and len(events) < max_events:
+                if isinstance(frame, frames.Damage):
+                    self._lose(events, f"journal damaged: {frame.why}")
                 else:
-                    anchor = self._take(found, events) or anchor
-                    start = found.end
+                    anchor = self._take(frame, events) or anchor
+                start = frame.end
                 self.position = self.position._replace(offset=base + start)
             if start == 0 and not self._next_segment(events, torn=len(data) > 0):
                 break
@@ -87,7 +86,7 @@ class JournalReader:
                     path.unlink()
 
     def unread_bytes(self) -> int:
-        """How far behind this reader is."""
+        """Bytes of the journal after the position."""
         total = 0
         for path in self._seen_segments():
             number = int(path.stem)
@@ -98,14 +97,14 @@ class JournalReader:
         return total
 
     def close(self) -> None:
-        """Let go of the open segment."""
+        """Close the open segment."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def _segments(self) -> list[Path]:
         try:
-            # `Path.glob` would take a directory that may not be read for an empty one.
+            # Not `Path.glob`: it shows a directory without read permission as an empty one.
             return sorted(path for path in self.directory.iterdir() if path.suffix == SEGMENT_SUFFIX)
         except FileNotFoundError:
             return []
@@ -113,7 +112,7 @@ class JournalReader:
             raise _unreadable(self.directory, error) from error
 
     def _seen_segments(self) -> list[Path]:
-        """Segments, as far as they can be seen: for chores, which are not to fail."""
+        """The segments; none where the directory cannot be read. For chores, which must not fail."""
         with contextlib.suppress(JournalError):
             return self._segments()
         return []
@@ -129,7 +128,7 @@ class JournalReader:
             want = READ_BYTES
             while True:
                 data = os.pread(self._file, want, self.position.offset)
-                # A frame larger than the buffer: take more, up to where the file ends.
+                # The frame is larger than the buffer: read more, up to the end of the file.
                 if len(data) == want and frames.unpack(data, 0) is None:
                     want *= 4
                     continue
@@ -144,7 +143,7 @@ class JournalReader:
         later = [int(path.stem) for path in self._segments() if int(path.stem) > self.position.segment]
         if not later:
             return False
-        # The writer may have added to this segment before it began the next: look once more.
+        # The writer may have added to this segment before it began the next: read once more.
         data, _ = self._bytes()
         if data and frames.unpack(data, 0) is not None:
             return True
@@ -156,7 +155,7 @@ class JournalReader:
         return True
 
     def _resume(self) -> None:
-        """A reader that goes on where another stopped: look up what that one had read of the segment's head."""
+        """Read again the segment's head, which lies before the position that this reader begins at."""
         if self._resumed:
             return
         self._resumed = True
@@ -199,9 +198,9 @@ class JournalReader:
         if header.segment == 1:
             events.append(header)
         elif self.position.damaged:
-            # The beginning may be among what is missing: it is repeated at the head of each segment.
-            begin = [event for event in frame.events[1:] if not isinstance(event, Snapshot)]
-            events += [header, *begin[:1], Lost(0, -1, -1, why), *begin[1:]]
+            # `EngineStarted` may be among what is missing: each segment repeats it at its head.
+            repeated = [event for event in frame.events[1:] if not isinstance(event, Snapshot)]
+            events += [header, *repeated[:1], Lost(0, -1, -1, why), *repeated[1:]]
         self._snapshot = _snapshot_of(frame)
         return Anchor(header.monotonic_ns, header.wall_ns)
 
@@ -211,7 +210,7 @@ class JournalReader:
         self.position = self.position._replace(damaged=True)
 
     def _after_snapshot(self, sequence: int, events: list[AnyEvent]) -> list[AnyEvent]:
-        """What of a frame can be believed after damage: the snapshot, if it is due, and what follows it."""
+        """What can be used of a frame after damage: the snapshot, if its place is in it, and what follows."""
         snapshot = self._snapshot
         if snapshot is None or not sequence <= snapshot.sequence <= sequence + len(events):
             return []

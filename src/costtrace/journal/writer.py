@@ -18,6 +18,7 @@ from costtrace.journal import frames
 SEGMENT_BYTES = 8 * 1024 * 1024
 SEGMENT_NS = 300 * NS_PER_S
 BACKLOG_BYTES = 16 * 1024 * 1024
+"""What may wait in memory while the disk cannot be written."""
 LOCK_NAME = "writer.lock"
 LOCK_TRIES = 20
 LOCK_PAUSE_S = 0.01
@@ -25,22 +26,23 @@ SEGMENT_SUFFIX = ".ctj"
 
 
 def new_engine_id(engine: str) -> str:
-    """A name for a journal: sorts by time, says whose it is, is unique."""
+    """A unique name for a journal: the engine, the time in ms (hex, so that names sort by it), the pid."""
     return f"{engine}-{time.time_ns() // 1_000_000:x}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def segment_path(directory: Path, number: int) -> Path:
-    """Where segment *number* of a journal stands."""
+    """Path of segment *number* of a journal."""
     return directory / f"{number:08d}{SEGMENT_SUFFIX}"
 
 
 class JournalWriter:
     """Appends events to one engine's journal. Used by one thread.
 
-    Nothing it does raises into its caller but the constructor: what cannot be written waits in a bounded backlog,
-    and what does not fit the backlog is counted and said with a `Lost` event as soon as writing works again.
-    Without *fsync* nothing is put on the disk before the kernel does so: a crash of the host may take the last seconds.
-    *snapshot* gives, for a sequence number, the state that a reader goes on from at the head of a segment.
+    Only the constructor raises (JournalError). What cannot be written waits in a bounded backlog; what does not fit
+    there is counted, and recorded with a `Lost` event as soon as writing works again.
+
+    *snapshot*: gives, for a sequence number, the state that a reader goes on from at the head of a segment.
+    *fsync* False: the kernel decides when to write to the disk; a crash of the host may take the last seconds.
     """
 
     def __init__(
@@ -70,10 +72,10 @@ class JournalWriter:
         self._backlog: list[tuple[int, bytes]] = []
         self._backlog_bytes = 0
         self._lost_from_ns = 0
-        self._lost_since = 0
+        self._lost_count = 0
         self._failing = ""
         self._begin: list[Event] = []
-        """What every segment repeats: a reader may find the first one missing."""
+        """Events that every segment repeats at its head: the first segment may be missing for a reader."""
         try:
             for part in (home, home / "journal", self.directory):
                 part.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ class JournalWriter:
             ) from error
 
     def append(self, events: Sequence[Event]) -> None:
-        """Write *events* as one frame, now or as soon as the disk takes it again."""
+        """Write *events* as one frame, now or as soon as the disk can be written again."""
         if not events:
             return
         self._begin += [event for event in events if isinstance(event, (EngineStarted, EngineReady))]
@@ -96,12 +98,12 @@ class JournalWriter:
             frame = frames.pack(self._sequence, events)
             self._backlog.append((self._sequence, frame))
             self._backlog_bytes += len(frame)
-        # The numbers of lost events are used up too: their gap shows in the journal itself.
+        # Lost events use up their numbers too: the gap shows in the journal itself.
         self._sequence += len(events)
         self.flush()
 
     def flush(self) -> bool:
-        """Write what waits. False while the disk does not take it."""
+        """Write the backlog. False while the disk cannot be written."""
         try:
             while self._backlog:
                 sequence, frame = self._backlog[0]
@@ -110,19 +112,19 @@ class JournalWriter:
                 self._backlog_bytes -= len(frame)
                 del self._backlog[0]
         except OSError as error:
-            self._say_failing(error)
+            self._report_failure(error)
             return False
-        self._say_recovered()
+        self._report_recovery()
         return True
 
     def sync(self) -> None:
-        """Ask the kernel to put what is written on the disk: against a crash of the host, not of the process."""
+        """Put what is written on the disk, against a crash of the host. A crash of the process loses nothing."""
         if self._file >= 0 and self._fsync:
             with contextlib.suppress(OSError):
                 os.fdatasync(self._file)
 
     def close(self) -> None:
-        """Flush, sync and let go of the lock: the reader then knows that nothing more comes."""
+        """Flush, sync and release the lock, by which a reader knows that nothing more comes."""
         self.flush()
         self.sync()
         if self._file >= 0:
@@ -131,7 +133,7 @@ class JournalWriter:
         os.close(self._lock)
 
     def _take_lock(self) -> None:
-        # A reader that looks whether somebody writes holds the lock for an instant.
+        # `JournalReader.writer_gone` holds the lock for an instant.
         for _ in range(LOCK_TRIES):
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,7 +147,7 @@ class JournalWriter:
             while view:
                 view = view[os.write(self._file, view) :]
         except OSError:
-            # A frame stands whole or not at all.
+            # A frame is whole or not there.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._size)
             raise
@@ -199,7 +201,7 @@ class JournalWriter:
         return frames.pack(-1, head)
 
     def _enforce_cap(self) -> None:
-        """Make room by giving up the oldest segments; the agent finds them missing and says ``unobserved``."""
+        """Delete the oldest segments above the cap. The agent books the time that is missing as `unobserved`."""
         segments = sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}"))
         total = sum(path.stat().st_size for path in segments)
         for path in segments[:-1]:
@@ -217,11 +219,11 @@ class JournalWriter:
 
     def _lose(self, events: Sequence[Event]) -> None:
         self.lost_events += len(events)
-        self._lost_since += len(events)
+        self._lost_count += len(events)
         if not self._lost_from_ns:
             self._lost_from_ns = time.monotonic_ns()
 
-    def _say_failing(self, error: OSError) -> None:
+    def _report_failure(self, error: OSError) -> None:
         if not self._failing:
             self._failing = error.strerror or str(error)
             log.error(
@@ -232,15 +234,15 @@ class JournalWriter:
                 BACKLOG_BYTES // 1024 // 1024,
             )
 
-    def _say_recovered(self) -> None:
+    def _report_recovery(self) -> None:
         if not self._failing:
             return
         log.warning("costtrace: the journal %s can be written again (it was: %s)", self.directory, self._failing)
         self._failing = ""
         if self._lost_from_ns:
             now = time.monotonic_ns()
-            lost = Lost(now, -1, self._lost_since, "disk", from_ns=self._lost_from_ns, to_ns=now)
-            self._lost_from_ns = self._lost_since = 0
-            # A new segment follows: its snapshot is what a reader goes on from.
+            lost = Lost(now, -1, self._lost_count, "disk", from_ns=self._lost_from_ns, to_ns=now)
+            self._lost_from_ns = self._lost_count = 0
+            # Begin a new segment: a reader goes on from its snapshot.
             self._size = self._segment_bytes
             self.append([lost])

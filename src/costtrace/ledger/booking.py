@@ -71,10 +71,13 @@ class Booking:
         """Write rates, postings, meter rows and records, within the caller's transaction."""
         for rate in self._new_rates.values():
             ledger.put_rate(rate.row())
-        self._new_rates.clear()
         ledger.post(booked.postings)
         ledger.put_meter(booked.meter)
         ledger.put_usage(booked.records)
+
+    def committed(self) -> None:
+        """The transaction of the last `write` has been committed: its rates are in the ledger."""
+        self._new_rates.clear()
 
     def forget(self, engine_id: str) -> None:
         """Drop an engine that has been booked to its end."""

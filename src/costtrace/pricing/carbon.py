@@ -1,9 +1,9 @@
-"""Carbon of electricity: grams of CO2e from joules and the grid's intensity at that time. Pure; `carbonfile` reads it.
+"""Carbon of electricity: grams of CO2e from joules and the grid's intensity at that time. Pure; `carbon_file` reads it.
 
     grams = energy * PUE * intensity(time) / 3.6 MJ
 
-It is an estimate: operational, location-based, of the metered devices only. Hosts, networks, storage and what it took
-to build any of them are not in it, and an average intensity says nothing about what one more request causes.
+It is an estimate: operational, location-based, of the metered devices only. Hosts, networks, storage and the making of
+all of them are not in it, and an average intensity does not tell what one more request causes.
 """
 
 from bisect import bisect_right
@@ -18,7 +18,7 @@ UG_PER_G = 1_000_000
 
 
 class Intensity(NamedTuple):
-    """Intensity of a grid from a moment on, until the next."""
+    """Intensity of a grid from a time on, until the next point."""
 
     from_ns: int
     grams_per_kwh: Decimal
@@ -35,7 +35,7 @@ class CarbonIntensity:
 
     @property
     def method(self) -> str:
-        """How an estimate by it is made, in words that go with the figure."""
+        """How an estimate by it is made: a text to show with the figure."""
         return f"estimate: operational, location-based, devices only; {self.source}; PUE {self.pue}"
 
     def at(self, wall_ns: int) -> Decimal | None:
@@ -56,12 +56,13 @@ def request_ug(
 ) -> int | None:
     """CO2e of a request in micrograms, by the intensity when it ended.
 
-    None where no intensity is stated or known, and where any of its energy is not known: a part would pass for all.
+    None where the intensity is not set or not known, and where any of its energy is not known: a part would look like
+    the whole.
     """
     if intensity is None or energy_uj is None or energy_unknown_ns > 0:
         return None
-    found = intensity.micrograms(energy_uj, ended_ns)
-    return None if found is None else round(found)
+    exact_ug = intensity.micrograms(energy_uj, ended_ns)
+    return None if exact_ug is None else round(exact_ug)
 
 
 def show_grams(ug: int | None, *, simulated: bool = False) -> str:

@@ -10,23 +10,21 @@ from costtrace.core.wall_time import wall_ns
 from costtrace.pricing.carbon import CarbonIntensity, Intensity
 
 HIGHEST = Decimal(3_000)
-"""g/kWh; no grid comes near it (coal alone is about 1,000)."""
+"""g/kWh; no grid is near it (coal alone is about 1,000)."""
 HEADER = ("time", "g_per_kwh")
 
 
-def load_intensity(words: str, pue: Decimal) -> CarbonIntensity:
-    """Read *words*: a number, or the path of a CSV file with the columns ``time,g_per_kwh``. Raises: CosttraceError."""
-    if (constant := _number(words)) is not None:
-        return CarbonIntensity(
-            [Intensity(0, _checked(constant, repr(words)))], pue=pue, source=f"{words} g/kWh, stated"
-        )
-    path = Path(words)
+def load_intensity(text: str, pue: Decimal) -> CarbonIntensity:
+    """Read *text*: a number, or the path of a CSV file with the columns ``time,g_per_kwh``. Raises: CosttraceError."""
+    if (constant := _number(text)) is not None:
+        return CarbonIntensity([Intensity(0, _checked(constant, repr(text)))], pue=pue, source=f"{text} g/kWh, stated")
+    path = Path(text)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CosttraceError(
-            f"cannot read the carbon intensity {words!r}: {error}. Give a number of g/kWh (380), or a CSV file with "
+            f"cannot read the carbon intensity {text!r}: {error}. Give a number of g/kWh (380), or a CSV file with "
             "the columns time,g_per_kwh."
         ) from error
     if not rows or not set(HEADER) <= set(rows[0]):

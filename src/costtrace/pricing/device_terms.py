@@ -1,14 +1,14 @@
-"""What a GPU-hour costs where no price per hour is paid: a device that is owned, or one that is reserved. Pure.
+"""What an hour of a device costs that has no price per hour: one that is owned, or one that is reserved. Pure.
 
     owned      per hour = (capital charge a year + support a year) / (8,760 h x utilisation) + facility per hour
                capital charge = (purchase - residual / (1 + i)^n) x i / (1 - (1 + i)^-n),  or (purchase - residual) / n
     reserved   per hour = per_gpu_hour + upfront / (8,760 h x term)
 
-i is the cost of capital a year and n the life in whole years.
-All is exact until it is rounded to nano-units of the currency an hour, half to even.
+i is the cost of capital a year and n the life in whole years. The result is exact, then rounded to nano-units of the
+currency an hour, half to even.
 
-When it is wrong: every hour that an engine has a device is billed, idle ones too. A utilisation below 1 is right only
-where some hours have no engine at all and their cost is to be carried by those that have.
+When it is wrong: every hour in which an engine has the device is billed, idle ones too. A utilisation below 1 is right
+only if the device has no engine at all in some hours, and the others are to carry their cost.
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal, localcontext
@@ -31,7 +31,7 @@ class Owned(NamedTuple):
     utilisation: Decimal = Decimal(1)
     """Part of all hours in which engines have the device."""
     facility_per_hour: Decimal = Decimal(0)
-    """Space, cooling and network for an hour."""
+    """Space, cooling and network, an hour."""
     support_per_year: Decimal = Decimal(0)
 
     def per_gpu_hour(self) -> Decimal:
@@ -48,10 +48,10 @@ class Owned(NamedTuple):
 
 
 class Reserved(NamedTuple):
-    """A device that was committed to for a term, used or not."""
+    """A device that is paid for a term, used or not."""
 
     per_gpu_hour: Decimal
-    """What each hour of the term costs beside what was paid at its beginning."""
+    """What each hour of the term costs on top of `upfront`."""
     upfront: Decimal
     term_years: int
 

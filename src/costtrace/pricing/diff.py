@@ -1,7 +1,7 @@
-"""What two editions of a price book differ in, and whether the new one changes history. Pure.
+"""How two editions of a price book differ, and whether the new one changes history. Pure.
 
-A book grows at its end: an entry that holds already may get an end that is not past, and nothing else may change.
-What was charged by an old edition keeps that edition's prices; `costtrace rerate` is how history is changed on purpose.
+A book only grows at its end: an entry that holds already may get an end in the future, and nothing else may change.
+Charges keep the prices of the edition that they were made by; `costtrace rerate` changes history on purpose.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Change(NamedTuple):
     entry: str
     details: str
     history: bool
-    """It changes what held before now: by this edition, the past would have cost something else."""
+    """By this edition, the time before now would have cost something else."""
 
 
 def diff(old: PriceBook, new: PriceBook, now_ns: int) -> list[Change]:
@@ -49,17 +49,17 @@ def _compare(old: Sequence[Entry], new: Sequence[Entry], now_ns: int) -> list[Ch
     for key in [*before, *(key for key in after if key not in before)]:
         one, other = before.get(key), after.get(key)
         if one is None and other is not None:
-            changes.append(Change("added", other.name, _said(other), history=other.from_ns < now_ns))
+            changes.append(Change("added", other.name, _summary(other), history=other.from_ns < now_ns))
         elif one is not None and other is None:
-            changes.append(Change("removed", one.name, _said(one), history=one.from_ns < now_ns))
+            changes.append(Change("removed", one.name, _summary(one), history=one.from_ns < now_ns))
         elif one is not None and other is not None and one != other:
             fields = [name for name in one._fields if getattr(one, name) != getattr(other, name)]
-            details = ", ".join(_differs(one, other, name) for name in fields)
-            changes.append(Change("changed", one.name, details, history=_rewrites(one, other, fields, now_ns)))
+            details = ", ".join(_difference(one, other, name) for name in fields)
+            changes.append(Change("changed", one.name, details, history=_changes_history(one, other, fields, now_ns)))
     return changes
 
 
-def _rewrites(one: Entry, other: Entry, fields: list[str], now_ns: int) -> bool:
+def _changes_history(one: Entry, other: Entry, fields: list[str], now_ns: int) -> bool:
     if one.from_ns >= now_ns:
         return False
     if set(fields) - {"until_ns", "source"}:
@@ -71,10 +71,10 @@ def _rewrites(one: Entry, other: Entry, fields: list[str], now_ns: int) -> bool:
 
 
 def _key(entry: Entry) -> tuple[object, ...]:
-    rest = tuple(getattr(entry, name, "") for name in ("match", "kind", "tier", "pool", "region"))
+    scope = tuple(getattr(entry, name, "") for name in ("match", "kind", "tier", "pool", "region"))
     when = getattr(entry, "when", None)
-    own = (entry.currency,) if isinstance(entry, ExchangeRate) else ()
-    return (type(entry).__name__, *rest, when.name if when else "", *own, entry.from_ns)
+    currency = entry.currency if isinstance(entry, ExchangeRate) else ""
+    return (type(entry).__name__, *scope, when.name if when else "", currency, entry.from_ns)
 
 
 def _show(entry: Entry, name: str) -> str:
@@ -86,7 +86,7 @@ def _show(entry: Entry, name: str) -> str:
     return f"{name} {'none' if value in {None, ''} else value}"
 
 
-def _differs(one: Entry, other: Entry, name: str) -> str:
+def _difference(one: Entry, other: Entry, name: str) -> str:
     before, after = getattr(one, name), getattr(other, name)
     if name != "terms" or type(before) is not type(after):
         return f"{_show(one, name)} -> {_show(other, name).partition(' ')[2]}"
@@ -94,7 +94,7 @@ def _differs(one: Entry, other: Entry, name: str) -> str:
     return ", ".join(f"{field} {was} -> {now}" for field, was, now in pairs if was != now)
 
 
-def _said(entry: Entry) -> str:
+def _summary(entry: Entry) -> str:
     skipped = {"match", "kind", "tier", "pool", "region", "when", "terms", "source", "from_ns"}
     return ", ".join(
         _show(entry, name) for name in entry._fields if name not in skipped and getattr(entry, name) not in {None, ""}

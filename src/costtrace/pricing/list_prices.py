@@ -1,8 +1,8 @@
-"""Internal list prices: what tenants who are billed by price pay for a million tokens of a model. Pure.
+"""Internal list prices: what tenants who are billed by price pay per million tokens of a model. Pure.
 
     price = (input - cached) x per_million_input + cached x per_million_cached + output x per_million_output
 
-Price, cost and margin (price - cost) stand beside each other; neither is ever taken for the other.
+Price, cost and margin (price - cost) are shown beside each other; a price is never used as a cost.
 """
 
 from collections.abc import Iterable
@@ -35,7 +35,7 @@ class ListPrice(NamedTuple):
         return f"the list price of {self.match}"
 
     def exact(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> Fraction:
-        """Nano-units for so many tokens, exact. *cached_tokens* are among *input_tokens*."""
+        """The price of a number of tokens in nano-units, exact. *cached_tokens* are among *input_tokens*."""
         cached = self.per_million_input if self.per_million_cached is None else self.per_million_cached
         units = (
             (input_tokens - cached_tokens) * Fraction(self.per_million_input)
@@ -46,7 +46,7 @@ class ListPrice(NamedTuple):
 
 
 def cuts(prices: Iterable[ListPrice], since_ns: int, until_ns: int) -> list[tuple[int, int]]:
-    """Cut a period where any list price begins or ends: within each piece one price holds for each model."""
+    """Cut a period wherever a list price begins or ends: within each piece one price holds for each model."""
     bounds = {since_ns, until_ns}
     for price in prices:
         bounds |= {at for at in (price.from_ns, price.until_ns) if at is not None and since_ns < at < until_ns}

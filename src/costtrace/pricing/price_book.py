@@ -1,23 +1,22 @@
-"""The price book: dated prices of devices and electricity, and which of them applies. Pure; `prices` reads the file.
+"""The price book: dated prices of devices and electricity, and which of them applies. Pure; `price_book_file` reads it.
 
 A price applies to whole windows: the one that holds when a window begins. An entry without an end holds until the next
 one for the same devices begins, so that a price change is one more entry and history stays as it was.
 """
 
 import hashlib
-import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from costtrace.core.errors import PriceBookError
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, NS_PER_S, UJ_PER_KWH
 from costtrace.pricing.device_terms import Owned, Reserved
 from costtrace.pricing.list_prices import ListPrice
+from costtrace.pricing.name_pattern import matches, patterns_meet, precedence
 from costtrace.pricing.rating import Rate
 from costtrace.pricing.time_of_use import TimeOfUse
 
@@ -34,23 +33,22 @@ class DevicePrice(NamedTuple):
     until_ns: int | None = None
     """None: until the next price of the same devices begins."""
     kind: str = "gpu"
-    """``gpu``, ``mig`` or ``cpu``: a slice of a GPU is not billed as a whole one, nor a stand-in as the real thing."""
+    """``gpu``, ``mig`` or ``cpu``: a MIG instance is not billed as a whole GPU, nor a CPU that stands in for one."""
     tier: str = ""
     source: str = ""
     pool: str = ""
-    """Only on nodes of this pool; '' on all. Likewise `region`."""
+    """Applies only on nodes of this pool; '': on all. `region` likewise."""
     region: str = ""
     currency: str = ""
-    """'' where it is the book's."""
+    """'': the book's."""
     terms: Owned | Reserved | None = None
-    """What the price per hour was made of, where it was not given."""
+    """What the price per hour was computed from; None: it was given."""
 
     @property
     def name(self) -> str:
         """What rates and messages call this entry."""
-        said = ", ".join(word for word in (self.tier, self.pool, self.region) if word)
-        tier = f" ({said})" if said else ""
-        return f"{self.match}{tier} from {show_time(self.from_ns)}"
+        scope = ", ".join(word for word in (self.tier, self.pool, self.region) if word)
+        return f"{self.match}{f' ({scope})' if scope else ''} from {show_time(self.from_ns)}"
 
 
 class ElectricityPrice(NamedTuple):
@@ -63,7 +61,7 @@ class ElectricityPrice(NamedTuple):
     """Power usage effectiveness: energy that the facility draws for each joule of a device."""
     source: str = ""
     when: TimeOfUse | None = None
-    """None: at all times that no time-of-use price has."""
+    """None: at all times without a time-of-use price."""
     currency: str = ""
 
     @property
@@ -137,7 +135,7 @@ class PriceBook:
         fits = [
             entry
             for entry in self.applicable
-            if entry.kind == device_kind and holds(entry, wall_ns) and _matches(entry.match, device_name)
+            if entry.kind == device_kind and holds(entry, wall_ns) and matches(entry.match, device_name)
         ]
         return max(fits, key=_rank, default=None)
 
@@ -167,20 +165,20 @@ class PriceBook:
         return Rate(hashlib.sha256(repr(rest).encode()).hexdigest()[:16], *rest)
 
     def worth(self, currency: str, wall_ns: int) -> Fraction | None:
-        """What one unit of *currency* is in the book's at a time; None: no exchange rate holds."""
+        """What one unit of *currency* is worth in the book's at a time; None: no exchange rate holds."""
         if currency in {"", self.currency}:
             return Fraction(1)
         fits = (entry for entry in self.exchange if entry.currency == currency and holds(entry, wall_ns))
-        found = next(fits, None)
-        return None if found is None else Fraction(found.rate)
+        entry = next(fits, None)
+        return None if entry is None else Fraction(entry.rate)
 
     def list_price(self, model: str, wall_ns: int) -> ListPrice | None:
         """Find the list price of a model at a time; None where it has none."""
-        fits = [entry for entry in self.models if holds(entry, wall_ns) and _matches(entry.match, model)]
-        return max(fits, key=lambda entry: _precedence(entry.match), default=None)
+        fits = [entry for entry in self.models if holds(entry, wall_ns) and matches(entry.match, model)]
+        return max(fits, key=lambda entry: precedence(entry.match), default=None)
 
     def missing(self, device_name: str, device_kind: str, wall_ns: int) -> str:
-        """Say what this book lacks for the full cost of a device at a time, and the remedy; empty if nothing."""
+        """A message: what this book lacks for the full cost of a device at a time, and the remedy; '' if nothing."""
         entry = self.device_price(device_name, device_kind, wall_ns)
         when = show_time(wall_ns)[:10]  # the day: one message a day, not one a window
         if entry is None:
@@ -222,14 +220,14 @@ class PriceBook:
                 )
 
     def _check_ambiguity(self) -> None:
-        """Refuse two entries that could both apply to one device with the same right."""
+        """Refuse two entries of the same rank that could both apply to one device."""
         for index, one in enumerate(self.applicable):
             for other in self.applicable[:index]:
                 if (
                     one.kind == other.kind
                     and _rank(one) == _rank(other)
                     and _overlap(one, other)
-                    and _patterns_meet(one.match.casefold(), other.match.casefold())
+                    and patterns_meet(one.match.casefold(), other.match.casefold())
                 ):
                     raise PriceBookError(
                         f"devices: {other.name!r} and {one.name!r} can apply to the same device at the same time. Make "
@@ -248,12 +246,12 @@ class PriceBook:
 
 
 def holds(entry: DevicePrice | ElectricityPrice | ListPrice | ExchangeRate, wall_ns: int) -> bool:
-    """Say whether an entry holds at a time."""
+    """Whether an entry holds at a time."""
     return entry.from_ns <= wall_ns and (entry.until_ns is None or wall_ns < entry.until_ns)
 
 
 def show_time(wall_ns: int) -> str:
-    """Write a time as a price book has it: ``2026-11-01``, or with the hour where it is not midnight UTC."""
+    """A time as a price book has it: ``2026-11-01``, or with the time of day where it is not midnight UTC."""
     moment = datetime.fromtimestamp(wall_ns // NS_PER_S, UTC)
     return f"{moment:%Y-%m-%d}" if wall_ns % (24 * NS_PER_HOUR) == 0 else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
@@ -266,12 +264,12 @@ def _same_devices(entry: DevicePrice) -> Hashable:
 
 
 def _rank(entry: DevicePrice) -> tuple[bool, bool, bool, int]:
-    """Rank entries that fit: the pool's, the region's, then by name."""
-    return entry.pool != "", entry.region != "", *_precedence(entry.match)
+    """A key that is greater for the entry that goes first: the pool's, the region's, then by name."""
+    return entry.pool != "", entry.region != "", *precedence(entry.match)
 
 
 def _close_periods(entries: Iterable[_Dated], same: Callable[[_Dated], Hashable]) -> tuple[_Dated, ...]:
-    """Let every open entry end where the next one for the same thing begins; refuse what overlaps."""
+    """End every open entry where the next one for the same thing begins. Raises: PriceBookError (they overlap)."""
     groups: dict[Hashable, list[_Dated]] = defaultdict(list)
     for entry in entries:
         if entry.until_ns is not None and entry.until_ns <= entry.from_ns:
@@ -294,44 +292,3 @@ def _close_periods(entries: Iterable[_Dated], same: Callable[[_Dated], Hashable]
 
 def _overlap(one: DevicePrice | ElectricityPrice, other: DevicePrice | ElectricityPrice) -> bool:
     return holds(one, other.from_ns) or holds(other, one.from_ns)
-
-
-def _precedence(pattern: str) -> tuple[bool, int]:
-    """Rank patterns: an exact name, then the one with the most literal characters."""
-    wild = pattern.count("*") + pattern.count("?")
-    return wild == 0, len(pattern) - wild
-
-
-@lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    parts = ({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in pattern)
-    return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return _compiled(re.sub(r"\*+", "*", pattern)).fullmatch(name) is not None
-
-
-def _patterns_meet(one: str, other: str) -> bool:
-    """Whether some name matches both patterns."""
-    # reach: how far into *other* one can be after each character of *one*, as in the usual edit-distance table.
-    reach = _skip_stars({0}, other)
-    for char in one:
-        if char == "*":
-            reach = {index for start in reach for index in range(start, len(other) + 1)}
-            continue
-        after = {
-            index + 1 for index in reach if index < len(other) and ("?" in {char, other[index]} or char == other[index])
-        }
-        after |= {index for index in reach if index < len(other) and other[index] == "*"}
-        reach = _skip_stars(after, other)
-    return len(other) in reach
-
-
-def _skip_stars(reach: set[int], pattern: str) -> set[int]:
-    for start in tuple(reach):
-        index = start
-        while index < len(pattern) and pattern[index] == "*":
-            index += 1
-            reach.add(index)
-    return reach

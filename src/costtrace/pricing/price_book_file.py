@@ -1,6 +1,6 @@
 """Reading a price book from YAML: exact numbers, and errors that name file, entry, field, value and remedy.
 
-version: "2026-11"            # stands on every charge
+version: "2026-11"            # every charge names it
 currency: USD
 label: sample                 # optional: sample, demo or list; shown wherever the book's money is shown
 tier: neocloud                # optional: which tier applies, where entries have tiers
@@ -18,7 +18,7 @@ devices:
     currency: EUR             # optional: where it is not the book's; `exchange` says what it is worth
   - match: "NVIDIA H200*"
     owned: {purchase: 31000, residual: 3000, life_years: 4, cost_of_capital: 0.08, utilisation: 1,
-            facility_per_hour: 0.11, support_per_year: 900}      # instead of per_gpu_hour; see `price_terms`
+            facility_per_hour: 0.11, support_per_year: 900}      # instead of per_gpu_hour; see `device_terms`
     includes_energy: false
     from: 2026-11-01
   - match: "NVIDIA B200*"
@@ -72,10 +72,9 @@ _EXCHANGE_FIELDS = ("currency", "rate", "from", "until", "source")
 
 
 def load_price_book(path: Path, currency: str = "", pool: str = "", region: str = "") -> PriceBook:
-    """Read and check the price book at *path*. *currency*: the one that it must be in, if that is known.
+    """Read and check the price book at *path*. *currency*: what it must be in; '': any.
 
     *pool* and *region*: of the node whose devices are rated; entries of another pool or region do not apply.
-
     Raises: PriceBookError.
     """
     raw = load_mapping(path, PriceBookError, "the price book")
@@ -130,25 +129,25 @@ def _device(fields: Fields) -> DevicePrice:
 
 
 def _terms(fields: Fields) -> Owned | Reserved | None:
-    """How a price per hour is made, where the entry does not say it itself."""
+    """What a price per hour is computed from; None where the entry gives the price."""
     if sum(fields.has(name) for name in ("per_gpu_hour", "owned", "reserved")) > 1:
         raise fields.wrong("match", "has more than one of per_gpu_hour, owned, reserved: leave one")
-    none = Decimal(0)
+    zero = Decimal(0)
     if (owned := fields.mapping("owned", Owned._fields)) is not None:
         utilisation = owned.number("utilisation", "", default=Decimal(1), least=Decimal("0.01"))
         if utilisation > 1:
             raise owned.wrong("utilisation", "is a part of all hours: at most 1")
-        interest = owned.number("cost_of_capital", "", default=none)
+        interest = owned.number("cost_of_capital", "", default=zero)
         if interest > 1:
             raise owned.wrong("cost_of_capital", "is a part a year: 0.08 is 8 %")
         terms = Owned(
             purchase=owned.number("purchase", "what a device cost, as in: purchase: 30000"),
             life_years=owned.whole("life_years", "the years in which it is written off, as in: life_years: 4"),
-            residual=owned.number("residual", "", default=none),
+            residual=owned.number("residual", "", default=zero),
             cost_of_capital=interest,
             utilisation=utilisation,
-            facility_per_hour=owned.number("facility_per_hour", "", default=none),
-            support_per_year=owned.number("support_per_year", "", default=none),
+            facility_per_hour=owned.number("facility_per_hour", "", default=zero),
+            support_per_year=owned.number("support_per_year", "", default=zero),
         )
         if terms.residual > terms.purchase:
             raise owned.wrong("residual", "is more than the purchase")
@@ -156,7 +155,7 @@ def _terms(fields: Fields) -> Owned | Reserved | None:
     if (reserved := fields.mapping("reserved", Reserved._fields)) is not None:
         return Reserved(
             reserved.number("per_gpu_hour", "what each hour costs beside `upfront`, as in: per_gpu_hour: 0.90"),
-            reserved.number("upfront", "", default=none),
+            reserved.number("upfront", "", default=zero),
             reserved.whole("term_years", "the years that were committed to, as in: term_years: 3"),
         )
     return None

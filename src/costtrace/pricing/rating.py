@@ -4,7 +4,7 @@
     nano = uj * numerator / denominator          (energy: tariff per kWh x PUE)
 
 Charges are rounded cumulatively, by engine and rate: after every charge, the sum of all of them is the floor of the
-exact total, so no rounding piles up and the bill adds up to the nano-unit.
+exact total, so rounding does not accumulate and the bill adds up to the nano-unit.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from costtrace.core.rows import Charge
 
 
 class Rate(NamedTuple):
-    """What applies to one kind of device at one time, as exact fractions."""
+    """The prices that apply to one kind of device at one time, as exact fractions of nano-units per ns and per uJ."""
 
     rate_id: str
     price_book: str
@@ -36,21 +36,21 @@ class Rate(NamedTuple):
 
 
 class Rater:
-    """Turns ns and uJ into nano-units, remembering what rounding has left over. Its state outlives the process."""
+    """Turns ns and uJ into nano-units and carries the remainders of rounding on. Its state outlives the process."""
 
     def __init__(self, state: Mapping[str, int] | None = None) -> None:
-        self._left = dict(state or {})
+        self._remainders = dict(state or {})
 
     def state(self) -> dict[str, int]:
         """Return all remainders for the next `Rater`: each below one nano-unit, in units of 1/denominator."""
-        return dict(self._left)
+        return dict(self._remainders)
 
     def forget(self, engine_id: str) -> None:
         """Drop the remainders of an engine that has ended."""
-        self._left = {key: left for key, left in self._left.items() if key.split("|")[0] != engine_id}
+        self._remainders = {key: value for key, value in self._remainders.items() if key.split("|")[0] != engine_id}
 
     def charge(self, engine_id: str, rate: Rate | None, gpu_ns: int, energy_uj: int | None) -> Charge:
-        """Rate one posting. Without a rate all is unknown; without energy or tariff the energy's part is.
+        """Charge one posting. Without a rate all of it is unknown; without energy or tariff, the energy's part.
 
         The sum over all charges of one engine and rate is the floor of the exact total, after every call.
         """
@@ -66,8 +66,7 @@ class Rater:
         return Charge(rate.rate_id, device_nano, energy_nano)
 
     def _round(self, key: str, exact: int, denominator: int) -> int:
-        nano, left = divmod(self._left.get(key, 0) + exact, denominator)
-        self._left[key] = left
+        nano, self._remainders[key] = divmod(self._remainders.get(key, 0) + exact, denominator)
         return nano
 
 
@@ -80,14 +79,14 @@ def split_phases(
     """
     if charge.device_nano is None or charge.energy_nano is None:
         return None, None
-    device = _two(charge.device_nano, prefill_ns, decode_ns)
+    device = _split(charge.device_nano, prefill_ns, decode_ns)
     if prefill_uj is None or decode_uj is None:
         prefill_uj, decode_uj = prefill_ns, decode_ns
-    energy = _two(charge.energy_nano, prefill_uj, decode_uj)
+    energy = _split(charge.energy_nano, prefill_uj, decode_uj)
     return device[0] + energy[0], device[1] + energy[1]
 
 
-def _two(nano: int, prefill: int, decode: int) -> tuple[int, int]:
+def _split(nano: int, prefill: int, decode: int) -> tuple[int, int]:
     if prefill + decode == 0:
         return 0, nano
     first, second = largest_remainder(nano, (prefill, decode))

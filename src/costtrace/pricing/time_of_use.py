@@ -16,19 +16,19 @@ class TimeOfUse(NamedTuple):
 
     from_minute: int
     until_minute: int
-    """Later than `from_minute`, or not later: then the stretch goes over midnight, and belongs to the day it began."""
+    """Where it is not after `from_minute` the stretch goes over midnight, and belongs to the day on which it begins."""
     days: frozenset[int]
     """0 is Monday."""
     zone: tzinfo
     zone_name: str
 
     def holds(self, wall_ns: int) -> bool:
-        """Whether *wall_ns* (since the epoch) lies in it. An hour that a clock change repeats is in it twice."""
+        """Whether *wall_ns* (since the epoch) is in it. An hour that a clock change repeats is in it twice."""
         at = moment(wall_ns, self.zone)
         return self.at(at.weekday(), at.hour * 60 + at.minute)
 
     def meets(self, other: "TimeOfUse") -> bool:
-        """Whether some moment lies in both. Two of different zones are taken to meet."""
+        """Whether some time is in both. Where the zones differ: True."""
         if self.zone_name != other.zone_name:
             return True
         edges = {self.from_minute, other.from_minute, 0}
@@ -41,7 +41,7 @@ class TimeOfUse(NamedTuple):
         return f"{hours} {','.join(DAYS[day] for day in sorted(self.days))} {self.zone_name}"
 
     def at(self, day: int, minute: int) -> bool:
-        """Whether a minute of a day of the week lies in it."""
+        """Whether a minute of a day of the week is in it."""
         if self.from_minute < self.until_minute:
             return day in self.days and self.from_minute <= minute < self.until_minute
         return (day in self.days and minute >= self.from_minute) or (
@@ -51,22 +51,22 @@ class TimeOfUse(NamedTuple):
 
 def parse_hours(text: str) -> tuple[int, int] | None:
     """Minutes of the day of ``07:00-20:00`` (``22:00-06:00`` goes over midnight, ``24:00`` ends a day); else None."""
-    found = _HOURS.fullmatch(text)
-    if found is None:
+    match = _HOURS.fullmatch(text)
+    if match is None:
         return None
-    start, end = (int(found[n]) * 60 + int(found[n + 1]) for n in (1, 3))
-    if start >= MINUTES or end > MINUTES or int(found[2]) > 59 or int(found[4]) > 59 or start == end:
+    start, end = (int(match[n]) * 60 + int(match[n + 1]) for n in (1, 3))
+    if start >= MINUTES or end > MINUTES or int(match[2]) > 59 or int(match[4]) > 59 or start == end:
         return None
     return start, end
 
 
 def parse_days(text: str) -> frozenset[int] | None:
-    """Days of ``mon-fri`` or ``sat,sun``; None: not that."""
-    found: set[int] = set()
+    """Days of ``mon-fri`` or ``sat,sun``, 0 is Monday; None where *text* is not such."""
+    days: set[int] = set()
     for part in text.lower().replace(" ", "").split(","):
         first, dash, last = part.partition("-")
         if first not in DAYS or (dash and last not in DAYS):
             return None
         start = DAYS.index(first)
-        found.update((start + n) % 7 for n in range((DAYS.index(last or first) - start) % 7 + 1))
-    return frozenset(found)
+        days.update((start + n) % 7 for n in range((DAYS.index(last or first) - start) % 7 + 1))
+    return frozenset(days)

@@ -1,9 +1,9 @@
-"""The sensors by name, and which one a host gets."""
+"""The sensors by their names in the setting `sensor`."""
 
 from collections.abc import Mapping
 
 from costtrace.core import clock
-from costtrace.sensors.sensor import Clocks, Nowhere, Sensor, Several
+from costtrace.sensors.sensor import Clocks, Sensor, Several
 
 
 def make_sensor(
@@ -13,11 +13,11 @@ def make_sensor(
 
     *gains*: declared correction by UUID, or by a pattern of names (``NVIDIA A100*``).
     """
-    from costtrace.sensors.nvml.sensor import NvmlSensor  # noqa: PLC0415 - each sensor is loaded where it is used
-    from costtrace.sensors.rapl import RaplSensor  # noqa: PLC0415 - as above
+    from costtrace.sensors.nvml.sensor import NvmlSensor  # noqa: PLC0415 - a sensor is loaded only where it is used
+    from costtrace.sensors.rapl import RaplSensor  # noqa: PLC0415 - likewise
 
     if name == "none":
-        return Nowhere()
+        return Several(())
     if name == "rapl":
         return RaplSensor(gains, clocks=clocks)
     nvml = NvmlSensor(gains, mig_rule=mig_rule, clocks=clocks, wanted=name == "nvml")

@@ -1,7 +1,8 @@
 """The host's CPU packages through RAPL, as Linux shows it in /sys/class/powercap (Intel and AMD).
 
-Package domains only, summed: ``core``, ``uncore`` and ``dram`` are inside of them or not the CPU's, and ``psys`` is the
-whole platform. It serves the CPU stand-in ``CPU-<host>``, and is the host's own row of energy beside GPUs.
+Package domains only, summed: ``core``, ``uncore`` and ``dram`` are in them or not the CPU's, and ``psys`` is the whole
+platform. The sum is the energy of the device ``CPU-<host>``: the stand-in of a host without a GPU, or the host's CPUs
+beside its GPUs.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -9,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from costtrace.core import clock, device_names
-from costtrace.core.events import Reading
+from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_S
 from costtrace.sensors.energy_count import RESET, gain_of
-from costtrace.sensors.sensor import Clocks, Notice, SensedDevice
+from costtrace.sensors.sensor import Clocks, Notice
 
 POWERCAP = Path("/sys/class/powercap")
 HIGHEST_W = 1_000
-"""No package draws more: a gap in which one could have gone once around its counter at this power cannot be bridged."""
+"""No package draws more. A gap in which a counter could have wrapped around at this power is not bridged."""
 RETRY_NS = 60 * NS_PER_S
 _REMEDY = (
     "Reading it needs root since Linux 5.10: run the agent as root or with CAP_DAC_READ_SEARCH, or let its group read "
@@ -43,12 +44,12 @@ class RaplSensor:
         root: Path = POWERCAP,
         wanted: bool = True,
     ) -> None:
-        """Open nothing yet. *wanted*: somebody asked for RAPL, so its absence is worth a notice."""
+        """Opens nothing. *wanted*: the setting asks for RAPL by name, so its absence is worth a notice."""
         self.calls = 0
         host, name = clock.host_name(), device_names.cpu_name()
         uuid = f"CPU-{host}"
         self._gain = gain_of(gains or {}, uuid, name)
-        self._about = SensedDevice(uuid, name, "cpu", "package", "rapl", gain=self._gain.text)
+        self._device = DeviceSeen(uuid, 0, name, "cpu", "package", "rapl", gain=self._gain.text)
         self._clocks = clocks
         self._root = root
         self._wanted = wanted
@@ -56,7 +57,7 @@ class RaplSensor:
         self._total_uj = 0
         self._last_ns = -1
         self._due_ns = 0
-        self._said = ""
+        self._last_notice = ""
         self._notices: list[Notice] = []
 
     def open(self) -> None:
@@ -65,7 +66,7 @@ class RaplSensor:
         domains = _packages(self._root)
         if not domains:
             if self._wanted:
-                self._say(
+                self._notice(
                     f"{self._root} shows no CPU package (a virtual machine, or a kernel without powercap): the "
                     "energy of the CPUs is unknown, not 0."
                 )
@@ -74,16 +75,16 @@ class RaplSensor:
             for domain in domains:
                 self._value(domain)
         except PermissionError as error:
-            # Asked for or not: this is the one case in which somebody can do something about it.
-            self._say(f"the energy of the CPUs is unknown: {error.filename} cannot be read. {_REMEDY}")
+            # Also where it is not *wanted*: an operator can remedy this case.
+            self._notice(f"the energy of the CPUs is unknown: {error.filename} cannot be read. {_REMEDY}")
         except (OSError, ValueError) as error:
-            self._say(f"the energy of the CPUs is unknown: {error}.")
+            self._notice(f"the energy of the CPUs is unknown: {error}.")
         else:
             self._domains = domains
 
     def read(self, devices: Collection[str] | None = None) -> list[Reading]:
         """Read all packages, now."""
-        if not self._domains or (devices is not None and self._about.uuid not in devices):
+        if not self._domains or (devices is not None and self._device.uuid not in devices):
             return []
         before_ns = self._clocks().monotonic_ns
         try:
@@ -101,16 +102,16 @@ class RaplSensor:
         return [self._reading(at_ns, self._gain.energy(self._total_uj), fault)]
 
     def upkeep(self) -> None:
-        """Look again now and then where there was nothing."""
+        """Look again every `RETRY_NS` while there is nothing."""
         if not self._domains and self._clocks().monotonic_ns >= self._due_ns:
             self.open()
 
-    def devices(self) -> Sequence[SensedDevice]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """The host's CPUs, where they can be read."""
-        return (self._about,) if self._domains else ()
+        return (self._device,) if self._domains else ()
 
     def take_notices(self) -> list[Notice]:
-        """What an operator has to know."""
+        """Notices since the last call."""
         notices, self._notices = self._notices, []
         return notices
 
@@ -133,28 +134,29 @@ class RaplSensor:
     def _failed(self, error: Exception) -> Reading:
         self._last_ns = -1
         denied = isinstance(error, PermissionError)
-        self._say(f"the energy of the CPUs is unknown for now: {error}.{f' {_REMEDY}' if denied else ''}")
+        self._notice(f"the energy of the CPUs is unknown for now: {error}.{f' {_REMEDY}' if denied else ''}")
         return self._reading(self._clocks().monotonic_ns, None, "denied" if denied else "error")
 
     def _reading(self, at_ns: int, energy_uj: int | None, fault: str) -> Reading:
-        about = self._about
-        return Reading(about.uuid, at_ns, energy_uj, None, "rapl", "package", fault, gain=about.gain)
+        device = self._device
+        return Reading(device.uuid, at_ns, energy_uj, None, "rapl", "package", fault, gain=device.gain)
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            self._notices.append(("sensor", text))
+    def _notice(self, message: str) -> None:
+        if message != self._last_notice:
+            self._last_notice = message
+            self._notices.append(("sensor", message))
 
 
 def _packages(root: Path) -> list[_Domain]:
-    """Every package once: some kernels show one both by MSR and by MMIO."""
-    found: dict[str, _Domain] = {}
+    """Every package once: some kernels show one both by MSR and by MMIO; MSR is preferred."""
+    packages: dict[str, _Domain] = {}
     for path in sorted(root.glob("*-rapl*:*")):
         try:
             name = (path / "name").read_text(encoding="ascii").strip()
             range_uj = int((path / "max_energy_range_uj").read_text(encoding="ascii"))
         except (OSError, ValueError):
             continue
-        if name.startswith("package-") and (name not in found or "mmio" in found[name].path.name) and range_uj > 0:
-            found[name] = _Domain(path, name, range_uj)
-    return list(found.values())
+        preferred = name not in packages or "mmio" in packages[name].path.name
+        if name.startswith("package-") and preferred and range_uj > 0:
+            packages[name] = _Domain(path, name, range_uj)
+    return list(packages.values())

@@ -1,4 +1,4 @@
-"""The sensor thread: owns the sensors, paces itself, leaves readings for the agent's loop to take. Blocks nobody."""
+"""The sensor thread: reads the sensors at its own pace and leaves the readings for the agent's loop."""
 
 import logging
 import random
@@ -15,27 +15,27 @@ from costtrace.sensors.sensor import Sensor
 log = logging.getLogger("costtrace.sensors")
 
 HIGHEST_HZ = 20.0
-"""Asked more often, some drivers answer 0 or NOT_SUPPORTED, and each call takes the driver's lock."""
+"""Read more often, some drivers answer 0 or NOT_SUPPORTED, and each call takes the driver's lock."""
 IDLE_HZ = 1.0
 JITTER = 0.2
-"""Intervals differ by up to this share: a load in step with the reads would else never be seen, or always."""
+"""Intervals vary by up to this share: otherwise a load in step with the reads would be seen always or never."""
 STALL_NS = 10 * NS_PER_S
 WAITING = 100_000
-"""Readings that may wait to be taken. Of a counter none is missed: the next one covers its time too."""
+"""Readings that may wait to be taken. A dropped reading of a counter loses no energy: the next one covers it."""
 
 
 class Cost(NamedTuple):
-    """What looking has cost so far."""
+    """What reading has cost so far."""
 
     cpu_ns: int
     calls: int
     readings: int
     longest_ns: int
-    """The longest that one round took."""
+    """Duration of the longest round."""
 
 
 class Pace:
-    """When each device is due: busy ones at *hz*, idle ones once a second, all a little irregularly."""
+    """When each device is due: busy ones at *hz*, idle ones at *idle_hz*, with jitter."""
 
     def __init__(self, hz: float, rng: random.Random, idle_hz: float = IDLE_HZ) -> None:
         self._busy_ns = NS_PER_S / min(hz, HIGHEST_HZ)
@@ -44,22 +44,22 @@ class Pace:
         self._due: dict[str, int] = {}
 
     def due(self, now_ns: int, devices: Iterable[str], busy: Collection[str]) -> list[str]:
-        """The devices to read now. Those of one pace fall due together, so that they are read in one round."""
+        """The devices to read now. All busy ones, and all idle ones, fall due together: one round reads them."""
         factor = 1 + JITTER * (2 * self._rng.random() - 1)
-        found = []
+        due = []
         self._due = {uuid: self._due.get(uuid, now_ns) for uuid in devices}
         for uuid, due_ns in self._due.items():
             busy_at = now_ns + max(NS_PER_S / HIGHEST_HZ, self._busy_ns * factor)
             if uuid in busy:
-                # One that has just become busy does not wait for the end of its idle interval.
+                # A device that has just become busy does not wait for the end of its idle interval.
                 self._due[uuid] = min(due_ns, round(busy_at))
             if now_ns >= due_ns:
-                found.append(uuid)
+                due.append(uuid)
                 self._due[uuid] = round(busy_at if uuid in busy else now_ns + self._idle_ns * factor)
-        return found
+        return due
 
     def wait_ns(self, now_ns: int) -> int:
-        """How long until something is due, at most an idle interval."""
+        """Time until a device is due, at most an idle interval."""
         return max(0, min([*self._due.values(), now_ns + round(self._idle_ns)]) - now_ns)
 
 
@@ -68,13 +68,12 @@ class Sampler:
 
     def __init__(self, sensor: Sensor, *, hz: float, rng: random.Random | None = None) -> None:
         self.sensor = sensor
-        # Not for secrets; and a seed makes the intervals of a test the same each time.
-        self._pace = Pace(hz, rng or random.Random())  # noqa: S311 - as above
+        self._pace = Pace(hz, rng or random.Random())  # noqa: S311 - jitter, no secret
         self._readings: deque[Reading] = deque(maxlen=WAITING)
         self._busy: frozenset[str] = frozenset()
         self._stop = threading.Event()
         self._round_ns = 0
-        """When the present round of reads began; 0: none is under way."""
+        """When the present round began (monotonic); 0: none is running."""
         self._cost = Cost(0, 0, 0, 0)
         self._thread = threading.Thread(target=self._run, name="costtrace-sensors", daemon=True)
 
@@ -84,14 +83,14 @@ class Sampler:
         self._thread.start()
 
     def stop(self, timeout_s: float = 2.0) -> bool:
-        """End. False: a call into the driver does not return; the thread is left behind and ends with the process."""
+        """Stop. False: a call into the driver does not return; the thread is left behind and ends with the process."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def busy(self, devices: Collection[str]) -> None:
-        """Engines have these devices (UUIDs as the sensor knows them)."""
+        """Set the devices that engines have (UUIDs as the sensor knows them)."""
         self._busy = frozenset(devices)
 
     def take(self) -> list[Reading]:
@@ -102,10 +101,10 @@ class Sampler:
         return taken
 
     def stalled_ns(self, now_ns: int) -> int:
-        """How long a read has not returned, once that is longer than it can be believed to; else 0."""
-        began_ns = self._round_ns
-        hangs_ns = now_ns - began_ns if began_ns else 0
-        return hangs_ns if hangs_ns > STALL_NS else 0
+        """For how long a read has not returned, if that is longer than `STALL_NS`; else 0."""
+        began_ns = self._round_ns  # the sensor thread may set it to 0 at any time
+        running_ns = now_ns - began_ns if began_ns else 0
+        return running_ns if running_ns > STALL_NS else 0
 
     @property
     def alive(self) -> bool:
@@ -114,7 +113,7 @@ class Sampler:
 
     @property
     def cost(self) -> Cost:
-        """What looking has cost so far."""
+        """What reading has cost so far."""
         return self._cost
 
     def _run(self) -> None:
@@ -124,18 +123,18 @@ class Sampler:
                 wait_s = self._round() / NS_PER_S
                 self._stop.wait(wait_s)
             self.sensor.close()
-        except Exception:  # a driver's binding may raise anything; it is logged, and the agent goes on without energy
+        except Exception:  # a driver's binding may raise anything; the agent goes on without energy
             log.exception("the sensor thread has failed: energy is unknown from now on, until the agent starts again")
         finally:
             self._round_ns = 0
 
     def _round(self) -> int:
-        """Read what is due. Returns how long to wait."""
+        """Read what is due. Returns the ns to wait for the next round."""
         self._round_ns = began_ns = time.monotonic_ns()
         self.sensor.upkeep()
-        known = [device.uuid for device in self.sensor.devices() if not device.parent]
+        boards = [device.uuid for device in self.sensor.devices() if not device.parent]
         busy = {device.parent or device.uuid for device in self.sensor.devices() if device.uuid in self._busy}
-        due = self._pace.due(time.monotonic_ns(), known, busy)
+        due = self._pace.due(time.monotonic_ns(), boards, busy)
         readings = self.sensor.read(due) if due else []
         self._readings.extend(readings)
         now_ns, self._round_ns = time.monotonic_ns(), 0

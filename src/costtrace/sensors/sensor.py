@@ -1,49 +1,23 @@
-"""Where energy is read: what a sensor is, and the sensors by name.
+"""What a sensor is, and several as one.
 
-A sensor belongs to one thread, the agent's sensor thread. It raises nothing: what goes wrong becomes a `Reading`
-without energy that says why, a device that is not there, or a notice for the operator.
+A sensor belongs to one thread, the agent's sensor thread. It raises nothing: what fails becomes a `Reading` without
+energy that says why, a missing device, or a notice for the operator.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from costtrace.core.clock import Anchor
-from costtrace.core.events import Reading
+from costtrace.core.events import DeviceSeen, Reading
 
 Notice = tuple[str, str]
 """(subject, message) for the operator."""
 Clocks = Callable[[], Anchor]
-"""Both clocks, read now."""
-
-
-@dataclass(frozen=True, slots=True)
-class SensedDevice:
-    """A device as its sensor knows it."""
-
-    uuid: str
-    name: str
-    kind: str
-    """``gpu``, ``mig`` or ``cpu``."""
-    scope: str
-    """Of its energy: ``gpu``, ``module``, ``board_shared_by_mig``, ``package``."""
-    source: str
-    """``nvml_counter``, ``power_integral``, ``rapl``, ``none``."""
-    simulated: bool = False
-    index: int = -1
-    """NVML's number of the device, or of the instance on its board (-1: it has none)."""
-    parent: str = ""
-    """UUID of the board of a MIG instance."""
-    share: Fraction | None = None
-    """What part of the board's energy a MIG instance is given."""
-    gain: str = "1"
-    details: Mapping[str, str] = field(default_factory=dict)
-    """For people and metrics: limits, clocks, throttle reasons, how power is read. Renewed at a low rate."""
+"""Reads both clocks."""
 
 
 class Sensor(Protocol):
-    """Reads the energy of devices. All of it in one thread, but `devices`."""
+    """Reads the energy of devices. One thread calls it; `devices` and `take_notices` may be called by any."""
 
     @property
     def calls(self) -> int:
@@ -51,63 +25,36 @@ class Sensor(Protocol):
         ...
 
     def open(self) -> None:
-        """Look for devices. Where there are none a notice says why; `upkeep` looks again."""
+        """Look for devices. If there are none a notice says why, and `upkeep` looks again."""
 
     def read(self, devices: Collection[str] | None = None) -> list[Reading]:
-        """Read these devices (None: all) now. Unknown ones are left out."""
+        """Read these devices (None: all) now. Unknown devices are skipped."""
         ...
 
     def upkeep(self) -> None:
-        """What is due at a low rate: devices that came or went, clocks and limits. Returns at once if nothing is."""
+        """Do what is due at a low rate: look for devices, read clocks and limits. Returns at once if nothing is due."""
 
-    def devices(self) -> Sequence[SensedDevice]:
-        """The devices, as they were when last looked at. Any thread may ask."""
+    def devices(self) -> Sequence[DeviceSeen]:
+        """The devices, as last seen."""
         ...
 
     def take_notices(self) -> list[Notice]:
-        """What an operator has to know, since the last call. Any thread may ask."""
+        """Notices since the last call."""
         ...
 
     def close(self) -> None:
-        """Let go of the driver."""
-
-
-class Nowhere:
-    """The sensor of a host whose energy is not read: it has no devices."""
-
-    calls = 0
-
-    def open(self) -> None:
-        """Nothing to do."""
-
-    def read(self, devices: Collection[str] | None = None) -> list[Reading]:  # noqa: ARG002 - as every sensor
-        """Read nothing."""
-        return []
-
-    def upkeep(self) -> None:
-        """Nothing to do."""
-
-    def devices(self) -> Sequence[SensedDevice]:
-        """No devices."""
-        return ()
-
-    def take_notices(self) -> list[Notice]:
-        """Nothing to say."""
-        return []
-
-    def close(self) -> None:
-        """Nothing to do."""
+        """Release the driver."""
 
 
 class Several:
-    """Sensors side by side: the GPUs' and the host's."""
+    """Several sensors as one: the GPUs' and the host's. Of no sensors: energy is not read."""
 
     def __init__(self, sensors: Sequence[Sensor]) -> None:
         self._sensors = tuple(sensors)
 
     @property
     def calls(self) -> int:
-        """Of all of them."""
+        """Calls of all sensors."""
         return sum(sensor.calls for sensor in self._sensors)
 
     def open(self) -> None:
@@ -120,16 +67,16 @@ class Several:
         return [reading for sensor in self._sensors for reading in sensor.read(devices)]
 
     def upkeep(self) -> None:
-        """Do what is due."""
+        """Upkeep of all."""
         for sensor in self._sensors:
             sensor.upkeep()
 
-    def devices(self) -> Sequence[SensedDevice]:
+    def devices(self) -> Sequence[DeviceSeen]:
         """The devices of all."""
         return [device for sensor in self._sensors for device in sensor.devices()]
 
     def take_notices(self) -> list[Notice]:
-        """What all of them have to say."""
+        """The notices of all."""
         return [notice for sensor in self._sensors for notice in sensor.take_notices()]
 
     def close(self) -> None:

@@ -11,12 +11,12 @@ from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.core.events import (
     DeviceRef,
+    DeviceSeen,
     EngineStarted,
     EngineStopped,
     Heartbeat,
     Reading,
     SegmentHeader,
-    Sensed,
     Step,
 )
 from costtrace.core.units import NS_PER_S
@@ -127,7 +127,7 @@ def test_without_other_nodes_homes_nothing_is_waited_for():
 
 def test_what_this_nodes_own_sensors_see_is_not_taken_from_another():
     node = remote_node()
-    node.found(BOOT_ID, Sensed("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter"))
+    node.found(BOOT_ID, DeviceSeen("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter"))
     idle_engine(node, ["GPU-away"], until_s=10)
     node.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 1))
     assert node.meters == {}
@@ -135,12 +135,12 @@ def test_what_this_nodes_own_sensors_see_is_not_taken_from_another():
 
 def test_an_index_on_another_node_is_never_looked_up_among_this_nodes_devices():
     node = remote_node()
-    node.found(BOOT_ID, Sensed("GPU-here", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
+    node.found(BOOT_ID, DeviceSeen("GPU-here", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
     node.reading(BOOT_ID, Reading("GPU-here", NS_PER_S, 0, None, "nvml_counter"))
     idle_engine(node, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
     node.sweep(s(10))
     assert node.engines["engine"].stage.devices == (f"{BOOT_ID}/cuda-node-b-0",)
-    node.remote.found(JOURNAL, Sensed("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
+    node.remote.found(JOURNAL, DeviceSeen("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
     node.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 0))
     node.sweep(s(10))
     assert node.engines["engine"].stage.devices == (f"{BOOT_ID}/GPU-away",)
@@ -149,7 +149,7 @@ def test_an_index_on_another_node_is_never_looked_up_among_this_nodes_devices():
 def test_where_another_node_has_several_gpus_an_index_of_it_stays_unknown():
     node = remote_node()
     for index, uuid in enumerate(("GPU-away", "GPU-other")):
-        node.remote.found(JOURNAL, Sensed(uuid, 0, "H100", "gpu", "gpu", "nvml_counter", index=index))
+        node.remote.found(JOURNAL, DeviceSeen(uuid, 0, "H100", "gpu", "gpu", "nvml_counter", index=index))
         node.remote_reading(BOOT_ID, JOURNAL, msgspec.structs.replace(away_reading(1, 0), device=uuid))
     idle_engine(node, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
     node.sweep(s(10))
@@ -157,7 +157,7 @@ def test_where_another_node_has_several_gpus_an_index_of_it_stays_unknown():
 
 
 def test_a_rank_of_a_peer_is_not_an_index():
-    sensed = [Sensed(f"GPU-{n}", 0, "H100", "gpu", "gpu", "nvml_counter", index=n) for n in range(4)]
+    sensed = [DeviceSeen(f"GPU-{n}", 0, "H100", "gpu", "gpu", "nvml_counter", index=n) for n in range(4)]
     assert resolve(DeviceRef("cuda-node-a-2", "H100", "gpu", ""), sensed).uuid == "GPU-2"
     assert resolve(DeviceRef("cuda-node-a-peer-2", "H100", "gpu", ""), sensed).uuid == ""
 

@@ -44,8 +44,8 @@ def keys(tmp_path):
 
 
 def who(policy, *headers, peer=FAR, model=""):
-    found = resolve(headers, peer, policy, model)
-    return found.tenant, found.source
+    identity = resolve(headers, peer, policy, model)
+    return identity.tenant, identity.source
 
 
 # -- keys ---------------------------------------------------------------------------------------------------------
@@ -253,8 +253,8 @@ def test_baggage_of_an_untrusted_peer_is_not_believed_and_not_asked_by_default()
 
 @given(st.lists(st.tuples(st.sampled_from([b"baggage", b"authorization", b"x-api-key"]), st.binary(max_size=60))))
 def test_no_bytes_of_headers_make_it_fail(headers):
-    found = resolve(headers, LOCAL, BAGGAGE)
-    assert found.tenant == "default" or found.source == "baggage"
+    identity = resolve(headers, LOCAL, BAGGAGE)
+    assert identity.tenant == "default" or identity.source == "baggage"
 
 
 # -- tokens -------------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ FORGED = {
     "without an end": lambda issuer: issuer.sign(exp=None),
     "of another issuer": lambda issuer: issuer.sign(iss="https://evil"),
     "for another audience": lambda issuer: issuer.sign(aud="other"),
-    "signed by somebody else": lambda issuer: Issuer().sign(),
+    "signed with another key": lambda issuer: Issuer().sign(),
     "of an unknown key": lambda issuer: Issuer("k2").sign(),
     "not signed": unsigned,
     "with another content": changed,

@@ -33,7 +33,7 @@ def test_the_counter_is_read_with_its_source_scope_and_label(tmp_path):
     span_ns = readings[-1].at_ns - readings[0].at_ns
     assert begun == 0
     assert total == pytest.approx(400 * span_ns / 1_000, rel=0.03)
-    assert "SIMULATED" in seen.said
+    assert "SIMULATED" in seen.messages
 
 
 def test_the_period_of_the_counter_is_found(tmp_path):
@@ -49,7 +49,7 @@ def test_without_a_counter_power_is_integrated_and_says_so(tmp_path):
     assert {each.source for each in readings} == {"power_integral"}
     total, _ = counted_uj(readings)
     assert total == pytest.approx(300 * (readings[-1].at_ns - readings[0].at_ns) / 1_000, rel=0.02)
-    assert "no energy counter" in seen.said
+    assert "no energy counter" in seen.messages
 
 
 def test_a_device_that_offers_neither_is_unknown_and_not_zero(tmp_path):
@@ -57,7 +57,7 @@ def test_a_device_that_offers_neither_is_unknown_and_not_zero(tmp_path):
     power = [{"kind": "error", "call": "nvmlDeviceGetPowerUsage", "code": "NOT_SUPPORTED"}]
     seen = look(simulate(tmp_path, device, faults=power), times(3))
     assert {(each.energy_uj, each.source) for each in seen.of()} == {(None, "none")}
-    assert "its energy is unknown" in seen.said
+    assert "its energy is unknown" in seen.messages
 
 
 def test_a_declared_gain_is_in_the_readings_exactly_and_recorded_with_them(tmp_path):
@@ -74,7 +74,7 @@ def test_a_declared_gain_is_in_the_readings_exactly_and_recorded_with_them(tmp_p
 def test_the_energy_of_a_superchip_is_that_of_its_module(tmp_path):
     seen = look(simulate(tmp_path, {"preset": "GH200", "power": 500, "module_power": 800}), times(5))
     assert {each.scope for each in seen.of()} == {"module"}
-    assert "CPU and memory included" in seen.said
+    assert "CPU and memory included" in seen.messages
 
 
 def test_the_instances_of_a_board_add_up_to_it_and_are_labelled_as_estimated(tmp_path):
@@ -86,7 +86,7 @@ def test_the_instances_of_a_board_add_up_to_it_and_are_labelled_as_estimated(tmp
     for whole, one, other in zip(board, small, large, strict=True):
         assert one.energy_uj + other.energy_uj == whole.energy_uj
         assert (one.power_mw, other.power_mw) == (None, None)
-    assert "estimate" in seen.said
+    assert "estimate" in seen.messages
 
 
 def at(seconds):
@@ -122,7 +122,7 @@ def test_a_lost_gpu_is_unknown_and_said_with_the_remedy(tmp_path):
     assert lost[-1].energy_uj is None
     assert lost[-1].fault
     assert other[-1].energy_uj is not None
-    assert "Xid" in seen.said
+    assert "Xid" in seen.messages
 
 
 def test_a_frozen_counter_is_not_believed_for_long(tmp_path):
@@ -148,21 +148,21 @@ def test_a_driver_that_is_reloaded_is_met_again_with_a_new_count(tmp_path):
     assert begun == 1
     assert readings[-1].energy_uj is not None
     assert 0 < total < 400 * 17.5 * 1_000_000
-    assert "can be read again" in seen.said
+    assert "can be read again" in seen.messages
 
 
 def test_without_permission_energy_is_unknown_and_the_remedy_is_said(tmp_path):
     denied = [{"kind": "error", "call": "nvmlDeviceGet*", "code": "NO_PERMISSION"}]
     seen = look(simulate(tmp_path, {"preset": "H100", "power": 400}, faults=denied), times(3))
     assert all(each.energy_uj is None for moment in seen.readings for each in moment)
-    assert "device files" in seen.said
+    assert "device files" in seen.messages
 
 
 def test_without_a_driver_there_are_no_readings_and_it_is_said(tmp_path):
     faults = [{"kind": "driver_not_loaded"}]
     seen = look(simulate(tmp_path, {"preset": "H100", "power": 400}, faults=faults), times(3))
     assert [each for each in seen.readings if each] == []
-    assert "GPU energy is unknown, not 0" in seen.said
+    assert "GPU energy is unknown, not 0" in seen.messages
 
 
 def test_a_device_that_appears_later_is_read_from_then_on(tmp_path):
@@ -171,5 +171,5 @@ def test_a_device_that_appears_later_is_read_from_then_on(tmp_path):
     seen = look(simulate(tmp_path, *devices, faults=faults), times(15), rescan_s=2)
     later = seen.of(1)
     assert later
-    assert "has appeared" in seen.said
+    assert "has appeared" in seen.messages
     assert counted_uj(later)[0] > 0

@@ -4,7 +4,7 @@
 simulated ones. Everything it shows is marked: see ``costtrace_nvml_sim.detect``. Guide: docs/nvml-sim.md.
 """
 
-from costtrace.sensors.nvml.simulated import is_simulated
+from costtrace.sensors.nvml.library import is_simulated
 from costtrace_nvml_sim.detect import loaded_library_version
 from costtrace_nvml_sim.errors import NvmlSimError
 

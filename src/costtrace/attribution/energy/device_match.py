@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from costtrace.core.events import DeviceRef, Sensed
+from costtrace.core.events import DeviceRef, DeviceSeen
 
 _OLD_MIG = re.compile(r"MIG-(GPU-[^/]+)/(\d+)/(\d+)$")
 _FRAMEWORK = re.compile(r"(?:cuda|xpu|gpu)-(?!.*-peer-\d+$).*-(\d+)$")
@@ -29,7 +29,7 @@ class Resolved(NamedTuple):
     why: str = ""
 
 
-def resolve(device: DeviceRef, sensed: Sequence[Sensed], visible: str | None = None) -> Resolved:
+def resolve(device: DeviceRef, sensed: Sequence[DeviceSeen], visible: str | None = None) -> Resolved:
     """Find the sensors' name of an engine's device.
 
     *visible*: CUDA_VISIBLE_DEVICES of the engine's process, None where it is not known: an index then counts all
@@ -40,7 +40,7 @@ def resolve(device: DeviceRef, sensed: Sequence[Sensed], visible: str | None = N
     return _by_text(device.uuid, sensed, visible)
 
 
-def meter_of(device: DeviceRef, sensed: Sequence[Sensed], settings: Mapping[str, str]) -> Resolved:
+def meter_of(device: DeviceRef, sensed: Sequence[DeviceSeen], settings: Mapping[str, str]) -> Resolved:
     """The device whose joules an engine's device gets. Stricter than `resolve`: a wrong one would be a wrong bill.
 
     An index is believed only where the engine says what it sees (its setting ``cuda_visible_devices``), or where the
@@ -57,7 +57,7 @@ def meter_of(device: DeviceRef, sensed: Sequence[Sensed], settings: Mapping[str,
     return found
 
 
-def visible_devices(text: str, sensed: Sequence[Sensed]) -> list[Resolved]:
+def visible_devices(text: str, sensed: Sequence[DeviceSeen]) -> list[Resolved]:
     """All devices that a CUDA_VISIBLE_DEVICES shows, in CUDA's order. As CUDA does, stop at the first that is none."""
     found: list[Resolved] = []
     for entry in (part.strip() for part in text.split(",")):
@@ -68,7 +68,7 @@ def visible_devices(text: str, sensed: Sequence[Sensed]) -> list[Resolved]:
     return found
 
 
-def _by_text(text: str, sensed: Sequence[Sensed], visible: str | None) -> Resolved:
+def _by_text(text: str, sensed: Sequence[DeviceSeen], visible: str | None) -> Resolved:
     if any(each.uuid == text for each in sensed):
         return Resolved(text)
     if (old := _OLD_MIG.match(text)) is not None:
@@ -82,14 +82,14 @@ def _by_text(text: str, sensed: Sequence[Sensed], visible: str | None) -> Resolv
     return _by_index(int(number), sensed, visible)
 
 
-def _by_prefix(text: str, sensed: Sequence[Sensed]) -> Resolved:
+def _by_prefix(text: str, sensed: Sequence[DeviceSeen]) -> Resolved:
     fits = [each.uuid for each in sensed if each.uuid.startswith(text)]
     if len(fits) == 1:
         return Resolved(fits[0])
     return Resolved("", f"{len(fits)} devices begin with {text!r}" if fits else f"no sensor sees {text!r}")
 
 
-def _by_instance(board: str, gpu_instance: str, compute_instance: str, *, sensed: Sequence[Sensed]) -> Resolved:
+def _by_instance(board: str, gpu_instance: str, compute_instance: str, *, sensed: Sequence[DeviceSeen]) -> Resolved:
     numbers = {"gpu_instance": gpu_instance, "compute_instance": compute_instance}
     for each in sensed:
         if each.parent == board and numbers.items() <= each.details.items():
@@ -97,7 +97,7 @@ def _by_instance(board: str, gpu_instance: str, compute_instance: str, *, sensed
     return Resolved("", f"no sensor sees instance {gpu_instance}/{compute_instance} of {board}")
 
 
-def _by_index(number: int, sensed: Sequence[Sensed], visible: str | None) -> Resolved:
+def _by_index(number: int, sensed: Sequence[DeviceSeen], visible: str | None) -> Resolved:
     if visible is not None and visible.strip():
         shown = visible_devices(visible, sensed)
         if number < len(shown):

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from costtrace.attribution.energy.lag import BIN_NS, ENOUGH, LONGEST_LAG_NS, LagFinder
 from costtrace.attribution.energy.model import NOTHING, EnergyModel, Load
-from costtrace.attribution.energy.sensor_period import CLOSE_SHARE, Phase
 from costtrace.core.events import Reading
+from costtrace.core.sensor_phase import CLOSE_SHARE, Phase
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 HOLD_NS = 20 * NS_PER_S

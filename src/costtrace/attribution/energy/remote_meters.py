@@ -10,7 +10,7 @@ Wrong by as much as the two wall clocks differ; how much that can be is declared
 
 import msgspec
 
-from costtrace.core.events import Heartbeat, Reading, SegmentHeader, Sensed
+from costtrace.core.events import DeviceSeen, Heartbeat, Reading, SegmentHeader
 from costtrace.core.wall_time import wall_offset
 
 
@@ -26,7 +26,7 @@ class RemoteMeters(msgspec.Struct):
     """What is known of other nodes' sensors. Its fields are all its state."""
 
     journals: dict[str, RemoteJournal] = {}
-    devices: dict[str, dict[str, Sensed]] = {}
+    devices: dict[str, dict[str, DeviceSeen]] = {}
     """By host and UUID: what their sensors have found."""
     hosts: dict[str, str] = {}
     """By UUID, the host that reads the device."""
@@ -43,7 +43,7 @@ class RemoteMeters(msgspec.Struct):
         journal = self.journals[name]
         journal.wall_offset_ns = wall_offset(journal.wall_offset_ns, beat)
 
-    def found(self, name: str, device: Sensed) -> None:
+    def found(self, name: str, device: DeviceSeen) -> None:
         """Its sensors have found a device."""
         host = self.journals[name].host
         self.devices.setdefault(host, {})[device.uuid] = device

@@ -1,1 +1,1 @@
-"""Wrapping an engine's functions once they are imported, and checking that they are what they were."""
+"""Wrapping an engine's functions once they are imported, and checking that they are as a plugin expects."""

@@ -1,4 +1,4 @@
-"""Does a function or class fit what a plugin holds on to? Asked of live objects, and of source not imported."""
+"""Check that a function or class is as a plugin's hook expects: of live objects, and of source that is not imported."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ H = TypeVar("H")
 
 
 class HookCheck(NamedTuple, Generic[H]):
-    """How one hook fits."""
+    """The result for one hook."""
 
     hook: H
     ok: bool
@@ -29,39 +29,40 @@ def check_callable(
 ) -> str:
     """Why *function* does not fit; '' where it does.
 
-    *parameters* stand first, without self, in this order; *anywhere* among the others. *kind* None: any. *lenient*: one
-    that takes anything (a decorator that does not say what it is laid on) fits by what it does name.
+    *parameters*: the first ones, without self, in this order. *anywhere*: names among the others. *kind* None: any.
+    *lenient*: a function with ``*args`` (a decorator that does not copy its target's signature) fits if the parameters
+    that it does name fit.
     """
     if function is None:
         return "it does not exist"
     if why := _why_not_kind(_kind_of(function), kind):
         return why
     try:
-        found = inspect.signature(function).parameters
+        actual = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return "its signature cannot be read"
-    kinds = [parameter.kind for parameter in found.values()]
+    kinds = [parameter.kind for parameter in actual.values()]
     if lenient and inspect.Parameter.VAR_POSITIONAL in kinds[: len(parameters) + 1]:
-        named = [name for name in list(found)[: kinds.index(inspect.Parameter.VAR_POSITIONAL)] if name != "self"]
+        named = [name for name in list(actual)[: kinds.index(inspect.Parameter.VAR_POSITIONAL)] if name != "self"]
         return compare(named, parameters[: len(named)])
-    return compare(found, parameters, anywhere)
+    return compare(actual, parameters, anywhere)
 
 
 def check_fields(owner: type, fields: Iterable[str]) -> str:
-    """Why objects of *owner* do not have *fields*, as far as the class tells; '' where nothing speaks against it."""
-    return _without(fields, {n for base in owner.__mro__ for n in (*vars(base), *getattr(base, "__annotations__", ()))})
+    """Why objects of *owner* do not have *fields*, by what its classes declare; '' where all are declared."""
+    return _missing(fields, {n for base in owner.__mro__ for n in (*vars(base), *getattr(base, "__annotations__", ()))})
 
 
-def compare(found: Iterable[str], wanted: tuple[str, ...], anywhere: tuple[str, ...] = ()) -> str:
-    """Why the parameters *found* are not those *wanted*, with *anywhere* among the others; '' where they are."""
-    names = [name for name in found if name != "self"]
+def compare(actual: Iterable[str], wanted: tuple[str, ...], anywhere: tuple[str, ...] = ()) -> str:
+    """Why the parameters *actual* are not those *wanted*, with *anywhere* among the others; '' where they are."""
+    names = [name for name in actual if name != "self"]
     if tuple(names[: len(wanted)]) != wanted:
         return f"its parameters are ({', '.join(names)}), not ({', '.join(wanted)}, ...)"
-    return _without(anywhere, names)
+    return _missing(anywhere, names)
 
 
 class Source:
-    """The source of a package in a folder, read as it is asked for."""
+    """The source of a package in a folder; each module is read on first use."""
 
     def __init__(self, package_dir: Path) -> None:
         self._package_dir = package_dir
@@ -81,11 +82,11 @@ class Source:
         """Why the class *owner* of *module*, or its method *function* ('': none), does not fit; '' where it does."""
         if module not in self._modules:
             self._modules[module] = _classes(self._package_dir, module)
-        found = self._modules[module].get(owner)
-        if found is None:
+        definition = self._modules[module].get(owner)
+        if definition is None:
             return f"{module} has no class {owner}"
-        why = _check_method(found, function, parameters, kind, anywhere) if function else ""
-        return why or _without(fields, _declared(found))
+        why = _check_method(definition, function, parameters, kind, anywhere) if function else ""
+        return why or _missing(fields, _declared(definition))
 
 
 def _kind_of(function: Callable[..., Any]) -> Kind:
@@ -94,16 +95,16 @@ def _kind_of(function: Callable[..., Any]) -> Kind:
     return "coroutine" if inspect.iscoroutinefunction(function) else "plain"
 
 
-def _why_not_kind(found: Kind, wanted: Kind | None) -> str:
-    if wanted in {None, found}:
+def _why_not_kind(actual: Kind, wanted: Kind | None) -> str:
+    if wanted in {None, actual}:
         return ""
-    if found == "plain":
+    if actual == "plain":
         return f"it is no {wanted} function"
-    return f"it is a {found} function" if wanted == "plain" else f"its kind is {found}, not {wanted}"
+    return f"it is a {actual} function" if wanted == "plain" else f"its kind is {actual}, not {wanted}"
 
 
-def _without(wanted: Iterable[str], there: Iterable[str]) -> str:
-    known = set(there)
+def _missing(wanted: Iterable[str], actual: Iterable[str]) -> str:
+    known = set(actual)
     missing = [name for name in wanted if name not in known]
     return f"without {', '.join(missing)}" if missing else ""
 
@@ -125,7 +126,7 @@ def _check_method(
 ) -> str:
     for node in owner.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == function:
-            # Whether an asynchronous one yields stands in its body, which nobody looks into.
+            # Coroutine or asynchronous generator: only the body would show it, which is not read. So either fits.
             is_async = isinstance(node, ast.AsyncFunctionDef)
             if why := _why_not_kind(
                 kind if is_async and kind != "plain" else "coroutine" if is_async else "plain", kind

@@ -1,8 +1,8 @@
-"""Do something to a module once it has been imported, without importing it.
+"""Act on a module once it has been imported, without importing it.
 
-An engine calls a plugin in every one of its processes, long before most of its modules are loaded, and some of those
-processes never load them. Importing them from the plugin would cost each process seconds and could close an import
-circle; so a hook waits until somebody else imports its module.
+An engine calls a plugin in each of its processes, long before most of its modules are loaded, and some processes never
+load them. Importing them from the plugin would cost each process seconds and could close an import circle; so a hook
+waits until the engine imports its module.
 """
 
 import importlib.abc
@@ -18,19 +18,19 @@ from costtrace.core.guard import guard
 Action = Callable[[ModuleType], None]
 
 
-class _OfModule(Protocol):
-    """A hook, as far as its module goes."""
+class _Hook(Protocol):
+    """What is needed of a hook here."""
 
     @property
     def module(self) -> str:
-        """Name of the module that it is laid on."""
+        """Name of the module that it wraps something in."""
 
 
-H = TypeVar("H", bound=_OfModule)
+H = TypeVar("H", bound=_Hook)
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """First in ``sys.meta_path``: lets the others find a module, and adds the actions to its loading."""
+    """First in ``sys.meta_path``: lets the other finders find a module, and runs the actions after it is loaded."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, list[Action]] = {}
@@ -38,7 +38,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Spec of a module that is waited for; None for any other: then the next finder is asked."""
+        """Spec of a module that actions wait for; None for any other: then the next finder is asked."""
         if fullname not in self.waiting:
             return None
         for finder in sys.meta_path:
@@ -57,13 +57,13 @@ class _Watcher(importlib.abc.MetaPathFinder):
         execute = loader.exec_module
 
         def execute_then_act(module: ModuleType) -> None:
-            del loader.exec_module  # the loader is itself again, whatever happens
+            del loader.exec_module  # first, so that the loader is as before even if the module raises
             execute(module)
             for action in self.waiting.pop(spec.name, ()):
                 with guard(f"late.{spec.name}"):
                     action(module)
 
-        loader.exec_module = execute_then_act  # type: ignore[method-assign] # of this one module's loader
+        loader.exec_module = execute_then_act  # type: ignore[method-assign] # only of this module's loader
 
 
 _watcher = _Watcher()
@@ -80,15 +80,15 @@ def when_imported(name: str, action: Action) -> None:
         sys.meta_path.insert(0, _watcher)
 
 
-def when_theirs_are(hooks: Iterable[H], lay: Callable[[list[H], ModuleType], None]) -> None:
-    """Run *lay* on each module that *hooks* name, with those of it, as soon as somebody has imported it."""
+def when_theirs_are(hooks: Iterable[H], install: Callable[[list[H], ModuleType], None]) -> None:
+    """Run *install* with each module that *hooks* name, and its hooks, as soon as it has been imported."""
     by_module: dict[str, list[H]] = {}
     for hook in hooks:
         by_module.setdefault(hook.module, []).append(hook)
-    for name, its in by_module.items():
-        when_imported(name, partial(lay, its))
+    for name, hooks_of_module in by_module.items():
+        when_imported(name, partial(install, hooks_of_module))
 
 
 def still_waiting() -> list[str]:
-    """Modules that nobody has imported yet."""
+    """Modules that actions wait for."""
     return sorted(_watcher.waiting)

@@ -1,1 +1,1 @@
-"""The small files by which the engines of a node and its agent tell each other things."""
+"""The small files by which the engines of a node and its agent inform each other."""

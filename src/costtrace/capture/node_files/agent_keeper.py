@@ -1,7 +1,7 @@
 """Start an agent from an engine process, and start it again if it dies. Standard library only; never raises.
 
-The agent is a process of its own in a session of its own: it outlives the engine (there is a last stretch of journal to
-read) and the engine does not notice its death.
+The agent is a separate process in its own session: it outlives the engine, whose last records it still has to read,
+and the engine does not notice its death.
 """
 
 import os
@@ -20,7 +20,7 @@ LOG_BYTES = 4 * 1024 * 1024
 
 
 class AgentKeeper:
-    """Keeps an agent running on one home. Called now and then from the writer thread."""
+    """Keeps an agent running on one home. Called every two seconds by the writer thread."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -30,13 +30,13 @@ class AgentKeeper:
         self._pid = os.getpid()
 
     def ensure_running(self) -> None:
-        """Start an agent if none runs, at most once a growing delay."""
+        """Start an agent if none runs, with a growing delay between tries."""
         with guard("agent.spawn"):
             if self._process is not None and self._pid == os.getpid():
-                self._process.poll()  # lets the kernel forget one that has ended
+                self._process.poll()  # reaps one that has ended
             now = time.monotonic()
             if running(self._home):
-                # One that only starts may yet refuse (a broken price book): that is not tried again at once.
+                # An agent that is still starting may yet fail (a broken price book): keep the delay until it runs.
                 if status(self._home).get("state") == RUNNING:
                     self._delay_s, self._next_try_s = FIRST_DELAY_S, now
                 return

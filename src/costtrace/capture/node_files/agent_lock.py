@@ -1,4 +1,4 @@
-"""One agent a home: a lock that dies with its holder, and a file that says who holds it. Standard library only."""
+"""One agent a home: a lock that its holder's death releases, and the holder's status file. Standard library only."""
 
 import contextlib
 import fcntl
@@ -7,12 +7,13 @@ import os
 import time
 from pathlib import Path
 
+from costtrace.capture.node_files.whole_file import write_whole
 from costtrace.core.errors import AlreadyRunning, ConfigError
 
 LOCK_NAME = "agent.lock"
 STATUS_NAME = "agent.json"
 STARTING, RUNNING, STOPPED = "starting", "running", "stopped"
-"""States of an agent, as its status says."""
+"""States of an agent in its status file."""
 
 
 def running(home: Path) -> bool:
@@ -32,12 +33,12 @@ def running(home: Path) -> bool:
 
 
 def status(home: Path) -> dict[str, object]:
-    """What the agent last said of itself; empty where there is nothing."""
+    """What the agent last wrote into its status file; empty where there is none."""
     try:
-        found = json.loads((home / STATUS_NAME).read_text(encoding="utf-8"))
+        fields = json.loads((home / STATUS_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 class AgentLock:
@@ -53,14 +54,14 @@ class AgentLock:
                 f"cannot use {home} as home: {error.strerror}. Set COSTTRACE_HOME to a directory that this user "
                 "can write."
             ) from error
-        # An engine that looks whether an agent runs holds the lock for an instant: try a few times.
+        # `running`, in an engine, holds the lock for an instant: try a few times.
         for attempt in range(10):
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 time.sleep(0.05 if attempt < 9 else 0)
             else:
-                # At once: whoever looks has to find this holder's number, not the one of an agent that is gone.
+                # At once: the file still has the pid of the agent before.
                 self.write_status(state=STARTING, wall_ns=time.time_ns())
                 return
         os.close(self._file)
@@ -71,14 +72,10 @@ class AgentLock:
         )
 
     def write_status(self, **fields: object) -> None:
-        """Say who holds the lock, and how it goes."""
-        temporary = self.home / f".{STATUS_NAME}.{os.getpid()}"
+        """Write the status file. A file that cannot be written is no reason to stop."""
         with contextlib.suppress(OSError):
-            descriptor = os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump({"pid": os.getpid(), **fields}, file)
-            temporary.replace(self.home / STATUS_NAME)
+            write_whole(self.home / STATUS_NAME, json.dumps({"pid": os.getpid(), **fields}).encode())
 
     def release(self) -> None:
-        """Let another agent in."""
+        """Release the lock."""
         os.close(self._file)

@@ -7,7 +7,6 @@ It is an estimate and is labelled so. Where a mean is missing (no price, no hist
 or damaged) there is no estimate: unknown, never 0. Amounts are nano-units of the currency, times ns, energies uJ.
 """
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from costtrace.capture.node_files.whole_file import write_whole
 from costtrace.core.guard import guard
 from costtrace.core.rows import Means
 from costtrace.core.units import amount, joules, seconds
@@ -89,9 +89,10 @@ def estimate(means: Means, used: Used) -> Estimate | None:
     return Estimate(nano, gpu_ns, _both(means.prefill_uj, prefill, means.decode_uj, decode), means)
 
 
-def _both(prefilled: int | None, prefill: tuple[int, int], decoded: int | None, decode: tuple[int, int]) -> int | None:
-    parts = (_share(prefilled, *prefill), _share(decoded, *decode))
-    return None if parts[0] is None or parts[1] is None else parts[0] + parts[1]
+def _both(prefill: int | None, input_: tuple[int, int], decode: int | None, output: tuple[int, int]) -> int | None:
+    """Prefill and decode together: *input_* and *output* are (tokens used, tokens that the sums are of)."""
+    prefill_share, decode_share = _share(prefill, *input_), _share(decode, *output)
+    return None if prefill_share is None or decode_share is None else prefill_share + decode_share
 
 
 def _share(total: int | None, tokens: int, of_tokens: int) -> int | None:
@@ -110,13 +111,7 @@ def path_below(home: Path) -> Path:
 
 def write(home: Path, scope: str, means: Iterable[Means], now_s: float) -> None:
     """Replace the file: what requests cost, as of *now_s* (epoch). Raises: OSError."""
-    path = path_below(home)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    file = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "wb") as stream:
-        stream.write(msgspec.json.encode(Written(now_s, scope, list(means))))
-    draft.replace(path)
+    write_whole(path_below(home), msgspec.json.encode(Written(now_s, scope, list(means))))
 
 
 class EstimateReader:

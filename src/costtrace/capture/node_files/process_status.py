@@ -1,4 +1,4 @@
-"""What a plugin did in this process: hooks in place, hooks that do not fit, and a small file for the doctor."""
+"""The state of a plugin in one process: hooks installed, hooks that do not fit, and the file that shows them."""
 
 import json
 import os
@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from costtrace.capture.node_files.whole_file import write_whole
 from costtrace.core import guard
 
 
 class HookStatus:
-    """One plugin's, in this process."""
+    """Hooks of one plugin in this process; `costtrace doctor` and the agent read the file that it writes."""
 
     def __init__(
         self, engine: str, version: Callable[[], str], *, remedy: str = "`costtrace doctor` shows it."
@@ -20,13 +21,13 @@ class HookStatus:
         self.engine_version = version
         """Version of the engine in this process; '' where it is not loaded or does not say."""
         self.installed: list[str] = []
-        """Hooks that are in place."""
+        """Hooks that are installed."""
         self.lost: dict[str, str] = {}
         """Hooks that do not fit: name -> why, and what is lost."""
         self._remedy = remedy
 
     def say_lost(self, name: str, why: str, what: str) -> None:
-        """Log, once, what does not fit."""
+        """Note a hook that does not fit, and log it once. *what*: what is lost by it."""
         if name in self.lost:
             return
         self.lost[name] = f"{why}; lost: {what}"
@@ -40,14 +41,11 @@ class HookStatus:
         )
 
     def lost_hooks(self) -> tuple[str, ...]:
-        """The lost hooks as an engine's row shows them."""
+        """The lost hooks as `EngineStarted.lost_hooks` has them."""
         return tuple(f"{name}: {why}" for name, why in sorted(self.lost.items()))
 
     def write(self, home: Path, role: str, **more: Any) -> None:  # noqa: ANN401 - what goes into JSON
-        """Write ``run/<role>-<pid>.json``, in one piece. Raises: OSError."""
-        folder = home / "run"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / f"{role}-{os.getpid()}.json"
+        """Write ``run/<role>-<pid>.json``, in one piece; *more*: further fields. Raises: OSError."""
         content = {
             "role": role,
             "pid": os.getpid(),
@@ -59,12 +57,12 @@ class HookStatus:
             "swallowed_errors": dict(guard.failures),
             **more,
         }
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        file = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(file, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-        draft.replace(path)
+        write_whole(_path(home, role), json.dumps(content, indent=1).encode())
 
     def remove(self, home: Path, role: str) -> None:
-        """Remove this process's status file: it has ended in good order. Raises: OSError."""
-        (home / "run" / f"{role}-{os.getpid()}.json").unlink(missing_ok=True)
+        """Remove the file: this process has ended in good order. Raises: OSError."""
+        _path(home, role).unlink(missing_ok=True)
+
+
+def _path(home: Path, role: str) -> Path:
+    return home / "run" / f"{role}-{os.getpid()}.json"

@@ -8,12 +8,12 @@ ledger that cannot be read never stops serving; meanwhile tenants can spend abov
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from costtrace.capture.node_files.whole_file import write_whole
 from costtrace.core.guard import guard
 
 VALID_S = 120.0
@@ -39,13 +39,8 @@ def path_below(home: Path) -> Path:
 
 def write(home: Path, refused: Mapping[str, Refusal], now_s: float) -> None:
     """Replace the file: who is refused from *now_s* (epoch) on. Raises: OSError."""
-    path = path_below(home)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    file = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "w", encoding="utf-8") as stream:
-        json.dump({"written_s": now_s, "refused": {tenant: list(why) for tenant, why in refused.items()}}, stream)
-    draft.replace(path)
+    content = {"written_s": now_s, "refused": {tenant: list(why) for tenant, why in refused.items()}}
+    write_whole(path_below(home), json.dumps(content).encode())
 
 
 def read(home: Path, now_s: float) -> dict[str, Refusal]:

@@ -1,25 +1,24 @@
-"""Whose request is it? Decided in the API server, per HTTP request, from what the trusted hop says.
+"""Whose request is it? Decided in the API server, per HTTP request, from its headers and the peer.
 
-A client cannot bill a neighbour: a header that names a tenant counts only where the peer of the connection is trusted
-(design.md principle 5). Everything else is the default tenant's, and the *source* says why:
+The peer is the other end of the connection. A client cannot bill a neighbour: a header that names a tenant counts only
+if the peer is trusted. Every other request is the default tenant's, and its *source* says why:
 
     ``key``                 an API key of the tenant's
     ``jwt``                 a claim of a token that was verified
     ``header``              a trusted peer named the tenant
     ``baggage``             the same, in W3C baggage
-    ``model``               the tenant of the LoRA adapter that was asked for; nobody was named
-    ``default``             nobody named one
-    ``rejected:untrusted``  somebody named one who may not
+    ``model``               the tenant of the LoRA adapter that was asked for; no tenant was named
+    ``default``             no tenant was named
+    ``rejected:untrusted``  a peer that is not trusted named one
     ``rejected:invalid``    a trusted peer named one that cannot be a tenant's name, or several
     ``rejected:token``      a bearer token that is expired, forged, not signed, or names nobody
 
-When it is wrong: *peer* must be the other end of the connection. uvicorn replaces `scope["client"]` by what
-``X-Forwarded-For`` says where the direct peer is in its ``FORWARDED_ALLOW_IPS`` (default 127.0.0.1). Then the hop to
-trust is not seen any more, and with ``FORWARDED_ALLOW_IPS=*`` a client can write itself any address. Whoever calls
-`resolve` has to take the address from before that.
+When it is wrong: uvicorn replaces `scope["client"]` by what ``X-Forwarded-For`` says if the peer is in its
+``FORWARDED_ALLOW_IPS`` (default 127.0.0.1). The real peer is then hidden, and with ``FORWARDED_ALLOW_IPS=*`` a client
+can claim any address. Callers of `resolve` have to take the address from before that (`capture.asgi`).
 
-A `Source` looks at the headers and names a tenant, rejects a claim, or has nothing to say. A policy asks its sources in
-order, and the first that names a tenant decides. `HeaderSource` is here, the others are in `tenant_sources`.
+A `Source` names a tenant by the headers, rejects a claim, or gives None. A policy asks its sources in order, and the
+first that names a tenant decides. `HeaderSource` is here, the others are in `sources`.
 """
 
 import hashlib
@@ -67,14 +66,14 @@ class Identity(NamedTuple):
 
 
 class Source(Protocol):
-    """Something that can say whose a request is."""
+    """One way of telling whose a request is."""
 
     def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
-        """Name a tenant; or reject a claim (source ``rejected:...``); or None: nothing to say. Must not raise."""
+        """Name a tenant; or reject a claim (source ``rejected:...``); or None: no claim is there. Must not raise."""
 
 
 class HeaderSource:
-    """The tenant that a trusted peer names in a header. The first of *names* that is there decides.
+    """The tenant that a trusted peer names in a header. The first of *names* that the request has decides.
 
     Raises: ValueError (a name that cannot be an HTTP header's).
     """
@@ -94,22 +93,22 @@ class HeaderSource:
     def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
         """See `Source`."""
         wanted = self._wanted
-        found = [(key, value) for name, value in headers if (key := name.lower()) in wanted]
-        if not found:
+        claims = [(key, value) for name, value in headers if (key := name.lower()) in wanted]
+        if not claims:
             return None
         if not trusted:
             return Identity(self._default, UNTRUSTED, "", {})
         for name in self._names:
-            values = {value for key, value in found if key == name}
+            values = {value for key, value in claims if key == name}
             if values:
                 tenant = self._read(values)
                 if tenant is None:
                     return Identity(self._default, INVALID, "", {})
                 return Identity(tenant, HEADER, "", {})
-        return None  # pragma: no cover - what was found has one of the names
+        return None  # pragma: no cover - every claim has one of the names
 
     def _read(self, values: set[bytes]) -> str | None:
-        """Return the one tenant that all values of a header agree on."""
+        """The tenant that all values of a header agree on; None where they do not, or one cannot be a name."""
         if len(values) == 1:
             (value,) = values
             if b"," not in value:
@@ -120,7 +119,7 @@ class HeaderSource:
 
 
 class TenancyPolicy:
-    """Which peers are believed, and which sources are asked in which order. Immutable but for its cache of peers.
+    """Which peers are trusted, and which sources are asked in which order. Immutable but for its cache of peers.
 
     Raises: ValueError (an address or header name that cannot be used).
     """
@@ -153,7 +152,7 @@ class TenancyPolicy:
     ) -> None:
         self.default = default
         self.models = models
-        """Who pays for requests to an adapter, where nobody is named."""
+        """Adapter -> the tenant who pays for requests to it that name no tenant."""
         self._secret = hashlib.sha256(secret).digest() if len(secret) >= LEAST_SECRET else b""
         self._labels = {header_name(header).encode("ascii"): label for label, header in labels.items()}
         self._user_header = user_header.encode("ascii")
@@ -165,9 +164,9 @@ class TenancyPolicy:
         self._known: dict[str, bool] = {}
 
     def trusts(self, peer: str | None) -> bool:
-        """Whether the hop at *peer* may name a tenant.
+        """Whether the peer at this address may name a tenant.
 
-        None is a unix socket: file permissions have decided who may open it.
+        None is a unix socket: file permissions decide who may open it.
         """
         if peer is None:
             return True
@@ -180,14 +179,14 @@ class TenancyPolicy:
         return known
 
     def knows_secret(self, headers: Headers) -> bool:
-        """Whether the hop has sent the shared secret, once."""
+        """Whether the headers have the shared secret, once."""
         if not self._secret:
             return False
         sent = [value for name, value in headers if name.lower() == SECRET_HEADER]
         return len(sent) == 1 and hmac.compare_digest(hashlib.sha256(sent[0]).digest(), self._secret)
 
     def user(self, headers: Headers) -> str:
-        """A pseudonym of the user that a trusted peer names; '' where none is wanted or named, or several are."""
+        """A pseudonym of the user that a trusted peer names; '' where none is wanted, or not exactly one is named."""
         if not self._user_header or not self._user_secret:
             return ""
         named = {value.strip() for name, value in headers if name.lower() == self._user_header}
@@ -196,12 +195,12 @@ class TenancyPolicy:
         return "u-" + hmac.new(self._user_secret, user, hashlib.sha256).hexdigest()[:16]
 
     def labels(self, headers: Headers) -> dict[str, str]:
-        """Labels that a trusted peer gives a request; one that is named twice, or cannot be a name, is left out."""
-        found: dict[str, set[bytes]] = {}
+        """Labels that a trusted peer gives a request, without those that are contradictory or cannot be a name."""
+        claims: dict[str, set[bytes]] = {}
         for name, value in headers if self._labels else ():
             if (label := self._labels.get(name.lower())) is not None:
-                found.setdefault(label, set()).add(value)
-        named = {label: tenant_name(values.pop()) for label, values in found.items() if len(values) == 1}
+                claims.setdefault(label, set()).add(value)
+        named = {label: tenant_name(values.pop()) for label, values in claims.items() if len(values) == 1}
         return {label: value for label, value in named.items() if value is not None}
 
     def _is_in_a_network(self, peer: str) -> bool:
@@ -217,8 +216,8 @@ class TenancyPolicy:
 def resolve(headers: Headers, peer: str | None, policy: TenancyPolicy, model: str = "") -> Identity:
     """Whose request this is.
 
-    *peer* is the address of the connection's other end (None: a unix socket). *model* is the adapter that is asked
-    for, if any. Never raises, whatever the bytes of the headers. About 3 us with a dozen headers.
+    *peer*: address of the other end of the connection (None: a unix socket). *model*: the adapter that is asked for, if
+    any. Never raises, whatever the bytes of the headers. About 3 us with a dozen headers.
     """
     trusted = policy.trusts(peer) or policy.knows_secret(headers)
     labels = policy.labels(headers) if trusted else {}

@@ -7,7 +7,7 @@ from costtrace.core.guard import guard
 
 
 def policy_of(settings: TenantSettings) -> TenancyPolicy:
-    """How these settings tell tenants apart."""
+    """The policy by which these settings tell tenants apart."""
     return TenancyPolicy(
         trusted_peers=settings.tenant_trusted_peers,
         default=settings.tenant_default,
@@ -21,7 +21,7 @@ def policy_of(settings: TenantSettings) -> TenancyPolicy:
 
 
 def _source(settings: TenantSettings, name: str) -> Source | None:
-    """The source of a name; None where it is not set up, or cannot be (that is reported, and it names nobody)."""
+    """The source called *name*; None where it is not configured, or (which is logged) cannot be used."""
     length = settings.tenant_max_length
     if name == "header":
         return HeaderSource(settings.tenant_headers, default=settings.tenant_default, max_length=length)

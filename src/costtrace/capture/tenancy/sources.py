@@ -1,6 +1,6 @@
-"""Further ways of telling whose request it is: API keys, signed tokens, W3C baggage. Each is a `tenancy.Source`.
+"""Further ways of telling whose request it is: API keys, signed tokens, W3C baggage. Each is an `identity.Source`.
 
-    key        ``Authorization: Bearer KEY`` or ``x-api-key: KEY`` whose salted hash stands in the key file
+    key        ``Authorization: Bearer KEY`` or ``x-api-key: KEY`` whose salted hash is in the key file
     jwt        a bearer token that is signed by a key of the JWKS file; one claim of it names the tenant
     baggage    a member of the W3C ``baggage`` header; only from a trusted peer, as with a tenant header
 
@@ -25,17 +25,17 @@ from costtrace.core.guard import guard, swallow
 KEY, JWT, BAGGAGE = "key", "jwt", "baggage"
 BAD_TOKEN = REJECTED + "token"
 LEAST_KEY = 20
-"""Shortest API key, in characters: the hash is a fast one, so a key has to be one that nobody guesses."""
+"""Shortest API key, in characters: the hash is fast to compute, so a key must be too long to be guessed."""
 LONGEST = 8_192
-"""Longest token and longest baggage, in bytes; W3C Baggage asks for no more either."""
+"""Longest token and longest baggage, in bytes; W3C Baggage requires no more either."""
 MOST_MEMBERS = 64
 LOOK_EVERY_S = 5.0
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Of signatures: all of public keys. ``none`` and the ones with a shared secret are not among them."""
+"""Signature algorithms that are accepted: those with a public key, so neither ``none`` nor a shared secret."""
 
 
 class KnownKey(NamedTuple):
-    """What a key file says of one key."""
+    """The entry of a key in a key file."""
 
     tenant: str
     label: str
@@ -49,12 +49,12 @@ class KeyFile(NamedTuple):
     keys: dict[str, KnownKey]
 
     def hash(self, key: bytes) -> str:
-        """What stands in the file for *key*."""
+        """The hash that the file has of *key*."""
         return hmac.new(self.salt, key, hashlib.sha256).hexdigest()
 
 
 def read_keys(path: Path) -> KeyFile:
-    """Read a key file; a new salt and no keys where there is none. Raises: OSError, ValueError."""
+    """Read a key file; a new salt and no keys if there is no file. Raises: OSError, ValueError."""
     if not path.exists():
         return KeyFile(secrets.token_bytes(32), {})
     raw = json.loads(path.read_text(encoding="utf-8"))
@@ -80,15 +80,15 @@ def write_keys(path: Path, file: KeyFile) -> None:
 
 
 def credentials(headers: Headers) -> list[bytes]:
-    """What the caller shows: bearer tokens and API keys, each once."""
-    found = []
+    """The bearer tokens and API keys among the headers, each once."""
+    values = []
     for name, value in headers:
         lower = name.lower()
         if lower == b"authorization" and value[:7].lower() == b"bearer ":
-            found.append(value[7:].strip())
+            values.append(value[7:].strip())
         elif lower == b"x-api-key":
-            found.append(value.strip())
-    return list(dict.fromkeys(found))
+            values.append(value.strip())
+    return list(dict.fromkeys(values))
 
 
 class KeySource:
@@ -102,13 +102,13 @@ class KeySource:
         self._file = KeyFile(b"", {})
 
     def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
-        """See `Source`. Two different known keys are a contradiction, which names nobody."""
+        """See `Source`. Known keys of different tenants are rejected as a contradiction."""
         del trusted
         self._look()
         file = self._file
         if not file.keys:
             return None
-        known = [file.keys.get(file.hash(shown)) for shown in credentials(headers) if len(shown) <= LONGEST]
+        known = [file.keys.get(file.hash(key)) for key in credentials(headers) if len(key) <= LONGEST]
         tenants = {each.tenant for each in known if each is not None}
         if len(tenants) > 1:
             return Identity(DEFAULT_TENANT, INVALID, "", {})
@@ -120,13 +120,13 @@ class KeySource:
             return
         self._looked_s = now_s
         try:
-            found = self._path.stat()
-            seen = (found.st_mtime_ns, found.st_ino)
+            stat = self._path.stat()
+            seen = (stat.st_mtime_ns, stat.st_ino)
             if seen != self._seen:
                 self._file = read_keys(self._path)
                 self._seen = seen
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            swallow("tenant keys", error)  # the keys that were known stay
+            swallow("tenant keys", error)  # the keys read before stay in use
 
 
 class BaggageSource:
@@ -178,9 +178,9 @@ class JwtSource:
         self._keys: dict[str, Any] = {key.get("kid", ""): jwt.PyJWK(key) for key in signing}
 
     def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
-        """See `Source`. A bearer token that is no JWT is somebody else's business."""
+        """See `Source`. A bearer token that is no JWT (an API key, say) is ignored."""
         del trusted
-        tokens = [shown for shown in credentials(headers) if shown.startswith(b"eyJ") and shown.count(b".") == 2]
+        tokens = [token for token in credentials(headers) if token.startswith(b"eyJ") and token.count(b".") == 2]
         if not tokens:
             return None
         tenants = {self._tenant(token) for token in tokens}

@@ -1,6 +1,6 @@
-"""The edge to NVML: the only module that knows nvidia-ml-py. Its errors end here, as `NvmlFault`.
+"""The edge to NVML: the only module that uses nvidia-ml-py. Its errors become `NvmlFault`.
 
-No process list is ever asked for: the driver holds its global lock for milliseconds to make one.
+Process lists are never asked for: to make one the driver holds its global lock for milliseconds.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,13 @@ POWER_INSTANT = 186
 SCOPE_GPU = 0
 SCOPE_MODULE = 1
 
-_WORDS = {
+SIMULATED_SUFFIX = "-sim"
+"""The driver version of costtrace's simulated NVML ends so."""
+SIMULATED_SERIAL = "SIMULATED"
+
+_FAULTS = {
     1: "driver",  # UNINITIALIZED
-    2: "not_supported",  # INVALID_ARGUMENT: how older drivers answer what they do not know
+    2: "not_supported",  # INVALID_ARGUMENT: how older drivers answer to what they do not know
     3: "not_supported",
     4: "denied",
     6: "lost",  # NOT_FOUND
@@ -25,15 +29,15 @@ _WORDS = {
     15: "lost",  # GPU_IS_LOST
     16: "lost",  # RESET_REQUIRED
     17: "denied",  # OPERATING_SYSTEM: blocked by cgroups, for instance
-    18: "driver",  # LIB_RM_VERSION_MISMATCH: the driver was updated under our feet
+    18: "driver",  # LIB_RM_VERSION_MISMATCH: the driver was updated while this runs
     28: "lost",  # GPU_NOT_FOUND
 }
-_VALUES = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
-"""Member of the value by its type."""
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""Member of the value union by value type."""
 
 
 class NvmlFault(Exception):
-    """NVML did not do what was asked."""
+    """A call of NVML failed."""
 
     def __init__(self, word: str, message: str) -> None:
         super().__init__(message)
@@ -42,11 +46,11 @@ class NvmlFault(Exception):
 
 
 class Field(NamedTuple):
-    """One field value. Either a value, or why there is none."""
+    """One field value: a value, or why there is none."""
 
     value: int | None
     stamp_us: int
-    """By the driver, microseconds since 1970; whether of the read or of the sensor's update it does not say."""
+    """The driver's time, in microseconds since 1970: of the read or of the sensor's update, which it does not say."""
     fault: str = ""
 
 
@@ -70,7 +74,7 @@ class NvmlLibrary:
         self._started = True
 
     def stop(self) -> None:
-        """Let go of the driver. Never raises."""
+        """Release the driver. Never raises."""
         if self._started:
             self._started = False
             self.attempt("nvmlShutdown")
@@ -80,16 +84,16 @@ class NvmlLibrary:
         self.calls += 1
         try:
             return getattr(self._nvml, name)(*arguments)
-        except AttributeError as error:  # an nvidia-ml-py that is older than the function
+        except AttributeError as error:  # nvidia-ml-py is older than the function
             raise NvmlFault("not_supported", f"this nvidia-ml-py has no {name}") from error
         except self._nvml.NVMLError as error:
-            word = _WORDS.get(int(getattr(error, "value", 999)), "error")
+            word = _FAULTS.get(int(getattr(error, "value", 999)), "error")
             raise NvmlFault(word, f"{name}: {error}") from error
-        except Exception as error:  # whatever ctypes or a text that is no text may raise
+        except Exception as error:  # ctypes, or decoding a text
             raise NvmlFault("error", f"{name}: {type(error).__name__}: {error}") from error
 
-    def attempt(self, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - as above
-        """Call one function of NVML; None where it does not answer."""
+    def attempt(self, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - likewise
+        """Call one function of NVML; None where it fails."""
         try:
             return self.call(name, *arguments)
         except NvmlFault:
@@ -104,9 +108,15 @@ class NvmlLibrary:
 def _field(value: Any) -> Field:  # noqa: ANN401 - a ctypes structure of nvidia-ml-py
     code = int(value.nvmlReturn)
     if code:
-        return Field(None, 0, _WORDS.get(code, "error"))
+        return Field(None, 0, _FAULTS.get(code, "error"))
     kind = int(value.valueType)
-    if kind >= len(_VALUES):
+    if kind >= len(_MEMBERS):
         return Field(None, 0, "not_supported")
-    shown = int(getattr(value.value, _VALUES[kind]))
-    return Field(shown, int(value.timestamp)) if shown >= 0 else Field(None, 0, "error")
+    number = int(getattr(value.value, _MEMBERS[kind]))
+    return Field(number, int(value.timestamp)) if number >= 0 else Field(None, 0, "error")
+
+
+def is_simulated(driver_version: str | bytes) -> bool:
+    """Whether a driver version, as NVML gives it, is that of the simulated NVML."""
+    text = driver_version.decode(errors="replace") if isinstance(driver_version, bytes) else driver_version
+    return text.endswith(SIMULATED_SUFFIX)

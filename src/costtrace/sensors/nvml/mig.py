@@ -1,7 +1,7 @@
-"""MIG instances of a board: who they are, and which part of the board's energy each is given.
+"""MIG instances of a board, and which part of the board's energy each is given.
 
-NVML meters the board only. The rule (`mig_rule`) is declared, recorded with every reading (`Reading.share`), and an
-estimate: two instances of one size get the same whatever they do.
+NVML meters the board only. A part by rule (setting `mig_rule`, recorded as `Reading.share`) is an estimate: two
+instances of one size get the same whatever they do.
 """
 
 from collections import defaultdict
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from costtrace.core.events import DeviceSeen
 from costtrace.sensors.nvml.library import NvmlLibrary
-from costtrace.sensors.sensor import SensedDevice
 
 RULES = ("slices", "equal")
 
@@ -24,15 +24,15 @@ class Instance(NamedTuple):
     gpu_instance: int
     compute_instance: int
     slices: int
-    """Of the GPU instance, however many compute instances share it."""
+    """Slices of its GPU instance, which several compute instances may share."""
     compute_slices: int
 
 
 def parts(instances: Sequence[Instance], rule: str) -> list[Fraction]:
     """Split 1 over the instances.
 
-    ``slices``: by the size of the GPU instance, within it by that of the compute instance; ``equal``: evenly. The
-    instances that there are share all of the board, slices that nobody has included.
+    ``slices``: by the size of the GPU instance, and within it by that of the compute instance; ``equal``: evenly. The
+    existing instances share all of the board, unused slices included.
     """
     if rule == "equal":
         return [Fraction(1, len(instances))] * len(instances)
@@ -46,19 +46,20 @@ def parts(instances: Sequence[Instance], rule: str) -> list[Fraction]:
 
 def instances_of(
     library: NvmlLibrary, board: object, board_uuid: str, rule: str, *, simulated: bool
-) -> tuple[SensedDevice, ...]:
+) -> tuple[DeviceSeen, ...]:
     """MIG devices of a board with their parts; empty where it is not in MIG mode. Raises NvmlFault."""
     mode = library.attempt("nvmlDeviceGetMigMode", board)
     if not mode or mode[0] != 1:
         return ()
-    found: list[Instance] = []
+    instances: list[Instance] = []
     for index in range(int(library.call("nvmlDeviceGetMaxMigDeviceCount", board))):
         handle = library.attempt("nvmlDeviceGetMigDeviceHandleByIndex", board, index)
         if handle is not None:
-            found.append(_instance(library, handle, index))
+            instances.append(_instance(library, handle, index))
     return tuple(
-        SensedDevice(
+        DeviceSeen(
             each.uuid,
+            0,
             each.name,
             "mig",
             "board_shared_by_mig",
@@ -66,10 +67,10 @@ def instances_of(
             simulated=simulated,
             index=each.number,
             parent=board_uuid,
-            share=part,
+            share=str(part),
             details={"gpu_instance": str(each.gpu_instance), "compute_instance": str(each.compute_instance)},
         )
-        for each, part in zip(found, parts(found, rule) if found else (), strict=True)
+        for each, part in zip(instances, parts(instances, rule) if instances else (), strict=True)
     )
 
 
@@ -80,7 +81,7 @@ def _instance(library: NvmlLibrary, handle: object, index: int) -> Instance:
     size = library.attempt("nvmlDeviceGetAttributes", handle)
     slices = int(size.gpuInstanceSliceCount) if size is not None else 1
     compute = int(size.computeInstanceSliceCount) if size is not None else 1
-    # An instance whose size cannot be asked counts as one slice of its own.
-    own = -1 - index if gpu_instance is None else int(gpu_instance)
-    inner = int(library.attempt("nvmlDeviceGetComputeInstanceId", handle) or 0)
-    return Instance(uuid, name, index, own, inner, max(1, slices), max(1, compute))
+    # An instance that NVML gives no size of counts as one slice, in a GPU instance of its own.
+    number = -1 - index if gpu_instance is None else int(gpu_instance)
+    compute_instance = int(library.attempt("nvmlDeviceGetComputeInstanceId", handle) or 0)
+    return Instance(uuid, name, index, number, compute_instance, max(1, slices), max(1, compute))

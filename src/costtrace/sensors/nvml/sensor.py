@@ -1,37 +1,38 @@
-"""NVIDIA GPUs through NVML: which devices there are, and reading them."""
+"""NVIDIA GPUs through NVML: which devices a host has, which come and go, and reading them."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from costtrace.core import clock
-from costtrace.core.events import Reading
+from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_S
 from costtrace.sensors.energy_count import gain_of
 from costtrace.sensors.nvml.board import GpuBoard
-from costtrace.sensors.nvml.library import NvmlFault, NvmlLibrary
+from costtrace.sensors.nvml.library import NvmlFault, NvmlLibrary, is_simulated
 from costtrace.sensors.nvml.mig import instances_of
-from costtrace.sensors.nvml.simulated import is_simulated
-from costtrace.sensors.sensor import Clocks, Notice, SensedDevice
+from costtrace.sensors.sensor import Clocks, Notice
 
 DETAILS_NS = 10 * NS_PER_S
 PATIENCE_NS = 10 * NS_PER_S
-"""A device whose way of being read has failed for this long is asked again what it offers."""
+"""A device that could not be read for this long is probed again."""
 SHORTEST_RETRY_NS = 2 * NS_PER_S
 LONGEST_RETRY_NS = 60 * NS_PER_S
 RESCAN_NS = 300 * NS_PER_S
-"""NVML lists new devices only when it is started again. That is harmless where the driver keeps all devices awake."""
+"""NVML lists new devices only after a restart, which is harmless if the driver keeps all devices awake."""
 _HARMLESS = frozenset({"library", "driver"})
+"""Faults that a host without NVIDIA GPUs has: no notice unless NVML is *wanted*."""
 
 
 def device_files() -> tuple[str, ...]:
-    """What of the file system changes when a GPU comes or goes. Asks no driver."""
-    found = [entry.name for entry in Path("/dev").glob("nvidia[0-9]*")]
+    """Names in the file system that change when a GPU comes or goes. Asks no driver."""
+    names = [entry.name for entry in Path("/dev").glob("nvidia[0-9]*")]
     for directory in ("/proc/driver/nvidia/gpus", "/proc/driver/nvidia/capabilities/mig"):
-        if os.path.isdir(directory):  # noqa: PTH112, RUF100 - no exception where it is forbidden
-            found += [entry.name for entry in Path(directory).iterdir()]
-    return tuple(sorted(found))
+        if os.path.isdir(directory):  # noqa: PTH112, RUF100 - raises nothing if access is denied
+            names += [entry.name for entry in Path(directory).iterdir()]
+    return tuple(sorted(names))
 
 
 class NvmlSensor:
@@ -48,7 +49,7 @@ class NvmlSensor:
         rescan_ns: int = RESCAN_NS,
         library: NvmlLibrary | None = None,
     ) -> None:
-        """Open nothing yet. *wanted*: somebody asked for NVML, so its absence is worth a notice."""
+        """Opens nothing. *wanted*: the setting asks for NVML by name, so its absence is worth a notice."""
         self._library = library or NvmlLibrary()
         self._gains = gains or {}
         self._mig_rule = mig_rule
@@ -58,13 +59,13 @@ class NvmlSensor:
         self._rescan_ns = rescan_ns
         self._boards: dict[str, GpuBoard] = {}
         self._owners: dict[str, str] = {}
-        """UUID of each device and instance -> the board to read."""
-        self._known: tuple[SensedDevice, ...] = ()
+        """UUID of each device and instance -> UUID of the board to read."""
+        self._devices: tuple[DeviceSeen, ...] = ()
         self._notices: list[Notice] = []
         self._open = False
         self._simulated = False
-        self._awake = False
-        self._listed: tuple[str, ...] = ()
+        self._all_awake = False
+        self._files_seen: tuple[str, ...] = ()
         self._retry_ns = SHORTEST_RETRY_NS
         self._scan_due_ns = 0
         self._details_due: dict[str, int] = {}
@@ -77,7 +78,7 @@ class NvmlSensor:
     def open(self) -> None:
         """Load NVML and look for devices."""
         now_ns = self._clocks().monotonic_ns
-        self._listed = self._files()
+        self._files_seen = self._files()
         try:
             self._library.start()
             self._open = True
@@ -87,10 +88,10 @@ class NvmlSensor:
         retry = not self._open or any(board.away for board in self._boards.values())
         self._scan_due_ns = now_ns + (self._retry_ns if retry else self._rescan_ns)
         self._retry_ns = min(LONGEST_RETRY_NS, 2 * self._retry_ns) if retry else SHORTEST_RETRY_NS
-        self._tell()
+        self._publish()
 
     def read(self, devices: Collection[str] | None = None) -> list[Reading]:
-        """Read these devices now: one call of NVML each, where the driver has field values."""
+        """Read these devices now: one call of NVML each, if the driver has field values."""
         if devices is None:
             boards = list(self._boards.values())
         else:
@@ -100,16 +101,16 @@ class NvmlSensor:
             was_away = board.away
             readings += board.read()
             if board.away and not was_away:
-                self._say_lost(board)
+                self._report_lost(board)
         return readings
 
     def upkeep(self) -> None:
-        """Look for devices where that is due; renew the details of at most one."""
+        """Look for devices if that is due; else renew the details of at most one."""
         now_ns = self._clocks().monotonic_ns
         if now_ns >= self._scan_due_ns:
-            listed = self._files()
+            files = self._files()
             away = not self._open or any(board.away for board in self._boards.values())
-            if away or listed != self._listed or self._awake:
+            if away or files != self._files_seen or self._all_awake:
                 self._reopen()
             else:
                 self._scan_due_ns = now_ns + self._rescan_ns
@@ -118,30 +119,28 @@ class NvmlSensor:
             if board.away:
                 continue
             if board.failing_since_ns and now_ns - board.failing_since_ns > PATIENCE_NS:
-                self._ask_again(board)
+                self._probe_again(board)
                 return
             if now_ns >= self._details_due.get(uuid, 0):
                 self._details_due[uuid] = now_ns + DETAILS_NS
-                board.about = replace(board.about, details=board.details())
+                board.device = replace(board.device, details=board.details())
                 board.look(now_ns)
-                self._tell()
+                self._publish()
                 return
 
-    def devices(self) -> Sequence[SensedDevice]:
-        """All devices that were ever seen, and the instances of those in MIG mode."""
-        return self._known
+    def devices(self) -> Sequence[DeviceSeen]:
+        """All devices that this sensor has ever seen, and the instances of those in MIG mode."""
+        return self._devices
 
     def take_notices(self) -> list[Notice]:
-        """What an operator has to know."""
+        """Notices since the last call."""
         notices, self._notices = self._notices, []
         return notices
 
     def close(self) -> None:
-        """Let go of the driver."""
+        """Release the driver."""
         self._open = False
         self._library.stop()
-
-    # -- devices that come and go --------------------------------------------------------------------------------
 
     def _reopen(self) -> None:
         self._library.stop()
@@ -149,28 +148,30 @@ class NvmlSensor:
         self.open()
 
     def _scan(self) -> None:
-        """Ask for all devices. Raises NvmlFault where NVML does not answer at all."""
+        """Find all devices. Raises: NvmlFault (NVML does not answer at all)."""
         version = self._library.attempt("nvmlSystemGetDriverVersion")
         self._simulated = version is not None and is_simulated(version)
-        found: set[str] = set()
+        listed: set[str] = set()
         awake = True
         for index in range(int(self._library.call("nvmlDeviceGetCount"))):
             try:
                 handle = self._library.call("nvmlDeviceGetHandleByIndex", index)
                 uuid = str(self._library.call("nvmlDeviceGetUUID", handle))
                 self._bind(handle, uuid, index)
-                found.add(uuid)
+                listed.add(uuid)
                 awake = awake and self._library.attempt("nvmlDeviceGetPersistenceMode", handle) == 1
             except NvmlFault as fault:
-                self._say(f"NVML device {index} cannot be read: {fault}. Its energy is unknown. {_remedy(fault.word)}")
+                self._notice(
+                    f"NVML device {index} cannot be read: {fault}. Its energy is unknown. {_remedy(fault.word)}"
+                )
         for uuid, board in self._boards.items():
-            if uuid not in found:
+            if uuid not in listed:
                 if not board.away:
-                    self._say(
-                        f"{_named(board.about)} is not listed by NVML any more: its energy is unknown from now on."
+                    self._notice(
+                        f"{_named(board.device)} is not listed by NVML any more: its energy is unknown from now on."
                     )
                 board.lose(board.away or "gone")
-        self._awake = awake and bool(found)
+        self._all_awake = awake and bool(listed)
         self._owners = dict(self._owned())
 
     def _bind(self, handle: object, uuid: str, index: int) -> None:
@@ -180,28 +181,28 @@ class NvmlSensor:
             was_away = board.away
             board.bind(handle, index, instances)
             if was_away:
-                self._say(f"{_named(board.about)} can be read again. What it drew in between is unknown.")
+                self._notice(f"{_named(board.device)} can be read again. What it drew in between is unknown.")
             return
         name = str(self._library.attempt("nvmlDeviceGetName", handle) or "NVIDIA GPU")
         gain = gain_of(self._gains, uuid, name)
-        about = SensedDevice(uuid, name, "gpu", "gpu", "none", simulated=self._simulated, gain=gain.text)
-        board = GpuBoard(self._library, about, gain, self._clocks)
+        device = DeviceSeen(uuid, 0, name, "gpu", "gpu", "none", simulated=self._simulated, gain=gain.text)
+        board = GpuBoard(self._library, device, gain, self._clocks)
         board.bind(handle, index, instances)
-        if self._boards and self._known:
-            self._say(f"{_named(about)} has appeared: its energy is read from now on.")
+        if self._boards and self._devices:
+            self._notice(f"{_named(device)} has appeared: its energy is read from now on.")
         self._boards[uuid] = board
-        for text in _peculiarities(board):
-            self._say(text)
+        for message in _peculiarities(board):
+            self._notice(message)
 
-    def _ask_again(self, board: GpuBoard) -> None:
-        handle = self._library.attempt("nvmlDeviceGetHandleByUUID", board.about.uuid)
+    def _probe_again(self, board: GpuBoard) -> None:
+        handle = self._library.attempt("nvmlDeviceGetHandleByUUID", board.device.uuid)
         try:
             if handle is not None:
-                self._bind(handle, board.about.uuid, board.about.index)
+                self._bind(handle, board.device.uuid, board.device.index)
         except NvmlFault:
             pass
         board.failing_since_ns = self._clocks().monotonic_ns if board.failing_since_ns else 0
-        self._tell()
+        self._publish()
 
     def _owned(self) -> Iterator[tuple[str, str]]:
         for uuid, board in self._boards.items():
@@ -209,31 +210,31 @@ class NvmlSensor:
             for instance in board.instances:
                 yield instance.uuid, uuid
 
-    def _tell(self) -> None:
-        self._known = tuple(each for board in self._boards.values() for each in (board.about, *board.instances))
+    def _publish(self) -> None:
+        self._devices = tuple(each for board in self._boards.values() for each in (board.device, *board.instances))
 
     def _shut(self, fault: NvmlFault) -> None:
-        """NVML does not answer: there are no devices, and those there were cannot be read."""
+        """NVML does not answer: none of the devices seen so far can be read."""
         self._library.stop()
         self._open = False
         for board in self._boards.values():
             board.lose("driver")
         if self._wanted or self._boards or fault.word not in _HARMLESS:
-            self._say(f"NVML cannot be used: {fault}. GPU energy is unknown, not 0. {_remedy(fault.word)}")
+            self._notice(f"NVML cannot be used: {fault}. GPU energy is unknown, not 0. {_remedy(fault.word)}")
 
-    def _say_lost(self, board: GpuBoard) -> None:
+    def _report_lost(self, board: GpuBoard) -> None:
         now_ns = self._clocks().monotonic_ns
         self._scan_due_ns = min(self._scan_due_ns, now_ns + self._retry_ns)
-        self._say(
-            f"{_named(board.about)} cannot be read ({board.away}): its energy is unknown, not 0, until it can be "
+        self._notice(
+            f"{_named(board.device)} cannot be read ({board.away}): its energy is unknown, not 0, until it can be "
             f"again. {_remedy(board.away)}"
         )
 
-    def _say(self, text: str) -> None:
-        self._notices.append(("sensor", text.strip()))
+    def _notice(self, message: str) -> None:
+        self._notices.append(("sensor", message.strip()))
 
 
-def _named(device: SensedDevice) -> str:
+def _named(device: DeviceSeen) -> str:
     return f"{device.name} ({device.uuid})"
 
 
@@ -249,24 +250,24 @@ def _remedy(word: str) -> str:
 
 
 def _peculiarities(board: GpuBoard) -> Iterator[str]:
-    """What somebody who reads a device's energy has to know, said once."""
-    about = board.about
-    if about.simulated:
-        yield f"{_named(about)} is SIMULATED: the NVML in use is costtrace's double. No joule of it is real."
-    if about.source == "none":
-        yield f"{_named(about)} offers neither an energy counter nor its power: its energy is unknown."
-    if about.source == "power_integral":
+    """Notices: what to know before using a device's energy."""
+    device = board.device
+    if device.simulated:
+        yield f"{_named(device)} is SIMULATED: the NVML in use is `costtrace nvml-sim`. No joule of it is real."
+    if device.source == "none":
+        yield f"{_named(device)} offers neither an energy counter nor its power: its energy is unknown."
+    if device.source == "power_integral":
         yield (
-            f"{_named(about)} has no energy counter: its energy is integrated from samples of its power "
+            f"{_named(device)} has no energy counter: its energy is integrated from samples of its power "
             "(`power_integral`), which misses what happens between them."
         )
-    if about.scope == "module":
+    if device.scope == "module":
         yield (
-            f"{_named(about)}: its energy counter is that of the whole module, CPU and memory included (scope "
+            f"{_named(device)}: its energy counter is that of the whole module, CPU and memory included (scope "
             "`module`). It is not comparable with that of a GPU alone."
         )
     if board.instances:
         yield (
-            f"{_named(about)} is shared by {len(board.instances)} MIG instances. NVML meters the board only: each "
+            f"{_named(device)} is shared by {len(board.instances)} MIG instances. NVML meters the board only: each "
             "instance is given a part by rule (scope `board_shared_by_mig`), which is an estimate."
         )

@@ -1,8 +1,8 @@
-"""How often does a sensor renew its value? Found from the times at which it was read. Pure.
+"""How often a sensor renews its value, found from the times at which it was read. Pure.
 
-A read tells only that the value has changed since the read before, or has not. Reads at irregular intervals cut the
-sensor's time in many places: a period (and phase) is right if an update lies in every interval that saw a change and
-none in those that saw none. That is looked for, from few intervals and coarse steps to many and fine ones.
+A read shows only whether the value has changed since the read before. Reads at irregular intervals cut the sensor's
+time in many places: a period and a phase are right if an update is in every interval with a change and in none without.
+The search goes from few intervals and coarse steps to many and fine ones.
 """
 
 from collections import deque
@@ -10,25 +10,26 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from costtrace.core.sensor_phase import Phase
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 KEEP = 192
-"""Intervals that are looked at."""
+"""Intervals that are searched at most."""
 ENOUGH = 48
+"""Intervals that a search needs at least ..."""
 LEAST_STILL = 4
-"""Of them, so many that saw the same value as the read before."""
+"""... and of them, intervals without a change."""
 FINE = 1 + 1e-4
-"""Periods are told apart to about this factor."""
+"""The search ends when neighbouring periods differ by less than this factor."""
 FIT = 0.97
-"""A period that explains less than this share of the intervals is none."""
+"""A period must explain at least this share of the intervals."""
 CLOSE = 1.01
-"""Periods that fit equally well and lie further apart than this are guesses."""
-CLOSE_SHARE, DRIFT = 0.04, 2e-4
-"""What the phase may be off by: of a period, and of the time since. A read this close to an update may have seen it."""
+"""If periods that fit equally well differ by more than this factor, none is taken."""
 LONGEST_NS = NS_PER_S
 EVERY_NS = 20 * NS_PER_S
-"""A finder looks this often once it has found one; before, it has less and less hope."""
+"""A finder searches this often once it has found a period; until then less and less often, ..."""
 LONGEST_PATIENCE_NS = 600 * NS_PER_S
+"""... at least this often."""
 
 
 class Interval(NamedTuple):
@@ -40,44 +41,19 @@ class Interval(NamedTuple):
 
 
 class Period(NamedTuple):
-    """What was found."""
+    """A period with its best phase."""
 
     period_ns: int
     phase_ns: int
-    """The last update among the intervals; the others are whole periods from it."""
+    """Time of the last update in the intervals; other updates are whole periods from it."""
     share: float
-    """Of the intervals, those that it explains."""
-
-
-class Phase(NamedTuple):
-    """When a sensor renews its value."""
-
-    period_ns: int
-    phase_ns: int
-    """Of an update; the others are whole periods from it."""
-
-    def updated(self, read_ns: int, before_ns: int) -> int | None:
-        """When the value had been renewed in which a read at *read_ns* saw a change since a read at *before_ns*.
-
-        None: the read was so close to an update that its value may be that one's or the one's before.
-        """
-        age_ns = (read_ns - self.phase_ns) % self.period_ns
-        at_ns = read_ns - age_ns
-        close_ns = round(self.period_ns * CLOSE_SHARE + abs(read_ns - self.phase_ns) * DRIFT)
-        if age_ns < close_ns and at_ns - self.period_ns > before_ns - close_ns:
-            return None
-        if age_ns > self.period_ns - close_ns:
-            return None if at_ns > before_ns - close_ns else read_ns
-        if at_ns > before_ns:
-            return at_ns
-        # It is known to have been after the read before: right after that one, or just before this one.
-        return before_ns + 1 if before_ns - at_ns < at_ns + self.period_ns - read_ns else read_ns
+    """Share of the intervals that it explains."""
 
 
 def find_period(intervals: Sequence[Interval], near_ns: int = 0) -> Period | None:
-    """Find the update period. None: shorter than the reads are apart, or there is none, or too little is known.
+    """Find the update period. None: too few intervals, or no period explains them (it may be shorter than they are).
 
-    *near_ns*: it was this not long ago; only its neighbourhood is looked at, which takes a tenth of the time.
+    *near_ns*: a period found before; only its neighbourhood is searched, which takes a tenth of the time.
     """
     intervals = intervals[-KEEP:]
     still = sorted(i.to_ns - i.from_ns for i in intervals if not i.changed)
@@ -87,7 +63,7 @@ def find_period(intervals: Sequence[Interval], near_ns: int = 0) -> Period | Non
         width, count = 1 + 2e-4, len(intervals)
         candidates = [near_ns * (1 + 2e-4 * step) for step in range(-4, 5)]
     else:
-        width, count = 1.006, ENOUGH  # so fine that a wrong phase cannot hide within the first intervals
+        width, count = 1.006, ENOUGH  # fine enough for the first intervals: the right phase is not stepped over
         candidates = _steps(still[-2] * 0.95, LONGEST_NS, width)
     while True:
         some = intervals[-count:]
@@ -95,10 +71,10 @@ def find_period(intervals: Sequence[Interval], near_ns: int = 0) -> Period | Non
         best = best[: 40 if count < len(intervals) else 10]
         if count >= len(intervals) and width < FINE:
             break
-        # Twice the time tells periods apart that are half as far from each other.
+        # Twice the time can distinguish periods that are half as far apart.
         count, width = min(2 * count, len(intervals)), 1 + (width - 1) / 2
         candidates = [p.period_ns * factor for p in best for factor in (1 / width, 1, width)]
-    # Those that fit equally well lie side by side: the middle one is the least wrong.
+    # Several neighbours fit equally well: the middle one has the smallest error.
     fits = sorted(p for p in best if p.share == best[0].share)
     if best[0].share < FIT or fits[-1].period_ns > fits[0].period_ns * CLOSE:
         return None
@@ -108,10 +84,10 @@ def find_period(intervals: Sequence[Interval], near_ns: int = 0) -> Period | Non
 
 
 def _steps(low: float, high: float, factor: float) -> list[float]:
-    found = [low]
-    while found[-1] < high:
-        found.append(found[-1] * factor)
-    return found
+    steps = [low]
+    while steps[-1] < high:
+        steps.append(steps[-1] * factor)
+    return steps
 
 
 def _fit(intervals: Sequence[Interval], period: float) -> Period:
@@ -124,7 +100,7 @@ def _fit(intervals: Sequence[Interval], period: float) -> Period:
         if length >= period:
             level += interval.changed
             continue
-        # Inside the arc an update is explained by a change, outside by none.
+        # A phase inside the interval explains a change; one outside it explains that there was none.
         gain = 1 if interval.changed else -1
         level += not interval.changed
         begin, end = (interval.from_ns - origin) % period, (interval.to_ns - origin) % period
@@ -149,17 +125,17 @@ class PeriodFinder:
         self.period_ns = 0
         """0: not found (yet)."""
         self._phase_ns = 0
-        """Of an update; 0: not known, or the driver says itself when its values held."""
+        """Time of an update; 0: not known, or not needed because the driver gives its values' own times."""
         self._intervals: deque[Interval] = deque(maxlen=KEEP)
         self._stamps: deque[int] = deque(maxlen=KEEP)
         self._late: deque[bool] = deque(maxlen=KEEP)
-        """Whether the stamps were older than the reads: they are the sensor's own, then."""
+        """Whether each stamp was older than its read, and so the sensor's own."""
         self._last: tuple[int, int] | None = None
         self._due_ns = 0
         self._patience_ns = EVERY_NS // 4
 
     def see(self, at_ns: int, read_ns: int, value: int) -> None:
-        """A read at *read_ns* gave *value*, which held at *at_ns* by the driver's own word."""
+        """Take a read at *read_ns* of *value*, which by the driver held at *at_ns*."""
         self._stamps.append(at_ns)
         self._late.append(read_ns - at_ns > NS_PER_MS)
         if self._last is not None:
@@ -167,43 +143,43 @@ class PeriodFinder:
         self._last = (read_ns, value)
 
     def forget(self) -> None:
-        """A read failed: what comes next does not follow what was before."""
+        """A read failed: the next one makes no interval with the one before."""
         self._last = None
 
     def updated(self, read_ns: int) -> int | None:
-        """When the value that was read at *read_ns* had been renewed, as far as that is known; else *read_ns*.
+        """When the value read at *read_ns* was renewed, if the phase is known; else *read_ns*.
 
-        A read that saw a change bounds it: the update came after the read before. None: the read was so close to an
-        update that its value may be that one's or the one's before, a whole period apart. The next read will tell.
+        To be asked of reads that saw a change: the update came after the read before. None: the read was so close to
+        an update that its value may be from the one before, a whole period earlier. The next read decides.
         """
         if not self._phase_ns or self._last is None:
             return read_ns
         return Phase(self.period_ns, self._phase_ns).updated(read_ns, self._last[0])
 
     def due(self, now_ns: int) -> bool:
-        """Whether `look` is worth its while: it takes some milliseconds."""
+        """Whether to call `look`, which takes some milliseconds."""
         return now_ns >= self._due_ns and len(self._intervals) >= ENOUGH
 
     def look(self, now_ns: int) -> None:
-        """Look at what has been seen."""
+        """Search for the period in the reads so far."""
         self._due_ns = now_ns + EVERY_NS
         if 2 * sum(self._late) > len(self._late):
             self.period_ns, self._phase_ns = _stamped_period(list(self._stamps)), 0
             return
         near_ns = self.period_ns if self._phase_ns else 0
-        found = find_period(list(self._intervals), near_ns)
-        if found is not None:
-            self.period_ns, self._phase_ns, self._patience_ns = found.period_ns, found.phase_ns, EVERY_NS
+        period = find_period(list(self._intervals), near_ns)
+        if period is not None:
+            self.period_ns, self._phase_ns, self._patience_ns = period.period_ns, period.phase_ns, EVERY_NS
         else:
             self._phase_ns = 0
             self._due_ns = now_ns + self._patience_ns
-            # Reads that are too rare to see the same value twice (an idle device's) are no reason to lose hope.
+            # Not where the reads were too rare to see a value twice (an idle device): soon they may be frequent.
             if sum(not interval.changed for interval in self._intervals) >= LEAST_STILL:
                 self._patience_ns = min(2 * self._patience_ns, LONGEST_PATIENCE_NS)
 
 
 def _stamped_period(stamps: Sequence[int]) -> int:
-    """The period of updates whose own times are known, of which some may have been missed."""
+    """The period of updates with known times, some of which may have been missed. 0: not known."""
     apart = sorted(b - a for a, b in pairwise(stamps) if b > a)
     if not apart:
         return 0

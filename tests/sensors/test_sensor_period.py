@@ -1,11 +1,11 @@
-"""When did the value hold that a read has seen? Told where it can be told, and left out where it cannot."""
+"""When a value that was read was renewed: given where it can be known, and left out where it cannot."""
 
 import random
 
 import pytest
 
-from costtrace.attribution.energy.sensor_period import PeriodFinder
 from costtrace.core.units import NS_PER_MS, NS_PER_S
+from costtrace.sensors.sensor_period import PeriodFinder
 
 PERIOD_NS = 100 * NS_PER_MS
 
@@ -14,7 +14,7 @@ def at(ms):
     return round(1_000 * NS_PER_S + ms * NS_PER_MS)
 
 
-def found(skew_ms=0.0):
+def finder_with_period(skew_ms=0.0):
     """A finder that knows of updates at whole tenths of a second; the sensor's are *skew_ms* later in truth."""
     finder, rng = PeriodFinder(), random.Random(1)
     read_ms = 0.0
@@ -29,24 +29,24 @@ def found(skew_ms=0.0):
 def seen_after(finder, gap_ms, read_ms):
     """What is made of a changed value that is read at *read_ms*, *gap_ms* after the read before."""
     finder.see(at(read_ms - gap_ms), at(read_ms - gap_ms), -1)
-    told = finder.updated(at(read_ms))
-    return None if told is None else (told - at(0)) / NS_PER_MS
+    updated_ns = finder.updated(at(read_ms))
+    return None if updated_ns is None else (updated_ns - at(0)) / NS_PER_MS
 
 
 def test_a_value_holds_from_the_update_before_its_read():
-    finder, _ = found()
+    finder, _ = finder_with_period()
     assert seen_after(finder, 95, 26_050) == pytest.approx(26_000, abs=1.5)
     assert seen_after(finder, 95, 26_090) == pytest.approx(26_000, abs=1.5)
 
 
 @pytest.mark.parametrize("read_ms", [26_099.2, 26_100.8], ids=["just before an update", "just after one"])
 def test_a_read_at_an_update_that_may_have_seen_either_value_is_left_out(read_ms):
-    finder, _ = found()
+    finder, _ = finder_with_period()
     assert seen_after(finder, 110, read_ms) is None, "a wrong guess would be a whole period wrong"
 
 
-def test_where_only_one_update_lies_between_two_reads_it_is_told_however_close_it_is():
-    finder, _ = found()
+def test_where_only_one_update_lies_between_two_reads_it_is_given_however_close_it_is():
+    finder, _ = finder_with_period()
     assert seen_after(finder, 60, 26_100.8) == pytest.approx(26_100, abs=2)
     assert seen_after(finder, 60, 26_099.2) == pytest.approx(26_099.2, abs=2), "it came before the read that saw it"
 
@@ -63,10 +63,10 @@ def placed(seed):
     for number in range(2_500):
         read_ms += rng.uniform(80, 120)
         value = int((read_ms - skew_ms) // 100)
-        told = finder.updated(at(read_ms))
-        if value != last and number > 300 and told is not None:
+        updated_ns = finder.updated(at(read_ms))
+        if value != last and number > 300 and updated_ns is not None:
             count, last = count + 1, value
-            wrong += abs((told - at(0)) / NS_PER_MS - value * 100 - skew_ms) > 30 and told != at(read_ms)
+            wrong += abs((updated_ns - at(0)) / NS_PER_MS - value * 100 - skew_ms) > 30 and updated_ns != at(read_ms)
         finder.see(at(read_ms), at(read_ms), value)
         if number % 100 == 0:
             finder.look(at(read_ms))
