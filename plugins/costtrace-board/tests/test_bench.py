@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from costtrace_board.commands.generators import aiperf_ids
+from costtrace_board.load_generators import aiperf_ids
 from costtrace_board.pareto import front
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,11 +121,11 @@ def test_a_generator_that_fails_is_quoted(tmp_path):
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_nothing_beats_a_point_of_the_front_and_something_beats_every_other(points):
-    found = front(points)
-    assert found
-    for place, (good, bad) in enumerate(points):
+    best = front(points)
+    assert best
+    for index, (good, bad) in enumerate(points):
         beaten = [p for p in points if p != (good, bad) and p[0] >= good and p[1] <= bad]
-        assert (place in found) == (not beaten)
+        assert (index in best) == (not beaten)
 
 
 AIPERF = """

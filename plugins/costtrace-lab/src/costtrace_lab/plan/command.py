@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import click
-from costtrace_board.commands.tiers import find_tier
+from costtrace_board.commands.tier_options import find_tier
 from costtrace_board.figures import BASES, Tier, rounded
 
 from costtrace.cli.options import examples, format_option, home_option, name_period, out, period, period_options, zone

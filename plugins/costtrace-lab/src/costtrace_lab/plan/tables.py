@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from costtrace_board.figures import rounded, significant
-from costtrace_board.tables import exact, shown
+from costtrace_board.tables import decimals, exact
 
 from costtrace.reports.output.tables import Column, Row, Table, Value, text
 from costtrace_lab.plan.figures import EngineGroup, Figures, Run, Scenario, error_of, figures, per_million
@@ -59,15 +59,15 @@ def scenarios_table(found: Found) -> Table:
     columns = (
         text("scenario", LINE),
         text("how", "how"),
-        shown("cost_per_million_tokens_without_idle", f"{unit}, without idle"),
+        decimals(f"{unit}, without idle", "cost_per_million_tokens_without_idle"),
         Column("95 % range", lambda row: _range(row, "without_idle")),
-        shown("cost_per_million_tokens_with_idle", "with idle"),
+        decimals("with idle", "cost_per_million_tokens_with_idle"),
         Column("95 % range", lambda row: _range(row, "with_idle")),
         Column("to today", _to_today),
         Column("used", lambda row: _percent(row["utilisation"])),
         Column("engines", _engines),
-        shown("tokens_per_s_per_user", "tok/s/user"),
-        shown("mean_batch", "mean batch"),
+        decimals("tok/s/user", "tokens_per_s_per_user"),
+        decimals("mean batch", "mean_batch"),
     )
     served = f"{found.fleet.model} on {found.fleet.device}"
     title = f"{found.prefix}: what {served} would cost per million {found.basis} tokens"
@@ -185,9 +185,9 @@ def calibration_table(found: Found) -> Table:
     off = 100 * (error_of(measured, today) - 1)
     columns = (
         text("what", "what"),
-        shown("measured", "measured"),
-        shown("modelled", "modelled"),
-        shown("ratio", "modelled / measured"),
+        decimals("measured", "measured"),
+        decimals("modelled", "modelled"),
+        decimals("modelled / measured", "ratio"),
     )
     notes = (
         f"The model is {rounded(off, 1):+} % off in today's device time. 'modelled, corrected' has that taken out; the",
