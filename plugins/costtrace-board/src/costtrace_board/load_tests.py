@@ -1,4 +1,4 @@
-"""Results of load generators and of InferenceX as figures; a file's shape shows which tool wrote it.
+"""Results of load generators and of InferenceX as figures; which tool wrote a file is recognised by its shape.
 
 What each counts: InferenceX ``tput_per_gpu`` is *total* tokens over all GPUs. Its output (input) figure of a
 disaggregated run is over decode (prefill) GPUs only; here it becomes tokens/s of the whole system, so that a cost per

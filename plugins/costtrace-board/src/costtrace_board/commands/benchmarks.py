@@ -48,7 +48,7 @@ def import_(
     model: str | None,
     form: str,
 ) -> None:
-    """Read results of benchmarks; the shape of a FILE shows which tool wrote it.
+    """Read results of benchmarks; the kind of a FILE is recognised by its shape.
 
     Known are MLPerf Inference summaries, InferenceX agg_*.json, vllm bench serve, AIPerf, GuideLLM, and CSV (of
     costtrace's own form, or written down from Artificial Analysis). Every row becomes a figure or is refused with a

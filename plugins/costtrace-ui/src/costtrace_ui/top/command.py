@@ -44,13 +44,13 @@ REQUESTS = {"table": 20, "json": 200}
 @click.option("--tz", default="UTC", show_default=True, help="Time zone of times.")
 @home_option
 def top(*, over: str, every: float, view: str, once: bool, form: str, tz: str, home: Path) -> None:
-    """Show tenants, models, engines, devices and the most expensive requests, as the ledger has them now.
+    """Show tenants, models, engines, devices and the most expensive requests, live, as the ledger has them.
 
     Cost per second, output tokens per second, joules per output token, batch and idle time of the last minutes.
-    Keys: 1 to 6 or tab for the views, s and r to sort, / to filter, f to freeze, + and - for the stretch of time,
-    enter for what is behind a row, e to explain its most expensive request, q to end.
+    Keys: 1 to 6 or tab for the views, s and r to sort, / to filter, f to freeze, + and - for the period shown,
+    enter for what is behind a row, e to explain its most expensive request, q to quit.
 
-    The ledger is read only. It grows window by window: what the agent has not booked yet is not in the figures, and the
+    The ledger is only read. It grows window by window: what the agent has not booked yet is not in the figures, and the
     first line says how old they are. A > before a cost says that more is unpriced, a ? that something is unknown.
     """
     over_ns, time_zone = stretch_ns(over), zone(tz)

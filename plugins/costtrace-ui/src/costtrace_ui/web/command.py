@@ -35,9 +35,10 @@ from costtrace_ui.web.server import AccessPolicy, Server, load_style
 def ui(*, bind: str, port: int, names: tuple[str, ...], tz: str, home: Path) -> None:
     """Serve the ledger as pages: overview, tenants, requests with their reasons, devices, and the trial balance.
 
-    It listens on this machine only. Beyond it, --bind needs a token (setting `ui_token_file`), which browsers ask for
-    as a password. It speaks plain HTTP: for other machines put it behind a proxy with TLS, or use `ssh -L`.
-    Nothing is loaded from elsewhere, and nothing can be changed. /v1/requests/ID is a request's final figures as JSON.
+    On this machine only, unless --bind names another address and there is a token (setting `ui_token_file`), which
+    browsers ask for as a password. It speaks plain HTTP: for other machines put it behind a proxy with TLS, or use
+    `ssh -L`. Nothing is loaded from other hosts, and nothing can be changed. /v1/requests/ID returns a request's final
+    figures as JSON.
     """
     path = load().ui_token_file
     policy = AccessPolicy(bind, "" if path is None else token(path), names)
