@@ -61,13 +61,13 @@ def rows_of(events, policy=Policy()):  # noqa: B008 - immutable
 @pytest.mark.parametrize("config", LOADS, ids=["plain", "chunks", "preempted", "drafts", "all"])
 def test_every_request_is_served_in_full_and_the_rows_add_up(config):
     rows = rows_of(simulate(config))
-    found = sorted(rows.records, key=lambda record: int(record.request_key.removeprefix("sim-")))
-    assert [(r.input_tokens, r.output_tokens, r.tenant) for r in found] == [a[1:4] for a in workload()]
-    assert all(record.simulated for record in found)
+    records = sorted(rows.records, key=lambda record: int(record.request_key.removeprefix("sim-")))
+    assert [(r.input_tokens, r.output_tokens, r.tenant) for r in records] == [a[1:4] for a in workload()]
+    assert all(record.simulated for record in records)
     assert sum(m.request_ns for m in rows.meter) == sum(p.gpu_ns for p in rows.postings if p.kind == "request")
     if config.kv_tokens == 3_000:
-        assert sum(record.preemptions for record in found) > 0
-        assert sum(record.wasted_ns for record in found) > 0
+        assert sum(record.preemptions for record in records) > 0
+        assert sum(record.wasted_ns for record in records) > 0
 
 
 @pytest.mark.parametrize("config", LOADS)

@@ -184,7 +184,7 @@ def calibration_table(result: PlanResult) -> Table:
         }
         for what, measured_value, modelled_value in pairs
     ]
-    error_percent = 100 * (error_of(measured, today) - 1)
+    off = 100 * (error_of(measured, today) - 1)
     columns = (
         text("what", "what"),
         decimals("measured", "measured"),
@@ -192,7 +192,7 @@ def calibration_table(result: PlanResult) -> Table:
         decimals("modelled / measured", "ratio"),
     )
     notes = (
-        f"The model is {rounded(error_percent, 1):+} % off in today's device time. 'modelled, corrected' leaves it out;",
+        f"The model is {rounded(off, 1):+} % off in today's device time. 'modelled, corrected' has that removed;",
         "the ranges hold both the figure with it and the one without, each with its 95 % jackknife interval.",
     )
     title = f"{result.prefix}: today's configuration served again ({result.requests:,} requests)"

@@ -21,7 +21,7 @@ from costtrace_lab.replay.attribute import bill, journals_below
 from costtrace_lab.replay.simulate import ENGINE_ID, Simulation, run
 from costtrace_lab.replay.tables import comparison
 from costtrace_lab.simulator.scheduler import SchedulerConfig
-from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.servegen import ServeGenOptions
 
 KNOWN = ("auto", *METHODS)
 DEFAULTS = SchedulerConfig()
@@ -163,9 +163,9 @@ def _simulation(
     scheduler = SchedulerConfig(
         max_sequences=max_sequences, token_budget=token_budget, kv_tokens=kv_tokens, drafts=drafts
     )
-    spell = Spell(seconds=seconds, rate=rate)
+    servegen_options = ServeGenOptions(seconds=seconds, rate=rate)
     wall_ns = time.time_ns() // NS_PER_HOUR * NS_PER_HOUR
-    return Simulation(trace=source, spell=spell, scheduler=scheduler, wall_ns=wall_ns, **rest)
+    return Simulation(trace=source, servegen_options=servegen_options, scheduler=scheduler, wall_ns=wall_ns, **rest)
 
 
 class _Progress:

@@ -18,7 +18,7 @@ from costtrace_lab.simulator import (
 )
 from costtrace_lab.simulator.journals import Setting
 from costtrace_lab.simulator.kernel_tables import KernelTables
-from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.servegen import ServeGenOptions
 
 ENGINE_ID = "simulator-replay"
 
@@ -32,7 +32,7 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     tables: Path | None
     requests: int | None
     speed: float
-    spell: Spell
+    servegen_options: ServeGenOptions
     scheduler: SchedulerConfig
     wall_ns: int
 
@@ -41,7 +41,10 @@ def run(simulation: Simulation, home: Path, progress: Callable[[int], None]) -> 
     """Simulate into a journal below *home*; returns its path and the source of the times. Raises: CosttraceError."""
     model = read_model(simulation.model)
     workload = read_workload(
-        simulation.trace, requests=simulation.requests, speed=simulation.speed, spell=simulation.spell
+        simulation.trace,
+        requests=simulation.requests,
+        speed=simulation.speed,
+        servegen_options=simulation.servegen_options,
     )
     times: StepTimes
     device = simulation.device
