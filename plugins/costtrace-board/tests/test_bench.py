@@ -64,7 +64,7 @@ def bench(folder, home, command, *words):
     return done
 
 
-def test_a_points_cost_is_the_ledgers_and_stands_beside_what_throughput_alone_would_say(tmp_path):
+def test_a_points_cost_is_the_ledgers_beside_what_throughput_alone_would_say(tmp_path):
     home, command = stand_in(tmp_path)
     done = bench(tmp_path, home, command, "--concurrency", "4,1", "--requests", "3", "--format", "json")
     points = json.loads(done.stdout)["operating_points"]
@@ -152,7 +152,7 @@ AIPERF = """
     ledger.close()
     folder = Path(words["--output-artifact-dir"])
     folder.mkdir()
-    phases = ["profiling"] * count + ["warmup"]  # and the last one is somebody else's
+    phases = ["profiling"] * count + ["warmup"]  # and the last one is not of this run
     (folder / "profile_export.jsonl").write_text("".join(
         json.dumps({{"metadata": {{"x_request_id": one, "benchmark_phase": phase}}}}) + "\\n"
         for one, phase in zip(ids, phases)))

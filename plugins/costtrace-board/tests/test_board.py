@@ -1,4 +1,4 @@
-"""The board's figures are the ledger's: they add up to what `report` says, and its page asks nobody for anything."""
+"""The board's figures are the ledger's: they add up to what `report` says, and its page loads nothing."""
 
 import json
 import re
@@ -182,7 +182,7 @@ def test_the_margin_of_everything_is_unknown_where_a_model_has_no_price(rack):
     assert Decimal(one["margin"]) == due - Decimal(one["cost_with_idle_nano"]).scaleb(-9)
 
 
-def test_a_revenue_that_was_given_stands_where_it_is_known_and_makes_the_margin_of_everything(rack):
+def test_a_given_revenue_is_used_where_it_is_known_and_makes_the_margin_of_everything(rack):
     words = ("--list-price", "gpt-oss-120b=0.05/0.20", "--revenue", "deepseek-r1=1000.50", "--format", "json")
     made = json.loads(command(rack, *words))
     by_model = {row["model"]: row for row in made["cost_per_million_tokens"]}
@@ -223,7 +223,7 @@ def test_a_revenue_that_cannot_be_is_refused(rack, words, message):
         command(rack, *words)
 
 
-def test_the_mean_cost_of_a_conversation_stands_below_the_table(rack):
+def test_the_mean_cost_of_a_conversation_is_below_the_table(rack):
     made = json.loads(command(rack, "--format", "json"))
     rows = [row for row in made["transactions"] if row["workload"] != "(none)"]
     mean = sum(Decimal(row["cost_nano"]) for row in rows).scaleb(-9) / len(rows)
@@ -289,7 +289,7 @@ class Reader(HTMLParser):
 LADDER = ("--peak", "0.02", "--peak-price", "1.95", "--benchmark-mix", "1024:1024", "--basis", "total")
 
 
-def test_the_page_is_one_file_that_asks_nobody_for_anything(rack):
+def test_the_page_is_one_file_that_loads_nothing(rack):
     text = command(rack, *LADDER, "--list-price", "gpt-oss-120b=0.05/0.20")
     page = Reader(text)
     assert page.fetches == []

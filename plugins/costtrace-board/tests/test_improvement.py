@@ -59,7 +59,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 176 <= covered <= 200  # 95 % of 200 is 190
 
 
-def test_a_stratum_of_one_side_is_left_out_and_said():
+def test_a_stratum_of_one_side_is_left_out_and_counted():
     before = [block(h) for h in range(4)]
     after = [block(h) for h in range(4, 8)] + [block(h, LARGE, tokens=200) for h in range(4, 8)]
     comparison = compare(before, after, "output", "a", "b")

@@ -227,7 +227,7 @@ def test_a_disaggregated_inferencex_run_carries_all_its_gpus_in_every_cost():
     assert price(figure, TIERS["hyperscaler"], "output").price.per_gpu_hour == Decimal("2.21")
 
 
-def test_a_shape_that_nobody_knows_is_refused():
+def test_an_unknown_shape_is_refused():
     with pytest.raises(CosttraceError, match="shape of no known result"):
         load_tests.read({"hello": 1}, "x.json", H200X8)
 

@@ -1,4 +1,4 @@
-"""`costtrace ui` over a real socket: the figures of `report`, nobody but who may, and nothing that a name can do."""
+"""`costtrace ui` over a real socket: the figures of `report`, access only for those who may, escaped names."""
 
 import base64
 import hashlib
@@ -154,7 +154,7 @@ def test_the_chart_is_of_the_same_money(home):
             known = {line.currency: line.cost_nano for line in totals(snapshot) if not line.cost_unknown_ns}
             assert known, "no currency is known in full"
             for currency, nano in known.items():
-                assert sum(whole for _, one, _, whole in points if one == currency) == nano
+                assert sum(whole for _, point_currency, _, whole in points if point_currency == currency) == nano
 
 
 def test_an_engine_that_ends_amid_a_window_does_not_raise_the_charts_cost(home, tmp_path):
@@ -288,7 +288,7 @@ def test_head_has_the_length_and_no_body(client):
         ("", 421),
     ],
 )  # fmt: skip
-def test_a_name_that_somebody_lets_point_here_gets_nothing(home, serving, host, status):
+def test_a_foreign_host_name_gets_nothing(home, serving, host, status):
     client = serving(home, names=["costs.example.org"])
     answer, body = client.ask("/devices", Host=host)
     assert answer.status == status

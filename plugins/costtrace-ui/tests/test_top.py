@@ -42,9 +42,9 @@ def home(tmp_path_factory):
     return home
 
 
-def read(home, over_ns=HOUR_NS, limit=200, **more):
+def read(home, over_ns=HOUR_NS, limit=200, **options):
     with open_ledger(home) as store:
-        return read_snapshot(store, over_ns, limit, **more)
+        return read_snapshot(store, over_ns, limit, **options)
 
 
 def lines(state, snapshot, size=(80, 24)):
@@ -163,7 +163,7 @@ def test_the_filter_shows_what_has_the_words_and_escape_drops_it(home):
     assert "blue" in "\n".join(lines(state, snapshot))
 
 
-def test_q_is_a_letter_while_words_are_typed_and_an_end_otherwise(home):
+def test_q_is_a_letter_while_a_filter_is_typed_and_quits_otherwise(home):
     snapshot, state = read(home), State(HOUR_NS)
     assert pressed(state, snapshot, "/", "q") == ""
     assert pressed(state, snapshot, "esc", "q") == "quit"

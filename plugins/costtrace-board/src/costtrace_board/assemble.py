@@ -40,12 +40,16 @@ def benchmark_of(imported: Imported, tier: Tier, basis: str, model: str, interac
     if not priced:
         models = ", ".join(sorted({figure.model for figure in imported.figures}))
         raise FigureRefused(f"the benchmark has no figure of {model!r}: it has {models or 'none'}")
-    peak = min(priced, key=lambda one: one.per_million)
+    peak = min(priced, key=lambda candidate: candidate.per_million)
     service, source = None, ""
     if interactivity is not None:
-        fast_enough = [one for one in priced if one.figure.interactivity and one.figure.interactivity >= interactivity]
+        fast_enough = [
+            candidate
+            for candidate in priced
+            if candidate.figure.interactivity and candidate.figure.interactivity >= interactivity
+        ]
         if fast_enough:
-            best = min(fast_enough, key=lambda one: one.per_million)
+            best = min(fast_enough, key=lambda candidate: candidate.per_million)
             service = best.per_million
             source = f"the cheapest run with {interactivity} tokens/s/user or more: {best.figure.provenance.row}"
         else:
@@ -169,22 +173,22 @@ def list_price_of_output(
 
 
 def assumptions(
-    whole: Cell | None, gpus: int, list_price: tuple[Decimal | None, str], given: Mapping[str, Decimal]
+    total: Cell | None, gpus: int, list_price: tuple[Decimal | None, str], given: Mapping[str, Decimal]
 ) -> tuple[roi.Assumptions, dict[str, str]]:
     """The calculator's first values with their sources: as given, else measured, else from the published claim."""
     base = roi.Assumptions()
     values: dict[str, Decimal | int] = dict(base._asdict())
     sources = dict.fromkeys(values, CLAIMED)
     measured: dict[str, Decimal | int] = {}
-    if whole is not None and whole.direct.gpu_ns and whole.direct.output_tokens:
-        busy_ns, all_ns = whole.direct.gpu_ns, whole.direct.gpu_ns + whole.idle.gpu_ns
-        rate = Fraction(whole.direct.output_tokens * gpus * NS_PER_S, busy_ns)
+    if total is not None and total.direct.gpu_ns and total.direct.output_tokens:
+        busy_ns, all_ns = total.direct.gpu_ns, total.direct.gpu_ns + total.idle.gpu_ns
+        rate = Fraction(total.direct.output_tokens * gpus * NS_PER_S, busy_ns)
         measured = {
             "gpus": gpus,
             "tokens_per_s": rounded(rate, 0),
             "utilisation": rounded(Fraction(busy_ns, all_ns), 4),
         }
-        cost = whole.cost_nano(with_idle=True)
+        cost = total.cost_nano(with_idle=True)
         if cost:
             measured["per_gpu_hour"] = rounded(Fraction(cost * NS_PER_HOUR, all_ns * 10**9), 4)
     values.update(measured)

@@ -214,8 +214,8 @@ def _in_millions(value: Value) -> str:
 
 def _use(row: Row) -> str:
     parts = [int(str(row[key])) for key in ("used_gpu_ns", "wasted_gpu_ns", "idle_gpu_ns")]
-    whole = sum(parts)
-    return " / ".join(per_cent(part, whole).removesuffix(" %") for part in parts) if whole else ""
+    total_ns = sum(parts)
+    return " / ".join(per_cent(part, total_ns).removesuffix(" %") for part in parts) if total_ns else ""
 
 
 def trend_table(board: Board) -> Table:

@@ -157,8 +157,8 @@ def _shares(line: Line, weights: Sequence[int]) -> list[Line]:
     """A line split by *weights*: the parts of every amount add up to it exactly."""
     shares: list[dict[str, int | None]] = [{} for _ in weights]
     for name in _AMOUNTS:
-        whole = getattr(line, name)
-        parts: Sequence[int | None] = [None] * len(weights) if whole is None else largest_remainder(whole, weights)
+        total = getattr(line, name)
+        parts: Sequence[int | None] = [None] * len(weights) if total is None else largest_remainder(total, weights)
         for share, part in zip(shares, parts, strict=True):
             share[name] = part
     return [line._replace(**share) for share in shares]  # type: ignore[arg-type] # amounts, by name

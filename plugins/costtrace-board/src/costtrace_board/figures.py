@@ -151,7 +151,7 @@ def price(figure: Figure, tier: Tier | None, basis: str) -> Priced:
     """*figure* with its cost per million tokens. Raises: FigureRefused: no tier, no price, or another token basis."""
     if tier is None:
         raise FigureRefused(
-            "no price tier: a throughput becomes a cost only with somebody's price of a GPU-hour. Name one, as "
+            "no price tier: a throughput becomes a cost only with a price of a GPU-hour. Name one, as "
             "--tier hyperscaler, --tier neocloud, --tier rental_3y (published figures) or --tier mine=2.10 (yours)."
         )
     entry = tier.price(figure.hardware)

@@ -10,7 +10,7 @@ from costtrace.reports.output.tables import Row, Table
 MAX_ROWS = 40
 """Rows of a table that a page shows; JSON and CSV have all."""
 SHORT = 24
-"""A cell of at most so many characters is kept on one line."""
+"""Characters up to which a cell is kept on one line."""
 SIMULATED = '<p class="flag-sim">SIMULATED traffic or devices: no figure here measures real hardware</p>'
 
 
@@ -70,11 +70,11 @@ def html_table(table: Table, caption: str = "", *, hidden: bool = False) -> str:
 
 def _html_row(table: Table, row: Row) -> str:
     cells = []
-    for place, column in enumerate(table.columns):
+    for position, column in enumerate(table.columns):
         value = escape(column.show(row))
         short = len(value) <= SHORT
         mark = _num(column.right) if column.right or not short else ' class="short"'
-        cells.append(f'<th scope="row"{mark}>{value}</th>' if place == 0 else f"<td{mark}>{value}</td>")
+        cells.append(f'<th scope="row"{mark}>{value}</th>' if position == 0 else f"<td{mark}>{value}</td>")
     css = ' class="sum"' if row.get("model") == "all" else ""
     return f"<tr{css}>{''.join(cells)}</tr>"
 

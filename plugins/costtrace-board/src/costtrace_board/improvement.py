@@ -94,26 +94,29 @@ def compare(
     common = {block.stratum for block in sides[0]} & {block.stratum for block in sides[1]}
     if not common:
         raise CosttraceError(
-            f"{names[0]} and {names[1]} have no requests of alike size on alike devices: there is nothing to compare"
+            f"{names[0]} and {names[1]} have no requests of similar size on the same kind of device: "
+            "there is nothing to compare"
         )
-    whole = sum(block.tokens(basis) for side in sides for block in side)
-    kept = tuple([block for block in side if block.stratum in common and block.tokens(basis)] for side in sides)
-    covered = sum(block.tokens(basis) for side in kept for block in side)
+    all_tokens = sum(block.tokens(basis) for side in sides for block in side)
+    common_blocks = tuple(
+        [block for block in side if block.stratum in common and block.tokens(basis)] for side in sides
+    )
+    covered = sum(block.tokens(basis) for side in common_blocks for block in side)
     if not covered:
         raise CosttraceError(f"no request of the two sides has {basis} tokens: there is nothing to divide by")
-    gpu_time = _estimate(kept, basis, lambda block: block.gpu_ns, 1e-9)
-    priced = all(block.cost_nano is not None for side in kept for block in side)
-    cost = _estimate(kept, basis, lambda block: block.cost_nano or 0, 1e-9) if priced else None
-    raw = [sum(block.gpu_ns for block in side) / sum(block.tokens(basis) for block in side) for side in kept]
+    gpu_time = _estimate(common_blocks, basis, lambda block: block.gpu_ns, 1e-9)
+    priced = all(block.cost_nano is not None for side in common_blocks for block in side)
+    cost = _estimate(common_blocks, basis, lambda block: block.cost_nano or 0, 1e-9) if priced else None
+    raw = [sum(block.gpu_ns for block in side) / sum(block.tokens(basis) for block in side) for side in common_blocks]
     return Improvement(
         basis,
         *names,
         gpu_time,
         cost,
         (hours[0], hours[1]),
-        (sum(block.requests for block in kept[0]), sum(block.requests for block in kept[1])),
+        (sum(block.requests for block in common_blocks[0]), sum(block.requests for block in common_blocks[1])),
         len(common),
-        covered / whole,
+        covered / all_tokens,
         raw[1] / raw[0],
     )
 
@@ -130,8 +133,8 @@ def _estimate(sides: Sequence[Sequence[Block]], basis: str, amount: Callable[[Bl
         raise CosttraceError("one side used no device time at all: there is no ratio")
     variance = 0.0
     degrees = 0
-    for place, side in enumerate(sides):
-        log_levels = _jackknife(side, sums[place], weights, basis, amount)
+    for index, side in enumerate(sides):
+        log_levels = _jackknife(side, sums[index], weights, basis, amount)
         count = len(log_levels)
         if count > 1:
             mean = sum(log_levels) / count
@@ -170,7 +173,7 @@ def _level(sums: Sums, weights: dict[tuple[str, ...], int]) -> Fraction:
 
 def _jackknife(
     side: Sequence[Block],
-    whole: Sums,
+    all_sums: Sums,
     weights: dict[tuple[str, ...], int],
     basis: str,
     amount: Callable[[Block], int],
@@ -181,7 +184,7 @@ def _jackknife(
         by_hour[block.hour].append(block)
     log_levels = []
     for blocks in by_hour.values():
-        without = dict(whole)
+        without = dict(all_sums)
         for block in blocks:
             so_far = without[block.stratum]
             without[block.stratum] = (so_far[0] - amount(block), so_far[1] - block.tokens(basis))

@@ -39,7 +39,7 @@ class LoadRun(NamedTuple):
     """One run of a generator, finished."""
 
     completed: int
-    mine: Callable[[str], bool]
+    is_own: Callable[[str], bool]
     """Whether a request id in the ledger belongs to this run."""
     latencies: Mapping[str, object]
     """In ms, under the names of vllm bench serve: ``median_tpot_ms``, ..."""

@@ -165,7 +165,7 @@ def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figu
 
 
 def read(data: object, file: str, server: ServerHardware) -> Imported:
-    """Figures of a parsed JSON file, whichever known tool wrote it. Raises: CosttraceError, for an unknown shape."""
+    """Figures of a JSON file whose writer is recognised by its shape. Raises: CosttraceError, where none fits."""
     if mlperf.fits(data):
         return mlperf.read(data, file)
     if isinstance(data, Mapping) and isinstance(data.get("benchmarks"), list):

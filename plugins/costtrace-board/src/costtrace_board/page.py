@@ -85,41 +85,41 @@ def shown(value: Fraction | None, unit: str, digits: int = 3) -> str:
 
 
 def _tiles(board: Board) -> str:
-    whole = board.whole
-    if whole is None:
+    total = board.whole
+    if total is None:
         return "<p>The ledger holds nothing in this period.</p>"
-    used = whole.direct.gpu_ns - whole.direct.wasted_ns
-    all_ns = whole.direct.gpu_ns + whole.idle.gpu_ns
-    cost_nano = whole.cost_nano(with_idle=True)
+    used = total.direct.gpu_ns - total.direct.wasted_ns
+    all_ns = total.direct.gpu_ns + total.idle.gpu_ns
+    cost_nano = total.cost_nano(with_idle=True)
     tiles = [
         tile(
             "per million output tokens",
-            shown(whole.per_million("output", with_idle=True), board.currency),
-            f"with idle; without: {shown(whole.per_million('output', with_idle=False), board.currency)}",
+            shown(total.per_million("output", with_idle=True), board.currency),
+            f"with idle; without: {shown(total.per_million('output', with_idle=False), board.currency)}",
         ),
         tile(
             "per million total tokens",
-            shown(whole.per_million("total", with_idle=True), board.currency),
-            f"with idle; per million input: {shown(whole.per_million('input', with_idle=True), board.currency)}",
+            shown(total.per_million("total", with_idle=True), board.currency),
+            f"with idle; per million input: {shown(total.per_million('input', with_idle=True), board.currency)}",
         ),
         tile(
             "used device time",
             f"{100 * used / all_ns:.1f} %" if all_ns else "unknown",
-            f"idle, overhead, unobserved: {100 * whole.idle.gpu_ns / all_ns:.1f} %" if all_ns else "",
+            f"idle, overhead, unobserved: {100 * total.idle.gpu_ns / all_ns:.1f} %" if all_ns else "",
         ),
         tile(
             "energy per output token",
-            shown(whole.joules_per_token("output", with_idle=True), "J"),
-            f"with idle; without: {shown(whole.joules_per_token('output', with_idle=False), 'J')}",
+            shown(total.joules_per_token("output", with_idle=True), "J"),
+            f"with idle; without: {shown(total.joules_per_token('output', with_idle=False), 'J')}",
         ),
         tile(
             "cost per request",
             "unknown"
-            if cost_nano is None or not whole.direct.requests
-            else shown(Fraction(cost_nano, whole.direct.requests * 10**9), board.currency),
-            f"with idle; {whole.direct.requests:,} requests",
+            if cost_nano is None or not total.direct.requests
+            else shown(Fraction(cost_nano, total.direct.requests * 10**9), board.currency),
+            f"with idle; {total.direct.requests:,} requests",
         ),
-        tile("mean price of a GPU-hour", shown(price_per_gpu_hour(whole), board.currency), "as it was charged"),
+        tile("mean price of a GPU-hour", shown(price_per_gpu_hour(total), board.currency), "as it was charged"),
     ]
     rows = cost_table(board).rows
     if (board.prices or board.revenues) and rows:
@@ -178,17 +178,17 @@ def _float(value: Fraction | None) -> float | None:
 
 def _use(board: Board) -> str:
     table = shares_table(board.summary)
-    whole = sum(int(str(row["gpu_ns"])) for row in table.rows)
-    if not whole:
+    total_ns = sum(int(str(row["gpu_ns"])) for row in table.rows)
+    if not total_ns:
         return ""
     parts = [
         svg.ChartPart(
-            str(row["share"]), int(str(row["gpu_ns"])) / whole, f"{100 * int(str(row['gpu_ns'])) / whole:.1f} %"
+            str(row["share"]), int(str(row["gpu_ns"])) / total_ns, f"{100 * int(str(row['gpu_ns'])) / total_ns:.1f} %"
         )
         for row in table.rows
     ]
-    words = ", ".join(f"{part.name} {part.text}" for part in parts)
-    chart = svg.stacked_bar("use", "Where the device time went", words, parts)
+    description = ", ".join(f"{part.name} {part.text}" for part in parts)
+    chart = svg.stacked_bar("use", "Where the device time went", description, parts)
     return section("Where the device time went", f"<figure>{chart}</figure>")
 
 

@@ -18,7 +18,7 @@ from costtrace_board.figures import Figure, FigureRefused, Priced, cost_per_mill
 from costtrace_board.tables import decimals, exact
 
 
-class Billed(NamedTuple):
+class RunBill(NamedTuple):
     """The ledger's sums over the requests of one run."""
 
     requests: int
@@ -41,7 +41,7 @@ class OperatingPoint(NamedTuple):
     """One operating point: a run of a load generator and its bill."""
 
     figure: Figure
-    billed: Billed
+    billed: RunBill
 
     def per_million(self, basis: str) -> Fraction | None:
         """Currency units per million tokens, measured: the requests' cost over their tokens, without idle.
@@ -64,7 +64,7 @@ class OperatingPoint(NamedTuple):
             return None
 
 
-def _tokens(billed: Billed, basis: str) -> int:
+def _tokens(billed: RunBill, basis: str) -> int:
     inputs, outputs = billed.input_tokens, billed.output_tokens
     return {"input": inputs, "output": outputs, "total": inputs + outputs}[basis]
 
@@ -194,10 +194,10 @@ def charts(measured: Sequence[OperatingPoint], others: Sequence[Priced], basis: 
                 svg.Dot(point.x or 0.0, point.cost, number, point.text, index in best)
                 for index, point in enumerate(members)
             ]
-        words = "Filled and joined: points that no other of its series beats in both. Numbers are concurrency."
-        chart = svg.scatter(name, heading, words, x, y, series, dots)
+        caption = "Filled and joined: points that no other of its series beats in both. Numbers are concurrency."
+        chart = svg.scatter(name, heading, caption, x, y, series, dots)
         parts.append(
-            f"<section><h2>{escape(heading)}</h2><figure>{chart}<figcaption>{words}</figcaption></figure></section>"
+            f"<section><h2>{escape(heading)}</h2><figure>{chart}<figcaption>{caption}</figcaption></figure></section>"
         )
     return "".join(parts)
 

@@ -8,7 +8,7 @@ from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import Filter, Store
 from costtrace_board.cells import EngineInfo, PriceSince, Transaction
 from costtrace_board.improvement import Block
-from costtrace_board.pareto import Billed
+from costtrace_board.pareto import RunBill
 
 
 def engines(store: Store) -> dict[str, EngineInfo]:
@@ -72,8 +72,8 @@ def _transaction(key: tuple[str, str], values: list[int | None]) -> Transaction:
     return Transaction(*key, requests or 0, cost, gpu_ns or 0, inputs or 0, outputs or 0)
 
 
-def _plus(one: int | None, other: int | None) -> int | None:
-    return one if other is None else other if one is None else one + other
+def _plus(left: int | None, right: int | None) -> int | None:
+    return left if right is None else right if left is None else left + right
 
 
 BATCHES_MILLI = tuple(round(1_000 * 2 ** (quarter / 4)) for quarter in range(1, 48))
@@ -118,18 +118,18 @@ def blocks(
 
 
 def _bucket(column: str, limits: tuple[int, ...]) -> str:
-    cases = " ".join(f"WHEN {column} < {limit} THEN {place}" for place, limit in enumerate(limits))
+    cases = " ".join(f"WHEN {column} < {limit} THEN {number}" for number, limit in enumerate(limits))
     return f"CASE {cases} ELSE {len(limits)} END"
 
 
-def billed(store: Store, mine: Callable[[str], bool], since_ns: int) -> Billed | None:
-    """Sums over the requests that ended since *since_ns* and whose request id is *mine*; None where there are none."""
+def billed(store: Store, is_own: Callable[[str], bool], since_ns: int) -> RunBill | None:
+    """Sums over the requests that ended since *since_ns* and whose id *is_own* accepts; None without any."""
     sql = """
         SELECT u.request_id, u.gpu_ns, u.cost_nano, u.currency, u.energy_uj, u.gap_ns, u.input_tokens, u.output_tokens,
             u.batch_milli, e.device_name, e.devices, e.engine, u.simulated
         FROM usage u JOIN engine e ON e.engine_id = u.engine_id WHERE u.ended_ns >= :since
     """
-    rows = [row[1:] for row in store.rows(sql, {"since": since_ns}) if mine(row[0])]
+    rows = [row[1:] for row in store.rows(sql, {"since": since_ns}) if is_own(row[0])]
     if not rows:
         return None
     (
@@ -147,7 +147,7 @@ def billed(store: Store, mine: Callable[[str], bool], since_ns: int) -> Billed |
         simulated,
     ) = zip(*rows, strict=True)
     known = [energy for energy in energies if energy is not None]
-    return Billed(
+    return RunBill(
         len(rows),
         sum(gpu_ns),
         None if None in costs else sum(costs),

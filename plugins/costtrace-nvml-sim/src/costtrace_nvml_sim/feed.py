@@ -73,6 +73,6 @@ def read_feed(path: Path) -> Iterator[PowerRecord]:
         data = path.read_bytes()
     except FileNotFoundError:
         return
-    whole = len(data) - len(data) % RECORD.size
-    for t_ns, device, power_mw in RECORD.iter_unpack(data[:whole]):
+    whole_bytes = len(data) - len(data) % RECORD.size
+    for t_ns, device, power_mw in RECORD.iter_unpack(data[:whole_bytes]):
         yield PowerRecord(t_ns, device, power_mw)

@@ -20,7 +20,7 @@ from costtrace_board.figures import BASES, Priced, price_all
 from costtrace_board.load_generators import GENERATORS, Load, LoadRun
 from costtrace_board.load_tests import ServerHardware
 from costtrace_board.page import points_page
-from costtrace_board.pareto import Billed, OperatingPoint, charts, inferencex_row, table
+from costtrace_board.pareto import OperatingPoint, RunBill, charts, inferencex_row, table
 from costtrace_board.query import billed
 
 POLL_S = 0.5
@@ -121,20 +121,20 @@ def _run_and_bill(
     return OperatingPoint(run.figure(ServerHardware(bill.device_name, bill.gpus)), bill), run
 
 
-def _billed(home: Path, run: LoadRun, since_ns: int, wait: int) -> Billed:
+def _billed(home: Path, run: LoadRun, since_ns: int, wait: int) -> RunBill:
     """The bill of a run: waits up to *wait* s until all its requests are in the ledger. Raises: CosttraceError."""
-    wanted = run.completed
+    due = run.completed
     deadline = time.monotonic() + wait
-    bill: Billed | None = None
+    bill: RunBill | None = None
     while True:
         with open_ledger(home) as store:
-            bill = billed(store, run.mine, since_ns)
-        if bill is not None and bill.requests >= wanted > 0:
+            bill = billed(store, run.is_own, since_ns)
+        if bill is not None and bill.requests >= due > 0:
             return bill
         if time.monotonic() > deadline:
-            count = 0 if bill is None else bill.requests
+            seen = 0 if bill is None else bill.requests
             raise CosttraceError(
-                f"{count} of {wanted} requests are in the ledger under {home} after {wait} s: is it this server's, and "
+                f"{seen} of {due} requests are in the ledger under {home} after {wait} s: is it this server's, and "
                 "is its agent running? `costtrace doctor` says; --wait gives it longer."
             )
         time.sleep(POLL_S)

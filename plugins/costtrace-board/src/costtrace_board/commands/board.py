@@ -276,12 +276,12 @@ def _check_served(revenues: dict[str, Decimal], days: Iterable[Cell]) -> None:
             raise CosttraceError(f"--revenue: {model!r} served no tokens in this period. There are: {known}")
 
 
-def _revenues(words: tuple[str, ...]) -> dict[str, Decimal]:
+def _revenues(options: tuple[str, ...]) -> dict[str, Decimal]:
     revenues: dict[str, Decimal] = {}
-    for word in words:
-        model, _, amount = word.rpartition("=")
+    for option in options:
+        model, _, amount = option.rpartition("=")
         if not model or model in revenues:
-            raise CosttraceError(f"--revenue {word}: write it as MODEL=AMOUNT, once for each model, as in m=1250.50")
+            raise CosttraceError(f"--revenue {option}: write it as MODEL=AMOUNT, once for each model, as in m=1250.50")
         revenues[model] = _decimal("--revenue", amount)
     return revenues
 

@@ -51,9 +51,9 @@ def improvement(
 ) -> None:
     """Compare device time and cost per token before and after a release, like with like.
 
-    Requests are compared within strata of similar size, cache hit, batch and device, weighted with the tokens of both
-    sides. The 95 % interval is a jackknife over hours. Device time is independent of prices; cost also moves with them.
-    Whatever else changed on the same day is in the result too.
+    Requests are compared within strata of alike size, cache hit, batch and device, weighted by the tokens of both
+    sides. The 95 % interval is a jackknife over hours. Device time has no price in it; cost also moves with prices.
+    If something else changed on that day, no arithmetic can separate the two.
     """
     if (at is None) == (old is None and new is None) or (old is None) != (new is None):
         raise CosttraceError("say either --at MOMENT, or --before VERSION and --after VERSION")

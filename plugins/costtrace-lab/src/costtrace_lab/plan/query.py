@@ -48,7 +48,7 @@ def engine_group(store: Store, period: Period, model: str | None, device: str | 
     if len(sizes) > 1:
         raise CosttraceError(
             f"the engines of {chosen[0]} on {chosen[1]} have {', '.join(map(str, sorted(sizes)))} devices each: a plan "
-            "is of engines of one size. Take a --since from which on they are alike."
+            "is of engines of one size. Take a --since after which all have the same."
         )
     others |= {f"{key[0]} on {key[1]}" for key in groups if key != chosen}
     settings = tuple(sorted((str(name), str(value)) for name, value in json.loads(rows[0][4]).items()))

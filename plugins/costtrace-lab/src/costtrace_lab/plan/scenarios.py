@@ -166,27 +166,27 @@ def used_part(run: Run, split: tuple[int, int] | None) -> float:
     return sum(part * weight for (_, part), weight in zip(run.busy, weights, strict=True)) / sum(weights)
 
 
-def find_load(serve: Callable[[float], Run], wanted: float, split: tuple[int, int] | None) -> tuple[float, Run]:
-    """The speed of the traffic at which the engines are busy for the *wanted* part of the time, and its run.
+def find_load(serve: Callable[[float], Run], aimed_at: float, split: tuple[int, int] | None) -> tuple[float, Run]:
+    """The speed of the traffic at which the engines are busy for the part *aimed_at* of the time, and its run.
 
     By doubling, then bisection. Raises: CosttraceError, where no speed reaches it.
     """
     low, high = 0.0, 1.0
     run = serve(high)
     tries = 1
-    while used_part(run, split) < wanted and tries < TRIES:
+    while used_part(run, split) < aimed_at and tries < TRIES:
         low, high = high, high * 2
         run = serve(high)
         tries += 1
-    if used_part(run, split) < wanted - CLOSE:
+    if used_part(run, split) < aimed_at - CLOSE:
         raise CosttraceError(
             f"this traffic keeps the engines busy for {used_part(run, split):.0%} of the time at most, not for "
-            f"{wanted:.0%}: take more --requests, or a lower --utilisation"
+            f"{aimed_at:.0%}: take more --requests, or a lower --utilisation"
         )
     speed = high
-    while abs(used_part(run, split) - wanted) > CLOSE and tries < 2 * TRIES:
+    while abs(used_part(run, split) - aimed_at) > CLOSE and tries < 2 * TRIES:
         speed = (low + high) / 2
         run = serve(speed)
-        low, high = (speed, high) if used_part(run, split) < wanted else (low, speed)
+        low, high = (speed, high) if used_part(run, split) < aimed_at else (low, speed)
         tries += 1
     return speed, run

@@ -137,8 +137,8 @@ def _service(run: Run) -> dict[str, Value]:
     }
 
 
-def _range(row: Row, which: str) -> str:
-    low, high = row[f"{which}_low"], row[f"{which}_high"]
+def _range(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     if not row["modelled"]:
         return ""
     if not isinstance(low, Decimal) or not isinstance(high, Decimal):

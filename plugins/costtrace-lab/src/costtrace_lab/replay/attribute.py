@@ -61,7 +61,7 @@ def journals_below(path: Path) -> list[Path]:
     if any(path.glob(f"*{SEGMENT_SUFFIX}")):
         return [path]
     root = path / "journal" if (path / "journal").is_dir() else path
-    return sorted(found for found in root.iterdir() if found.is_dir() and any(found.glob(f"*{SEGMENT_SUFFIX}")))
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and any(entry.glob(f"*{SEGMENT_SUFFIX}")))
 
 
 def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBook | None, progress: Progress) -> Bill:
@@ -85,7 +85,7 @@ def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBo
             simulated = simulated or record.simulated
             currency = currency or cost.currency
     if not any(kind == "request" for _, kind in lines):
-        raise CosttraceError("nobody was served in what was read: there is nothing to compare")
+        raise CosttraceError("no request is in what was read: there is nothing to compare")
     distinct_warnings = tuple(dict.fromkeys(message for message in warnings if book is not None))
     return Bill(policy.method, lines, request_ns, currency, simulated, distinct_warnings)
 

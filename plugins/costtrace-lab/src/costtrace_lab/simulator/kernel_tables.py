@@ -85,26 +85,26 @@ class KernelTables:
         return max(0.0, at(knots, values, context + tokens) - (at(knots, values, context) if context else 0.0))
 
 
-def at(knots: list[float], values: list[float], where: float) -> float:
+def at(knots: list[float], values: list[float], argument: float) -> float:
     """Interpolate linearly; extrapolate above with the last slope, and below as a constant."""
-    if where <= knots[0]:
+    if argument <= knots[0]:
         return values[0]
-    index = min(bisect_right(knots, where), len(knots) - 1)
+    index = min(bisect_right(knots, argument), len(knots) - 1)
     left, right = knots[index - 1], knots[index]
-    return values[index - 1] + (values[index] - values[index - 1]) * (where - left) / (right - left)
+    return values[index - 1] + (values[index] - values[index - 1]) * (argument - left) / (right - left)
 
 
 def find_tables(directory: Path, device: str = "") -> dict[str, Path]:
     """The table file of each kind. Raises: CosttraceError, where one is missing or ambiguous."""
     tables: dict[str, Path] = {}
-    wanted = device.lower().replace(" ", "_").removeprefix("nvidia_")
+    device_name = device.lower().replace(" ", "_").removeprefix("nvidia_")
     for kind in KINDS:
         files = sorted(
             path
             for path in (directory.rglob("*") if directory.is_dir() else ())
             if path.suffix in {".parquet", ".csv", ".txt"}
             and f"{kind}_perf" in path.name
-            and wanted in str(path).lower()
+            and device_name in str(path).lower()
         )
         if not files:
             of = f" of {device}" if device else ""

@@ -48,7 +48,7 @@ class StepTimes(Protocol):
 
 
 class Analytic:
-    """The step model of docs/method.md section 3 with given coefficients (s). All experts count as read."""
+    """The step model of docs/method/paper.md section 1 with given coefficients (s). All experts count as read."""
 
     def __init__(self, coefficients: Coefficients, source: str) -> None:
         self.coefficients = coefficients
@@ -103,7 +103,7 @@ class Disturbances(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds, lowest and highest, that a pause adds to a step: a garbage collection, the capture of a graph."""
     throttle_after_s: float = float("inf")
     throttle_factor: float = 1.3
-    """Lower clocks: from `throttle_after_s` on, all steps take so many times as long."""
+    """Lower clocks: the factor on all steps from `throttle_after_s` on."""
 
 
 class Disturbed:

@@ -159,8 +159,8 @@ def order(row: Row, key: str) -> tuple[int, int, str]:
 
 def arranged(rows: Iterable[Row], key: str, *, backwards: bool, words: str) -> list[Row]:
     """Rows with *words* in a name, sorted by *key*, unknown values last; time without requests is always below."""
-    wanted = words.casefold()
-    matching = [row for row in rows if any(wanted in str(row[name]).casefold() for name in _NAMES if name in row)]
+    folded_words = words.casefold()
+    matching = [row for row in rows if any(folded_words in str(row[name]).casefold() for name in _NAMES if name in row)]
     known = [row for row in matching if row[key] is not None]
     known.sort(key=lambda row: order(row, key), reverse=backwards)
     return sorted([*known, *(row for row in matching if row[key] is None)], key=lambda row: row["kind"] != REQUESTS)
@@ -196,12 +196,12 @@ def _group_row(snapshot: Snapshot, line: Line, name: str, sums: RatioSums, idle_
 
 
 def _device_row(snapshot: Snapshot, device: DeviceUse) -> Row:
-    whole = device.request_ns + device.idle_ns + device.overhead_ns + device.unobserved_ns
-    metered_ns = whole - device.energy_unknown_ns
-    row: dict[str, Value] = {**device._asdict(), "kind": REQUESTS, "span_ns": snapshot.span_ns, "device_ns": whole}
+    device_ns = device.request_ns + device.idle_ns + device.overhead_ns + device.unobserved_ns
+    metered_ns = device_ns - device.energy_unknown_ns
+    row: dict[str, Value] = {**device._asdict(), "kind": REQUESTS, "span_ns": snapshot.span_ns, "device_ns": device_ns}
     row["gap_ns"] = row.pop("energy_unknown_ns")  # the name in JSON
     for kind in ("request", "idle", "overhead", "unobserved"):
-        row[f"{kind}_ppm"] = _ratio(int(getattr(device, f"{kind}_ns")) * PPM, whole)
+        row[f"{kind}_ppm"] = _ratio(int(getattr(device, f"{kind}_ns")) * PPM, device_ns)
     # uJ / ns = kW: a million times as many mW.
     row["power_mw"] = _ratio(device.energy_uj * 1_000_000, metered_ns) if device.energy_uj is not None else None
     return row
@@ -209,14 +209,14 @@ def _device_row(snapshot: Snapshot, device: DeviceUse) -> Row:
 
 def _idle_ppm(used: Iterable[Used], position: int) -> dict[str, int | None]:
     """Idle time as a part of all time (ppm), by name; only of names that have time without requests."""
-    whole: dict[str, int] = {}
-    idle: dict[str, int] = {}
+    all_ns: dict[str, int] = {}
+    idle_ns: dict[str, int] = {}
     for row in used:
         name = row.keys[position]
-        whole[name] = whole.get(name, 0) + row.gpu_ns
+        all_ns[name] = all_ns.get(name, 0) + row.gpu_ns
         if row.kind != REQUESTS:
-            idle[name] = idle.get(name, 0) + (row.gpu_ns if row.kind == "idle" else 0)
-    return {name: _ratio(ns * PPM, whole[name]) for name, ns in idle.items()}
+            idle_ns[name] = idle_ns.get(name, 0) + (row.gpu_ns if row.kind == "idle" else 0)
+    return {name: _ratio(ns * PPM, all_ns[name]) for name, ns in idle_ns.items()}
 
 
 def _ratio_sums(sums: Iterable[RatioSums], position: int) -> dict[str, RatioSums]:

@@ -203,9 +203,9 @@ def headlines(snapshot: Snapshot, now_ns: int, zone: tzinfo) -> list[str]:
 _KINDS = (("request", "busy"), ("idle", "idle"), ("overhead", "over"), ("unobserved", "lost"))
 
 
-def _part_of(snapshot: Snapshot, kind: str, whole: int) -> str:
+def _part_of(snapshot: Snapshot, kind: str, all_ns: int) -> str:
     part = sum(row.gpu_ns for row in snapshot.used if row.kind == kind)
-    return f"{100 * part / whole:.1f}%" if whole else UNKNOWN
+    return f"{100 * part / all_ns:.1f}%" if all_ns else UNKNOWN
 
 
 def _per_hour(nano: int | None, period: Period, currency: str) -> str:
@@ -233,8 +233,14 @@ def _rates(snapshot: Snapshot) -> str:
 
 def show_span(ns: int) -> str:
     """A whole number of seconds, minutes or hours: ``12 s``, ``5 min``, ``3 h``."""
-    whole = seconds(ns)
-    return f"{whole:.0f} s" if whole < 120 else f"{whole / 60:.0f} min" if whole < 7200 else f"{whole / 3600:.0f} h"
+    whole_s = seconds(ns)
+    return (
+        f"{whole_s:.0f} s"
+        if whole_s < 120
+        else f"{whole_s / 60:.0f} min"
+        if whole_s < 7200
+        else f"{whole_s / 3600:.0f} h"
+    )
 
 
 def widths(fields: Sequence[Field], terminal: int) -> list[tuple[Field, int]]:

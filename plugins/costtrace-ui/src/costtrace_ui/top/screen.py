@@ -210,16 +210,16 @@ class Keyboard:
 
 def split_keys(text: str) -> Iterator[str]:
     """Names of the keys that a terminal sent; unknown sequences are skipped."""
-    place = 0
-    while place < len(text):
-        end = place + 1
-        if text[place] == "\x1b" and text[place + 1 : place + 2] in {"[", "O"}:
-            end = place + 2
+    start = 0
+    while start < len(text):
+        end = start + 1
+        if text[start] == "\x1b" and text[start + 1 : start + 2] in {"[", "O"}:
+            end = start + 2
             while end < len(text) and not text[end].isalpha() and text[end] != "~":
                 end += 1
             end += 1
-        key = text[place:end]
-        place = end
+        key = text[start:end]
+        start = end
         if key in _KEYS:
             yield _KEYS[key]
         elif len(key) == 1 and key.isprintable():

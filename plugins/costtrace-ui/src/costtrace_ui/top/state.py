@@ -143,7 +143,7 @@ class State:
     def _sort(self, key: str, shown: Sequence[Field]) -> None:
         by, backwards = self.sorted_by(shown)
         if key == "s":
-            keys = [one.key for one in shown]
+            keys = [column.key for column in shown]
             self.order[self.now.name] = (keys[(keys.index(by.key) + 1) % len(keys)], False)
         else:
             self.order[self.now.name] = (by.key, not backwards)

@@ -23,7 +23,7 @@ EXACT = ("cost_nano", "gpu_ns", "energy_uj", "output_tokens", "requests", "cost_
 """Fields of a row that its ``tr`` has as exact integers in ``data-`` attributes, for programs and tests."""
 
 SHORT = 28
-"""A first cell of at most so many characters is kept on one line."""
+"""Characters up to which a first cell is kept on one line."""
 
 CellLink = Callable[[Row, str], str]
 """Makes the HTML of a linked cell from its row and its escaped text."""
@@ -177,5 +177,5 @@ def form(path: str, fields: Sequence[str], hidden: Mapping[str, str]) -> str:
     return f'<form class="search" method="get" action="/{path}">{"".join(fields)}{kept}<button>show</button></form>'
 
 
-def _hash(words: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(words.encode()).digest()).decode()
+def _hash(content: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()

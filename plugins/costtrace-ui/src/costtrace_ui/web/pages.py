@@ -141,8 +141,8 @@ def _charts(snapshot: Snapshot, buckets: Sequence[CostBucket], width_ns: int, zo
     if device_ns:
         shares = [(str(row["share"]), int(str(row["gpu_ns"]))) for row in table.rows]
         parts = [svg.ChartPart(name, ns / device_ns, f"{100 * ns / device_ns:.1f} %") for name, ns in shares]
-        words = ", ".join(f"{part.name} {part.text}" for part in parts)
-        chart = svg.stacked_bar("use", "Where the device time went", words, parts)
+        description = ", ".join(f"{part.name} {part.text}" for part in parts)
+        chart = svg.stacked_bar("use", "Where the device time went", description, parts)
         charts.append(section("Where the device time went", f"<figure>{chart}</figure>"))
     return charts
 
@@ -196,8 +196,8 @@ def _named(table: Table, by: str) -> Table:
 
     def name(row: Row) -> str:
         kind = str(row["kind"])
-        what = "" if kind == "request" else f"{kind}: {row['reason']}" if row["reason"] else kind
-        return ", ".join(part for part in (str(row[by]), what) if part)
+        kind_and_reason = "" if kind == "request" else f"{kind}: {row['reason']}" if row["reason"] else kind
+        return ", ".join(part for part in (str(row[by]), kind_and_reason) if part)
 
     return table._replace(
         columns=[Column(by, name, right=False), *(c for c in table.columns if c.heading not in {"", by})]

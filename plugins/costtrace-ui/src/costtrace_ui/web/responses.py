@@ -35,7 +35,7 @@ NAMED = 20
 BUCKETS = 48
 MIN_REFRESH_S = 5
 REFRESH_FACTOR = 20
-"""A page refreshes after so many times as long as reading it took, so that a large ledger is not read all the time."""
+"""Refresh interval of a page over the time that reading it took, so that a large ledger is not read all the time."""
 MAX_TEXT = 512
 """Characters of an identifier or a query value that are read."""
 DEFAULT_OVER = "1h"
@@ -65,35 +65,35 @@ class Responder:
 
     def respond(self, path: str, query: str) -> Response:
         """The response to ``GET path?query``; a ledger that cannot be read is a 503, not an exception."""
-        words = path.removeprefix("/")
-        as_json = words.startswith("v1/")
+        name = path.removeprefix("/")
+        as_json = name.startswith("v1/")
         try:
             if as_json:
-                return self._json(words)
+                return self._json(name)
             page_query = _page_query(query)
         except ValueError:
             return self._failed(400, "Too much is asked for at once.", as_json=as_json)
         except CosttraceError as error:
             return self._failed(503, str(error), as_json=as_json)
         try:
-            page = self._page(words, page_query)
+            page = self._page(name, page_query)
         except CosttraceError as error:
             return self._failed(503, str(error), as_json=as_json)
         if page is None:
-            return self._failed(404, f"There is nothing at /{unquote(words)[:MAX_TEXT]}.", as_json=False)
+            return self._failed(404, f"There is nothing at /{unquote(name)[:MAX_TEXT]}.", as_json=False)
         return self._html(200, page)
 
-    def _page(self, words: str, query: pages.PageQuery) -> Page | None:
-        if words == "balance":
+    def _page(self, name: str, query: pages.PageQuery) -> Page | None:
+        if name == "balance":
             return self._balance()
         with open_ledger(self.home) as store:
-            if words.startswith("requests/"):
-                explanations = explained(store, _identifier(words), period_of_requests(store), PEERS)
+            if name.startswith("requests/"):
+                explanations = explained(store, _identifier(name), period_of_requests(store), PEERS)
                 return pages.request(explanations, self._zone) if explanations else None
-            if words not in self._pages:
+            if name not in self._pages:
                 return None
             began = time.monotonic()
-            page, period = self._pages[words](store, query)
+            page, period = self._pages[name](store, query)
         every_s = max(MIN_REFRESH_S, REFRESH_FACTOR * (time.monotonic() - began))
         subtitle = pages.when(period, self._zone, time.time_ns())
         return page._replace(subtitle=subtitle, every_ms=round(1_000 * every_s))
@@ -155,10 +155,10 @@ class Responder:
         self._audited = (time.monotonic() + max(MIN_REFRESH_S, REFRESH_FACTOR * took_s), page)
         return page
 
-    def _json(self, words: str) -> Response:
-        if not words.startswith("v1/requests/"):
+    def _json(self, name: str) -> Response:
+        if not name.startswith("v1/requests/"):
             return self._failed(404, "There is only /v1/requests/{id}: a request, record or trace id.", as_json=True)
-        identifier = _identifier(words.removeprefix("v1/"))
+        identifier = _identifier(name.removeprefix("v1/"))
         with open_ledger(self.home) as store:
             matches = renew(store, find_requests(store, identifier, PARTS))
             groups = [(request.tenant, request.model) for request in matches]
@@ -183,8 +183,8 @@ class Responder:
         return Response(status, HTML, framed(page, self.style).encode("utf-8", "backslashreplace"))
 
 
-def _identifier(words: str) -> str:
-    return unquote(words.partition("/")[2])[:MAX_TEXT]
+def _identifier(path: str) -> str:
+    return unquote(path.partition("/")[2])[:MAX_TEXT]
 
 
 def _page_query(query: str) -> pages.PageQuery:
