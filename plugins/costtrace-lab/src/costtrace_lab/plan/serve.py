@@ -50,7 +50,7 @@ class EngineRun(NamedTuple):
     """(end, length) of each step, in seconds."""
     weights: tuple[int, int]
     """Sum over steps of sequences squared, and of sequences: their ratio is the mean batch of requests."""
-    done: list[ServedSequence]
+    served: list[ServedSequence]
 
     @property
     def busy_s(self) -> float:
@@ -111,7 +111,7 @@ def run_engine(jobs: Sequence[Job], machine: Machine) -> EngineRun:
 def serve_aggregated(streams: Sequence[Sequence[Job]], machine: Machine) -> Run:
     """Serve each stream on its own engine; an engine without jobs is paid too."""
     engine_runs = [run_engine(jobs, machine) for jobs in streams if jobs]
-    served = [sequence for engine_run in engine_runs for sequence in engine_run.done]
+    served = [sequence for engine_run in engine_runs for sequence in engine_run.served]
     return _run({SERVING: (engine_runs, len(streams))}, machine.gpus_per_engine, served, served)
 
 
@@ -120,7 +120,7 @@ def serve_disaggregated(jobs: Sequence[Job], machine: Machine, prefill: int, dec
     prompts = [job._replace(arrival=job.arrival._replace(output_tokens=1), output_tokens=0) for job in jobs]
     job_of_prompt = {id(part): job for part, job in zip(prompts, jobs, strict=True)}
     prefill_runs = [run_engine(part, machine) for part in deal(prompts, prefill) if part]
-    prefilled = [sequence for engine_run in prefill_runs for sequence in engine_run.done]
+    prefilled = [sequence for engine_run in prefill_runs for sequence in engine_run.served]
     decodes: list[Job] = []
     answered: list[ServedSequence] = []
     for sequence in prefilled:
@@ -133,7 +133,7 @@ def serve_disaggregated(jobs: Sequence[Job], machine: Machine, prefill: int, dec
         arrival = Arrival(sequence.end_s, prompt + 1, job.arrival.output_tokens - 1, cached_tokens=prompt)
         decodes.append(Job(arrival, 0, job.output_tokens, job.arrived_s))
     decode_runs = [run_engine(part, machine) for part in deal(decodes, decode) if part]
-    answered += [sequence for engine_run in decode_runs for sequence in engine_run.done]
+    answered += [sequence for engine_run in decode_runs for sequence in engine_run.served]
     groups = {PREFILL: (prefill_runs, prefill), DECODE: (decode_runs, decode)}
     return _run(groups, machine.gpus_per_engine, prefilled + answered, answered)
 

@@ -173,6 +173,9 @@ VIEWS = (
     ),
 )
 
+VIEW = {view.name: view for view in VIEWS}
+"""The views by name."""
+
 
 def as_table(view: View, snapshot: Snapshot) -> Table:
     """A view with all its columns and exact rows, as `--once` prints it."""

@@ -17,7 +17,7 @@ from costtrace.reports.usage.summary import summarize
 from costtrace.reports.usage.summary_tables import shares_table, summary_tables
 from costtrace_ui.live import figures as live
 from costtrace_ui.live.figures import Snapshot
-from costtrace_ui.live.views import VIEWS, as_table, show_count, show_span
+from costtrace_ui.live.views import VIEW, as_table, show_count, show_span
 from costtrace_ui.web.html_parts import (
     Page,
     form,
@@ -67,11 +67,11 @@ def overview(snapshot: Snapshot, buckets: Sequence[CostBucket], width_ns: int, q
     """The overview: cost and use in tiles and charts, tenants, models, and the most expensive requests."""
     body = f'<ul class="tiles">{"".join(_tiles(snapshot))}</ul>'
     body += f'<div class="charts">{"".join(_charts(snapshot, buckets, width_ns, zone))}</div>'
-    for view in VIEWS[:2]:
+    for view in (VIEW["tenants"], VIEW["models"]):
         key = view.filters
         links = {view.fields[0].heading: lambda row, shown, key=key: _to_requests(row, shown, key, query.over)}
         body += section(view.title, html_table(as_table(view, snapshot), links, most=15))
-    costliest = in_order(as_table(VIEWS[5], snapshot), ("request", "cost"))
+    costliest = in_order(as_table(VIEW["ended"], snapshot), ("request", "cost"))
     body += section(costliest.title, html_table(costliest, {"request": request_link}, most=8))
     return Page("", "Overview", body, query.over, simulated=any(device.simulated for device in snapshot.devices))
 
@@ -279,10 +279,10 @@ def _bars(measures: Sequence[Measure]) -> str:
 
 def devices(snapshot: Snapshot, query: PageQuery) -> Page:
     """Devices, engines and running requests."""
-    body = section("Devices", html_table(as_table(VIEWS[3], snapshot))) + section(
-        "Engines", html_table(as_table(VIEWS[2], snapshot))
+    body = section("Devices", html_table(as_table(VIEW["devices"], snapshot))) + section(
+        "Engines", html_table(as_table(VIEW["engines"], snapshot))
     )
-    running = as_table(VIEWS[4], snapshot)
+    running = as_table(VIEW["running"], snapshot)
     body += section(running.title, html_table(running, most=50))
     return Page("devices", "Devices", body, query.over, simulated=any(device.simulated for device in snapshot.devices))
 
