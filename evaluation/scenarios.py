@@ -20,7 +20,7 @@ from costtrace_lab.simulator import (
 )
 from costtrace_lab.simulator.journals import Setting
 from costtrace_lab.simulator.kernel_tables import KernelTables
-from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.servegen import ServeGenOptions
 from costtrace_lab.simulator.workload import read_workload
 
 from costtrace.attribution.engine import Policy
@@ -87,7 +87,10 @@ def run(scenario: Scenario) -> dict[str, Any]:
     began = time.monotonic()
     model = read_model(scenario.model)
     workload = read_workload(
-        scenario.trace, requests=scenario.requests, speed=scenario.speed, spell=Spell(seconds=scenario.seconds)
+        scenario.trace,
+        requests=scenario.requests,
+        speed=scenario.speed,
+        servegen_options=ServeGenOptions(seconds=scenario.seconds),
     )
     if scenario.tenants:
         workload = invent_tenants(workload, scenario.tenants)

@@ -24,7 +24,7 @@ import run as evaluation
 import scenarios
 from costtrace_lab.simulator import SchedulerConfig, Simulator, read_model, write_journal
 from costtrace_lab.simulator.journals import Setting
-from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.servegen import ServeGenOptions
 from costtrace_lab.simulator.workload import read_workload
 
 from costtrace.attribution.engine import Policy
@@ -49,7 +49,10 @@ def journal(scenario):
     """The events of a scenario's simulation, how many requests, and the game that made its steps."""
     model = read_model(scenario.model)
     workload = read_workload(
-        scenario.trace, requests=scenario.requests, speed=scenario.speed, spell=Spell(seconds=scenario.seconds)
+        scenario.trace,
+        requests=scenario.requests,
+        speed=scenario.speed,
+        servegen_options=ServeGenOptions(seconds=scenario.seconds),
     )
     if scenario.tenants:
         workload = scenarios.invent_tenants(workload, scenario.tenants)

@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 
 from costtrace_lab.demo.dynamo import Dynamo
-from costtrace_lab.demo.processes import end_in_order_when_told, wait_until
+from costtrace_lab.demo.processes import end_on_sigterm_as_on_ctrl_c, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build"
@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--dynamo", type=Path, default=BUILD / "dynamo", help="what `make setup-dynamo` made")
     parser.add_argument("--model", type=Path, default=BUILD / "tiny-model", help="what `make model` made")
     given = parser.parse_args()
-    end_in_order_when_told()
+    end_on_sigterm_as_on_ctrl_c()
     out = BUILD / "dynamo-example" / given.how
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

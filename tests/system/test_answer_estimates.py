@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from costtrace_lab.demo.processes import wait_until
-from costtrace_ui.web.answers import Answers
-from costtrace_ui.web.server import Door, Server, own_style
+from costtrace_ui.web.responses import Responder
+from costtrace_ui.web.server import AccessPolicy, Server, load_style
 from http_client import CHAT, COMPLETIONS, RESPONSES, Ask, ask_all, chat, completion, tenant
 from served_vllm import serving
 from vllm_server import BUILD, ENVIRONMENTS, need
@@ -46,7 +46,7 @@ def stated(answer):
 @contextmanager
 def final_figures(home):
     """Asks `GET /v1/requests/{id}` for the final figure of a request; of it, the exact cost."""
-    server = Server(Door("127.0.0.1", ""), 0, Answers(home.path, own_style(), UTC))
+    server = Server(AccessPolicy("127.0.0.1", ""), 0, Responder(home.path, load_style(), UTC))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
 

@@ -6,8 +6,8 @@ from datetime import UTC
 
 import pytest
 from click.testing import CliRunner
-from costtrace_ui.web.answers import Answers
-from costtrace_ui.web.server import Door, Server, own_style
+from costtrace_ui.web.responses import Responder
+from costtrace_ui.web.server import AccessPolicy, Server, load_style
 from honest_ledger import write
 
 from costtrace.cli.app import cli
@@ -24,7 +24,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def seen(browse, home, shots):
-    server = Server(Door("127.0.0.1", ""), 0, Answers(home, own_style(), UTC))
+    server = Server(AccessPolicy("127.0.0.1", ""), 0, Responder(home, load_style(), UTC))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

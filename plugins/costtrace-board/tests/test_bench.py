@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from costtrace_board.commands.generators import aiperf_ids
+from costtrace_board.load_generators import aiperf_ids
 from costtrace_board.pareto import front
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +64,7 @@ def bench(folder, home, command, *words):
     return done
 
 
-def test_a_points_cost_is_the_ledgers_and_stands_beside_what_throughput_alone_would_say(tmp_path):
+def test_a_points_cost_is_the_ledgers_beside_what_throughput_alone_would_say(tmp_path):
     home, command = stand_in(tmp_path)
     done = bench(tmp_path, home, command, "--concurrency", "4,1", "--requests", "3", "--format", "json")
     points = json.loads(done.stdout)["operating_points"]
@@ -121,11 +121,11 @@ def test_a_generator_that_fails_is_quoted(tmp_path):
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=12))
 def test_nothing_beats_a_point_of_the_front_and_something_beats_every_other(points):
-    found = front(points)
-    assert found
-    for place, (good, bad) in enumerate(points):
+    best = front(points)
+    assert best
+    for index, (good, bad) in enumerate(points):
         beaten = [p for p in points if p != (good, bad) and p[0] >= good and p[1] <= bad]
-        assert (place in found) == (not beaten)
+        assert (index in best) == (not beaten)
 
 
 AIPERF = """
@@ -152,7 +152,7 @@ AIPERF = """
     ledger.close()
     folder = Path(words["--output-artifact-dir"])
     folder.mkdir()
-    phases = ["profiling"] * count + ["warmup"]  # and the last one is somebody else's
+    phases = ["profiling"] * count + ["warmup"]  # and the last one is not of this run
     (folder / "profile_export.jsonl").write_text("".join(
         json.dumps({{"metadata": {{"x_request_id": one, "benchmark_phase": phase}}}}) + "\\n"
         for one, phase in zip(ids, phases)))

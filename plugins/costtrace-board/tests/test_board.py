@@ -1,4 +1,4 @@
-"""The board's figures are the ledger's: they add up to what `report` says, and its page asks nobody for anything."""
+"""The board's figures are the ledger's: they add up to what `report` says, and its page loads nothing."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 from costtrace_board import query as board_query
-from costtrace_board.board import BY, Cell, annotations, cells, group, revenue
+from costtrace_board.cells import BY, Cell, annotations, cells_of, group, revenue
 from costtrace_lab.engines import rack_month
 from honest_ledger import write as write_honest
 
@@ -47,7 +47,7 @@ def of(home):
         store = SqliteStore(ledger)
         summary = summarize(BY, used(store, ALWAYS, BY), ended(store, ALWAYS, BY), UTC)
         engines = board_query.engines(store)
-        return summary, engines, cells(summary, engines), board_query.prices(store, ALWAYS)
+        return summary, engines, cells_of(summary, engines), board_query.prices(store, ALWAYS)
 
 
 def command(home, *words):
@@ -65,16 +65,16 @@ def report(home, *words):
 
 @pytest.mark.parametrize("which", ["rack", "honest"])
 def test_the_cells_add_up_to_everything_that_the_ledger_holds(which, request):
-    summary, _, found, _ = of(request.getfixturevalue(which))
+    summary, _, board_cells, _ = of(request.getfixturevalue(which))
     everything = [line for line in summary.totals if line.kind == EVERYTHING]
     for name in ("gpu_ns", "energy_unknown_ns", "cost_unknown_ns", "wasted_ns"):
         due = sum(getattr(line, name) for line in everything)
-        assert sum(getattr(c.direct, name) + getattr(c.idle, name) for c in found) == due
+        assert sum(getattr(c.direct, name) + getattr(c.idle, name) for c in board_cells) == due
     for name in ("energy_uj", "cost_nano", "device_cost_nano"):
         due = sum(getattr(line, name) or 0 for line in everything)
-        assert sum((getattr(c.direct, name) or 0) + (getattr(c.idle, name) or 0) for c in found) == due
+        assert sum((getattr(c.direct, name) or 0) + (getattr(c.idle, name) or 0) for c in board_cells) == due
     for name in ("requests", "input_tokens", "output_tokens"):
-        assert sum(getattr(c.direct, name) for c in found) == sum(getattr(line, name) for line in everything)
+        assert sum(getattr(c.direct, name) for c in board_cells) == sum(getattr(line, name) for line in everything)
 
 
 def test_the_simulated_rack_is_in_balance(rack):
@@ -120,10 +120,10 @@ def cell(model="m", *, ns=0, nano=None, unknown_ns=0, idle_nano=None, inputs=0, 
 def test_a_cost_that_is_known_in_part_is_no_cost():
     assert cell(nano=5, unknown_ns=1, outputs=1).per_million("output", with_idle=False) is None
     assert cell(nano=5, outputs=0).per_million("output", with_idle=False) is None
-    found = cell(nano=2 * 10**9, idle_nano=10**9, inputs=3_000_000, outputs=1_000_000)
-    assert found.per_million("output", with_idle=False) == 2
-    assert found.per_million("output", with_idle=True) == 3
-    assert found.per_million("total", with_idle=True) == Fraction(3, 4)
+    with_idle = cell(nano=2 * 10**9, idle_nano=10**9, inputs=3_000_000, outputs=1_000_000)
+    assert with_idle.per_million("output", with_idle=False) == 2
+    assert with_idle.per_million("output", with_idle=True) == 3
+    assert with_idle.per_million("total", with_idle=True) == Fraction(3, 4)
 
 
 def test_idle_of_a_day_goes_to_the_models_of_that_engine_and_day_by_their_device_time():
@@ -137,12 +137,12 @@ def test_idle_of_a_day_goes_to_the_models_of_that_engine_and_day_by_their_device
     ]
     summary = summarize((), [], [], UTC)._replace(lines=lines, rest=rest)
     engines = {"e": rack_engine("e", "served")}
-    found = {(c.model, c.period): c.idle.cost_nano for c in cells(summary, engines)}
-    assert found == {("a", "d1"): 77, ("b", "d1"): 25, ("served", "d2"): 50}
+    idle_cost = {(c.model, c.period): c.idle.cost_nano for c in cells_of(summary, engines)}
+    assert idle_cost == {("a", "d1"): 77, ("b", "d1"): 25, ("served", "d2"): 50}
 
 
 def rack_engine(name, model, *, version="1", started=0, settings=None):
-    from costtrace_board.board import EngineInfo
+    from costtrace_board.cells import EngineInfo
 
     return EngineInfo(name, "vllm", version, model, "gpu", ("G",), settings or {}, False, started)
 
@@ -182,7 +182,7 @@ def test_the_margin_of_everything_is_unknown_where_a_model_has_no_price(rack):
     assert Decimal(one["margin"]) == due - Decimal(one["cost_with_idle_nano"]).scaleb(-9)
 
 
-def test_a_revenue_that_was_given_stands_where_it_is_known_and_makes_the_margin_of_everything(rack):
+def test_a_given_revenue_is_used_where_it_is_known_and_makes_the_margin_of_everything(rack):
     words = ("--list-price", "gpt-oss-120b=0.05/0.20", "--revenue", "deepseek-r1=1000.50", "--format", "json")
     made = json.loads(command(rack, *words))
     by_model = {row["model"]: row for row in made["cost_per_million_tokens"]}
@@ -223,7 +223,7 @@ def test_a_revenue_that_cannot_be_is_refused(rack, words, message):
         command(rack, *words)
 
 
-def test_the_mean_cost_of_a_conversation_stands_below_the_table(rack):
+def test_the_mean_cost_of_a_conversation_is_below_the_table(rack):
     made = json.loads(command(rack, "--format", "json"))
     rows = [row for row in made["transactions"] if row["workload"] != "(none)"]
     mean = sum(Decimal(row["cost_nano"]) for row in rows).scaleb(-9) / len(rows)
@@ -289,15 +289,15 @@ class Reader(HTMLParser):
 LADDER = ("--peak", "0.02", "--peak-price", "1.95", "--benchmark-mix", "1024:1024", "--basis", "total")
 
 
-def test_the_page_is_one_file_that_asks_nobody_for_anything(rack):
+def test_the_page_is_one_file_that_loads_nothing(rack):
     text = command(rack, *LADDER, "--list-price", "gpt-oss-120b=0.05/0.20")
-    found = Reader(text)
-    assert found.fetches == []
+    page = Reader(text)
+    assert page.fetches == []
     assert not re.search(r"url\((?!#)|@import|https?://", text)
     assert "default-src 'none'" in text
-    assert len(found.ids) == len(set(found.ids))
-    assert found.tags.count("script") == 1
-    assert found.tags.count("h1") == 1
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("script") == 1
+    assert page.tags.count("h1") == 1
     assert "SIMULATED" in text
 
 

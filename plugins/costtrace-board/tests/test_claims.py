@@ -77,9 +77,9 @@ def test_reference_points_are_dated_sourced_and_have_a_basis():
 
 def test_the_command_shows_one_claim_or_all():
     done = CliRunner().invoke(cli, ["benchmarks", "claims", "--only", "fifteen-fold", "--format", "json"])
-    found = json.loads(done.output)
-    assert {row["claim"] for row in found["checks"]} == {"fifteen-fold"}
-    assert found["leaves_out"]
+    shown = json.loads(done.output)
+    assert {row["claim"] for row in shown["checks"]} == {"fifteen-fold"}
+    assert shown["leaves_out"]
     wrong = CliRunner().invoke(cli, ["benchmarks", "claims", "--only", "free-lunch"])
     assert isinstance(wrong.exception, CosttraceError)
     assert CliRunner().invoke(cli, ["benchmarks", "published"]).exit_code == 0

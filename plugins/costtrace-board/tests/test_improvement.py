@@ -24,10 +24,10 @@ def test_a_changed_mix_alone_is_no_improvement():
     after = [
         block(h, s, ns=n, tokens=t) for h in range(6, 12) for s, n, t in ((SMALL, 9_000, 900), (LARGE, 4_000, 100))
     ]
-    found = compare(before, after, "output", "a", "b")
-    assert found.gpu_time.ratio == pytest.approx(1, abs=1e-12)
-    assert found.gpu_time.low <= 1 <= found.gpu_time.high
-    assert found.raw_ratio < 0.4  # what a headline would have made of it
+    comparison = compare(before, after, "output", "a", "b")
+    assert comparison.gpu_time.ratio == pytest.approx(1, abs=1e-12)
+    assert comparison.gpu_time.low <= 1 <= comparison.gpu_time.high
+    assert comparison.raw_ratio < 0.4  # what a headline would have made of it
 
 
 def test_a_true_speed_up_is_found_within_its_interval_and_chance_is_not_called_one():
@@ -40,9 +40,9 @@ def test_a_true_speed_up_is_found_within_its_interval_and_chance_is_not_called_o
             for stratum, ns in ((SMALL, 100_000), (LARGE, 400_000))
         ]
 
-    found = compare(side(5, 0), side(1, 100), "output", "a", "b")
-    assert found.gpu_time.low < 1 / 5 < found.gpu_time.high
-    assert found.gpu_time.high - found.gpu_time.low < 0.03
+    comparison = compare(side(5, 0), side(1, 100), "output", "a", "b")
+    assert comparison.gpu_time.low < 1 / 5 < comparison.gpu_time.high
+    assert comparison.gpu_time.high - comparison.gpu_time.low < 0.03
     same = compare(side(1, 0), side(1, 100), "output", "a", "b")
     assert same.gpu_time.low < 1 < same.gpu_time.high
 
@@ -54,17 +54,17 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         sides = [
             [block(h, ns=int(100_000 * f * dice.lognormvariate(0, 0.3)), tokens=100) for h in range(20)] for f in (2, 1)
         ]
-        found = compare(*sides, "output", "a", "b")
-        covered += found.gpu_time.low < 0.5 < found.gpu_time.high
+        comparison = compare(*sides, "output", "a", "b")
+        covered += comparison.gpu_time.low < 0.5 < comparison.gpu_time.high
     assert 176 <= covered <= 200  # 95 % of 200 is 190
 
 
-def test_a_stratum_of_one_side_is_left_out_and_said():
+def test_a_stratum_of_one_side_is_left_out_and_counted():
     before = [block(h) for h in range(4)]
     after = [block(h) for h in range(4, 8)] + [block(h, LARGE, tokens=200) for h in range(4, 8)]
-    found = compare(before, after, "output", "a", "b")
-    assert found.strata == 1
-    assert found.covered == pytest.approx(0.5)
+    comparison = compare(before, after, "output", "a", "b")
+    assert comparison.strata == 1
+    assert comparison.covered == pytest.approx(0.5)
 
 
 def test_cost_is_unknown_where_any_cost_is():
@@ -101,8 +101,8 @@ def command(home, *words):
 
 
 def test_the_simulated_release_comes_out_with_the_speed_that_was_put_in(rack):
-    found = json.loads(command(rack, "--at", "2026-08-18", "--model", "gpt-oss-120b", "--format", "json"))
-    time, cost = found["improvement"]
+    shown = json.loads(command(rack, "--at", "2026-08-18", "--model", "gpt-oss-120b", "--format", "json"))
+    time, cost = shown["improvement"]
     # 1.3 was put in. Load changed too: without adjustment it would be 1.09. Within a stratum a little of that is left.
     assert float(time["times_cheaper"]) == pytest.approx(1.3, abs=0.02)
     assert float(time["times_high"]) - float(time["times_low"]) < 0.1

@@ -4,10 +4,10 @@ from fractions import Fraction
 
 import pytest
 from costtrace_board.assemble import Benchmark, Production, benchmark_of, climb
-from costtrace_board.board import Cell
+from costtrace_board.cells import Cell
 from costtrace_board.figures import FigureRefused, Imported
 from costtrace_board.ladder import Phases, Step, build, mix_and_cache, occupancy, unknown
-from costtrace_board.load_tests import Served, inferencex
+from costtrace_board.load_tests import ServerHardware, inferencex
 from costtrace_board.published import TIERS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,25 +24,25 @@ FACTORS = st.one_of(st.none(), st.fractions(min_value="1/1000", max_value=1000))
 )
 def test_the_steps_multiply_to_the_whole_gap_exactly(start, end, factors):
     steps = [Step(str(k), factor, "unknown" if factor is None else "measured", "") for k, factor in enumerate(factors)]
-    found = build(("peak", "output", start), ("us", "output", end), steps, "USD")
+    ladder = build(("peak", "output", start), ("us", "output", end), steps, "USD")
     product = start
-    for step in found.steps:
+    for step in ladder.steps:
         product *= step.factor if step.factor is not None else 1
         assert step.after in {None, product}
     assert product == end
-    assert found.gap == end / start
-    assert [step.factor for step in found.steps[:-1]] == factors
+    assert ladder.gap == end / start
+    assert [step.factor for step in ladder.steps[:-1]] == factors
 
 
 def test_an_unknown_step_has_no_factor_and_is_named_in_the_rest():
     steps = [unknown("service level", "needs a figure"), Step("idle", Fraction(2), "measured", "")]
-    found = build(("peak", "output", Fraction(1)), ("us", "output", Fraction(6)), steps, "USD")
-    assert [(step.name, step.factor, step.how) for step in found.steps] == [
+    ladder = build(("peak", "output", Fraction(1)), ("us", "output", Fraction(6)), steps, "USD")
+    assert [(step.name, step.factor, step.how) for step in ladder.steps] == [
         ("service level", None, "unknown"),
         ("idle", 2, "measured"),
         ("not explained", 3, "rest"),
     ]
-    assert "service level" in found.steps[-1].source
+    assert "service level" in ladder.steps[-1].source
 
 
 def test_two_token_bases_make_no_ladder():
@@ -82,8 +82,8 @@ def production(**fields):
 
 def test_the_ladder_of_a_ledger_names_each_step_and_ends_at_its_cost():
     start = Benchmark("peak", "total", "USD", Fraction("0.02"), Fraction("1.95"), (Fraction(1), Fraction(1)))
-    found = climb(start, production())
-    assert [(step.name, step.how) for step in found.steps] == [
+    ladder = climb(start, production())
+    assert [(step.name, step.how) for step in ladder.steps] == [
         ("service level", "unknown"),
         ("traffic mix", "measured"),
         ("prefix cache", "measured"),
@@ -93,12 +93,12 @@ def test_the_ladder_of_a_ledger_names_each_step_and_ends_at_its_cost():
         ("overhead", "measured"),
         ("not explained", "rest"),
     ]
-    by_name = {step.name: step.factor for step in found.steps}
+    by_name = {step.name: step.factor for step in ladder.steps}
     assert by_name["idle"] == 2
     assert by_name["overhead"] == Fraction(2_200, 2_000)
     # 8,800 nano for 2,200 ns: 4 per ns of 3.6e12 ns an hour, 1e9 nano a unit
     assert by_name["price tier"] == Fraction(8_800 * 3_600, 2_200) / Fraction("1.95")
-    assert found.end == Fraction(8_800 * 1_000_000, 300 * 10**9)
+    assert ladder.end == Fraction(8_800 * 1_000_000, 300 * 10**9)
 
 
 def test_a_ladder_needs_a_full_cost_and_one_currency():
@@ -110,8 +110,8 @@ def test_a_ladder_needs_a_full_cost_and_one_currency():
 
 
 def test_without_the_benchmarks_mix_and_price_those_steps_are_unknown():
-    found = climb(Benchmark("peak", "output", "USD", Fraction("0.02")), production())
-    assert {step.name for step in found.steps if step.how == "unknown"} == {
+    ladder = climb(Benchmark("peak", "output", "USD", Fraction("0.02")), production())
+    assert {step.name for step in ladder.steps if step.how == "unknown"} == {
         "service level",
         "traffic mix",
         "price tier",
@@ -126,13 +126,13 @@ def test_a_benchmark_file_gives_peak_and_service_level():
         }  # fmt: skip
         return inferencex(data, "agg.json", str(conc))
 
-    found = Imported((run(512, 27_083, "0.05"), run(64, 10_000, "0.01"), run(4, 1_000, "0.004")))
-    start = benchmark_of(found, TIERS["hyperscaler"], "total", "gptoss", 100)
+    imported = Imported((run(512, 27_083, "0.05"), run(64, 10_000, "0.01"), run(4, 1_000, "0.004")))
+    start = benchmark_of(imported, TIERS["hyperscaler"], "total", "gptoss", 100)
     assert round(float(start.peak), 4) == 0.02
     assert start.service / start.peak == Fraction(27_083, 10_000)
     assert start.mix == (1024, 1024)
-    missing = benchmark_of(found, TIERS["hyperscaler"], "total", "gptoss", 1_000)
+    missing = benchmark_of(imported, TIERS["hyperscaler"], "total", "gptoss", 1_000)
     assert missing.service is None
     with pytest.raises(FigureRefused, match="no figure of"):
-        benchmark_of(found, TIERS["hyperscaler"], "total", "other", None)
-    assert Served().gpus is None
+        benchmark_of(imported, TIERS["hyperscaler"], "total", "other", None)
+    assert ServerHardware().gpus is None

@@ -19,16 +19,16 @@ from costtrace_board.figures import (
     same_basis,
     significant,
 )
-from costtrace_board.load_tests import Served
+from costtrace_board.load_tests import ServerHardware
 from costtrace_board.published import TIERS
-from costtrace_board.reading import load_json
+from costtrace_board.record_fields import load_json
 from public_data import DATA
 
 from costtrace.cli.app import cli
 from costtrace.core.errors import CosttraceError
 
 MLPERF = DATA / "mlperf" / "mlperf_inference_v5.1_summary_results.json"
-H200X8 = Served("NVIDIA H200", 8)
+H200X8 = ServerHardware("NVIDIA H200", 8)
 MINE = Tier("mine", "USD", (TierPrice("*", Decimal("3.60")),))
 
 
@@ -48,26 +48,26 @@ def row(**fields):
     return {**base, **fields}
 
 
-def refused(found):
-    assert not found.figures
-    return found.refusals[0].reason
+def refused(imported):
+    assert not imported.figures
+    return imported.refusals[0].reason
 
 
 # -- MLPerf
 
 
 def test_every_datacenter_llm_row_of_mlperf_is_a_figure_or_refused_with_a_reason(rows):
-    found = mlperf.read(rows, MLPERF.name)
+    imported = mlperf.read(rows, MLPERF.name)
     of_interest = [
         row
         for row in rows
         if row["Suite"] == "datacenter" and row["Model"].split("-")[0] in {"deepseek", "llama2", "llama3.1", "mixtral"}
     ]
     assert len(of_interest) == 412
-    assert len(found.figures) + len(found.refusals) == 412
-    assert found.skipped == len(rows) - 412
-    assert all(figure.bases == ("output",) for figure in found.figures)
-    priced, refusals = price_all(found, TIERS["hyperscaler"], "output")
+    assert len(imported.figures) + len(imported.refusals) == 412
+    assert imported.skipped == len(rows) - 412
+    assert all(figure.bases == ("output",) for figure in imported.figures)
+    priced, refusals = price_all(imported, TIERS["hyperscaler"], "output")
     assert (len(priced), len(refusals)) == (348, 64)
     assert all(one.reason for one in refusals)
 
@@ -98,8 +98,8 @@ def test_five_rows_of_mlperf_are_what_they_are_by_hand(
     }  # fmt: skip
     if submitter == "HPE":
         wanted["Category"] = "open"
-    (found,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-    (figure,) = mlperf.read([found], "x").figures
+    (wanted_row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    (figure,) = mlperf.read([wanted_row], "x").figures
     assert (figure.gpus, figure.output) == (gpus, Decimal(tokens_per_s))
     assert rounded(price(figure, TIERS[tier], "output").per_million, 5) == Decimal(by_hand)
     assert f"MLPerf Inference v5.1, {submitter}," in figure.provenance.source
@@ -138,9 +138,9 @@ def test_the_summary_of_version_6_is_read_too():
         },
         "1": {"SystemType": "datacenter", "Model": "dlrm-v3", "Scenario": "Offline"},
     }  # fmt: skip
-    found = load_tests.read(six, "summary.json", Served())
-    (figure,) = found.figures
-    assert found.skipped == 1
+    imported = load_tests.read(six, "summary.json", ServerHardware())
+    (figure,) = imported.figures
+    assert imported.skipped == 1
     assert rounded(price(figure, TIERS["hyperscaler"], "output").per_million, 3) == Decimal("0.029")
 
 
@@ -205,7 +205,7 @@ def test_a_load_generators_file_is_known_by_its_shape(data, form):
 
 
 def test_a_load_generator_that_does_not_know_the_gpus_asks_for_them():
-    assert "--gpus" in refused(load_tests.read(vllm(), "x", Served()))
+    assert "--gpus" in refused(load_tests.read(vllm(), "x", ServerHardware()))
 
 
 def test_a_run_with_failed_requests_or_that_was_cancelled_is_no_figure():
@@ -220,14 +220,14 @@ def test_a_disaggregated_inferencex_run_carries_all_its_gpus_in_every_cost():
         "input_tput_per_gpu": Decimal(300), "disagg": True, "num_prefill_gpu": 4, "num_decode_gpu": 12, "conc": 64,
         "median_tpot": Decimal("0.02"), "isl": 1024, "osl": 1024,
     }  # fmt: skip
-    (figure,) = load_tests.read(data, "agg.json", Served()).figures
+    (figure,) = load_tests.read(data, "agg.json", ServerHardware()).figures
     assert (figure.gpus, figure.total, figure.output, figure.input) == (16, 1600, 960, 1200)
     assert figure.per_gpu("output") == 60  # not the 80 per decode GPU
     assert figure.interactivity == 50
     assert price(figure, TIERS["hyperscaler"], "output").price.per_gpu_hour == Decimal("2.21")
 
 
-def test_a_shape_that_nobody_knows_is_refused():
+def test_an_unknown_shape_is_refused():
     with pytest.raises(CosttraceError, match="shape of no known result"):
         load_tests.read({"hello": 1}, "x.json", H200X8)
 
@@ -307,11 +307,11 @@ def test_the_command_prints_costs_and_refusals(tmp_path):
     (tmp_path / "x.csv").write_text(PLAIN + "m,NVIDIA H200,8,800,total,us\n")
     done = run(tmp_path / "x.csv", "--tier", "mine=3.60", "--format", "json")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.output)
-    assert [(one["cost_per_million_tokens"], one["token_basis"], one["tier"]) for one in found["figures"]] == [
+    shown = json.loads(done.output)
+    assert [(one["cost_per_million_tokens"], one["token_basis"], one["tier"]) for one in shown["figures"]] == [
         ("10.000000000", "output", "mine")
     ]
-    assert "token basis mismatch" in found["refused"][0]["reason"]
+    assert "token basis mismatch" in shown["refused"][0]["reason"]
 
 
 def test_the_command_takes_a_tier_of_ones_own_price_book(tmp_path):

@@ -43,7 +43,7 @@ def test_killing_a_session_leaves_nothing_even_after_its_leader_has_gone():
     assert session_members(family.pid) == []
 
 
-def test_a_process_that_only_waits_to_be_reaped_does_not_count():
+def test_a_zombie_does_not_count():
     child = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
     assert wait_until(lambda: session_members(child.pid) == [], 10)
     assert child.wait() == 0
@@ -51,8 +51,8 @@ def test_a_process_that_only_waits_to_be_reaped_does_not_count():
 
 ORDERLY = """
 import time
-from costtrace_lab.demo.processes import end_in_order_when_told
-end_in_order_when_told()
+from costtrace_lab.demo.processes import end_on_sigterm_as_on_ctrl_c
+end_on_sigterm_as_on_ctrl_c()
 try:
     print("ready", flush=True)
     time.sleep(60)
@@ -62,7 +62,7 @@ finally:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_program_that_is_told_to_end_stops_what_it_started(number):
+def test_a_program_that_gets_a_signal_to_end_stops_what_it_started(number):
     program = [sys.executable, "-c", ORDERLY]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None

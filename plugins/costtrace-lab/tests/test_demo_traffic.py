@@ -13,7 +13,7 @@ BROKEN = b'data: {"id": "cmpl-1", "choices": [{"index": 0, "finish_reason": null
 
 @contextmanager
 def server(status=200, body=b"{}"):
-    """A server that answers everything alike; what the real one says is tested with the real one."""
+    """A server that gives every request the same answer; the real server has its own tests."""
 
     class Handler(BaseHTTPRequestHandler):
         seen: list[dict[str, str]] = []  # noqa: RUF012 -- one list for one server is what is wanted
@@ -109,9 +109,9 @@ def test_tenant_trace_and_other_headers_travel_as_they_are():
 
 
 def test_results_come_in_the_order_of_the_plan_and_progress_counts_up():
-    told = []
+    progress = []
     with server() as (url, _):
         requests = [Request(str(number), CHAT, {}) for number in range(20)]
-        sent = send_all(url, requests, on_progress=lambda done, total, _: told.append((done, total)))
+        sent = send_all(url, requests, on_progress=lambda done, total, _: progress.append((done, total)))
     assert [one.label for one in sent] == [str(number) for number in range(20)]
-    assert told == [(number, 20) for number in range(1, 21)]
+    assert progress == [(number, 20) for number in range(1, 21)]

@@ -140,16 +140,16 @@ def test_leaving_tenants_out_of_a_simulated_engine_compares_each_charge_with_mar
     simulator = Simulator(arrivals, TIMES, SchedulerConfig())
     write_journal(tmp_path, simulator, Setting(MODEL, "NVIDIA H200", TIMES.source, 10**18), "sim")
     seconds, fit = loo.attribute(tmp_path, "auto")
-    found = loo.evaluate(done, seconds)
-    for row in found["tenants"].values():
+    report = loo.evaluate(done, seconds)
+    for row in report["tenants"].values():
         marginal, charged, alone = (row[f"{name}_s"]["mean"] for name in ("marginal", "charged", "alone"))
         assert 0 < marginal < alone
         assert 0 < charged < alone
-    assert sum(row["charged_s"]["mean"] for row in found["tenants"].values()) == pytest.approx(
-        found["together_s"]["mean"]
+    assert sum(row["charged_s"]["mean"] for row in report["tenants"].values()) == pytest.approx(
+        report["together_s"]["mean"]
     )
-    shown = loo.text({"auto": found}, fit, SimpleNamespace(repeats=2, seconds=8.0))
-    assert all(f"| {tenant} |" in shown for tenant in found["tenants"])
+    shown = loo.text({"auto": report}, fit, SimpleNamespace(repeats=2, seconds=8.0))
+    assert all(f"| {tenant} |" in shown for tenant in report["tenants"])
 
 
 def test_an_estimate_is_compared_with_the_final_figure_and_made_of_what_ended_before_it():
@@ -159,5 +159,5 @@ def test_an_estimate_is_compared_with_the_final_figure_and_made_of_what_ended_be
             model="m", prefill_ns=prefill_ns, decode_ns=decode_ns, gpu_ns=prefill_ns + decode_ns, **tokens
         )
 
-    found = estimates.compared([ended(100, 50), ended(300, 50), ended(7, 8), ended(1, 2, cached=5)], 2)
-    assert found == [(250, 15), ((407 * 5 + 15) // 30 + 36, 3)]
+    totals = estimates.compared([ended(100, 50), ended(300, 50), ended(7, 8), ended(1, 2, cached=5)], 2)
+    assert totals == [(250, 15), ((407 * 5 + 15) // 30 + 36, 3)]

@@ -27,9 +27,9 @@ def program(name):
 @needs("power_meter/rtx3090_duty50")
 def test_nvml_against_a_real_meter_is_late_and_low_and_a_gain_from_another_recording_mends_it():
     meter = program("power_meter")
-    found = meter.recordings([DATA / "power_meter" / name for name in ("rtx3090_step", "rtx3090_duty50")])
-    step, duty = (found["power.draw.instant", name] for name in ("rtx3090_step", "rtx3090_duty50"))
-    average = found["power.draw.average", "rtx3090_step"]
+    recordings = meter.recordings([DATA / "power_meter" / name for name in ("rtx3090_step", "rtx3090_duty50")])
+    step, duty = (recordings["power.draw.instant", name] for name in ("rtx3090_step", "rtx3090_duty50"))
+    average = recordings["power.draw.average", "rtx3090_step"]
     assert 60 <= step.lag_ms <= 120
     assert 500 <= average.lag_ms <= 700
     assert step.period_ms == pytest.approx(100, abs=1)

@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 from costtrace_lab.engines import rack_month
 from costtrace_lab.plan.figures import Block, Run, spread
-from costtrace_lab.plan.serve import Job, Machine, apart, deal, together
+from costtrace_lab.plan.serve import Job, Machine, deal, serve_aggregated, serve_disaggregated
 from costtrace_lab.plan.times import scaled
 from costtrace_lab.simulator import (
     Arrival,
@@ -73,19 +73,19 @@ def lines(capsys, home, *words):
     return json.loads(plan(capsys, home, *words, "--format", "json").out)
 
 
-def close(one, other):
+def close(value, other):
     """The same but for the rounding of the ledger's amounts to nano-units, which the mean price is made of."""
-    return abs(Decimal(one) / Decimal(other) - 1) < Decimal("1e-6")
+    return abs(Decimal(value) / Decimal(other) - 1) < Decimal("1e-6")
 
 
-def test_todays_configuration_is_measured_modelled_and_told_apart(home, capsys):
-    found = lines(capsys, home)
-    today, again = found["plan"]
+def test_todays_configuration_is_measured_and_modelled_on_separate_rows(home, capsys):
+    planned = lines(capsys, home)
+    today, again = planned["plan"]
     assert [(row["how"], row["modelled"]) for row in (today, again)] == [
         ("measured", False),
         ("modelled, corrected", True),
     ]
-    time = found["calibration"][0]
+    time = planned["calibration"][0]
     assert time["what"] == "device time of the requests, s"
     # The fit is of the truth's own family, so the replay comes close; and what is left of the error is taken out.
     assert abs(Decimal(time["ratio"]) - 1) < Decimal("0.05")
@@ -119,7 +119,7 @@ def test_another_limit_comes_to_what_it_really_costs(home, tmp_path, capsys):
 @needs("aiconfigurator")
 @needs("traces/azure_llm_2023_conv.csv")
 @pytest.mark.parametrize(("trace", "sequences"), [("invented", 8), ("invented", 2), ("azure", 32), ("azure", 8)])
-def test_a_fit_of_measured_kernels_tells_what_another_limit_really_costs(tmp_path, capsys, trace, sequences):
+def test_a_fit_of_measured_kernels_predicts_what_another_limit_really_costs(tmp_path, capsys, trace, sequences):
     pytest.importorskip("pyarrow", reason="kernel tables as Parquet need pyarrow (the extra 'simulator')")
     # The truth is of no family that the fit knows: times of an H200's kernels, as aiconfigurator measured them.
     tables = KernelTables(DATA / "aiconfigurator", MODEL, max_tokens=2_048, max_sequences=256)
@@ -128,13 +128,13 @@ def test_a_fit_of_measured_kernels_tells_what_another_limit_really_costs(tmp_pat
     home = make_ledger(tmp_path / "home", tables, arrivals=arrivals)
     other = make_ledger(tmp_path / "other", tables, SchedulerConfig(max_sequences=sequences), arrivals)
     truth = lines(capsys, other)["plan"][0]
-    found = lines(capsys, home, "--max-sequences", sequences)
-    assert abs(Decimal(found["calibration"][0]["ratio"]) - 1) < Decimal("0.05")
+    planned = lines(capsys, home, "--max-sequences", sequences)
+    assert abs(Decimal(planned["calibration"][0]["ratio"]) - 1) < Decimal("0.05")
     key = "cost_per_million_tokens_without_idle"
-    assert abs(Decimal(found["plan"][2][key]) / Decimal(truth[key]) - 1) < Decimal("0.02")
+    assert abs(Decimal(planned["plan"][2][key]) / Decimal(truth[key]) - 1) < Decimal("0.02")
     words = ("--tables", DATA / "aiconfigurator", "--shape", "qwen3-8b")
     other = lines(capsys, home, "--device", "h200", *words, "--tier", "mine=2")
-    # Of tables' own error a fit's error of today says nothing.
+    # A fit's error of today says nothing about the error of kernel tables.
     row = other["plan"][2]
     assert (row["how"], row["without_idle_low"], row["with_idle_high"]) == ("modelled", None, None)
     sources = {row["what"]: row["value"] for row in other["assumptions"]}
@@ -146,8 +146,8 @@ def test_a_fit_of_measured_kernels_tells_what_another_limit_really_costs(tmp_pat
 def test_another_device_comes_to_what_it_really_costs(home, tmp_path, capsys):
     other = make_ledger(tmp_path / "other", Roofline(MODEL, H200))
     truth, _ = lines(capsys, other)["plan"]
-    found = lines(capsys, home, "--device", H200, "--tier", "mine=3.60")
-    today, _, planned = found["plan"]
+    tables = lines(capsys, home, "--device", H200, "--tier", "mine=3.60")
+    today, _, planned = tables["plan"]
     key = "cost_per_million_tokens_without_idle"
     assert Decimal(truth[key]) < Decimal(today[key])
     assert abs(Decimal(planned[key]) / Decimal(truth[key]) - 1) < Decimal("0.05")
@@ -178,7 +178,7 @@ def test_a_split_serves_every_token_on_engines_of_two_kinds(home, capsys):
     assert split["busy"].startswith("prefill 0.")
     assert ", decode 0." in split["busy"]
     assert Decimal(split["engines"]) == 2
-    # Prompts stand in no decode's way.
+    # No prompt delays a decode step.
     assert Decimal(split["tokens_per_s_per_user"]) > Decimal(again["tokens_per_s_per_user"])
     assert Decimal(split["cost_per_million_tokens_with_idle"]) > Decimal(again["cost_per_million_tokens_with_idle"])
 
@@ -256,7 +256,7 @@ def test_a_ledger_without_prices_or_a_step_model_says_what_is_missing(home, tmp_
     ledger.close()
 
 
-def test_records_that_stand_for_many_requests_are_no_traffic(tmp_path, capsys):
+def test_records_of_many_requests_are_no_traffic(tmp_path, capsys):
     rack_month.write(tmp_path, rack_month.Plan(days=1))
     assert "it cannot be one request" in plan(capsys, tmp_path, code=2).err
 
@@ -271,9 +271,9 @@ def honest(tmp_path_factory):
 
 def test_a_plan_is_of_one_fleet_and_names_what_is_not_in_it(honest, capsys):
     words = ("--fleet", "NVIDIA L40S", "--model", "m-small", "--shape", "qwen3-8b")
-    found = lines(capsys, honest, *words)
-    assert {row["currency"] for row in found["plan"]} == {"EUR"}
-    (note,) = [note for note in found["notes"] if note.startswith("Not in it")]
+    planned = lines(capsys, honest, *words)
+    assert {row["currency"] for row in planned["plan"]} == {"EUR"}
+    (note,) = [note for note in planned["notes"] if note.startswith("Not in it")]
     assert "m-large on NVIDIA H100" in note
     assert "m-large on NVIDIA L40S" in note
     assert "m-small" not in note
@@ -291,7 +291,11 @@ def test_a_fleet_of_several_sizes_or_without_a_price_is_refused(honest, capsys):
 def test_every_token_is_counted_once_however_the_engines_are_arranged():
     jobs = [Job(arrival, arrival.prompt_tokens, arrival.output_tokens, arrival.at_s) for arrival in workload()]
     machine = Machine(Roofline(MODEL, H100), LIMITS, 2)
-    runs = [together([jobs], machine), together(deal(jobs, 3), machine), apart(jobs, machine, 1, 2)]
+    runs = [
+        serve_aggregated([jobs], machine),
+        serve_aggregated(deal(jobs, 3), machine),
+        serve_disaggregated(jobs, machine, 1, 2),
+    ]
     due = (sum(job.input_tokens for job in jobs), sum(job.output_tokens for job in jobs))
     assert {(run.tokens("input"), run.tokens("output")) for run in runs} == {due}
     assert all(run.gpu_ns % 2 == 0 for run in runs)
@@ -303,8 +307,11 @@ def test_a_decode_engine_computes_no_prompt_again_and_measured_hits_are_not_comp
 
     jobs = [Job(Arrival(place, 20_000, 40), 20_000, 40, place) for place in range(20)]
     machine = Machine(Roofline(MODEL, H100), LIMITS, 1)
-    split = apart(jobs, machine, 1, 1)
-    prompts, answers = together([like(output_tokens=1)], machine), together([like(cached_tokens=20_000)], machine)
+    split = serve_disaggregated(jobs, machine, 1, 1)
+    prompts, answers = (
+        serve_aggregated([like(output_tokens=1)], machine),
+        serve_aggregated([like(cached_tokens=20_000)], machine),
+    )
     assert split.gpu_ns == pytest.approx(prompts.gpu_ns + answers.gpu_ns, rel=0.02)
     assert answers.gpu_ns < 0.8 * prompts.gpu_ns
 

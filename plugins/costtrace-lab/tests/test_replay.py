@@ -29,7 +29,7 @@ def replay(capsys, *words, code=0):
     return capsys.readouterr()
 
 
-def test_methods_stand_side_by_side_and_each_adds_up_to_the_same_meter(trace, tmp_path, capsys):
+def test_each_method_adds_up_to_the_same_meter(trace, tmp_path, capsys):
     prices = tmp_path / "prices.yaml"
     prices.write_text(BOOK)
     shown = replay(capsys, trace, "--methods", "roofline,tokens,equal", "--prices", prices, "--format", "json").out
@@ -71,7 +71,7 @@ def test_who_finds_a_prefix_pays_for_it_where_that_is_the_policy(tmp_path, capsy
     assert moved_ns == pytest.approx(paid["payer-of-miss"]["writer"] * 1_536 / 2_040 * 2 / 3, abs=5)
 
 
-def test_people_are_told_what_is_simulated_and_what_has_no_price(trace, capsys):
+def test_the_output_says_what_is_simulated_and_what_has_no_price(trace, capsys):
     text = replay(capsys, trace).out
     assert text.startswith("SIMULATED: own.csv (analytic roofline at 70% of the published peaks of NVIDIA H100")
     assert "How far from auto" in text
@@ -96,7 +96,7 @@ def test_a_plot_is_drawn_the_same_each_time(trace, tmp_path, capsys, suffix):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--methods", "magic"], "no method magic: known are auto, roofline"),
         (["--model", "gpt-5"], "no model 'gpt-5'"),
@@ -107,8 +107,8 @@ def test_a_plot_is_drawn_the_same_each_time(trace, tmp_path, capsys, suffix):
         (["--requests", "0"], "not in the range"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_any_work(trace, capsys, words, said):
-    assert said in replay(capsys, trace, *words, code=2).err
+def test_what_cannot_be_done_is_refused_before_any_work(trace, capsys, words, message):
+    assert message in replay(capsys, trace, *words, code=2).err
 
 
 def test_a_journal_without_requests_is_nothing_to_compare(tmp_path, capsys):

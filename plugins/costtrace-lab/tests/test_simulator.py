@@ -51,24 +51,24 @@ def simulate(config, arrivals=None, times=TIMES):
 
 
 def rows_of(events, policy=Policy()):  # noqa: B008 - immutable
-    node = Pipeline(policy, 60 * 10**9)
-    node.add("sim", events[0])
+    pipeline = Pipeline(policy, 60 * 10**9)
+    pipeline.add("sim", events[0])
     for event in events:
-        node.feed("sim", event)
-    node.sweep(1 << 62)
-    return node.take_rows()
+        pipeline.feed("sim", event)
+    pipeline.sweep(1 << 62)
+    return pipeline.take_rows()
 
 
 @pytest.mark.parametrize("config", LOADS, ids=["plain", "chunks", "preempted", "drafts", "all"])
 def test_every_request_is_served_in_full_and_the_rows_add_up(config):
     rows = rows_of(simulate(config))
-    found = sorted(rows.records, key=lambda record: int(record.request_key.removeprefix("sim-")))
-    assert [(r.input_tokens, r.output_tokens, r.tenant) for r in found] == [a[1:4] for a in workload()]
-    assert all(record.simulated for record in found)
+    records = sorted(rows.records, key=lambda record: int(record.request_key.removeprefix("sim-")))
+    assert [(r.input_tokens, r.output_tokens, r.tenant) for r in records] == [a[1:4] for a in workload()]
+    assert all(record.simulated for record in records)
     assert sum(m.request_ns for m in rows.meter) == sum(p.gpu_ns for p in rows.postings if p.kind == "request")
     if config.kv_tokens == 3_000:
-        assert sum(record.preemptions for record in found) > 0
-        assert sum(record.wasted_ns for record in found) > 0
+        assert sum(record.preemptions for record in records) > 0
+        assert sum(record.wasted_ns for record in records) > 0
 
 
 @pytest.mark.parametrize("config", LOADS)

@@ -1,5 +1,5 @@
 import pytest
-from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.servegen import ServeGenOptions
 from costtrace_lab.simulator.workload import Arrival, read_workload
 from public_data import DATA, needs
 
@@ -44,14 +44,14 @@ def servegen(folder):
 
 
 def test_a_servegen_client_is_a_tenant_with_its_own_rate_and_lengths(tmp_path):
-    found = read_workload(servegen(tmp_path), spell=Spell(seconds=600))
-    assert {arrival.tenant for arrival in found} == {"c-0"}
-    assert 1_000 < len(found) < 1_400  # 2 per second; the seed is fixed
-    assert {arrival.output_tokens for arrival in found} == {3}
-    assert 0.70 < sum(arrival.prompt_tokens == 7 for arrival in found) / len(found) < 0.80
-    assert found == read_workload(tmp_path, spell=Spell(seconds=600))
-    assert found != read_workload(tmp_path, spell=Spell(seconds=600, seed=2))
-    assert 250 < len(read_workload(tmp_path, spell=Spell(seconds=600, rate=0.5))) < 350
+    arrivals = read_workload(servegen(tmp_path), servegen_options=ServeGenOptions(seconds=600))
+    assert {arrival.tenant for arrival in arrivals} == {"c-0"}
+    assert 1_000 < len(arrivals) < 1_400  # 2 per second; the seed is fixed
+    assert {arrival.output_tokens for arrival in arrivals} == {3}
+    assert 0.70 < sum(arrival.prompt_tokens == 7 for arrival in arrivals) / len(arrivals) < 0.80
+    assert arrivals == read_workload(tmp_path, servegen_options=ServeGenOptions(seconds=600))
+    assert arrivals != read_workload(tmp_path, servegen_options=ServeGenOptions(seconds=600, seed=2))
+    assert 250 < len(read_workload(tmp_path, servegen_options=ServeGenOptions(seconds=600, rate=0.5))) < 350
 
 
 @pytest.mark.parametrize(
@@ -78,18 +78,18 @@ def test_an_empty_directory_is_not_a_workload(tmp_path):
 
 @needs("traces/azure_llm_2023_conv.csv")
 def test_the_azure_conversation_trace_is_read():
-    found = read_workload(DATA / "traces/azure_llm_2023_conv.csv")
-    assert len(found) == 19_366
-    assert sum(arrival.prompt_tokens for arrival in found) / len(found) == pytest.approx(1_155, abs=1)
+    arrivals = read_workload(DATA / "traces/azure_llm_2023_conv.csv")
+    assert len(arrivals) == 19_366
+    assert sum(arrival.prompt_tokens for arrival in arrivals) / len(arrivals) == pytest.approx(1_155, abs=1)
 
 
 @needs("traces/servegen")
 def test_five_real_clients_are_read():
-    found = read_workload(DATA / "traces/servegen", spell=Spell(seconds=60, rate=1.0))
-    assert len({arrival.tenant for arrival in found}) == 5
+    arrivals = read_workload(DATA / "traces/servegen", servegen_options=ServeGenOptions(seconds=60, rate=1.0))
+    assert len({arrival.tenant for arrival in arrivals}) == 5
 
 
 @needs("traces/mooncake_conversation.jsonl")
 def test_the_mooncake_trace_shares_prefixes():
-    found = read_workload(DATA / "traces/mooncake_conversation.jsonl", requests=100)
-    assert all(arrival.prefix[0] == found[0].prefix[0] for arrival in found)
+    arrivals = read_workload(DATA / "traces/mooncake_conversation.jsonl", requests=100)
+    assert all(arrival.prefix[0] == arrivals[0].prefix[0] for arrival in arrivals)

@@ -1,4 +1,4 @@
-"""Runs the real nvidia-ml-py on the double, in a process of its own, and hands back what it read."""
+"""Runs the real nvidia-ml-py on the simulated NVML (the double), in a separate process, and returns its readings."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What devices the double shows, and the marks by which anyone can tell that they are simulated."""
+"""The devices that the simulated NVML shows, and the marks by which they are recognised as simulated."""
 
 import shutil
 

@@ -16,7 +16,7 @@ needs_library = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is n
 
 
 @pytest.mark.parametrize(
-    ("scenario", "said"),
+    ("scenario", "message"),
     [
         ({"devices": [{**CARD, "powr": 3}]}, r"devices\.0\.powr: unknown key; did you mean power\?"),
         ({"devices": [{"preset": "H1OO"}]}, r"unknown preset 'H1OO'; known: H100"),
@@ -34,13 +34,13 @@ needs_library = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is n
         ([], r"scenario: Input should be"),
     ],
 )
-def test_a_wrong_scenario_is_refused_with_key_and_remedy(scenario, said):
-    with pytest.raises(NvmlSimError, match=said):
+def test_a_wrong_scenario_is_refused_with_key_and_remedy(scenario, message):
+    with pytest.raises(NvmlSimError, match=message):
         parse_scenario(scenario)
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("a.yaml", "devices: [", "this is not YAML"),
         ("a.toml", "devices = [", "a.toml"),
@@ -48,9 +48,9 @@ def test_a_wrong_scenario_is_refused_with_key_and_remedy(scenario, said):
         ("a.txt", "x", "ends in .yaml, .toml or .json"),
     ],
 )
-def test_a_file_that_cannot_be_parsed_is_named(tmp_path, name, text, said):
+def test_a_file_that_cannot_be_parsed_is_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
-    with pytest.raises(NvmlSimError, match=said):
+    with pytest.raises(NvmlSimError, match=message):
         load_scenario(tmp_path / name)
 
 
@@ -63,7 +63,7 @@ def test_a_missing_file_and_bytes_that_are_no_text_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ("t_s,power_w\n", "has 0 rows"),
         ("t_s,power_w\n1,2\n1,3\n", "t_s must increase"),
@@ -72,10 +72,10 @@ def test_a_missing_file_and_bytes_that_are_no_text_are_named(tmp_path):
         ("t_s,power_w\n1,nan\n", "columns t_s and power_w"),
     ],
 )
-def test_a_wrong_curve_is_named(tmp_path, rows, said):
+def test_a_wrong_curve_is_named(tmp_path, rows, message):
     (tmp_path / "c.csv").write_text(rows)
     scenario = parse_scenario({"devices": [{**CARD, "power": {"kind": "csv", "path": "c.csv"}}]})
-    with pytest.raises(NvmlSimError, match=f"c.csv.*{said}"):
+    with pytest.raises(NvmlSimError, match=f"c.csv.*{message}"):
         compile_scenario(scenario, base=tmp_path)
 
 
@@ -150,7 +150,7 @@ for place in range(params["count"]):
 
 @needs_library
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda text: text.replace("gain_ppm", "gain_pmp"), "unknown key 'gain_pmp'"),
         (lambda text: text.replace("window_ns 25000000", "window_ns 0"), r"0 is not in \[1000"),
@@ -158,11 +158,11 @@ for place in range(params["count"]):
         (lambda text: text.replace("scenario 1", "scenario 9", 1), "version 1"),
     ],
 )
-def test_a_broken_compiled_scenario_is_refused_with_its_line(tmp_path, change, said):
+def test_a_broken_compiled_scenario_is_refused_with_its_line(tmp_path, change, message):
     pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
     simulated = double(tmp_path, CARD)
     path = simulated.prepared.compiled_path
     path.write_text(change(path.read_text()))
     done = simulated.start("out = 0")
     assert "NVMLError_Unknown" in done.stderr
-    assert re.search(said, done.stderr), done.stderr
+    assert re.search(message, done.stderr), done.stderr

@@ -1,4 +1,4 @@
-"""`costtrace ui` over a real socket: the figures of `report`, nobody but who may, and nothing that a name can do."""
+"""`costtrace ui` over a real socket: the figures of `report`, access only for those who may, escaped names."""
 
 import base64
 import hashlib
@@ -19,9 +19,9 @@ from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
-from costtrace_ui.web.answers import Answers
 from costtrace_ui.web.command import token, ui
-from costtrace_ui.web.server import Door, Server, own_style
+from costtrace_ui.web.responses import Responder
+from costtrace_ui.web.server import AccessPolicy, Server, load_style
 from honest_ledger import write
 
 from costtrace.cli.app import cli
@@ -69,8 +69,10 @@ class Client:
         return body
 
 
-def serve(home, **door):
-    server = Server(Door(**{"address": "127.0.0.1", "token": "", **door}), 0, Answers(home, own_style(), UTC))
+def serve(home, **policy):
+    server = Server(
+        AccessPolicy(**{"address": "127.0.0.1", "token": "", **policy}), 0, Responder(home, load_style(), UTC)
+    )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     return server, thread
@@ -81,8 +83,8 @@ def serving():
     """Starts servers, and ends them."""
     running = []
 
-    def start(home, **door):
-        running.append(serve(home, **door))
+    def start(home, **policy):
+        running.append(serve(home, **policy))
         return Client(running[-1][0])
 
     yield start
@@ -111,16 +113,16 @@ def of_command(home, *words):
 
 def lines(page, table):
     """The exact figures of each line of the tables of that name, one list a table."""
-    found = []
+    tables = []
     for tag, attributes in Tags(page).tags:
         if tag == "table":
-            found.append([])
-            mine = attributes.get("data-name") == table
-        if tag == "tr" and "data-kind" in attributes and mine:
+            tables.append([])
+            wanted = attributes.get("data-name") == table
+        if tag == "tr" and "data-kind" in attributes and wanted:
             figures = {name: attributes.get(f"data-{name.replace('_', '-')}") for name in EXACT}
             exact = {name: None if value is None else int(value) for name, value in figures.items()}
-            found[-1].append((attributes["data-kind"], *exact.values()))
-    return [rows for rows in found if rows]
+            tables[-1].append((attributes["data-kind"], *exact.values()))
+    return [rows for rows in tables if rows]
 
 
 @pytest.mark.parametrize("over", ["all", "5m"])
@@ -141,22 +143,22 @@ def test_the_sums_on_the_page_are_those_of_report(home, client, over):
 
 def test_the_chart_is_of_the_same_money(home):
     from costtrace_ui.live.figures import totals
-    from costtrace_ui.live.query import course, look
+    from costtrace_ui.live.query import cost_by_bucket, read_snapshot
 
     from costtrace.ledger.reader import open_ledger
 
     with open_ledger(home) as store:
-        found = look(store, 3_600 * 10**9, 1)
+        snapshot = read_snapshot(store, 3_600 * 10**9, 1)
         for most in (3, 48):
-            _, points = course(store, found.period, most)
-            known = {line.currency: line.cost_nano for line in totals(found) if not line.cost_unknown_ns}
+            _, points = cost_by_bucket(store, snapshot.period, most)
+            known = {line.currency: line.cost_nano for line in totals(snapshot) if not line.cost_unknown_ns}
             assert known, "no currency is known in full"
             for currency, nano in known.items():
-                assert sum(whole for _, one, _, whole in points if one == currency) == nano
+                assert sum(whole for _, point_currency, _, whole in points if point_currency == currency) == nano
 
 
-def test_an_engine_that_ends_amid_a_window_does_not_make_the_chart_dearer(home, tmp_path):
-    from costtrace_ui.live.query import course
+def test_an_engine_that_ends_amid_a_window_does_not_raise_the_charts_cost(home, tmp_path):
+    from costtrace_ui.live.query import cost_by_bucket
 
     from costtrace.ledger.queries import bounds
     from costtrace.ledger.reader import open_ledger
@@ -169,7 +171,7 @@ def test_an_engine_that_ends_amid_a_window_does_not_make_the_chart_dearer(home, 
                 last = "(SELECT max(window_ns) FROM meter)"
                 assert connection.execute(f"UPDATE meter SET end_ns = start_ns + 16 WHERE window_ns = {last}").rowcount
         with open_ledger(tmp_path) as store:
-            widths.append(course(store, bounds(store), 10**6)[0])
+            widths.append(cost_by_bucket(store, bounds(store), 10**6)[0])
     assert widths[0] == widths[1] > 10**9
 
 
@@ -196,14 +198,16 @@ def test_a_request_has_the_reasons_that_explain_gives(home, client):
 
 
 def test_requests_are_searched_filtered_and_sorted(client):
-    found = re.findall(r'href="/requests/(record-\d+)"', client.page("/requests?over=all&q=LARGE&tenant=blue&sort=gpu"))
+    records = re.findall(
+        r'href="/requests/(record-\d+)"', client.page("/requests?over=all&q=LARGE&tenant=blue&sort=gpu")
+    )
     times = [
         row[2] for row in lines(client.page("/requests?over=all&tenant=blue&model=m-large&sort=gpu"), "requests")[0]
     ]
-    assert len(found) == len(times) > 10
+    assert len(records) == len(times) > 10
     assert times == sorted(times, reverse=True)
-    (one,) = re.findall(r'href="/requests/(record-\d+)"', client.page("/requests?over=5m&q=req-record-00011"))
-    assert one == "record-00011"
+    (record,) = re.findall(r'href="/requests/(record-\d+)"', client.page("/requests?over=5m&q=req-record-00011"))
+    assert record == "record-00011"
     assert "Nothing here" in client.page("/requests?over=all&q=nobody-has-this")
 
 
@@ -228,17 +232,22 @@ def test_no_name_becomes_a_tag_an_attribute_or_a_direction(serving, tmp_path, pa
         connection.execute("UPDATE engine SET device_name = ?, model = ?", (NASTY, NASTY))
     connection.close()
     _, body = serving(tmp_path).ask(path.format(quote(NASTY)))
-    seen = Tags(body)
-    assert [tag for tag, _ in seen.tags].count("script") == 1
-    assert not {"img", "iframe", "object", "embed", "base"} & {tag for tag, _ in seen.tags}
-    assert not {name for _, found in seen.tags for name in found if name.startswith("on") or name == "style"}
+    page = Tags(body)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not {"img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    assert not {name for _, attributes in page.tags for name in attributes if name.startswith("on") or name == "style"}
     assert not set("\x1b\u202e") & set(body)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_page_loads_nothing_and_its_policy_allows_its_own_style_and_script_only(client, path):
     answer, body = client.ask(path)
-    addresses = [found[name] for _, found in Tags(body).tags for name in ("href", "src", "action") if name in found]
+    addresses = [
+        attributes[name]
+        for _, attributes in Tags(body).tags
+        for name in ("href", "src", "action")
+        if name in attributes
+    ]
     assert addresses
     assert all(
         (address.startswith(("/", "#")) and not address.startswith("//")) or address == "data:,"
@@ -279,7 +288,7 @@ def test_head_has_the_length_and_no_body(client):
         ("", 421),
     ],
 )  # fmt: skip
-def test_a_name_that_somebody_lets_point_here_gets_nothing(home, serving, host, status):
+def test_a_foreign_host_name_gets_nothing(home, serving, host, status):
     client = serving(home, names=["costs.example.org"])
     answer, body = client.ask("/devices", Host=host)
     assert answer.status == status
@@ -291,15 +300,15 @@ def basic(user, password):
 
 
 @pytest.mark.parametrize(
-    ("given", "status"),
+    ("header", "status"),
     [
         (f"Bearer {SECRET}", 200), (basic("anybody", SECRET), 200), (basic("", SECRET), 200),
         ("", 401), (SECRET, 401), ("Bearer", 401), (f"Bearer {SECRET[:-1]}", 401), (f"Bearer {SECRET}x", 401),
         (basic(SECRET, ""), 401), ("Basic ****", 401), (f"Digest {SECRET}", 401),
     ],
 )  # fmt: skip
-def test_with_a_token_nothing_is_shown_without_it(home, serving, given, status):
-    answer, body = serving(home, token=SECRET).ask("/v1/requests/record-00007", Authorization=given)
+def test_with_a_token_nothing_is_shown_without_it(home, serving, header, status):
+    answer, body = serving(home, token=SECRET).ask("/v1/requests/record-00007", Authorization=header)
     assert answer.status == status
     assert ("record-00007" in body) == (status == 200)
     assert SECRET not in body
@@ -308,10 +317,10 @@ def test_with_a_token_nothing_is_shown_without_it(home, serving, given, status):
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.1.2.3"])
 def test_it_does_not_listen_beyond_loopback_without_a_token(address):
     with pytest.raises(CosttraceError, match="COSTTRACE_UI_TOKEN_FILE"):
-        Door(address, "").check()
+        AccessPolicy(address, "").check()
     with pytest.raises(CosttraceError, match="shorter"):
-        Door(address, "short").check()
-    Door(address, SECRET).check()
+        AccessPolicy(address, "short").check()
+    AccessPolicy(address, SECRET).check()
 
 
 def test_the_token_comes_from_a_file_that_nobody_else_can_read_and_never_from_the_command_line(home, tmp_path):
@@ -327,7 +336,7 @@ def test_the_token_comes_from_a_file_that_nobody_else_can_read_and_never_from_th
     assert "COSTTRACE_UI_TOKEN_FILE" in str(done.exception)
 
 
-def test_a_ledger_that_went_away_is_said_and_the_server_lives_on(tmp_path, serving):
+def test_a_ledger_that_went_away_is_reported_and_the_server_lives_on(tmp_path, serving):
     path = write(tmp_path)
     client = serving(tmp_path)
     moved = path.rename(tmp_path / "elsewhere")
@@ -345,11 +354,11 @@ def test_a_query_without_end_is_refused(client):
     assert "Too much" in body
 
 
-def test_who_asks_while_the_rows_are_added_up_is_told_so_and_takes_no_room(home):
-    answers = Answers(home, own_style(), UTC)
-    with answers._auditing:
-        assert "being added up" in answers.answer("/balance", "").body.decode()
-    assert "in balance</p>" in answers.answer("/balance", "").body.decode()
+def test_during_an_audit_the_balance_page_says_so_and_takes_no_slot(home):
+    responder = Responder(home, load_style(), UTC)
+    with responder._auditing:
+        assert "being added up" in responder.respond("/balance", "").body.decode()
+    assert "in balance</p>" in responder.respond("/balance", "").body.decode()
 
 
 def test_an_empty_ledger_has_pages_too(tmp_path, serving):

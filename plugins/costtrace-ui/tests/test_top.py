@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from costtrace_ui.live.query import look
+from costtrace_ui.live.query import read_snapshot
 from costtrace_ui.live.views import VIEWS, widths
 from costtrace_ui.top.screen import as_filter, draw, explain_row, read_again, split_keys
 from costtrace_ui.top.state import STRETCHES_NS, State
@@ -42,21 +42,21 @@ def home(tmp_path_factory):
     return home
 
 
-def seen(home, over_ns=HOUR_NS, limit=200, **more):
+def read(home, over_ns=HOUR_NS, limit=200, **options):
     with open_ledger(home) as store:
-        return look(store, over_ns, limit, **more)
+        return read_snapshot(store, over_ns, limit, **options)
 
 
-def lines(state, found, size=(80, 24)):
-    return [line.plain for line in draw(state, found, size, found.period.until_ns + 5 * NS_PER_S, UTC)]
+def lines(state, snapshot, size=(80, 24)):
+    return [line.plain for line in draw(state, snapshot, size, snapshot.period.until_ns + 5 * NS_PER_S, UTC)]
 
 
-def pressed(state, found, *keys):
-    asked = ""
+def pressed(state, snapshot, *keys):
+    action = ""
     for key in keys:
         shown = [field for field, _ in widths(state.now.fields, 80)]
-        asked = state.press(key, state.rows(found, shown), shown)
-    return asked
+        action = state.press(key, state.rows(snapshot, shown), shown)
+    return action
 
 
 def json_of(home, *words):
@@ -67,23 +67,23 @@ def json_of(home, *words):
 @pytest.mark.parametrize("by", ["tenant", "model", "engine"])
 @pytest.mark.parametrize("over", ["30s", "1h"])
 def test_its_sums_are_those_of_report_for_the_same_windows(home, by, over):
-    found = json_of(home, "top", "--once", "--over", over)
-    period = seen(home, {"30s": 30, "1h": 3_600}[over] * NS_PER_S).period
+    printed = json_of(home, "top", "--once", "--over", over)
+    period = read(home, {"30s": 30, "1h": 3_600}[over] * NS_PER_S).period
     assert period.until_ns - period.since_ns == (30 if over == "30s" else 130) * NS_PER_S - 1_234_567_891
     limits = [show_time(ns).replace(" ", "T") for ns in period]
     report = json_of(home, "report", "--by", by, "--since", limits[0], "--until", f"{limits[1]}")["summary"]
     names = ("gpu_ns", "wasted_ns", "cost_nano", "cost_unknown_gpu_ns", "energy_uj", "output_tokens", "requests")
     due = {(row[by], row["currency"]): [row[name] for name in names] for row in report if row["kind"] == "request"}
-    rows = [row for row in found[f"{by}s"] if row["kind"] == "request"]
+    rows = [row for row in printed[f"{by}s"] if row["kind"] == "request"]
     assert {(row["name"], row["currency"]): [row[name] for name in names] for row in rows} == due
     everything = [row for row in report if row["kind"] == "everything"]
-    assert sum(row["gpu_ns"] for row in found[f"{by}s"]) == sum(row["gpu_ns"] for row in everything)
-    assert sum(row["device_ns"] for row in found["devices"]) == sum(row["gpu_ns"] for row in everything)
+    assert sum(row["gpu_ns"] for row in printed[f"{by}s"]) == sum(row["gpu_ns"] for row in everything)
+    assert sum(row["device_ns"] for row in printed["devices"]) == sum(row["gpu_ns"] for row in everything)
 
 
 def test_a_joule_per_token_is_of_requests_whose_energy_is_known_in_full(home):
-    found = seen(home)
-    rows = {row["name"]: row for row in VIEWS[0].rows(found)}
+    snapshot = read(home)
+    rows = {row["name"]: row for row in VIEWS[0].rows(snapshot)}
     with sqlite3.connect(home / "ledger.sqlite") as connection:
         sql = "SELECT sum(energy_uj), sum(output_tokens) FROM usage WHERE tenant = 'acme' AND gap_ns = 0"
         energy, tokens = connection.execute(sql + " AND energy_uj IS NOT NULL").fetchone()
@@ -105,22 +105,22 @@ def test_what_an_engine_left_open_at_its_end_does_not_run(tmp_path):
     with sqlite3.connect(write(tmp_path)) as connection:
         connection.execute("UPDATE engine SET ended_ns = 1 WHERE engine_id = 'engine-f'")
     connection.close()
-    assert seen(tmp_path).running == []
+    assert read(tmp_path).running == []
 
 
 def test_a_ledger_that_cannot_be_read_for_a_moment_leaves_what_was_there(tmp_path):
     path, state = write(tmp_path), State(HOUR_NS)
-    found = seen(tmp_path)
+    snapshot = read(tmp_path)
     path.rename(tmp_path / "elsewhere")
-    assert read_again(tmp_path, state, found) == found
-    assert "there is no ledger" in lines(state, found)[-1]
+    assert read_again(tmp_path, state, snapshot) == snapshot
+    assert "there is no ledger" in lines(state, snapshot)[-1]
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 12), (132, 40), (40, 8)])
 @pytest.mark.parametrize("view", range(len(VIEWS)))
 def test_every_view_fits_the_terminal(home, size, view):
-    found = seen(home)
-    shown = lines(State(HOUR_NS, view), found, size)
+    snapshot = read(home)
+    shown = lines(State(HOUR_NS, view), snapshot, size)
     assert len(shown) <= size[1]
     assert max(map(cell_len, shown)) <= size[0]
     if size[0] >= 80:
@@ -132,91 +132,91 @@ def test_names_that_clients_chose_cannot_steer_the_terminal(tmp_path):
         connection.execute("UPDATE posting SET tenant = ? WHERE tenant = 'acme'", (NASTY,))
         connection.execute("UPDATE usage SET tenant = ?, request_id = ? WHERE tenant = 'acme'", (NASTY, NASTY))
     connection.close()
-    found = seen(tmp_path)
+    snapshot = read(tmp_path)
     for view in range(len(VIEWS)):
-        text = "\n".join(lines(State(HOUR_NS, view), found, (160, 50)))
+        text = "\n".join(lines(State(HOUR_NS, view), snapshot, (160, 50)))
         assert not set("\x1b\x07\u202e") & set(text)
-    assert r"\x1b]0;owned\x07=cmd" in "\n".join(lines(State(HOUR_NS), found, (160, 50)))
+    assert r"\x1b]0;owned\x07=cmd" in "\n".join(lines(State(HOUR_NS), snapshot, (160, 50)))
 
 
 def test_rows_are_sorted_by_the_column_that_was_chosen_and_unknown_comes_last(home):
-    found, state = seen(home), State(HOUR_NS)
-    pressed(state, found, "6", "s")  # from cost to GPU time
+    snapshot, state = read(home), State(HOUR_NS)
+    pressed(state, snapshot, "6", "s")  # from cost to GPU time
     shown = [field for field, _ in widths(state.now.fields, 80)]
-    times = [row["gpu_ns"] for row in state.rows(found, shown)]
+    times = [row["gpu_ns"] for row in state.rows(snapshot, shown)]
     assert times == sorted(times, reverse=True)
-    pressed(state, found, "r")
-    assert [row["gpu_ns"] for row in state.rows(found, shown)] == sorted(times)
+    pressed(state, snapshot, "r")
+    assert [row["gpu_ns"] for row in state.rows(snapshot, shown)] == sorted(times)
     fresh = State(HOUR_NS, 5)
-    costs = [row["cost_nano"] for row in fresh.rows(found, shown)]
+    costs = [row["cost_nano"] for row in fresh.rows(snapshot, shown)]
     assert costs == sorted((c for c in costs if c is not None), reverse=True) + [None] * costs.count(None)
 
 
 def test_the_filter_shows_what_has_the_words_and_escape_drops_it(home):
-    found, state = seen(home), State(HOUR_NS)
-    pressed(state, found, "/", *"ACM", "enter")
-    text = "\n".join(lines(state, found)[5:-1])
+    snapshot, state = read(home), State(HOUR_NS)
+    pressed(state, snapshot, "/", *"ACM", "enter")
+    text = "\n".join(lines(state, snapshot)[5:-1])
     assert "acme" in text
     assert "blue" not in text
-    assert "with 'ACM'" in "\n".join(lines(state, found))
-    pressed(state, found, "esc")
-    assert "blue" in "\n".join(lines(state, found))
+    assert "with 'ACM'" in "\n".join(lines(state, snapshot))
+    pressed(state, snapshot, "esc")
+    assert "blue" in "\n".join(lines(state, snapshot))
 
 
-def test_q_is_a_letter_while_words_are_typed_and_an_end_otherwise(home):
-    found, state = seen(home), State(HOUR_NS)
-    assert pressed(state, found, "/", "q") == ""
-    assert pressed(state, found, "esc", "q") == "quit"
+def test_q_is_a_letter_while_a_filter_is_typed_and_quits_otherwise(home):
+    snapshot, state = read(home), State(HOUR_NS)
+    assert pressed(state, snapshot, "/", "q") == ""
+    assert pressed(state, snapshot, "esc", "q") == "quit"
 
 
 def test_enter_on_a_tenant_shows_its_requests_and_only_those(home):
-    found, state = seen(home), State(HOUR_NS)
-    rows = state.rows(found, [field for field, _ in widths(state.now.fields, 80)])
-    assert pressed(state, found, "enter") == "read"
-    behind = seen(home, only=as_filter(state.chosen), period=found.period)
+    snapshot, state = read(home), State(HOUR_NS)
+    rows = state.rows(snapshot, [field for field, _ in widths(state.now.fields, 80)])
+    assert pressed(state, snapshot, "enter") == "read"
+    behind = read(home, only=as_filter(state.chosen), period=snapshot.period)
     assert {row["tenant"] for row in state.rows(behind, list(state.now.fields))} == {rows[0]["name"]}
     assert f"tenant = {rows[0]['name']}" in "\n".join(lines(state, behind))
 
 
 def test_a_frozen_screen_is_read_again_only_for_its_own_period(home):
-    found, state = seen(home, 30 * NS_PER_S), State(30 * NS_PER_S)
-    assert pressed(state, found, "f") == ""
-    assert "FROZEN" in "\n".join(lines(state, found))
+    snapshot, state = read(home, 30 * NS_PER_S), State(30 * NS_PER_S)
+    assert pressed(state, snapshot, "f") == ""
+    assert "FROZEN" in "\n".join(lines(state, snapshot))
     state.over_ns = HOUR_NS
-    assert read_again(home, state, found).period == found.period
+    assert read_again(home, state, snapshot).period == snapshot.period
     state.frozen = False
-    assert read_again(home, state, found).period == seen(home).period != found.period
+    assert read_again(home, state, snapshot).period == read(home).period != snapshot.period
     state.frozen = True
-    assert pressed(state, found, "f") == "read"
+    assert pressed(state, snapshot, "f") == "read"
 
 
 def test_plus_and_minus_walk_through_the_stretches_and_stop_at_their_ends(home):
-    found, state = seen(home), State(300 * NS_PER_S)
-    assert pressed(state, found, "+") == "read"
+    snapshot, state = read(home), State(300 * NS_PER_S)
+    assert pressed(state, snapshot, "+") == "read"
     assert state.over_ns == 900 * NS_PER_S
-    pressed(state, found, *"-" * 20)
+    pressed(state, snapshot, *"-" * 20)
     assert state.over_ns == STRETCHES_NS[0]
-    pressed(state, found, *"+" * 20)
+    pressed(state, snapshot, *"+" * 20)
     assert state.over_ns == STRETCHES_NS[-1]
 
 
-def test_e_explains_the_request_of_a_row_or_the_dearest_one_behind_it(home):
-    found = seen(home)
+def test_e_explains_the_request_of_a_row_or_the_most_expensive_one_behind_it(home):
+    snapshot = read(home)
     explained = CliRunner().invoke(cli, ["explain", "record-00004", "--home", str(home)]).stdout
     with open_ledger(home) as store:
-        dearest = VIEWS[5].rows(found)[0]
-        assert dearest["record_id"] == "record-00004"
-        own = explain_row(store, VIEWS[5], dearest, found, "\u2588")
-        acme = next(row for row in VIEWS[0].rows(found) if row["name"] == "acme")
-        group = explain_row(store, VIEWS[0], acme, found, "\u2588")
-        nobody = explain_row(store, VIEWS[0], {"name": "idle", "kind": "idle"}, found, "#")
-        running = explain_row(store, VIEWS[4], VIEWS[4].rows(found)[0], found, "#")
-    assert own == explained.splitlines() == group
+        costliest = VIEWS[5].rows(snapshot)[0]
+        assert costliest["record_id"] == "record-00004"
+        of_request = explain_row(store, VIEWS[5], costliest, snapshot, "\u2588")
+        acme = next(row for row in VIEWS[0].rows(snapshot) if row["name"] == "acme")
+        of_group = explain_row(store, VIEWS[0], acme, snapshot, "\u2588")
+        nobody = explain_row(store, VIEWS[0], {"name": "idle", "kind": "idle"}, snapshot, "#")
+        running = explain_row(store, VIEWS[4], VIEWS[4].rows(snapshot)[0], snapshot, "#")
+    assert of_request == explained.splitlines() == of_group
     assert nobody == ["No request that ended in this stretch is behind this row."]
     assert running[0] == "Request record-00108 runs still: its reasons are known when it has ended."
 
 
-def test_keys_are_told_apart_however_the_terminal_sends_them():
+def test_keys_are_recognised_however_the_terminal_sends_them():
     assert list(split_keys("\x1b[A\x1bOBq\r\x1b[5~\x7f\u00e9\x1b")) == [
         *("up", "down", "q", "enter", "pgup", "backspace", "\u00e9", "esc")
     ]
@@ -225,7 +225,7 @@ def test_keys_are_told_apart_however_the_terminal_sends_them():
 
 def test_an_empty_ledger_says_that_no_window_has_closed(tmp_path):
     write(tmp_path, plans=())
-    text = "\n".join(lines(State(HOUR_NS), seen(tmp_path)))
+    text = "\n".join(lines(State(HOUR_NS), read(tmp_path)))
     assert "no window has closed yet" in text
 
 
@@ -234,7 +234,7 @@ def test_without_a_terminal_it_says_what_to_do_instead(home):
     assert "--once" in str(done.exception)
 
 
-def test_a_look_reads_the_tables_by_index_and_never_whole(home):
+def test_a_snapshot_reads_the_tables_by_index_and_never_whole(home):
     class Explaining:
         def __init__(self, store):
             self.store, self.whole = store, []
@@ -252,7 +252,7 @@ def test_a_look_reads_the_tables_by_index_and_never_whole(home):
 
     with open_ledger(home) as store:
         watched = Explaining(store)
-        look(watched, 30 * NS_PER_S, 200)
+        read_snapshot(watched, 30 * NS_PER_S, 200)
     assert watched.whole == []
 
 

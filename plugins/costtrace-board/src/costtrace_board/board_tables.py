@@ -1,4 +1,4 @@
-"""The board as tables: what its page, its JSON and its CSV are made of. Every cost names its token basis and idle."""
+"""The board as tables, for its page, JSON and CSV. Every cost names its token basis and whether idle is in it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
@@ -13,10 +13,10 @@ from costtrace.reports.output.tables import Column, Row, Table, Value, count, pe
 from costtrace.reports.usage.summary import Summary
 from costtrace.reports.usage.summary_tables import shares_table
 from costtrace_board import roi
-from costtrace_board.board import Annotation, Cell, Transaction, group, revenue
+from costtrace_board.cells import Annotation, Cell, Transaction, group, revenue
 from costtrace_board.figures import BASES, rounded, significant
 from costtrace_board.ladder import Ladder
-from costtrace_board.tables import exact, ladder_table
+from costtrace_board.tables import decimals, exact, ladder_table
 
 
 class Board(NamedTuple):
@@ -29,14 +29,14 @@ class Board(NamedTuple):
     summary: Summary
     """By `board.BY`."""
     days: Sequence[Cell]
-    """By model, fleet, day and currency: what all else is summed from."""
+    """By model, fleet, day and currency: everything else is a sum of these."""
     annotations: Sequence[Annotation]
     label: str
     transactions: Sequence[Transaction]
     prices: Mapping[str, ListPrice]
     price_source: str
     revenues: Mapping[str, Decimal]
-    """By model: what it brought in all of the period, where that was given. Counts more than a list price."""
+    """By model: its revenue in the whole period, where it was given. Takes precedence over a list price."""
     gpus: int
     """Distinct devices that were metered."""
     gpus_per_rack: int
@@ -48,11 +48,11 @@ class Board(NamedTuple):
 
     @property
     def currency(self) -> str:
-        """The one with the most cost; '' where nothing has a price."""
+        """The currency with the highest cost; '' where nothing has a price."""
         sums: dict[str, int] = {}
         for cell in self.days:
             sums[cell.currency] = sums.get(cell.currency, 0) + (cell.cost_nano(with_idle=True) or 0)
-        return max(sums, key=lambda one: (sums[one], one), default="")
+        return max(sums, key=lambda currency: (sums[currency], currency), default="")
 
     @property
     def months(self) -> list[Cell]:
@@ -66,7 +66,7 @@ class Board(NamedTuple):
 
 
 def board_tables(board: Board) -> list[Table]:
-    """Every table of the board; the first one is what CSV holds."""
+    """Every table of the board; CSV holds only the first."""
     tables = [
         cost_table(board),
         trend_table(board),
@@ -82,8 +82,8 @@ def board_tables(board: Board) -> list[Table]:
 
 
 def figures_of(cell: Cell) -> dict[str, Value]:
-    """The figures of a cell that every table has."""
-    found: dict[str, Value] = {
+    """The fields that every table shows of a cell."""
+    fields: dict[str, Value] = {
         "currency": cell.currency,
         "requests": cell.direct.requests,
         "input_tokens": cell.direct.input_tokens,
@@ -97,15 +97,15 @@ def figures_of(cell: Cell) -> dict[str, Value]:
     }
     for basis in BASES:
         for name, with_idle in (("without_idle", False), ("with_idle", True)):
-            found[f"cost_per_million_{basis}_tokens_{name}"] = exact(cell.per_million(basis, with_idle=with_idle))
+            fields[f"cost_per_million_{basis}_tokens_{name}"] = exact(cell.per_million(basis, with_idle=with_idle))
     for name, with_idle in (("without_idle", False), ("with_idle", True)):
         joules = cell.joules_per_token("output", with_idle=with_idle)
-        found[f"joules_per_output_token_{name}"] = exact(joules)
-    return found
+        fields[f"joules_per_output_token_{name}"] = exact(joules)
+    return fields
 
 
 def cost_table(board: Board) -> Table:
-    """Cost per million tokens by model, fleet and month, then all of each currency."""
+    """Cost per million tokens by model, fleet and month, then a total for each currency."""
     months = board.months
     rows: list[Row] = [_cost_row(cell, board) for cell in months]
     totals = group(months, ())
@@ -120,56 +120,46 @@ def cost_table(board: Board) -> Table:
 
 
 def _cost_row(cell: Cell, board: Board) -> Row:
-    brought = _revenue_of_all(board, cell.currency) if cell.model == "all" else _revenue(cell, board)
+    earned = _revenue_of_all(board, cell.currency) if cell.model == "all" else _revenue(cell, board)
     cost = cell.cost_nano(with_idle=True)
-    margin = None if brought is None or cost is None else brought - Fraction(cost, NANO_PER_UNIT)
+    margin = None if earned is None or cost is None else earned - Fraction(cost, NANO_PER_UNIT)
     return {
         "model": cell.model,
         "fleet": cell.fleet,
         "month": cell.period,
         **figures_of(cell),
-        "revenue": exact(brought),
+        "revenue": exact(earned),
         "margin": exact(margin),
         "revenue_per_rack": None
-        if brought is None or not board.gpus
-        else exact(brought * board.gpus_per_rack / board.gpus),
+        if earned is None or not board.gpus
+        else exact(earned * board.gpus_per_rack / board.gpus),
     }
 
 
 def _revenue(cell: Cell, board: Board) -> Fraction | None:
-    """Revenue of a line; None without a price, or where a model's revenue was given and it has several lines."""
+    """Revenue of a cell; None without a price, or where a model's revenue was given and it has several cells."""
     if cell.model in board.revenues:
-        alone = sum(one.model == cell.model for one in board.months) == 1
-        return Fraction(board.revenues[cell.model]) if alone else None
+        one_cell = sum(other.model == cell.model for other in board.months) == 1
+        return Fraction(board.revenues[cell.model]) if one_cell else None
     return revenue(cell, board.prices.get(cell.model))
 
 
 def _revenue_of_all(board: Board, currency: str) -> Fraction | None:
-    """Revenue of everything; None where a model with requests has no price."""
-    mine = {cell.model for cell in board.months if cell.currency == currency and cell.tokens("total")}
-    total = sum((Fraction(amount) for model, amount in board.revenues.items() if model in mine), Fraction(0))
+    """Revenue of all models; None where a model with tokens has no price."""
+    served = {cell.model for cell in board.months if cell.currency == currency and cell.tokens("total")}
+    total = sum((Fraction(amount) for model, amount in board.revenues.items() if model in served), Fraction(0))
     for cell in board.months:
         if cell.currency != currency or not cell.tokens("total") or cell.model in board.revenues:
             continue
-        brought = revenue(cell, board.prices.get(cell.model))
-        if brought is None:
+        earned = revenue(cell, board.prices.get(cell.model))
+        if earned is None:
             return None
-        total += brought
+        total += earned
     return total
 
 
-def decimals(heading: str, key: str, digits: int = 3) -> Column:
-    """Some significant digits; ``unknown`` where there is no figure."""
-
-    def show(row: Row) -> str:
-        value = row[key]
-        return significant(Fraction(value), digits) if isinstance(value, Decimal) else "unknown"
-
-    return Column(heading, show)
-
-
 def money(heading: str, key: str) -> Column:
-    """Whole currency units from 100 on, cents below; ``unknown`` where there is no figure."""
+    """A column of money as `show_money` writes it; ``unknown`` where there is no figure."""
 
     def show(row: Row) -> str:
         value = row[key]
@@ -181,7 +171,7 @@ def money(heading: str, key: str) -> Column:
 
 
 def show_money(value: Decimal) -> str:
-    """Whole currency units from 100 on; below it three significant digits, so that little is not nothing."""
+    """Whole currency units from 100 up; below, three significant digits, so that a small amount is not shown as 0."""
     return f"{value:,.0f}" if abs(value) >= 100 else significant(Fraction(value), 3)
 
 
@@ -222,18 +212,14 @@ def _in_millions(value: Value) -> str:
     return significant(Fraction(value, 1_000_000)) if isinstance(value, int) and value else "0"
 
 
-def _millions(heading: str, key: str) -> Column:
-    return Column(heading, lambda row: _in_millions(row[key]))
-
-
 def _use(row: Row) -> str:
     parts = [int(str(row[key])) for key in ("used_gpu_ns", "wasted_gpu_ns", "idle_gpu_ns")]
-    whole = sum(parts)
-    return " / ".join(per_cent(part, whole).removesuffix(" %") for part in parts) if whole else ""
+    total_ns = sum(parts)
+    return " / ".join(per_cent(part, total_ns).removesuffix(" %") for part in parts) if total_ns else ""
 
 
 def trend_table(board: Board) -> Table:
-    """By model and day."""
+    """Cost per million output tokens by day and model."""
     rows: list[Row] = [
         {"day": cell.period, "model": cell.model, **figures_of(cell)} for cell in group(board.days, ("model", "day"))
     ]
@@ -247,46 +233,53 @@ def trend_table(board: Board) -> Table:
 
 
 def transactions_table(board: Board) -> Table:
-    """Cost of a request by a label."""
+    """Mean cost of a request, by the values of the board's label."""
     rows: list[Row] = [
         {
-            board.label: one.value or "(none)",
-            "currency": one.currency,
-            "requests": one.requests,
-            "cost_nano": one.cost_nano,
-            "cost_per_request": exact(_per_request(one)),
-            "input_tokens": one.input_tokens,
-            "output_tokens": one.output_tokens,
-            "gpu_ns": one.gpu_ns,
+            board.label: labelled.value or "(none)",
+            "currency": labelled.currency,
+            "requests": labelled.requests,
+            "cost_nano": labelled.cost_nano,
+            "cost_per_request": exact(_per_request(labelled)),
+            "input_tokens": labelled.input_tokens,
+            "output_tokens": labelled.output_tokens,
+            "gpu_ns": labelled.gpu_ns,
         }
-        for one in sorted(board.transactions, key=lambda one: (-(one.cost_nano or 0), one.value))
+        for labelled in sorted(board.transactions, key=lambda labelled: (-(labelled.cost_nano or 0), labelled.value))
     ]
     columns = (
         text(board.label, board.label),
         count("requests", "requests"),
         money(f"cost, {board.currency}", "cost_nano"),
         decimals(f"{board.currency} per request", "cost_per_request"),
-        _millions("M output tokens", "output_tokens"),
+        Column("M output tokens", lambda row: _in_millions(row["output_tokens"])),
     )
     notes = [f"Without idle, by the label `{board.label}` of the requests (setting `request_labels`)."]
-    named = [one for one in board.transactions if one.value and one.currency == board.currency]
-    if named and all(one.cost_nano is not None for one in named):
-        mean = Fraction(sum(one.cost_nano or 0 for one in named), len(named) * NANO_PER_UNIT)
+    with_label = [labelled for labelled in board.transactions if labelled.value and labelled.currency == board.currency]
+    if with_label and all(labelled.cost_nano is not None for labelled in with_label):
+        mean = Fraction(sum(labelled.cost_nano or 0 for labelled in with_label), len(with_label) * NANO_PER_UNIT)
         notes.append(
-            f"{len(named):,} values of `{board.label}`: {significant(mean)} {board.currency} each, on average."
+            f"{len(with_label):,} values of `{board.label}`: {significant(mean)} {board.currency} each, on average."
         )
     return Table("transactions", f"Cost of a request, by {board.label}", columns, rows, notes)
 
 
-def _per_request(one: Transaction) -> Fraction | None:
-    return None if one.cost_nano is None or not one.requests else Fraction(one.cost_nano, one.requests * NANO_PER_UNIT)
+def _per_request(sums: Transaction) -> Fraction | None:
+    if sums.cost_nano is None or not sums.requests:
+        return None
+    return Fraction(sums.cost_nano, sums.requests * NANO_PER_UNIT)
 
 
 def annotations_table(board: Board) -> Table:
-    """What happened, numbered as in the chart."""
+    """The annotations, numbered as in the chart."""
     rows: list[Row] = [
-        {"number": number, "day": f"{moment(one.day_ns, board.zone):%Y-%m-%d}", "kind": one.kind, "what": one.text}
-        for number, one in enumerate(board.annotations, 1)
+        {
+            "number": number,
+            "day": f"{moment(change.day_ns, board.zone):%Y-%m-%d}",
+            "kind": change.kind,
+            "what": change.text,
+        }
+        for number, change in enumerate(board.annotations, 1)
     ]
     columns = (count("no.", "number"), text("day", "day"), text("kind", "kind"), text("what", "what"))
     return Table("annotations", "What changed", columns, rows, fields=("number", "day", "kind", "what"))
@@ -296,7 +289,10 @@ MIN_DAYS = 14
 
 
 def growth_table(board: Board) -> Table:
-    """How cost grew with tokens, first half of the days against the second: elasticity below 1 absorbs volume."""
+    """Growth of cost and of tokens from the first half of the days to the second.
+
+    An elasticity below 1: cost grew less than the volume of tokens. Empty with fewer than `MIN_DAYS` days.
+    """
     by_day = group([cell for cell in board.days if cell.currency == board.currency], ("day",))
     rows: list[Row] = []
     if len(by_day) >= MIN_DAYS:
@@ -305,15 +301,16 @@ def growth_table(board: Board) -> Table:
         costs = [cell.cost_nano(with_idle=True) for cell in (first, second)]
         tokens = [cell.tokens("total") for cell in (first, second)]
         if all(costs) and all(tokens):
-            of_cost = Fraction(costs[1] or 0, costs[0] or 1) - 1
-            of_tokens = Fraction(tokens[1], tokens[0]) - 1
+            cost_growth = Fraction(costs[1] or 0, costs[0] or 1) - 1
+            tokens_growth = Fraction(tokens[1], tokens[0]) - 1
+            elasticity = rounded(cost_growth / tokens_growth, 2) if tokens_growth else None
             rows.append(
                 {
                     "first": f"{by_day[0].period} to {by_day[half - 1].period}",
                     "second": f"{by_day[-half].period} to {by_day[-1].period}",
-                    "tokens_growth_per_cent": rounded(of_tokens * 100, 1),
-                    "cost_growth_per_cent": rounded(of_cost * 100, 1),
-                    "per_cent_cost_per_per_cent_tokens": rounded(of_cost / of_tokens, 2) if of_tokens else None,
+                    "tokens_growth_per_cent": rounded(tokens_growth * 100, 1),
+                    "cost_growth_per_cent": rounded(cost_growth * 100, 1),
+                    "per_cent_cost_per_per_cent_tokens": elasticity,
                 }
             )
     columns = (
@@ -336,21 +333,22 @@ def _sum(cells: Sequence[Cell]) -> Cell:
 
 
 def return_table(board: Board) -> Table:
-    """The calculator's assumptions and what they come to."""
-    given, found = board.assumptions, roi.compute(board.assumptions)
+    """The calculator's assumptions and results."""
+    inputs, computed = board.assumptions, roi.compute(board.assumptions)
     rows: list[Row] = [
         {"name": name, "value": Decimal(value), "kind": "assumption", "source": board.assumption_sources.get(name, "")}
-        for name, value in given._asdict().items()
+        for name, value in inputs._asdict().items()
     ]
     rows += [
-        {"name": name, "value": exact(value), "kind": "result", "source": ""} for name, value in found._asdict().items()
+        {"name": name, "value": exact(value), "kind": "result", "source": ""}
+        for name, value in computed._asdict().items()
     ]
     columns = (text("what", "name"), Column("value", lambda row: str(row["value"])), text("from", "source"))
     return Table("return_on_investment", "Return on investment", columns, rows)
 
 
 def price_per_gpu_hour(cell: Cell) -> Fraction | None:
-    """Mean price of a GPU-hour that was paid, energy included; None where it is not known in full."""
+    """Mean cost of a GPU-hour, energy included; None where a part of the cost is unknown."""
     cost = cell.cost_nano(with_idle=True)
     gpu_ns = cell.direct.gpu_ns + cell.idle.gpu_ns
     return None if cost is None or not gpu_ns else Fraction(cost * NS_PER_HOUR, gpu_ns * NANO_PER_UNIT)

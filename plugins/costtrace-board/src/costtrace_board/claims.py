@@ -1,8 +1,7 @@
-"""Published claims, each computed again from its stated inputs, to the digits published, and what it leaves out.
+"""Published claims: each computed again from its stated inputs to the published digits, and what it leaves out.
 
-A check with a published number says whether every digit is met; one without is derived here and says so.
-
-A claim that states no number cannot be reproduced: it is listed with what would have to be measured.
+A check with a published number says whether every digit is met; one without is derived here and marked so. A claim
+that states no number cannot be reproduced: it is listed with what would have to be measured.
 """
 
 from decimal import Decimal
@@ -16,12 +15,12 @@ RACK_GPUS = 72
 
 
 class Check(NamedTuple):
-    """One published number, and the same number computed."""
+    """A number computed from stated inputs, beside the published one."""
 
     what: str
     inputs: str
     published: str
-    """As published, without its unit; '' where nobody published it and it is derived here."""
+    """As published, without its unit; '' where none was published and it is derived here."""
     unit: str
     basis: str
     """Token basis; '' where no token is counted."""
@@ -32,7 +31,7 @@ class Check(NamedTuple):
 
     @property
     def computed(self) -> Decimal:
-        """To the places published."""
+        """The exact number, rounded to the published places."""
         return rounded(self.exact, self.places)
 
     @property
@@ -56,7 +55,7 @@ def per_million(price: str, tokens_per_s_per_gpu: int) -> Fraction:
 
 
 def throughput_for(price: str, per_million_usd: str) -> Fraction:
-    """Tokens/s/GPU at which a million tokens cost so much: the formula turned round."""
+    """Tokens/s/GPU at which a million tokens cost *per_million_usd*: the inverse of `per_million`."""
     return Fraction(price) * 1_000_000 / (Fraction(per_million_usd) * 3_600)
 
 

@@ -1,10 +1,10 @@
-"""CSV files as figures: the plain form of costtrace, and the form of Artificial Analysis' System Load Test.
+"""CSV files as figures: costtrace's own form, and the form of Artificial Analysis' System Load Test.
 
 Plain: ``model,hardware,gpus_total | gpus_per_node + nodes,tokens_per_s,token_basis`` and, where known,
 ``interactivity,concurrency,scenario,software,precision,watts,source,date``. A column that is called just ``gpus`` is
-taken only for a single node: of several nodes nobody can tell whether it counts one or all.
+accepted for a single node only: with several nodes it could count one of them or all.
 
-Artificial Analysis publishes no file: the form is what a user writes down from its pages, one row a phase, with
+Artificial Analysis publishes no file: a user copies the figures from its pages, one row for each phase, with
 ``system_output_throughput`` (output tokens/s of the system) and ``concurrency``; 1,000 tokens in and out.
 """
 
@@ -13,13 +13,13 @@ import io
 
 from costtrace.core.errors import CosttraceError
 from costtrace_board.figures import BASES, Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.reading import Record, number, positive, text, whole
+from costtrace_board.record_fields import Record, number, positive, text, whole
 
 MAX_ROWS = 100_000
 
 
 def read(content: str, file: str) -> Imported:
-    """Figures of a CSV file. Raises: CosttraceError, where it is none of the two forms."""
+    """Figures of a CSV file. Raises: CosttraceError, where it has neither form or too many rows."""
     rows = list(csv.DictReader(io.StringIO(content)))
     if len(rows) > MAX_ROWS:
         raise CosttraceError(f"{file} has more than {MAX_ROWS} rows. Is it the right file?")
@@ -89,16 +89,16 @@ def _artificial_analysis(row: Record, file: str, where: str) -> Figure:
 
 
 def gpus_of(row: Record) -> int:
-    """GPUs of the whole system. Raises: FigureRefused, where a count of a node could pass for a total."""
+    """GPUs of the whole system. Raises: FigureRefused, where a per-node count could be mistaken for the total."""
     total, per_node = whole(row, "gpus_total"), whole(row, "gpus_per_node")
-    nodes, loose = whole(row, "nodes"), whole(row, "gpus")
-    if loose is not None and total is None and per_node is None:
+    nodes, unqualified = whole(row, "nodes"), whole(row, "gpus")
+    if unqualified is not None and total is None and per_node is None:
         if (nodes or 1) > 1:
             raise FigureRefused(
-                f"gpus is {loose} with {nodes} nodes: a per-node count may have been taken for a total. Say "
-                f"gpus_total, or gpus_per_node ({loose} a node would be {loose * (nodes or 1)} GPUs)."
+                f"gpus is {unqualified} with {nodes} nodes: a per-node count may have been taken for a total. Say "
+                f"gpus_total, or gpus_per_node ({unqualified} a node would be {unqualified * (nodes or 1)} GPUs)."
             )
-        return loose
+        return unqualified
     if per_node is not None and nodes is None and total is None:
         raise FigureRefused("gpus_per_node without nodes: the GPUs of the whole system are unknown")
     product = per_node * nodes if per_node is not None and nodes is not None else None
@@ -107,7 +107,7 @@ def gpus_of(row: Record) -> int:
             f"gpus_total is {total}, but {nodes} nodes with {per_node} GPUs each are {product}: a per-node count may "
             "have been taken for a total"
         )
-    found = total if total is not None else product
-    if found is None:
+    gpus = total if total is not None else product
+    if gpus is None:
         raise FigureRefused("how many GPUs? Give gpus_total, or gpus_per_node and nodes")
-    return found
+    return gpus

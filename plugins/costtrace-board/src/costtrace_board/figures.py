@@ -1,9 +1,9 @@
-"""A benchmark's throughput as cost per million tokens: which tokens, of how many GPUs, at whose price, from where.
+"""A benchmark's throughput as cost per million tokens, with its token basis, GPUs, price tier and provenance.
 
     cost per million tokens = price per GPU-hour x 1,000,000 / (tokens/s/GPU x 3,600)
 
-All of it is exact (`Fraction` from decimal text); rounding happens where a figure is shown. A figure states a
-throughput only for the token bases that its source states: no basis is ever made out of another one.
+All arithmetic is exact (`Fraction` from decimal text); rounding happens where a figure is shown. A figure has a
+throughput only for the token bases that its source states: no basis is derived from another.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from typing import NamedTuple
 from costtrace.core.errors import CosttraceError
 
 BASES = ("total", "input", "output")
-"""Which tokens are counted: total is input and output together."""
+"""The token bases: which tokens are counted. Total is input and output together."""
 
 SECONDS_PER_HOUR = 3_600
 
 
 class FigureRefused(CosttraceError):
-    """A row or a question that cannot become an honest figure; the message says why."""
+    """A row or a request from which no correct figure can be made; the message says why."""
 
 
 class Provenance(NamedTuple):
@@ -31,12 +31,12 @@ class Provenance(NamedTuple):
     """``mlperf``, ``inferencex``, ``artificial-analysis``, ``vllm-bench``, ``aiperf``, ``guidellm``, ``csv``."""
     file: str
     row: str
-    """What finds the row again in the file."""
+    """Identifies the row in the file."""
     source: str = ""
     """Who measured it: submitter, round, page."""
     date: str = ""
     terms: str = ""
-    """What has to be said with it."""
+    """The terms under which it may be quoted."""
 
 
 class Figure(NamedTuple):
@@ -79,7 +79,7 @@ class Figure(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """How messages refer to the figure."""
         scenario = f" {self.scenario}" if self.scenario else ""
         return f"{self.model} on {self.gpus} x {self.hardware}{scenario} ({self.provenance.format})"
 
@@ -97,7 +97,7 @@ class Refusal(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What a file holds: every row of interest is in one of the two."""
+    """The contents of a file: every row of interest is either a figure or a refusal."""
 
     figures: tuple[Figure, ...]
     refusals: tuple[Refusal, ...] = ()
@@ -106,7 +106,7 @@ class Imported(NamedTuple):
 
 
 class TierPrice(NamedTuple):
-    """What a GPU-hour costs under a named tier, for devices whose name fits."""
+    """A tier's price of a GPU-hour, for devices whose name matches a pattern (`fnmatch`, any case)."""
 
     match: str
     per_gpu_hour: Decimal
@@ -114,22 +114,22 @@ class TierPrice(NamedTuple):
 
 
 class Tier(NamedTuple):
-    """A named price tier: whose cost of a GPU-hour a figure is made with."""
+    """A named price tier: whose price of a GPU-hour is used."""
 
     name: str
     currency: str
     prices: tuple[TierPrice, ...]
 
     def price(self, hardware: str) -> TierPrice:
-        """Raises: FigureRefused, where the tier has no price for that hardware."""
-        found = [entry for entry in self.prices if fnmatchcase(hardware.casefold(), entry.match.casefold())]
-        if not found:
+        """The price whose pattern fits most specifically. Raises: FigureRefused, where none fits."""
+        matching = [entry for entry in self.prices if fnmatchcase(hardware.casefold(), entry.match.casefold())]
+        if not matching:
             raise FigureRefused(f"tier {self.name} has no price for {hardware!r}: give one, as --tier {self.name}=2.10")
-        return max(found, key=lambda entry: len(entry.match.replace("*", "")))
+        return max(matching, key=lambda entry: len(entry.match.replace("*", "")))
 
 
 class Priced(NamedTuple):
-    """A figure under a tier."""
+    """A figure with its cost under a tier."""
 
     figure: Figure
     tier: str
@@ -141,17 +141,17 @@ class Priced(NamedTuple):
 
 
 def cost_per_million(per_gpu_hour: Decimal | Fraction, tokens_per_s_per_gpu: Decimal | Fraction | int) -> Fraction:
-    """Currency units per million tokens; whose tokens were counted is whose basis it has. Raises: FigureRefused."""
+    """Currency units per million tokens, of the throughput's token basis. Raises: FigureRefused, at 0 tokens/s."""
     if tokens_per_s_per_gpu <= 0:
         raise FigureRefused("a throughput of 0 tokens/s has no cost per token")
     return Fraction(per_gpu_hour) * 1_000_000 / (Fraction(tokens_per_s_per_gpu) * SECONDS_PER_HOUR)
 
 
 def price(figure: Figure, tier: Tier | None, basis: str) -> Priced:
-    """Cost per million tokens of *figure*. Raises: FigureRefused: no tier, no price, or another token basis."""
+    """*figure* with its cost per million tokens. Raises: FigureRefused: no tier, no price, or another token basis."""
     if tier is None:
         raise FigureRefused(
-            "no price tier: a throughput becomes a cost only with somebody's price of a GPU-hour. Name one, as "
+            "no price tier: a throughput becomes a cost only with a price of a GPU-hour. Name one, as "
             "--tier hyperscaler, --tier neocloud, --tier rental_3y (published figures) or --tier mine=2.10 (yours)."
         )
     entry = tier.price(figure.hardware)
@@ -159,11 +159,11 @@ def price(figure: Figure, tier: Tier | None, basis: str) -> Priced:
     return Priced(figure, tier.name, tier.currency, entry, basis, cost)
 
 
-def price_all(found: Imported, tier: Tier | None, basis: str) -> tuple[list[Priced], list[Refusal]]:
+def price_all(imported: Imported, tier: Tier | None, basis: str) -> tuple[list[Priced], list[Refusal]]:
     """Every figure priced or refused; refusals of the import included. Raises: FigureRefused without a tier."""
     priced: list[Priced] = []
-    refusals = list(found.refusals)
-    for figure in found.figures:
+    refusals = list(imported.refusals)
+    for figure in imported.figures:
         try:
             priced.append(price(figure, tier, basis))
         except FigureRefused as refused:
@@ -174,7 +174,7 @@ def price_all(found: Imported, tier: Tier | None, basis: str) -> tuple[list[Pric
 
 
 def same_basis(figures: Sequence[tuple[str, str]]) -> str:
-    """The one token basis of (name, basis) pairs that are to be compared. Raises: FigureRefused."""
+    """The common token basis of (name, basis) pairs. Raises: FigureRefused, where they differ."""
     bases = {basis for _, basis in figures}
     if len(bases) != 1:
         listed = ", ".join(f"{name} per {basis} token" for name, basis in figures)
@@ -186,15 +186,15 @@ def same_basis(figures: Sequence[tuple[str, str]]) -> str:
 
 
 def rounded(value: Fraction, places: int) -> Decimal:
-    """*value* to so many decimal places, half to even."""
+    """*value* rounded to *places* decimal places, half to even."""
     scaled = round(value * 10**places)
     return Decimal(scaled).scaleb(-places)
 
 
 def significant(value: Fraction, digits: int = 3) -> str:
-    """*value* to so many significant digits, never in exponents: ``0.0203``, ``1.95``, ``27,083``."""
+    """*value* to *digits* significant digits, without an exponent: ``0.0203``, ``1.95``, ``27,083``."""
     if value == 0:
         return "0"
-    exponent = Decimal(value.numerator) / Decimal(value.denominator)
-    places = max(0, digits - 1 - exponent.adjusted())
+    decimal = Decimal(value.numerator) / Decimal(value.denominator)
+    places = max(0, digits - 1 - decimal.adjusted())
     return f"{rounded(value, places):,f}"

@@ -1,13 +1,13 @@
 """Cost per token before and after a release, mix-adjusted, with a confidence interval, from one's own ledger.
 
 Requests are sorted into strata: device, size of prompt and of output, part of the prompt in the cache, and the mean
-batch of their steps. In each stratum device time per token before and after is a ratio of sums; the strata are weighed
-with the tokens of both sides together, so neither a changed mix nor a changed load alone moves anything. (What a
-release gains by making larger batches possible is not in it either; the ratio without adjustment has it.) A stratum
-that only one side has is left out, and how many tokens that leaves out is said.
+batch of their steps. In each stratum device time per token is a ratio of sums, on each side. The strata are weighted
+with the tokens of both sides together, so that neither a changed mix nor a changed load alone moves the result. (What
+a release gains by allowing larger batches is not in it either; the ratio without adjustment includes it.) A stratum
+that only one side has is left out, and the result says what part of all tokens is covered.
 
-The interval is a delete-one jackknife over hours, on the logarithm of the ratio, 95 %: hours, not requests, because
-requests of one batch are not independent. Wrong where another thing than the release changed on the same day.
+The 95 % interval is a delete-one jackknife over hours, on the logarithm of the ratio. Over hours and not requests,
+because requests of one batch are not independent. Wrong where something other than the release changed on that day.
 """
 
 import math
@@ -20,12 +20,12 @@ from costtrace.core.errors import CosttraceError
 
 T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
         2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
-"""Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, 1.96 is near enough."""
+"""Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom; 1.96 is used beyond."""
 MIN_HOURS = 3
 
 
 class Block(NamedTuple):
-    """Requests of one stratum in one hour on one version."""
+    """Requests of one stratum in one hour on one engine version, summed."""
 
     version: str
     stratum: tuple[str, ...]
@@ -37,7 +37,7 @@ class Block(NamedTuple):
     requests: int
 
     def tokens(self, basis: str) -> int:
-        """Tokens of a basis."""
+        """Tokens counted by *basis*: input, output or total."""
         return {
             "input": self.input_tokens,
             "output": self.output_tokens,
@@ -46,7 +46,7 @@ class Block(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A ratio with its interval: after over before, below 1 is cheaper."""
+    """After over before, with its 95 % interval; below 1 is cheaper."""
 
     before: float
     """Mix-adjusted, per million tokens: device-seconds, or currency units."""
@@ -57,33 +57,33 @@ class Estimate(NamedTuple):
 
 
 class Improvement(NamedTuple):
-    """What changed."""
+    """The comparison of two sides."""
 
     basis: str
     before_name: str
     after_name: str
     gpu_time: Estimate
-    """Device-seconds per million tokens: no price in it."""
+    """Device-seconds per million tokens; independent of prices."""
     cost: Estimate | None
     """None where a cost is unknown."""
     hours: tuple[int, int]
     requests: tuple[int, int]
     strata: int
     covered: float
-    """Part of all tokens that stand in strata which both sides have, 0 to 1."""
+    """Part of all tokens that are in strata common to both sides, 0 to 1."""
     raw_ratio: float
-    """Without any adjustment, of the same requests: what a headline would say."""
+    """Device time, after over before, of the same requests without adjustment."""
 
     @property
     def times(self) -> float:
-        """So many times cheaper in device time."""
+        """How many times cheaper, in device time."""
         return 1 / self.gpu_time.ratio
 
 
 def compare(
     before: Iterable[Block], after: Iterable[Block], basis: str, before_name: str, after_name: str
 ) -> Improvement:
-    """Compare two sides. Raises: CosttraceError, where they have nothing in common or too few hours."""
+    """Compare two sides. Raises: CosttraceError: too few hours, no common stratum, or nothing to divide by."""
     sides, names = (list(before), list(after)), (before_name, after_name)
     hours = tuple(len({block.hour for block in side}) for side in sides)
     if min(hours) < MIN_HOURS:
@@ -94,26 +94,29 @@ def compare(
     common = {block.stratum for block in sides[0]} & {block.stratum for block in sides[1]}
     if not common:
         raise CosttraceError(
-            f"{names[0]} and {names[1]} have no requests of alike size on alike devices: there is nothing to compare"
+            f"{names[0]} and {names[1]} have no requests of similar size on the same kind of device: "
+            "there is nothing to compare"
         )
-    whole = sum(block.tokens(basis) for side in sides for block in side)
-    kept = tuple([block for block in side if block.stratum in common and block.tokens(basis)] for side in sides)
-    covered = sum(block.tokens(basis) for side in kept for block in side)
+    all_tokens = sum(block.tokens(basis) for side in sides for block in side)
+    common_blocks = tuple(
+        [block for block in side if block.stratum in common and block.tokens(basis)] for side in sides
+    )
+    covered = sum(block.tokens(basis) for side in common_blocks for block in side)
     if not covered:
         raise CosttraceError(f"no request of the two sides has {basis} tokens: there is nothing to divide by")
-    gpu_time = _estimate(kept, basis, lambda block: block.gpu_ns, 1e-9)
-    priced = all(block.cost_nano is not None for side in kept for block in side)
-    cost = _estimate(kept, basis, lambda block: block.cost_nano or 0, 1e-9) if priced else None
-    raw = [sum(block.gpu_ns for block in side) / sum(block.tokens(basis) for block in side) for side in kept]
+    gpu_time = _estimate(common_blocks, basis, lambda block: block.gpu_ns, 1e-9)
+    priced = all(block.cost_nano is not None for side in common_blocks for block in side)
+    cost = _estimate(common_blocks, basis, lambda block: block.cost_nano or 0, 1e-9) if priced else None
+    raw = [sum(block.gpu_ns for block in side) / sum(block.tokens(basis) for block in side) for side in common_blocks]
     return Improvement(
         basis,
         *names,
         gpu_time,
         cost,
         (hours[0], hours[1]),
-        (sum(block.requests for block in kept[0]), sum(block.requests for block in kept[1])),
+        (sum(block.requests for block in common_blocks[0]), sum(block.requests for block in common_blocks[1])),
         len(common),
-        covered / whole,
+        covered / all_tokens,
         raw[1] / raw[0],
     )
 
@@ -130,61 +133,61 @@ def _estimate(sides: Sequence[Sequence[Block]], basis: str, amount: Callable[[Bl
         raise CosttraceError("one side used no device time at all: there is no ratio")
     variance = 0.0
     degrees = 0
-    for place, side in enumerate(sides):
-        left_out = _jackknife(side, sums[place], weights, basis, amount)
-        count = len(left_out)
+    for index, side in enumerate(sides):
+        log_levels = _jackknife(side, sums[index], weights, basis, amount)
+        count = len(log_levels)
         if count > 1:
-            mean = sum(left_out) / count
-            variance += (count - 1) / count * sum((value - mean) ** 2 for value in left_out)
+            mean = sum(log_levels) / count
+            variance += (count - 1) / count * sum((value - mean) ** 2 for value in log_levels)
         degrees = count - 1 if not degrees else min(degrees, count - 1)
-    wide = (T_95[degrees - 1] if 0 < degrees <= len(T_95) else 1.96) * math.sqrt(variance)
+    half_width = (T_95[degrees - 1] if 0 < degrees <= len(T_95) else 1.96) * math.sqrt(variance)
     log_ratio = math.log(float(levels[1])) - math.log(float(levels[0]))
     scale = unit * 1_000_000
     return Estimate(
         float(levels[0]) * scale,
         float(levels[1]) * scale,
         math.exp(log_ratio),
-        math.exp(log_ratio - wide),
-        math.exp(log_ratio + wide),
+        math.exp(log_ratio - half_width),
+        math.exp(log_ratio + half_width),
     )
 
 
 def _sums(side: Iterable[Block], basis: str, amount: Callable[[Block], int]) -> Sums:
-    found: Sums = {}
+    sums: Sums = {}
     for block in side:
-        have = found.get(block.stratum, (0, 0))
-        found[block.stratum] = (have[0] + amount(block), have[1] + block.tokens(basis))
-    return found
+        so_far = sums.get(block.stratum, (0, 0))
+        sums[block.stratum] = (so_far[0] + amount(block), so_far[1] + block.tokens(basis))
+    return sums
 
 
 def _level(sums: Sums, weights: dict[tuple[str, ...], int]) -> Fraction:
-    """Amount per token, the strata weighed with *weights*; those that *sums* has not (any more) are left out."""
-    there = [stratum for stratum in weights if stratum in sums and sums[stratum][1]]
-    weight = sum(weights[stratum] for stratum in there)
+    """Amount per token, the strata weighted with *weights*; a stratum without tokens in *sums* is left out."""
+    present = [stratum for stratum in weights if stratum in sums and sums[stratum][1]]
+    weight = sum(weights[stratum] for stratum in present)
     if not weight:
         return Fraction(0)
     return sum(
-        (Fraction(sums[stratum][0], sums[stratum][1]) * weights[stratum] for stratum in there), Fraction(0)
+        (Fraction(sums[stratum][0], sums[stratum][1]) * weights[stratum] for stratum in present), Fraction(0)
     ) / Fraction(weight)
 
 
 def _jackknife(
     side: Sequence[Block],
-    whole: Sums,
+    all_sums: Sums,
     weights: dict[tuple[str, ...], int],
     basis: str,
     amount: Callable[[Block], int],
 ) -> list[float]:
-    """Logarithm of the level without one hour, for each hour."""
+    """For each hour: the logarithm of the level without that hour."""
     by_hour: dict[int, list[Block]] = defaultdict(list)
     for block in side:
         by_hour[block.hour].append(block)
-    found = []
+    log_levels = []
     for blocks in by_hour.values():
-        without = dict(whole)
+        without = dict(all_sums)
         for block in blocks:
-            have = without[block.stratum]
-            without[block.stratum] = (have[0] - amount(block), have[1] - block.tokens(basis))
+            so_far = without[block.stratum]
+            without[block.stratum] = (so_far[0] - amount(block), so_far[1] - block.tokens(basis))
         if level := _level(without, weights):
-            found.append(math.log(float(level)))
-    return found
+            log_levels.append(math.log(float(level)))
+    return log_levels

@@ -1,9 +1,9 @@
 """Results of load generators and of InferenceX as figures; which tool wrote a file is recognised by its shape.
 
-What each counts: InferenceX ``tput_per_gpu`` is *total* tokens over all GPUs; its output (input) figure of a
-disaggregated run is over decode (prefill) GPUs only, and is turned back into tokens/s of the system here, so that a
-cost per output token carries the prefill GPUs too. ``vllm bench serve``, AIPerf and GuideLLM know no GPUs: the caller
-says how many, and of which kind.
+What each counts: InferenceX ``tput_per_gpu`` is *total* tokens over all GPUs. Its output (input) figure of a
+disaggregated run is over decode (prefill) GPUs only; here it becomes tokens/s of the whole system, so that a cost per
+output token includes the prefill GPUs. ``vllm bench serve``, AIPerf and GuideLLM do not record the GPUs: the caller
+says how many there were, and of which kind.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,17 +13,17 @@ from typing import NamedTuple
 from costtrace.core.errors import CosttraceError
 from costtrace_board import mlperf
 from costtrace_board.figures import Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.reading import Record, inner, number, positive, text, whole
+from costtrace_board.record_fields import Record, inner, number, positive, text, whole
 
 
-class Served(NamedTuple):
-    """What served a load test, where its file does not say: the caller's word."""
+class ServerHardware(NamedTuple):
+    """The hardware of a load-tested server, as the caller states it where the file does not."""
 
     hardware: str = ""
     gpus: int | None = None
 
     def checked(self, tool: str) -> tuple[str, int]:
-        """Raises: FigureRefused, where it was not said."""
+        """Hardware and GPUs. Raises: FigureRefused, where one is missing."""
         if not self.hardware or self.gpus is None:
             raise FigureRefused(
                 f"{tool} does not record on what the server ran: say it with --hardware 'NVIDIA H200' --gpus 8 (all "
@@ -44,7 +44,7 @@ def inferencex(row: Record, file: str, where: str) -> Figure:
         tp, pp, pcp = (whole(row, key) or 1 for key in ("tp", "pp", "pcp_size"))
         gpus = for_input = for_output = decode or tp * pp * pcp
     total = positive(row, "tput_per_gpu") * gpus
-    output, given = number(row, "output_tput_per_gpu"), number(row, "input_tput_per_gpu")
+    output_rate, input_rate = number(row, "output_tput_per_gpu"), number(row, "input_tput_per_gpu")
     notes = (f"disaggregated: {for_input} prefill and {for_output} decode GPUs, all of them in every cost",)
     power = number(row, "avg_total_gpu_power_w") if text(row, "power_valid").casefold() == "true" else None
     return Figure(
@@ -53,8 +53,8 @@ def inferencex(row: Record, file: str, where: str) -> Figure:
         hardware=text(row, "hw").upper(),
         gpus=gpus,
         total=total,
-        input=None if given is None else given * for_input,
-        output=None if output is None else output * for_output,
+        input=None if input_rate is None else input_rate * for_input,
+        output=None if output_rate is None else output_rate * for_output,
         interactivity=_interactivity(row),
         concurrency=whole(row, "conc"),
         scenario=f"{text(row, 'isl')}/{text(row, 'osl')}",
@@ -66,51 +66,51 @@ def inferencex(row: Record, file: str, where: str) -> Figure:
 
 
 def _interactivity(row: Record) -> Decimal | None:
-    """Tokens/s/user: stated, or the reciprocal of the median time per output token (in seconds)."""
+    """Tokens/s/user: as stated, else the reciprocal of the median time per output token (s)."""
     stated = number(row, "median_intvty")
     tpot = number(row, "median_tpot")
     return stated if stated is not None else 1 / tpot if tpot else None
 
 
-def vllm_bench(row: Record, file: str, where: str, served: Served) -> Figure:
+def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
     """One result of ``vllm bench serve --save-result``. Raises: FigureRefused."""
-    hardware, gpus = served.checked("vllm bench serve")
+    hardware, gpus = server.checked("vllm bench serve")
     if (failed := number(row, "failed")) and failed > 0:
         raise FigureRefused(f"{failed} requests failed: the throughput is not that of the load that was meant")
     tpot = number(row, "median_tpot_ms")
-    output, total = positive(row, "output_throughput"), number(row, "total_token_throughput")
+    output_rate, total_rate = positive(row, "output_throughput"), number(row, "total_token_throughput")
     return Figure(
         Provenance("vllm-bench", file, where, "vllm bench serve", text(row, "date")),
         model=text(row, "model_id"),
         hardware=hardware,
         gpus=gpus,
-        total=total,
-        input=None if total is None else total - output,
-        output=output,
+        total=total_rate,
+        input=None if total_rate is None else total_rate - output_rate,
+        output=output_rate,
         interactivity=None if not tpot else 1_000 / tpot,
         concurrency=whole(row, "max_concurrency"),
         software=text(row, "backend"),
     )
 
 
-def aiperf(row: Record, file: str, where: str, served: Served) -> Figure:
+def aiperf(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
     """One ``profile_export_aiperf.json``. Raises: FigureRefused."""
-    hardware, gpus = served.checked("AIPerf")
+    hardware, gpus = server.checked("AIPerf")
     if (errors := number(inner(row, "error_request_count"), "avg")) and errors > 0:
         raise FigureRefused(f"{errors} requests failed: the throughput is not that of the load that was meant")
     if row.get("was_cancelled") is True:
         raise FigureRefused("the run was cancelled: its throughput is that of a part")
-    output = positive(inner(row, "output_token_throughput"), "avg")
-    total = number(inner(row, "total_token_throughput"), "avg")
+    output_rate = positive(inner(row, "output_token_throughput"), "avg")
+    total_rate = number(inner(row, "total_token_throughput"), "avg")
     model, concurrency = _aiperf_config(inner(row, "input_config"))
     return Figure(
         Provenance("aiperf", file, where, "AIPerf", text(row, "start_time")),
         model=model,
         hardware=hardware,
         gpus=gpus,
-        total=total,
-        input=None if total is None else total - output,
-        output=output,
+        total=total_rate,
+        input=None if total_rate is None else total_rate - output_rate,
+        output=output_rate,
         interactivity=number(inner(row, "output_token_throughput_per_user"), "avg"),
         concurrency=concurrency,
         software=text(row, "aiperf_version"),
@@ -118,19 +118,19 @@ def aiperf(row: Record, file: str, where: str, served: Served) -> Figure:
 
 
 def aiperf_latencies(row: Record) -> dict[str, object]:
-    """Its latencies (ms) by the names that vllm bench serve has for them."""
+    """AIPerf's latencies (ms) under the names of vllm bench serve: ``median_tpot_ms``, ..."""
     kinds = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2el": "request_latency"}
     parts = {"mean": "avg", "median": "p50", "std": "std", "p99": "p99"}
-    found: dict[str, object] = {}
+    latencies_ms: dict[str, object] = {}
     for short, name in kinds.items():
         for statistic, key in parts.items():
             if (value := number(inner(row, name), key)) is not None:
-                found[f"{statistic}_{short}_ms"] = value
-    return found
+                latencies_ms[f"{statistic}_{short}_ms"] = value
+    return latencies_ms
 
 
 def _aiperf_config(config: Record) -> tuple[str, int | None]:
-    """Model and concurrency, as AIPerf 0.13 writes them (``models``, ``phases``) or as older ones do."""
+    """Model and concurrency, as AIPerf 0.13 writes them (``models``, ``phases``) or as older versions do."""
     names = inner(config, "endpoint").get("model_names")
     if isinstance(names, list):
         return " ".join(map(str, names)), whole(inner(config, "loadgen"), "concurrency")
@@ -140,45 +140,45 @@ def _aiperf_config(config: Record) -> tuple[str, int | None]:
     return " ".join(models), whole(runs[-1], "concurrency") if runs else None
 
 
-def guidellm(row: Record, file: str, where: str, served: Served) -> Figure:
+def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
     """One of the ``benchmarks`` of a GuideLLM report. Raises: FigureRefused."""
-    hardware, gpus = served.checked("GuideLLM")
+    hardware, gpus = server.checked("GuideLLM")
     metrics = inner(row, "metrics")
 
     def mean(name: str) -> Decimal | None:
         return number(inner(metrics, name, "successful"), "mean")
 
-    output, total, given = (mean(f"{kind}tokens_per_second") for kind in ("output_", "", "prompt_"))
-    if output is None or output <= 0:
+    output_rate, total_rate, input_rate = (mean(f"{kind}tokens_per_second") for kind in ("output_", "", "prompt_"))
+    if output_rate is None or output_rate <= 0:
         raise FigureRefused("no output_tokens_per_second of successful requests")
-    gap = mean("inter_token_latency_ms")
+    inter_token_ms = mean("inter_token_latency_ms")
     return Figure(
         Provenance("guidellm", file, where, "GuideLLM", ""),
         model=text(inner(row, "config", "backend"), "model"),
         hardware=hardware,
         gpus=gpus,
-        total=total,
-        input=given,
-        output=output,
-        interactivity=None if not gap else 1_000 / gap,
+        total=total_rate,
+        input=input_rate,
+        output=output_rate,
+        interactivity=None if not inter_token_ms else 1_000 / inter_token_ms,
     )
 
 
-def read(data: object, file: str, served: Served) -> Imported:
+def read(data: object, file: str, server: ServerHardware) -> Imported:
     """Figures of a JSON file whose writer is recognised by its shape. Raises: CosttraceError, where none fits."""
     if mlperf.fits(data):
         return mlperf.read(data, file)
     if isinstance(data, Mapping) and isinstance(data.get("benchmarks"), list):
         benchmarks = data["benchmarks"]
-        return _each(benchmarks, file, lambda row, where: guidellm(row, file, where, served))
+        return _each(benchmarks, file, lambda row, where: guidellm(row, file, where, server))
     rows = data if isinstance(data, list) else [data]
     first = rows[0] if rows and isinstance(rows[0], Mapping) else {}
     if "tput_per_gpu" in first:
         return _each(rows, file, lambda row, where: inferencex(row, file, where))
     if "output_throughput" in first and "total_input_tokens" in first:
-        return _each(rows, file, lambda row, where: vllm_bench(row, file, where, served))
+        return _each(rows, file, lambda row, where: vllm_bench(row, file, where, server))
     if isinstance(first.get("output_token_throughput"), Mapping):
-        return _each(rows, file, lambda row, where: aiperf(row, file, where, served))
+        return _each(rows, file, lambda row, where: aiperf(row, file, where, server))
     raise CosttraceError(
         f"{file} has the shape of no known result: MLPerf Inference summary, InferenceX agg_*.json, vllm bench serve, "
         "AIPerf profile_export_aiperf.json, GuideLLM report. A CSV has to end in .csv."

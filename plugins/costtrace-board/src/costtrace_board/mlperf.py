@@ -1,7 +1,8 @@
 """MLPerf Inference summaries (the v5.1 list and the v6 index) as figures.
 
 MLPerf's ``Tokens/s`` of LLM benchmarks are *output* tokens of the whole system. In v5.1 files ``a#`` counts the
-accelerators of one node: the system has ``a#`` x ``Nodes``. A cost made of a row is not an MLPerf metric, and says so.
+accelerators of one node: the system has ``a#`` x ``Nodes``. A cost derived from a row is not an
+MLPerf metric, and is marked so.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from costtrace.core.errors import CosttraceError
 from costtrace_board.figures import Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.reading import Record, number, positive, text, whole
+from costtrace_board.record_fields import Record, number, positive, text, whole
 
 LLM = re.compile(r"deepseek|gpt-oss|llama|mixtral|gpt-?j|qwen", re.IGNORECASE)
 TERMS = (
@@ -17,7 +18,7 @@ TERMS = (
     "token is derived by costtrace and is not an MLPerf metric."
 )
 _STATED = re.compile(r"\((?:(\d+) ?x ?)?(\d+) ?x ?[A-Z]", re.ASCII)
-"""GPUs as a system's name states them: ``(72x GB200``, ``(2x8x MI300X``."""
+"""Finds the GPUs that a system's name states: ``(72x GB200``, ``(2x8x MI300X``."""
 
 V6_NAMES = {
     "Submitter": "Organization",
@@ -31,11 +32,11 @@ V6_NAMES = {
     "Accelerator": "accelerator_model_name",
     "Software": "framework",
 }
-"""What v6 calls the fields of v5.1."""
+"""The names that v6 has for the fields of v5.1."""
 
 
 def read(data: object, file: str) -> Imported:
-    """Every datacenter LLM row of a summary as a figure, or refused with its reason. Raises: CosttraceError."""
+    """Every datacenter LLM row of a summary, as a figure or as a refusal. Raises: CosttraceError, for another file."""
     figures: list[Figure] = []
     refusals: list[Refusal] = []
     skipped = 0

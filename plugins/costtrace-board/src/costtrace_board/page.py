@@ -1,21 +1,18 @@
-"""The board as one HTML page: works from a file, asks nobody for anything, follows light and dark, prints on A4.
+"""The board as one HTML page: opens from a file, loads nothing, follows light and dark, prints on A4.
 
 Every name that comes from a ledger or a file is escaped. A content policy allows the page's own style and script by
-their hashes and nothing else. Charts stand beside tables of the same figures.
+their hashes and nothing else. Every chart has a table of the same figures.
 """
 
-import base64
-import hashlib
 from decimal import Decimal
 from fractions import Fraction
 from html import escape
 
 from costtrace.core.wall_time import moment
 from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Row, Table
+from costtrace.reports.output.tables import Table
 from costtrace.reports.usage.summary_tables import shares_table
 from costtrace_board import roi
-from costtrace_board.board import group
 from costtrace_board.board_tables import (
     Board,
     annotations_table,
@@ -25,25 +22,23 @@ from costtrace_board.board_tables import (
     show_money,
     transactions_table,
 )
+from costtrace_board.cells import group
 from costtrace_board.figures import rounded, significant
+from costtrace_board.html_parts import SIMULATED, document, html_table, section, tile
 from costtrace_board.ladder import Ladder
 from costtrace_board.tables import ladder_table
 
-MAX_ROWS = 40
-"""Of a table on the page; all rows are in JSON and CSV."""
 SHOWN_SERIES = 3
-SHORT = 24
-"""Characters of a cell that are kept on one line."""
 
 
 def page(board: Board, style: str, script: str) -> str:
-    """The whole page, with *style* (`board.css`) and *script* (`board.js`) in it."""
+    """The whole page, with *style* (`page.css` of the reports) and *script* (`board.js`) in it."""
     parts = [
         _header(board),
         "<main>",
         _tiles(board),
         _trend(board),
-        _section("By model, fleet and month", _html_table(cost_table(board)), css="long"),
+        section("By model, fleet and month", html_table(cost_table(board)), css="long"),
         _use(board),
         _ladder(board.ladder, board.ladder_why_not),
         _transactions(board),
@@ -60,28 +55,10 @@ def points_page(title: str, charts: str, points: Table, style: str) -> str:
     simulated = any(row["simulated"] for row in points.rows)
     body = (
         f"<header><h1>{escape(title)}</h1>{SIMULATED if simulated else ''}</header>"
-        f"<main>{charts}{_section(points.title, _html_table(points, hidden=True))}</main>"
+        f"<main>{charts}{section(points.title, html_table(points, hidden=True))}</main>"
         "<footer><p>Made by costtrace from its ledger and a load generator's result.</p></footer>"
     )
     return document(title, body, style, "")
-
-
-def document(title: str, body: str, style: str, script: str) -> str:
-    """A page that may load nothing: its own style and script, by their hashes."""
-    policy = f"default-src 'none'; style-src '{_hash(style)}'; base-uri 'none'; form-action 'none'"
-    if script:
-        policy += f"; script-src '{_hash(script)}'"
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{style}</style></head><body>",
-        svg.patterns(),
-        body,
-        f"<script>{script}</script></body></html>" if script else "</body></html>",
-    ]
-    return "\n".join(parts) + "\n"
 
 
 def _footer(board: Board) -> str:
@@ -89,15 +66,6 @@ def _footer(board: Board) -> str:
         f"<footer><p>Made by costtrace from its ledger, {escape(board.made)}. The same figures: "
         "<code>costtrace board --format json</code>. How they are made: docs/board.md and docs/method.md.</p></footer>"
     )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _section(title: str, body: str, css: str = "") -> str:
-    klass = f' class="{css}"' if css else ""
-    return f"<section{klass}><h2>{escape(title)}</h2>{body}</section>"
 
 
 def _header(board: Board) -> str:
@@ -111,54 +79,47 @@ def _header(board: Board) -> str:
     )
 
 
-def _tile(what: str, figure: str, how: str) -> str:
-    return (
-        f'<li><span class="what">{escape(what)}</span><span class="figure">{escape(figure)}</span>'
-        f'<span class="how">{escape(how)}</span></li>'
-    )
-
-
 def shown(value: Fraction | None, unit: str, digits: int = 3) -> str:
-    """A figure with its unit; ``unknown`` where there is none."""
+    """A figure with its unit; ``unknown`` for None."""
     return "unknown" if value is None else f"{significant(value, digits)} {unit}".rstrip()
 
 
 def _tiles(board: Board) -> str:
-    whole = board.whole
-    if whole is None:
+    total = board.whole
+    if total is None:
         return "<p>The ledger holds nothing in this period.</p>"
-    used = whole.direct.gpu_ns - whole.direct.wasted_ns
-    all_ns = whole.direct.gpu_ns + whole.idle.gpu_ns
-    per_request = whole.cost_nano(with_idle=True)
+    used = total.direct.gpu_ns - total.direct.wasted_ns
+    all_ns = total.direct.gpu_ns + total.idle.gpu_ns
+    cost_nano = total.cost_nano(with_idle=True)
     tiles = [
-        _tile(
+        tile(
             "per million output tokens",
-            shown(whole.per_million("output", with_idle=True), board.currency),
-            f"with idle; without: {shown(whole.per_million('output', with_idle=False), board.currency)}",
+            shown(total.per_million("output", with_idle=True), board.currency),
+            f"with idle; without: {shown(total.per_million('output', with_idle=False), board.currency)}",
         ),
-        _tile(
+        tile(
             "per million total tokens",
-            shown(whole.per_million("total", with_idle=True), board.currency),
-            f"with idle; per million input: {shown(whole.per_million('input', with_idle=True), board.currency)}",
+            shown(total.per_million("total", with_idle=True), board.currency),
+            f"with idle; per million input: {shown(total.per_million('input', with_idle=True), board.currency)}",
         ),
-        _tile(
+        tile(
             "used device time",
             f"{100 * used / all_ns:.1f} %" if all_ns else "unknown",
-            f"idle, overhead, unobserved: {100 * whole.idle.gpu_ns / all_ns:.1f} %" if all_ns else "",
+            f"idle, overhead, unobserved: {100 * total.idle.gpu_ns / all_ns:.1f} %" if all_ns else "",
         ),
-        _tile(
+        tile(
             "energy per output token",
-            shown(whole.joules_per_token("output", with_idle=True), "J"),
-            f"with idle; without: {shown(whole.joules_per_token('output', with_idle=False), 'J')}",
+            shown(total.joules_per_token("output", with_idle=True), "J"),
+            f"with idle; without: {shown(total.joules_per_token('output', with_idle=False), 'J')}",
         ),
-        _tile(
+        tile(
             "cost per request",
             "unknown"
-            if per_request is None or not whole.direct.requests
-            else shown(Fraction(per_request, whole.direct.requests * 10**9), board.currency),
-            f"with idle; {whole.direct.requests:,} requests",
+            if cost_nano is None or not total.direct.requests
+            else shown(Fraction(cost_nano, total.direct.requests * 10**9), board.currency),
+            f"with idle; {total.direct.requests:,} requests",
         ),
-        _tile("mean price of a GPU-hour", shown(price_per_gpu_hour(whole), board.currency), "as it was charged"),
+        tile("mean price of a GPU-hour", shown(price_per_gpu_hour(total), board.currency), "as it was charged"),
     ]
     rows = cost_table(board).rows
     if (board.prices or board.revenues) and rows:
@@ -167,7 +128,7 @@ def _tiles(board: Board) -> str:
             value = last[key]
             figure = f"{show_money(value)} {board.currency}" if isinstance(value, Decimal) else "unknown"
             scaled = f", {board.gpus_per_rack} GPUs of {board.gpus}" if key == "revenue_per_rack" else ""
-            tiles.append(_tile(what, figure, f"{board.price_source}{scaled}"))
+            tiles.append(tile(what, figure, f"{board.price_source}{scaled}"))
     return f'<ul class="tiles">{"".join(tiles)}</ul>'
 
 
@@ -176,7 +137,7 @@ def _trend(board: Board) -> str:
     days = sorted({cell.period for cell in by_day})
     if not days:
         return ""
-    place = {day: float(number) for number, day in enumerate(days)}
+    day_number = {day: float(number) for number, day in enumerate(days)}
     tokens: dict[str, int] = {}
     for cell in by_day:
         tokens[cell.model] = tokens.get(cell.model, 0) + cell.tokens("output")
@@ -185,30 +146,30 @@ def _trend(board: Board) -> str:
     for model in models[:SHOWN_SERIES]:
         for name, with_idle in (("with idle", True), ("without", False)):
             points = [
-                (place[cell.period], _float(cell.per_million("output", with_idle=with_idle)))
+                (day_number[cell.period], _float(cell.per_million("output", with_idle=with_idle)))
                 for cell in by_day
                 if cell.model == model
             ]
             series.append(svg.Series(f"{model} {name}", points))
-    high = max((y for one in series for _, y in one.points if y is not None), default=1.0)
+    high = max((y for line in series for _, y in line.points if y is not None), default=1.0)
     every = max(1, len(days) // 6)
     ticks = [(float(k), days[k]) for k in range(0, len(days), every)]
     x = svg.Axis("day", ticks, 0.0, max(1.0, float(len(days) - 1)))
     y = svg.nice_axis(f"{board.currency} per million output tokens", high)
     marks = [
-        svg.Mark(place[day], number)
-        for number, one in enumerate(board.annotations, 1)
-        if (day := f"{moment(one.day_ns, board.zone):%Y-%m-%d}") in place
+        svg.Mark(day_number[day], number)
+        for number, line in enumerate(board.annotations, 1)
+        if (day := f"{moment(line.day_ns, board.zone):%Y-%m-%d}") in day_number
     ]
-    rest = f" The {SHOWN_SERIES} models with the most output tokens." if len(models) > SHOWN_SERIES else ""
-    description = f"Lines by day, {days[0]} to {days[-1]}; numbers mark changes that are listed below.{rest}"
+    restriction = f" The {SHOWN_SERIES} models with the most output tokens." if len(models) > SHOWN_SERIES else ""
+    description = f"Lines by day, {days[0]} to {days[-1]}; numbers mark changes that are listed below.{restriction}"
     chart = svg.line_chart("trend", "Cost per million output tokens by day", description, x, y, series, marks)
-    notes = _html_table(annotations_table(board)) if board.annotations else ""
+    notes = html_table(annotations_table(board)) if board.annotations else ""
     growth = growth_table(board)
     body = f"<figure>{chart}<figcaption>{escape(description)}</figcaption></figure>{notes}"
     if growth.rows:
-        body += _html_table(growth, caption="How cost grew with tokens")
-    return _section("Trend, and what changed", body)
+        body += html_table(growth, caption="How cost grew with tokens")
+    return section("Trend, and what changed", body)
 
 
 def _float(value: Fraction | None) -> float | None:
@@ -217,24 +178,24 @@ def _float(value: Fraction | None) -> float | None:
 
 def _use(board: Board) -> str:
     table = shares_table(board.summary)
-    whole = sum(int(str(row["gpu_ns"])) for row in table.rows)
-    if not whole:
+    total_ns = sum(int(str(row["gpu_ns"])) for row in table.rows)
+    if not total_ns:
         return ""
     parts = [
         svg.ChartPart(
-            str(row["share"]), int(str(row["gpu_ns"])) / whole, f"{100 * int(str(row['gpu_ns'])) / whole:.1f} %"
+            str(row["share"]), int(str(row["gpu_ns"])) / total_ns, f"{100 * int(str(row['gpu_ns'])) / total_ns:.1f} %"
         )
         for row in table.rows
     ]
-    words = ", ".join(f"{part.name} {part.text}" for part in parts)
-    chart = svg.stacked_bar("use", "Where the device time went", words, parts)
-    return _section("Where the device time went", f"<figure>{chart}</figure>")
+    description = ", ".join(f"{part.name} {part.text}" for part in parts)
+    chart = svg.stacked_bar("use", "Where the device time went", description, parts)
+    return section("Where the device time went", f"<figure>{chart}</figure>")
 
 
 def _ladder(ladder: Ladder | None, why_not: str) -> str:
     title = "From the benchmark to production"
     if ladder is None:
-        return _section(title, f'<p class="note">{escape(why_not)}</p>', css="page")
+        return section(title, f'<p class="note">{escape(why_not)}</p>', css="page")
     bars = [svg.Bar(ladder.start_name, 0.0, float(ladder.start), significant(ladder.start), "end")]
     level = ladder.start
     for step in ladder.steps:
@@ -252,17 +213,16 @@ def _ladder(ladder: Ladder | None, why_not: str) -> str:
         "that no step accounts for. A question mark: unknown, and not 1."
     )
     chart = svg.waterfall("ladder", title, description, y, bars)
-    steps = _html_table(ladder_table(ladder), hidden=True)
+    steps = html_table(ladder_table(ladder), hidden=True)
     body = f"<figure>{chart}<figcaption>{escape(description)}</figcaption></figure>{steps}"
-    return _section(title, body, css="page")
+    return section(title, body, css="page")
 
 
 def _transactions(board: Board) -> str:
     table = transactions_table(board)
-    return _section(table.title, _html_table(table, hidden=True)) if table.rows else ""
+    return section(table.title, html_table(table, hidden=True)) if table.rows else ""
 
 
-SIMULATED = '<p class="flag-sim">SIMULATED traffic or devices: no figure here measures real hardware</p>'
 FIELDS = {
     "purchase_price": "purchase price of the hardware",
     "gpus": "GPUs",
@@ -285,18 +245,18 @@ RESULTS = {
 
 
 def _calculator(board: Board) -> str:
-    given, found = board.assumptions, roi.compute(board.assumptions)
+    assumed, computed = board.assumptions, roi.compute(board.assumptions)
     inputs = "".join(
         f'<div><label for="in-{name}">{escape(label)}<small>{escape(board.assumption_sources.get(name, ""))}</small>'
         f'</label><input id="in-{name}" name="{name}" type="number" min="0" step="any" '
-        f'value="{getattr(given, name)}"></div>'
+        f'value="{getattr(assumed, name)}"></div>'
         for name, label in FIELDS.items()
     )
     results = ""
     for name, (label, places) in RESULTS.items():
-        value = getattr(found, name)
+        value = getattr(computed, name)
         if name == "tokens":
-            value = found.tokens / 1_000_000
+            value = computed.tokens / 1_000_000
         text = "unknown" if value is None else f"{rounded(value, places):,f}"
         results += f'<div><span>{escape(label)}</span><output id="roi-{name}">{text}</output></div>'
     unit = board.currency or "currency units"
@@ -304,7 +264,7 @@ def _calculator(board: Board) -> str:
         f"Amounts in {unit}. Revenue over purchase price is what headlines show; revenue over total cost has site, "
         "power and staff in it. Prices fall by the decline each year. Change any assumption: nothing leaves the page."
     )
-    return _section(
+    return section(
         "Return on investment",
         f'<form id="roi" autocomplete="off"><div class="calc">{inputs}</div><h3 class="soft">comes to</h3>'
         f'<div class="calc" aria-live="polite">{results}</div></form><p class="note">{escape(note)}</p>',
@@ -322,37 +282,4 @@ def _reading() -> str:
         ("unknown", "No price, or no sensor. It is not zero."),
     )
     listed = "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(text)}</dd></div>" for term, text in terms)
-    return _section("How to read it", f'<dl class="two">{listed}</dl>')
-
-
-def _html_table(table: Table, caption: str = "", *, hidden: bool = False) -> str:
-    """A table with its first column as row heads; *hidden*: its caption is for screen readers only."""
-    rows = list(table.rows)
-    cut = len(rows) - MAX_ROWS
-    if cut > 0:
-        rows = [*rows[: MAX_ROWS - 1], rows[-1]]
-    head = "".join(f'<th scope="col"{_num(column.right)}>{escape(column.heading)}</th>' for column in table.columns)
-    body = "".join(_html_row(table, row) for row in rows)
-    notes = [*table.notes, *([f"{cut} more lines are in JSON and CSV."] if cut > 0 else [])]
-    said = f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""
-    name = caption or table.title
-    css = ' class="hidden"' if hidden else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}"><table>'
-        f"<caption{css}>{escape(name)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{said}"
-    )
-
-
-def _html_row(table: Table, row: Row) -> str:
-    cells = []
-    for place, column in enumerate(table.columns):
-        value = escape(column.show(row))
-        short = len(value) <= SHORT
-        mark = _num(column.right) if column.right or not short else ' class="short"'
-        cells.append(f'<th scope="row"{mark}>{value}</th>' if place == 0 else f"<td{mark}>{value}</td>")
-    css = ' class="sum"' if row.get("model") == "all" else ""
-    return f"<tr{css}>{''.join(cells)}</tr>"
-
-
-def _num(right: bool) -> str:  # noqa: FBT001 - a column's own flag
-    return ' class="num"' if right else ""
+    return section("How to read it", f'<dl class="two">{listed}</dl>')

@@ -1,8 +1,8 @@
 """Operating points of a server: cost per million tokens against interactivity and against throughput per GPU.
 
-A point joins what a load generator saw (speed) with what the ledger says of the same requests (device time, energy,
-cost), so its cost is measured and not a throughput times an assumed utilisation. Points leave in the row form of
-InferenceX, so that others' runs and one's own can lie in one chart.
+A point joins a load generator's speeds with the ledger's device time, energy and cost of the same requests. So its cost
+is measured, not a throughput times an assumed utilisation. Points are written as rows in InferenceX's form, so that
+others' runs and one's own fit in one chart.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,12 @@ from typing import NamedTuple
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, UJ_PER_J
 from costtrace.reports.output import svg
 from costtrace.reports.output.tables import Column, Row, Table, count
-from costtrace_board.board_tables import decimals
 from costtrace_board.figures import Figure, FigureRefused, Priced, cost_per_million, rounded
-from costtrace_board.tables import exact
+from costtrace_board.tables import decimals, exact
 
 
-class Billed(NamedTuple):
-    """What the ledger says of the requests of one run."""
+class RunBill(NamedTuple):
+    """The ledger's sums over the requests of one run."""
 
     requests: int
     gpu_ns: int
@@ -35,24 +34,27 @@ class Billed(NamedTuple):
     gpus: int
     simulated: bool
     engine: str = ""
-    """What served them: ``vllm``, ..."""
+    """The engine that served them: ``vllm``, ..."""
 
 
-class Point(NamedTuple):
-    """One operating point."""
+class OperatingPoint(NamedTuple):
+    """One operating point: a run of a load generator and its bill."""
 
     figure: Figure
-    billed: Billed
+    billed: RunBill
 
     def per_million(self, basis: str) -> Fraction | None:
-        """Measured: the requests' cost over their tokens, idle not in it. None where the cost is unknown."""
+        """Currency units per million tokens, measured: the requests' cost over their tokens, without idle.
+
+        None where a cost is unknown, or without tokens.
+        """
         tokens = _tokens(self.billed, basis)
         if self.billed.cost_nano is None or not tokens:
             return None
         return Fraction(self.billed.cost_nano * 1_000_000, tokens * NANO_PER_UNIT)
 
     def assumed(self, basis: str) -> Fraction | None:
-        """What the throughput alone would make of it: the same price, every GPU taken for the whole run."""
+        """The cost that throughput alone implies: the same price per GPU-hour, every GPU held for the whole run."""
         if self.billed.cost_nano is None or not self.billed.gpu_ns:
             return None
         price = Fraction(self.billed.cost_nano * NS_PER_HOUR, self.billed.gpu_ns * NANO_PER_UNIT)
@@ -62,22 +64,22 @@ class Point(NamedTuple):
             return None
 
 
-def _tokens(billed: Billed, basis: str) -> int:
+def _tokens(billed: RunBill, basis: str) -> int:
     inputs, outputs = billed.input_tokens, billed.output_tokens
     return {"input": inputs, "output": outputs, "total": inputs + outputs}[basis]
 
 
 def front(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Places of the (more is better, less is better) pairs that no other beats in both."""
+    """The Pareto front: indices of the (more is better, less is better) pairs that no other pair dominates."""
     return {
-        place
-        for place, (good, bad) in enumerate(points)
+        index
+        for index, (good, bad) in enumerate(points)
         if not any((g >= good and b < bad) or (g > good and b <= bad) for g, b in points)
     }
 
 
-def table(points: Sequence[Point], basis: str) -> Table:
-    """All points, by concurrency."""
+def table(points: Sequence[OperatingPoint], basis: str) -> Table:
+    """One row for each point."""
     rows: list[Row] = [_row(point, basis) for point in points]
     currency = points[0].billed.currency if points else ""
     columns = (
@@ -102,7 +104,7 @@ def _joules(row: Row) -> str:
     return f"{value:.4g}" if isinstance(value, Decimal) else "unknown"
 
 
-def _row(point: Point, basis: str) -> Row:
+def _row(point: OperatingPoint, basis: str) -> Row:
     figure, billed = point.figure, point.billed
     joules = None
     if billed.energy_uj is not None and billed.output_tokens:
@@ -127,8 +129,11 @@ def _row(point: Point, basis: str) -> Row:
     }
 
 
-def inferencex_row(point: Point, run: Mapping[str, object], isl: int, osl: int) -> dict[str, object]:
-    """A point in InferenceX's row form (times in seconds), with what the ledger adds under ``costtrace``."""
+def inferencex_row(point: OperatingPoint, latencies: Mapping[str, object], isl: int, osl: int) -> dict[str, object]:
+    """A point in InferenceX's row form (times in s), with the ledger's figures under ``costtrace``.
+
+    *run*: the generator's latencies in ms; *isl*, *osl*: input and output tokens of a request.
+    """
     figure, billed = point.figure, point.billed
     row: dict[str, object] = {
         "hw": billed.device_name,
@@ -147,19 +152,19 @@ def inferencex_row(point: Point, run: Mapping[str, object], isl: int, osl: int) 
     for name in ("total", "input", "output"):
         prefix = "" if name == "total" else f"{name}_"
         row[f"{prefix}tput_per_gpu"] = float(figure.per_gpu(name))
-    for key, value in run.items():
+    for key, value in latencies.items():
         kind = key.partition("_")[0]
         if key.endswith("_ms") and kind in {"mean", "median", "std", "p99"} and isinstance(value, (int, Decimal)):
             row[key.removesuffix("_ms")] = float(value) / 1_000
             if "tpot" in key and value > 0:
                 row[key.removesuffix("_ms").replace("tpot", "intvty")] = 1_000 / float(value)
-    own = _row(point, "output")
-    row["costtrace"] = {name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in own.items()}
+    fields = _row(point, "output")
+    row["costtrace"] = {name: f"{value:f}" if isinstance(value, Decimal) else value for name, value in fields.items()}
     return row
 
 
-class Shown(NamedTuple):
-    """One point in a chart."""
+class ChartPoint(NamedTuple):
+    """One point of a chart."""
 
     series: str
     x: float | None
@@ -167,50 +172,53 @@ class Shown(NamedTuple):
     text: str
 
 
-def charts(own: Sequence[Point], others: Sequence[Priced], basis: str, currency: str) -> str:
-    """Both charts as SVG in figures: against interactivity, and against throughput per GPU."""
+def charts(measured: Sequence[OperatingPoint], others: Sequence[Priced], basis: str, currency: str) -> str:
+    """Two charts as HTML sections: cost against interactivity, and against throughput per GPU."""
     parts = []
     for name, heading, unit in (
         ("interactivity", "Cost against interactivity", "output tokens/s that one user sees"),
         ("throughput", "Cost against throughput", f"{basis} tokens/s/GPU"),
     ):
-        shown = [*_own(own, basis, name), *_others(others, basis, name)]
-        kept = [one for one in shown if one.x is not None]
-        if not kept:
+        points = [*_measured_points(measured, basis, name), *_published_points(others, basis, name)]
+        placed = [point for point in points if point.x is not None]
+        if not placed:
             continue
-        x = svg.nice_axis(unit, max(one.x or 0.0 for one in kept))
-        y = svg.nice_axis(f"{currency} per million {basis} tokens", max(one.cost for one in kept) * 1.05)
-        series = list(dict.fromkeys(one.series for one in kept))
+        x = svg.nice_axis(unit, max(point.x or 0.0 for point in placed))
+        y = svg.nice_axis(f"{currency} per million {basis} tokens", max(point.cost for point in placed) * 1.05)
+        series = list(dict.fromkeys(point.series for point in placed))
         dots: list[svg.Dot] = []
         for number, label in enumerate(series):
-            mine = [one for one in kept if one.series == label]
-            best = front([(one.x or 0.0, one.cost) for one in mine])
-            dots += [svg.Dot(one.x or 0.0, one.cost, number, one.text, place in best) for place, one in enumerate(mine)]
-        words = "Filled and joined: points that no other of its series beats in both. Numbers are concurrency."
-        chart = svg.scatter(name, heading, words, x, y, series, dots)
+            members = [point for point in placed if point.series == label]
+            best = front([(point.x or 0.0, point.cost) for point in members])
+            dots += [
+                svg.Dot(point.x or 0.0, point.cost, number, point.text, index in best)
+                for index, point in enumerate(members)
+            ]
+        caption = "Filled and joined: points that no other of its series beats in both. Numbers are concurrency."
+        chart = svg.scatter(name, heading, caption, x, y, series, dots)
         parts.append(
-            f"<section><h2>{escape(heading)}</h2><figure>{chart}<figcaption>{words}</figcaption></figure></section>"
+            f"<section><h2>{escape(heading)}</h2><figure>{chart}<figcaption>{caption}</figcaption></figure></section>"
         )
     return "".join(parts)
 
 
-def _own(points: Sequence[Point], basis: str, name: str) -> list[Shown]:
-    found = []
+def _measured_points(points: Sequence[OperatingPoint], basis: str, name: str) -> list[ChartPoint]:
+    chart_points = []
     for point in points:
         cost = point.per_million(basis)
         if cost is None:
             continue
         user = point.figure.interactivity
         x = float(point.figure.per_gpu(basis)) if name == "throughput" else None if user is None else float(user)
-        found.append(Shown("measured here", x, float(cost), str(point.figure.concurrency or "")))
-    return found
+        chart_points.append(ChartPoint("measured here", x, float(cost), str(point.figure.concurrency or "")))
+    return chart_points
 
 
-def _others(priced: Sequence[Priced], basis: str, name: str) -> list[Shown]:
-    found = []
-    for one in priced:
-        user = one.figure.interactivity
-        x = float(one.figure.per_gpu(basis)) if name == "throughput" else None if user is None else float(user)
-        series = f"{one.figure.hardware}, {one.tier}"
-        found.append(Shown(series, x, float(one.per_million), str(one.figure.concurrency or "")))
-    return found
+def _published_points(priced: Sequence[Priced], basis: str, name: str) -> list[ChartPoint]:
+    chart_points = []
+    for entry in priced:
+        user = entry.figure.interactivity
+        x = float(entry.figure.per_gpu(basis)) if name == "throughput" else None if user is None else float(user)
+        series = f"{entry.figure.hardware}, {entry.tier}"
+        chart_points.append(ChartPoint(series, x, float(entry.per_million), str(entry.figure.concurrency or "")))
+    return chart_points

@@ -1,6 +1,6 @@
 """Published reference points, dated and sourced: prices of a GPU-hour by tier, costs and throughputs to compare with.
 
-Facts of others, not defaults and not advice. Every point names its token basis, and what it was measured at.
+Other people's figures, not defaults and not advice. Every point names its token basis and its conditions.
 """
 
 from decimal import Decimal
@@ -29,7 +29,7 @@ class GpuCost(NamedTuple):
     rental_3y: Decimal
     kw_per_gpu: Decimal
     temporary: bool = False
-    """Marked temporary by the source: 1.2 x its predecessor."""
+    """The source marks the price as temporary: 1.2 x its predecessor's."""
 
 
 def _gpu(name: str, matches: str, tiers: str, kw: str, *, temporary: bool = False) -> GpuCost:
@@ -56,10 +56,10 @@ def _tier(name: str) -> Tier:
 
 
 TIERS = {name: _tier(name) for name in TIER_NOTES}
-"""The published tiers. An SXM part's price is no other form factor's: H200 NVL has none."""
+"""The published tiers. A price of an SXM part is not applied to another form factor: H200 NVL has none."""
 
 
-class Point(NamedTuple):
+class PublishedPoint(NamedTuple):
     """One published figure."""
 
     model: str
@@ -77,7 +77,7 @@ _MLPERF = "MLCommons, MLPerf Inference {}; NVIDIA, closed, available. A cost mad
 _ML_ENERGY = "ML.ENERGY leaderboard, public/data (2026-02-27), vLLM, gpqa"
 
 POINTS = (
-    Point(
+    PublishedPoint(
         "gpt-oss-120b",
         "B200",
         "0.02 USD per million tokens",
@@ -86,7 +86,7 @@ POINTS = (
         "2025-10",
         "InferenceMAX v1 / InferenceX, as announced by NVIDIA",
     ),
-    Point(
+    PublishedPoint(
         "gpt-oss-120b",
         "B200",
         "6,000 -> 30,000 tokens/s/GPU",
@@ -95,8 +95,8 @@ POINTS = (
         "2025-10",
         "NVIDIA on InferenceMAX v1",
     ),
-    Point("gpt-oss-120b", "B200", "60,000 tokens/s/GPU", "total", "highest throughput", "2025-10", "NVIDIA"),
-    Point(
+    PublishedPoint("gpt-oss-120b", "B200", "60,000 tokens/s/GPU", "total", "highest throughput", "2025-10", "NVIDIA"),
+    PublishedPoint(
         "gpt-oss-120b",
         "B200",
         "0.02 to 0.31 USD per million tokens",
@@ -105,7 +105,7 @@ POINTS = (
         "2025",
         "gpuaas.com",
     ),
-    Point(
+    PublishedPoint(
         "deepseek-r1",
         "GB200 NVL72",
         "15x: 5 M USD into 75 M USD of token revenue",
@@ -114,7 +114,7 @@ POINTS = (
         "2025-10",
         "NVIDIA",
     ),
-    Point(
+    PublishedPoint(
         "deepseek-r1",
         "72 x GB200",
         "289,712 tokens/s",
@@ -123,7 +123,7 @@ POINTS = (
         "2025-09",
         _MLPERF.format("v5.1"),
     ),
-    Point(
+    PublishedPoint(
         "deepseek-r1",
         "72 x GB200",
         "523,790 tokens/s",
@@ -132,7 +132,7 @@ POINTS = (
         "2026",
         _MLPERF.format("v6.1"),
     ),
-    Point(
+    PublishedPoint(
         "gpt-oss-120b",
         "B200",
         "17,766 tokens/s/GPU",
@@ -141,7 +141,7 @@ POINTS = (
         "2026-02-27",
         _ML_ENERGY,
     ),
-    Point(
+    PublishedPoint(
         "gpt-oss-120b",
         "B200",
         "1,358 tokens/s/GPU",
@@ -150,7 +150,7 @@ POINTS = (
         "2026-02-27",
         _ML_ENERGY,
     ),
-    Point(
+    PublishedPoint(
         "gpt-oss-120b",
         "B200",
         "0.044 to 0.486 J per token",

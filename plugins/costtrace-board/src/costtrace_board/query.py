@@ -1,4 +1,4 @@
-"""What the board asks of a ledger beyond the sums of `query`: who ran what, at which prices, and labelled requests."""
+"""The board's queries of a ledger: engines, applied prices, labelled requests, strata, a load test's requests."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -6,21 +6,21 @@ from typing import NamedTuple
 
 from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import Filter, Store
-from costtrace_board.board import EngineInfo, PriceSince, Transaction
+from costtrace_board.cells import EngineInfo, PriceSince, Transaction
 from costtrace_board.improvement import Block
-from costtrace_board.pareto import Billed
+from costtrace_board.pareto import RunBill
 
 
 def engines(store: Store) -> dict[str, EngineInfo]:
-    """All engines by id."""
+    """All engines of the ledger, by id."""
     sql = """
         SELECT engine_id, engine, version, model, device_name, devices, settings, simulated, started_wall_ns, role
         FROM engine
     """
-    found = {}
+    infos = {}
     for row in store.rows(sql):
         engine_id, engine, version, model, device_name, devices, settings, simulated, started_ns, role = row
-        found[engine_id] = EngineInfo(
+        infos[engine_id] = EngineInfo(
             engine_id,
             engine,
             version,
@@ -32,11 +32,11 @@ def engines(store: Store) -> dict[str, EngineInfo]:
             started_ns,
             role,
         )
-    return found
+    return infos
 
 
 def prices(store: Store, period: Period) -> list[PriceSince]:
-    """Every rate that was applied in *period*, by engine device, and the first window that it was applied to."""
+    """Every rate that was applied in *period*, by device name, with the first window that it was applied to."""
     sql = """
         SELECT e.device_name, r.currency, r.price_book, r.device_numerator, r.device_denominator, min(p.window_ns)
         FROM posting p JOIN rate r ON r.rate_id = p.rate_id JOIN engine e ON e.engine_id = p.engine_id
@@ -51,7 +51,7 @@ def prices(store: Store, period: Period) -> list[PriceSince]:
 
 
 def transactions(store: Store, period: Period, label: str) -> list[Transaction]:
-    """Requests that ended in *period* by the value of a label; '' where a request has none. One currency a row."""
+    """Requests that ended in *period*, summed by the value of a label ('' where a request has none) and currency."""
     sql = """
         SELECT u.labels, u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END),
             sum(u.cost_nano), sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END), sum(u.gpu_ns),
@@ -61,8 +61,8 @@ def transactions(store: Store, period: Period, label: str) -> list[Transaction]:
     sums: dict[tuple[str, str], list[int | None]] = {}
     for labels, currency, *values in store.rows(sql, {"since": period.since_ns, "until": period.until_ns}):
         key = (str(json.loads(labels).get(label, "")), currency)
-        have = sums.get(key)
-        sums[key] = values if have is None else [_plus(one, other) for one, other in zip(have, values, strict=True)]
+        so_far = sums.get(key)
+        sums[key] = values if so_far is None else [_plus(a, b) for a, b in zip(so_far, values, strict=True)]
     return [_transaction(key, values) for key, values in sums.items()]
 
 
@@ -72,16 +72,16 @@ def _transaction(key: tuple[str, str], values: list[int | None]) -> Transaction:
     return Transaction(*key, requests or 0, cost, gpu_ns or 0, inputs or 0, outputs or 0)
 
 
-def _plus(one: int | None, other: int | None) -> int | None:
-    return one if other is None else other if one is None else one + other
+def _plus(left: int | None, right: int | None) -> int | None:
+    return left if right is None else right if left is None else left + right
 
 
 BATCHES_MILLI = tuple(round(1_000 * 2 ** (quarter / 4)) for quarter in range(1, 48))
-"""Mean sequences in a request's steps, x 1,000: steps of 1.19."""
+"""Bounds of the mean sequences in a request's steps, x 1,000: each 1.19 times the one before."""
 
 
 class Bounds(NamedTuple):
-    """Where token counts are cut into buckets, so that like is compared with like."""
+    """The upper bounds of the buckets into which requests are sorted, so that like is compared with like."""
 
     prompt: tuple[int, ...] = (128, 512, 2_048, 8_192, 32_768)
     output: tuple[int, ...] = (32, 128, 512, 2_048, 8_192)
@@ -112,41 +112,52 @@ def blocks(
         **only.parameters(),
     }
     for row in store.rows(sql, parameters):
-        version, served, *stratum, hour, gpu_ns, cost_nano, unpriced, inputs, outputs, requests = row
+        version, model_on_device, *stratum, hour, gpu_ns, cost_nano, unpriced, inputs, outputs, requests = row
         cost = None if unpriced else cost_nano
-        yield Block(version, (served, *map(str, stratum)), hour, gpu_ns, cost, inputs, outputs, requests)
+        yield Block(version, (model_on_device, *map(str, stratum)), hour, gpu_ns, cost, inputs, outputs, requests)
 
 
 def _bucket(column: str, limits: tuple[int, ...]) -> str:
-    cases = " ".join(f"WHEN {column} < {limit} THEN {place}" for place, limit in enumerate(limits))
+    cases = " ".join(f"WHEN {column} < {limit} THEN {number}" for number, limit in enumerate(limits))
     return f"CASE {cases} ELSE {len(limits)} END"
 
 
-def billed(store: Store, mine: Callable[[str], bool], since_ns: int) -> Billed | None:
-    """What the requests cost whose id is *mine* and that ended after *since_ns*; None where there are none."""
+def billed(store: Store, is_own: Callable[[str], bool], since_ns: int) -> RunBill | None:
+    """Sums over the requests that ended since *since_ns* and whose id *is_own* accepts; None without any."""
     sql = """
         SELECT u.request_id, u.gpu_ns, u.cost_nano, u.currency, u.energy_uj, u.gap_ns, u.input_tokens, u.output_tokens,
             u.batch_milli, e.device_name, e.devices, e.engine, u.simulated
         FROM usage u JOIN engine e ON e.engine_id = u.engine_id WHERE u.ended_ns >= :since
     """
-    rows = [row[1:] for row in store.rows(sql, {"since": since_ns}) if mine(row[0])]
+    rows = [row[1:] for row in store.rows(sql, {"since": since_ns}) if is_own(row[0])]
     if not rows:
         return None
-    gpu_ns, costs, currencies, energies, gaps, inputs, outputs, batches, names, devices, engines, simulated = zip(
-        *rows, strict=True
-    )
+    (
+        gpu_ns,
+        costs,
+        currencies,
+        energies,
+        unknown_ns,
+        inputs,
+        outputs,
+        batches,
+        names,
+        devices,
+        engines,
+        simulated,
+    ) = zip(*rows, strict=True)
     known = [energy for energy in energies if energy is not None]
-    return Billed(
+    return RunBill(
         len(rows),
         sum(gpu_ns),
         None if None in costs else sum(costs),
         max(currencies),
-        None if any(gaps) or not known else sum(known),
+        None if any(unknown_ns) or not known else sum(known),
         sum(inputs),
         sum(outputs),
         sum(batches) // len(rows),
         max(names),
-        len({device for words in set(devices) for device in json.loads(words)}),
+        len({device for device_list in set(devices) for device in json.loads(device_list)}),
         any(simulated),
         max(engines),
     )

@@ -14,12 +14,12 @@ PLACES = 9
 
 
 def exact(value: Fraction | None) -> Decimal | None:
-    """A fraction as machines are given it: to nine decimal places."""
+    """A fraction to the nine decimal places that JSON and CSV have."""
     return None if value is None else rounded(value, PLACES)
 
 
-def shown(key: str, heading: str, digits: int = 3) -> Column:
-    """A column of a decimal to some significant digits; ``unknown`` where there is none."""
+def decimals(heading: str, key: str, digits: int = 3) -> Column:
+    """A column of decimals to some significant digits; ``unknown`` where there is no figure."""
 
     def show(row: Row) -> str:
         value = row[key]
@@ -29,26 +29,26 @@ def shown(key: str, heading: str, digits: int = 3) -> Column:
 
 
 def benchmark_tables(priced: Sequence[Priced], refusals: Sequence[Refusal]) -> list[Table]:
-    """Costs per million tokens, and the rows that were refused."""
-    rows = [_priced_row(one) for one in priced]
+    """Benchmark figures as costs per million tokens, and the rows that were refused."""
+    rows = [_priced_row(entry) for entry in priced]
     basis = priced[0].basis if priced else ""
     currency = priced[0].currency if priced else ""
-    terms = sorted({one.figure.provenance.terms for one in priced} - {""})
+    terms = sorted({entry.figure.provenance.terms for entry in priced} - {""})
     columns = (
         text("model", "model"),
         text("hardware", "hardware"),
         Column("GPUs", lambda row: str(row["gpus"])),
         text("scenario", "scenario"),
-        shown("tokens_per_s_per_gpu", f"{basis} tokens/s/GPU"),
+        decimals(f"{basis} tokens/s/GPU", "tokens_per_s_per_gpu"),
         Column("tok/s/user", lambda row: _plain(row["interactivity_tokens_per_s_per_user"])),
         Column(f"{currency}/GPU-hour", lambda row: str(row["per_gpu_hour"])),
         text("tier", "tier"),
-        shown("cost_per_million_tokens", f"{currency} per million {basis} tokens"),
+        decimals(f"{currency} per million {basis} tokens", "cost_per_million_tokens"),
         text("source", "source"),
     )
     tables = [Table("figures", "Cost per million tokens of benchmarks", columns, rows, terms, fields=FIGURE_FIELDS)]
     if refusals:
-        refused: list[Row] = [{"row": one.row, "reason": one.reason} for one in refusals]
+        refused: list[Row] = [{"row": entry.row, "reason": entry.reason} for entry in refusals]
         tables.append(Table("refused", "Refused", (text("row", "row"), text("reason", "reason")), refused))
     return tables
 
@@ -57,8 +57,8 @@ def _plain(value: object) -> str:
     return significant(Fraction(value)) if isinstance(value, Decimal) else ""
 
 
-def _priced_row(one: Priced) -> Row:
-    figure = one.figure
+def _priced_row(priced: Priced) -> Row:
+    figure = priced.figure
     return {
         "model": figure.model,
         "hardware": figure.hardware,
@@ -66,17 +66,17 @@ def _priced_row(one: Priced) -> Row:
         "scenario": figure.scenario,
         "software": figure.software,
         "precision": figure.precision,
-        "token_basis": one.basis,
-        "tokens_per_s": exact(figure.tokens_per_s(one.basis)),
-        "tokens_per_s_per_gpu": exact(figure.per_gpu(one.basis)),
+        "token_basis": priced.basis,
+        "tokens_per_s": exact(figure.tokens_per_s(priced.basis)),
+        "tokens_per_s_per_gpu": exact(figure.per_gpu(priced.basis)),
         "interactivity_tokens_per_s_per_user": figure.interactivity,
         "concurrency": figure.concurrency,
-        "joules_per_token": exact(Fraction(figure.watts) / figure.tokens_per_s(one.basis)) if figure.watts else None,
-        "tier": one.tier,
-        "currency": one.currency,
-        "per_gpu_hour": one.price.per_gpu_hour,
-        "price_source": one.price.source,
-        "cost_per_million_tokens": exact(one.per_million),
+        "joules_per_token": exact(Fraction(figure.watts) / figure.tokens_per_s(priced.basis)) if figure.watts else None,
+        "tier": priced.tier,
+        "currency": priced.currency,
+        "per_gpu_hour": priced.price.per_gpu_hour,
+        "price_source": priced.price.source,
+        "cost_per_million_tokens": exact(priced.per_million),
         "format": figure.provenance.format,
         "file": figure.provenance.file,
         "row": figure.provenance.row,
@@ -93,11 +93,11 @@ FIGURE_FIELDS = (
     "currency", "per_gpu_hour", "price_source", "cost_per_million_tokens", "format", "file", "row", "source", "date",
     "terms", "notes",
 )  # fmt: skip
-"""Of a file without rows."""
+"""Names the columns of JSON and CSV where no row does."""
 
 
 def claims_tables(claims: Sequence[Claim]) -> list[Table]:
-    """Every check with its inputs, then what each headline leaves out."""
+    """Every check with its inputs, then what each claim leaves out."""
     rows: list[Row] = [
         {
             "claim": claim.key,
@@ -123,7 +123,7 @@ def claims_tables(claims: Sequence[Claim]) -> list[Table]:
         Column("met", _met, right=False),
         text("from", "inputs"),
     )
-    rests: list[Row] = [
+    omissions: list[Row] = [
         {"claim": claim.key, "statement": claim.statement, "leaves_out": point}
         for claim in claims
         for point in claim.leaves_out
@@ -134,7 +134,7 @@ def claims_tables(claims: Sequence[Claim]) -> list[Table]:
             "leaves_out",
             "What the headlines leave out",
             (text("claim", "claim"), text("", "leaves_out")),
-            rests,
+            omissions,
         ),
     ]
 
@@ -175,7 +175,7 @@ def _decimal(name: str) -> Column:
 
 
 def ladder_table(ladder: Ladder) -> Table:
-    """The steps, their factors, and the cost after each."""
+    """The ladder's steps, their factors, and the cost after each."""
     unit = f"{ladder.currency} per million {ladder.basis} tokens"
     ends = {"factor": None, "token_basis": ladder.basis, "currency": ladder.currency}
     rows: list[Row] = [
@@ -210,7 +210,7 @@ def ladder_table(ladder: Ladder) -> Table:
     columns = (
         text("step", "step"),
         Column("factor", _factor),
-        shown("cost_per_million_tokens", unit),
+        decimals(unit, "cost_per_million_tokens"),
         text("how", "how"),
         text("from", "source"),
     )

@@ -1,1 +1,1 @@
-"""The laboratory: a serving simulator, replay, what-if plans, engines that are not there, and the demo."""
+"""The laboratory: a serving simulator, replay, what-if plans, made-up engines, and the demo."""

@@ -1,7 +1,8 @@
-"""A double of NVIDIA's management library for hosts without a GPU, with the physics of its power sensors.
+"""A simulated NVML (NVIDIA's management library) for hosts without a GPU, with the physics of its power sensors.
 
 ``costtrace nvml-sim run SCENARIO -- COMMAND`` runs any program that reads GPUs through ``libnvidia-ml.so.1`` on
-simulated ones. Everything it shows is marked: see ``costtrace_nvml_sim.detect``. Guide: docs/nvml-sim.md.
+simulated ones. The library that takes the driver's place is called the double. Everything that it shows is marked as
+simulated: see ``costtrace_nvml_sim.detect``. Guide: docs/nvml-sim.md.
 """
 
 from costtrace.sensors.nvml.library import is_simulated

@@ -1,4 +1,4 @@
-"""Builds the double's ``libnvidia-ml.so.1`` with gcc, once for each version of its source, into a cache directory."""
+"""Build the simulated ``libnvidia-ml.so.1`` with gcc, once for each version of its source, into a cache directory."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ _FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-fPIC", "-shared", "-fvisibi
 
 
 def source_hash() -> str:
-    """Return what identifies a build: the sources, the flags, the machine."""
+    """Return the identity of a build: a hash of the sources, the flags and the machine's architecture."""
     digest = hashlib.sha256(repr((_FLAGS, platform.machine())).encode())
     for path in sorted(SOURCES.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -42,7 +42,7 @@ def _compile(target: Path) -> None:
 
 
 def build_library(out: Path | None = None) -> Path:
-    """Path of the built library, in ``out`` or in the cache, where an earlier build of the same source is used again.
+    """Path of the built library, in ``out`` or in the cache, where an earlier build of the same source is reused.
 
     Raises NvmlSimError where there is no compiler, or it fails.
     """

@@ -1,4 +1,4 @@
-"""``costtrace nvml-sim``: the command line of the double."""
+"""``costtrace nvml-sim``: the commands of the NVML simulator."""
 
 import json
 import os
@@ -24,8 +24,8 @@ _R = TypeVar("_R")
 _ScenarioFile = click.Path(path_type=Path, dir_okay=False)
 
 
-def _told(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Show the double's own errors as messages, without a traceback."""
+def _errors_as_messages(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorate a command to show the simulator's own errors as messages, without a traceback."""
 
     @wraps(function)
     def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -44,7 +44,7 @@ def nvml_sim() -> None:
 
 @nvml_sim.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory; default: the cache.")
-@_told
+@_errors_as_messages
 def build(out: Path | None) -> None:
     """Build libnvidia-ml.so.1 with gcc and print its path."""
     click.echo(build_library(out))
@@ -52,7 +52,7 @@ def build(out: Path | None) -> None:
 
 @nvml_sim.command()
 @click.argument("target", type=_ScenarioFile, default=Path("scenario.yaml"))
-@_told
+@_errors_as_messages
 def init(target: Path) -> None:
     """Write an example scenario to TARGET (default scenario.yaml)."""
     if target.exists():
@@ -83,9 +83,9 @@ def _describe(scenario: Scenario, source: Path) -> None:
 
 @nvml_sim.command()
 @click.argument("scenario", type=_ScenarioFile)
-@_told
+@_errors_as_messages
 def check(scenario: Path) -> None:
-    """Check SCENARIO and say what it simulates."""
+    """Check SCENARIO and print what it simulates."""
     _describe(load_scenario(scenario), scenario)
 
 
@@ -93,12 +93,12 @@ def check(scenario: Path) -> None:
 @click.argument("scenario", type=_ScenarioFile)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Directory, made if new.")
 @click.option("--calls", type=click.Path(path_type=Path, file_okay=False), help="Directory for counts of NVML calls.")
-@_told
+@_errors_as_messages
 def compile_command(scenario: Path, out: Path, calls: Path | None) -> None:
     """Start SCENARIO now and print the variables by which any number of processes see its devices."""
-    loaded = load_scenario(scenario)
+    parsed = load_scenario(scenario)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    prepared = prepare(loaded, out, base=scenario.parent, calls_dir=calls)
+    prepared = prepare(parsed, out, base=scenario.parent, calls_dir=calls)
     for key, value in prepared.variables().items():
         click.echo(f"export {key}='{value}'")
 
@@ -106,14 +106,14 @@ def compile_command(scenario: Path, out: Path, calls: Path | None) -> None:
 @nvml_sim.command(context_settings={"ignore_unknown_options": True})
 @click.argument("scenario", type=_ScenarioFile)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--truth", "truth_path", type=_ScenarioFile, help="Write what was really drawn, as JSON lines.")
+@click.option("--truth", "truth_path", type=_ScenarioFile, help="Write the energy really drawn, as JSON lines.")
 @click.option("--calls", type=click.Path(path_type=Path, file_okay=False), help="Directory for counts of NVML calls.")
-@_told
+@_errors_as_messages
 def run(scenario: Path, command: tuple[str, ...], truth_path: Path | None, calls: Path | None) -> None:
     """Run COMMAND on the devices of SCENARIO: nvml-sim run scenario.yaml -- nvitop -1."""
-    loaded = load_scenario(scenario)
+    parsed = load_scenario(scenario)
     with tempfile.TemporaryDirectory(prefix="costtrace-nvml-sim-") as directory:
-        prepared = prepare(loaded, Path(directory), base=scenario.parent, calls_dir=calls)
+        prepared = prepare(parsed, Path(directory), base=scenario.parent, calls_dir=calls)
         try:
             code = run_command(prepared, command, truth_path=truth_path)
         except FileNotFoundError as error:
@@ -125,7 +125,7 @@ def run(scenario: Path, command: tuple[str, ...], truth_path: Path | None, calls
 @click.argument("compiled", type=_ScenarioFile, required=False)
 @click.option("--from", "from_s", type=float, default=0.0, show_default=True, help="Seconds since the start.")
 @click.option("--until", "until_s", type=float, required=True, help="Seconds since the start.")
-@_told
+@_errors_as_messages
 def truth(compiled: Path | None, from_s: float, until_s: float) -> None:
     """Print what each device of a COMPILED scenario really draws, as JSON lines (default: $COSTTRACE_NVML_SIM)."""
     path = compiled or Path(os.environ.get("COSTTRACE_NVML_SIM", ""))

@@ -1,7 +1,7 @@
-"""The compiled scenario: integers only, one ``key value`` a line, what csrc/scenario.c and the truth both read.
+"""The compiled scenario: integers only, one ``key value`` on each line; csrc/scenario.c and `truth` both read it.
 
 It also fixes t0, so that every process of a run agrees on the time: CLOCK_MONOTONIC less ``t0_monotonic_ns``, or the
-present of a virtual clock file.
+time of a virtual clock file.
 """
 
 import os
@@ -35,7 +35,7 @@ class CompiledFault:
 
 @dataclass(frozen=True, slots=True)
 class CompiledFeed:
-    """Use of feed file number ``file`` by a device; its records carry ``number``."""
+    """A device's use of feed file number ``file``: the records with device number ``number``."""
 
     file: int
     number: int
@@ -58,7 +58,7 @@ class CompiledMig:
 
 @dataclass(frozen=True, slots=True)
 class CompiledProcess:
-    """One line of the process list."""
+    """One process of the process list."""
 
     pid: int
     size_bytes: int
@@ -68,7 +68,7 @@ class CompiledProcess:
 
 @dataclass(slots=True, kw_only=True)
 class CompiledDevice:
-    """One device. Every int and str field stands under its own name in the file and in csrc/sim.h."""
+    """One device. Every int and str field has the same name in the file and in csrc/sim.h."""
 
     name: str
     uuid: str
@@ -186,7 +186,7 @@ def _lines(compiled: Compiled) -> Iterator[str]:
 
 
 def write_compiled(compiled: Compiled, path: Path) -> None:
-    """Write the file, mode 0600, in one step: a reader sees all of it or none."""
+    """Write the file atomically, mode 0600."""
     text = "".join(f"{line}\n" for line in _lines(compiled))
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with open(partial, "w", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600)) as file:

@@ -1,4 +1,4 @@
-"""From a checked scenario to a compiled one: presets filled in, devices counted out, everything an integer."""
+"""Compile a checked scenario: fill in presets, expand device counts, convert everything to integers."""
 
 import time
 import uuid
@@ -27,15 +27,15 @@ from costtrace_nvml_sim.waves import Wave, to_mw, to_ns
 _NAMESPACE = uuid.UUID("51b0a7ed-5130-4c05-9d0c-c0577ace0000")
 _NO_INSTANCE = 0xFFFFFFFF
 _PHASE_STEP_NS = 7_919_000
-"""Boards are not in step with one another: device i's updates come i x 7.919 ms later, modulo the period."""
+"""Boards are not synchronised: device i's updates are i x 7.919 ms later, modulo the period."""
 
 
 def _ms(milliseconds: float) -> int:
     return round(Decimal(str(milliseconds)) * 1_000_000)
 
 
-def _uuid(scenario: Scenario, what: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, f"{scenario.name}/{what}"))
+def _uuid(scenario: Scenario, name: str) -> str:
+    return str(uuid.uuid5(_NAMESPACE, f"{scenario.name}/{name}"))
 
 
 def _sensor(device: Device, preset: Preset, index: int) -> dict[str, int]:
@@ -111,11 +111,11 @@ def _power(device: Device, preset: Preset, base: Path) -> tuple[Wave, Wave]:
 
 def _feeds(device: Device, preset: Preset, index: int, files: list[Path], base: Path) -> list[CompiledFeed]:
     compiled = []
-    for place, feed in enumerate(device.feeds):
+    for position, feed in enumerate(device.feeds):
         path = (base / feed.path).absolute()
         if path not in files:
             files.append(path)
-        idle = preset.idle_w * 1000 if place == 0 and device.power is None else 0
+        idle = preset.idle_w * 1000 if position == 0 and device.power is None else 0
         initial = idle if feed.initial_w is None else to_mw(feed.initial_w)
         compiled.append(CompiledFeed(files.index(path), index if feed.device is None else feed.device, initial))
     return compiled
@@ -124,16 +124,16 @@ def _feeds(device: Device, preset: Preset, index: int, files: list[Path], base: 
 def _migs(scenario: Scenario, device: Device, preset: Preset, index: int) -> list[CompiledMig]:
     return [
         CompiledMig(
-            gi=place + 1 if mig.gpu_instance is None else mig.gpu_instance,
+            gi=position + 1 if mig.gpu_instance is None else mig.gpu_instance,
             ci=mig.compute_instance,
             slices=mig.slices,
             compute_slices=mig.compute_slices or mig.slices,
             memory_mib=mig.memory_mib,
             sms=mig.sms or max(1, preset.sms * mig.slices // 8),
-            uuid=mig.uuid or "MIG-" + _uuid(scenario, f"{index}/mig/{place}"),
+            uuid=mig.uuid or "MIG-" + _uuid(scenario, f"{index}/mig/{position}"),
             profile=mig.profile,
         )
-        for place, mig in enumerate(device.mig)
+        for position, mig in enumerate(device.mig)
     ]
 
 
@@ -187,14 +187,14 @@ def _fault(fault: faults.Fault) -> list[CompiledFault]:
         case faults.DriverNotLoaded():
             return [CompiledFault(FaultKind.DRIVER_UNLOADED, -1, start, end)]
         case faults.DriverReload():
-            away = CompiledFault(FaultKind.DRIVER_UNLOADED, -1, start, end)
-            return [away, CompiledFault(FaultKind.COUNTER_RESET, -1, end, FOREVER)]
+            unloaded = CompiledFault(FaultKind.DRIVER_UNLOADED, -1, start, end)
+            return [unloaded, CompiledFault(FaultKind.COUNTER_RESET, -1, end, FOREVER)]
         case faults.WallClockJump():
             return [CompiledFault(FaultKind.WALL_JUMP, -1, start, end, amount=round(Decimal(str(fault.by_s)) * 10**9))]
 
 
 def _latencies(scenario: Scenario) -> list[CompiledFault]:
-    lists = CompiledFault(
+    process_lists = CompiledFault(
         FaultKind.LATENCY,
         -1,
         BEFORE_ALL,
@@ -202,8 +202,8 @@ def _latencies(scenario: Scenario) -> list[CompiledFault]:
         amount=round(scenario.process_list_ms * 1000),
         call="nvmlDeviceGet*RunningProcesses*",
     )
-    every = CompiledFault(FaultKind.LATENCY, -1, BEFORE_ALL, FOREVER, amount=round(scenario.call_us), call="nvml*")
-    return [latency for latency in (lists, every) if latency.amount]
+    every_call = CompiledFault(FaultKind.LATENCY, -1, BEFORE_ALL, FOREVER, amount=round(scenario.call_us), call="nvml*")
+    return [latency for latency in (process_lists, every_call) if latency.amount]
 
 
 def compile_scenario(
@@ -214,7 +214,7 @@ def compile_scenario(
     calls_dir: Path | None = None,
     t0_monotonic_ns: int | None = None,
 ) -> Compiled:
-    """Fill in everything and fix t0 (default: now). Files that the scenario names count from ``base``.
+    """Compile with t0 (default: now). Paths in the scenario are relative to ``base``.
 
     Raises NvmlSimError where a curve cannot be read, or a virtual clock is asked for and ``virtual_clock`` is missing.
     """

@@ -1,6 +1,6 @@
-"""How to tell the double from the driver. Three marks, any one of which is enough.
+"""Recognise the simulated library. It has three marks, each of which is enough.
 
-* the driver version ends in ``-sim`` (``nvmlSystemGetDriverVersion``): the way for a program that uses NVML anyway,
+* the driver version ends in ``-sim`` (``nvmlSystemGetDriverVersion``): for a program that uses NVML anyway,
 * every serial number and board part number starts with ``SIMULATED``,
 * the library exports ``costtrace_nvml_sim_version``.
 """
@@ -9,7 +9,7 @@ import ctypes
 
 
 def loaded_library_version() -> str | None:
-    """Version of the double that this process would load as NVML; None with the driver's library or with none."""
+    """The version of the simulated library, if this process would load it as NVML; None for the driver's or none."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
         function = library.costtrace_nvml_sim_version

@@ -1,7 +1,7 @@
-"""The one error that the double raises to people."""
+"""The error that the NVML simulator raises."""
 
 from costtrace.core.errors import CosttraceError
 
 
 class NvmlSimError(CosttraceError):
-    """A scenario, a feed or a build of the NVML double that cannot be used. Names the input and the remedy."""
+    """A scenario, feed or build that cannot be used. The message names the input and the remedy."""

@@ -31,7 +31,7 @@ NVML_ERRORS = {
 
 
 class FaultKind(IntEnum):
-    """Numbers of enum fault_kind in csrc/sim.h."""
+    """The kinds of faults, numbered as in ``enum fault_kind`` of csrc/sim.h."""
 
     ERROR = 0
     LATENCY = 1
@@ -51,9 +51,9 @@ class _Fault(BaseModel):
 
     device: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
     at_s: Seconds | None = None
-    """When it starts; left out: before t0."""
+    """Start of the fault; default: before t0."""
     until_s: Seconds | None = None
-    """When it ends; left out: never."""
+    """End of the fault; default: never."""
 
     @model_validator(mode="after")
     def _ends_after_start(self) -> "_Fault":
@@ -92,13 +92,13 @@ class GpuLost(_Fault):
 
 
 class Absent(_Fault):
-    """The device is not there: not enumerated by an nvmlInit in this time; known handles return GPU_IS_LOST."""
+    """The device is absent: an nvmlInit in this time does not enumerate it; older handles return GPU_IS_LOST."""
 
     kind: Literal["absent"]
 
 
 class CounterReset(_Fault):
-    """The energy counter starts again from zero."""
+    """The energy counter restarts from zero."""
 
     kind: Literal["counter_reset"]
     at_s: Seconds
@@ -106,7 +106,7 @@ class CounterReset(_Fault):
 
 
 class CounterFrozen(_Fault):
-    """The energy counter stands still, then shows all that passed meanwhile (``catch_up``) or has ``lost`` it."""
+    """The energy counter stops; afterwards it shows the energy of that time (``catch_up``) or has ``lost`` it."""
 
     kind: Literal["counter_frozen"]
     at_s: Seconds
@@ -122,7 +122,7 @@ class DriverNotLoaded(_Fault):
 
 
 class DriverReload(_Fault):
-    """The driver is away from ``at_s`` to ``until_s``; then every counter starts again from zero."""
+    """The driver is unloaded from ``at_s`` to ``until_s``; then every counter restarts from zero."""
 
     kind: Literal["driver_reload"]
     device: Literal["all"] = "all"

@@ -1,14 +1,14 @@
-"""Live power: an append-only file of 16-byte records, written by whoever knows what a device draws right now.
+"""Live power: an append-only file of 16-byte records, written by the program that knows what a device draws.
 
-A record is ``<qII``: CLOCK_MONOTONIC in ns, device number, power in mW from that time on. Rules that make what a reader
-sees independent of when it looked:
+A record is ``<qII``: CLOCK_MONOTONIC in ns, device number, power in mW from that time on. These rules make readings
+independent of when they are taken:
 
-* write a record when the power changes, within the feed's ``settle_ms`` (default 20 ms) of that moment; the simulated
-  sensor looks that much later;
-* times of one device do not decrease; a record that does counts as from the last one's time;
+* write a record within the feed's ``settle_ms`` (default 20 ms) of the change of power; the simulated sensor lags by
+  as much;
+* times of one device do not decrease; an earlier time counts as the last record's;
 * with a virtual clock, t is still ``t0_monotonic_ns`` + ns since t0 (``Compiled.t0_monotonic_ns``).
 
-Several files for one device add up: one for each engine that shares it.
+The powers of several files for one device add up: one file for each engine that shares it.
 """
 
 import os
@@ -28,7 +28,7 @@ MAX_POWER_MW = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class PowerRecord:
-    """Power of a device from a time (CLOCK_MONOTONIC, ns) on, in mW."""
+    """The power of a device (mW) from a time (CLOCK_MONOTONIC, ns) on."""
 
     t_ns: int
     device: int
@@ -46,7 +46,7 @@ class PowerFeed:
     def write(self, device: int, power_mw: int, *, t_ns: int | None = None) -> None:
         """Record that ``device`` draws ``power_mw`` from ``t_ns`` (CLOCK_MONOTONIC; default now) on.
 
-        Raises NvmlSimError for a power that is no u32 and for a time before this writer's last one for the device.
+        Raises NvmlSimError for a power or device beyond 32 bits, and for a time before this writer's last one.
         """
         t = time.monotonic_ns() if t_ns is None else t_ns
         if not 0 <= power_mw <= MAX_POWER_MW or not 0 <= device <= MAX_POWER_MW:
@@ -68,11 +68,11 @@ class PowerFeed:
 
 
 def read_feed(path: Path) -> Iterator[PowerRecord]:
-    """All whole records of a feed file; none if nobody has written it yet."""
+    """All complete records of a feed file; none where there is no file yet."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return
-    whole = len(data) - len(data) % RECORD.size
-    for t_ns, device, power_mw in RECORD.iter_unpack(data[:whole]):
+    whole_bytes = len(data) - len(data) % RECORD.size
+    for t_ns, device, power_mw in RECORD.iter_unpack(data[:whole_bytes]):
         yield PowerRecord(t_ns, device, power_mw)

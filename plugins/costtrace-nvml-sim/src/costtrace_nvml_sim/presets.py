@@ -1,7 +1,7 @@
-"""What is known about the power sensors of NVIDIA's GPUs: one preset a product, each figure with its source.
+"""What is known about the power sensors of NVIDIA's GPUs: one preset for each product, each figure with its source.
 
-A preset is a starting point: every figure can be overridden in a scenario. Where ``provenance`` says *assumed*, nobody
-has published a measurement; do not conclude anything about that product from the double.
+A preset is a starting point: a scenario can override every figure. Where ``provenance`` says *assumed*, no measurement
+is published; do not conclude anything about that product from the simulation.
 
 Sources
     YANG   Yang, Adamek, Armour, "Part-time Power Measurements: nvidia-smi's Lack of Attention" (arXiv 2312.02741, SC24)
@@ -13,8 +13,8 @@ Sources
            GH200 is that of the whole module (pull request 172).
     DATA   the product's data sheet: memory, default power limit.
 
-Not documented by anyone: whether the hardware's counter integrates everything (``ideal``) or only what the part-time
-sensor sees (``part_time``). Both can be simulated; ``ideal`` is the default, and an evaluation should report both.
+Not documented: whether the hardware's counter integrates everything (``ideal``) or only what the part-time sensor sees
+(``part_time``). Both can be simulated; ``ideal`` is the default, and an evaluation should report both.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """One product: what it is, and how its power sensor behaves."""
+    """One product and its power sensor."""
 
     name: str
     architecture: int
@@ -42,14 +42,14 @@ class Preset:
     window_ms: int
     average_ms: int = 1000
     power_usage: Literal["instant", "average"]
-    """What nvmlDeviceGetPowerUsage shows."""
+    """Which power nvmlDeviceGetPowerUsage returns."""
     has_average_field: bool
     has_counter: bool = True
-    """Volta and newer have one (NVML)."""
+    """Whether it has an energy counter: Volta and newer do (NVML)."""
     counter_update_ms: int = 100
     counter_scope: Literal["gpu", "module"] = "gpu"
     module_extra_w: int | None = None
-    """Draw of the rest of the module (CPU, its memory); None where the GPU is no superchip."""
+    """Power of the rest of the module (CPU and its memory); None where the GPU is not a superchip."""
     provenance: str
 
 

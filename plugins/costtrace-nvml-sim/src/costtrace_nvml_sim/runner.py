@@ -1,4 +1,4 @@
-"""Runs a program on the double: builds the library, compiles the scenario, sets the environment, keeps the truth."""
+"""Run a program on simulated GPUs: build the library, compile the scenario, set the environment, write the truth."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CLOCK_VARIABLE = "COSTTRACE_NVML_SIM_CLOCK"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A scenario ready to run: set ``environment()`` for every process that shall see its devices."""
+    """A scenario ready to run: every process with ``environment()`` sees its devices."""
 
     nvml_library: Path
     compiled: Compiled
@@ -33,17 +33,17 @@ class Prepared:
         return self.compiled.virtual_clock
 
     def now_ns(self) -> int:
-        """Return the present, in ns since t0."""
+        """Return the current time, in ns since t0."""
         if self.compiled.virtual_clock is None:
             return time.monotonic_ns() - self.compiled.t0_monotonic_ns
         with VirtualClock(self.compiled.virtual_clock) as clock:
             return clock.now_ns
 
     def variables(self) -> dict[str, str]:
-        """Return the variables to set: where NVML is found, which scenario it simulates, its virtual clock if any."""
-        directory, before = str(self.nvml_library.parent), os.environ.get("LD_LIBRARY_PATH")
+        """Return the variables that name the library, the scenario, and the virtual clock if there is one."""
+        directory, inherited = str(self.nvml_library.parent), os.environ.get("LD_LIBRARY_PATH")
         variables = {
-            "LD_LIBRARY_PATH": f"{directory}:{before}" if before else directory,
+            "LD_LIBRARY_PATH": f"{directory}:{inherited}" if inherited else directory,
             SCENARIO_VARIABLE: str(self.compiled_path),
         }
         if self.clock_path is not None:
@@ -58,7 +58,7 @@ class Prepared:
 def prepare(
     scenario: Scenario, directory: Path, *, base: Path | None = None, calls_dir: Path | None = None
 ) -> Prepared:
-    """Build and compile into ``directory`` (must exist); t0 is now. Files of the scenario count from ``base``.
+    """Build and compile into ``directory`` (must exist); t0 is now. Paths in the scenario are relative to ``base``.
 
     Raises NvmlSimError.
     """
@@ -75,7 +75,7 @@ def prepare(
 
 
 def truth_rows(truth: Truth, from_ns: int, until_ns: int) -> list[dict[str, object]]:
-    """One row a device: what it drew from one time to another, and what its counter showed at both."""
+    """One row for each device: the energy that it drew between two times (ns since t0), and its counter at both."""
     rows: list[dict[str, object]] = []
     for index, device in enumerate(truth.compiled.devices):
         row: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""A scenario as people write it: a YAML, TOML or JSON file, checked here, with messages that name key and remedy."""
+"""A scenario file in YAML, TOML or JSON, and its checks, whose messages name key and remedy."""
 
 import difflib
 import json
@@ -25,7 +25,7 @@ class _Strict(BaseModel):
 
 
 class Sensor(_Strict):
-    """Overrides of the preset's power sensor; what is left out stays as in the preset."""
+    """The power sensor; None: as in the preset."""
 
     update_period_ms: Period | None = None
     window_ms: Window | None = None
@@ -46,7 +46,7 @@ class Counter(_Strict):
     """The energy counter."""
 
     mode: Literal["ideal", "part_time", "missing"] | None = None
-    """Default: ``ideal``; ``missing`` where the architecture has none."""
+    """Default: ``ideal``, or ``missing`` where the architecture has no counter."""
     update_period_ms: Period | None = None
     phase_ms: Milliseconds | None = None
     lag_ms: Milliseconds = 0.0
@@ -64,7 +64,7 @@ class FeedUse(_Strict):
     initial_w: Watts | None = None
     """Power before the first record; default: idle power for the first feed of a device without ``power``, else 0."""
     settle_ms: Milliseconds = 20.0
-    """How much later than the power itself the sensor sees it, so that a record written late changes nothing seen."""
+    """The sensor's lag behind the power, so that a record written late does not change an earlier reading."""
 
 
 class Mig(_Strict):
@@ -90,7 +90,7 @@ class Process(_Strict):
 
 
 class Device(_Strict):
-    """``count`` like devices."""
+    """``count`` equal devices."""
 
     preset: str
     count: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
@@ -135,7 +135,7 @@ class Device(_Strict):
 
 
 class Scenario(_Strict):
-    """Everything the double simulates. Times ``*_s`` count from the scenario's start, t0."""
+    """Everything that is simulated. Times ``*_s`` count from the scenario's start, t0."""
 
     version: Literal[1] = 1
     name: Text = "scenario"
@@ -145,9 +145,9 @@ class Scenario(_Strict):
     driver_version: Text = "580.95"
     cuda_version: Annotated[int, Field(ge=1000, le=100_000)] = 13000
     process_list_ms: Milliseconds = 4.5
-    """How long the driver takes for a process list (4.5 ms: MangoHud issue 2104)."""
+    """Duration of a call for a process list (4.5 ms: MangoHud issue 2104)."""
     call_us: Annotated[float, Field(ge=0, le=10_000_000)] = 0.0
-    """How long every call takes."""
+    """Added duration of every call."""
     devices: tuple[Device, ...] = ()
     faults: Annotated[tuple[Fault, ...], Field(max_length=400)] = ()
 
@@ -163,12 +163,12 @@ class Scenario(_Strict):
 
 
 def _known_keys() -> set[str]:
-    ours = [model for model in _all_subclasses(BaseModel) if model.__module__.startswith("costtrace_nvml_sim")]
-    return {key for model in ours for key in model.model_fields}
+    models = [model for model in _all_subclasses(BaseModel) if model.__module__.startswith("costtrace_nvml_sim")]
+    return {key for model in models for key in model.model_fields}
 
 
 def _all_subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
-    return [deep for direct in model.__subclasses__() for deep in (direct, *_all_subclasses(direct))]
+    return [subclass for direct in model.__subclasses__() for subclass in (direct, *_all_subclasses(direct))]
 
 
 def _explain(error: ValidationError) -> str:
@@ -184,7 +184,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def parse_scenario(data: object, *, source: str = "scenario") -> Scenario:
-    """Check plain data. Raises NvmlSimError that lists every wrong key."""
+    """Check plain data. Raises NvmlSimError, which lists every wrong key."""
     try:
         return Scenario.model_validate(data)
     except ValidationError as error:
@@ -198,7 +198,7 @@ def _parse_text(path: Path, text: str) -> Any:
         return json.loads(text)
     if path.suffix in {".yaml", ".yml"}:
         try:
-            import yaml  # noqa: PLC0415  (an extra: only who writes YAML needs it)
+            import yaml  # noqa: PLC0415  (an extra: only YAML scenarios need it)
         except ImportError as error:
             raise NvmlSimError(f"{path}: YAML needs pyyaml; install it, or write the scenario as TOML") from error
         try:

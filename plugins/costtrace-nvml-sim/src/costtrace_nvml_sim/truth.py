@@ -1,6 +1,6 @@
-"""The reference: what really was drawn, and what sensor and counter must show, in exact integers.
+"""The reference: the energy really drawn, and the readings that sensor and counter must show, in exact integers.
 
-Same physics as csrc/power.c, written again in Python; tests hold the two equal reading by reading. Times are ns since
+The same physics as csrc/power.c, in Python; tests compare the two reading by reading. Times are ns since
 t0, energy pJ (1 mW x 1 ns) or uJ rounded down, power mW.
 """
 
@@ -20,7 +20,7 @@ PJ_PER_MJ = 1_000_000_000
 
 
 class Truth:
-    """All devices of a compiled scenario. With live feeds it holds what was written when it was made."""
+    """The true power of all devices of a compiled scenario. Of live feeds it has the records at its creation."""
 
     def __init__(self, compiled: Compiled) -> None:
         """Read the feed files."""
@@ -31,17 +31,17 @@ class Truth:
 
     @classmethod
     def of(cls, path: Path) -> "Truth":
-        """Make the truth of a compiled scenario file. Raises NvmlSimError."""
+        """The truth of a compiled scenario file. Raises NvmlSimError."""
         return cls(read_compiled(path))
 
-    def _read(self, file: int, path: Path) -> None:
-        uses: dict[int, list[Wave]] = {}
+    def _read(self, index: int, path: Path) -> None:
+        waves_by_number: dict[int, list[Wave]] = {}
         for device, waves in zip(self.compiled.devices, self._feeds, strict=True):
             for feed, wave in zip(device.feeds, waves, strict=True):
-                if feed.file == file:
-                    uses.setdefault(feed.number, []).append(wave)
+                if feed.file == index:
+                    waves_by_number.setdefault(feed.number, []).append(wave)
         for record in read_feed(path):
-            for wave in uses.get(record.device, ()):
+            for wave in waves_by_number.get(record.device, ()):
                 wave.append(max(0, record.t_ns - self.compiled.t0_monotonic_ns), record.power_mw)
 
     def _device(self, device: int) -> CompiledDevice:
@@ -50,90 +50,90 @@ class Truth:
         return self.compiled.devices[device]
 
     def energy_pj(self, device: int, t: int, *, scope: Scope = "gpu") -> int:
-        """Return what the device drew from t0 to ``t``, exact."""
-        what = self._device(device)
-        pj = what.gpu.energy_pj(t) + sum(wave.energy_pj(t) for wave in self._feeds[device])
-        return pj + what.module.energy_pj(t) if scope == "module" else pj
+        """Return the exact energy that the device drew from t0 to ``t``."""
+        spec = self._device(device)
+        pj = spec.gpu.energy_pj(t) + sum(wave.energy_pj(t) for wave in self._feeds[device])
+        return pj + spec.module.energy_pj(t) if scope == "module" else pj
 
     def energy_uj(self, device: int, from_ns: int, until_ns: int, *, scope: Scope = "gpu") -> int:
-        """Return what the device drew from one time to another, rounded down to uJ."""
+        """Return the energy that the device drew between two times, rounded down to uJ."""
         pj = self.energy_pj(device, until_ns, scope=scope) - self.energy_pj(device, from_ns, scope=scope)
         return pj // PJ_PER_UJ
 
     def _window_pj(self, device: int, scope: Scope, k: int) -> int:
-        what = self._device(device)
-        end = what.phase_ns + k * what.update_ns - what.lag_ns - what.settle_ns
-        return self.energy_pj(device, end, scope=scope) - self.energy_pj(device, end - what.window_ns, scope=scope)
+        spec = self._device(device)
+        end = spec.phase_ns + k * spec.update_ns - spec.lag_ns - spec.settle_ns
+        return self.energy_pj(device, end, scope=scope) - self.energy_pj(device, end - spec.window_ns, scope=scope)
 
     def _shown_mw(self, device: int, pj: int, ns: int) -> int:
-        what = self._device(device)
-        mw = (2 * pj * what.gain_ppm + ns * PPM) // (2 * ns * PPM) + what.offset_mw
+        spec = self._device(device)
+        mw = (2 * pj * spec.gain_ppm + ns * PPM) // (2 * ns * PPM) + spec.offset_mw
         mw = max(0, mw)
-        return mw - mw % what.resolution_mw
+        return mw - mw % spec.resolution_mw
 
     def _update(self, device: int, t: int) -> int:
-        what = self._device(device)
-        return (t - what.phase_ns) // what.update_ns
+        spec = self._device(device)
+        return (t - spec.phase_ns) // spec.update_ns
 
     def update_time_ns(self, device: int, t: int) -> int:
-        """Return when the sensor's value that is shown at ``t`` was made."""
-        what = self._device(device)
-        return what.phase_ns + self._update(device, t) * what.update_ns
+        """Return the time of the sensor update whose value is shown at ``t``."""
+        spec = self._device(device)
+        return spec.phase_ns + self._update(device, t) * spec.update_ns
 
     def instant_mw(self, device: int, t: int, *, scope: Scope = "gpu") -> int:
-        """Return what field 186 shows at ``t``."""
+        """Return the value of field 186 (instant power) at ``t``."""
         window = self._window_pj(device, scope, self._update(device, t))
         return self._shown_mw(device, window, self._device(device).window_ns)
 
     def average_mw(self, device: int, t: int, *, scope: Scope = "gpu") -> int:
-        """Return what field 185 shows at ``t``: the mean of the last second's windows."""
-        what, k = self._device(device), self._update(device, t)
-        pj = sum(self._window_pj(device, scope, k - j) for j in range(what.average_samples))
-        return self._shown_mw(device, pj, what.window_ns * what.average_samples)
+        """Return the value of field 185 (average power) at ``t``: the mean of the last second's windows."""
+        spec, k = self._device(device), self._update(device, t)
+        pj = sum(self._window_pj(device, scope, k - j) for j in range(spec.average_samples))
+        return self._shown_mw(device, pj, spec.window_ns * spec.average_samples)
 
     def power_usage_mw(self, device: int, t: int) -> int:
-        """Return what nvmlDeviceGetPowerUsage shows at ``t``."""
+        """Return the value of nvmlDeviceGetPowerUsage at ``t``."""
         average = self._device(device).usage_is_average
         return self.average_mw(device, t) if average else self.instant_mw(device, t)
 
     def counter_update_time_ns(self, device: int, t: int) -> int:
-        """Return when the counter's value that is shown at ``t`` was made."""
-        what = self._device(device)
-        if what.counter_mode == COUNTER_MODES["part_time"]:
+        """Return the time of the counter update whose value is shown at ``t``."""
+        spec = self._device(device)
+        if spec.counter_mode == COUNTER_MODES["part_time"]:
             return self.update_time_ns(device, t)
-        phase, period = what.counter_phase_ns, what.counter_update_ns
+        phase, period = spec.counter_phase_ns, spec.counter_update_ns
         return phase + (t - phase) // period * period
 
     def _counted_pj(self, device: int, scope: Scope, t: int) -> int:
-        what, t = self._device(device), max(0, t)
-        if what.counter_mode == COUNTER_MODES["part_time"]:
+        spec, t = self._device(device), max(0, t)
+        if spec.counter_mode == COUNTER_MODES["part_time"]:
             first, last = self._update(device, 0), self._update(device, t)
             pj = sum(self._window_pj(device, scope, k) for k in range(first + 1, last + 1))
-            gained = pj * what.update_ns * what.gain_ppm // (what.window_ns * PPM)
-            return gained + what.offset_mw * (last - first) * what.update_ns
-        late = what.counter_lag_ns + what.settle_ns
-        start = self.counter_update_time_ns(device, 0) - late
-        end = self.counter_update_time_ns(device, t) - late
+            scaled_pj = pj * spec.update_ns * spec.gain_ppm // (spec.window_ns * PPM)
+            return scaled_pj + spec.offset_mw * (last - first) * spec.update_ns
+        delay_ns = spec.counter_lag_ns + spec.settle_ns
+        start = self.counter_update_time_ns(device, 0) - delay_ns
+        end = self.counter_update_time_ns(device, t) - delay_ns
         pj = self.energy_pj(device, end, scope=scope) - self.energy_pj(device, start, scope=scope)
-        return pj * what.gain_ppm // PPM + what.offset_mw * (end - start)
+        return pj * spec.gain_ppm // PPM + spec.offset_mw * (end - start)
 
     def counter_mj(self, device: int, t: int, *, scope: Scope | None = None) -> int | None:
-        """Return what the energy counter shows at ``t``, resets and freezes included; None without a counter."""
-        what = self._device(device)
-        if what.counter_mode == COUNTER_MODES["missing"]:
+        """Return the energy counter at ``t``, resets and freezes included; None without a counter."""
+        spec = self._device(device)
+        if spec.counter_mode == COUNTER_MODES["missing"]:
             return None
-        scope = scope or ("module" if what.counter_module else "gpu")
-        taken, since, until = what.counter_start_mj * PJ_PER_MJ, 0, t
+        scope = scope or ("module" if spec.counter_module else "gpu")
+        counted_pj, since, until = spec.counter_start_mj * PJ_PER_MJ, 0, t
         for fault in self.compiled.faults:
             if fault.from_ns > until or fault.device not in {-1, device}:
                 continue
             if fault.kind is FaultKind.COUNTER_RESET:
-                taken, since = 0, max(since, fault.from_ns)
+                counted_pj, since = 0, max(since, fault.from_ns)
             elif fault.kind is FaultKind.COUNTER_FREEZE and t < fault.until_ns:
                 until = fault.from_ns
             elif fault.kind is FaultKind.COUNTER_FREEZE and fault.code:
-                taken += self._counted_pj(device, scope, fault.from_ns) - self._counted_pj(device, scope, since)
+                counted_pj += self._counted_pj(device, scope, fault.from_ns) - self._counted_pj(device, scope, since)
                 since = fault.until_ns
-        taken += self._counted_pj(device, scope, until) - self._counted_pj(device, scope, since)
-        mj = taken // PJ_PER_MJ
-        return mj - mj % what.counter_resolution_mj
+        counted_pj += self._counted_pj(device, scope, until) - self._counted_pj(device, scope, since)
+        mj = counted_pj // PJ_PER_MJ
+        return mj - mj % spec.counter_resolution_mj

@@ -1,7 +1,7 @@
-"""True power over time: how a scenario describes it, and the exact piecewise constant form that everything integrates.
+"""True power over time: the forms of a scenario, and the exact piecewise constant `Wave` that is integrated.
 
-Units: time in ns since the scenario's t0, power in mW, energy in pJ (1 mW x 1 ns = 1 pJ), all integers. The same
-arithmetic stands in csrc/wave.c.
+Units: time in ns since the scenario's t0, power in mW, energy in pJ (1 mW x 1 ns = 1 pJ), all integers.
+csrc/wave.c has the same arithmetic.
 """
 
 import csv
@@ -38,7 +38,10 @@ def to_mw(watts: float) -> int:
 
 @dataclass(slots=True)
 class Wave:
-    """Power ``mw[i]`` from ``t[i]`` (ns) on; ``mw[0]`` also before ``t[0]`` = 0; [loop_from, +loop_ns) repeats."""
+    """Power ``mw[i]`` from ``t[i]`` (ns) on; ``mw[0]`` also before ``t[0]`` = 0.
+
+    With ``loop_ns`` > 0 the stretch [loop_from, loop_from + loop_ns) repeats. ``cum[i]``: pJ from 0 to ``t[i]``.
+    """
 
     t: list[int]
     mw: list[int]
@@ -53,7 +56,7 @@ class Wave:
             self.append(t, mw)
 
     def append(self, t: int, mw: int) -> None:
-        """Power from ``t`` on. A time before the last point's counts as the last point's."""
+        """Append a point: power from ``t`` on. A time before the last point's counts as the last point's."""
         if self.t:
             t = max(t, self.t[-1])
             self.cum.append(self.cum[-1] + self.mw[-1] * (t - self.t[-1]))
@@ -83,7 +86,7 @@ class _Strict(BaseModel):
 
 
 class Constant(_Strict):
-    """The same power for ever."""
+    """Constant power."""
 
     kind: Literal["constant"]
     power_w: Watts
@@ -149,14 +152,14 @@ class Sine(_Strict):
 
 
 class Segment(_Strict):
-    """A stretch of constant power."""
+    """Constant power for a time."""
 
     for_s: Duration
     power_w: Watts
 
 
 class Segments(_Strict):
-    """Stretches one after the other; afterwards the last one's power holds, or all of it repeats."""
+    """Segments in sequence; afterwards the last one's power holds, or all of them repeat."""
 
     kind: Literal["segments"]
     segments: Annotated[tuple[Segment, ...], Field(min_length=1)]
@@ -165,14 +168,14 @@ class Segments(_Strict):
     def wave(self, base: Path) -> Wave:
         """Make a point for each segment."""
         del base
-        starts, powers, at = [], [], 0
+        starts, powers, start_ns = [], [], 0
         for segment in self.segments:
-            starts.append(at)
+            starts.append(start_ns)
             powers.append(to_mw(segment.power_w))
-            at += to_ns(segment.for_s)
+            start_ns += to_ns(segment.for_s)
         if sorted(set(starts)) != starts:
             raise NvmlSimError("segments: each for_s must be at least 1 ns")
-        return Wave(starts, powers, 0, at if self.repeat else 0)
+        return Wave(starts, powers, 0, start_ns if self.repeat else 0)
 
 
 class Csv(_Strict):
@@ -192,7 +195,9 @@ class Csv(_Strict):
             with path.open(newline="") as file:
                 rows = [(to_ns(float(row["t_s"])), to_mw(float(row["power_w"]))) for row in csv.DictReader(file)]
         except OSError as error:
-            raise NvmlSimError(f"{path}: cannot be read ({error.strerror}); paths count from the scenario") from error
+            raise NvmlSimError(
+                f"{path}: cannot be read ({error.strerror}); paths are relative to the scenario"
+            ) from error
         except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise NvmlSimError(f"{path}: needs numbers in the columns t_s and power_w") from error
         if not rows or len(rows) > MAX_POINTS:

@@ -1,4 +1,4 @@
-"""``costtrace bench``: a load generator against a live endpoint, its requests joined to the ledger by their ids."""
+"""``costtrace bench``: runs a load generator against a live endpoint and joins its requests to the ledger by id."""
 
 import json
 import shutil
@@ -15,16 +15,16 @@ from costtrace.core.units import NS_PER_S
 from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
 from costtrace_board.commands.benchmarks import read_file
-from costtrace_board.commands.generators import GENERATORS, Load, Ran
-from costtrace_board.commands.tiers import find_tier
+from costtrace_board.commands.tier_options import find_tier
 from costtrace_board.figures import BASES, Priced, price_all
-from costtrace_board.load_tests import Served
+from costtrace_board.load_generators import GENERATORS, Load, LoadRun
+from costtrace_board.load_tests import ServerHardware
 from costtrace_board.page import points_page
-from costtrace_board.pareto import Billed, Point, charts, inferencex_row, table
+from costtrace_board.pareto import OperatingPoint, RunBill, charts, inferencex_row, table
 from costtrace_board.query import billed
 
 POLL_S = 0.5
-Generate = Callable[[Load, int, Path], Ran]
+Generate = Callable[[Load, int, Path], LoadRun]
 
 
 @click.command(
@@ -44,7 +44,7 @@ Generate = Callable[[Load, int, Path], Ran]
 @click.option("--requests", type=click.IntRange(1), default=10, show_default=True, help="Requests for each user.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
-    "--generator", type=click.Choice(tuple(GENERATORS)), default="vllm", show_default=True, help="Who makes the load."
+    "--generator", type=click.Choice(tuple(GENERATORS)), default="vllm", show_default=True, help="The load generator."
 )
 @click.option("--vllm", default="vllm", show_default=True, help="The vllm command whose `bench serve` is run.")
 @click.option("--aiperf", default="aiperf", show_default=True, help="The aiperf command whose `profile` is run.")
@@ -76,18 +76,18 @@ def bench(
     form: str,
     home: Path,
 ) -> None:
-    """Run `vllm bench serve`, or AIPerf, over a sweep of concurrency and say what its requests cost, by the ledger.
+    """Run `vllm bench serve`, or AIPerf, over a sweep of concurrency and report what its requests cost, by the ledger.
 
     The cost of each point is measured, not assumed from throughput: every request is found in the ledger by its id.
     The folder gets the generator's own results, rows in InferenceX's form (agg_*.json) and a page with both charts.
     """
-    users = _numbers(concurrency)
-    others = _others(compare, tier, basis)
-    named = {"vllm": vllm, "aiperf": aiperf}[generator]
-    command = shutil.which(named)
+    users = _concurrencies(concurrency)
+    compared = _compared_figures(compare, tier, basis)
+    program = {"vllm": vllm, "aiperf": aiperf}[generator]
+    command = shutil.which(program)
     if command is None:
         raise CosttraceError(
-            f"there is no command {named!r}: name the one of {generator}'s environment with --{generator}. "
+            f"there is no command {program!r}: name the one of {generator}'s environment with --{generator}. "
             "(AIPerf: pip install aiperf, in an environment of its own.)"
         )
     load = Load(command, url, model, tokenizer or model, input_len, output_len, requests, seed)
@@ -96,71 +96,73 @@ def bench(
     except OSError as error:
         raise CosttraceError(f"cannot make the folder {folder}: {error.strerror}") from error
     points = []
-    for count in users:
-        point, ran = _one(GENERATORS[generator], load, count, folder, home, wait)
+    for concurrent in users:
+        point, run = _run_and_bill(GENERATORS[generator], load, concurrent, folder, home, wait)
         points.append(point)
-        row = inferencex_row(point, ran.latencies, input_len, output_len)
-        _keep(folder / f"agg_costtrace_c{count}.json", json.dumps(row, indent=2) + "\n")
+        row = inferencex_row(point, run.latencies, input_len, output_len)
+        _write(folder / f"agg_costtrace_c{concurrent}.json", json.dumps(row, indent=2) + "\n")
         if form == "table":
-            click.echo(f"concurrency {count}: {point.billed.requests} requests joined to the ledger", err=True)
-    shown = table(points, basis)
+            click.echo(f"concurrency {concurrent}: {point.billed.requests} requests joined to the ledger", err=True)
+    points_table = table(points, basis)
     currency = points[0].billed.currency
     style = (files("costtrace.reports.output") / "page.css").read_text(encoding="utf-8")
     title = f"Operating points of {model} on {points[0].billed.gpus} x {points[0].billed.device_name}"
-    _keep(folder / "pareto.html", points_page(title, charts(points, others, basis, currency), shown, style))
-    out(render([shown], form))
+    _write(folder / "pareto.html", points_page(title, charts(points, compared, basis, currency), points_table, style))
+    out(render([points_table], form))
 
 
-def _one(generate: Generate, load: Load, users: int, folder: Path, home: Path, wait: int) -> tuple[Point, Ran]:
-    """One run and what it cost. Raises: CosttraceError."""
+def _run_and_bill(
+    generate: Generate, load: Load, users: int, folder: Path, home: Path, wait: int
+) -> tuple[OperatingPoint, LoadRun]:
+    """One run of the generator, and its bill. Raises: CosttraceError."""
     since_ns = time.time_ns() - NS_PER_S
-    ran = generate(load, users, folder)
-    found = _billed(home, ran, since_ns, wait)
-    return Point(ran.figure(Served(found.device_name, found.gpus)), found), ran
+    run = generate(load, users, folder)
+    bill = _billed(home, run, since_ns, wait)
+    return OperatingPoint(run.figure(ServerHardware(bill.device_name, bill.gpus)), bill), run
 
 
-def _billed(home: Path, ran: Ran, since_ns: int, wait: int) -> Billed:
-    """Wait until all requests have closed in the ledger. Raises: CosttraceError."""
-    wanted = ran.completed
+def _billed(home: Path, run: LoadRun, since_ns: int, wait: int) -> RunBill:
+    """The bill of a run: waits up to *wait* s until all its requests are in the ledger. Raises: CosttraceError."""
+    due = run.completed
     deadline = time.monotonic() + wait
-    found: Billed | None = None
+    bill: RunBill | None = None
     while True:
         with open_ledger(home) as store:
-            found = billed(store, ran.mine, since_ns)
-        if found is not None and found.requests >= wanted > 0:
-            return found
+            bill = billed(store, run.is_own, since_ns)
+        if bill is not None and bill.requests >= due > 0:
+            return bill
         if time.monotonic() > deadline:
-            seen = 0 if found is None else found.requests
+            seen = 0 if bill is None else bill.requests
             raise CosttraceError(
-                f"{seen} of {wanted} requests are in the ledger under {home} after {wait} s: is it this server's, and "
+                f"{seen} of {due} requests are in the ledger under {home} after {wait} s: is it this server's, and "
                 "is its agent running? `costtrace doctor` says; --wait gives it longer."
             )
         time.sleep(POLL_S)
 
 
-def _others(paths: tuple[Path, ...], tier: str | None, basis: str) -> list[Priced]:
+def _compared_figures(paths: tuple[Path, ...], tier: str | None, basis: str) -> list[Priced]:
     if not paths:
         return []
-    named = find_tier(tier, None)
-    found: list[Priced] = []
+    price_tier = find_tier(tier, None)
+    compared: list[Priced] = []
     for path in paths:
-        priced, refusals = price_all(read_file(path, Served()), named, basis)
+        priced, refusals = price_all(read_file(path, ServerHardware()), price_tier, basis)
         for refusal in refusals:
             click.echo(f"left out: {refusal.row}: {refusal.reason}", err=True)
-        found += priced
-    return found
+        compared += priced
+    return compared
 
 
-def _numbers(text: str) -> list[int]:
+def _concurrencies(text: str) -> list[int]:
     try:
-        found = sorted({int(word) for word in text.split(",")})
+        numbers = sorted({int(word) for word in text.split(",")})
     except ValueError:
-        found = []
-    if not found or found[0] < 1:
+        numbers = []
+    if not numbers or numbers[0] < 1:
         raise CosttraceError(f"--concurrency {text}: write numbers from 1 up, with commas between, as in 1,4,16")
-    return found
+    return numbers
 
 
-def _keep(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")

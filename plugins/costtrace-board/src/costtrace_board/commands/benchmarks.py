@@ -1,4 +1,4 @@
-"""``costtrace benchmarks``: what others measured and claimed, as cost per million tokens."""
+"""``costtrace benchmarks``: published measurements and claims as cost per million tokens."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from costtrace.core.errors import CosttraceError
 from costtrace.reports.output.render import render
 from costtrace_board import csv_files, load_tests
 from costtrace_board.claims import claims as all_claims
-from costtrace_board.commands.tiers import find_tier, tier_options
+from costtrace_board.commands.tier_options import find_tier, tier_options
 from costtrace_board.figures import Imported, Priced, Refusal, price_all
-from costtrace_board.reading import load_json
+from costtrace_board.record_fields import load_json
 from costtrace_board.tables import benchmark_tables, claims_tables, published_tables
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -19,7 +19,7 @@ MAX_BYTES = 256 * 1024 * 1024
 
 @click.group(short_help="Benchmarks and published claims as cost per million tokens.")
 def benchmarks() -> None:
-    """Say what others measured and claimed, as cost per million tokens: with source, token basis and price tier."""
+    """Show what others measured and claimed, as cost per million tokens: with source, token basis and price tier."""
 
 
 @benchmarks.command(
@@ -54,24 +54,24 @@ def import_(
     costtrace's own form, or written down from Artificial Analysis). Every row becomes a figure or is refused with a
     reason.
     """
-    named = find_tier(tier, book)
+    price_tier = find_tier(tier, book)
     priced: list[Priced] = []
     refused: list[Refusal] = []
     for file in files:
-        found = read_file(file, load_tests.Served(hardware, gpus))
+        imported = read_file(file, load_tests.ServerHardware(hardware, gpus))
         if model is not None:
-            found = found._replace(figures=tuple(figure for figure in found.figures if figure.model == model))
-        figures, refusals = price_all(found, named, basis)
+            imported = imported._replace(figures=tuple(figure for figure in imported.figures if figure.model == model))
+        figures, refusals = price_all(imported, price_tier, basis)
         priced += figures
         refused += refusals
-    priced.sort(key=lambda one: (one.figure.model, one.per_million))
+    priced.sort(key=lambda entry: (entry.figure.model, entry.per_million))
     out(render(benchmark_tables(priced, refused), form))
     if not priced and refused:
-        raise CosttraceError(f"none of {len(refused)} rows became a figure: the reasons stand above")
+        raise CosttraceError(f"none of {len(refused)} rows became a figure: the reasons are in the table above")
 
 
-def read_file(file: Path, served: load_tests.Served) -> Imported:
-    """All figures of a file. Raises: CosttraceError."""
+def read_file(file: Path, server: load_tests.ServerHardware) -> Imported:
+    """All figures and refusals of a file. Raises: CosttraceError."""
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CosttraceError(f"{file} is larger than {MAX_BYTES} bytes. Is it the right file?")
@@ -80,7 +80,7 @@ def read_file(file: Path, served: load_tests.Served) -> Imported:
         raise CosttraceError(f"cannot read {file}: {error}") from error
     if file.suffix.casefold() == ".csv":
         return csv_files.read(content, file.name)
-    return load_tests.read(load_json(content, file.name), file.name, served)
+    return load_tests.read(load_json(content, file.name), file.name, server)
 
 
 @benchmarks.command(
@@ -90,11 +90,11 @@ def read_file(file: Path, served: load_tests.Served) -> Imported:
 @click.option("--only", help=f"One claim: {', '.join(claim.key for claim in all_claims())}.")
 @format_option
 def claims(*, only: str | None, form: str) -> None:
-    """Compute published claims again from their stated inputs, to the digits published, and say what they leave out."""
-    found = [claim for claim in all_claims() if only in {None, claim.key}]
-    if not found:
+    """Compute published claims again from their stated inputs, to the published digits; show what they leave out."""
+    shown = [claim for claim in all_claims() if only in {None, claim.key}]
+    if not shown:
         raise CosttraceError(f"there is no claim {only!r}: take {', '.join(claim.key for claim in all_claims())}")
-    out(render(claims_tables(found), form))
+    out(render(claims_tables(shown), form))
 
 
 @benchmarks.command(short_help="The bundled table of published reference points and prices.")

@@ -22,26 +22,26 @@ from costtrace.pricing.price_book import PriceBook
 from costtrace.pricing.price_book_file import load_price_book
 from costtrace.reports.output.render import render
 from costtrace.reports.usage.summary import summarize
-from costtrace_board import board as figures
 from costtrace_board import query as board_query
 from costtrace_board.assemble import Benchmark, Production, assumptions, benchmark_of, climb, list_price_of_output
 from costtrace_board.board_tables import Board, board_tables
+from costtrace_board.cells import BY, Cell, annotations, cells_of, group
 from costtrace_board.commands.benchmarks import read_file
-from costtrace_board.commands.tiers import find_tier
+from costtrace_board.commands.tier_options import find_tier
 from costtrace_board.figures import BASES
 from costtrace_board.ladder import Ladder
-from costtrace_board.load_tests import Served
+from costtrace_board.load_tests import ServerHardware
 from costtrace_board.page import page
 
 NO_BENCHMARK = (
     "No benchmark was named. Give one as --benchmark FILE with --tier, or as --peak 0.02 with --basis total, to see "
     "step by step what lies between it and production."
 )
-GIVEN = ("purchase_price", "price_per_million", "years", "price_decline")
+RETURN_OPTIONS = ("purchase_price", "price_per_million", "years", "price_decline")
 
 
-class Ask(NamedTuple):
-    """What the ladder was asked to start from."""
+class LadderOptions(NamedTuple):
+    """The options that say what the ladder starts from, as they were given."""
 
     file: Path | None
     tier: str | None
@@ -118,35 +118,37 @@ def board(
 ) -> None:
     """Show cost per million tokens by model, fleet and month, how far production is from a benchmark, and why.
 
-    The page is one file: it works offline, follows light and dark, prints on A4 and asks nobody for anything. All
+    The page is one file: it works offline, follows light and dark, prints on A4 and loads nothing. All
     figures are those of `costtrace report`; every cost names its token basis and whether idle is in it.
     """
-    where = zone(tz)
+    time_zone = zone(tz)
     prices = {price.match: price for price in map(_list_price, list_prices)}
     revenues = _revenues(given_revenues)
-    given = {name: _decimal(f"--{name.replace('_', '-')}", value) for name in GIVEN if (value := rest.pop(name))}
-    ask = _ask(rest)
+    return_inputs = {
+        name: _decimal(f"--{name.replace('_', '-')}", value) for name in RETURN_OPTIONS if (value := rest.pop(name))
+    }
+    ladder_options = _ladder_options(rest)
     with open_ledger(home) as store:
-        which = period(store, since, until, where)
-        summary = summarize(figures.BY, used(store, which, figures.BY), ended(store, which, figures.BY), where)
+        span = period(store, since, until, time_zone)
+        summary = summarize(BY, used(store, span, BY), ended(store, span, BY), time_zone)
         engines = board_query.engines(store)
-        mine = {line.keys[0] for line in (*summary.lines, *summary.rest)}
-        active = {key: engine for key, engine in engines.items() if key in mine}
-        days = figures.cells(summary, engines)
-        _served(revenues, days)
+        engine_ids = {line.keys[0] for line in (*summary.lines, *summary.rest)}
+        active = {key: engine for key, engine in engines.items() if key in engine_ids}
+        days = cells_of(summary, engines)
+        _check_served(revenues, days)
         if price_book is not None:
-            prices = {**_prices_of(load_price_book(price_book), {cell.model for cell in days}, which), **prices}
+            prices = {**_prices_of(load_price_book(price_book), {cell.model for cell in days}, span), **prices}
         gpus = len({device for engine in active.values() for device in engine.devices})
-        made = Board(
-            period=name_period(which, where),
-            made=show_time(time.time_ns(), where),
+        result = Board(
+            period=name_period(span, time_zone),
+            made=show_time(time.time_ns(), time_zone),
             simulated=any(engine.simulated for engine in active.values()),
-            zone=where,
+            zone=time_zone,
             summary=summary,
             days=days,
-            annotations=figures.annotations(active.values(), board_query.prices(store, which)),
+            annotations=annotations(active.values(), board_query.prices(store, span)),
             label=label,
-            transactions=board_query.transactions(store, which, label),
+            transactions=board_query.transactions(store, span, label),
             prices=prices,
             price_source=_price_source(price_book, revenues),
             revenues=revenues,
@@ -157,65 +159,69 @@ def board(
             assumptions=assumptions(None, 0, (None, ""), {})[0],
             assumption_sources={},
         )
-        output_price = list_price_of_output(figures.group(days, ("model",)), prices, revenues)
-        first, sources = assumptions(made.whole, gpus, output_price, given)
-        made = made._replace(assumptions=first, assumption_sources=sources)
-        if ask.file is not None or ask.peak is not None:
-            made = made._replace(ladder=_ladder(ask, made, store, which))
+        output_price = list_price_of_output(group(days, ("model",)), prices, revenues)
+        first_values, sources = assumptions(result.whole, gpus, output_price, return_inputs)
+        result = result._replace(assumptions=first_values, assumption_sources=sources)
+        if ladder_options.file is not None or ladder_options.peak is not None:
+            result = result._replace(ladder=_ladder(ladder_options, result, store, span))
     text = (
-        page(made, _part("costtrace.reports.output", "page.css"), _part("costtrace_board", "board.js"))
+        page(
+            result,
+            _packaged_text("costtrace.reports.output", "page.css"),
+            _packaged_text("costtrace_board", "board.js"),
+        )
         if form == "html"
-        else render(board_tables(made), form)
+        else render(board_tables(result), form)
     )
     _write(text, target)
 
 
-def _ask(rest: dict[str, str | Path | None]) -> Ask:
-    def words(name: str) -> str | None:
+def _ladder_options(rest: dict[str, str | Path | None]) -> LadderOptions:
+    def text(name: str) -> str | None:
         value = rest[name]
         return None if value is None else str(value)
 
-    def path(name: str) -> Path | None:
+    def file(name: str) -> Path | None:
         value = rest[name]
         return value if isinstance(value, Path) else None
 
-    return Ask(
-        path("benchmark"),
-        words("tier"),
-        path("book"),
-        words("peak"),
-        words("peak_price"),
-        words("peak_name") or "",
-        words("benchmark_mix"),
-        words("service"),
-        words("interactivity"),
-        words("basis") or "output",
-        words("model"),
+    return LadderOptions(
+        file("benchmark"),
+        text("tier"),
+        file("book"),
+        text("peak"),
+        text("peak_price"),
+        text("peak_name") or "",
+        text("benchmark_mix"),
+        text("service"),
+        text("interactivity"),
+        text("basis") or "output",
+        text("model"),
     )
 
 
-def _ladder(ask: Ask, made: Board, store: Store, which: Period) -> Ladder:
-    mine = [cell for cell in made.days if cell.currency == made.currency and cell.direct.gpu_ns]
-    by_model = figures.group(mine, ("model",))
+def _ladder(options: LadderOptions, shown: Board, store: Store, span: Period) -> Ladder:
+    priced = [cell for cell in shown.days if cell.currency == shown.currency and cell.direct.gpu_ns]
+    by_model = group(priced, ("model",))
     if not by_model:
         raise CosttraceError("there are no requests in this period: production has no cost to climb to")
-    model = ask.model or max(by_model, key=lambda cell: cell.cost_nano(with_idle=True) or 0).model
-    cells = [cell for cell in figures.group(made.days, ("model",)) if cell.model == model]
-    found = next((cell for cell in cells if cell.currency == made.currency), None)
-    if found is None:
+    model = options.model or max(by_model, key=lambda cell: cell.cost_nano(with_idle=True) or 0).model
+    model_cells = [cell for cell in group(shown.days, ("model",)) if cell.model == model]
+    cell = next((cell for cell in model_cells if cell.currency == shown.currency), None)
+    if cell is None:
         raise CosttraceError(f"--model {model}: there are no requests of it in this period")
-    start = _benchmark(ask)
+    start = _benchmark(options)
     only, by = Filter(model=model), ("hour",)
-    hours = summarize(by, used(store, which, by, only), ended(store, which, by, only), made.zone)
-    waits = made.summary._replace(rest=[line for line in made.summary.rest if line.kind == "idle"])
-    idle = figures.group(figures.cells(waits, board_query.engines(store)), ("model",))
-    idle_ns = sum(cell.idle.gpu_ns for cell in idle if (cell.model, cell.currency) == (model, made.currency))
+    hours = summarize(by, used(store, span, by, only), ended(store, span, by, only), shown.zone)
+    idle_only = shown.summary._replace(rest=[line for line in shown.summary.rest if line.kind == "idle"])
+    idle_cells = group(cells_of(idle_only, board_query.engines(store)), ("model",))
+    idle_ns = sum(cell.idle.gpu_ns for cell in idle_cells if (cell.model, cell.currency) == (model, shown.currency))
     production = Production(
         f"production ({model})",
-        found,
-        [(line.gpu_ns, _tokens(line.input_tokens, line.output_tokens, ask.basis)) for line in hours.lines],
+        cell,
+        [(line.gpu_ns, _tokens(line.input_tokens, line.output_tokens, options.basis)) for line in hours.lines],
         idle_ns,
-        found.idle.gpu_ns - idle_ns,
+        cell.idle.gpu_ns - idle_ns,
     )
     return climb(start, production)
 
@@ -224,15 +230,15 @@ def _tokens(inputs: int, outputs: int, basis: str) -> int:
     return {"input": inputs, "output": outputs, "total": inputs + outputs}[basis]
 
 
-def _benchmark(ask: Ask) -> Benchmark:
-    """Raises: CosttraceError, FigureRefused."""
+def _benchmark(ask: LadderOptions) -> Benchmark:
+    """The ladder's start, from a file or from stated figures. Raises: CosttraceError, FigureRefused."""
     mix = None if ask.mix is None else _mix(ask.mix)
     interactivity = None if ask.interactivity is None else _decimal("--interactivity", ask.interactivity)
     if ask.file is not None:
         tier = find_tier(ask.tier, ask.book)
         if tier is None:
             raise CosttraceError("--benchmark needs --tier: a throughput becomes a cost only with a price per GPU-hour")
-        start = benchmark_of(read_file(ask.file, Served()), tier, ask.basis, ask.model or "", interactivity)
+        start = benchmark_of(read_file(ask.file, ServerHardware()), tier, ask.basis, ask.model or "", interactivity)
         return start if mix is None else start._replace(mix=mix)
     peak = Fraction(_decimal("--peak", ask.peak or ""))
     service = None if ask.service is None else Fraction(_decimal("--service", ask.service))
@@ -249,20 +255,20 @@ def _benchmark(ask: Ask) -> Benchmark:
 
 
 def _mix(text: str) -> tuple[Fraction, Fraction]:
-    given, _, asked = text.partition(":")
-    return Fraction(_decimal("--benchmark-mix", given)), Fraction(_decimal("--benchmark-mix", asked))
+    inputs, _, outputs = text.partition(":")
+    return Fraction(_decimal("--benchmark-mix", inputs)), Fraction(_decimal("--benchmark-mix", outputs))
 
 
 def _list_price(text: str) -> ListPrice:
     model, _, pair = text.rpartition("=")
-    given, _, asked = pair.partition("/")
-    if not model or not asked:
+    input_price, _, output_price = pair.partition("/")
+    if not model or not output_price:
         raise CosttraceError(f"--list-price {text}: write it as MODEL=INPUT/OUTPUT, as in gpt-oss-120b=0.15/0.60")
-    return ListPrice(model, _decimal("--list-price", given), _decimal("--list-price", asked), from_ns=0)
+    return ListPrice(model, _decimal("--list-price", input_price), _decimal("--list-price", output_price), from_ns=0)
 
 
-def _served(revenues: dict[str, Decimal], days: Iterable[figures.Cell]) -> None:
-    """Raises: CosttraceError, where a model with revenue was not served: its name is wrong, or its period."""
+def _check_served(revenues: dict[str, Decimal], days: Iterable[Cell]) -> None:
+    """Raises: CosttraceError, where a model with revenue has no tokens: its name or the period is wrong."""
     models = {cell.model for cell in days if cell.tokens("total")}
     for model in revenues:
         if model not in models:
@@ -270,14 +276,14 @@ def _served(revenues: dict[str, Decimal], days: Iterable[figures.Cell]) -> None:
             raise CosttraceError(f"--revenue: {model!r} served no tokens in this period. There are: {known}")
 
 
-def _revenues(words: tuple[str, ...]) -> dict[str, Decimal]:
-    found: dict[str, Decimal] = {}
-    for word in words:
-        model, _, amount = word.rpartition("=")
-        if not model or model in found:
-            raise CosttraceError(f"--revenue {word}: write it as MODEL=AMOUNT, once for each model, as in m=1250.50")
-        found[model] = _decimal("--revenue", amount)
-    return found
+def _revenues(options: tuple[str, ...]) -> dict[str, Decimal]:
+    revenues: dict[str, Decimal] = {}
+    for option in options:
+        model, _, amount = option.rpartition("=")
+        if not model or model in revenues:
+            raise CosttraceError(f"--revenue {option}: write it as MODEL=AMOUNT, once for each model, as in m=1250.50")
+        revenues[model] = _decimal("--revenue", amount)
+    return revenues
 
 
 def _price_source(book: Path | None, revenues: dict[str, Decimal]) -> str:
@@ -286,37 +292,37 @@ def _price_source(book: Path | None, revenues: dict[str, Decimal]) -> str:
     return "at the list prices of the price book" if book else "at the list prices given"
 
 
-def _prices_of(book: PriceBook, models: Iterable[str], which: Period) -> dict[str, ListPrice]:
-    """A book's list price of each model. Raises: CosttraceError, where one changes within the period."""
-    found: dict[str, ListPrice] = {}
+def _prices_of(book: PriceBook, models: Iterable[str], span: Period) -> dict[str, ListPrice]:
+    """The book's list price of each model that has one. Raises: CosttraceError, where one changes within the period."""
+    prices: dict[str, ListPrice] = {}
     for model in models:
-        held = {book.list_price(model, since_ns) for since_ns, _ in cuts(book.models, *which)}
-        if len(held) > 1:
+        list_prices = {book.list_price(model, since_ns) for since_ns, _ in cuts(book.models, *span)}
+        if len(list_prices) > 1:
             raise CosttraceError(
                 f"the list price of {model!r} changes within the period: take --since and --until within one price, or "
                 "give a price for all of it with --list-price"
             )
-        if (price := held.pop()) is not None:
-            found[model] = price
-    return found
+        if (price := list_prices.pop()) is not None:
+            prices[model] = price
+    return prices
 
 
 def _decimal(name: str, text: str | Path) -> Decimal:
     try:
-        found = Decimal(str(text))
+        number = Decimal(str(text))
     except InvalidOperation:
-        found = Decimal("NaN")
-    if not found.is_finite() or found < 0:
+        number = Decimal("NaN")
+    if not number.is_finite() or number < 0:
         raise CosttraceError(f"{name}: {str(text)!r} is not a number from 0 up")
-    return found
+    return number
 
 
-def _part(package: str, name: str) -> str:
+def _packaged_text(package: str, name: str) -> str:
     return (files(package) / name).read_text(encoding="utf-8")
 
 
 def _write(text: str, target: Path | None) -> None:
-    """To the file, which only its owner may read, or to standard output. Raises: CosttraceError."""
+    """Write to the file, readable by its owner only, or to standard output. Raises: CosttraceError."""
     if target is None:
         out(text)
         return

@@ -57,29 +57,29 @@ def improvement(
     """
     if (at is None) == (old is None and new is None) or (old is None) != (new is None):
         raise CosttraceError("say either --at MOMENT, or --before VERSION and --after VERSION")
-    where = zone(tz)
+    time_zone = zone(tz)
     with open_ledger(home) as store:
-        which = period(store, since, until, where)
+        span = period(store, since, until, time_zone)
         only = Filter(model=model)
         if at is None:
-            found = list(blocks(store, which, only))
-            sides = [_of_version(found, version) for version in (old or "", new or "")]
+            all_blocks = list(blocks(store, span, only))
+            sides = [_of_version(all_blocks, version) for version in (old or "", new or "")]
             names = (old or "", new or "")
         else:
-            cut_ns = parse(at, which.until_ns, where)
+            cut_ns = parse(at, span.until_ns, time_zone)
             sides = [
-                list(blocks(store, one, only))
-                for one in (Period(which.since_ns, cut_ns), Period(cut_ns, which.until_ns))
+                list(blocks(store, half, only))
+                for half in (Period(span.since_ns, cut_ns), Period(cut_ns, span.until_ns))
             ]
-            shown = show_time(cut_ns, where)[:16]
-            names = (f"before {shown}", f"from {shown} on")
+            cut_text = show_time(cut_ns, time_zone)[:16]
+            names = (f"before {cut_text}", f"from {cut_text} on")
         result = compare(sides[0], sides[1], basis, *names)
         versions = [sorted({block.version for block in side}) for side in sides]
-    out(render([_table(result), _facts(result, versions)], form))
+    out(render([_estimates_table(result), _data_table(result, versions)], form))
 
 
-def _of_version(found: Iterable[Block], version: str) -> list[Block]:
-    everything = list(found)
+def _of_version(blocks: Iterable[Block], version: str) -> list[Block]:
+    everything = list(blocks)
     kept = [block for block in everything if block.version == version]
     if not kept:
         known = ", ".join(sorted({block.version for block in everything}))
@@ -87,15 +87,15 @@ def _of_version(found: Iterable[Block], version: str) -> list[Block]:
     return kept
 
 
-def _table(found: Improvement) -> Table:
-    estimates = [(f"device-seconds per million {found.basis} tokens", found.gpu_time)]
-    if found.cost is not None:
-        estimates.append((f"cost per million {found.basis} tokens, without idle", found.cost))
-    rows = [_row(name, one, found.basis) for name, one in estimates]
+def _estimates_table(comparison: Improvement) -> Table:
+    estimates = [(f"device-seconds per million {comparison.basis} tokens", comparison.gpu_time)]
+    if comparison.cost is not None:
+        estimates.append((f"cost per million {comparison.basis} tokens, without idle", comparison.cost))
+    rows = [_row(name, estimate, comparison.basis) for name, estimate in estimates]
     columns = (
         text("what", "what"),
-        Column(found.before_name, lambda row: f"{row['before']:.4f}"),
-        Column(found.after_name, lambda row: f"{row['after']:.4f}"),
+        Column(comparison.before_name, lambda row: f"{row['before']:.4f}"),
+        Column(comparison.after_name, lambda row: f"{row['after']:.4f}"),
         Column("after / before", lambda row: f"{row['ratio']:.3f}"),
         Column("95 % interval", lambda row: f"{row['low']:.3f} to {row['high']:.3f}"),
         Column(
@@ -107,23 +107,23 @@ def _table(found: Improvement) -> Table:
     return Table("improvement", "Before and after, mix-adjusted", columns, rows)
 
 
-def _times(row: Row) -> str:
-    return f"{row['times_cheaper']:.2f} ({row['times_low']:.2f} to {row['times_high']:.2f})"
-
-
-def _row(name: str, one: Estimate, basis: str) -> Row:
-    verdict = "cheaper" if one.high < 1 else "dearer" if one.low > 1 else "no difference that these data can show"
+def _row(name: str, estimate: Estimate, basis: str) -> Row:
+    # Programs read these three values.
+    if estimate.high < 1:
+        verdict = "cheaper"
+    else:
+        verdict = "dearer" if estimate.low > 1 else "no difference that these data can show"
     return {
         "what": name,
         "token_basis": basis,
-        "before": _decimal(one.before),
-        "after": _decimal(one.after),
-        "ratio": _decimal(one.ratio),
-        "low": _decimal(one.low),
-        "high": _decimal(one.high),
-        "times_cheaper": _decimal(1 / one.ratio),
-        "times_low": _decimal(1 / one.high),
-        "times_high": _decimal(1 / one.low),
+        "before": _decimal(estimate.before),
+        "after": _decimal(estimate.after),
+        "ratio": _decimal(estimate.ratio),
+        "low": _decimal(estimate.low),
+        "high": _decimal(estimate.high),
+        "times_cheaper": _decimal(1 / estimate.ratio),
+        "times_low": _decimal(1 / estimate.high),
+        "times_high": _decimal(1 / estimate.low),
         "verdict": verdict,
     }
 
@@ -132,15 +132,19 @@ def _decimal(value: float) -> Decimal:
     return Decimal(f"{value:.6f}")
 
 
-def _facts(found: Improvement, versions: Sequence[Sequence[str]]) -> Table:
+def _data_table(result: Improvement, versions: Sequence[Sequence[str]]) -> Table:
     rows: list[Row] = [
         {"what": "engine versions", "before": ", ".join(versions[0]), "after": ", ".join(versions[1])},
-        {"what": "hours with requests", "before": str(found.hours[0]), "after": str(found.hours[1])},
-        {"what": "requests in common strata", "before": f"{found.requests[0]:,}", "after": f"{found.requests[1]:,}"},
+        {"what": "hours with requests", "before": str(result.hours[0]), "after": str(result.hours[1])},
+        {
+            "what": "requests in common strata",
+            "before": f"{result.requests[0]:,}",
+            "after": f"{result.requests[1]:,}",
+        },
     ]
     notes = (
-        f"{found.strata} strata are on both sides: {100 * found.covered:.1f} % of all {found.basis} tokens.",
-        f"Without adjusting for mix and batch the ratio of device time would be {found.raw_ratio:.3f}.",
+        f"{result.strata} strata are on both sides: {100 * result.covered:.1f} % of all {result.basis} tokens.",
+        f"Without adjusting for mix and batch the ratio of device time would be {result.raw_ratio:.3f}.",
     )
     columns = (text("what", "what"), text("before", "before"), text("after", "after"))
-    return Table("basis", "What this stands on", columns, rows, notes)
+    return Table("basis", "Data behind the comparison", columns, rows, notes)

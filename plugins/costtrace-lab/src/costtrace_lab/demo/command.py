@@ -1,4 +1,4 @@
-"""``costtrace demo``: the whole way on this machine, from a real vLLM server to a bill that adds up."""
+"""``costtrace demo``: everything on this machine, from a real vLLM server to a bill that adds up."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from costtrace.cli.options import examples
 from costtrace.core.errors import ServerError
 from costtrace.core.units import NS_PER_S, show_joules
 from costtrace.ledger.store import LEDGER_NAME
-from costtrace_lab.demo.processes import end_in_order_when_told
+from costtrace_lab.demo.processes import end_on_sigterm_as_on_ctrl_c
 from costtrace_lab.demo.server import VllmServer, free_port, read_environment
 from costtrace_lab.demo.simulated_gpu import SimulatedGpu
 from costtrace_lab.demo.sink import SpanSink
@@ -31,7 +31,7 @@ GAP_S = 2.0
 
 
 class Stages:
-    """Says what is happening, on one line a stage; on a terminal the line lives while the stage does."""
+    """Prints one line for each stage of the demo; on a terminal the line is updated while the stage lasts."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -40,7 +40,7 @@ class Stages:
 
     @contextmanager
     def stage(self, title: str) -> Iterator["Stages"]:
-        """A stage begins; when it ends its time is shown."""
+        """Print a stage's title at its start, and its duration at its end."""
         self._number += 1
         self._head = f"[{self._number}/{self._total}] {title}"
         began = time.monotonic()
@@ -49,7 +49,7 @@ class Stages:
         self._print(f"{self._head}: done in {time.monotonic() - began:.1f} s", end="\n")
 
     def note(self, text: str) -> None:
-        """Something to see while it lasts."""
+        """Show progress on the stage's line; without a terminal only ``...`` is printed."""
         if self._live:
             self._print(f"{self._head}: {text}", end="")
         elif text == "...":
@@ -90,7 +90,7 @@ def demo(
     Without a GPU the CPU stands in for it: its time is real and measured, its price is invented, and its energy is
     unknown unless RAPL can be read, or simulated with --simulate-gpu. Everything is left in --out.
     """
-    end_in_order_when_told()
+    end_on_sigterm_as_on_ctrl_c()
     out = out.resolve()
     home = out / "home"
     if running(home):
@@ -106,7 +106,7 @@ def demo(
         prices.write_text(_invented_prices(simulate_gpu), encoding="utf-8")
     if simulate_gpu and kind != "cpu":
         raise ServerError("this host has a GPU: its own energy is read. Leave --simulate-gpu out.")
-    _say_device(kind, simulate_gpu)
+    _print_device_note(kind, simulate_gpu)
     with ExitStack() as stack:
         gpu = stack.enter_context(SimulatedGpu(simulate_gpu, out / "nvml-sim")) if simulate_gpu else None
         sink = stack.enter_context(SpanSink(out / "spans.jsonl"))
@@ -137,7 +137,7 @@ def demo(
 
 
 def _invented_prices(simulated: str | None) -> str:
-    """The demo's price book: of the stand-in, and of a simulated GPU. A real one has no invented price."""
+    """The demo's price book: prices for the CPU stand-in and for a simulated GPU, never for a real GPU."""
     book = (resources.files("costtrace_lab.demo") / "prices.yaml").read_text(encoding="utf-8")
     if simulated:
         entry = "kind: gpu, per_gpu_hour: 2.00, includes_energy: true, from: 2020-01-01, source: invented"
@@ -146,11 +146,11 @@ def _invented_prices(simulated: str | None) -> str:
 
 
 def _engine_processes(server: VllmServer) -> list[int]:
-    """All of a server's processes but its front end; none before it has been started."""
+    """The processes of a server except its front end; none before it has been started."""
     return [process.pid for process in server.members if process.pid != server.pid] if server.started else []
 
 
-def _say_device(kind: str, simulated: str | None) -> None:
+def _print_device_note(kind: str, simulated: str | None) -> None:
     if simulated:
         click.echo(
             f"No GPU here: the CPU is the device, and is called a {simulated}. Its time is real and measured;\n"
@@ -182,17 +182,21 @@ def _traffic(stages: Stages, server: VllmServer, rounds: int) -> list[Sent]:
     requests = plan(server.model_name, rounds=rounds)
     with stages.stage(f"sending {len(requests)} requests of three tenants") as stage:
         sent = send_all(
-            server.url, requests, on_progress=lambda done, total, one: stage.note(f"{done}/{total}  {one.label}")
+            server.url,
+            requests,
+            on_progress=lambda done, total, request: stage.note(f"{done}/{total}  {request.label}"),
         )
         time.sleep(GAP_S)
-    failed = [one for one in sent if one.error is not None or (one.status != 200 and not one.aborted)]
+    failed = [
+        request for request in sent if request.error is not None or (request.status != 200 and not request.aborted)
+    ]
     if failed:
         raise ServerError(f"{len(failed)} requests failed, the first with: {failed[0].error or failed[0].status}")
     return sent
 
 
 def _wait_booked(home: Path, sent: list[Sent]) -> None:
-    wanted = {one.response_id for one in sent if one.response_id}
+    wanted = {request.response_id for request in sent if request.response_id}
     deadline = time.monotonic() + BOOKED_BOUND_S
     missing = wanted
     while time.monotonic() < deadline:
@@ -211,19 +215,19 @@ def _booked(home: Path) -> set[str]:
 
 
 def _query(home: Path, sql: str) -> list[tuple[Any, ...]]:
-    """Rows of the ledger; none while there is no ledger yet."""
+    """Rows of the ledger; none before there is a ledger."""
     path = home / LEDGER_NAME
     if not path.exists():
         return []
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             return connection.execute(sql).fetchall()
-    except sqlite3.OperationalError:  # the agent is just making it
+    except sqlite3.OperationalError:  # the agent is creating it
         return []
 
 
 def _wait_closed(home: Path) -> None:
-    """The engine has ended: its agent books what is left, sends it, and ends, too."""
+    """Wait until the agent has booked the rest and ended. Raises: ServerError."""
     deadline = time.monotonic() + BOOKED_BOUND_S
     while running(home):
         if time.monotonic() > deadline:
@@ -234,30 +238,33 @@ def _wait_closed(home: Path) -> None:
 
 
 def _show(out: Path, home: Path, prices: Path, sent: list[Sent], sink: SpanSink) -> int:
-    """Print the bill."""
+    """Print the bill and where its parts are; returns the exit code of ``costtrace verify``."""
     for title, arguments in (
         ("THE BILL", ["report", "--by", "tenant,model"]),
-        ("THE DEAREST REQUESTS, AND WHY", ["requests", "--dearest", "--limit", "5"]),
+        ("THE MOST EXPENSIVE REQUESTS, AND WHY", ["requests", "--dearest", "--limit", "5"]),
         ("THE TRIAL BALANCE", ["verify"]),
     ):
         click.echo(f"\n=== {title} ===\n")
         code = run_cli([*arguments, "--home", str(home)])
-    answered = sum(1 for one in sent if one.status == 200)
+    answered = sum(1 for request in sent if request.status == 200)
     click.echo("\n=== WHERE IT IS ===\n")
-    for name, what in (
-        ("requests", f"{answered} were answered by the server, {sum(one.aborted for one in sent)} of them broken off"),
+    for name, description in (
+        (
+            "requests",
+            f"{answered} were answered by the server, {sum(request.aborted for request in sent)} of them broken off",
+        ),
         ("ledger", str(home / LEDGER_NAME)),
         ("journal", f"{home / 'journal'}   (costtrace journal show --home {home})"),
         ("spans", f"{sink.path}   ({sink.spans} spans, received by OTLP)"),
         ("prices", f"{prices}   (the demo's own are invented)"),
         ("logs", f"{out / 'vllm.log'}, {home / 'agent.log'}"),
     ):
-        click.echo(f"  {name:9} {what}")
+        click.echo(f"  {name:9} {description}")
     return code
 
 
 def _show_truth(home: Path, gpu: SimulatedGpu) -> None:
-    """What the rows have of the energy that the simulated board really drew."""
+    """Print the energy in the rows beside the energy that the simulated board really drew."""
     [(booked_uj, energy_unknown_ns)] = _query(home, "SELECT sum(energy_uj), sum(gap_ns) FROM posting")
     [(start_ns, end_ns)] = _query(home, "SELECT min(started_ns), max(ended_ns) FROM engine")
     drawn_uj = gpu.drawn_uj(start_ns + energy_unknown_ns, end_ns)  # before its first reading the energy is unknown

@@ -29,7 +29,7 @@ LAST_REGISTERED_PORT = 49_151
 LOW_PORTS = range(21_000, 32_000)
 MODEL_NAME = "tiny-model"
 EXPIRED = "FileStore::keep_alive failed opening owned file"
-"""What a process of Dynamo logs whose registration others have deleted; it does not register again."""
+"""The log line of a Dynamo process whose registration another one has deleted; it does not register again."""
 TRANSFER = '{"kv_connector":"NixlConnector","kv_role":"kv_both","kv_buffer_device":"cpu"}'
 """KV goes from the prefill to the decode worker by NIXL, through host memory."""
 
@@ -47,14 +47,14 @@ def read_dynamo_environment(folder: Path) -> DynamoEnvironment:
     """Read env.json in *folder*. Raises: ServerError."""
     path = folder / "env.json"
     try:
-        found = json.loads(path.read_text())
-        return DynamoEnvironment(*(str(found[name]) for name in DynamoEnvironment._fields))
+        fields = json.loads(path.read_text())
+        return DynamoEnvironment(*(str(fields[name]) for name in DynamoEnvironment._fields))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ServerError(f"{path} is missing or damaged ({error}). Run `make setup-dynamo` first.") from error
 
 
 def _registered_port() -> int:
-    """Return a free port that is none of those that clients are given (Dynamo refuses them). Raises: ServerError."""
+    """Return a free port below the ephemeral range, which Dynamo refuses. Raises: ServerError."""
     for port in (free_port() for _ in range(1_000)):
         if port <= LAST_REGISTERED_PORT:
             return port
@@ -62,11 +62,11 @@ def _registered_port() -> int:
 
 
 def _low_port() -> int:
-    """Return a free port that fits 16 bits with a sign, which is how Dynamo 1.4.2 reads one. Raises: ServerError."""
+    """Return a free port that fits a signed 16-bit integer, as Dynamo 1.4.2 parses it. Raises: ServerError."""
     for port in random.sample(LOW_PORTS, 100):
-        with socket.socket() as taken:
+        with socket.socket() as probe:
             try:
-                taken.bind((HOST, port))
+                probe.bind((HOST, port))
             except OSError:
                 continue
         return port
@@ -74,7 +74,7 @@ def _low_port() -> int:
 
 
 class Member:
-    """One process of a deployment with all that it starts."""
+    """One process of a deployment, with all processes that it starts."""
 
     def __init__(self, name: str, command: Sequence[str], variables: Mapping[str, str], log: Path) -> None:
         self.name, self.log = name, log
@@ -95,7 +95,7 @@ class Member:
         return self.process.poll() is not None
 
     def kill(self) -> None:
-        """SIGKILL all of it at once, as a node that fails would."""
+        """SIGKILL all its processes at once, as when a node fails."""
         kill_session(self.process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
@@ -116,8 +116,8 @@ class Member:
 class Dynamo:
     """A frontend and its workers; a context manager that makes sure that nothing of it is left.
 
-    `home` becomes COSTTRACE_HOME of the workers. `variables` are added to everybody's environment (None takes one
-    away). Logs are `<folder>/<name>.log`. Raises ServerError with the end of a log.
+    `home` becomes COSTTRACE_HOME of the workers. `variables` are added to the environment of all processes (None
+    removes one). Logs are `<folder>/<name>.log`. Raises ServerError with the end of a log.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class Dynamo:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         atexit.register(self.stop)
-        words = ("-m", "dynamo.frontend", "--http-port", str(self.port), *self._frontend)
-        self._start("frontend", words)
+        arguments = ("-m", "dynamo.frontend", "--http-port", str(self.port), *self._frontend)
+        self._start("frontend", arguments)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,38 +154,38 @@ class Dynamo:
 
     def vllm_worker(self, name: str, mode: Mode = "agg", *args: str) -> Member:
         """Start a worker with a real vLLM (CPU build). `wait` says when it is up."""
-        words = ["-m", "dynamo.vllm", "--model", str(self.model), "--served-model-name", MODEL_NAME, *CPU_ARGUMENTS]
-        # A worker process of its own spins while it waits: two of them beside NIXL's threads stop a machine with two
-        # cores for seconds at a time, and Dynamo drops who is late. So the executor stays in the engine's process.
-        more = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        more["DYN_FORWARDPASS_METRIC_PORT"] = str(_registered_port())  # Dynamo's own scheduler publishes there
-        more["VLLM_RPC_BASE_PATH"] = self._kv.name  # else vLLM leaves its sockets in /tmp
+        arguments = ["-m", "dynamo.vllm", "--model", str(self.model), "--served-model-name", MODEL_NAME, *CPU_ARGUMENTS]
+        # A separate worker process spins while it waits: two of them beside NIXL's threads stall a machine with two
+        # cores for seconds, and Dynamo drops processes that are late. So the executor stays in the engine's process.
+        variables = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        variables["DYN_FORWARDPASS_METRIC_PORT"] = str(_registered_port())  # Dynamo's own scheduler publishes there
+        variables["VLLM_RPC_BASE_PATH"] = self._kv.name  # else vLLM leaves its sockets in /tmp
         if mode != "agg":
-            words += ["--disaggregation-mode", mode, "--kv-transfer-config", TRANSFER]
-            more |= {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port()), "VLLM_NIXL_SIDE_CHANNEL_HOST": HOST}
-        return self._start(name, (*words, *args), more)
+            arguments += ["--disaggregation-mode", mode, "--kv-transfer-config", TRANSFER]
+            variables |= {"VLLM_NIXL_SIDE_CHANNEL_PORT": str(free_port()), "VLLM_NIXL_SIDE_CHANNEL_HOST": HOST}
+        return self._start(name, (*arguments, *args), variables)
 
     def mocker(self, name: str, mode: Mode = "agg", *args: str) -> Member:
-        """Start one of Dynamo's simulated workers: no engine, and times that are made up."""
-        words = ["-m", "dynamo.mocker", "--model-path", str(self.model), "--model-name", MODEL_NAME]
+        """Start one of Dynamo's simulated workers, which has no engine and invents its times."""
+        arguments = ["-m", "dynamo.mocker", "--model-path", str(self.model), "--model-name", MODEL_NAME]
         if mode != "agg":
-            words += ["--disaggregation-mode", mode]
+            arguments += ["--disaggregation-mode", mode]
         if mode == "prefill":
-            words += ["--bootstrap-ports", str(free_port())]
-        # Dynamo 1.4.2's frontend gets the model's card and tokenizer from there; without, it would ask a hub for them.
-        more = {"DYN_SYSTEM_PORT": str(_low_port()), "DYN_SYSTEM_HOST": HOST}
-        return self._start(name, (*words, *args), more)
+            arguments += ["--bootstrap-ports", str(free_port())]
+        # Dynamo 1.4.2's frontend gets the model's card and tokenizer from there; otherwise it asks a hub for them.
+        variables = {"DYN_SYSTEM_PORT": str(_low_port()), "DYN_SYSTEM_HOST": HOST}
+        return self._start(name, (*arguments, *args), variables)
 
     def expired(self) -> list[str]:
-        """Who lost its registration to Dynamo's expiry, for good.
+        """Names of the processes that have lost their registration for good, because it expired.
 
-        Registrations are files that their owner touches every 3 s, and that anybody deletes who finds them 10 s old:
-        a machine that stands still for that long, or two busy cores, are enough.
+        A registration is a file that its owner touches every 3 s and that any other process deletes at an age of 10 s.
+        A machine that stalls for that long is enough, and so are two busy cores.
         """
         return [name for name, member in self.members.items() if EXPIRED in member.log.read_text(errors="replace")]
 
     def wait(self, bound_s: float = READY_BOUND_S, max_tokens: int = 2) -> None:
-        """Until a completion is answered: frontend and workers have found each other."""
+        """Wait for the first answer: frontend and workers have found each other then. Raises: ServerError."""
         end = time.monotonic() + bound_s
         while not self._answers(max_tokens):
             for member in self.members.values():
@@ -210,12 +210,12 @@ class Dynamo:
         self.members.clear()
         self._kv.cleanup()
 
-    def _start(self, name: str, words: Sequence[str], more: Mapping[str, str] | None = None) -> Member:
-        command = [self.environment.python, *words]
-        self.members[name] = Member(name, command, self._environment(more or {}), self.folder / f"{name}.log")
+    def _start(self, name: str, arguments: Sequence[str], variables: Mapping[str, str] | None = None) -> Member:
+        command = [self.environment.python, *arguments]
+        self.members[name] = Member(name, command, self._environment(variables or {}), self.folder / f"{name}.log")
         return self.members[name]
 
-    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         values = {key: value for key, value in os.environ.items() if key not in NOT_INHERITED}
         values |= ENVIRONMENT | {
             "COSTTRACE_HOME": str(self.home),
@@ -224,9 +224,9 @@ class Dynamo:
             "DYN_REQUEST_PLANE": "tcp",
             "DYN_EVENT_PLANE": "zmq",
             "DYN_HTTP_HOST": HOST,
-            "DYN_LOGGING_JSONL": "true",  # without this or tracing, Dynamo hands its workers no trace context
+            "DYN_LOGGING_JSONL": "true",  # without this or tracing, Dynamo passes no trace context to its workers
         }
-        for key, value in {**more, **self._variables}.items():
+        for key, value in {**variables, **self._variables}.items():
             values.pop(key, None)
             if value is not None:
                 values[key] = value
@@ -234,9 +234,9 @@ class Dynamo:
 
     def _answers(self, max_tokens: int) -> bool:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
-        wanted = {"model": MODEL_NAME, "prompt": "Are you there?", "max_tokens": max_tokens}
+        body = {"model": MODEL_NAME, "prompt": "Are you there?", "max_tokens": max_tokens}
         try:
-            connection.request("POST", "/v1/completions", json.dumps(wanted), {"content-type": "application/json"})
+            connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False

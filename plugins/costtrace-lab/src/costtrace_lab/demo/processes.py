@@ -1,4 +1,4 @@
-"""Finds and ends the processes of a session, which is what a server started with `setsid` is known by. Linux only."""
+"""Find and end the processes of a session; each server is started in a session of its own. Linux only."""
 
 import os
 import signal
@@ -19,18 +19,18 @@ class Process:
     command: str
 
 
-def end_in_order_when_told() -> None:
-    """From now on SIGTERM and SIGHUP end this program as Ctrl-C does: by way of what stops the servers it started.
+def end_on_sigterm_as_on_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, so that cleanup code runs and stops the servers it started.
 
-    They have sessions of their own, and would outlive it. In the main thread only.
+    These have sessions of their own and would outlive this program. Call it in the main thread.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
 
 def session_members(session: int) -> list[Process]:
-    """Return the live processes of a session, oldest id first; those that only wait to be reaped are left out."""
-    found = []
+    """Return the live processes of a session, lowest id first, without zombies."""
+    members = []
     for entry in PROC.iterdir():
         if not entry.name.isdigit():
             continue
@@ -41,9 +41,9 @@ def session_members(session: int) -> list[Process]:
                 continue
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except (OSError, ValueError):
-            continue  # it ended while it was looked at
-        found.append(Process(int(entry.name), command))
-    return sorted(found, key=lambda process: process.pid)
+            continue  # it ended meanwhile
+        members.append(Process(int(entry.name), command))
+    return sorted(members, key=lambda process: process.pid)
 
 
 def wait_until(condition: Callable[[], bool], bound_s: float, poll_s: float = POLL_S) -> bool:
@@ -57,18 +57,18 @@ def wait_until(condition: Callable[[], bool], bound_s: float, poll_s: float = PO
 
 
 def kill_session(session: int, bound_s: float = 10.0) -> list[Process]:
-    """SIGKILL whatever is left of a session; return what had to be killed."""
+    """SIGKILL what is left of a session, for at most *bound_s* seconds; return the processes that were killed."""
     killed: dict[int, Process] = {}
 
     def none_left() -> bool:
-        left = session_members(session)
-        for process in left:
+        members = session_members(session)
+        for process in members:
             killed[process.pid] = process
             try:
                 os.kill(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        return not left
+        return not members
 
     wait_until(none_left, bound_s)
     return list(killed.values())

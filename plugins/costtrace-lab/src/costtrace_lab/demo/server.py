@@ -1,8 +1,8 @@
 """Runs a real vLLM server on a loopback port, for the demo and for the tests. Stdlib only.
 
-The server gets a session of its own, so that every process it starts is known and none is left behind. What dominates
-its start on two cores is importing: the front end, then the engine core, then the worker each import PyTorch, one
-after the other (7 to 9 s each). `worker_in_engine` leaves out the third.
+The server gets a session of its own, so that every process it starts is known and none is left behind. On two cores
+its start is mostly imports: the front end, then the engine core, then the worker each import PyTorch, one after the
+other (7 to 9 s each). `worker_in_engine` avoids the third.
 """
 
 import atexit
@@ -45,7 +45,7 @@ CPU_ENVIRONMENT = {
 CPU_ARGUMENTS = ("--enforce-eager", "--dtype", "float32", "--max-model-len", "1024")
 GPU_ARGUMENTS = ("--enforce-eager", "--max-model-len", "1024", "--gpu-memory-utilization", "0.3")
 NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
-"""Without compiled files beside the modules, which the first variable forbids to write, a start takes twice as long."""
+"""The first variable forbids writing compiled files beside the modules; without them a start takes twice as long."""
 
 Progress = Callable[[float, str], None]
 """Called about once a second while a server starts, with the seconds so far and the last line of its log."""
@@ -62,8 +62,8 @@ def read_environment(env_dir: Path) -> dict[str, str]:
     """Return what `tools/setup_vllm.py` wrote about an environment: python, vllm_version, kind."""
     path = env_dir / "env.json"
     try:
-        found = json.loads(path.read_text())
-        return {key: str(found[key]) for key in ("python", "vllm_version", "kind")}
+        fields = json.loads(path.read_text())
+        return {key: str(fields[key]) for key in ("python", "vllm_version", "kind")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ServerError(f"{path} is missing or damaged ({error}). Run `make setup-vllm` first.") from error
 
@@ -71,8 +71,8 @@ def read_environment(env_dir: Path) -> dict[str, str]:
 class VllmServer:
     """One vLLM server: a context manager that starts it and makes sure that nothing of it is left.
 
-    `home` becomes COSTTRACE_HOME. `args` are added to vLLM's arguments and `env` to its environment (None takes a
-    variable away). The log, stdout and stderr together, is `log` or `<home>-vllm.log`.
+    `home` becomes COSTTRACE_HOME. `args` are added to vLLM's arguments and `env` to its environment (None removes a
+    variable). The log, stdout and stderr together, is `log` or `<home>-vllm.log`.
     """
 
     def __init__(
@@ -199,15 +199,15 @@ class VllmServer:
         self.start_s = time.monotonic() - started
 
     def _wait_until_healthy(self, started: float) -> None:
-        told = started
+        last_report = started
         while not self.healthy():
             now = time.monotonic()
             if self._process is not None and self._process.poll() is not None:
                 raise ServerError(f"vLLM ended with status {self._process.returncode} while starting.\n{self._tail()}")
             if now - started > self._start_bound_s:
                 raise ServerError(f"vLLM was not healthy within {self._start_bound_s:.0f} s.\n{self._tail()}")
-            if self.on_progress is not None and now - told >= PROGRESS_S:
-                told = now
+            if self.on_progress is not None and now - last_report >= PROGRESS_S:
+                last_report = now
                 self.on_progress(now - started, (self.log_lines(1) or [""])[0])
             time.sleep(HEALTH_POLL_S)
 
@@ -250,7 +250,7 @@ class VllmServer:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(bound_s)
-        # The others end by themselves shortly after the front end: a moment for that, then no mercy.
+        # The other processes end by themselves shortly after the front end: wait for that, then kill.
         gone = process.poll() is not None and wait_until(lambda: not session_members(process.pid), OTHERS_BOUND_S)
         killed = [] if gone else kill_session(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):

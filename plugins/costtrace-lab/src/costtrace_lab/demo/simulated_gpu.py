@@ -1,8 +1,8 @@
 """A simulated NVIDIA GPU beside a real engine on a CPU: what NVML would show if the GPU were as busy as the CPU is.
 
-The engine's processes are watched ten times a second; from idle to limit the simulated board draws in proportion to
-the share of this host's cores that they use. Real NVML calls read it, with the period, averaging and lag of the real
-board's sensor (see docs/nvml-sim.md). None of its joules is real.
+Ten times a second the CPU time of the engine's processes is read. The simulated board draws between its idle and its
+limit power, in proportion to the share of this host's cores that they use. Real NVML calls read it, with the period,
+averaging and lag of the real board's sensor (see docs/nvml-sim.md). None of its joules is real.
 """
 
 import os
@@ -23,21 +23,21 @@ from costtrace.core.errors import ServerError
 
 WATCH_S = 0.1
 SETTLE_MS = 400.0
-"""A power is known when the 0.1 s that it held for is over: the simulated sensor looks this much later."""
+"""How much later than the power the simulated sensor sees it: a power is known only after its 0.1 s."""
 
 
 class SimulatedGpu:
     """One board of a preset. A context manager: within it, `watch` may follow processes."""
 
     def __init__(self, preset: str, directory: Path) -> None:
-        """Build the double into *directory*. Raises ServerError: no such preset, or it cannot be built."""
+        """Build the NVML double into *directory*. Raises ServerError: no such preset, or it cannot be built."""
         if preset not in PRESETS:
             raise ServerError(f"there is no simulated GPU {preset!r}. Choose one of {', '.join(PRESETS)}.")
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._about = PRESETS[preset]
+        self._preset = PRESETS[preset]
         self._feed_path = directory / "power.feed"
         self._feed = PowerFeed(self._feed_path)
-        feeds = [{"path": str(self._feed_path), "settle_ms": SETTLE_MS, "initial_w": float(self._about.idle_w)}]
+        feeds = [{"path": str(self._feed_path), "settle_ms": SETTLE_MS, "initial_w": float(self._preset.idle_w)}]
         try:
             self._prepared = prepare(parse_scenario({"devices": [{"preset": preset, "feeds": feeds}]}), directory)
         except NvmlSimError as error:
@@ -47,17 +47,17 @@ class SimulatedGpu:
 
     @property
     def setting(self) -> str:
-        """What COSTTRACE_SIMULATED_DEVICE has to be in the engine."""
+        """The engine's value of COSTTRACE_SIMULATED_DEVICE."""
         device = self._prepared.compiled.devices[0]
         return f"{device.uuid}={device.name}"
 
     @property
     def variables(self) -> dict[str, str]:
-        """What lets a process find this board by NVML."""
+        """The environment variables by which a process finds this board through NVML."""
         return self._prepared.variables()
 
     def watch(self, processes: Callable[[], Iterable[int]]) -> None:
-        """Draw power as these processes (their ids, asked for each time) use this host's cores, from now on."""
+        """From now on, draw power as the processes use this host's cores; *processes* returns their current ids."""
         self._thread = threading.Thread(target=self._run, args=(processes,), name="simulated-gpu", daemon=True)
         self._thread.start()
 
@@ -76,21 +76,21 @@ class SimulatedGpu:
         self._feed.close()
 
     def _run(self, processes: Callable[[], Iterable[int]]) -> None:
-        idle_w, limit_w, cores = self._about.idle_w, self._about.limit_w, os.cpu_count() or 1
-        before: dict[int, int] = {}
-        at_ns = time.monotonic_ns()
+        idle_w, limit_w, cores = self._preset.idle_w, self._preset.limit_w, os.cpu_count() or 1
+        last_used_ns: dict[int, int] = {}
+        now_ns = time.monotonic_ns()
         while not self._stop.wait(WATCH_S):
-            used = {pid: cpu_ns(pid) for pid in processes()}
-            since_ns, at_ns = at_ns, time.monotonic_ns()
-            # A process that is new has used what it used before it was seen.
-            busy_ns = sum(max(0, ns - before.get(pid, ns)) for pid, ns in used.items())
-            share = min(1.0, busy_ns / ((at_ns - since_ns) * cores))
-            self._feed.write(0, round((idle_w + (limit_w - idle_w) * share) * 1_000), t_ns=since_ns)
-            before = used
+            used_ns = {pid: cpu_ns(pid) for pid in processes()}
+            last_ns, now_ns = now_ns, time.monotonic_ns()
+            # The CPU time that a new process used before it was first seen does not count.
+            busy_ns = sum(max(0, ns - last_used_ns.get(pid, ns)) for pid, ns in used_ns.items())
+            share = min(1.0, busy_ns / ((now_ns - last_ns) * cores))
+            self._feed.write(0, round((idle_w + (limit_w - idle_w) * share) * 1_000), t_ns=last_ns)
+            last_used_ns = used_ns
 
 
 def cpu_ns(pid: int) -> int:
-    """CPU time of a process and all its threads that live, in ns; 0 where it has gone."""
+    """CPU time of a process and all its live threads, in ns; 0 where it has ended."""
     total = 0
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():

@@ -1,6 +1,6 @@
-"""A receiver for the demo's spans: takes real OTLP over HTTP and writes one JSON line a span. Loopback only.
+"""A receiver for the demo's spans: takes OTLP over HTTP and writes one JSON line for each span. Loopback only.
 
-It stands where Jaeger or Tempo would; set OTEL_EXPORTER_OTLP_ENDPOINT and the demo sends there instead.
+It takes the place of Jaeger or Tempo; with OTEL_EXPORTER_OTLP_ENDPOINT set, the demo sends there instead.
 """
 
 import gzip
@@ -37,26 +37,26 @@ class SpanSink:
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
-                answer = sink.take(self.path, body)
+                response = sink.take(self.path, body)
                 self.send_response(200)
                 self.send_header("content-type", "application/x-protobuf")
-                self.send_header("content-length", str(len(answer)))
+                self.send_header("content-length", str(len(response)))
                 self.end_headers()
-                self.wfile.write(answer)
+                self.wfile.write(response)
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer((HOST, 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="span-sink", daemon=True)
 
     @property
     def endpoint(self) -> str:
-        """What OTEL_EXPORTER_OTLP_ENDPOINT has to be."""
+        """The value for OTEL_EXPORTER_OTLP_ENDPOINT."""
         return f"http://{HOST}:{self._server.server_address[1]}"
 
     def take(self, path: str, body: bytes) -> bytes:
-        """Write the spans of one export; metrics are received and let go (the Prometheus endpoint shows them)."""
+        """Write the spans of one export; metrics are accepted and dropped (the Prometheus endpoint shows them)."""
         if not path.endswith("/v1/traces"):
             return bytes(ExportMetricsServiceResponse().SerializeToString())
         request = ExportTraceServiceRequest.FromString(body)

@@ -1,8 +1,8 @@
-"""Real HTTP traffic from three tenants, and what the server itself said about each request. Stdlib only.
+"""Real HTTP traffic from three tenants, and what the server reported of each request. Stdlib only.
 
-`plan` is a pure function of its seed; `send_all` sends what was planned from several threads and returns one `Sent`
-for each request, for a test or a reader to compare with the ledger. The server's own `usage` is taken from every
-response: a stream is asked to state it with each piece, so that it is known of an aborted one, too.
+`plan` is a pure function of its seed. `send_all` sends the planned requests from several threads and returns one `Sent`
+for each, to compare with the ledger. The server's own `usage` is taken from every response: a stream is asked to state
+it with each event, so that it is known of an aborted stream too.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ TENANTS = ("acme", "globex", "initech")
 TENANT_HEADER = "x-costtrace-tenant"
 WORKLOAD_HEADER = "x-workload"
 WORKLOADS = {"acme": "assistant", "globex": "search", "initech": "batch summaries"}
-"""What each tenant's requests are for: a label that the gateway of this demonstration gives them."""
+"""The workload label of each tenant's requests, as the demonstration's gateway would set it."""
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 TIMEOUT_S = 120.0
 SENTENCES = (
@@ -31,7 +31,7 @@ SENTENCES = (
     "One, two, three, four, five, six, seven, eight, nine, ten.",
 )
 SHARED_PREFIX = " ".join(SENTENCES * 3)
-"""Longer than a block of the KV cache (128 tokens on the CPU), so that whoever sends it again hits the prefix cache."""
+"""Longer than a block of the KV cache (128 tokens on the CPU), so that the next request hits the prefix cache."""
 
 Progress = Callable[[int, int, "Sent"], None]
 """Called after each request with how many are done, how many there are, and the one that has just ended."""
@@ -39,7 +39,7 @@ Progress = Callable[[int, int, "Sent"], None]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request to send: `label` says what it is there for.
+    """One request to send; `label` says what it exercises.
 
     A stream with `disconnect_after` set is closed by the client once that many pieces have arrived.
     """
@@ -55,9 +55,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of one request. Token counts are the server's own; None where it did not state them.
+    """The outcome of one request. Token counts are the server's own; None where it did not state them.
 
-    Of an aborted stream they are what the client had been told until it left: the server may have computed more.
+    Of an aborted stream they are what the client had received until it left: the server may have computed more.
     `status` 0: no answer (`error` says why). Times are wall-clock nanoseconds at the client.
     """
 
@@ -77,7 +77,7 @@ class Sent:
     error: str | None = None
 
 
-class _Answer:
+class _Response:
     """Gathers what a response says about itself, from one object or from the pieces of a stream."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class _Answer:
         self.reasons: dict[int, str] = {}
 
     def add(self, piece: Mapping[str, Any]) -> None:
-        """Take in the id, the usage (the latest stands) and the finish reason of each choice."""
+        """Take the id, the usage (the latest counts) and the finish reason of each choice."""
         piece = piece["response"] if isinstance(piece.get("response"), dict) else piece  # the responses API's events
         self.response_id = piece.get("id") or self.response_id
         usage = piece.get("usage") or {}
@@ -107,13 +107,13 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
             yield json.loads(line[5:])
 
 
-def _read(response: http.client.HTTPResponse, request: Request, answer: _Answer) -> bool:
-    """Read a response into `answer`; return whether the client broke it off, as `request` wanted."""
+def _read(response: http.client.HTTPResponse, request: Request, fields: _Response) -> bool:
+    """Read a response into `answer`; return whether the client disconnected, as `request` asks."""
     if not request.body.get("stream"):
-        answer.add(json.load(response))
+        fields.add(json.load(response))
         return False
     for count, piece in enumerate(_events(response), start=1):
-        answer.add(piece)
+        fields.add(piece)
         if request.disconnect_after is not None and count >= request.disconnect_after:
             return True
     return False
@@ -129,7 +129,7 @@ def send(url: str, request: Request, timeout_s: float = TIMEOUT_S) -> Sent:
             headers[WORKLOAD_HEADER] = workload
     if request.traceparent is not None:
         headers["traceparent"] = request.traceparent
-    answer, status, aborted, error = _Answer(), 0, False, None
+    fields, status, aborted, error = _Response(), 0, False, None
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=timeout_s)
     started = time.time_ns()
     try:
@@ -138,7 +138,7 @@ def send(url: str, request: Request, timeout_s: float = TIMEOUT_S) -> Sent:
             with connection.getresponse() as response:
                 status = response.status
                 if status == http.HTTPStatus.OK:
-                    aborted = _read(response, request, answer)
+                    aborted = _read(response, request, fields)
                 else:
                     error = response.read(500).decode(errors="replace")
     except (OSError, http.client.HTTPException, ValueError) as failure:
@@ -150,10 +150,10 @@ def send(url: str, request: Request, timeout_s: float = TIMEOUT_S) -> Sent:
         tenant=request.tenant,
         traceparent=request.traceparent,
         status=status,
-        response_id=answer.response_id,
-        prompt_tokens=answer.prompt_tokens,
-        completion_tokens=answer.completion_tokens,
-        finish_reasons=tuple(reason for _, reason in sorted(answer.reasons.items())),
+        response_id=fields.response_id,
+        prompt_tokens=fields.prompt_tokens,
+        completion_tokens=fields.completion_tokens,
+        finish_reasons=tuple(reason for _, reason in sorted(fields.reasons.items())),
         started_wall_ns=started,
         ended_wall_ns=time.time_ns(),
         aborted=aborted,
@@ -169,10 +169,10 @@ def send_all(
     timeout_s: float = TIMEOUT_S,
     on_progress: Progress | None = None,
 ) -> list[Sent]:
-    """Send requests in their order, at most `workers` at a time; return what became of each, in the same order."""
+    """Send requests in their order, at most `workers` at a time; return the outcomes in the same order."""
     lock, done = threading.Lock(), 0
 
-    def one(request: Request) -> Sent:
+    def send_one(request: Request) -> Sent:
         nonlocal done
         sent = send(url, request, timeout_s)
         with lock:
@@ -182,7 +182,7 @@ def send_all(
         return sent
 
     with ThreadPoolExecutor(workers, thread_name_prefix="traffic") as pool:
-        return list(pool.map(one, requests))
+        return list(pool.map(send_one, requests))
 
 
 def traceparent(source: random.Random, *, sampled: bool = True) -> str:
@@ -190,19 +190,19 @@ def traceparent(source: random.Random, *, sampled: bool = True) -> str:
     return f"00-{source.getrandbits(128) | 1:032x}-{source.getrandbits(64) | 1:016x}-{'01' if sampled else '00'}"
 
 
-def chat(model: str, text: str, tokens: int, **more: object) -> dict[str, Any]:
-    """Return the body of a chat request for exactly `tokens` tokens of answer (fewer if a stop string comes up)."""
-    return {**_common(model, tokens, more), "messages": [{"role": "user", "content": text}], **more}
+def chat(model: str, text: str, tokens: int, **options: object) -> dict[str, Any]:
+    """Return the body of a chat request for exactly `tokens` tokens of answer (fewer if a stop string occurs)."""
+    return {**_common(model, tokens, options), "messages": [{"role": "user", "content": text}], **options}
 
 
-def completion(model: str, text: str, tokens: int, **more: object) -> dict[str, Any]:
+def completion(model: str, text: str, tokens: int, **options: object) -> dict[str, Any]:
     """Return the body of a completions request for exactly `tokens` tokens of answer."""
-    return {**_common(model, tokens, more), "prompt": text, **more}
+    return {**_common(model, tokens, options), "prompt": text, **options}
 
 
-def _common(model: str, tokens: int, more: Mapping[str, object]) -> dict[str, Any]:
+def _common(model: str, tokens: int, options: Mapping[str, object]) -> dict[str, Any]:
     body: dict[str, Any] = {"model": model, "max_tokens": tokens, "ignore_eos": True}
-    if more.get("stream"):
+    if options.get("stream"):
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return body
 
@@ -232,7 +232,7 @@ def _round(model: str, source: random.Random, index: int) -> list[Request]:
     def question() -> str:
         return f"{SHARED_PREFIX} {text(1)}"
 
-    made = [
+    requests = [
         Request("long prompt", COMPLETIONS, completion(model, text(20), 8), globex),
         Request("short chat", CHAT, chat(model, text(1), length(16)), acme),
         Request("streamed chat", CHAT, chat(model, text(1), length(32), stream=True), acme),
@@ -248,6 +248,8 @@ def _round(model: str, source: random.Random, index: int) -> list[Request]:
         Request("no tenant, streamed", CHAT, chat(model, text(1), length(16), stream=True)),
     ]
     # Every third request comes within a trace of its caller's; the first of those in each round is not sampled.
-    for place in range(1, len(made), 3):
-        made[place] = replace(made[place], traceparent=traceparent(source, sampled=place != 1))
-    return made
+    for index_in_round in range(1, len(requests), 3):
+        requests[index_in_round] = replace(
+            requests[index_in_round], traceparent=traceparent(source, sampled=index_in_round != 1)
+        )
+    return requests

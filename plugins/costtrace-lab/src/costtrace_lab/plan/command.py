@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 import click
-from costtrace_board.commands.tiers import find_tier
+from costtrace_board.commands.tier_options import find_tier
 from costtrace_board.figures import BASES, Tier, rounded
 
 from costtrace.cli.options import examples, format_option, home_option, name_period, out, period, period_options, zone
@@ -20,14 +20,14 @@ from costtrace.ledger.reader import Store, open_ledger
 from costtrace.reports.output.render import render
 from costtrace_lab.plan import plot as picture
 from costtrace_lab.plan import query as plan_query
-from costtrace_lab.plan.figures import Scenario, Served
-from costtrace_lab.plan.scenarios import Change, Replayed, Traffic, play, replay_today, traffic
-from costtrace_lab.plan.tables import Found, plan_tables
-from costtrace_lab.plan.times import Wanted
+from costtrace_lab.plan.figures import Scenario, ServedPart
+from costtrace_lab.plan.scenarios import Change, TodayRuns, Traffic, play, replay_today, traffic_of
+from costtrace_lab.plan.tables import PlanResult, plan_tables
+from costtrace_lab.plan.times import StepTimeOptions
 from costtrace_lab.replay.plot import check
 from costtrace_lab.simulator.scheduler import SchedulerConfig
 
-MOST_SCENARIOS = 16
+MAX_SCENARIOS = 16
 FEW_REQUESTS = 100
 
 
@@ -119,68 +119,70 @@ def plan(
     """
     if plot is not None:
         check(plot)
-    wanted = Wanted(
+    times_options = StepTimeOptions(
         shape, device, _positive("--tflops", tflops), _positive("--tb-per-s", tb_per_s), tables, today_tables
     )
     changes = _changes(Change(None, token_budget, kv_tokens, engines, _split(split), None), max_sequences, utilisation)
-    where = zone(tz)
+    time_zone = zone(tz)
     with open_ledger(home) as store:
-        which = period(store, since, until, where)
-        fleet = plan_query.fleet(store, which, model, fleet_name)
-        served = plan_query.served(store, which, fleet, requests)
-        if not served:
-            raise CosttraceError(f"no request of {fleet.model} on {fleet.device} ended in this period")
-        what = traffic(fleet, served)
-        fit = _fit(store, what)
-    priced = _Price(served, find_tier(tier, book), tier, device or fleet.device, wanted)
-    now = replay_today(what, fit, wanted)
-    if not now.measured.tokens(basis):
+        span = period(store, since, until, time_zone)
+        group = plan_query.engine_group(store, span, model, fleet_name)
+        parts = plan_query.served_parts(store, span, group, requests)
+        if not parts:
+            raise CosttraceError(f"no request of {group.model} on {group.device} ended in this period")
+        traffic = traffic_of(group, parts)
+        fit = _fit(store, traffic)
+    prices = _Prices(parts, find_tier(tier, book), tier, device or group.device, times_options)
+    today_runs = replay_today(traffic, fit, times_options)
+    if not today_runs.measured.tokens(basis):
         raise CosttraceError(f"these requests have no {basis} tokens: take another --basis")
-    scenarios = [Scenario("", now.modelled, priced.today, Fraction(fleet.pools), Fraction(1), None, carried=True)]
-    if wanted.other_device or tables is not None or tier is not None or changes != [Change()]:
+    scenarios = [
+        Scenario("", today_runs.modelled, prices.today, Fraction(group.pools), Fraction(1), None, carried=True)
+    ]
+    if times_options.other_device or tables is not None or tier is not None or changes != [Change()]:
         for number, change in enumerate(changes, start=1):
-            _say(f"serving {len(served):,} requests again: scenario {number} of {len(changes)}")
-            scenarios.append(play(what, now, wanted, change, (priced.name, priced.then)))
-        _say("")
-    found = Found(
-        fleet,
+            _show_progress(f"serving {len(parts):,} requests again: scenario {number} of {len(changes)}")
+            scenarios.append(play(traffic, today_runs, times_options, change, (prices.name, prices.then)))
+        _show_progress("")
+    result = PlanResult(
+        group,
         basis,
-        priced.currency,
-        priced.today,
-        len(served),
-        now.measured,
-        now.modelled,
+        prices.currency,
+        prices.today,
+        len(parts),
+        today_runs.measured,
+        today_runs.modelled,
         scenarios,
-        _assumptions(what, now, priced, name_period(which, where), scenarios[-1]),
-        _notes(what, now, scenarios),
+        _assumptions(traffic, today_runs, prices, name_period(span, time_zone), scenarios[-1]),
+        _notes(traffic, today_runs, scenarios),
     )
     if plot is not None:
-        picture.draw(plot, found)
-    out(render(plan_tables(found), form))
+        picture.draw(plot, result)
+    out(render(plan_tables(result), form))
 
 
-def _say(what: str) -> None:
-    """A line on a terminal's stderr that says what takes its time. Nothing where nobody looks."""
+def _show_progress(text: str) -> None:
+    """Show a line of progress on stderr, where that is a terminal."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{what}")
+        sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
 
 
-class _Price:
-    """What a GPU-hour costs today, and in the scenario. Raises: CosttraceError."""
+class _Prices:
+    """The price of a GPU-hour today and in the scenario. Raises: CosttraceError, where one is unknown."""
 
     def __init__(
-        self, served: Sequence[Served], tier: Tier | None, name: str | None, device: str, wanted: Wanted
+        self, parts: Sequence[ServedPart], tier: Tier | None, name: str | None, device: str, options: StepTimeOptions
     ) -> None:
         self.name = f"tier {name}" if name else ""
-        known = [one for one in served if one.cost_nano is not None and one.currency]
-        currencies = {one.currency for one in known}
+        priced = [part for part in parts if part.cost_nano is not None and part.currency]
+        currencies = {part.currency for part in priced}
         if len(currencies) > 1:
             raise CosttraceError(
                 f"these requests are billed in {' and '.join(sorted(currencies))}: take a --since within one"
             )
-        if len(known) == len(served):
-            cost, gpu_ns = sum(one.cost_nano or 0 for one in known), sum(one.gpu_ns for one in known)
+        if len(priced) == len(parts):
+            cost, gpu_ns = sum(part.cost_nano or 0 for part in priced), sum(part.gpu_ns for part in priced)
             self.today = Fraction(cost * NS_PER_HOUR, gpu_ns * NANO_PER_UNIT)
             self.currency, self.source = currencies.pop(), "measured: cost over device time, energy in it"
         elif tier is not None:
@@ -189,7 +191,7 @@ class _Price:
         else:
             raise CosttraceError("the cost of these requests is not known in full: give a price with --tier mine=2.10")
         if tier is None:
-            if wanted.other_device:
+            if options.other_device:
                 raise CosttraceError("another device has another price: name it with --tier, as in --tier mine=2.10")
             self.then, self.then_source = self.today, "as today"
             return
@@ -201,11 +203,11 @@ class _Price:
         self.then, self.then_source = Fraction(entry.per_gpu_hour), f"{tier.name}: {entry.source}"
 
 
-def _fit(store: Store, what: Traffic) -> FitRow | None:
-    """The newest step model of the fleet that was fitted; else the newest."""
-    names = plan_query.newest_fit_engines(store, what.fleet)
-    found = fits(store, names[0], 1) if names else []
-    return found[0].row if found else None
+def _fit(store: Store, traffic: Traffic) -> FitRow | None:
+    """The newest fitted step model of the group's engines, else the newest prior; None where the ledger has none."""
+    names = plan_query.newest_fit_engines(store, traffic.group)
+    newest = fits(store, names[0], 1) if names else []
+    return newest[0].row if newest else None
 
 
 def _changes(base: Change, max_sequences: str | None, utilisation: str | None) -> list[Change]:
@@ -213,10 +215,10 @@ def _changes(base: Change, max_sequences: str | None, utilisation: str | None) -
         raise CosttraceError("--split names the engines already: leave --engines out")
     limits = [None] if max_sequences is None else [_whole("--max-sequences", word) for word in max_sequences.split(",")]
     loads = [None] if utilisation is None else [_part(word) for word in utilisation.split(",")]
-    found = [base._replace(max_sequences=limit, utilisation=load) for limit, load in product(limits, loads)]
-    if len(found) > MOST_SCENARIOS:
-        raise CosttraceError(f"that is {len(found)} scenarios: ask for {MOST_SCENARIOS} at most")
-    return found
+    changes = [base._replace(max_sequences=limit, utilisation=load) for limit, load in product(limits, loads)]
+    if len(changes) > MAX_SCENARIOS:
+        raise CosttraceError(f"that is {len(changes)} scenarios: ask for {MAX_SCENARIOS} at most")
+    return changes
 
 
 def _whole(name: str, word: str) -> int:
@@ -227,22 +229,22 @@ def _whole(name: str, word: str) -> int:
 
 
 def _part(word: str) -> Decimal:
-    found = _positive("--utilisation", word)
-    if found is None or found > 1:
+    part = _positive("--utilisation", word)
+    if part is None or part > 1:
         raise CosttraceError(f"--utilisation: {word!r} is not a part between 0 and 1, as in 0.6")
-    return found
+    return part
 
 
 def _positive(name: str, word: str | None) -> Decimal | None:
     if word is None:
         return None
     try:
-        found = Decimal(word.strip())
+        number = Decimal(word.strip())
     except InvalidOperation:
-        found = Decimal("NaN")
-    if not found.is_finite() or found <= 0:
+        number = Decimal("NaN")
+    if not number.is_finite() or number <= 0:
         raise CosttraceError(f"{name}: {word!r} is not a number greater than 0")
-    return found
+    return number
 
 
 def _split(text: str | None) -> tuple[int, int] | None:
@@ -252,42 +254,50 @@ def _split(text: str | None) -> tuple[int, int] | None:
     return _whole("--split P:D", prefill), _whole("--split P:D", decode)
 
 
-def _assumptions(what: Traffic, now: Replayed, priced: _Price, when: str, last: Scenario) -> list[tuple[str, str, str]]:
-    fleet, limits = what.fleet, what.limits
-    source = "the engines' settings" if what.limits_known else "the engines' settings; what they do not say is assumed"
-    each = f"{fleet.pools} with {fleet.gpus_per_engine} x {fleet.device}"
+def _assumptions(
+    traffic: Traffic, today_runs: TodayRuns, prices: _Prices, when: str, last: Scenario
+) -> list[tuple[str, str, str]]:
+    group, limits = traffic.group, traffic.limits
+    source = (
+        "the engines' settings" if traffic.limits_known else "the engines' settings; what they do not say is assumed"
+    )
+    each = f"{group.pools} with {group.gpus_per_engine} x {group.device}"
     return [
-        ("traffic", f"{len(what.served):,} requests as they arrived, prefix-cache hits as measured", f"ledger, {when}"),
+        (
+            "traffic",
+            f"{len(traffic.parts):,} requests as they arrived, prefix-cache hits as measured",
+            f"ledger, {when}",
+        ),
         ("engines today", each, "ledger"),
         ("limits today", show_limits(limits), source),
-        ("utilisation today", f"{100 * float(fleet.utilisation):.1f} %", f"ledger, all paid time, {when}"),
-        ("step times today", now.times.times.source, now.times.kind),
+        ("utilisation today", f"{100 * float(group.utilisation):.1f} %", f"ledger, all paid time, {when}"),
+        ("step times today", today_runs.times.times.source, today_runs.times.kind),
         (
             "step times in the scenario",
-            last.step_times or now.times.times.source,
+            last.step_times or today_runs.times.times.source,
             "as asked" if last.name else "as today",
         ),
-        ("GPU-hour today", f"{rounded(priced.today, 4)} {priced.currency}", priced.source),
-        ("GPU-hour in the scenario", f"{rounded(priced.then, 4)} {priced.currency}", priced.then_source),
+        ("GPU-hour today", f"{rounded(prices.today, 4)} {prices.currency}", prices.source),
+        ("GPU-hour in the scenario", f"{rounded(prices.then, 4)} {prices.currency}", prices.then_source),
     ]
 
 
-def _notes(what: Traffic, now: Replayed, scenarios: Sequence[Scenario]) -> list[str]:
+def _notes(traffic: Traffic, today_runs: TodayRuns, scenarios: Sequence[Scenario]) -> list[str]:
     notes = [
         "Modelled by the serving simulator on the ledger's requests; nothing of it was measured but the line 'today'.",
         "Without idle: time in steps. With idle: all paid time, today's as long as today, or over the part aimed at.",
-        *now.times.notes,
+        *today_runs.times.notes,
     ]
-    if any(not one.carried for one in scenarios):
+    if any(not scenario.carried for scenario in scenarios):
         notes.append("Step times of another kind than today's: their own error is not known, and the range is not.")
-    if len(what.served) < FEW_REQUESTS:
-        notes.append(f"Only {len(what.served)} requests: take these figures for an example.")
-    if what.fleet.others:
-        notes.append(f"Not in it: {'; '.join(what.fleet.others)}.")
+    if len(traffic.parts) < FEW_REQUESTS:
+        notes.append(f"Only {len(traffic.parts)} requests: take these figures as an example.")
+    if traffic.group.others:
+        notes.append(f"Not in it: {'; '.join(traffic.group.others)}.")
     return notes
 
 
 def show_limits(limits: SchedulerConfig) -> str:
-    """What a scheduler holds, in words."""
+    """A scheduler's limits in words."""
     step = f"{limits.max_sequences:,} sequences, {limits.token_budget:,} tokens a step"
     return f"{step}, {limits.kv_tokens:,} KV tokens"

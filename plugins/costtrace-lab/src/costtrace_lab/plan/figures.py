@@ -1,9 +1,9 @@
-"""What another price, device, batch limit or fleet would make of the ledger's traffic: the arithmetic of ``plan``.
+"""The arithmetic of ``costtrace plan``: what another price, device, batch limit or fleet makes of the ledger's traffic.
 
-Two kinds of runs stand side by side: the *measured* one, of the ledger, and *modelled* ones, of the serving simulator
-on the same requests. What the model says of today's configuration, beside what was measured of it, is its error; a
-scenario is given as the model says it and corrected by that error. Its range holds both, each with a 95 % jackknife
-interval over blocks of traffic: nobody can say how much of the error today's configuration shares with another one.
+There are two kinds of runs: the *measured* one, of the ledger, and *modelled* ones, of the serving simulator on the
+same requests. Modelled over measured, of today's configuration, is the model's error. A scenario is shown as modelled,
+and corrected by that error. Its range holds both, each with a 95 % jackknife interval over blocks of traffic, because
+it is unknown how much of today's error another configuration shares.
 """
 
 import math
@@ -16,16 +16,16 @@ from costtrace_board.improvement import T_95
 from costtrace.core.units import NS_PER_HOUR
 
 BLOCKS = 12
-"""Stretches of equal time into which the traffic is cut."""
+"""How many stretches of equal time the traffic is cut into."""
 MIN_BLOCKS = 4
-"""With fewer that have requests there is no interval."""
+"""With fewer blocks that have requests there is no interval."""
 
 
-class Served(NamedTuple):
+class ServedPart(NamedTuple):
     """One engine's share of a request, as the ledger has it."""
 
     pool: str
-    """The devices that it ran on: an engine that was started again is the same pool."""
+    """The devices that the engine ran on: an engine that was restarted is the same pool."""
     arrived_ns: int
     decode_ns_at: int
     ended_ns: int
@@ -48,14 +48,15 @@ class EngineGroup(NamedTuple):
     gpus_per_engine: int
     pools: int
     settings: tuple[tuple[str, str], ...]
-    """Of the newest engine."""
+    """The settings of the newest engine, sorted by name."""
     newest_engine: str
     request_ns: int
-    """Device time of requests, of all kinds of time: what `utilisation` is made of."""
+    """Device time of requests."""
     all_ns: int
+    """All paid device time: requests, idle, overhead, unobserved."""
     simulated: bool
     others: tuple[str, ...] = ()
-    """What is not in it: other models, devices and roles in the period."""
+    """Other models, devices and roles of the period, which are not in the group."""
 
     @property
     def utilisation(self) -> Fraction:
@@ -64,29 +65,29 @@ class EngineGroup(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A stretch of traffic."""
+    """Sums over one stretch of the traffic."""
 
     gpu_ns: int
     input_tokens: int
     output_tokens: int
 
     def tokens(self, basis: str) -> int:
-        """Tokens of a basis."""
+        """Tokens counted by *basis*: input, output or total."""
         inputs, outputs = self.input_tokens, self.output_tokens
         return {"input": inputs, "output": outputs, "total": inputs + outputs}[basis]
 
 
 class Run(NamedTuple):
-    """The traffic, served once: measured or modelled."""
+    """The traffic served once, measured or modelled."""
 
     blocks: tuple[Block, ...]
     mean_batch: Fraction | None
     interactivity: float | None
     """Median of the output tokens/s that one user sees."""
     latency_s: float
-    """Median, from arrival to end."""
+    """Median time from arrival to end of a request."""
     busy: tuple[tuple[str, float], ...] = ()
-    """By group of engines: part of the stretch in which they were busy. Only of modelled runs."""
+    """By role of the engines: part of the time in which they were busy. Only of modelled runs."""
 
     @property
     def gpu_ns(self) -> int:
@@ -94,30 +95,30 @@ class Run(NamedTuple):
         return sum(block.gpu_ns for block in self.blocks)
 
     def tokens(self, basis: str) -> int:
-        """Tokens of a basis."""
+        """Tokens counted by *basis*: input, output or total."""
         return sum(block.tokens(basis) for block in self.blocks)
 
 
 class Scenario(NamedTuple):
-    """A modelled run and what its time costs."""
+    """A modelled run, and the price of its time."""
 
     name: str
     run: Run
     per_gpu_hour: Fraction
     engines: Fraction
-    """That the traffic is served by; a part of one where a load for one engine was asked for."""
+    """Engines that serve the traffic; a fraction where a utilisation is aimed at."""
     engines_share: Fraction
-    """Paid device time, as a part of today's, where no utilisation is aimed at."""
+    """Paid device time over today's, where no utilisation is aimed at."""
     utilisation: Fraction | None
-    """That was aimed at; None: as many engines for as long as today."""
+    """The utilisation that is aimed at; None: the engines are paid for as long as today."""
     carried: bool
-    """Its step times are of the same kind as those of today's replay: the measured error says something of it."""
+    """Whether its step times are of the same kind as today's, so that the measured error applies."""
     step_times: str = ""
-    """Where they are from."""
+    """The source of its step times."""
 
 
 class Figures(NamedTuple):
-    """Cost per million tokens of one line: currency units, or None where it cannot be known."""
+    """A scenario's cost per million tokens, in currency units; None where it cannot be known."""
 
     modelled: Fraction
     corrected: Fraction | None
@@ -128,7 +129,7 @@ class Figures(NamedTuple):
     with_idle_high: Fraction | None
     utilisation: Fraction
     overloaded: bool
-    """The requests need more than all paid time."""
+    """Whether the requests need more than all paid time."""
 
     @property
     def best(self) -> Fraction:
@@ -146,20 +147,20 @@ def error_of(measured: Run, today: Run) -> Fraction:
     return Fraction(today.gpu_ns, measured.gpu_ns)
 
 
-def figures(scenario: Scenario, measured: Run, today: Run, fleet: EngineGroup, basis: str) -> Figures:
-    """What a scenario costs per million tokens of *basis*, of which there are some."""
+def figures(scenario: Scenario, measured: Run, today: Run, group: EngineGroup, basis: str) -> Figures:
+    """The scenario's costs per million tokens of *basis*; *measured* must have such tokens."""
     tokens = measured.tokens(basis)
     run = scenario.run
     modelled = per_million(scenario.per_gpu_hour, run.gpu_ns, tokens)
     corrected = low = high = None
     if scenario.carried:
-        # The same model on the same requests: what it is off by today is taken out. Of another one nothing is known.
+        # The same model on the same requests: divide out its error of today. Another model's error is unknown.
         corrected = modelled / error_of(measured, today)
-        spans = _span(modelled, (run,), basis), _span(corrected, (run, measured, today), basis)
-        if spans[0] is not None and spans[1] is not None:
-            low, high = min(spans[0][0], spans[1][0]), max(spans[0][1], spans[1][1])
+        intervals = _interval(modelled, (run,), basis), _interval(corrected, (run, measured, today), basis)
+        if intervals[0] is not None and intervals[1] is not None:
+            low, high = min(intervals[0][0], intervals[1][0]), max(intervals[0][1], intervals[1][1])
     best = modelled if corrected is None else corrected
-    paid_ns = measured.gpu_ns / fleet.utilisation * scenario.engines_share
+    paid_ns = measured.gpu_ns / group.utilisation * scenario.engines_share
     paid = per_million(scenario.per_gpu_hour, paid_ns, tokens)
     loaded = _loaded(scenario, paid)
     return Figures(
@@ -176,7 +177,7 @@ def figures(scenario: Scenario, measured: Run, today: Run, fleet: EngineGroup, b
 
 
 def _loaded(scenario: Scenario, paid: Fraction) -> Callable[[Fraction], Fraction]:
-    """From a cost without idle to the one with it."""
+    """The function from a cost without idle to the cost with idle."""
 
     def loaded(direct: Fraction) -> Fraction:
         return max(direct, paid) if scenario.utilisation is None else direct / scenario.utilisation
@@ -184,67 +185,69 @@ def _loaded(scenario: Scenario, paid: Fraction) -> Callable[[Fraction], Fraction
     return loaded
 
 
-def _span(value: Fraction, runs: Sequence[Run], basis: str) -> tuple[Fraction, Fraction] | None:
-    """A 95 % interval around *value*, which is the first run's level, times the second's, over the third's."""
-    wide = spread(runs, basis)
-    return None if wide is None else (value * Fraction(math.exp(-wide)), value * Fraction(math.exp(wide)))
+def _interval(value: Fraction, runs: Sequence[Run], basis: str) -> tuple[Fraction, Fraction] | None:
+    """A 95 % interval around *value*, which is level 1 x level 2 / level 3 of *runs*; None where `spread` is."""
+    half_width = spread(runs, basis)
+    if half_width is None:
+        return None
+    return value * Fraction(math.exp(-half_width)), value * Fraction(math.exp(half_width))
 
 
 def spread(runs: Sequence[Run], basis: str) -> float | None:
-    """Half the width of the interval of log(level 1 x level 2 / level 3), by leaving out a block at a time.
+    """Half the width of the 95 % interval of log(level 1 x level 2 / level 3), by a jackknife over blocks.
 
     A level is device time per token. None where fewer than `MIN_BLOCKS` blocks have requests in every run.
     """
-    kept = [
-        place
-        for place in range(len(runs[0].blocks))
-        if all(run.blocks[place].gpu_ns and run.blocks[place].tokens(basis) for run in runs)
+    usable = [
+        index
+        for index in range(len(runs[0].blocks))
+        if all(run.blocks[index].gpu_ns and run.blocks[index].tokens(basis) for run in runs)
     ]
-    if len(kept) < MIN_BLOCKS:
+    if len(usable) < MIN_BLOCKS:
         return None
-    found = []
-    for left_out in kept:
+    log_levels = []
+    for left_out in usable:
         value = 0.0
         for sign, run in zip((1, 1, -1), runs, strict=False):
-            blocks = [block for place, block in enumerate(run.blocks) if place != left_out]
+            blocks = [block for index, block in enumerate(run.blocks) if index != left_out]
             level = sum(block.gpu_ns for block in blocks) / sum(block.tokens(basis) for block in blocks)
             value += sign * math.log(level)
-        found.append(value)
-    count = len(found)
-    mean = sum(found) / count
-    variance = (count - 1) / count * sum((value - mean) ** 2 for value in found)
+        log_levels.append(value)
+    count = len(log_levels)
+    mean = sum(log_levels) / count
+    variance = (count - 1) / count * sum((value - mean) ** 2 for value in log_levels)
     return T_95[count - 2] * math.sqrt(variance) if count - 2 < len(T_95) else 1.96 * math.sqrt(variance)
 
 
-def measured_run(served: Sequence[Served]) -> Run:
-    """The ledger's own run of *served*, of which there are some."""
-    first = min(one.arrived_ns for one in served)
-    length = max(one.ended_ns for one in served) - first + 1
+def measured_run(parts: Sequence[ServedPart]) -> Run:
+    """The run that the ledger measured; *parts* is not empty."""
+    first_ns = min(part.arrived_ns for part in parts)
+    length_ns = max(part.ended_ns for part in parts) - first_ns + 1
     sums = [[0, 0, 0] for _ in range(BLOCKS)]
-    for one in served:
-        block = sums[(one.ended_ns - first) * BLOCKS // length]
-        block[0] += one.gpu_ns
-        block[1] += one.input_tokens
-        block[2] += one.output_tokens
-    steps = sum(one.steps for one in served)
-    batch = Fraction(sum(one.steps * one.batch_milli for one in served), 1_000 * steps) if steps else None
+    for part in parts:
+        block = sums[(part.ended_ns - first_ns) * BLOCKS // length_ns]
+        block[0] += part.gpu_ns
+        block[1] += part.input_tokens
+        block[2] += part.output_tokens
+    steps = sum(part.steps for part in parts)
+    batch = Fraction(sum(part.steps * part.batch_milli for part in parts), 1_000 * steps) if steps else None
     rates = [
-        (one.output_tokens // one.sequences - 2) * 1e9 / (one.ended_ns - one.decode_ns_at)
-        for one in served
-        if one.sequences and one.output_tokens // one.sequences > 2 and 0 < one.decode_ns_at < one.ended_ns
+        (part.output_tokens // part.sequences - 2) * 1e9 / (part.ended_ns - part.decode_ns_at)
+        for part in parts
+        if part.sequences and part.output_tokens // part.sequences > 2 and 0 < part.decode_ns_at < part.ended_ns
     ]
     return Run(
         tuple(Block(*block) for block in sums),
         batch,
         median(rates),
-        median([(one.ended_ns - one.arrived_ns) / 1e9 for one in served]) or 0.0,
+        median([(part.ended_ns - part.arrived_ns) / 1e9 for part in parts]) or 0.0,
     )
 
 
 def median(values: Sequence[float]) -> float | None:
-    """The middle one; None of nothing."""
+    """The median; None without values."""
     if not values:
         return None
-    found = sorted(values)
-    half = len(found) // 2
-    return found[half] if len(found) % 2 else (found[half - 1] + found[half]) / 2
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -1,18 +1,21 @@
-"""What ``costtrace plan`` asks of a ledger: which engines there are, and the requests that they served."""
+"""The ledger queries of ``costtrace plan``: a group of engines, the requests that it served, its step models."""
 
 import json
 
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import Row, Store
-from costtrace_lab.plan.figures import EngineGroup, Served
+from costtrace_lab.plan.figures import EngineGroup, ServedPart
 
 WHOLE_ROLES = ("aggregated", "")
-"""Of engines that do prefill and decode both: what can be replayed on one engine."""
+"""The roles of engines that do both prefill and decode, so that their requests can be replayed on one engine."""
 
 
-def fleet(store: Store, period: Period, model: str | None, device: str | None) -> EngineGroup:
-    """The engines of one model on one kind of device: those named, else the busiest. Raises: CosttraceError."""
+def engine_group(store: Store, period: Period, model: str | None, device: str | None) -> EngineGroup:
+    """The engines of one model on one kind of device: those named, else the busiest.
+
+    Raises: CosttraceError: there are none, or they have different numbers of devices.
+    """
     sql = """
         SELECT e.model, e.device_name, e.role, e.devices, e.settings, e.engine_id, e.simulated,
             sum(CASE WHEN p.kind = 'request' THEN p.gpu_ns ELSE 0 END), sum(p.gpu_ns)
@@ -28,24 +31,24 @@ def fleet(store: Store, period: Period, model: str | None, device: str | None) -
             groups.setdefault((row[0], row[1]), []).append(row)
         else:
             others.add(f"{row[0]} on {row[1]} ({row[2]} engines)")
-    fit = {
+    candidates = {
         key: rows
         for key, rows in groups.items()
         if model in {None, key[0]} and device in {None, key[1]} and sum(row[7] for row in rows)
     }
-    if not fit:
+    if not candidates:
         known = [f"{key[0]} on {key[1]}" for key in groups] + sorted(others)
         raise CosttraceError(
             "there is no traffic to plan with: no engine that does prefill and decode served "
             f"{model or 'anything'} on {device or 'any device'} in this period. There are: {'; '.join(known) or 'none'}"
         )
-    chosen = max(fit, key=lambda key: (sum(row[7] for row in fit[key]), key))
-    rows = fit[chosen]
+    chosen = max(candidates, key=lambda key: (sum(row[7] for row in candidates[key]), key))
+    rows = candidates[chosen]
     sizes = {len(json.loads(row[3])) for row in rows}
     if len(sizes) > 1:
         raise CosttraceError(
             f"the engines of {chosen[0]} on {chosen[1]} have {', '.join(map(str, sorted(sizes)))} devices each: a plan "
-            "is of engines of one size. Take a --since from which on they are alike."
+            "is of engines of one size. Take a --since after which all have the same."
         )
     others |= {f"{key[0]} on {key[1]}" for key in groups if key != chosen}
     settings = tuple(sorted((str(name), str(value)) for name, value in json.loads(rows[0][4]).items()))
@@ -62,8 +65,8 @@ def fleet(store: Store, period: Period, model: str | None, device: str | None) -
     )
 
 
-def served(store: Store, period: Period, of: EngineGroup, limit: int) -> list[Served]:
-    """The newest *limit* requests of *period* on the engines of a fleet, in the order of arrival."""
+def served_parts(store: Store, period: Period, group: EngineGroup, limit: int) -> list[ServedPart]:
+    """The newest *limit* requests of *period* on a group's engines, in the order of arrival."""
     sql = f"""
         SELECT e.devices, u.arrived_ns, u.decode_ns_at, u.ended_ns, u.input_tokens, u.cached_tokens, u.output_tokens,
             u.sequences, u.steps, u.batch_milli, u.gpu_ns, u.cost_nano, u.currency
@@ -75,17 +78,17 @@ def served(store: Store, period: Period, of: EngineGroup, limit: int) -> list[Se
     parameters: dict[str, int | str] = {
         "since": period.since_ns,
         "until": period.until_ns,
-        "model": of.model,
-        "device": of.device,
+        "model": group.model,
+        "device": group.device,
         "limit": limit,
     }
-    return [Served(*row) for row in store.rows(sql, parameters)][::-1]
+    return [ServedPart(*row) for row in store.rows(sql, parameters)][::-1]
 
 
-def newest_fit_engines(store: Store, of: EngineGroup) -> list[str]:
-    """Engines of a fleet whose step model the ledger has, the newest first."""
+def newest_fit_engines(store: Store, group: EngineGroup) -> list[str]:
+    """The ids of a group's engines whose step model the ledger has, the newest first."""
     sql = """
         SELECT f.engine_id FROM engine_fit f JOIN engine e ON e.engine_id = f.engine_id
         WHERE e.model = :model AND e.device_name = :device ORDER BY f.fitted DESC, e.started_wall_ns DESC
     """
-    return [row[0] for row in store.rows(sql, {"model": of.model, "device": of.device})]
+    return [row[0] for row in store.rows(sql, {"model": group.model, "device": group.device})]

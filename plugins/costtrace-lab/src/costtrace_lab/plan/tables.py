@@ -1,4 +1,4 @@
-"""What ``costtrace plan`` found, as tables. Every modelled figure says so, in its title and on its row."""
+"""The results of ``costtrace plan`` as tables. Every modelled figure is marked as such, in its title and its row."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from costtrace_board.figures import rounded, significant
-from costtrace_board.tables import exact, shown
+from costtrace_board.tables import decimals, exact
 
 from costtrace.reports.output.tables import Column, Row, Table, Value, text
 from costtrace_lab.plan.figures import EngineGroup, Figures, Run, Scenario, error_of, figures, per_million
@@ -14,117 +14,117 @@ from costtrace_lab.plan.figures import EngineGroup, Figures, Run, Scenario, erro
 LINE = "scenario"
 
 
-class Found(NamedTuple):
-    """Everything that was computed."""
+class PlanResult(NamedTuple):
+    """Everything that the tables and the plot show."""
 
-    fleet: EngineGroup
+    group: EngineGroup
     basis: str
     currency: str
     per_gpu_hour: Fraction
-    """Today's, energy included."""
+    """Today's price of a GPU-hour, energy included."""
     requests: int
     measured: Run
     today: Run
     scenarios: Sequence[Scenario]
     """The first is today's configuration, modelled."""
     assumptions: Sequence[tuple[str, str, str]]
-    """(what, value, from)."""
+    """Each (what, value, source)."""
     notes: Sequence[str]
 
-    def figures(self, one: Scenario) -> Figures:
-        """What a scenario comes to."""
-        return figures(one, self.measured, self.today, self.fleet, self.basis)
+    def figures(self, scenario: Scenario) -> Figures:
+        """The costs of a scenario."""
+        return figures(scenario, self.measured, self.today, self.group, self.basis)
 
     @property
     def measured_cost(self) -> Fraction:
-        """Per million tokens, without idle."""
+        """Measured cost per million tokens, without idle."""
         return per_million(self.per_gpu_hour, self.measured.gpu_ns, self.measured.tokens(self.basis))
 
     @property
     def prefix(self) -> str:
-        """What stands before every title."""
-        return "MODELLED on a SIMULATED ledger" if self.fleet.simulated else "MODELLED"
+        """The label at the start of every title."""
+        return "MODELLED on a SIMULATED ledger" if self.group.simulated else "MODELLED"
 
 
-def plan_tables(found: Found) -> list[Table]:
-    """The scenarios, how well the model tells today, and what all of it assumes."""
-    return [scenarios_table(found), calibration_table(found), assumptions_table(found)]
+def plan_tables(result: PlanResult) -> list[Table]:
+    """The scenarios, the model's error of today's configuration, and the assumptions."""
+    return [scenarios_table(result), calibration_table(result), assumptions_table(result)]
 
 
-def scenarios_table(found: Found) -> Table:
-    """Cost per million tokens of each scenario, beside what was measured today."""
-    measured = _measured_row(found)
-    rows = [measured, *(_scenario_row(found, one) for one in found.scenarios)]
-    unit = f"{found.currency} per M {found.basis}"
+def scenarios_table(result: PlanResult) -> Table:
+    """Cost per million tokens of today (measured) and of each scenario."""
+    measured = _measured_row(result)
+    rows = [measured, *(_scenario_row(result, scenario) for scenario in result.scenarios)]
+    unit = f"{result.currency} per M {result.basis}"
     columns = (
         text("scenario", LINE),
         text("how", "how"),
-        shown("cost_per_million_tokens_without_idle", f"{unit}, without idle"),
+        decimals(f"{unit}, without idle", "cost_per_million_tokens_without_idle"),
         Column("95 % range", lambda row: _range(row, "without_idle")),
-        shown("cost_per_million_tokens_with_idle", "with idle"),
+        decimals("with idle", "cost_per_million_tokens_with_idle"),
         Column("95 % range", lambda row: _range(row, "with_idle")),
         Column("to today", _to_today),
         Column("used", lambda row: _percent(row["utilisation"])),
         Column("engines", _engines),
-        shown("tokens_per_s_per_user", "tok/s/user"),
-        shown("mean_batch", "mean batch"),
+        decimals("tok/s/user", "tokens_per_s_per_user"),
+        decimals("mean batch", "mean_batch"),
     )
-    served = f"{found.fleet.model} on {found.fleet.device}"
-    title = f"{found.prefix}: what {served} would cost per million {found.basis} tokens"
-    return Table("plan", title, columns, rows, found.notes)
+    served = f"{result.group.model} on {result.group.device}"
+    title = f"{result.prefix}: what {served} would cost per million {result.basis} tokens"
+    return Table("plan", title, columns, rows, result.notes)
 
 
-def _measured_row(found: Found) -> Row:
-    direct, used = found.measured_cost, found.fleet.utilisation
+def _measured_row(result: PlanResult) -> Row:
+    cost, used = result.measured_cost, result.group.utilisation
     return {
         LINE: "today",
         "how": "measured",
         "modelled": False,
-        **_head(found, found.per_gpu_hour),
-        "cost_per_million_tokens_without_idle": exact(direct),
+        **_head(result, result.per_gpu_hour),
+        "cost_per_million_tokens_without_idle": exact(cost),
         "modelled_cost_per_million_tokens_without_idle": None,
         "without_idle_low": None,
         "without_idle_high": None,
-        "cost_per_million_tokens_with_idle": exact(direct / used),
+        "cost_per_million_tokens_with_idle": exact(cost / used),
         "with_idle_low": None,
         "with_idle_high": None,
         "to_today": Decimal(1),
         "utilisation": exact(used),
         "overloaded": False,
-        "engines": Decimal(found.fleet.pools),
-        **_service(found.measured),
+        "engines": Decimal(result.group.pools),
+        **_service(result.measured),
     }
 
 
-def _scenario_row(found: Found, one: Scenario) -> Row:
-    its = found.figures(one)
+def _scenario_row(result: PlanResult, scenario: Scenario) -> Row:
+    costs = result.figures(scenario)
     return {
-        LINE: one.name or "today",
-        "how": "modelled, corrected" if its.corrected is not None else "modelled",
+        LINE: scenario.name or "today",
+        "how": "modelled, corrected" if costs.corrected is not None else "modelled",
         "modelled": True,
-        **_head(found, one.per_gpu_hour),
-        "cost_per_million_tokens_without_idle": exact(its.best),
-        "modelled_cost_per_million_tokens_without_idle": exact(its.modelled),
-        "without_idle_low": exact(its.low),
-        "without_idle_high": exact(its.high),
-        "cost_per_million_tokens_with_idle": exact(its.with_idle),
-        "with_idle_low": exact(its.with_idle_low),
-        "with_idle_high": exact(its.with_idle_high),
-        "to_today": exact(its.with_idle / (found.measured_cost / found.fleet.utilisation)),
-        "utilisation": exact(its.utilisation),
-        "overloaded": its.overloaded,
-        "engines": exact(one.engines),
-        **_service(one.run),
+        **_head(result, scenario.per_gpu_hour),
+        "cost_per_million_tokens_without_idle": exact(costs.best),
+        "modelled_cost_per_million_tokens_without_idle": exact(costs.modelled),
+        "without_idle_low": exact(costs.low),
+        "without_idle_high": exact(costs.high),
+        "cost_per_million_tokens_with_idle": exact(costs.with_idle),
+        "with_idle_low": exact(costs.with_idle_low),
+        "with_idle_high": exact(costs.with_idle_high),
+        "to_today": exact(costs.with_idle / (result.measured_cost / result.group.utilisation)),
+        "utilisation": exact(costs.utilisation),
+        "overloaded": costs.overloaded,
+        "engines": exact(scenario.engines),
+        **_service(scenario.run),
     }
 
 
-def _head(found: Found, per_gpu_hour: Fraction) -> dict[str, Value]:
+def _head(result: PlanResult, per_gpu_hour: Fraction) -> dict[str, Value]:
     return {
-        "model": found.fleet.model,
-        "token_basis": found.basis,
-        "currency": found.currency,
+        "model": result.group.model,
+        "token_basis": result.basis,
+        "currency": result.currency,
         "per_gpu_hour": exact(per_gpu_hour),
-        "simulated": found.fleet.simulated,
+        "simulated": result.group.simulated,
     }
 
 
@@ -137,8 +137,8 @@ def _service(run: Run) -> dict[str, Value]:
     }
 
 
-def _range(row: Row, which: str) -> str:
-    low, high = row[f"{which}_low"], row[f"{which}_high"]
+def _range(row: Row, name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
     if not row["modelled"]:
         return ""
     if not isinstance(low, Decimal) or not isinstance(high, Decimal):
@@ -161,14 +161,14 @@ def _engines(row: Row) -> str:
     return f"{number} (too few)" if row["overloaded"] else number.removesuffix(".00")
 
 
-def calibration_table(found: Found) -> Table:
+def calibration_table(result: PlanResult) -> Table:
     """Today's configuration, measured and modelled: the model's own error."""
-    measured, today = found.measured, found.today
-    tokens = measured.tokens(found.basis)
-    unit = f"{found.currency} per million {found.basis} tokens, without idle"
+    measured, today = result.measured, result.today
+    tokens = measured.tokens(result.basis)
+    unit = f"{result.currency} per million {result.basis} tokens, without idle"
     pairs: list[tuple[str, Fraction | float | None, Fraction | float | None]] = [
         ("device time of the requests, s", Fraction(measured.gpu_ns, 10**9), Fraction(today.gpu_ns, 10**9)),
-        (unit, found.measured_cost, per_million(found.per_gpu_hour, today.gpu_ns, tokens)),
+        (unit, result.measured_cost, per_million(result.per_gpu_hour, today.gpu_ns, tokens)),
         ("mean batch", measured.mean_batch, today.mean_batch),
         ("output tok/s that one user sees, median", measured.interactivity, today.interactivity),
         ("latency of a request, s, median", measured.latency_s, today.latency_s),
@@ -176,24 +176,26 @@ def calibration_table(found: Found) -> Table:
     rows: list[Row] = [
         {
             "what": what,
-            "measured": _number(one),
-            "modelled": _number(other),
-            "ratio": _number(Fraction(other) / Fraction(one)) if one and other else None,
+            "measured": _number(measured_value),
+            "modelled": _number(modelled_value),
+            "ratio": _number(Fraction(modelled_value) / Fraction(measured_value))
+            if measured_value and modelled_value
+            else None,
         }
-        for what, one, other in pairs
+        for what, measured_value, modelled_value in pairs
     ]
     off = 100 * (error_of(measured, today) - 1)
     columns = (
         text("what", "what"),
-        shown("measured", "measured"),
-        shown("modelled", "modelled"),
-        shown("ratio", "modelled / measured"),
+        decimals("measured", "measured"),
+        decimals("modelled", "modelled"),
+        decimals("modelled / measured", "ratio"),
     )
     notes = (
-        f"The model is {rounded(off, 1):+} % off in today's device time. 'modelled, corrected' has that taken out; the",
-        "ranges hold both the figure with it and the one without, each with its 95 % jackknife interval.",
+        f"The model is {rounded(off, 1):+} % off in today's device time. 'modelled, corrected' has that removed;",
+        "the ranges hold both the figure with it and the one without, each with its 95 % jackknife interval.",
     )
-    title = f"{found.prefix}: today's configuration served again ({found.requests:,} requests)"
+    title = f"{result.prefix}: today's configuration served again ({result.requests:,} requests)"
     return Table("calibration", title, columns, rows, notes)
 
 
@@ -201,8 +203,8 @@ def _number(value: Fraction | float | None) -> Decimal | None:
     return None if value is None else rounded(Fraction(value), 9)
 
 
-def assumptions_table(found: Found) -> Table:
-    """What stands behind the figures."""
-    rows: list[Row] = [{"what": what, "value": value, "from": source} for what, value, source in found.assumptions]
+def assumptions_table(result: PlanResult) -> Table:
+    """The assumptions behind the figures, with their sources."""
+    rows: list[Row] = [{"what": what, "value": value, "from": source} for what, value, source in result.assumptions]
     columns = (text("what", "what"), text("value", "value"), text("from", "from"))
     return Table("assumptions", "What this assumes", columns, rows)

@@ -1,4 +1,4 @@
-"""How long a step takes, today and in a scenario: the engine's own fit, kernel tables, or the analytic model."""
+"""Step times today and in a scenario: from the engine's own fit, from kernel tables, or from the analytic model."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -16,15 +16,15 @@ from costtrace_lab.simulator.scheduler import SchedulerConfig
 from costtrace_lab.simulator.step_times import Analytic, Roofline, StepTimes
 
 FIT, TABLES, ANALYTIC = "fit", "tables", "analytic"
-"""Kinds of step times: a measured error says something of the same kind only."""
+"""The kinds of step times: a measured error applies only to times of the same kind."""
 TERA = Decimal(10**12)
 
 
-class Wanted(NamedTuple):
-    """What was asked for, as far as it makes a step faster or slower."""
+class StepTimeOptions(NamedTuple):
+    """The options that make a step faster or slower."""
 
     shape: str | None = None
-    """A model's name or config.json; None: the fit of the ledger is enough."""
+    """The model's name or config.json; None: only the ledger's fit can be used."""
     device: str | None = None
     tera_flops: Decimal | None = None
     terabytes_per_s: Decimal | None = None
@@ -33,65 +33,69 @@ class Wanted(NamedTuple):
 
     @property
     def other_device(self) -> bool:
-        """The scenario's device is another one than today's."""
+        """Whether the scenario's device differs from today's."""
         return bool(self.device or self.tera_flops or self.terabytes_per_s)
 
 
-class Times(NamedTuple):
-    """Step times and their kind."""
+class LabelledTimes(NamedTuple):
+    """Step times with their kind."""
 
     kind: str
     times: StepTimes
     notes: tuple[str, ...] = ()
 
 
-def today(fleet: EngineGroup, fit: FitRow | None, wanted: Wanted, limits: SchedulerConfig) -> Times:
-    """Of the fleet as it is. Raises: CosttraceError, where nothing says how long its steps take."""
-    tables = wanted.today_tables or (None if wanted.other_device else wanted.tables)
+def today(group: EngineGroup, fit: FitRow | None, options: StepTimeOptions, limits: SchedulerConfig) -> LabelledTimes:
+    """The step times of the group as it is. Raises: CosttraceError, where no source has them."""
+    tables = options.today_tables or (None if options.other_device else options.tables)
     if tables is not None:
-        return _tables(tables, "", fleet, wanted, limits)
+        return _tables(tables, "", group, options, limits)
     if fit is not None and (fit.fitted or fit.shape_known):
-        return Times(FIT, Analytic(coefficients(fit), _source(fit)), _notes(fit))
-    if wanted.shape is None:
+        return LabelledTimes(FIT, Analytic(coefficients(fit), _source(fit)), _notes(fit))
+    if options.shape is None:
         raise CosttraceError(
-            f"the ledger has no step model of {fleet.model} on {fleet.device} (`costtrace model` shows them): name the "
+            f"the ledger has no step model of {group.model} on {group.device} (`costtrace model` shows them): name the "
             "model's shape with --shape (qwen3-8b, or a config.json), and perhaps kernel tables with --today-tables"
         )
-    peak = known_peak(fleet.device, None, None)
-    return Times(ANALYTIC, Roofline(read_model(wanted.shape), peak.name, devices=fleet.gpus_per_engine))
+    peak = known_peak(group.device, None, None)
+    return LabelledTimes(ANALYTIC, Roofline(read_model(options.shape), peak.name, devices=group.gpus_per_engine))
 
 
-def scenario(fleet: EngineGroup, now: Times, wanted: Wanted, limits: SchedulerConfig) -> Times:
-    """Of the device that was asked for, or of today's. Raises: CosttraceError."""
-    if wanted.tables is not None:
-        return _tables(wanted.tables, wanted.device or "", fleet, wanted, limits)
-    if not wanted.other_device:
-        # Tables are made for the limits of a scheduler: other limits, other tables.
-        return today(fleet, None, wanted, limits) if now.kind == TABLES else now
-    name = wanted.device or fleet.device
-    peak = known_peak(name, wanted.tera_flops, wanted.terabytes_per_s)
-    if now.kind == FIT:
-        old = peak_of(fleet.device, "gpu")
-        if old.generic:
+def scenario(
+    group: EngineGroup, today_times: LabelledTimes, options: StepTimeOptions, limits: SchedulerConfig
+) -> LabelledTimes:
+    """The step times of the scenario's device. Raises: CosttraceError, where no source has them."""
+    if options.tables is not None:
+        return _tables(options.tables, options.device or "", group, options, limits)
+    if not options.other_device:
+        # Kernel tables are built for a scheduler's limits, so other limits need other tables.
+        return today(group, None, options, limits) if today_times.kind == TABLES else today_times
+    name = options.device or group.device
+    peak = known_peak(name, options.tera_flops, options.terabytes_per_s)
+    if today_times.kind == FIT:
+        today_peak = peak_of(group.device, "gpu")
+        if today_peak.generic:
             raise CosttraceError(
-                f"nothing is known of today's device {fleet.device!r}: its fit cannot be scaled to another one. Give "
+                f"nothing is known of today's device {group.device!r}: its fit cannot be scaled to another one. Give "
                 "the other device's kernel tables with --tables and --shape."
             )
-        assert isinstance(now.times, Analytic)
+        assert isinstance(today_times.times, Analytic)
         source = (
-            f"{now.times.source}, compute x {old.flops / peak.flops:.3g} and memory x "
-            f"{old.bytes_per_s / peak.bytes_per_s:.3g} as {peak.name} has it ({peak.source})"
+            f"{today_times.times.source}, compute x {today_peak.flops / peak.flops:.3g} and memory x "
+            f"{today_peak.bytes_per_s / peak.bytes_per_s:.3g} as {peak.name} has it ({peak.source})"
         )
-        return Times(FIT, Analytic(scaled(now.times.coefficients, old, peak), source), now.notes)
-    if wanted.shape is None:
+        return LabelledTimes(
+            FIT, Analytic(scaled(today_times.times.coefficients, today_peak, peak), source), today_times.notes
+        )
+    if options.shape is None:
         raise CosttraceError("another device than the tables' needs its own tables: --tables")
-    given = None if wanted.tera_flops is None and wanted.terabytes_per_s is None else peak
-    times = Roofline(read_model(wanted.shape), peak.name, peak=given, devices=fleet.gpus_per_engine)
-    return Times(ANALYTIC, times)
+    given_peak = None if options.tera_flops is None and options.terabytes_per_s is None else peak
+    times = Roofline(read_model(options.shape), peak.name, peak=given_peak, devices=group.gpus_per_engine)
+    return LabelledTimes(ANALYTIC, times)
 
 
 def known_peak(name: str, tera_flops: Decimal | None, terabytes_per_s: Decimal | None) -> DevicePeak:
-    """Peaks of a device, its published ones or those that are given. Raises: CosttraceError, where one is missing."""
+    """The peaks of a device: as given, else published. Raises: CosttraceError, where one is neither."""
     peak = peak_of(name, "gpu")
     if tera_flops is not None and terabytes_per_s is not None:
         return DevicePeak(name, float(tera_flops * TERA), float(terabytes_per_s * TERA), "as given")
@@ -108,9 +112,9 @@ def known_peak(name: str, tera_flops: Decimal | None, terabytes_per_s: Decimal |
 
 
 def scaled(c: Coefficients, old: DevicePeak, new: DevicePeak) -> Coefficients:
-    """A step on another device: compute and memory by the peaks' ratios, the host's part as it is.
+    """The coefficients on another device: compute and memory scaled by the peaks' ratios, the host's part unchanged.
 
-    Wrong by how much better or worse the other device's software comes to its peaks.
+    Wrong where the software comes closer to one device's peaks than to the other's.
     """
     compute, memory = old.flops / new.flops, old.bytes_per_s / new.bytes_per_s
     return c._replace(
@@ -123,8 +127,8 @@ def scaled(c: Coefficients, old: DevicePeak, new: DevicePeak) -> Coefficients:
 
 
 def coefficients(fit: FitRow) -> Coefficients:
-    """The step model of an engine, in seconds."""
-    found = Coefficients(
+    """The coefficients of an engine's step model, in s."""
+    seconds = Coefficients(
         launch=fit.launch_as / ATTO,
         token=fit.token_as / ATTO,
         weights=fit.weights_as / ATTO,
@@ -135,8 +139,8 @@ def coefficients(fit: FitRow) -> Coefficients:
         prompt=fit.prompt_as / ATTO,
         decode=fit.decode_as / ATTO,
     )
-    # The affine model adds weights and compute, where the roofline takes the greater one.
-    return found._replace(launch=found.launch + found.weights, weights=0.0) if fit.method == "affine" else found
+    # The affine model adds the times of weights and compute; the roofline takes the greater of the two.
+    return seconds._replace(launch=seconds.launch + seconds.weights, weights=0.0) if fit.method == "affine" else seconds
 
 
 def _source(fit: FitRow) -> str:
@@ -151,16 +155,18 @@ def _notes(fit: FitRow) -> tuple[str, ...]:
     return (f"A mixture of experts: {part:.0f} % of its weights are experts, taken as read in full by every step.",)
 
 
-def _tables(path: Path, device: str, fleet: EngineGroup, wanted: Wanted, limits: SchedulerConfig) -> Times:
-    if wanted.shape is None:
+def _tables(
+    path: Path, device: str, group: EngineGroup, options: StepTimeOptions, limits: SchedulerConfig
+) -> LabelledTimes:
+    if options.shape is None:
         raise CosttraceError("kernel tables need the model's shape: --shape qwen3-8b, or the path of its config.json")
-    if fleet.gpus_per_engine != 1:
+    if group.gpus_per_engine != 1:
         raise CosttraceError(
-            f"kernel tables are of one device, an engine of this fleet has {fleet.gpus_per_engine}: communication "
+            f"kernel tables are of one device, an engine of this fleet has {group.gpus_per_engine}: communication "
             "between them is in no table. Without --tables the fit of the ledger is used."
         )
-    model = read_model(wanted.shape)
+    model = read_model(options.shape)
     tables = KernelTables(
         path, model, device=device, max_tokens=limits.token_budget, max_sequences=limits.max_sequences
     )
-    return Times(TABLES, tables)
+    return LabelledTimes(TABLES, tables)

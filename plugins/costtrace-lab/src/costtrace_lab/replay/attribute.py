@@ -1,4 +1,4 @@
-"""Journals into totals, by one method, without an agent: the same pure functions, read from files to their end."""
+"""Attribute whole journals by one method, without an agent, with the same pure functions; sum by tenant and kind."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,26 +17,26 @@ from costtrace.pricing.price_book import PriceBook
 EVERYTHING_NS = 1 << 62
 EVENTS_PER_TURN = 20_000
 Progress = Callable[[int], None]
-"""Is told how many events (or requests) have been worked through."""
+"""Called with the number of events (or requests) done so far."""
 
 
 class Total:
-    """What one line of the comparison adds up to."""
+    """The sums of one line of the comparison."""
 
     def __init__(self) -> None:
         self.requests = self.input_tokens = self.output_tokens = 0
         self.gpu_ns = 0
         self.cost_nano: int | None = 0
-        """None: unknown, at least in part."""
+        """None: a part of it or all is unknown."""
 
     def post(self, gpu_ns: int, cost_nano: int | None) -> None:
-        """Add a posting."""
+        """Add a posting's device time and cost."""
         self.gpu_ns += gpu_ns
         if gpu_ns:
             self.cost_nano = None if self.cost_nano is None or cost_nano is None else self.cost_nano + cost_nano
 
     def end(self, record: UsageRecord) -> None:
-        """Add a request."""
+        """Add a request that ended."""
         self.requests += 1
         self.input_tokens += record.input_tokens
         self.output_tokens += record.output_tokens
@@ -48,33 +48,33 @@ class Bill(NamedTuple):
     method: str
     lines: dict[tuple[str, str], Total]
     request_ns: dict[str, int]
-    """By record: device-ns."""
+    """Device time (ns) by record id."""
     currency: str
     simulated: bool
     warnings: tuple[str, ...]
 
 
 def journals_below(path: Path) -> list[Path]:
-    """The journals that *path* is, or holds: one journal, a home, or its ``journal`` directory. Empty: none."""
+    """The journals at *path*: one journal, or those of a home or its ``journal`` directory; empty for another path."""
     if not path.is_dir():
         return []
     if any(path.glob(f"*{SEGMENT_SUFFIX}")):
         return [path]
     root = path / "journal" if (path / "journal").is_dir() else path
-    return sorted(found for found in root.iterdir() if found.is_dir() and any(found.glob(f"*{SEGMENT_SUFFIX}")))
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and any(entry.glob(f"*{SEGMENT_SUFFIX}")))
 
 
 def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBook | None, progress: Progress) -> Bill:
     """Attribute and rate *journals*. Raises: CosttraceError, JournalError."""
-    node = Pipeline(policy, window_ns)
+    pipeline = Pipeline(policy, window_ns)
     warnings: list[str] = []
     booking = Booking(book, BookingState(), lambda _, message: warnings.append(message))
     lines: dict[tuple[str, str], Total] = {}
     request_ns: dict[str, int] = {}
     simulated = False
     currency = ""
-    for rows in _rows(node, journals, progress):
-        booking.know(node.all_engine_rows())
+    for rows in _rows(pipeline, journals, progress):
+        booking.know(pipeline.all_engine_rows())
         booked = booking.rate(rows)
         for posting, charge in booked.postings:
             line = lines.setdefault((posting.tenant, posting.kind), Total())
@@ -85,17 +85,17 @@ def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBo
             simulated = simulated or record.simulated
             currency = currency or cost.currency
     if not any(kind == "request" for _, kind in lines):
-        raise CosttraceError("nobody was served in what was read: there is nothing to compare")
-    known = tuple(dict.fromkeys(message for message in warnings if book is not None))
-    return Bill(policy.method, lines, request_ns, currency, simulated, known)
+        raise CosttraceError("no request is in what was read: there is nothing to compare")
+    distinct_warnings = tuple(dict.fromkeys(message for message in warnings if book is not None))
+    return Bill(policy.method, lines, request_ns, currency, simulated, distinct_warnings)
 
 
-def _rows(node: Pipeline, journals: Iterable[Path], progress: Progress) -> Iterable[Rows]:
+def _rows(pipeline: Pipeline, journals: Iterable[Path], progress: Progress) -> Iterable[Rows]:
     readers: dict[str, JournalReader] = {}
     for path in journals:
         reader = JournalReader(path)
         if path.name.startswith(f"{SENSORS}-"):
-            _read_sensors(node, reader)
+            _read_sensors(pipeline, reader)
         else:
             readers[path.name] = reader
     count = 0
@@ -104,25 +104,25 @@ def _rows(node: Pipeline, journals: Iterable[Path], progress: Progress) -> Itera
             events = reader.read(EVENTS_PER_TURN).events
             for event in events:
                 if isinstance(event, SegmentHeader):
-                    node.add(name, event)
-                if name in node.engines:
-                    node.feed(name, event)
+                    pipeline.add(name, event)
+                if name in pipeline.engines:
+                    pipeline.feed(name, event)
             count += len(events)
             if not events:
-                if name in node.engines:
-                    node.end(name)
+                if name in pipeline.engines:
+                    pipeline.end(name)
                 reader.close()
                 del readers[name]
-        for boot_id in sorted({engine.header.boot_id for engine in node.engines.values()}):
-            node.sweep(EVERYTHING_NS, boot_id)
+        for boot_id in sorted({engine.header.boot_id for engine in pipeline.engines.values()}):
+            pipeline.sweep(EVERYTHING_NS, boot_id)
         progress(count)
-        yield node.take_rows()
+        yield pipeline.take_rows()
 
 
-def _read_sensors(node: Pipeline, reader: JournalReader) -> None:
+def _read_sensors(pipeline: Pipeline, reader: JournalReader) -> None:
     while events := reader.read(EVENTS_PER_TURN).events:
         boot_id = reader.header.boot_id if reader.header is not None else ""
         for event in events:
             if isinstance(event, Reading):
-                node.reading(boot_id, event)
+                pipeline.reading(boot_id, event)
     reader.close()

@@ -21,7 +21,7 @@ from costtrace_lab.replay.attribute import bill, journals_below
 from costtrace_lab.replay.simulate import ENGINE_ID, Simulation, run
 from costtrace_lab.replay.tables import comparison
 from costtrace_lab.simulator.scheduler import SchedulerConfig
-from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.servegen import ServeGenOptions
 
 KNOWN = ("auto", *METHODS)
 DEFAULTS = SchedulerConfig()
@@ -29,7 +29,7 @@ Function = Callable[..., Any]
 
 
 def simulation_options(function: Function) -> Function:
-    """What only a trace needs."""
+    """A decorator that adds the options which only a simulated trace needs."""
     for option in (
         click.option("--keep", type=click.Path(path_type=Path), help="A trace: keep its journal below this directory."),
         click.option("--drafts", type=int, default=0, show_default=True, help="A trace: drafts for each decode."),
@@ -50,8 +50,10 @@ def simulation_options(function: Function) -> Function:
         ),
         click.option("--rate", type=float, default=0.0, help="ServeGen: requests per second of each client."),
         click.option("--seconds", type=float, default=600.0, show_default=True, help="ServeGen: how long they ask."),
-        click.option("--speed", type=float, default=1.0, show_default=True, help="A trace: so many times as fast."),
-        click.option("--requests", type=click.IntRange(min=1), help="A trace: only so many requests.  [default: all]"),
+        click.option("--speed", type=float, default=1.0, show_default=True, help="A trace: how many times as fast."),
+        click.option(
+            "--requests", type=click.IntRange(min=1), help="A trace: only its first requests.  [default: all]"
+        ),
         click.option("--model", default="qwen3-8b", show_default=True, help="A trace: model, or its config.json."),
         click.option("--device", default="", help="A trace: device (NVIDIA H200), or which of the tables' devices."),
         click.option(
@@ -75,7 +77,10 @@ def simulation_options(function: Function) -> Function:
 )
 @click.argument("source", metavar="JOURNAL|TRACE", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--methods", default="auto,tokens,equal", show_default=True, help=f"Of {', '.join(KNOWN)}; first: the yardstick."
+    "--methods",
+    default="auto,tokens,equal",
+    show_default=True,
+    help=f"Of {', '.join(KNOWN)}; the others are compared with the first.",
 )
 @click.option("--head-fee", type=click.Choice(("request", "sequence", "tenant")), default="request", show_default=True)
 @click.option(
@@ -114,22 +119,22 @@ def replay(
     book = load_price_book(prices) if prices is not None else None
     with tempfile.TemporaryDirectory(prefix="costtrace-replay-") as scratch:
         journals = journals_below(source)
-        what = f"{source.name}: device time by tenant and method"
+        title = f"{source.name}: device time by tenant and method"
         if not journals:
             home = keep or Path(scratch)
             if (home / "journal" / ENGINE_ID).exists():
                 raise CosttraceError(f"{home} has a simulated journal already: give --keep an empty directory")
             with _Progress("simulating", "requests") as progress:
                 journal, times = run(_simulation(source, **simulation), home, progress)
-            journals, what = [journal], f"{source.name} ({times}): device time by tenant and method"
+            journals, title = [journal], f"{source.name} ({times}): device time by tenant and method"
         bills = []
         for method in chosen:
             with _Progress(f"attributing by {method}", "events") as progress:
                 policy = Policy(method=method, head_fee=head_fee, prefix_sharing=prefix_sharing)
                 bills.append(bill(journals, policy, window_s * NS_PER_S, book, progress))
     if plot is not None:
-        picture.draw(plot, bills, what)
-    out(render(comparison(bills, what), form))
+        picture.draw(plot, bills, title)
+    out(render(comparison(bills, title), form))
 
 
 def _methods(words: str) -> list[str]:
@@ -151,33 +156,36 @@ def _simulation(
     drafts: int,
     **rest: Any,
 ) -> Simulation:
-    """What the options ask for. It begins with this hour: today's prices hold, and windows fall the same each time."""
+    """The simulation that the options describe.
+
+    It starts at the current hour, so that today's prices apply and windows fall the same each time.
+    """
     scheduler = SchedulerConfig(
         max_sequences=max_sequences, token_budget=token_budget, kv_tokens=kv_tokens, drafts=drafts
     )
-    spell = Spell(seconds=seconds, rate=rate)
+    servegen_options = ServeGenOptions(seconds=seconds, rate=rate)
     wall_ns = time.time_ns() // NS_PER_HOUR * NS_PER_HOUR
-    return Simulation(trace=source, spell=spell, scheduler=scheduler, wall_ns=wall_ns, **rest)
+    return Simulation(trace=source, servegen_options=servegen_options, scheduler=scheduler, wall_ns=wall_ns, **rest)
 
 
 class _Progress:
-    """A line on a terminal's stderr that says how far long work is. Nothing where nobody looks."""
+    """Shows the progress of long work on stderr, where that is a terminal."""
 
-    def __init__(self, what: str, unit: str) -> None:
-        self._what, self._unit = what, unit
+    def __init__(self, activity: str, unit: str) -> None:
+        self._activity, self._unit = activity, unit
         self._shown = sys.stderr.isatty()
-        self._said_s = 0.0
+        self._last_shown_s = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __call__(self, done: int) -> None:
-        if self._shown and time.monotonic() - self._said_s > 0.2:
-            self._said_s = time.monotonic()
-            sys.stderr.write(f"\r\x1b[K{self._what}: {done:,} {self._unit}")
+        if self._shown and time.monotonic() - self._last_shown_s > 0.2:
+            self._last_shown_s = time.monotonic()
+            sys.stderr.write(f"\r\x1b[K{self._activity}: {done:,} {self._unit}")
             sys.stderr.flush()
 
     def __exit__(self, *_: object) -> None:
-        if self._said_s:
+        if self._last_shown_s:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""From the command line's words to a simulation's journal."""
+"""Simulate a workload trace into a journal, as the command line asks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +18,13 @@ from costtrace_lab.simulator import (
 )
 from costtrace_lab.simulator.journals import Setting
 from costtrace_lab.simulator.kernel_tables import KernelTables
-from costtrace_lab.simulator.servegen import Spell
+from costtrace_lab.simulator.servegen import ServeGenOptions
 
 ENGINE_ID = "simulator-replay"
 
 
 class Simulation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be simulated."""
+    """A simulation to run: trace, model, device, scheduler."""
 
     trace: Path
     model: str
@@ -32,24 +32,29 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     tables: Path | None
     requests: int | None
     speed: float
-    spell: Spell
+    servegen_options: ServeGenOptions
     scheduler: SchedulerConfig
     wall_ns: int
 
 
-def run(what: Simulation, home: Path, progress: Callable[[int], None]) -> tuple[Path, str]:
-    """Simulate into a journal below *home*; returns it and where the times are from. Raises: CosttraceError."""
-    model = read_model(what.model)
-    workload = read_workload(what.trace, requests=what.requests, speed=what.speed, spell=what.spell)
+def run(simulation: Simulation, home: Path, progress: Callable[[int], None]) -> tuple[Path, str]:
+    """Simulate into a journal below *home*; returns its path and the source of the times. Raises: CosttraceError."""
+    model = read_model(simulation.model)
+    workload = read_workload(
+        simulation.trace,
+        requests=simulation.requests,
+        speed=simulation.speed,
+        servegen_options=simulation.servegen_options,
+    )
     times: StepTimes
-    device = what.device
-    if what.tables is not None:
+    device = simulation.device
+    if simulation.tables is not None:
         tables = KernelTables(
-            what.tables,
+            simulation.tables,
             model,
             device=device,
-            max_tokens=what.scheduler.token_budget,
-            max_sequences=what.scheduler.max_sequences,
+            max_tokens=simulation.scheduler.token_budget,
+            max_sequences=simulation.scheduler.max_sequences,
         )
         times, device = tables, tables.device
     else:
@@ -60,6 +65,6 @@ def run(what: Simulation, home: Path, progress: Callable[[int], None]) -> tuple[
                 "kernel tables with --tables"
             )
         times = Roofline(model, device)
-    simulator = Simulator(workload, times, what.scheduler, model=model.name, prefix_paths=True)
-    setting = Setting(model, device, times.source, what.wall_ns)
+    simulator = Simulator(workload, times, simulation.scheduler, model=model.name, prefix_paths=True)
+    setting = Setting(model, device, times.source, simulation.wall_ns)
     return write_journal(home, simulator, setting, ENGINE_ID, progress), times.source

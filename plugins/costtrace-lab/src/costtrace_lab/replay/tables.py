@@ -1,4 +1,4 @@
-"""Several methods side by side: exact rows for machines, and what people look at."""
+"""Tables that compare attribution methods: sums by tenant, and the distance of each method from the first."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from costtrace_lab.replay.attribute import Bill, Total
 KINDS = ("request", "idle", "overhead", "unobserved")
 
 
-def comparison(bills: Sequence[Bill], what: str) -> list[Table]:
-    """The lines by tenant, and how far each method is from the first one."""
+def comparison(bills: Sequence[Bill], title: str) -> list[Table]:
+    """The sums by tenant and kind for each method, and how far each method is from the first."""
     label = "SIMULATED: " if bills[0].simulated else ""
     notes = [
         "GPU time is device time; the per cent are of all requests. Idle and overhead do not depend on the method."
@@ -19,7 +19,7 @@ def comparison(bills: Sequence[Bill], what: str) -> list[Table]:
     if bills[0].simulated:
         notes.append("SIMULATED: times come from an instrument of costtrace's and not from a machine.")
     rows = _rows(bills)
-    lines = Table("comparison", f"{label}{what}", _columns(bills), rows, notes, fields=_fields(bills))
+    lines = Table("comparison", f"{label}{title}", _columns(bills), rows, notes, fields=_fields(bills))
     return [lines, _distances(bills)]
 
 
@@ -47,9 +47,9 @@ def _rows(bills: Sequence[Bill]) -> list[Row]:
             "output_tokens": line.output_tokens,
         }
         for bill in bills:
-            mine = bill.lines.get(key, Total())
-            row[f"gpu_ns_{bill.method}"] = mine.gpu_ns
-            row[f"cost_nano_{bill.method}"] = mine.cost_nano if bill.currency else None
+            total = bill.lines.get(key, Total())
+            row[f"gpu_ns_{bill.method}"] = total.gpu_ns
+            row[f"cost_nano_{bill.method}"] = total.cost_nano if bill.currency else None
         row["currency"] = first.currency or None
         row["simulated"] = first.simulated
         rows.append(row)
@@ -87,18 +87,21 @@ def _columns(bills: Sequence[Bill]) -> list[Column]:
 
 
 def moved_ppm(bill: Bill, first: Bill) -> int:
-    """Of all requests' device time, the part that stands on other requests than by *first*, in parts of a million."""
-    whole = sum(first.request_ns.values())
-    moved = sum(abs(bill.request_ns.get(record, 0) - ns) for record, ns in first.request_ns.items())
-    return moved * 500_000 // whole if whole else 0
+    """The part of all requests' device time (ppm) that *bill* has on other requests than *first* has."""
+    all_ns = sum(first.request_ns.values())
+    differences_ns = sum(abs(bill.request_ns.get(record, 0) - ns) for record, ns in first.request_ns.items())
+    return differences_ns * 500_000 // all_ns if all_ns else 0
 
 
 def tenants_off_ppm(bill: Bill, first: Bill) -> int:
-    """Largest relative difference of a tenant's device time, in parts of a million."""
+    """The largest relative difference of a tenant's device time from *first*'s (ppm)."""
     lines = [
         (bill.lines.get(key, Total()).gpu_ns, line.gpu_ns) for key, line in first.lines.items() if key[1] == "request"
     ]
-    return max((abs(mine - theirs) * 1_000_000 // theirs for mine, theirs in lines if theirs), default=0)
+    return max(
+        (abs(gpu_ns - first_gpu_ns) * 1_000_000 // first_gpu_ns for gpu_ns, first_gpu_ns in lines if first_gpu_ns),
+        default=0,
+    )
 
 
 def _distances(bills: Sequence[Bill]) -> Table:

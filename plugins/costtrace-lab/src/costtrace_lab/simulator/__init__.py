@@ -1,8 +1,8 @@
-"""The serving simulator: an instrument for evaluation and planning. It serves nobody.
+"""The serving simulator: an instrument for evaluation and planning.
 
-A workload (`workload`) runs through a scheduler with continuous batching (`scheduler`), whose steps take what measured
-kernel tables or the analytic model say (`kernel_tables`, `step_times`). What comes out is an ordinary journal
-(`journals`), in simulated time, with ``simulated`` on everything: the pipeline runs on it as it is.
+A workload (`workload`) runs through a scheduler with continuous batching (`scheduler`). The length of its steps comes
+from measured kernel tables or from the analytic model (`kernel_tables`, `step_times`). The result is an ordinary
+journal (`journals`) in simulated time, with ``simulated`` on everything, which the pipeline reads like any other.
 """
 
 from costtrace_lab.simulator.journals import journal_events, write_journal

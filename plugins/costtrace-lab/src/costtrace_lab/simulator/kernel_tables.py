@@ -1,11 +1,11 @@
-"""Step times from measured kernels: tables of latencies as aiconfigurator publishes them, Parquet or CSV.
+"""Step times from measured kernels: latency tables as aiconfigurator publishes them, in Parquet or CSV.
 
 A step is the sum of its kernels: the layers' matrix products at the step's tokens, the logits of each sequence, decode
 attention at (sequences, mean context), prefill attention, and a fixed host part. Between measured points values are
-interpolated. Prefill attention is one kernel for all chunks of a step: its least time, and for each chunk what its
-length adds in the largest batch that was measured (H200: median 5 % off the measured times of other batches);
-a chunk behind a cached or computed prefix adds what the whole adds less its prefix.
-What no table has is not in it: norms, sampling, communication, interference between kernels.
+interpolated. Prefill attention is one kernel for all chunks of a step: its least time, plus for each chunk what its
+length adds in the largest batch that was measured (H200: median 5 % off the measured times of other batches). A chunk
+after a cached or computed prefix adds what prefix and chunk add together, less what the prefix adds.
+Not included, because no table has them: norms, sampling, communication, interference between kernels.
 """
 
 import csv
@@ -21,16 +21,19 @@ from costtrace_lab.simulator.models import Model
 from costtrace_lab.simulator.step_times import Load
 
 HOST_S = 6e-4
-"""Host and launch time of a step: an assumption, no table has it."""
+"""Host and launch time of a step. An assumption: no table has it."""
 KINDS = ("gemm", "generation_attention", "context_attention")
 CAPTURED: tuple[int, ...] = (1, 2, 4, *range(8, 513, 8))
 """Batch sizes that engines capture graphs for; a smaller batch is padded to the next."""
 Curve = tuple[list[float], list[float]]
-"""Points of a function: where, and how much (s)."""
+"""Points of a function: the arguments, and the values (s)."""
 
 
 class KernelTables:
-    """Step times of one model on one device, from the tables in a directory. Raises: CosttraceError."""
+    """Step times of one model on one device, from the tables in a directory.
+
+    Raises: CosttraceError: tables are missing, ambiguous or unreadable, or have no kernels of this model.
+    """
 
     def __init__(
         self,
@@ -48,13 +51,13 @@ class KernelTables:
         self.host_s = HOST_S
         gemms = _Gemms(files["gemm"])
         self.layers_s = [0.0, *gemms.total(model.gemms(), model.layers, max_tokens)]
-        """By tokens in the step."""
+        """Seconds of the layers' matrix products, by tokens in the step."""
         self.logits_s = [0.0, *gemms.total((model.head_gemm(),), 1, max_sequences)]
-        """By sequences in the step."""
+        """Seconds of the logits, by sequences in the step."""
         self.contexts, self.decode_s = _decode_grid(files["generation_attention"], model, max_sequences)
-        """Decode attention: knots of the mean context, and by sequences the time at each."""
+        """Decode attention: knots of the mean context, and for each number of sequences the seconds at each knot."""
         self.prefill_s, self.prefill = _prefill_curve(files["context_attention"], model)
-        """Prefill attention: once for a step with chunks, and what the length of a chunk adds."""
+        """Prefill attention: seconds of any step with chunks, and the seconds that a chunk adds, by its length."""
         self.device = gemms.device or device or "unknown device"
         self.source = f"kernel tables of {self.device}" + (", padded to captured batch sizes" if padded else "")
 
@@ -64,44 +67,44 @@ class KernelTables:
         tokens = self.pad(load.tokens)
         total = self.host_s + self.layers_s[tokens] + self.logits_s[load.sequences]
         if load.decodes:
-            # A padded batch computes rows for nobody; they read no cache.
+            # The padding rows of a batch read no cache.
             total += at(self.contexts, self.decode_s[load.decodes], load.decode_context / load.decodes)
         if load.chunks:
             total += self.prefill_s + sum(self.chunk(count, context) for count, context in load.chunks)
         return total
 
     def pad(self, tokens: int) -> int:
-        """Tokens that the layers really compute."""
+        """Tokens that the layers compute, padding included."""
         if not self.padded or tokens > CAPTURED[-1] or not tokens:
             return tokens
         return CAPTURED[bisect_right(CAPTURED, tokens - 1)]
 
     def chunk(self, tokens: int, context: int) -> float:
-        """What a chunk adds to prefill attention."""
+        """Seconds that a chunk of *tokens* after *context* adds to prefill attention."""
         knots, values = self.prefill
         return max(0.0, at(knots, values, context + tokens) - (at(knots, values, context) if context else 0.0))
 
 
-def at(knots: list[float], values: list[float], where: float) -> float:
-    """Linear between points; beyond the last one on by its slope, below the first one constant."""
-    if where <= knots[0]:
+def at(knots: list[float], values: list[float], argument: float) -> float:
+    """Interpolate linearly; extrapolate above with the last slope, and below as a constant."""
+    if argument <= knots[0]:
         return values[0]
-    place = min(bisect_right(knots, where), len(knots) - 1)
-    left, right = knots[place - 1], knots[place]
-    return values[place - 1] + (values[place] - values[place - 1]) * (where - left) / (right - left)
+    index = min(bisect_right(knots, argument), len(knots) - 1)
+    left, right = knots[index - 1], knots[index]
+    return values[index - 1] + (values[index] - values[index - 1]) * (argument - left) / (right - left)
 
 
 def find_tables(directory: Path, device: str = "") -> dict[str, Path]:
-    """One file of each kind. Raises: CosttraceError."""
-    found: dict[str, Path] = {}
-    wanted = device.lower().replace(" ", "_").removeprefix("nvidia_")
+    """The table file of each kind. Raises: CosttraceError, where one is missing or ambiguous."""
+    tables: dict[str, Path] = {}
+    device_name = device.lower().replace(" ", "_").removeprefix("nvidia_")
     for kind in KINDS:
         files = sorted(
             path
             for path in (directory.rglob("*") if directory.is_dir() else ())
             if path.suffix in {".parquet", ".csv", ".txt"}
             and f"{kind}_perf" in path.name
-            and wanted in str(path).lower()
+            and device_name in str(path).lower()
         )
         if not files:
             of = f" of {device}" if device else ""
@@ -113,12 +116,12 @@ def find_tables(directory: Path, device: str = "") -> dict[str, Path]:
         if len({path.name for path in files}) > 1 or len(files) > 1:
             names = ", ".join(str(path.relative_to(directory)) for path in files[:4])
             raise CosttraceError(f"{directory} has several tables of {kind}: {names}. Name one device's directory.")
-        found[kind] = files[0]
-    return found
+        tables[kind] = files[0]
+    return tables
 
 
 def _rows(path: Path, columns: Iterable[str], where: Mapping[str, object]) -> Iterator[tuple[Any, ...]]:
-    """*columns* of the rows in which the columns of *where* have those values (where a table has them)."""
+    """*columns* of the rows whose values match *where*; columns that a table does not have are not compared."""
     columns = tuple(columns)
     if path.suffix == ".parquet":
         yield from _parquet_rows(path, columns, where)
@@ -150,7 +153,7 @@ def _parquet_rows(path: Path, columns: tuple[str, ...], where: Mapping[str, obje
 
 
 class _Gemms:
-    """Latencies of matrix products, by their size."""
+    """Latencies of matrix products, by size (n, k) and rows m."""
 
     def __init__(self, path: Path) -> None:
         self.device = ""
@@ -161,15 +164,15 @@ class _Gemms:
             points[int(n), int(k)][int(m)].append(float(latency) * 1e-3)
         if not points:
             raise CosttraceError(f"{path} has no product in bfloat16")
-        self._curves = {size: _curve(found) for size, found in points.items()}
+        self._curves = {size: _curve(seconds) for size, seconds in points.items()}
 
     def total(self, sizes: Iterable[tuple[int, int]], times: int, most: int) -> list[float]:
-        """Seconds of all *sizes* together, *times* times, for 1 to *most* rows."""
+        """Seconds of one product of each of *sizes*, repeated *times* times, for 1 to *most* rows."""
         parts = [self._nearest(size) for size in sizes]
         return [times * sum(factor * at(*curve, m) for curve, factor in parts) for m in range(1, most + 1)]
 
     def _nearest(self, size: tuple[int, int]) -> tuple[Curve, float]:
-        """The curve of the measured size with the closest number of elements, scaled to this one's."""
+        """The curve of the closest measured size, and the factor from its number of elements to this size's."""
         elements = size[0] * size[1]
 
         def distance(other: tuple[int, int]) -> float:
@@ -224,7 +227,7 @@ def _decode_grid(path: Path, model: Model, most: int) -> tuple[list[float], list
 
 
 def _prefill_curve(path: Path, model: Model) -> tuple[float, Curve]:
-    """Seconds of all layers: the least, and what one more sequence of some length adds in a large batch."""
+    """Seconds of all layers: the least time, and what one more sequence adds in a large batch, by its length."""
     rows = _attention_rows(path, model)
     shortest = min((isl, batch) for batch, isl, _, _ in rows)
     least = min(seconds for batch, isl, _, seconds in rows if (isl, batch) == shortest)

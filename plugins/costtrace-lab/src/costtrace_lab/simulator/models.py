@@ -8,7 +8,7 @@ from costtrace.core.errors import CosttraceError
 from costtrace.core.events import ModelShape
 
 BYTES = 2
-"""Of a weight and of a KV entry: 16 bits."""
+"""Bytes of a weight or of a KV entry: 16 bits."""
 
 
 class Model(NamedTuple):
@@ -34,7 +34,7 @@ class Model(NamedTuple):
         return self.vocabulary, self.hidden
 
     def shape(self) -> ModelShape:
-        """What a real engine's journal would say of it."""
+        """The shape that a real engine would write into its journal."""
         params = self.layers * sum(n * k for n, k in self.gemms()) + self.vocabulary * self.hidden
         kv_bytes = 2 * self.layers * self.kv_heads * self.head_size * BYTES
         return ModelShape(BYTES * params, params, self.layers, kv_bytes, self.hidden, self.heads, self.head_size)
@@ -52,7 +52,7 @@ MODELS = {
 
 
 def read_model(name: str) -> Model:
-    """A model by its name here, or from a ``config.json`` as Hugging Face has them. Raises: CosttraceError."""
+    """A model by its name here, or from a Hugging Face ``config.json``. Raises: CosttraceError."""
     if (known := MODELS.get(name.lower())) is not None:
         return known
     path = Path(name)

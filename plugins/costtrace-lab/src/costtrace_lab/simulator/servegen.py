@@ -1,7 +1,7 @@
 """ServeGen's clients as tenants: each has a rate and an arrival process by window, and length distributions.
 
-Of a client there are two files, ``<name>-trace.csv`` and ``<name>-dataset.json``. Requests are drawn from them, so
-they are not a recording: the same seed draws the same.
+A client has two files, ``<name>-trace.csv`` and ``<name>-dataset.json``. Requests are drawn from these distributions,
+not replayed; the same seed draws the same requests.
 """
 
 import ast
@@ -22,18 +22,18 @@ from costtrace.core.errors import CosttraceError
 LENGTHS_EVERY_S = 21_600
 
 
-class Spell(msgspec.Struct, frozen=True, kw_only=True):
-    """Which stretch of the clients' lives, and how loud each is to be."""
+class ServeGenOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How long each client sends requests, how often, and the seed."""
 
     seconds: float = 600.0
-    """Each client gives so long from the begin of its `rank`-th busiest window."""
+    """How long each client sends requests, with the rate of its busiest window."""
     rate: float = 0.0
-    """Requests per second of each client; 0: as its window says."""
+    """Requests per second of each client; 0: the window's own rate."""
     seed: int = 1
 
 
 class Burst(NamedTuple):
-    """A window in which a client asks."""
+    """A window in which a client sends requests: rate and arrival process."""
 
     start_s: float
     per_s: float
@@ -43,52 +43,52 @@ class Burst(NamedTuple):
 
 
 class Client(NamedTuple):
-    """One client."""
+    """One client: its windows and its lengths."""
 
     name: str
     bursts: tuple[Burst, ...]
     lengths: dict[int, tuple["Lengths", "Lengths"]]
-    """By window: of prompts, of outputs."""
+    """By start of a window (s): distributions of prompt and of output tokens."""
 
 
 class Lengths(NamedTuple):
-    """A distribution of lengths."""
+    """A distribution of lengths in tokens."""
 
     tokens: tuple[int, ...]
     cumulated: tuple[float, ...]
 
     def draw(self, rng: random.Random) -> int:
-        """One length."""
-        place = bisect_right(self.cumulated, rng.random() * self.cumulated[-1])
-        return max(1, self.tokens[min(place, len(self.tokens) - 1)])
+        """Draw one length, at least 1."""
+        index = bisect_right(self.cumulated, rng.random() * self.cumulated[-1])
+        return max(1, self.tokens[min(index, len(self.tokens) - 1)])
 
 
 def clients_in(directory: Path) -> list[Client]:
-    """All clients of a directory, by name. Raises: CosttraceError."""
-    found = [_client(path) for path in sorted(directory.glob("*-trace.csv"))]
-    if not found:
+    """All clients of a directory, sorted by name. Raises: CosttraceError."""
+    clients = [_client(path) for path in sorted(directory.glob("*-trace.csv"))]
+    if not clients:
         raise CosttraceError(f"{directory} has no ServeGen client: <name>-trace.csv and <name>-dataset.json are needed")
-    return found
+    return clients
 
 
-def draw(clients: Iterable[Client], spell: Spell) -> Iterator[tuple[str, float, int, int]]:
-    """(tenant, at_s, prompt tokens, output tokens), client by client: each from its busiest window that has lengths.
+def draw(clients: Iterable[Client], servegen_options: ServeGenOptions) -> Iterator[tuple[str, float, int, int]]:
+    """(tenant, at_s, prompt tokens, output tokens), client by client, each from its busiest window that has lengths.
 
-    Clients are busy at different times of their recording; here they are put side by side.
+    Clients are busy at different times of their recording; here they all start at 0.
     """
     for client in clients:
-        rng = random.Random(f"{spell.seed}/{client.name}")  # noqa: S311 - reproducible, not secret
+        rng = random.Random(f"{servegen_options.seed}/{client.name}")  # noqa: S311 - reproducible, not secret
         usable = [burst for burst in client.bursts if _window(burst) in client.lengths]
         if not usable:
             raise CosttraceError(f"the ServeGen client {client.name} has no window with both a rate and lengths")
         burst = max(usable, key=lambda burst: burst.per_s)
         prompts, outputs = client.lengths[_window(burst)]
-        # A window's rate is over all of it, its gaps are those within bursts: their shape counts, the rate is kept.
-        slower = 1.0 / ((spell.rate or burst.per_s) * _mean_gap(burst))
-        at_s = _gap(burst, rng) * slower
-        while at_s < spell.seconds:
+        # A window's gaps are those within bursts, its rate is over the whole window: scale the gaps to the rate.
+        stretch = 1.0 / ((servegen_options.rate or burst.per_s) * _mean_gap(burst))
+        at_s = _gap(burst, rng) * stretch
+        while at_s < servegen_options.seconds:
             yield client.name, at_s, prompts.draw(rng), outputs.draw(rng)
-            at_s += _gap(burst, rng) * slower
+            at_s += _gap(burst, rng) * stretch
 
 
 def _window(burst: Burst) -> int:
@@ -105,7 +105,7 @@ def _gap(burst: Burst, rng: random.Random) -> float:
 
 
 def _mean_gap(burst: Burst) -> float:
-    """What `_gap` gives on average."""
+    """The mean of `_gap`."""
     if burst.process == "Gamma":
         return burst.shape * burst.scale
     if burst.process == "Weibull":

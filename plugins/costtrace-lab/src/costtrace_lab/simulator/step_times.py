@@ -1,4 +1,4 @@
-"""How long a simulated step takes: the analytic model, and what can go wrong on top of any."""
+"""How long a simulated step takes: the analytic model, and disturbances on top of any model."""
 
 import random
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from costtrace_lab.simulator.models import Model
 
 
 class Load(NamedTuple):
-    """What one step has to do."""
+    """The work of one step."""
 
     decodes: int
     """Sequences that decode."""
     decode_tokens: int
     """Tokens computed for them: one each, and their drafts."""
     decode_context: int
-    """KV tokens that they read together."""
+    """KV tokens that they read, in total."""
     chunks: Sequence[tuple[int, int]]
-    """(tokens, context before them) of the prefill chunks."""
+    """The prefill chunks: (tokens, context before them)."""
 
     @property
     def tokens(self) -> int:
@@ -35,11 +35,11 @@ class Load(NamedTuple):
 
 
 class StepTimes(Protocol):
-    """Says what a step takes."""
+    """Computes how long a step takes."""
 
     @property
     def source(self) -> str:
-        """Where the times are from, for people."""
+        """The source of the times, for people."""
         ...
 
     def seconds(self, load: Load, at_s: float) -> float:
@@ -71,9 +71,9 @@ class Analytic:
 
 
 class Roofline(Analytic):
-    """The analytic model with the published peaks of a device, or with peaks that are given.
+    """The analytic model with the published peaks of a device, or with given peaks.
 
-    It is of the family that costtrace fits: shares judged against it look better than on any real engine.
+    Costtrace fits the same family of models: errors measured against it are smaller than on any real engine.
     """
 
     def __init__(
@@ -94,35 +94,35 @@ class Roofline(Analytic):
 
 
 class Disturbances(msgspec.Struct, frozen=True, kw_only=True):
-    """What a real machine does and no model has."""
+    """Deviations of a real machine that no model has."""
 
     noise: float = 0.0
     """Standard deviation of a factor on each step."""
     pause_chance: float = 0.0
     pause_s: tuple[float, float] = (0.05, 0.2)
-    """A collection of garbage, a graph's capture: that much on top of a step."""
+    """Seconds, lowest and highest, that a pause adds to a step: a garbage collection, the capture of a graph."""
     throttle_after_s: float = float("inf")
     throttle_factor: float = 1.3
-    """Clocks fall: from then on all steps take so many times as long."""
+    """Lower clocks: the factor on all steps from `throttle_after_s` on."""
 
 
 class Disturbed:
-    """Times with disturbances on top."""
+    """Step times with disturbances added."""
 
     def __init__(self, times: StepTimes, disturbances: Disturbances, seed: int = 1) -> None:
         self.pauses: list[float] = []
-        """Seconds of pause, by step."""
+        """Seconds of pause in each step so far."""
         self.source = times.source
         self._times = times
-        self._what = disturbances
+        self._disturbances = disturbances
         self._random = random.Random(seed)  # noqa: S311 - reproducible, not secret
 
     def seconds(self, load: Load, at_s: float) -> float:
         """Seconds of a step."""
-        what, rng = self._what, self._random
-        factor = max(0.5, 1.0 + rng.gauss(0.0, what.noise)) if what.noise else 1.0
-        if at_s >= what.throttle_after_s:
-            factor *= what.throttle_factor
-        pause = rng.uniform(*what.pause_s) if rng.random() < what.pause_chance else 0.0
+        disturbances, rng = self._disturbances, self._random
+        factor = max(0.5, 1.0 + rng.gauss(0.0, disturbances.noise)) if disturbances.noise else 1.0
+        if at_s >= disturbances.throttle_after_s:
+            factor *= disturbances.throttle_factor
+        pause = rng.uniform(*disturbances.pause_s) if rng.random() < disturbances.pause_chance else 0.0
         self.pauses.append(pause)
         return self._times.seconds(load, at_s) * factor + pause

@@ -1,4 +1,4 @@
-"""Workloads: who asks for how much, and when. Public traces and plain CSV; ServeGen clients are in `servegen`."""
+"""Workloads: requests with arrival times and lengths, from public traces, plain CSV, and ServeGen (`servegen`)."""
 
 import csv
 import json
@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from costtrace.core.errors import CosttraceError
-from costtrace_lab.simulator.servegen import Spell, clients_in, draw
+from costtrace_lab.simulator.servegen import ServeGenOptions, clients_in, draw
 
 Raw = TypeVar("Raw")
 MOONCAKE_BLOCK = 512
-"""Tokens of the prompt behind one of its hashes."""
+"""Tokens of a prompt that one hash of a Mooncake trace stands for."""
 
 
 class Arrival(NamedTuple):
     """One request of a workload."""
 
     at_s: float
-    """Seconds after the workload begins."""
+    """Seconds after the start of the workload."""
     prompt_tokens: int
     output_tokens: int
     tenant: str = "default"
     prefix: tuple[int, ...] = ()
-    """Names of the leading blocks of its prompt: the same names are the same content."""
+    """Names of the leading blocks of its prompt; equal names mean equal content."""
     cached_tokens: int = 0
-    """Tokens of its prompt that are in the cache whatever the simulator's own cache holds: as they were measured."""
+    """Tokens of its prompt that count as cached, as measured, whatever the simulator's own cache holds."""
 
 
 def read_workload(
-    path: Path, *, requests: int | None = None, speed: float = 1.0, spell: Spell | None = None
+    path: Path, *, requests: int | None = None, speed: float = 1.0, servegen_options: ServeGenOptions | None = None
 ) -> list[Arrival]:
     """Read the first *requests* of a trace, in the order of arrival, *speed* times as fast. Raises: CosttraceError.
 
@@ -40,18 +40,18 @@ def read_workload(
     if speed <= 0:
         raise CosttraceError(f"a workload cannot run {speed} times as fast: the speed must be greater than 0")
     try:
-        found = sorted(_read(path, spell), key=lambda arrival: arrival.at_s)[:requests]
+        arrivals = sorted(_read(path, servegen_options), key=lambda arrival: arrival.at_s)[:requests]
     except (OSError, UnicodeDecodeError) as error:
         raise CosttraceError(f"cannot read the workload {path}: {error}") from error
-    if not found:
+    if not arrivals:
         raise CosttraceError(f"the workload {path} has no requests in it")
-    first = found[0].at_s
-    return [arrival._replace(at_s=(arrival.at_s - first) / speed) for arrival in found]
+    first_s = arrivals[0].at_s
+    return [arrival._replace(at_s=(arrival.at_s - first_s) / speed) for arrival in arrivals]
 
 
-def _read(path: Path, spell: Spell | None) -> Iterator[Arrival]:
+def _read(path: Path, servegen_options: ServeGenOptions | None) -> Iterator[Arrival]:
     if path.is_dir():
-        for tenant, at_s, prompt, output in draw(clients_in(path), spell or Spell()):
+        for tenant, at_s, prompt, output in draw(clients_in(path), servegen_options or ServeGenOptions()):
             yield Arrival(at_s, prompt, output, tenant)
         return
     if path.suffix in {".jsonl", ".json"}:
@@ -89,7 +89,7 @@ def _lines(path: Path, read: Callable[[str], Arrival]) -> Iterator[Arrival]:
 
 def _azure(row: dict[str, str]) -> Arrival:
     moment, _, fraction = row["TIMESTAMP"].partition(".")
-    # Seven digits of a second: one more than `fromisoformat` takes.
+    # Seven decimals, one more than `fromisoformat` accepts.
     seconds = datetime.fromisoformat(f"{moment}+00:00").timestamp() + float(f"0.{fraction.rstrip('Z+:') or 0}")
     return Arrival(seconds, int(row["ContextTokens"]), int(row["GeneratedTokens"]))
 
@@ -100,11 +100,11 @@ def _plain(row: dict[str, str]) -> Arrival:
 
 
 def _mooncake(line: str) -> Arrival:
-    found = json.loads(line)
-    blocks = tuple(int(name) for name in found.get("hash_ids", ()))
-    tenant = str(found.get("tenant") or "default")  # Mooncake's own have none
+    fields = json.loads(line)
+    blocks = tuple(int(name) for name in fields.get("hash_ids", ()))
+    tenant = str(fields.get("tenant") or "default")  # Mooncake's own traces have no tenants
     return Arrival(
-        float(found["timestamp"]) / 1e3, int(found["input_length"]), int(found["output_length"]), tenant, blocks
+        float(fields["timestamp"]) / 1e3, int(fields["input_length"]), int(fields["output_length"]), tenant, blocks
     )
 
 

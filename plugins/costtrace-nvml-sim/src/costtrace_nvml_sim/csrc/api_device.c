@@ -86,9 +86,9 @@ static void memory_of(const struct call *call, memory_v2_t *out) {
 EXPORT int nvmlDeviceGetMemoryInfo(void *device, memory_t *memory) {
     BEGIN(device);
     REQUIRE(memory);
-    memory_v2_t found;
-    memory_of(&call, &found);
-    *memory = (memory_t){found.total, found.free, found.used + found.reserved};
+    memory_v2_t v2;
+    memory_of(&call, &v2);
+    *memory = (memory_t){v2.total, v2.free, v2.used + v2.reserved};
     END(NVML_SUCCESS);
 }
 

@@ -1,4 +1,4 @@
-/* Process lists. The driver takes milliseconds and a lock for them; the scenario's latencies say how long here. */
+/* Process lists. The driver takes milliseconds and a lock for them; the scenario's latencies set how long. */
 #include "api.h"
 
 static int in_scope(const struct call *call, const struct process *process) {

@@ -129,13 +129,13 @@ EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
     BEGIN_SYSTEM();
     REQUIRE(uuid && device);
     for (int i = 0; i < sim->n_devices; i++) {
-        const struct device *found = &sim->devices[i];
-        if (!found->present)
+        const struct device *candidate = &sim->devices[i];
+        if (!candidate->present)
             continue;
-        if (strcmp(found->uuid, uuid) == 0)
+        if (strcmp(candidate->uuid, uuid) == 0)
             END(give(&call, i, -1, device));
-        for (int m = 0; m < found->n_migs; m++)
-            if (strcmp(found->migs[m].uuid, uuid) == 0)
+        for (int m = 0; m < candidate->n_migs; m++)
+            if (strcmp(candidate->migs[m].uuid, uuid) == 0)
                 END(give(&call, i, m, device));
     }
     END(NVML_ERROR_NOT_FOUND);
@@ -157,8 +157,8 @@ EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, void **device) {
     if (sscanf(bus_id, "%x:%x:%x", &domain, &bus, &slot) != 3)
         END(NVML_ERROR_INVALID_ARGUMENT);
     for (int i = 0; i < sim->n_devices; i++) {
-        const struct device *found = &sim->devices[i];
-        if (found->present && slot == 0 && found->pci_domain == domain && found->pci_bus == bus)
+        const struct device *candidate = &sim->devices[i];
+        if (candidate->present && slot == 0 && candidate->pci_domain == domain && candidate->pci_bus == bus)
             END(give(&call, i, -1, device));
     }
     END(NVML_ERROR_NOT_FOUND);

@@ -1,4 +1,4 @@
-/* Which fault is on, for which call, at which time. */
+/* Which faults are active, for which call, at which time. */
 #include <fnmatch.h>
 #include <string.h>
 
@@ -9,7 +9,7 @@ static int concerns(const struct fault *fault, int index, i64 now) {
 }
 
 /* How often each fault has gone off in this process. It outlives nvmlShutdown: a program that starts NVML again after an
- * error must not meet the same single error for ever. Another run (another t0) starts from 0. */
+ * error must not get the same single error for ever. Another run (another t0) starts from 0. */
 static struct {
     i64 t0, times[MAX_FAULTS];
 } fired;

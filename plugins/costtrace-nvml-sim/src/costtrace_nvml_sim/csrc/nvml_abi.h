@@ -1,4 +1,4 @@
-/* The part of NVML's binary interface that the double answers.
+/* The part of NVML's binary interface that is simulated.
  *
  * Declared here so that gcc alone can build it. The layouts and numbers are those of NVML 13;
  * plugins/costtrace-nvml-sim/tests/test_abi.py compares them with nvidia-ml-py's own structures.

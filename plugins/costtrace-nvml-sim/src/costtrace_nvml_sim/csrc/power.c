@@ -1,7 +1,7 @@
 /* The physics: what a sensor and a counter show at a time, from the exact integral of the true power.
  *
  * costtrace_nvml_sim.truth computes the same with Python integers; the tests hold the two equal. What is shown
- * depends on the waveform and the time of the read only, never on how often somebody looked.
+ * depends only on the waveform and the time of the read, never on earlier reads.
  */
 #include "sim.h"
 
@@ -77,7 +77,7 @@ i64 counter_update_time(const struct device *device, i64 now) {
            floor_div(now - device->counter_phase_ns, device->counter_update_ns) * device->counter_update_ns;
 }
 
-/* May the windows that end at `end` be remembered? With a feed only when no record can still change them. */
+/* Whether the windows that end at `end` may be kept: with a feed, only when no record can still change them. */
 static int settled(const struct device *device, i64 end, i64 now) {
     for (int i = 0; i < device->n_feeds; i++) {
         const struct wave *wave = &device->feeds[i].wave;

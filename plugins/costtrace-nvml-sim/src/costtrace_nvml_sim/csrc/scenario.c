@@ -1,6 +1,6 @@
-/* Reads a compiled scenario: one `key value` a line, written by costtrace_nvml_sim.compiled.
+/* Reads a compiled scenario: one `key value` on each line, written by costtrace_nvml_sim.compiled.
  *
- * Anything unexpected ends the reading with the line's number, and nvmlInit fails: a double that guesses would lie.
+ * Anything unexpected ends the reading with the line's number, and nvmlInit fails: it never guesses.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -185,7 +185,7 @@ static int new_device(struct reader *reader) {
         return fail(reader, "more than %d devices", MAX_DEVICES);
     reader->device = &scenario->devices[scenario->n_devices++];
     reader->wave = NULL;
-    /* Only what would divide by zero if its line were missing. */
+    /* Checks only the values that are divisors. */
     reader->device->update_ns = reader->device->window_ns = reader->device->counter_update_ns = NS / 10;
     reader->device->average_samples = reader->device->resolution_mw = reader->device->counter_resolution_mj = 1;
     reader->device->gain_ppm = 1000000;

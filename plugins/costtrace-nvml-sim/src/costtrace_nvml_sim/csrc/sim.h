@@ -1,4 +1,4 @@
-/* What the double's sources share: the compiled scenario in memory, the physics, the gate of every call.
+/* Declarations that the sources share: the compiled scenario in memory, the physics, entering and leaving a call.
  *
  * Units: time in ns since the scenario's t0, power in mW, energy in pJ (1 mW x 1 ns = 1 pJ), all integers.
  * An i128 of pJ does not overflow: 2^63 ns at 1 MW is 1e28 pJ, and a gain of 1e7 ppm makes that 1e35 < 1.7e38.
@@ -58,7 +58,7 @@ struct process {
 
 enum counter_mode { COUNTER_MISSING, COUNTER_IDEAL, COUNTER_PART_TIME };
 
-struct window_sum { /* a part-time counter's windows up to and with k, so that a reader does not add them up again */
+struct window_sum { /* sum of a part-time counter's windows up to and including k, kept so that reads are fast */
     int valid;
     i64 k;
     i128 pj;

@@ -1,4 +1,4 @@
-/* Start and end of the library, its clock, its handles, and the gate that every call passes. */
+/* Start and end of the library, its clock, its handles, and what every call does on entry. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -16,7 +16,7 @@
 #endif
 #define MAX_CALL_NAMES 512
 
-/* The mark by which a program can tell this library from the driver's. */
+/* Programs recognise this library by this symbol. */
 EXPORT const char *costtrace_nvml_sim_version(void);
 const char *costtrace_nvml_sim_version(void) {
     return SIM_VERSION;
@@ -67,7 +67,7 @@ static void count_call(const char *name) {
     }
 }
 
-/* One `name count` a line, at the last shutdown and at the process's end; the file holds all since it was loaded. */
+/* One `name count` on each line, written at the last shutdown and at the process's end: all calls since loading. */
 static void write_calls(void) {
     if (!sim || !sim->calls_dir[0])
         return;
@@ -171,13 +171,13 @@ static const struct handle *known(const void *handle) {
     uintptr_t first = (uintptr_t)handles, at = (uintptr_t)handle;
     if (at < first || at >= first + sizeof handles || (at - first) % sizeof(struct handle) != 0)
         return NULL;
-    const struct handle *found = handle;
-    if (found->device >= sim->n_devices || found->mig >= sim->devices[found->device].n_migs)
+    const struct handle *candidate = handle;
+    if (candidate->device >= sim->n_devices || candidate->mig >= sim->devices[candidate->device].n_migs)
         return NULL;
-    return found;
+    return candidate;
 }
 
-/* Waits as long as the driver would take; the lock is open meanwhile. With a virtual clock nothing waits. */
+/* Waits as long as the driver would take, without the lock. With a virtual clock it does not wait. */
 static void wait_us(i64 us) {
     if (us <= 0 || virtual_now)
         return;
@@ -209,27 +209,27 @@ int sim_enter_system(const char *name, struct call *call) {
     return code == NVML_SUCCESS ? code : sim_leave(code);
 }
 
-/* The gate of a call on a device. With NVML_SUCCESS the lock is held until sim_leave; else it is open again. */
+/* Enters a call on a device. With NVML_SUCCESS the lock is held until sim_leave; otherwise it is released. */
 int sim_enter(const char *name, const void *handle, struct call *call) {
     pthread_mutex_lock(&lock);
     count_call(name);
     *call = (struct call){.index = -1};
     if (!sim)
         return sim_leave(NVML_ERROR_UNINITIALIZED);
-    const struct handle *found = known(handle);
-    if (!found)
+    const struct handle *target = known(handle);
+    if (!target)
         return sim_leave(NVML_ERROR_INVALID_ARGUMENT);
-    int code = enter(name, found->device, call);
+    int code = enter(name, target->device, call);
     if (code != NVML_SUCCESS)
         return sim_leave(code);
-    if (found->device >= sim->n_devices)
+    if (target->device >= sim->n_devices)
         return sim_leave(NVML_ERROR_INVALID_ARGUMENT);
-    if (fault_active(sim, FAULT_LOST, found->device, call->now) ||
-        fault_active(sim, FAULT_ABSENT, found->device, call->now))
+    if (fault_active(sim, FAULT_LOST, target->device, call->now) ||
+        fault_active(sim, FAULT_ABSENT, target->device, call->now))
         return sim_leave(NVML_ERROR_GPU_IS_LOST);
-    call->index = found->device;
-    call->device = &sim->devices[found->device];
-    call->mig = found->mig < 0 ? NULL : &call->device->migs[found->mig];
+    call->index = target->device;
+    call->device = &sim->devices[target->device];
+    call->mig = target->mig < 0 ? NULL : &call->device->migs[target->mig];
     return NVML_SUCCESS;
 }
 
@@ -238,7 +238,7 @@ int sim_leave(int code) {
     return code;
 }
 
-/* What the double does not simulate says so, but only where NVML itself would have got that far. */
+/* A call that is not simulated returns NOT_SUPPORTED, but only where NVML would have got that far. */
 int sim_stub(const char *name) {
     struct call call;
     int code = sim_enter_system(name, &call);

@@ -1,6 +1,6 @@
-/* Everything else that the driver's library exports: known by name, answered NVML_ERROR_NOT_SUPPORTED.
+/* Everything else that the driver's library exports: returns NVML_ERROR_NOT_SUPPORTED.
  *
- * The functions take arguments that they do not look at, which the calling conventions of x86-64 and aarch64 allow.
+ * The functions ignore their arguments, which the calling conventions of x86-64 and aarch64 allow.
  */
 #include "sim.h"
 

@@ -1,11 +1,11 @@
-"""Reading the last minutes of a ledger, while its agent writes: only rows of these minutes are touched, by index."""
+"""Queries of the last minutes of a ledger that its agent is writing: they touch only these rows, by index."""
 
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.answers import Period, Request
 from costtrace.ledger.cost_by_now import renew
 from costtrace.ledger.queries import ORDERS, REQUEST_COLUMNS, ended, find_requests, request_of, requests, used
 from costtrace.ledger.reader import Filter, Store
-from costtrace_ui.live.figures import KEYS, Device, Look, Running, Served
+from costtrace_ui.live.figures import KEYS, DeviceUse, RatioSums, RunningRequest, Snapshot
 
 _LAST_WINDOW = """
     SELECT m.window_ns, max(m.end_ns) - min(m.start_ns) FROM meter m
@@ -15,7 +15,7 @@ _LAST_WINDOW = """
 _WINDOW = (
     "SELECT coalesce(max(m.end_ns - m.start_ns), 0) FROM (SELECT * FROM meter ORDER BY window_ns DESC LIMIT 100) m"
 )
-"""How long windows are: the first and the last one of an engine are shorter than the others."""
+"""The length of a full window (ns): the first and the last window of an engine are shorter."""
 _SERVED = """
     SELECT u.tenant, u.model, u.engine_id,
         sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.output_tokens END),
@@ -32,7 +32,7 @@ _DEVICES = """
             ON s.engine_id = m.engine_id AND s.device = m.device AND s.window_ns = m.window_ns
     WHERE m.window_ns >= :since AND m.window_ns < :until GROUP BY 1 ORDER BY 1
 """
-# Who has time in the newest window and no usage record; then all that they have used. What ended runs nothing.
+# Requests with time in the newest window and no usage record, of engines that have not ended; then all their postings.
 _RUNNING = """
     SELECT p.record_id, max(p.tenant), max(p.model), max(p.engine_id), min(p.window_ns), sum(p.gpu_ns),
         sum(p.prefill_ns), sum(p.decode_ns), sum(p.wasted_ns),
@@ -41,7 +41,7 @@ _RUNNING = """
             THEN sum(p.device_nano + p.energy_nano) END,
         coalesce(max(r.currency), '')
     FROM posting p LEFT JOIN rate r ON r.rate_id = p.rate_id
-    WHERE p.record_id != '' AND p.record_id IN ( -- the first condition is that of the index
+    WHERE p.record_id != '' AND p.record_id IN ( -- the first condition is the partial index's
         SELECT o.record_id FROM posting o LEFT JOIN engine e ON e.engine_id = o.engine_id
         WHERE o.window_ns >= :newest AND o.kind = 'request' AND coalesce(e.ended_ns, 0) = 0
             AND NOT EXISTS (SELECT 1 FROM usage u WHERE u.record_id = o.record_id)
@@ -50,31 +50,39 @@ _RUNNING = """
 """
 
 
-def look(store: Store, over_ns: int, limit: int, only: Filter = Filter(), period: Period | None = None) -> Look:  # noqa: B008 - immutable
-    """What the last *over_ns* up to the last closed window hold, or *period*; of requests, the *limit* dearest.
+def read_snapshot(
+    store: Store,
+    over_ns: int,
+    limit: int,
+    only: Filter = Filter(),  # noqa: B008 - immutable
+    period: Period | None = None,
+) -> Snapshot:
+    """What the ledger holds of *period*, or of the last *over_ns* up to the last closed window.
 
-    *only* is about the requests that ended.
+    *limit*: how many running and ended requests, the most expensive first. *only* filters the requests that ended.
     """
     newest_ns, length_ns = next(store.rows(_LAST_WINDOW), (0, 0))
     if period is None:
         until_ns = newest_ns + length_ns
         period = Period(_first_window(store, max(0, until_ns - over_ns), until_ns), until_ns)
     bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns}
-    return Look(
+    return Snapshot(
         period,
         list(used(store, period, KEYS)),
         list(ended(store, period, KEYS)),
-        [Served(row[:3], *row[3:]) for row in store.rows(_SERVED, bounds)],
-        [Device._make((*row[:-1], bool(row[-1]))) for row in store.rows(_DEVICES, bounds)],
-        [Running(*row) for row in store.rows(_RUNNING, {"newest": newest_ns, "limit": limit})],
+        [RatioSums(row[:3], *row[3:]) for row in store.rows(_SERVED, bounds)],
+        [DeviceUse._make((*row[:-1], bool(row[-1]))) for row in store.rows(_DEVICES, bounds)],
+        [RunningRequest(*row) for row in store.rows(_RUNNING, {"newest": newest_ns, "limit": limit})],
         renew(store, requests(store, period, only, "cost", limit)),
     )
 
 
-def course(store: Store, period: Period, most: int) -> tuple[int, list[tuple[int, str, int | None, int | None]]]:
-    """How wide *most* or fewer buckets of *period* are (ns, whole windows), and each one's cost by currency.
+def cost_by_bucket(
+    store: Store, period: Period, most: int
+) -> tuple[int, list[tuple[int, str, int | None, int | None]]]:
+    """*period* in at most *most* buckets: their width (ns, a multiple of a window), and the cost in each by currency.
 
-    A bucket: its begin, the currency, nano of requests, nano of everything; None: a part of it has no price.
+    A bucket: its start (ns), the currency, the cost of requests and of everything (nano-units; None: partly unpriced).
     """
     (length_ns,) = next(store.rows(_WINDOW))
     window_ns = max(length_ns, NS_PER_S)
@@ -90,20 +98,25 @@ def course(store: Store, period: Period, most: int) -> tuple[int, list[tuple[int
     """
     bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns, "width": width_ns}
     return width_ns, [
-        (period.since_ns + place * width_ns, currency, None if lost else own, None if unknown else whole)
-        for place, currency, own, whole, lost, unknown in store.rows(sql, bounds)
+        (
+            period.since_ns + number * width_ns,
+            currency,
+            None if requests_unpriced else requests_nano,
+            None if unpriced else total_nano,
+        )
+        for number, currency, requests_nano, total_nano, requests_unpriced, unpriced in store.rows(sql, bounds)
     ]
 
 
-def search(store: Store, period: Period, words: str, only: Filter, order: str, limit: int) -> list[Request]:
-    """Requests that ended in *period* and have *words* in an id, or in a name of theirs, by one of `ORDERS`.
+def search_requests(store: Store, period: Period, words: str, only: Filter, order: str, limit: int) -> list[Request]:
+    """Requests that ended in *period* and have *words* in an id or a name, sorted by one of `ORDERS`.
 
-    A request whose id is just that is found whenever it ended.
+    A request whose id equals *words* is found whenever it ended.
     """
     if not words:
         return renew(store, requests(store, period, only, order, limit))
-    if found := find_requests(store, words, limit):
-        return renew(store, found)
+    if by_id := find_requests(store, words, limit):
+        return renew(store, by_id)
     sql = f"""
         SELECT {REQUEST_COLUMNS} FROM usage u
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")} AND instr(lower(u.request_id || char(10) ||
@@ -114,15 +127,15 @@ def search(store: Store, period: Period, words: str, only: Filter, order: str, l
     return renew(store, [request_of(row) for row in store.rows(sql, {**bounds, **only.parameters()})])
 
 
-def when_ended(store: Store) -> Period:
-    """From the first end of a request to the last, by index: `bounds` reads every row."""
+def period_of_requests(store: Store) -> Period:
+    """From the first end of a request to the last. By index; `bounds` would read every row."""
     sql = "SELECT (SELECT min(ended_ns) FROM usage), (SELECT max(ended_ns) + 1 FROM usage)"
     since_ns, until_ns = next(store.rows(sql))
     return Period(since_ns or 0, until_ns or 0)
 
 
 def _first_window(store: Store, since_ns: int, until_ns: int) -> int:
-    """Where the first window begins that is wholly in the stretch: windows count where they begin."""
+    """Start of the first window that begins in the period; its end where none does."""
     sql = "SELECT min(m.window_ns) FROM meter m WHERE m.window_ns >= :since AND m.window_ns < :until"
-    (found,) = next(store.rows(sql, {"since": since_ns, "until": until_ns}))
-    return until_ns if found is None else int(found)
+    (first_ns,) = next(store.rows(sql, {"since": since_ns, "until": until_ns}))
+    return until_ns if first_ns is None else int(first_ns)

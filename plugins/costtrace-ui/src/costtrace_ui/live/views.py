@@ -1,6 +1,7 @@
-"""The views of `costtrace top`: which columns, how wide, how figures are shown; pure.
+"""The views of the live figures: which columns each has, how wide they are, how figures are written. Pure.
 
-They are made for 80 columns: every column but the first has a width of its own, and the first takes what is left.
+Made for a terminal of 80 columns: every field but the first has a fixed width, and the first takes the rest. The pages
+of `costtrace ui` show the same views as tables.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,43 +14,43 @@ from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Period
 from costtrace.reports.output.tables import Column, Row, Table
 from costtrace_ui.live import figures as live
-from costtrace_ui.live.figures import Look
+from costtrace_ui.live.figures import Snapshot
 
 UNKNOWN = "?"
 
 
 class Field(NamedTuple):
-    """One column: what it shows, and what rows are sorted by when it is chosen."""
+    """One column, and the key that rows are sorted by when it is chosen."""
 
     heading: str
     key: str
-    """Of the exact value in a row."""
+    """The key of the exact value in a row."""
     width: int
-    """In characters; 0: what is left."""
+    """In characters; 0: the rest of the line."""
     show: Callable[[Row], str]
     right: bool = True
     from_width: int = 0
-    """The terminal's width from which it is shown."""
+    """The narrowest terminal that shows it, in characters."""
 
 
 class View(NamedTuple):
-    """One table of `costtrace top`."""
+    """One table of the live figures."""
 
     name: str
     title: str
-    rows: Callable[[Look], list[Row]]
+    rows: Callable[[Snapshot], list[Row]]
     fields: tuple[Field, ...]
     filters: str = ""
-    """The field of a request that a row's name stands for; '' where a row is not a group of requests."""
+    """The field of requests that a row's name is a value of; '' where a row is not a group of requests."""
 
     @property
     def identity(self) -> str:
-        """The key that tells rows apart, beside their currency."""
+        """The key that identifies a row, beside its currency."""
         return self.fields[0].key
 
 
 def show_rate(nano: int | None, span_ns: int, currency: str) -> str:
-    """Money a second, four significant digits and at most nine decimals; ``?`` where it is not known."""
+    """Money per second, to four significant digits and at most nine decimals; ``?`` where it is unknown."""
     if nano is None or not span_ns:
         return UNKNOWN
     value = amount(nano) * NS_PER_S / Decimal(span_ns)
@@ -67,7 +68,7 @@ def show_count(value: Decimal | float) -> str:
 
 
 def show_part(ppm: int | None) -> str:
-    """Parts per million as a percentage; nothing for None."""
+    """Parts per million as a percentage; '' for None."""
     return "" if ppm is None else f"{ppm / 10_000:.1f}%"
 
 
@@ -90,7 +91,7 @@ def _text(key: str) -> Callable[[Row], str]:
 
 def _cost_rate(row: Row) -> str:
     shown = show_rate(_int(row, "cost_nano"), _int(row, "span_ns") or 0, str(row["currency"]))
-    # The known part of a cost that is not known in full is not the cost.
+    # Where a part has no price, the known part is only a lower bound.
     return f">{shown}" if row["cost_unknown_gpu_ns"] and shown != UNKNOWN else shown
 
 
@@ -136,9 +137,9 @@ def _of_requests(identity: str, *others: Field) -> tuple[Field, ...]:
 
 
 VIEWS = (
-    View("tenants", "Tenants", lambda look: live.groups(look, "tenant"), _group("tenant"), "tenant"),
-    View("models", "Models", lambda look: live.groups(look, "model"), _group("model"), "model"),
-    View("engines", "Engines", lambda look: live.groups(look, "engine"), _group("engine"), "engine_id"),
+    View("tenants", "Tenants", lambda snapshot: live.groups(snapshot, "tenant"), _group("tenant"), "tenant"),
+    View("models", "Models", lambda snapshot: live.groups(snapshot, "model"), _group("model"), "model"),
+    View("engines", "Engines", lambda snapshot: live.groups(snapshot, "engine"), _group("engine"), "engine_id"),
     View(
         "devices",
         "Devices",
@@ -162,8 +163,8 @@ VIEWS = (
     ),
     View(
         "ended",
-        "Requests that ended, the dearest",
-        live.dearest,
+        "Requests that ended, the most expensive",
+        live.costliest,
         _of_requests(
             "request_id",
             Field("out tok", "output_tokens", 7, _known("output_tokens", lambda n: f"{n:,}"), from_width=92),
@@ -172,39 +173,42 @@ VIEWS = (
     ),
 )
 
+VIEW = {view.name: view for view in VIEWS}
+"""The views by name."""
 
-def as_table(view: View, look: Look) -> Table:
-    """A view as `--once` prints it: all columns, exact rows."""
+
+def as_table(view: View, snapshot: Snapshot) -> Table:
+    """A view with all its columns and exact rows, as `--once` prints it."""
     columns = [Column(field.heading, field.show, field.right) for field in view.fields]
-    return Table(view.name, view.title, columns, view.rows(look))
+    return Table(view.name, view.title, columns, view.rows(snapshot))
 
 
-def headlines(look: Look, now_ns: int, zone: tzinfo) -> list[str]:
-    """Three lines: which time this is, what it costs, and what the devices do."""
-    if not look.span_ns:
+def headlines(snapshot: Snapshot, now_ns: int, zone: tzinfo) -> list[str]:
+    """Three lines: the period and how its time was used, its cost, and the devices' rates."""
+    if not snapshot.span_ns:
         return ["no window has closed yet: the first closes a minute after the agent's start, by default", "", ""]
-    until_ns = look.period.until_ns
-    when = f"{moment(until_ns, zone):%H:%M:%S %Z}"
-    lag = f"{show_span(max(0, now_ns - until_ns))} ago"
-    lines = live.totals(look)
-    rate = " + ".join(_per_hour(line.cost_nano, look.period, line.currency) for line in lines if line.currency)
-    whole = sum(line.gpu_ns for line in lines)
-    unpriced = sum(line.cost_unknown_ns for line in lines)
-    parts = " ".join(f"{name} {_of(look, kind, whole)}" for kind, name in _KINDS)
-    priced = f", {100 * unpriced / whole:.1f}% of the time unpriced" if unpriced and whole else ""
+    until_ns = snapshot.period.until_ns
+    end_time = f"{moment(until_ns, zone):%H:%M:%S %Z}"
+    age = f"{show_span(max(0, now_ns - until_ns))} ago"
+    lines = live.totals(snapshot)
+    rate = " + ".join(_per_hour(line.cost_nano, snapshot.period, line.currency) for line in lines if line.currency)
+    device_ns = sum(line.gpu_ns for line in lines)
+    unpriced_ns = sum(line.cost_unknown_ns for line in lines)
+    use = " ".join(f"{name} {_part_of(snapshot, kind, device_ns)}" for kind, name in _KINDS)
+    priced = f", {100 * unpriced_ns / device_ns:.1f}% of the time unpriced" if unpriced_ns and device_ns else ""
     return [
-        f"{show_span(look.span_ns)} to {when}, {lag}  {parts}",
+        f"{show_span(snapshot.span_ns)} to {end_time}, {age}  {use}",
         f"{rate or 'cost unknown'}{priced}",
-        _work(look),
+        _rates(snapshot),
     ]
 
 
 _KINDS = (("request", "busy"), ("idle", "idle"), ("overhead", "over"), ("unobserved", "lost"))
 
 
-def _of(look: Look, kind: str, whole: int) -> str:
-    part = sum(row.gpu_ns for row in look.used if row.kind == kind)
-    return f"{100 * part / whole:.1f}%" if whole else UNKNOWN
+def _part_of(snapshot: Snapshot, kind: str, all_ns: int) -> str:
+    part = sum(row.gpu_ns for row in snapshot.used if row.kind == kind)
+    return f"{100 * part / all_ns:.1f}%" if all_ns else UNKNOWN
 
 
 def _per_hour(nano: int | None, period: Period, currency: str) -> str:
@@ -215,27 +219,38 @@ def _per_hour(nano: int | None, period: Period, currency: str) -> str:
     return f"{show_rate(nano, span_ns, currency)}/s ({hourly:,.2f}/h)"
 
 
-def _work(look: Look) -> str:
-    tokens = [sum(getattr(row, name) for row in look.ended) for name in ("output_tokens", "input_tokens")]
-    output, given = (show_count(count * NS_PER_S / look.span_ns) for count in tokens)
-    energy = live.per_token_uj(look.served)
+def _rates(snapshot: Snapshot) -> str:
+    tokens = [sum(getattr(row, name) for row in snapshot.ended) for name in ("output_tokens", "input_tokens")]
+    output_rate, input_rate = (show_count(count * NS_PER_S / snapshot.span_ns) for count in tokens)
+    energy = live.per_token_uj(snapshot.ratio_sums)
     joules = "energy unknown" if energy is None else f"{show_count(energy / UJ_PER_J)} J/tok"
-    powers = [_int(row, "power_mw") for row in live.devices(look)]
+    powers = [_int(row, "power_mw") for row in live.devices(snapshot)]
     known = [power for power in powers if power is not None]
     watts = f", {show_count(sum(known) / 1_000)} W" if known and len(known) == len(powers) else ""
-    simulated = "  SIMULATED" if any(device.simulated for device in look.devices) else ""
-    count = len(look.devices)
-    return f"{count} device{'s'[: count != 1]}, {output} out tok/s, {given} in tok/s, {joules}{watts}{simulated}"
+    simulated = "  SIMULATED" if any(device.simulated for device in snapshot.devices) else ""
+    count = len(snapshot.devices)
+    return (
+        f"{count} device{'s'[: count != 1]}, {output_rate} out tok/s, {input_rate} in tok/s, {joules}{watts}{simulated}"
+    )
 
 
 def show_span(ns: int) -> str:
     """A whole number of seconds, minutes or hours: ``12 s``, ``5 min``, ``3 h``."""
-    whole = seconds(ns)
-    return f"{whole:.0f} s" if whole < 120 else f"{whole / 60:.0f} min" if whole < 7200 else f"{whole / 3600:.0f} h"
+    whole_s = seconds(ns)
+    return (
+        f"{whole_s:.0f} s"
+        if whole_s < 120
+        else f"{whole_s / 60:.0f} min"
+        if whole_s < 7200
+        else f"{whole_s / 3600:.0f} h"
+    )
 
 
 def widths(fields: Sequence[Field], terminal: int) -> list[tuple[Field, int]]:
-    """The fields that a terminal of that width shows, and how wide each is; a mark is before them, 2 between them."""
+    """The fields that a terminal *terminal* characters wide shows, with their widths.
+
+    A mark of two characters is before them, and two spaces between them.
+    """
     shown = [field for field in fields if field.from_width <= terminal]
-    left = terminal - 2 - sum(field.width for field in shown) - 2 * (len(shown) - 1)
-    return [(field, field.width or max(8, left)) for field in shown]
+    rest = terminal - 2 - sum(field.width for field in shown) - 2 * (len(shown) - 1)
+    return [(field, field.width or max(8, rest)) for field in shown]

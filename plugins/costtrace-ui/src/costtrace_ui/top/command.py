@@ -13,7 +13,7 @@ from costtrace.cli.time_words import stretch_ns
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import clean, render
-from costtrace_ui.live.query import look
+from costtrace_ui.live.query import read_snapshot
 from costtrace_ui.live.views import VIEWS, as_table, headlines
 
 REQUESTS = {"table": 20, "json": 200}
@@ -30,9 +30,13 @@ REQUESTS = {"table": 20, "json": 200}
         "costtrace top --once --format json       exact integers, as the other commands",
     ),
 )
-@click.option("--over", default="5m", show_default=True, help="Rates are means over so long: 90s, 5m, 2h.")
+@click.option("--over", default="5m", show_default=True, help="Rates are means over this stretch: 90s, 5m, 2h.")
 @click.option(
-    "--every", type=click.FloatRange(min=0.2), default=2.0, show_default=True, help="Read the ledger so often, s."
+    "--every",
+    type=click.FloatRange(min=0.2),
+    default=2.0,
+    show_default=True,
+    help="Read the ledger every so many seconds.",
 )
 @click.option("--view", type=click.Choice([view.name for view in VIEWS]), default=VIEWS[0].name, show_default=True)
 @click.option("--once", is_flag=True, help="Print all views and end.")
@@ -49,14 +53,14 @@ def top(*, over: str, every: float, view: str, once: bool, form: str, tz: str, h
     The ledger is only read. It grows window by window: what the agent has not booked yet is not in the figures, and the
     first line says how old they are. A > before a cost says that more is unpriced, a ? that something is unknown.
     """
-    over_ns, where = stretch_ns(over), zone(tz)
+    over_ns, time_zone = stretch_ns(over), zone(tz)
     if once:
         with open_ledger(home) as store:
-            found = look(store, over_ns, REQUESTS[form])
+            snapshot = read_snapshot(store, over_ns, REQUESTS[form])
         if form == "table":
-            out("\n".join(clean(line) for line in headlines(found, time.time_ns(), where)) + "\n\n")
-        out(render([as_table(each, found) for each in VIEWS], form))
+            out("\n".join(clean(line) for line in headlines(snapshot, time.time_ns(), time_zone)) + "\n\n")
+        out(render([as_table(shown_view, snapshot) for shown_view in VIEWS], form))
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
         raise CosttraceError("`costtrace top` needs a terminal; `costtrace top --once` prints the same to a pipe")
-    import_module("costtrace_ui.top.screen").run(home, over_ns=over_ns, every_s=every, view=view, zone=where)
+    import_module("costtrace_ui.top.screen").run(home, over_ns=over_ns, every_s=every, view=view, zone=time_zone)

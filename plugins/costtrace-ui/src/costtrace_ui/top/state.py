@@ -1,15 +1,15 @@
-"""What `costtrace top` shows at a moment, and what each key does to that. No terminal is in it."""
+"""The state of `costtrace top`'s screen, and what each key does to it. Knows no terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from costtrace.core.units import NS_PER_HOUR, NS_PER_S
 from costtrace.reports.output.tables import Row
-from costtrace_ui.live.figures import Look, arranged
+from costtrace_ui.live.figures import Snapshot, arranged
 from costtrace_ui.live.views import VIEWS, Field, View
 
 STRETCHES_NS = (60 * NS_PER_S, 300 * NS_PER_S, 900 * NS_PER_S, NS_PER_HOUR, 6 * NS_PER_HOUR, 24 * NS_PER_HOUR)
-"""What + and - step through."""
+"""The lengths of time that + and - step through."""
 HELP = (
     "1 to 6        a view: tenants, models, engines, devices, running and ended requests",
     "tab           the next view",
@@ -19,7 +19,7 @@ HELP = (
     "f             freeze: nothing is read until f again",
     "+, -          a longer, a shorter stretch of time",
     "enter         the requests behind a row; of a request, why it cost what it did",
-    "e             explain: this request, or the dearest one behind this row",
+    "e             explain: this request, or the most expensive one behind this row",
     "escape        back",
     "q             end",
     "",
@@ -32,17 +32,17 @@ _MOVES = {"up": -1, "k": -1, "down": 1, "j": 1, "pgup": -PAGE, "pgdn": PAGE, "ho
 
 @dataclass
 class State:
-    """The screen's state. `press` changes it; the loop does what it returns."""
+    """The screen's state. `press` changes it and returns what the loop has to do."""
 
     over_ns: int
     view: int = 0
     cursor: int = 0
     words: dict[str, str] = field(default_factory=dict)
-    """The filter, by view."""
+    """The words that rows are filtered by, by view."""
     order: dict[str, tuple[str, bool]] = field(default_factory=dict)
-    """The key that rows are sorted by and whether the other way round, by view."""
+    """The key that rows are sorted by, and whether backwards, by view."""
     chosen: dict[str, str] = field(default_factory=dict)
-    """Only requests whose field is that: set by enter on a row."""
+    """Fields and values that requests must have: set by enter on a row."""
     typing: bool = False
     frozen: bool = False
     text: Sequence[str] = ()
@@ -56,21 +56,23 @@ class State:
         return VIEWS[self.view]
 
     def sorted_by(self, shown: Sequence[Field]) -> tuple[Field, bool]:
-        """The field that rows are sorted by, and whether the other way round. At first: the dearest on top."""
+        """The field that rows are sorted by, and whether backwards. The default: cost, the most expensive on top."""
         name, backwards = self.order.get(self.now.name, ("", False))
-        preferred = [one for one in shown if one.key == name] or [one for one in shown if one.key == "cost_nano"]
+        preferred = [candidate for candidate in shown if candidate.key == name] or [
+            candidate for candidate in shown if candidate.key == "cost_nano"
+        ]
         return (preferred or list(shown))[0], backwards
 
-    def rows(self, look: Look, shown: Sequence[Field]) -> list[Row]:
+    def rows(self, snapshot: Snapshot, shown: Sequence[Field]) -> list[Row]:
         """The rows of the view, filtered and sorted."""
         by, backwards = self.sorted_by(shown)
-        rows = self.now.rows(look)
+        rows = self.now.rows(snapshot)
         if not self.now.filters:
             rows = [row for row in rows if all(row.get(key, value) == value for key, value in self.chosen.items())]
         return arranged(rows, by.key, backwards=backwards, words=self.words.get(self.now.name, ""))
 
     def press(self, key: str, rows: Sequence[Row], shown: Sequence[Field]) -> str:
-        """Do what *key* means. Returns what is left for the loop: ``quit``, ``read``, ``explain`` or nothing."""
+        """Apply *key*. Returns the action for the loop: ``quit``, ``read``, ``explain`` or ''."""
         self.message = ""
         if self.typing:
             self._type(key)
@@ -141,7 +143,7 @@ class State:
     def _sort(self, key: str, shown: Sequence[Field]) -> None:
         by, backwards = self.sorted_by(shown)
         if key == "s":
-            keys = [one.key for one in shown]
+            keys = [column.key for column in shown]
             self.order[self.now.name] = (keys[(keys.index(by.key) + 1) % len(keys)], False)
         else:
             self.order[self.now.name] = (by.key, not backwards)
@@ -161,7 +163,7 @@ class State:
             return "explain" if "record_id" in rows[self.cursor] else ""
         row = rows[self.cursor]
         if row["kind"] != "request":
-            self.message = "no request is behind this row: it is nobody's time"
+            self.message = "no request is behind this row: it is time without requests"
             return ""
         self.chosen = {self.now.filters: str(row["name"])}
         self._show([view.name for view in VIEWS].index("ended"))

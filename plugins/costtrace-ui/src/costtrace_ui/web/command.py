@@ -11,8 +11,8 @@ from costtrace.cli.usage.carbon import stated_intensity
 from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.reader import open_ledger
-from costtrace_ui.web.answers import Answers
-from costtrace_ui.web.server import Door, Server, own_style
+from costtrace_ui.web.responses import Responder
+from costtrace_ui.web.server import AccessPolicy, Server, load_style
 
 
 @click.command(
@@ -41,33 +41,33 @@ def ui(*, bind: str, port: int, names: tuple[str, ...], tz: str, home: Path) -> 
     figures as JSON.
     """
     path = load().ui_token_file
-    door = Door(bind, "" if path is None else token(path), names)
-    door.check()
-    with open_ledger(home):  # a home without a ledger is told at once
+    policy = AccessPolicy(bind, "" if path is None else token(path), names)
+    policy.check()
+    with open_ledger(home):  # a home without a ledger is an error at once
         pass
     try:
-        server = Server(door, port, Answers(home, own_style(), zone(tz), stated_intensity()))
+        server = Server(policy, port, Responder(home, load_style(), zone(tz), stated_intensity()))
     except OSError as error:
         raise CosttraceError(
             f"cannot listen on {bind}, port {port}: {error.strerror}. --port 0 takes a free one."
         ) from error
     with server:
-        shown = f"[{bind}]" if ":" in bind else bind
-        out(f"http://{shown}:{server.server_address[1]}/ (end it with Ctrl-C)\n")
+        host = f"[{bind}]" if ":" in bind else bind
+        out(f"http://{host}:{server.server_address[1]}/ (end it with Ctrl-C)\n")
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
 
 
 def token(path: Path) -> str:
-    """The first line of a file that nobody else can read. Raises: CosttraceError."""
+    """The first line of a file that only its owner can read. Raises: CosttraceError, for any other file."""
     try:
         with path.open(encoding="utf-8") as file:
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & 0o077:
                 raise CosttraceError(f"{path} can be read by others (mode {mode:04o}): run chmod 600 {path}")
-            found = file.readline().strip()
+            first_line = file.readline().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CosttraceError(f"cannot read the token file {path}: {error}") from error
-    if not found:
+    if not first_line:
         raise CosttraceError(f"the token file {path} is empty: put 16 characters or more into it")
-    return found
+    return first_line

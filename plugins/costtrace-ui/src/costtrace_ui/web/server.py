@@ -1,4 +1,4 @@
-"""The socket of `costtrace ui`: GET and HEAD, from whom and under which name it may be asked."""
+"""The HTTP server of `costtrace ui`: GET and HEAD only, and who may ask it under which host name."""
 
 import base64
 import binascii
@@ -12,28 +12,28 @@ from threading import BoundedSemaphore
 from typing import NamedTuple
 
 from costtrace.core.errors import CosttraceError
-from costtrace_ui.web.answers import Answer, Answers
-from costtrace_ui.web.frame import Style
+from costtrace_ui.web.html_parts import Style
+from costtrace_ui.web.responses import Responder, Response
 
 AT_ONCE = 8
-"""So many requests are answered at a time; others are told to come again."""
+"""How many requests are answered at a time; others get a 503 with Retry-After."""
 TIMEOUT_S = 10
 SHORTEST_TOKEN = 16
 PLAIN = "text/plain; charset=utf-8"
 
 
-class Door(NamedTuple):
-    """Who may come in."""
+class AccessPolicy(NamedTuple):
+    """Who may read the pages: the address to listen on, the token, the host names."""
 
     address: str
-    """What the server listens on: an IP address."""
+    """The IP address that the server listens on."""
     token: str
-    """'' : nobody is asked for one."""
+    """'': no token is needed."""
     names: Collection[str] = ()
-    """Names that it may be asked under, beside localhost and its address."""
+    """Host names that it answers to, beside localhost and its address."""
 
     def check(self) -> None:
-        """Refuse what would be open to others. Raises: CosttraceError."""
+        """Raises: CosttraceError, where others could read the pages without a token, or the token is too short."""
         try:
             ip = ipaddress.ip_address(self.address)
         except ValueError:
@@ -48,93 +48,95 @@ class Door(NamedTuple):
             raise CosttraceError(f"the token of the live page is shorter than {SHORTEST_TOKEN} characters")
 
     def knows(self, host: str) -> bool:
-        """Whether a Host header names this server: a name that another site lets point here is not one (rebinding)."""
+        """Whether a Host header names this server. A foreign name that resolves here does not (DNS rebinding)."""
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
         name = name.removeprefix("[").removesuffix("]").lower()
         if name == "localhost" or name in {known.lower() for known in self.names}:
             return True
         try:
-            ip, own = ipaddress.ip_address(name), ipaddress.ip_address(self.address)
+            ip, listening = ipaddress.ip_address(name), ipaddress.ip_address(self.address)
         except ValueError:
             return False
-        return ip.is_loopback or ip == own or own.is_unspecified
+        return ip.is_loopback or ip == listening or listening.is_unspecified
 
     def admits(self, authorization: str) -> bool:
-        """Whether the token was given, as a bearer token or as the password of a user without a name that matters."""
+        """Whether an Authorization header has the token, as a bearer token or as the password of any user."""
         if not self.token:
             return True
         scheme, _, value = authorization.partition(" ")
-        given = value.strip()
+        offered = value.strip()
         if scheme.lower() == "basic":
             try:
-                given = base64.b64decode(given, validate=True).decode("utf-8", "replace").partition(":")[2]
+                offered = base64.b64decode(offered, validate=True).decode("utf-8", "replace").partition(":")[2]
             except binascii.Error:
-                given = ""
+                offered = ""
         elif scheme.lower() != "bearer":
-            given = ""
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
+            offered = ""
+        return hmac.compare_digest(offered.encode("utf-8", "replace"), self.token.encode())
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one ledger."""
+    """Serves one ledger's pages, a thread for each request."""
 
     daemon_threads = True
 
-    def __init__(self, door: Door, port: int, answers: Answers) -> None:
-        door.check()
-        self.door, self.answers, self.room = door, answers, BoundedSemaphore(AT_ONCE)
-        self.address_family = socket.AF_INET6 if ":" in door.address else socket.AF_INET
-        super().__init__((door.address, port), Handler)
+    def __init__(self, policy: AccessPolicy, port: int, responder: Responder) -> None:
+        policy.check()
+        self.policy, self.responder, self.slots = policy, responder, BoundedSemaphore(AT_ONCE)
+        self.address_family = socket.AF_INET6 if ":" in policy.address else socket.AF_INET
+        super().__init__((policy.address, port), Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that went away is no news; nothing that was asked for is printed."""
+        """Print nothing: a browser that disconnected is not an error, and addresses name requests."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """Handles one HTTP request."""
 
     server: Server
     timeout = TIMEOUT_S
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Respond to GET; HEAD is the same without a body."""
         self._respond(self._answer())
 
     do_HEAD = do_GET  # noqa: N815 - http.server's names
 
     def __getattr__(self, name: str) -> object:
-        """Every other method is refused: nothing here can be changed."""
+        """Refuse every other method: nothing here can be changed."""
         if name.startswith("do_"):
-            return lambda: self._respond(Answer(405, PLAIN, b"only GET and HEAD: nothing here can be changed\n"))
+            return lambda: self._respond(Response(405, PLAIN, b"only GET and HEAD: nothing here can be changed\n"))
         raise AttributeError(name)
 
-    def _answer(self) -> Answer:
+    def _answer(self) -> Response:
         hosts = self.headers.get_all("Host") or []
-        if len(hosts) != 1 or not self.server.door.knows(hosts[0]):
-            return Answer(421, PLAIN, b"this server is not known by that name: see costtrace ui --allow-host\n")
-        if not self.server.door.admits(self.headers.get("Authorization", "")):
-            return Answer(401, PLAIN, b"a token is needed: as a bearer token, or as the password with any user name\n")
-        if not self.server.room.acquire(blocking=False):
-            return Answer(503, PLAIN, b"too many requests at once: come again\n")
+        if len(hosts) != 1 or not self.server.policy.knows(hosts[0]):
+            return Response(421, PLAIN, b"this server is not known by that name: see costtrace ui --allow-host\n")
+        if not self.server.policy.admits(self.headers.get("Authorization", "")):
+            return Response(
+                401, PLAIN, b"a token is needed: as a bearer token, or as the password with any user name\n"
+            )
+        if not self.server.slots.acquire(blocking=False):
+            return Response(503, PLAIN, b"too many requests at once: come again\n")
         try:
             path, _, query = self.path.partition("?")
-            return self.server.answers.answer(path, query)
+            return self.server.responder.respond(path, query)
         finally:
-            self.server.room.release()
+            self.server.slots.release()
 
-    def _respond(self, answer: Answer) -> None:
+    def _respond(self, answer: Response) -> None:
         self.send_response(answer.status)
         headers = {
             "Content-Type": answer.kind,
             "Content-Length": str(len(answer.body)),
-            "Content-Security-Policy": self.server.answers.style.policy,
+            "Content-Security-Policy": self.server.responder.style.policy,
             "X-Content-Type-Options": "nosniff",
             "X-Frame-Options": "DENY",
             "Referrer-Policy": "no-referrer",
             "Cross-Origin-Resource-Policy": "same-origin",
             "Cross-Origin-Opener-Policy": "same-origin",
             "Cache-Control": "no-store",
-            **_MORE.get(answer.status, {}),
+            **_EXTRA_HEADERS.get(answer.status, {}),
         }
         for name, value in headers.items():
             self.send_header(name, value)
@@ -143,23 +145,23 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def version_string(self) -> str:
-        """The name without versions: who looks for weak ones learns none."""
+        """The name without versions, which would help an attacker."""
         return "costtrace"
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Say nothing: addresses name requests and tenants."""
+        """Log nothing: addresses name requests and tenants."""
 
 
-_MORE = {
+_EXTRA_HEADERS = {
     401: {"WWW-Authenticate": 'Basic realm="costtrace", charset="UTF-8"'},
     405: {"Allow": "GET, HEAD"},
     503: {"Retry-After": "2"},
 }
 
 
-def own_style() -> Style:
-    """The style of the board with the live pages' own, and their script."""
+def load_style() -> Style:
+    """The style of all costtrace's pages with the live pages' own, and their script."""
     css = files("costtrace.reports.output").joinpath("page.css").read_text(encoding="utf-8")
-    own = files("costtrace_ui.web")
-    css += own.joinpath("ui.css").read_text(encoding="utf-8")
-    return Style(css, own.joinpath("ui.js").read_text(encoding="utf-8"))
+    package = files("costtrace_ui.web")
+    css += package.joinpath("ui.css").read_text(encoding="utf-8")
+    return Style(css, package.joinpath("ui.js").read_text(encoding="utf-8"))

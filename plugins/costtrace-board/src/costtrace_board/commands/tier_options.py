@@ -1,4 +1,4 @@
-"""``--tier``, ``--book``: under whose price of a GPU-hour a throughput becomes a cost."""
+"""The options ``--tier``, ``--book`` and ``--basis``: at which price of a GPU-hour a throughput becomes a cost."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Function = Callable[..., Any]
 
 
 def tier_options(function: Function) -> Function:
-    """``--tier``, ``--book``, ``--basis``."""
+    """A decorator that adds ``--tier``, ``--book`` and ``--basis`` to a command."""
     for option in (
         click.option(
             "--basis",
@@ -42,38 +42,40 @@ def tier_options(function: Function) -> Function:
 
 
 def find_tier(name: str | None, book: Path | None) -> Tier | None:
-    """The tier that was named; None where none was. Raises: CosttraceError."""
+    """The tier that ``--tier`` names; None without the option. Raises: CosttraceError."""
     if name is None:
         return None
-    called, _, price = name.partition("=")
+    label, _, price = name.partition("=")
     if price:
-        return Tier(called, "USD", (TierPrice("*", _price(name, price), "as given with --tier"),))
+        return Tier(label, "USD", (TierPrice("*", _price(name, price), "as given with --tier"),))
     if book is not None:
-        return _of_book(called, book)
-    if called not in TIERS:
+        return _tier_of_book(label, book)
+    if label not in TIERS:
         raise CosttraceError(
-            f"there is no published tier {called!r}: take {', '.join(TIERS)}, give a price ({called}=2.10, USD per "
+            f"there is no published tier {label!r}: take {', '.join(TIERS)}, give a price ({label}=2.10, USD per "
             "GPU-hour), or name your price book with --book"
         )
-    return TIERS[called]
+    return TIERS[label]
 
 
-def _of_book(name: str, path: Path) -> Tier:
+def _tier_of_book(name: str, path: Path) -> Tier:
     book = load_price_book(path)
     now_ns = time.time_ns()
     entries = [entry for entry in book.devices if entry.tier in {"", name} and holds(entry, now_ns)]
     if not entries:
         tiers = sorted({entry.tier for entry in book.devices})
         raise CosttraceError(f"price book {path} has no tier {name!r} that holds today. It has: {', '.join(tiers)}.")
-    prices = tuple(TierPrice(e.match, e.per_gpu_hour, f"price book {book.name}: {e.name}") for e in entries)
+    prices = tuple(
+        TierPrice(entry.match, entry.per_gpu_hour, f"price book {book.name}: {entry.name}") for entry in entries
+    )
     return Tier(f"{name} of {book.name}", book.currency, prices)
 
 
 def _price(name: str, price: str) -> Decimal:
     try:
-        found = Decimal(price)
+        number = Decimal(price)
     except InvalidOperation:
-        found = Decimal("NaN")
-    if not found.is_finite() or found <= 0:
+        number = Decimal("NaN")
+    if not number.is_finite() or number <= 0:
         raise CosttraceError(f"--tier {name}: {price!r} is no price; write it as mine=2.10 (USD per GPU-hour)")
-    return found
+    return number

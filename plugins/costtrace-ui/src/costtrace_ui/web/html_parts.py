@@ -1,4 +1,4 @@
-"""What all live pages have in common: head, navigation, tables, tiles. Pure; every text is cleaned and escaped here."""
+"""The parts of the live pages: frame, sections, tiles, tables, links. Pure; cleans and escapes every text."""
 
 import base64
 import hashlib
@@ -20,17 +20,17 @@ NAVIGATION = (
 )
 STRETCHES = ("5m", "1h", "6h", "24h", "7d", "all")
 EXACT = ("cost_nano", "gpu_ns", "energy_uj", "output_tokens", "requests", "cost_unknown_gpu_ns")
-"""Fields of a row that stand on its line as exact integers, for programs and tests."""
+"""Fields of a row that its ``tr`` has as exact integers in ``data-`` attributes, for programs and tests."""
 
 SHORT = 28
-"""Characters of a line's name that are kept together."""
+"""Characters up to which a first cell is kept on one line."""
 
-Cell = Callable[[Row, str], str]
-"""Makes a link of a cell: from the row and the escaped text."""
+CellLink = Callable[[Row, str], str]
+"""Makes the HTML of a linked cell from its row and its escaped text."""
 
 
 class Style(NamedTuple):
-    """The page's own style and script, and the policy that allows nothing else."""
+    """The pages' style and script, and the content policy that allows nothing else."""
 
     css: str
     script: str
@@ -45,44 +45,44 @@ class Style(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page, before it is framed."""
+    """One page, before `framed` adds head, navigation and footer."""
 
     path: str
     title: str
     body: str
     over: str
-    """The stretch of time that is shown; '' where the page has none."""
+    """The stretch of time that is shown, one of `STRETCHES`; '' where the page has none."""
     subtitle: str = ""
     simulated: bool = False
     query: Mapping[str, str] = {}
-    """What else is asked for, kept when the stretch changes."""
+    """The other parameters of the address, kept when the stretch changes."""
     every_ms: int = 0
-    """It is read again so often; 0: never."""
+    """The interval at which a browser reads it again; 0: never."""
 
 
 def text(value: str) -> str:
-    """*value* for HTML, in text and in attributes: nothing in it steers."""
+    """*value* escaped for HTML text and attributes, without control characters."""
     return escape(clean(value), quote=True)
 
 
 def link(path: str, **query: str) -> str:
-    """An address on this server, escaped for an attribute."""
-    asked = urlencode({key: value for key, value in query.items() if value})
-    return escape(f"/{path}{'?' + asked if asked else ''}", quote=True)
+    """A link to a page of this server, escaped for an attribute; empty parameters are left out."""
+    parameters = urlencode({key: value for key, value in query.items() if value})
+    return escape(f"/{path}{'?' + parameters if parameters else ''}", quote=True)
 
 
 def request_link(row: Row, shown: str) -> str:
-    """A cell that leads to the request's own page."""
+    """A cell that links to the request's own page."""
     return f'<a href="/requests/{quote(str(row["record_id"]), safe="")}">{shown}</a>'
 
 
 def json_link(record_id: str) -> str:
-    """Where the request is as JSON."""
+    """A note that links to the request as JSON."""
     return f'<p class="note"><a href="/v1/requests/{quote(record_id, safe="")}">As JSON, exact</a></p>'
 
 
 def framed(page: Page, style: Style) -> str:
-    """The whole page."""
+    """The whole HTML document of a page."""
     tabs = "".join(
         f'<a href="{link(path, over=page.over)}"{_current(path == page.path.partition("/")[0])}>{name}</a>'
         for path, name in NAVIGATION
@@ -112,12 +112,12 @@ def _current(yes: bool) -> str:  # noqa: FBT001 - whether it is the current one
 
 
 def section(title: str, body: str) -> str:
-    """A part of a page, under its heading."""
+    """A section under its heading."""
     return f"<section><h2>{text(title)}</h2>{body}</section>\n"
 
 
 def tile(what: str, figure: str, how: str, exact: int | None = None) -> str:
-    """A figure with its name and what it is made of; *exact*: as an integer."""
+    """A figure with its name and what it is made of; *exact*: the same as an integer, for programs."""
     shown = text(figure) if exact is None else f'<data value="{exact}">{text(figure)}</data>'
     return (
         f'<li><span class="what">{text(what)}</span><span class="figure">{shown}</span>'
@@ -126,38 +126,38 @@ def tile(what: str, figure: str, how: str, exact: int | None = None) -> str:
 
 
 def in_order(table: Table, headings: Sequence[str]) -> Table:
-    """The table with the columns of these headings first: what is looked for first, on a phone too."""
-    place = {heading: number for number, heading in enumerate(headings)}
-    return table._replace(columns=sorted(table.columns, key=lambda column: place.get(column.heading, len(place))))
+    """The table with the columns of *headings* first, which a narrow screen shows without scrolling."""
+    position = {heading: number for number, heading in enumerate(headings)}
+    return table._replace(columns=sorted(table.columns, key=lambda column: position.get(column.heading, len(position))))
 
 
-def html_table(table: Table, links: Mapping[str, Cell] | None = None, *, most: int = 200) -> str:
-    """A table that scrolls inside itself where it is too wide; *links* by a column's heading."""
+def html_table(table: Table, links: Mapping[str, CellLink] | None = None, *, most: int = 200) -> str:
+    """A table that scrolls sideways where it is too wide; *links*: by column heading; *most*: rows that are shown."""
     if not table.rows:
         return '<p class="note">Nothing here in this stretch of time.</p>'
     table = table._replace(columns=[c for c in table.columns if any(c.show(row) for row in table.rows)])
     heads = "".join(f'<th scope="col"{_side(right=c.right)}>{text(c.heading)}</th>' for c in table.columns)
     body = "".join(_line(table, row, links or {}) for row in table.rows[:most])
-    left = len(table.rows) - most
-    notes = [*table.notes, *([f"{left:,} more lines are not shown."] if left > 0 else [])]
-    said = f'<p class="note">{text(" ".join(notes))}</p>' if notes else ""
+    hidden_rows = len(table.rows) - most
+    notes = [*table.notes, *([f"{hidden_rows:,} more lines are not shown."] if hidden_rows > 0 else [])]
+    note = f'<p class="note">{text(" ".join(notes))}</p>' if notes else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{text(table.title)}">'
         f'<table data-name="{text(table.name)}"><caption class="hidden">{text(table.title)}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{said}"
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}"
     )
 
 
-def _line(table: Table, row: Row, links: Mapping[str, Cell]) -> str:
+def _line(table: Table, row: Row, links: Mapping[str, CellLink]) -> str:
     cells = []
-    for place, column in enumerate(table.columns):
+    for position, column in enumerate(table.columns):
         shown = text(column.show(row))
         if column.heading in links:
             shown = links[column.heading](row, shown)
-        kind = "th" if place == 0 else "td"
-        scope = ' scope="row"' if place == 0 else ""
+        kind = "th" if position == 0 else "td"
+        scope = ' scope="row"' if position == 0 else ""
         short = len(column.show(row)) <= SHORT
-        css = ' class="short"' if place == 0 and short else _side(right=column.right)
+        css = ' class="short"' if position == 0 and short else _side(right=column.right)
         cells.append(f"<{kind}{scope}{css}>{shown}</{kind}>")
     exact = "".join(f' data-{key.replace("_", "-")}="{row[key]}"' for key in EXACT if isinstance(row.get(key), int))
     kind = str(row.get("kind", "request"))
@@ -170,10 +170,12 @@ def _side(*, right: bool) -> str:
 
 
 def form(path: str, fields: Sequence[str], hidden: Mapping[str, str]) -> str:
-    """A form that asks for a page: GET, nothing is sent that is not in the address."""
-    kept = "".join(f'<input type="hidden" name="{text(key)}" value="{text(v)}">' for key, v in hidden.items() if v)
+    """A search form: GET, so all it sends is in the address; *hidden*: parameters that it keeps."""
+    kept = "".join(
+        f'<input type="hidden" name="{text(key)}" value="{text(value)}">' for key, value in hidden.items() if value
+    )
     return f'<form class="search" method="get" action="/{path}">{"".join(fields)}{kept}<button>show</button></form>'
 
 
-def _hash(words: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(words.encode()).digest()).decode()
+def _hash(content: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
