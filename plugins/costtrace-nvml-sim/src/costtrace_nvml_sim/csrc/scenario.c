@@ -45,9 +45,13 @@ static int number(struct reader *reader, char **text, i64 low, i64 high, i64 *ou
     return 0;
 }
 
+/* What NVML shows is ASCII: its readers decode it, and end on anything else. Paths (which are longer) may be anything. */
 static int text_into(struct reader *reader, const char *value, char *out, size_t size) {
     if (strlen(value) >= size)
         return fail(reader, "text longer than %zu characters", size - 1);
+    for (const char *at = value; size == TEXT && *at; at++)
+        if (*at < ' ' || *at > '~')
+            return fail(reader, "text that is not printable ASCII");
     strcpy(out, value);
     return 0;
 }
