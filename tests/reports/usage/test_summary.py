@@ -13,7 +13,7 @@ from costtrace.ledger.answers import Ended, Period, Used
 from costtrace.ledger.queries import DIMENSIONS, bounds, ended, used
 from costtrace.ledger.reader import Filter, SqliteStore
 from costtrace.reports.usage.summary import ALL_REQUESTS, EVERYTHING, summarize
-from costtrace.reports.usage.summary_tables import as_rows, summary_tables
+from costtrace.reports.usage.summary_tables import summary_tables
 
 SUMS = ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns")
 NOTHING = dict.fromkeys((*SUMS, "energy_unknown_ns"), 0)
@@ -115,7 +115,7 @@ def test_cost_per_million_tokens_divides_by_the_basis_in_its_name():
         usage(("",), kind="idle", currency="USD", gpu_ns=30, energy_uj=1, device_nano=18_000, energy_nano=0),
     ]
     found = summarize(("tenant",), rows, [tokens(("acme",), "USD", 1, inputs=4, outputs=2)], UTC)
-    acme, idle, requests, everything = as_rows(found)
+    acme, idle, requests, everything = summary_tables(found, "")[0].rows
     assert acme["cost_per_million_total_tokens"] == Decimal(1)
     assert acme["cost_per_million_input_tokens"] == Decimal("1.5")
     assert acme["cost_per_million_output_tokens"] == Decimal(3)

@@ -11,8 +11,9 @@ from fractions import Fraction
 from html import escape
 
 from costtrace.core.wall_time import moment
-from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Row, Table
+from costtrace.reports.output import svg, tables
+from costtrace.reports.output.row_tables import Table
+from costtrace.reports.output.tables import Line
 from costtrace.reports.usage.summary_tables import shares_table
 from costtrace_board import roi
 from costtrace_board.board import group
@@ -217,15 +218,9 @@ def _float(value: Fraction | None) -> float | None:
 
 def _use(board: Board) -> str:
     table = shares_table(board.summary)
-    whole = sum(int(str(row["gpu_ns"])) for row in table.rows)
-    if not whole:
+    if not any(share.whole_ns for share in table.lines):
         return ""
-    parts = [
-        svg.ChartPart(
-            str(row["share"]), int(str(row["gpu_ns"])) / whole, f"{100 * int(str(row['gpu_ns'])) / whole:.1f} %"
-        )
-        for row in table.rows
-    ]
+    parts = [svg.ChartPart(name, ns / whole_ns, f"{100 * ns / whole_ns:.1f} %") for name, ns, whole_ns in table.lines]
     words = ", ".join(f"{part.name} {part.text}" for part in parts)
     chart = svg.stacked_bar("use", "Where the device time went", words, parts)
     return _section("Where the device time went", f"<figure>{chart}</figure>")
@@ -325,14 +320,14 @@ def _reading() -> str:
     return _section("How to read it", f'<dl class="two">{listed}</dl>')
 
 
-def _html_table(table: Table, caption: str = "", *, hidden: bool = False) -> str:
+def _html_table(table: tables.Table[Line], caption: str = "", *, hidden: bool = False) -> str:
     """A table with its first column as row heads; *hidden*: its caption is for screen readers only."""
-    rows = list(table.rows)
-    cut = len(rows) - MAX_ROWS
+    lines = list(table.lines)
+    cut = len(lines) - MAX_ROWS
     if cut > 0:
-        rows = [*rows[: MAX_ROWS - 1], rows[-1]]
+        lines = [*lines[: MAX_ROWS - 1], lines[-1]]
     head = "".join(f'<th scope="col"{_num(column.right)}>{escape(column.heading)}</th>' for column in table.columns)
-    body = "".join(_html_row(table, row) for row in rows)
+    body = "".join(_html_row(table, line) for line in lines)
     notes = [*table.notes, *([f"{cut} more lines are in JSON and CSV."] if cut > 0 else [])]
     said = f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""
     name = caption or table.title
@@ -343,14 +338,14 @@ def _html_table(table: Table, caption: str = "", *, hidden: bool = False) -> str
     )
 
 
-def _html_row(table: Table, row: Row) -> str:
+def _html_row(table: tables.Table[Line], line: Line) -> str:
     cells = []
     for place, column in enumerate(table.columns):
-        value = escape(column.show(row))
+        value = escape(column.show(line))
         short = len(value) <= SHORT
         mark = _num(column.right) if column.right or not short else ' class="short"'
         cells.append(f'<th scope="row"{mark}>{value}</th>' if place == 0 else f"<td{mark}>{value}</td>")
-    css = ' class="sum"' if row.get("model") == "all" else ""
+    css = ' class="sum"' if table.exact(line).get("model") == "all" else ""
     return f"<tr{css}>{''.join(cells)}</tr>"
 
 

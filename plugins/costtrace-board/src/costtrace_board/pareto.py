@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, UJ_PER_J
 from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Column, Row, Table, count
+from costtrace.reports.output.row_tables import Column, Table, count, row_table
+from costtrace.reports.output.tables import Row
 from costtrace_board.board_tables import decimals
 from costtrace_board.figures import Figure, FigureRefused, Priced, cost_per_million, rounded
 from costtrace_board.tables import exact
@@ -94,7 +95,7 @@ def table(points: Sequence[Point], basis: str) -> Table:
         "Measured: the ledger's cost of these requests over their tokens, without idle.",
         "By throughput alone: the same price over the run's tokens/s/GPU, every GPU taken for the whole run.",
     )
-    return Table("operating_points", "Operating points", columns, rows, notes)
+    return row_table("operating_points", "Operating points", columns, rows, notes)
 
 
 def _joules(row: Row) -> str:

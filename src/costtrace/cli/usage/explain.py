@@ -13,7 +13,7 @@ from costtrace.reports.requests import explain as report
 from costtrace.reports.requests.explain_query import explained
 
 PEERS = 500_000
-"""So many of the newest requests make the medians."""
+"""How many of the newest requests the medians are of."""
 
 
 @click.command(
@@ -37,11 +37,11 @@ def explain(*, request: str, since: str | None, until: str | None, tz: str, form
     request of the same tenant and model. A request that several engines worked on is explained part by part.
     """
     with open_ledger(home) as store:
-        found = explained(store, request, period(store, since, until, zone(tz)), PEERS)
-    if not found:
+        explanations = explained(store, request, period(store, since, until, zone(tz)), PEERS)
+    if not explanations:
         raise CosttraceError(f"no request {request!r} is in the ledger; it appears there when it has ended")
     if form == "json":
-        out(render([report.table(found)], "json"))
+        out(render([report.table(explanations)], "json"))
         return
     bar = "#" if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" else "\u2588"
-    out("\n".join(report.as_text(explanation, bar) for explanation in found))
+    out("\n".join(report.as_text(explanation, bar) for explanation in explanations))

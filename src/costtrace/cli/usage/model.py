@@ -33,8 +33,8 @@ def model(*, engine: str | None, limit: int, tz: str, form: str, home: Path) -> 
     """
     where = zone(tz)
     with open_ledger(home) as store:
-        found = fits(store, engine, limit)
-    if not found and form == "table":
+        models = fits(store, engine, limit)
+    if not models and form == "table":
         out("no engine has been attributed yet\n")
         return
-    out(render(tables(found, where), form))
+    out(render(tables(models, where), form))

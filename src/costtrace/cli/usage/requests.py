@@ -8,7 +8,7 @@ from costtrace.cli.options import (
     examples,
     format_option,
     name_period,
-    open_books,
+    open_store,
     out,
     period,
     period_options,
@@ -27,7 +27,7 @@ from costtrace.reports.requests.tables import detail_table, list_table
 from costtrace.reports.requests.why import usual
 
 PEERS = 500_000
-"""So many of the newest requests make the medians: some 100 MB."""
+"""How many of the newest requests the medians are of: some 100 MB of memory."""
 
 
 @click.command(
@@ -86,23 +86,23 @@ def requests(
         chosen = Chosen(Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit, identifier)
         out(joined_requests(home, also, chosen, (since, until), where, form))
         return
-    with open_books(home) as store:
+    with open_store(home) as store:
         which = period(store, since, until, where)
         if identifier is not None:
-            found = find_requests(store, identifier, limit)
-            if not found:
+            rows = find_requests(store, identifier, limit)
+            if not rows:
                 raise CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")
         else:
-            found = find(store, which, Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit)
-        found = renew(store, found)
-        wanted = [(request.tenant, request.model) for request in found]
+            rows = find(store, which, Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit)
+        rows = renew(store, rows)
+        wanted = [(request.tenant, request.model) for request in rows]
         peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
     what = f"Request {identifier}" if identifier else "The dearest requests" if dearest else "Requests"
-    if not found and form == "table":
+    if not rows and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return
     carbon = stated_intensity()
-    tables = [list_table(found, peers, f"{what}, {name_period(which, where)}", where, carbon)]
-    if identifier is not None and form == "table":
-        tables += [detail_table(request, where, carbon) for request in found]
-    out(render(tables, form))
+    table = list_table(rows, peers, f"{what}, {name_period(which, where)}", where, carbon)
+    in_full = identifier is not None and form == "table"
+    details = [detail_table(request, where, carbon) for request in rows] if in_full else []
+    out(render([table, *details], form))

@@ -50,5 +50,5 @@ COLUMNS = (
 
 
 def blank() -> dict[str, Value]:
-    """A row without anything."""
+    """A row in which every column is null."""
     return dict.fromkeys(COLUMNS)

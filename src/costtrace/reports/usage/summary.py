@@ -1,7 +1,7 @@
 """What each tenant and model used and cost in a period: sums of postings and usage records, as tables.
 
-Energy and money are summed where they are known; the device time for which they are not stands beside them
-(`energy_unknown_gpu_ns`, `cost_unknown_gpu_ns`), because unknown is not 0.
+Energy and money are summed where they are known; the device time for which they are not is beside them
+(`energy_unknown_ns`, `cost_unknown_ns`), because unknown is not 0.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -42,10 +42,10 @@ class Line(NamedTuple):
     cost_nano: int | None = None
     cost_unknown_ns: int = 0
     simulated: int = 0
-    """Of how many postings the device or its sensor was a simulated one."""
+    """How many of its postings are of a simulated device or sensor."""
 
     def plus(self, other: "Line") -> "Line":
-        """Both together, under this line's name."""
+        """The sum of both, under this line's keys and kind."""
         amounts = {name: _sum(getattr(self, name), getattr(other, name)) for name in _SUMMED}
         return Line._make({**self._asdict(), **amounts}.values())
 
@@ -94,15 +94,15 @@ def summarize(by: Sequence[str], used: Iterable[Used], ended: Iterable[Ended], z
         key = (*line.keys, line.currency)
         tokens[key] = tokens[key].plus(line) if key in tokens else line
     tidy = _tidy([*lines.values(), *tokens.values()])
-    found = [line for line in tidy if line.kind == REQUESTS]
+    requests = [line for line in tidy if line.kind == REQUESTS]
     rest = [line for line in tidy if line.kind != REQUESTS]
     rest.sort(key=lambda line: (KINDS.index(line.kind) if line.kind in KINDS else 9, line.reason, line.keys))
-    found.sort(key=_order(by))
-    return Summary(tuple(by), found, rest, _totals(("",) * len(by), found, rest))
+    requests.sort(key=_order(by))
+    return Summary(tuple(by), requests, rest, _totals(("",) * len(by), requests, rest))
 
 
 def _namer(by: Sequence[str], zone: tzinfo) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """What turns the quarter hours of a store into hours or days of *zone*."""
+    """A function that turns the quarter hours of a store into hours, days or months of *zone*."""
     formats = [TIME.get(name) for name in by]
     known: dict[tuple[str, str], str] = {}
 
@@ -114,7 +114,7 @@ def _namer(by: Sequence[str], zone: tzinfo) -> Callable[[tuple[str, ...]], tuple
                 continue
             if (key, form) not in known:
                 at = moment(int(key), zone)
-                # An hour that a clock change repeats is told apart by its offset.
+                # A clock change repeats an hour: the offset tells the two apart.
                 offset = f"{at:%z}" if form is TIME["hour"] and at.utcoffset() != timedelta(0) else ""
                 known[key, form] = at.strftime(form) + offset
             names.append(known[key, form])
@@ -171,7 +171,7 @@ def _tidy(lines: Iterable[Line]) -> list[Line]:
 
 
 def _order(by: Sequence[str]) -> Callable[[Line], tuple[object, ...]]:
-    """By time where that is asked for, and the dearest first."""
+    """By time where that is a dimension, then the highest cost first."""
     times = [place for place, name in enumerate(by) if name in TIME]
     return lambda line: (
         *(line.keys[place] for place in times),

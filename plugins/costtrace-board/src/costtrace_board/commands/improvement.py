@@ -13,7 +13,8 @@ from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.reports.output.render import render
-from costtrace.reports.output.tables import Column, Row, Table, text
+from costtrace.reports.output.row_tables import Column, Table, row_table, text
+from costtrace.reports.output.tables import Row
 from costtrace_board.figures import BASES
 from costtrace_board.improvement import Block, Estimate, Improvement, compare
 from costtrace_board.query import blocks
@@ -92,7 +93,7 @@ def _table(found: Improvement) -> Table:
     if found.cost is not None:
         estimates.append((f"cost per million {found.basis} tokens, without idle", found.cost))
     rows = [_row(name, one, found.basis) for name, one in estimates]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("what", "what"),
         Column(found.before_name, lambda row: f"{row['before']:.4f}"),
         Column(found.after_name, lambda row: f"{row['after']:.4f}"),
@@ -104,7 +105,7 @@ def _table(found: Improvement) -> Table:
         ),
         text("verdict", "verdict"),
     )
-    return Table("improvement", "Before and after, mix-adjusted", columns, rows)
+    return row_table("improvement", "Before and after, mix-adjusted", columns, rows)
 
 
 def _times(row: Row) -> str:
@@ -143,4 +144,4 @@ def _facts(found: Improvement, versions: Sequence[Sequence[str]]) -> Table:
         f"Without adjusting for mix and batch the ratio of device time would be {found.raw_ratio:.3f}.",
     )
     columns = (text("what", "what"), text("before", "before"), text("after", "after"))
-    return Table("basis", "What this stands on", columns, rows, notes)
+    return row_table("basis", "What this stands on", columns, rows, notes)

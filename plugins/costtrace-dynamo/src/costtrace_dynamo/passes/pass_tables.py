@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from costtrace.core.apportion import largest_remainder
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, show_amount, show_seconds
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, text
+from costtrace.reports.output.row_tables import Column, Table, count, row_table, text
+from costtrace.reports.output.tables import Row, Value
 from costtrace_dynamo.passes.forward_passes import METHOD, Allocation, Worker
 
 PER_MILLION = 1_000_000
@@ -74,7 +75,7 @@ def check_table(checks: Iterable[Check]) -> Table:
         }
         for check in checks
     ]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("worker", "worker"),
         Column("role", lambda row: str(row["role"] or ""), right=False),
         Column("attributed", lambda row: _time(row["attributed_ns"])),
@@ -85,7 +86,7 @@ def check_table(checks: Iterable[Check]) -> Table:
         count("lost", "lost_passes"),
         Column("device", lambda row: "shared" if row["shared_device"] else "", right=False),
     )
-    return Table("workers", "Attributed busy time against Dynamo's forward-pass metrics", columns, rows, ONE_METER)
+    return row_table("workers", "Attributed busy time against Dynamo's forward-pass metrics", columns, rows, ONE_METER)
 
 
 def _time(value: Value) -> str:
@@ -131,7 +132,7 @@ def estimate_tables(found: Allocation, per_hour: Decimal | None, currency: str) 
     costs: Sequence[int | None] = [None] * len(rows) if whole is None else _split(whole, times)
     for row, cost in zip(rows, costs, strict=True):
         row |= {"cost_nano": cost, "currency": currency if cost is not None else ""}
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("request", lambda row: str(row["request_id"] or row["kind"]), right=False),
         count("input tok", "input_tokens"),
         count("cached", "cached_tokens"),
@@ -142,7 +143,7 @@ def estimate_tables(found: Allocation, per_hour: Decimal | None, currency: str) 
         Column("cost, estimated", _cost),
     )
     title = "ESTIMATED from Dynamo's forward-pass metrics and request records"
-    return [Table("estimates", title, columns, rows, ESTIMATED), _workers_table(found.workers)]
+    return [row_table("estimates", title, columns, rows, ESTIMATED), _workers_table(found.workers)]
 
 
 def _split(whole: int, times: Sequence[int]) -> list[int]:
@@ -156,11 +157,11 @@ def _cost(row: Row) -> str:
 
 def _workers_table(workers: Iterable[Worker]) -> Table:
     rows: list[Row] = [worker._asdict() for worker in workers]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("worker", "worker"),
         count("passes", "passes"),
         count("lost", "lost"),
         Column("busy", lambda row: _time(row["busy_ns"])),
         Column("unassigned", lambda row: _time(row["unassigned_ns"])),
     )
-    return Table("workers", "The workers' own forward passes", columns, rows)
+    return row_table("workers", "The workers' own forward passes", columns, rows)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from costtrace_board.figures import rounded, significant
 from costtrace_board.tables import exact, shown
 
-from costtrace.reports.output.tables import Column, Row, Table, Value, text
+from costtrace.reports.output.row_tables import Column, Table, row_table, text
+from costtrace.reports.output.tables import Row, Value
 from costtrace_lab.plan.figures import EngineGroup, Figures, Run, Scenario, error_of, figures, per_million
 
 LINE = "scenario"
@@ -56,7 +57,7 @@ def scenarios_table(found: Found) -> Table:
     measured = _measured_row(found)
     rows = [measured, *(_scenario_row(found, one) for one in found.scenarios)]
     unit = f"{found.currency} per M {found.basis}"
-    columns = (
+    columns: tuple[Column, ...] = (
         text("scenario", LINE),
         text("how", "how"),
         shown("cost_per_million_tokens_without_idle", f"{unit}, without idle"),
@@ -71,7 +72,7 @@ def scenarios_table(found: Found) -> Table:
     )
     served = f"{found.fleet.model} on {found.fleet.device}"
     title = f"{found.prefix}: what {served} would cost per million {found.basis} tokens"
-    return Table("plan", title, columns, rows, found.notes)
+    return row_table("plan", title, columns, rows, found.notes)
 
 
 def _measured_row(found: Found) -> Row:
@@ -183,7 +184,7 @@ def calibration_table(found: Found) -> Table:
         for what, one, other in pairs
     ]
     off = 100 * (error_of(measured, today) - 1)
-    columns = (
+    columns: tuple[Column, ...] = (
         text("what", "what"),
         shown("measured", "measured"),
         shown("modelled", "modelled"),
@@ -194,7 +195,7 @@ def calibration_table(found: Found) -> Table:
         "ranges hold both the figure with it and the one without, each with its 95 % jackknife interval.",
     )
     title = f"{found.prefix}: today's configuration served again ({found.requests:,} requests)"
-    return Table("calibration", title, columns, rows, notes)
+    return row_table("calibration", title, columns, rows, notes)
 
 
 def _number(value: Fraction | float | None) -> Decimal | None:
@@ -205,4 +206,4 @@ def assumptions_table(found: Found) -> Table:
     """What stands behind the figures."""
     rows: list[Row] = [{"what": what, "value": value, "from": source} for what, value, source in found.assumptions]
     columns = (text("what", "what"), text("value", "value"), text("from", "from"))
-    return Table("assumptions", "What this assumes", columns, rows)
+    return row_table("assumptions", "What this assumes", columns, rows)

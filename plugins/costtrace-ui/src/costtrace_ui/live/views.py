@@ -11,7 +11,8 @@ from typing import NamedTuple
 from costtrace.core.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, seconds, show_amount, show_seconds
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Period
-from costtrace.reports.output.tables import Column, Row, Table
+from costtrace.reports.output.row_tables import Column, Table, row_table
+from costtrace.reports.output.tables import Row
 from costtrace_ui.live import figures as live
 from costtrace_ui.live.figures import Look
 
@@ -176,7 +177,7 @@ VIEWS = (
 def as_table(view: View, look: Look) -> Table:
     """A view as `--once` prints it: all columns, exact rows."""
     columns = [Column(field.heading, field.show, field.right) for field in view.fields]
-    return Table(view.name, view.title, columns, view.rows(look))
+    return row_table(view.name, view.title, columns, view.rows(look))
 
 
 def headlines(look: Look, now_ns: int, zone: tzinfo) -> list[str]:

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from costtrace.reports.output import svg
 from costtrace.reports.output.render import clean
-from costtrace.reports.output.tables import Row, Table
+from costtrace.reports.output.tables import Line, Row, Table
 
 NAVIGATION = (
     ("", "Overview"),
@@ -125,20 +125,20 @@ def tile(what: str, figure: str, how: str, exact: int | None = None) -> str:
     )
 
 
-def in_order(table: Table, headings: Sequence[str]) -> Table:
+def in_order(table: Table[Line], headings: Sequence[str]) -> Table[Line]:
     """The table with the columns of these headings first: what is looked for first, on a phone too."""
     place = {heading: number for number, heading in enumerate(headings)}
     return table._replace(columns=sorted(table.columns, key=lambda column: place.get(column.heading, len(place))))
 
 
-def html_table(table: Table, links: Mapping[str, Cell] | None = None, *, most: int = 200) -> str:
+def html_table(table: Table[Line], links: Mapping[str, Cell] | None = None, *, most: int = 200) -> str:
     """A table that scrolls inside itself where it is too wide; *links* by a column's heading."""
-    if not table.rows:
+    if not table.lines:
         return '<p class="note">Nothing here in this stretch of time.</p>'
-    table = table._replace(columns=[c for c in table.columns if any(c.show(row) for row in table.rows)])
+    table = table._replace(columns=[c for c in table.columns if any(c.show(line) for line in table.lines)])
     heads = "".join(f'<th scope="col"{_side(right=c.right)}>{text(c.heading)}</th>' for c in table.columns)
-    body = "".join(_line(table, row, links or {}) for row in table.rows[:most])
-    left = len(table.rows) - most
+    body = "".join(_line(table, line, links or {}) for line in table.lines[:most])
+    left = len(table.lines) - most
     notes = [*table.notes, *([f"{left:,} more lines are not shown."] if left > 0 else [])]
     said = f'<p class="note">{text(" ".join(notes))}</p>' if notes else ""
     return (
@@ -148,15 +148,16 @@ def html_table(table: Table, links: Mapping[str, Cell] | None = None, *, most: i
     )
 
 
-def _line(table: Table, row: Row, links: Mapping[str, Cell]) -> str:
+def _line(table: Table[Line], line: Line, links: Mapping[str, Cell]) -> str:
+    row = table.exact(line)
     cells = []
     for place, column in enumerate(table.columns):
-        shown = text(column.show(row))
+        shown = text(column.show(line))
         if column.heading in links:
             shown = links[column.heading](row, shown)
         kind = "th" if place == 0 else "td"
         scope = ' scope="row"' if place == 0 else ""
-        short = len(column.show(row)) <= SHORT
+        short = len(column.show(line)) <= SHORT
         css = ' class="short"' if place == 0 and short else _side(right=column.right)
         cells.append(f"<{kind}{scope}{css}>{shown}</{kind}>")
     exact = "".join(f' data-{key.replace("_", "-")}="{row[key]}"' for key in EXACT if isinstance(row.get(key), int))

@@ -10,10 +10,10 @@ from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Ended, Period, Request, Used
 from costtrace.ledger.verify.lines import Discrepancy
 from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Column, Row, Table
+from costtrace.reports.output.tables import AnyTable, Column, Row, Table
 from costtrace.reports.requests.explain import Explanation, Measure
 from costtrace.reports.requests.tables import detail_table, list_table
-from costtrace.reports.usage.summary import summarize
+from costtrace.reports.usage.summary import Line, summarize
 from costtrace.reports.usage.summary_tables import shares_table, summary_tables
 from costtrace_ui.live import figures as live
 from costtrace_ui.live.figures import Look
@@ -128,10 +128,10 @@ def _charts(found: Look, course: Sequence[Course], width_ns: int, zone: tzinfo) 
         charts.append(_cost_chart(found.period, points, currency, width_ns, zone))
     used = [row._replace(keys=()) for row in found.used]
     table = shares_table(summarize((), used, (), zone))
-    whole = sum(int(str(row["gpu_ns"])) for row in table.rows)
-    if whole:
-        shares = [(str(row["share"]), int(str(row["gpu_ns"]))) for row in table.rows]
-        parts = [svg.ChartPart(name, ns / whole, f"{100 * ns / whole:.1f} %") for name, ns in shares]
+    if any(share.whole_ns for share in table.lines):
+        parts = [
+            svg.ChartPart(name, ns / whole_ns, f"{100 * ns / whole_ns:.1f} %") for name, ns, whole_ns in table.lines
+        ]
         words = ", ".join(f"{part.name} {part.text}" for part in parts)
         chart = svg.stacked_bar("use", "Where the device time went", words, parts)
         charts.append(section("Where the device time went", f"<figure>{chart}</figure>"))
@@ -182,13 +182,13 @@ def tenants(period: Period, used: Sequence[Used], ended: Sequence[Ended], asked:
     return Page("tenants", "Tenants, models, engines", body, asked.over, simulated=any(row.simulated for row in used))
 
 
-def _named(table: Table, by: str) -> Table:
+def _named(table: Table[Line], by: str) -> Table[Line]:
     """The table with one column for whose a line is and what it is of."""
 
-    def name(row: Row) -> str:
-        kind = str(row["kind"])
-        what = "" if kind == "request" else f"{kind}: {row['reason']}" if row["reason"] else kind
-        return ", ".join(part for part in (str(row[by]), what) if part)
+    def name(line: Line) -> str:
+        kind = line.kind
+        what = "" if kind == "request" else f"{kind}: {line.reason}" if line.reason else kind
+        return ", ".join(part for part in (*line.keys, what) if part)
 
     return table._replace(
         columns=[Column(by, name, right=False), *(c for c in table.columns if c.heading not in {"", by})]
@@ -263,7 +263,7 @@ def devices(found: Look, asked: Asked) -> Page:
     return Page("devices", "Devices", body, asked.over, simulated=any(device.simulated for device in found.devices))
 
 
-def balance(tables: Sequence[Table], named: Sequence[Discrepancy], total: int, checked: str) -> Page:
+def balance(tables: Sequence[AnyTable], named: Sequence[Discrepancy], total: int, checked: str) -> Page:
     """The trial balance, as `costtrace verify` has it."""
     if total:
         body = f'<p class="bad" role="status">NOT in balance: {total:,} discrepancies</p><ul class="why">'
@@ -275,5 +275,5 @@ def balance(tables: Sequence[Table], named: Sequence[Discrepancy], total: int, c
         body += "</ul>"
     else:
         body = '<p class="good" role="status">in balance</p>'
-    body += "".join(section(table.title, html_table(table)) for table in tables if table.rows)
+    body += "".join(section(table.title, html_table(table)) for table in tables if table.lines)
     return Page("balance", "Trial balance", body, "", checked)
