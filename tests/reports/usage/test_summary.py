@@ -131,7 +131,7 @@ def test_unknown_is_not_zero_and_a_part_that_is_unknown_is_said():
         usage(("blue",), gpu_ns=40, energy_unknown_ns=40),
     ]
     table = summary_tables(summarize(("tenant",), rows, [tokens(("acme",), "USD"), tokens(("blue",))], UTC), "")[0]
-    shown = {column.heading: [column.show(row) for row in table.rows[:2]] for column in table.columns}
+    shown = {column.heading: [column.show(line) for line in table.lines[:2]] for column in table.columns}
     assert shown["cost"] == ["0.000000008 USD + ?", "unknown"]
     assert shown["energy"] == ["0.000 J + ?", "unknown"]
     acme, blue = table.rows[:2]

@@ -16,6 +16,7 @@ from costtrace.reports.output import svg
 from costtrace.reports.output.row_tables import Column, Table, count, row_table
 from costtrace.reports.output.tables import Row
 from costtrace_board.board_tables import decimals
+from costtrace_board.charts import Dot, scatter
 from costtrace_board.figures import Figure, FigureRefused, Priced, cost_per_million, rounded
 from costtrace_board.tables import exact
 
@@ -182,13 +183,13 @@ def charts(own: Sequence[Point], others: Sequence[Priced], basis: str, currency:
         x = svg.nice_axis(unit, max(one.x or 0.0 for one in kept))
         y = svg.nice_axis(f"{currency} per million {basis} tokens", max(one.cost for one in kept) * 1.05)
         series = list(dict.fromkeys(one.series for one in kept))
-        dots: list[svg.Dot] = []
+        dots: list[Dot] = []
         for number, label in enumerate(series):
             mine = [one for one in kept if one.series == label]
             best = front([(one.x or 0.0, one.cost) for one in mine])
-            dots += [svg.Dot(one.x or 0.0, one.cost, number, one.text, place in best) for place, one in enumerate(mine)]
+            dots += [Dot(one.x or 0.0, one.cost, number, one.text, place in best) for place, one in enumerate(mine)]
         words = "Filled and joined: points that no other of its series beats in both. Numbers are concurrency."
-        chart = svg.scatter(name, heading, words, x, y, series, dots)
+        chart = scatter(name, heading, words, x, y, series, dots)
         parts.append(
             f"<section><h2>{escape(heading)}</h2><figure>{chart}<figcaption>{words}</figcaption></figure></section>"
         )

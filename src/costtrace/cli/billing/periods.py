@@ -52,9 +52,7 @@ def close(name: str, tz: str, home: Path, *, open_engines: bool) -> None:
 
 @click.command(
     short_help="New prices for old usage, as adjustments.",
-    epilog=examples(
-        'costtrace rerate --price-book new.yaml --since 2026-11-15 --reason "contract 4711 corrected"',
-    ),
+    epilog=examples('costtrace rerate --price-book new.yaml --since 2026-11-15 --reason "contract 4711 corrected"'),
 )
 @click.option("--price-book", required=True, type=click.Path(path_type=Path), help="The price book to rate by.")
 @click.option("--since", required=True, help="Begin: 2026-11-15, 2026-11-15T14:30, 2h, 7d, today, yesterday.")

@@ -28,10 +28,7 @@ def journal() -> None:
     """Read the journals: what each engine recorded, before any accounting."""
 
 
-@journal.command(
-    "list",
-    epilog=examples("costtrace journal list"),
-)
+@journal.command("list", epilog=examples("costtrace journal list"))
 @home_option
 def list_journals(home: Path) -> None:
     """List the journals that are there, the newest last."""

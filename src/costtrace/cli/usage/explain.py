@@ -6,14 +6,11 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, home_option, out, period, zone
-from costtrace.core.errors import CosttraceError
+from costtrace.cli.usage.requests import PEERS, unknown_request
 from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
 from costtrace.reports.requests import explain as report
 from costtrace.reports.requests.explain_query import explained
-
-PEERS = 500_000
-"""How many of the newest requests the medians are of."""
 
 
 @click.command(
@@ -39,7 +36,7 @@ def explain(*, request: str, since: str | None, until: str | None, tz: str, form
     with open_ledger(home) as store:
         explanations = explained(store, request, period(store, since, until, zone(tz)), PEERS)
     if not explanations:
-        raise CosttraceError(f"no request {request!r} is in the ledger; it appears there when it has ended")
+        raise unknown_request(request)
     if form == "json":
         out(render([report.table(explanations)], "json"))
         return

@@ -13,10 +13,7 @@ from costtrace.reports.output.render import render
 
 @click.command(
     short_help="How each engine's steps are shared, and how well the model fits.",
-    epilog=examples(
-        "costtrace model",
-        "costtrace model --engine vllm-8b-0001 --format json",
-    ),
+    epilog=examples("costtrace model", "costtrace model --engine vllm-8b-0001 --format json"),
 )
 @click.option("--engine", help="Only this engine.")
 @click.option(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from costtrace.core.rows import KINDS
 from costtrace.core.units import seconds, show_amount, show_joules
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.lines import DeviceLine, Discrepancy, EngineTotals
@@ -91,16 +92,8 @@ def time_table(lines: Sequence[DeviceLine], devices: Iterable[Device]) -> Table[
 def _time_line(
     device: str, engine: str, wall_ns: int, parts: Sequence[DeviceLine], difference_ns: int | None
 ) -> TimeLine:
-    return TimeLine(
-        device,
-        engine,
-        wall_ns,
-        request_ns=sum(part.request_ns for part in parts),
-        idle_ns=sum(part.idle_ns for part in parts),
-        overhead_ns=sum(part.overhead_ns for part in parts),
-        unobserved_ns=sum(part.unobserved_ns for part in parts),
-        difference_ns=difference_ns,
-    )
+    kinds = [sum(getattr(part, f"{kind}_ns") for part in parts) for kind in KINDS]
+    return TimeLine._make([device, engine, wall_ns, *kinds, difference_ns])
 
 
 def posted_table(totals: Iterable[EngineTotals]) -> Table[EngineTotals]:

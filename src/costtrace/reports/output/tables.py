@@ -22,16 +22,6 @@ class Column(NamedTuple, Generic[Line]):
     right: bool = True
 
 
-def _no_values(line: object) -> Row:
-    del line
-    return {}
-
-
-def _no_total(line: object) -> bool:
-    del line
-    return False
-
-
 class Table(NamedTuple, Generic[Line]):
     """Lines, the columns that show them, and how machines get them."""
 
@@ -40,14 +30,14 @@ class Table(NamedTuple, Generic[Line]):
     title: str
     columns: Sequence[Column[Line]]
     lines: Sequence[Line]
-    exact: Callable[[Line], Row] = _no_values
+    exact: Callable[[Line], Row] = lambda _: {}
     """A line with all its exact values, for CSV and JSON. A table of a document for people needs none."""
     notes: Sequence[str] = ()
     fields: Sequence[str] = ()
     """Keys of the rows, for the header of a file without rows."""
     view: bool = False
     """It shows the lines of another table again: CSV and JSON leave it out."""
-    is_total: Callable[[Line], bool] = _no_total
+    is_total: Callable[[Line], bool] = lambda _: False
     """Which lines are totals; HTML and PDF set them in bold."""
 
     @property

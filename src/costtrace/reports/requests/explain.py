@@ -1,6 +1,6 @@
 """Why one request cost what it did: sentences, and bars beside the median request of its tenant and model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from costtrace.core.units import show_amount, show_joules, show_seconds
@@ -188,25 +188,16 @@ def saved_by_cache_ns(request: Request, fit: Fit | None) -> int | None:
 
 def _measures(request: Request, usual: Usual | None) -> tuple[Measure, ...]:
     queue_ns = request.scheduled_ns - request.arrived_ns if request.scheduled_ns else None
-    values: Mapping[str, int | None] = {
-        "GPU time": request.gpu_ns,
-        "prefill": request.prefill_ns,
-        "decode": request.decode_ns,
-        "head fees": request.head_ns,
-        "wasted": request.wasted_ns,
-        "queue": queue_ns,
-    }
-    medians: Mapping[str, float | None] = {}
-    if usual is not None and usual.requests > 1:
-        medians = {
-            "GPU time": usual.gpu_ns,
-            "prefill": usual.prefill_ns,
-            "decode": usual.decode_ns,
-            "head fees": usual.head_ns,
-            "wasted": usual.wasted_ns,
-            "queue": usual.queue_ns,
-        }
-    return tuple(Measure(name, value, medians.get(name)) for name, value in values.items())
+    pairs: list[tuple[str, int | None, Callable[[Usual], float | None]]] = [
+        ("GPU time", request.gpu_ns, lambda peer: peer.gpu_ns),
+        ("prefill", request.prefill_ns, lambda peer: peer.prefill_ns),
+        ("decode", request.decode_ns, lambda peer: peer.decode_ns),
+        ("head fees", request.head_ns, lambda peer: peer.head_ns),
+        ("wasted", request.wasted_ns, lambda peer: peer.wasted_ns),
+        ("queue", queue_ns, lambda peer: peer.queue_ns),
+    ]
+    peer = usual if usual is not None and usual.requests > 1 else None
+    return tuple(Measure(name, ns, None if peer is None else median_ns(peer)) for name, ns, median_ns in pairs)
 
 
 def _plot(measures: Sequence[Measure], bar: str) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from costtrace.core.rows import JOINED
 from costtrace.ledger.answers import Request
+from costtrace.reports.usage.summary import whole_sum
 
 PREFILL, DECODE = "prefill", "decode"
 BROKEN_OFF = frozenset({"interrupted", "lost"})
@@ -95,7 +96,7 @@ class Whole(NamedTuple):
         for attempt in self.attempts:
             records.setdefault(attempt.part.record.role, []).append(attempt.part.record)
         return tuple(
-            Share(role, len(mine), sum(r.gpu_ns for r in mine), _sum(r.cost_nano for r in mine))
+            Share(role, len(mine), sum(r.gpu_ns for r in mine), whole_sum(r.cost_nano for r in mine))
             for role, mine in records.items()
         )
 
@@ -145,13 +146,13 @@ def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Who
         prefill_ns=sum(record.prefill_ns for record in records),
         decode_ns=sum(record.decode_ns for record in records),
         wasted_ns=sum(attempt.wasted_ns for attempt in attempts),
-        energy_uj=_sum(record.energy_uj for record in records),
-        cost_nano=_sum(record.cost_nano for record in records) if len(currencies) == 1 else None,
+        energy_uj=whole_sum(record.energy_uj for record in records),
+        cost_nano=whole_sum(record.cost_nano for record in records) if len(currencies) == 1 else None,
         currency=next(iter(currencies)) if len(currencies) == 1 else "",
         input_tokens=min(record.input_tokens for record in records),
         cached_tokens=sum(record.cached_tokens for record in firsts if record.role != DECODE),
-        saved_ns=_sum(_saved(part)[0] for part in hits),
-        saved_nano=_sum(_saved(part)[1] for part in hits) if len(currencies) == 1 else None,
+        saved_ns=whole_sum(_saved(part)[0] for part in hits),
+        saved_nano=whole_sum(_saved(part)[1] for part in hits) if len(currencies) == 1 else None,
         transferred_tokens=sum(record.cached_tokens for record in firsts if record.role == DECODE),
         output_tokens=sum(attempt.output_tokens for attempt in attempts),
         computed_tokens=sum(record.computed_tokens for record in records),
@@ -248,13 +249,3 @@ def _disagreements(records: Sequence[Request]) -> Iterable[str]:
     ):
         if len(values) > 1:
             yield f"its parts name different {what}: {', '.join(sorted(value or 'none' for value in values))}"
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    """The sum; None where one of them is unknown."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total

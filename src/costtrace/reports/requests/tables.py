@@ -43,11 +43,7 @@ def exact_request(request: Request, peers: Peers | None, carbon: CarbonIntensity
 
 
 def list_table(
-    requests: Sequence[Request],
-    peers: Peers | None,
-    title: str,
-    zone: tzinfo,
-    carbon: CarbonIntensity | None = None,
+    requests: Sequence[Request], peers: Peers | None, title: str, zone: tzinfo, carbon: CarbonIntensity | None = None
 ) -> Table[Request]:
     """One line a request; with *peers*, why it cost what it did; with *carbon*, an estimate of its CO2e."""
     rerated = any(request.rerated for request in requests)

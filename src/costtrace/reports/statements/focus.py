@@ -93,11 +93,7 @@ def _split_origin(
         nobody = not of_requests and not line.tenant
         details = {
             "Elements": [
-                {
-                    "AllocatedRatio": amount_of_ratio(ratio),
-                    "UsageUnit": "Hours",
-                    "UsageQuantity": amount(nano_hours),
-                }
+                {"AllocatedRatio": amount_of_ratio(ratio), "UsageUnit": "Hours", "UsageQuantity": amount(nano_hours)}
             ],
             "x_Policy": settlement.policy.name,
             "x_Kind": line.kind,

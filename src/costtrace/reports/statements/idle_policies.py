@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from costtrace.core.apportion import largest_remainder
+from costtrace.reports.usage.summary import known_sum
 
 POLICIES = ("separate", "weighted", "even", "reserved", "peak")
 NOBODY = ""
@@ -72,11 +73,6 @@ class Handed(NamedTuple):
     """The unit of the weights: what a statement says the share was measured in."""
     weights: dict[str, int]
     """By tenant, and by `NOBODY` where something stays."""
-
-
-def known_sum(one: int | None, other: int | None) -> int | None:
-    """Sum of what is known; None only where nothing is."""
-    return one if other is None else other if one is None else one + other
 
 
 def hand_out(policy: str, kind: str, pot: Pot, claims: Mapping[str, Claim]) -> Handed:

@@ -15,8 +15,8 @@ from costtrace.core.apportion import largest_remainder
 from costtrace.core.units import NANO_PER_UNIT
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Ended, Period, Used
-from costtrace.reports.statements.idle_policies import Claim, Handed, Pot, hand_out, known_sum
-from costtrace.reports.usage.summary import REQUESTS
+from costtrace.reports.statements.idle_policies import Claim, Handed, Pot, hand_out
+from costtrace.reports.usage.summary import REQUESTS, known_sum
 
 NANO_PER_CENT = NANO_PER_UNIT // 100
 SHARED_KINDS = ("idle", "overhead")
@@ -258,14 +258,12 @@ def _claims(
     inputs: SettlementInput, policy: IdlePolicy, usage: Iterable[SettlementLine], unowned: Iterable[SettlementLine]
 ) -> dict[tuple[str, str], dict[str, Claim]]:
     place = _currencies(inputs)
-    claims: dict[tuple[str, str], dict[str, Claim]] = defaultdict(dict)
+    claims: dict[tuple[str, str], dict[str, Claim]] = defaultdict(lambda: defaultdict(Claim))
     pools: dict[tuple[str, str], int] = defaultdict(int)
     for line in usage:
-        by_tenant = claims[line.pool, line.currency]
-        claim = by_tenant.get(line.tenant, Claim())
-        by_tenant[line.tenant] = claim._replace(own=claim.own.plus(line.pot))
-        pools[line.pool, line.currency] += line.pot.gpu_ns
-    for line in unowned:
+        claim = claims[line.pool, line.currency][line.tenant]
+        claims[line.pool, line.currency][line.tenant] = claim._replace(own=claim.own.plus(line.pot))
+    for line in (*usage, *unowned):
         pools[line.pool, line.currency] += line.pot.gpu_ns
     slots: dict[tuple[str, str, str, str], int] = defaultdict(int)
     for row in inputs.slots:
@@ -273,16 +271,14 @@ def _claims(
             pool, tenant, slot = row.keys
             slots[pool, place(pool, row.currency), tenant, slot] += row.gpu_ns
     for (pool, currency, tenant, _), ns in slots.items():
-        by_tenant = claims[pool, currency]
-        claim = by_tenant.get(tenant, Claim())
-        by_tenant[tenant] = claim._replace(peak_ns=max(claim.peak_ns, ns))
+        claim = claims[pool, currency][tenant]
+        claims[pool, currency][tenant] = claim._replace(peak_ns=max(claim.peak_ns, ns))
     for quota in policy.quotas:
         for (pool, currency), whole_ns in pools.items():
             if quota.pool in {"", pool}:
-                by_tenant = claims[pool, currency]
-                claim = by_tenant.get(quota.tenant, Claim())
+                claim = claims[pool, currency][quota.tenant]
                 reserved_ns = claim.reserved_ns + int(quota.share * whole_ns)
-                by_tenant[quota.tenant] = claim._replace(reserved_ns=reserved_ns)
+                claims[pool, currency][quota.tenant] = claim._replace(reserved_ns=reserved_ns)
     return claims
 
 

@@ -21,8 +21,8 @@ from costtrace.reports.statements.statement_columns import (
     charge_columns,
     day_columns,
     model_columns,
+    reconciliation_columns,
     share_columns,
-    shown_cost,
     time_column,
 )
 from costtrace.reports.usage.summary import REQUESTS
@@ -44,27 +44,11 @@ _WHAT = {
 }
 
 
-class CurrencyTotal(NamedTuple):
-    """Lines of one currency, added up."""
-
-    currency: str
-    gpu_ns: int = 0
-    cost_unknown_ns: int = 0
-    cost_cents: int | None = 0
-
-
-class NamedTotal(NamedTuple):
-    """One line of the reconciliation."""
-
-    name: str
-    total: CurrencyTotal
-
-
 class Frame(NamedTuple):
     """What every statement has of the whole fleet, summed once."""
 
-    whole: dict[str, CurrencyTotal]
-    nobody: dict[str, CurrencyTotal]
+    whole: dict[str, SettlementLine]
+    nobody: dict[str, SettlementLine]
     """By currency: all lines, and those that no tenant pays."""
     used: Table[Share]
 
@@ -75,8 +59,7 @@ def lines_table(settlement: Settlement, lines: Sequence[SettlementLine], carbon:
     def exact(line: SettlementLine) -> Row:
         return _exact(settlement, line, carbon)
 
-    blank = SettlementLine("", "", "", "", "", "", "", Pot())
-    return Table("lines", "Lines", (), lines, exact, fields=tuple(exact(blank)))
+    return Table("lines", "Lines", (), lines, exact, fields=tuple(exact(_blank())))
 
 
 def _exact(settlement: Settlement, line: SettlementLine, carbon: Carbon) -> Row:
@@ -180,12 +163,8 @@ def _sum(lines: Sequence[SettlementLine]) -> SettlementLine:
     total = lines[0]
     for line in lines[1:]:
         total = total.plus(line)
-    return total._replace(cost_cents=_cents(lines))
-
-
-def _cents(lines: Iterable[SettlementLine]) -> int | None:
     cents = [line.cost_cents for line in lines if line.cost_cents is not None]
-    return sum(cents) if cents else None
+    return total._replace(cost_cents=sum(cents) if cents else None)
 
 
 def _by(
@@ -224,56 +203,36 @@ def _charges(usage: Sequence[SettlementLine], shares: Sequence[SettlementLine]) 
 def frame(settlement: Settlement) -> Frame:
     """Sum what all statements of *settlement* share."""
     rests = [line for line in settlement.lines if not line.tenant and line.kind != REQUESTS]
-    return Frame(_totals(settlement.lines), _totals(rests), used_table(settlement))
+    return Frame(_by_currency(settlement.lines), _by_currency(rests), used_table(settlement))
 
 
-def _totals(lines: Iterable[SettlementLine]) -> dict[str, CurrencyTotal]:
-    """By currency."""
-    return {
-        currency: CurrencyTotal(
-            currency,
-            sum(line.pot.gpu_ns for line in group),
-            sum(line.pot.cost_unknown_ns for line in group),
-            _cents(group),
-        )
-        for (currency,), group in _by(lines, lambda line: (line.currency,)).items()
-    }
+def _by_currency(lines: Iterable[SettlementLine]) -> dict[str, SettlementLine]:
+    return {total.currency: total for total in _sums(lines)}
 
 
-def _reconciliation(lines: Sequence[SettlementLine], around: Frame) -> Table[NamedTotal]:
+def _reconciliation(lines: Sequence[SettlementLine], around: Frame) -> Table[StatementLine]:
     """A statement, the others, and what nobody pays: together the fleet. By currency, in cents."""
-    parts: list[NamedTotal] = []
-    statement = _totals(lines)
+    parts: list[StatementLine] = []
+    own = _by_currency(lines)
     for currency, whole in around.whole.items():
-        this = statement.get(currency, CurrencyTotal(currency))
-        nobody = around.nobody.get(currency, CurrencyTotal(currency))
-        others = CurrencyTotal(
-            currency,
-            whole.gpu_ns - this.gpu_ns - nobody.gpu_ns,
-            whole.cost_unknown_ns - this.cost_unknown_ns - nobody.cost_unknown_ns,
-            None if whole.cost_cents is None else whole.cost_cents - (this.cost_cents or 0) - (nobody.cost_cents or 0),
+        nothing = _blank(currency)._replace(cost_cents=0)
+        named = {"this statement": own.get(currency, nothing), "all other tenants": nothing}
+        named |= {"paid by no tenant": around.nobody.get(currency, nothing), "fleet": whole}
+        known = [named["this statement"], named["paid by no tenant"]]
+        cents = None if whole.cost_cents is None else whole.cost_cents - sum(part.cost_cents or 0 for part in known)
+        others = Pot(
+            gpu_ns=whole.pot.gpu_ns - sum(part.pot.gpu_ns for part in known),
+            cost_unknown_ns=whole.pot.cost_unknown_ns - sum(part.pot.cost_unknown_ns for part in known),
         )
-        parts += [
-            NamedTotal("this statement", this),
-            NamedTotal("all other tenants", others),
-            NamedTotal("paid by no tenant", nobody),
-            NamedTotal(_FLEET, whole),
-        ]
-
-    def cost(line: NamedTotal) -> str:
-        total = line.total
-        return shown_cost(total.cost_cents, total.cost_unknown_ns, total.gpu_ns, total.currency)
-
-    columns: list[Column[NamedTotal]] = [
-        text("", lambda line: line.name),
-        time_column("GPU time", lambda line: line.total.gpu_ns),
-        Column("cost", cost),
-    ]
-    title = "Reconciliation to the fleet"
-    return Table("reconciliation", title, columns, parts, is_total=lambda line: line.name == _FLEET)
+        named["all other tenants"] = nothing._replace(pot=others, cost_cents=cents)
+        parts += [StatementLine((name,), part, is_total=name == "fleet") for name, part in named.items()]
+    return _table("reconciliation", "Reconciliation to the fleet", reconciliation_columns(), parts)
 
 
-_FLEET = "fleet"
+def _blank(currency: str = "") -> SettlementLine:
+    return SettlementLine("", "", "", "", "", "", currency, Pot())
+
+
 _ALL_TIME = "all device time"
 
 

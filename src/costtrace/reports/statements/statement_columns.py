@@ -43,14 +43,6 @@ def shown_carbon(carbon_ug: int | None) -> str:
     return f"{grams / 1_000:,.2f} kg" if grams >= 1_000 else f"{grams:,.3f} g"
 
 
-def shown_cost(cost_cents: int | None, cost_unknown_ns: int, gpu_ns: int, currency: str) -> str:
-    """Whole cents, and ``+ ?`` where that is not all; nothing where no time was used."""
-    if cost_cents is None and not gpu_ns:
-        return ""
-    shown = shown_cents(cost_cents, currency)
-    return f"{shown} + ?" if cost_cents is not None and cost_unknown_ns else shown
-
-
 def time_column(heading: str, ns: Callable[[Line], int]) -> Column[Line]:
     """A duration; nothing for 0."""
     return Column(heading, lambda line: show_seconds(ns(line)) if ns(line) else "")
@@ -81,6 +73,11 @@ def share_columns() -> list[Column[StatementLine]]:
         _energy(),
         _cost(),
     ]
+
+
+def reconciliation_columns() -> list[Column[StatementLine]]:
+    """Of the reconciliation to the fleet."""
+    return [_name("", 0), _gpu_time(), _cost()]
 
 
 def _usage_columns(names: list[Column[StatementLine]], carbon: Carbon) -> list[Column[StatementLine]]:
@@ -132,9 +129,14 @@ def _carbon(carbon: Carbon) -> list[Column[StatementLine]]:
 
 
 def _cost() -> Column[StatementLine]:
+    """Whole cents, and ``+ ?`` where that is not all."""
+
     def show(line: StatementLine) -> str:
-        pot = line.sum.pot
-        return shown_cost(line.sum.cost_cents, pot.cost_unknown_ns, pot.gpu_ns, line.sum.currency)
+        cents, pot = line.sum.cost_cents, line.sum.pot
+        if cents is None and not pot.gpu_ns:
+            return ""
+        shown = shown_cents(cents, line.sum.currency)
+        return f"{shown} + ?" if cents is not None and pot.cost_unknown_ns else shown
 
     return Column("cost", show)
 

@@ -9,6 +9,7 @@ from costtrace.core.units import show_amount
 from costtrace.ledger.answers import Ended, Used
 from costtrace.pricing.list_prices import ListPrice
 from costtrace.reports.output.tables import Column, Row, Table, count, text
+from costtrace.reports.usage.summary import whole_sum
 
 
 class Sold(NamedTuple):
@@ -109,12 +110,6 @@ def _total(sold: Sequence[Sold]) -> Sold:
         sum(line.input_tokens for line in sold),
         sum(line.cached_tokens for line in sold),
         sum(line.output_tokens for line in sold),
-        _sum(line.cost_nano for line in sold),
-        _sum(line.price_nano for line in sold),
+        whole_sum(line.cost_nano for line in sold),
+        whole_sum(line.price_nano for line in sold),
     )
-
-
-def _sum(amounts: Iterable[int | None]) -> int | None:
-    """The sum; None where one of them is unknown."""
-    known = list(amounts)
-    return None if None in known else sum(amount for amount in known if amount is not None)

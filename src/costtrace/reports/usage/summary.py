@@ -46,7 +46,7 @@ class Line(NamedTuple):
 
     def plus(self, other: "Line") -> "Line":
         """The sum of both, under this line's keys and kind."""
-        amounts = {name: _sum(getattr(self, name), getattr(other, name)) for name in _SUMMED}
+        amounts = {name: known_sum(getattr(self, name), getattr(other, name)) for name in _SUMMED}
         return Line._make({**self._asdict(), **amounts}.values())
 
     def per_million(self, basis: str) -> Decimal | None:
@@ -65,9 +65,15 @@ class Line(NamedTuple):
 _SUMMED = Line._fields[Line._fields.index("requests") :]
 
 
-def _sum(one: int | None, other: int | None) -> int | None:
+def known_sum(one: int | None, other: int | None) -> int | None:
     """Sum of what is known; None only where nothing is."""
     return one if other is None else other if one is None else one + other
+
+
+def whole_sum(values: Iterable[int | None]) -> int | None:
+    """The sum; None where one of them is unknown."""
+    amounts = list(values)
+    return None if None in amounts else sum(amount for amount in amounts if amount is not None)
 
 
 class Summary(NamedTuple):
@@ -138,7 +144,7 @@ def _used_line(keys: tuple[str, ...], row: Used) -> Line:
         energy_unknown_ns=row.energy_unknown_ns,
         device_cost_nano=row.device_nano,
         energy_cost_nano=row.energy_nano,
-        cost_nano=_sum(row.device_nano, row.energy_nano) if known_cost else None,
+        cost_nano=known_sum(row.device_nano, row.energy_nano) if known_cost else None,
         cost_unknown_ns=0 if known_cost else row.gpu_ns,
         simulated=row.simulated,
     )
