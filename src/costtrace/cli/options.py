@@ -162,7 +162,7 @@ class ReaderGoneError(Exception):
 
 
 def out(text: str) -> None:
-    """Print *text*, which ends its own lines. Raises: ReaderGoneError."""
+    """Print *text* as it is, without a line end of its own. Raises: ReaderGoneError."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -13,7 +13,7 @@ PLUGINS = {"vllm": "costtrace_vllm", "tensorrt-llm": "costtrace_tensorrt_llm", "
 
 
 def installed(engine: str) -> Path | None:
-    """Where the package of *engine* stands in this environment; None where it does not. Imports nothing of it."""
+    """The folder of the package of *engine* in this environment, or None. Imports nothing of it."""
     spec = util.find_spec(PACKAGES[engine])
     places = list(spec.submodule_search_locations or ()) if spec else []
     return Path(places[0]) if places else None
@@ -29,7 +29,7 @@ class HookFit(NamedTuple):
 
 
 def fits(engine: str, package_dir: Path) -> list[HookFit]:
-    """Every hook and whether it fits; none where the plugin or the package is not there."""
+    """Every hook and whether it fits; none where the plugin or the package is missing."""
     try:
         contract = import_module(f"{PLUGINS[engine]}.contract")
     except ImportError:

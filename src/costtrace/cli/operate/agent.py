@@ -25,7 +25,8 @@ def agent(home: Path | None, prices: Path | None, *, once: bool, spawned: bool) 
     """Run this node's agent: read the journals, sample the devices, write the ledger, emit spans and metrics.
 
     One agent runs per COSTTRACE_HOME. The plugin starts one by itself unless COSTTRACE_AGENT=external; run this where a
-    sidecar or a service should do it. It ends on SIGTERM, with everything written. Killed, it goes on where it stood.
+    sidecar or a service should do it. It ends on SIGTERM, with everything written. If it is killed, the next one goes on
+    where it stopped.
 
     OTLP goes where OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_ENDPOINT, ...).
     """
@@ -38,6 +39,6 @@ def agent(home: Path | None, prices: Path | None, *, once: bool, spawned: bool) 
 
 
 def _leave_the_engine() -> None:
-    """Become nobody's child: an engine ends all processes below it, and then there is a last stretch to book."""
+    """Fork, to be no child of the engine: an engine ends its children before their last rows are booked."""
     if os.fork():
         os._exit(0)

@@ -1,4 +1,4 @@
-"""``costtrace requests``: single requests, the dearest of them with the reason."""
+"""``costtrace requests``: single requests, with the reasons of their cost; with their parts on several engines."""
 
 import time
 from contextlib import ExitStack

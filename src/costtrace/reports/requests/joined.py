@@ -82,7 +82,7 @@ class Whole(NamedTuple):
     saved_nano: int | None
     """The same at the price of the part that hit: its cost for its GPU time."""
     transferred_tokens: int
-    """Context that a decode worker was given and did not compute, at its first attempt."""
+    """Context that a decode worker got from a prefill worker and did not compute, at its first attempt."""
     output_tokens: int
     computed_tokens: int
     finality: Finality

@@ -1,4 +1,4 @@
-"""Tables of single requests: a list, the dearest with the reason, and one in full."""
+"""Tables of single requests: a list, with or without the reasons of their cost, and one in full."""
 
 from collections.abc import Sequence
 from datetime import tzinfo
@@ -96,7 +96,7 @@ def detail_table(request: Request, zone: tzinfo, carbon: CarbonIntensity | None 
 
 
 def _shown(request: Request, name: str, value: Value, zone: tzinfo) -> str:
-    """A field for people; exact where that says more."""
+    """A field for people, with the exact value where the rounded one hides it."""
     shown = str(value)
     if isinstance(value, tuple):
         shown = ", ".join(value)

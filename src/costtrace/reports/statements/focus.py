@@ -20,7 +20,7 @@ from costtrace.core.units import NS_PER_HOUR, amount
 from costtrace.core.wall_time import EPOCH
 from costtrace.reports.output.tables import Row, Value
 from costtrace.reports.statements.focus_columns import COLUMNS, blank
-from costtrace.reports.statements.settlement import Settlement, SettlementLine, split_phases_nano
+from costtrace.reports.statements.settlement import Settlement, SettlementLine
 from costtrace.reports.usage.summary import REQUESTS
 
 VIEWS = ("allocation", "service")
@@ -134,7 +134,7 @@ def _service(settlement: Settlement, lines: Sequence[SettlementLine], names: Nam
             key = (line.tenant, line.model, line.currency)
             models[key] = models[key].plus(line) if key in models else line
     for _, line in sorted(models.items()):
-        phases = split_phases_nano(line)
+        phases = _split_phases_nano(line)
         assert phases is not None  # priced
         fresh = max(0, line.input_tokens - line.cached_tokens)
         meters = (
@@ -149,6 +149,16 @@ def _service(settlement: Settlement, lines: Sequence[SettlementLine], names: Nam
             share = (line.tenant, line.kind, line.pool, line.currency)
             shares[share] = shares[share].plus(line) if share in shares else line
     return rows + [_share(settlement, line, names) for _, line in sorted(shares.items())]
+
+
+def _split_phases_nano(line: SettlementLine) -> tuple[int, int] | None:
+    """A line's cost as (prefill, decode), by device time; None where it is unknown."""
+    if line.pot.cost_nano is None:
+        return None
+    if not line.prefill_ns + line.decode_ns:
+        return 0, line.pot.cost_nano
+    prefill, decode = largest_remainder(line.pot.cost_nano, (line.prefill_ns, line.decode_ns))
+    return prefill, decode
 
 
 def _tokens(settlement: Settlement, line: SettlementLine, meter: str, count: int, nano: int, names: Names) -> Row:

@@ -11,7 +11,6 @@ from datetime import tzinfo
 from decimal import Decimal
 from typing import NamedTuple
 
-from costtrace.core.apportion import largest_remainder
 from costtrace.core.units import NANO_PER_UNIT
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Ended, Period, Used
@@ -342,23 +341,3 @@ def _ties(inputs: SettlementInput, lines: Sequence[SettlementLine], rests: Seque
         Tie("device time of unknown cost, ns", booked.cost_unknown_ns, whole.cost_unknown_ns),
     ]
     return ties
-
-
-def carbon_ug(energy_uj: int | None, grams_per_kwh: Decimal | None) -> int | None:
-    """Micrograms of CO2 equivalent of an energy, rounded half up; None where the energy or the intensity is unknown."""
-    if energy_uj is None or grams_per_kwh is None:
-        return None
-    numerator, denominator = grams_per_kwh.as_integer_ratio()
-    exact = energy_uj * numerator * 1_000_000
-    whole = denominator * 3_600_000_000_000
-    return (2 * exact + whole) // (2 * whole)
-
-
-def split_phases_nano(line: SettlementLine) -> tuple[int, int] | None:
-    """A line's cost as (prefill, decode), by device time; None where it is unknown."""
-    if line.pot.cost_nano is None:
-        return None
-    if not line.prefill_ns + line.decode_ns:
-        return 0, line.pot.cost_nano
-    prefill, decode = largest_remainder(line.pot.cost_nano, (line.prefill_ns, line.decode_ns))
-    return prefill, decode

@@ -14,10 +14,11 @@ from costtrace.core.wall_time import moment
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.tables import AnyTable, Column, Row, Table, Value, count, per_cent, text
 from costtrace.reports.statements.idle_policies import Pot
-from costtrace.reports.statements.settlement import Settlement, SettlementLine, Tie, carbon_ug
+from costtrace.reports.statements.settlement import Settlement, SettlementLine, Tie
 from costtrace.reports.statements.statement_columns import (
     Carbon,
     StatementLine,
+    carbon_ug,
     charge_columns,
     day_columns,
     model_columns,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from costtrace.core.units import per_million_tokens, show_joules, show_seconds
 from costtrace.reports.output.tables import Column, Line, count, per_cent, text
-from costtrace.reports.statements.settlement import SettlementLine, carbon_ug
+from costtrace.reports.statements.settlement import SettlementLine
 
 
 class Carbon(NamedTuple):
@@ -14,6 +14,16 @@ class Carbon(NamedTuple):
 
     grams_per_kwh: Decimal | None = None
     source: str = ""
+
+
+def carbon_ug(energy_uj: int | None, grams_per_kwh: Decimal | None) -> int | None:
+    """Micrograms of CO2 equivalent of an energy, rounded half up; None where the energy or the intensity is unknown."""
+    if energy_uj is None or grams_per_kwh is None:
+        return None
+    numerator, denominator = grams_per_kwh.as_integer_ratio()
+    exact = energy_uj * numerator * 1_000_000
+    whole = denominator * 3_600_000_000_000
+    return (2 * exact + whole) // (2 * whole)
 
 
 class StatementLine(NamedTuple):
