@@ -108,9 +108,9 @@ def test_an_empty_csv_still_has_its_header():
 
 def test_json_holds_exact_integers_and_money_as_a_decimal_string():
     rows = [{"cost_nano": 2**62 + 1, "gpu_ns": 2**62 + 1}, {"cost_nano": None, "gpu_ns": 0}]
-    found = json.loads(as_json([row_table("x", "x", (), rows)]))["x"]
-    assert found[0] == {"cost_nano": 2**62 + 1, "cost": "4611686018.427387905", "gpu_ns": 2**62 + 1}
-    assert found[1]["cost"] is None
+    parsed = json.loads(as_json([row_table("x", "x", (), rows)]))["x"]
+    assert parsed[0] == {"cost_nano": 2**62 + 1, "cost": "4611686018.427387905", "gpu_ns": 2**62 + 1}
+    assert parsed[1]["cost"] is None
 
 
 def test_a_second_view_of_the_same_rows_is_for_people_only():

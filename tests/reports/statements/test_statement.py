@@ -119,7 +119,7 @@ def test_after_re_rating_it_is_the_corrected_bill_under_every_policy(tmp_path, c
         november = settled(made, policy)
         assert cost(whole.lines) == due
         assert cost(november.lines) == (made.bill() if closed else due)
-        assert not any(tie.off for found in (whole, november) for tie in found.ties)
+        assert not any(tie.off for settlement in (whole, november) for tie in settlement.ties)
     ledger.close()
 
 
@@ -152,8 +152,8 @@ def test_tokens_and_requests_are_those_of_the_records(month):
 
 def test_lines_that_lost_a_row_do_not_tie_out(month):
     source = load(month.store, MONTH, UTC)
-    found = settle(source._replace(used=source.used[1:]), IdlePolicy())
-    assert any(tie.off for tie in found.ties)
+    settlement = settle(source._replace(used=source.used[1:]), IdlePolicy())
+    assert any(tie.off for tie in settlement.ties)
 
 
 def test_cents_of_negative_and_tiny_amounts_add_up_too():

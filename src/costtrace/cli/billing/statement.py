@@ -125,10 +125,13 @@ def _render(
     around: Frame,
 ) -> bytes:
     """One document (None: of the fleet) in one form."""
-    if form in {"csv", "parquet"}:
-        return _rows(settlement, lines, form, carbon)
+    table = lines_table(settlement, lines, carbon)
+    if form == "csv":
+        return as_csv(table).encode()
+    if form == "parquet":
+        return as_parquet(table.rows, table.fields, {"costtrace.policy": settlement.policy.name})
     if form == "json":
-        return as_json([lines_table(settlement, lines, carbon), tie_table(settlement)]).encode()
+        return as_json([table, tie_table(settlement)]).encode()
     if tenant is None:
         document = fleet_document(settlement, carbon)
     else:
@@ -136,13 +139,6 @@ def _render(
     if form == "pdf":
         return as_pdf(document)
     return as_html(document).encode() if form == "html" else _text(document).encode()
-
-
-def _rows(settlement: Settlement, lines: Sequence[SettlementLine], form: str, carbon: Carbon) -> bytes:
-    table = lines_table(settlement, lines, carbon)
-    if form == "csv":
-        return as_csv(table).encode()
-    return as_parquet(table.rows, table.fields, {"costtrace.policy": settlement.policy.name})
 
 
 def _text(document: Document) -> str:

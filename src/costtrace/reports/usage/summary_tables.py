@@ -23,25 +23,12 @@ class Share(NamedTuple):
     whole_ns: int
 
 
-def exact_line(by: Sequence[str], line: Line) -> Row:
-    """A line of a summary by the dimensions *by*, with all its fields."""
-    keys: dict[str, Value] = dict(zip(by, line.keys, strict=True))
-    figures: dict[str, Value] = {_COLUMN.get(name, name): getattr(line, name) for name in Line._fields[1:]}
-    figures["simulated"] = bool(line.simulated)
-    per_token: dict[str, Value] = {f"cost_per_million_{basis}_tokens": line.per_million(basis) for basis in BASES}
-    return {**keys, **figures, **per_token, "cost_includes_idle": line.kind == EVERYTHING}
-
-
 def summary_tables(summary: Summary, period: str) -> tuple[Table[Line], Table[Line], Table[Share]]:
     """The summary, its cost per million tokens, and where the device time went."""
-    return usage_table(summary, period), _per_million_table(summary), shares_table(summary)
-
-
-def usage_table(summary: Summary, period: str) -> Table[Line]:
-    """All lines of the summary: usage and cost."""
     lines = (*summary.lines, *summary.rest, *summary.totals)
-    title = f"Usage and cost, {period}"
-    return Table("summary", title, _usage_columns(summary.by), lines, _exact(summary), _NOTES)
+    exact, title = _exact(summary.by), f"Usage and cost, {period}"
+    usage = Table("summary", title, _usage_columns(summary.by), lines, exact, _NOTES)
+    return usage, _per_million_table(summary), shares_table(summary)
 
 
 _NOTES = (
@@ -50,8 +37,17 @@ _NOTES = (
 )
 
 
-def _exact(summary: Summary) -> Callable[[Line], Row]:
-    return lambda line: exact_line(summary.by, line)
+def _exact(by: Sequence[str]) -> Callable[[Line], Row]:
+    """A function that gives a line by the dimensions *by* with all its fields."""
+
+    def exact(line: Line) -> Row:
+        keys: dict[str, Value] = dict(zip(by, line.keys, strict=True))
+        figures: dict[str, Value] = {_COLUMN.get(name, name): getattr(line, name) for name in Line._fields[1:]}
+        figures["simulated"] = bool(line.simulated)
+        figures |= {f"cost_per_million_{basis}_tokens": line.per_million(basis) for basis in BASES}
+        return {**keys, **figures, "cost_includes_idle": line.kind == EVERYTHING}
+
+    return exact
 
 
 def _key(name: str, place: int) -> Column[Line]:
@@ -120,7 +116,7 @@ def _per_million_table(summary: Summary) -> Table[Line]:
     lines = [line for line in (*summary.lines, *summary.rest, *summary.totals) if line.kind in kinds]
     notes = ("The whole cost of the line, divided by the tokens of the column: total = input + output.",)
     title = "Cost per million tokens, by token basis"
-    return Table("per_million_tokens", title, columns, lines, _exact(summary), notes, view=True)
+    return Table("per_million_tokens", title, columns, lines, _exact(summary.by), notes, view=True)
 
 
 def shares_table(summary: Summary) -> Table[Share]:
