@@ -1,6 +1,6 @@
 """Statements as rows and documents: what a tenant used, what it pays of idle and overhead, how it ties out. Pure.
 
-Rows hold exact integers; documents show money in whole cents that add up (`settlement.to_cents`).
+Files hold exact integers; documents show money in whole cents that add up (`settlement.to_cents`).
 """
 
 from collections import defaultdict
@@ -92,7 +92,8 @@ def tenant_document(
     usage = [line for line in lines if line.kind == REQUESTS]
     shares = [line for line in lines if line.kind != REQUESTS]
     share_lines = [StatementLine((name_rest(line),), line, has_tokens=False) for line in shares]
-    models, days = _grouped(usage, _model), _grouped(usage, _day_and_model)
+    models = _grouped(usage, lambda line: (line.model,))
+    days = _grouped(usage, lambda line: (line.day, line.model))
     tables: list[AnyTable] = [
         _table("charges", "Charges", charge_columns(carbon), _charges(usage, shares)),
         _table("models", "Usage by model", model_columns(carbon), models),
@@ -177,14 +178,6 @@ def _by(
     return dict(sorted(groups.items()))
 
 
-def _model(line: SettlementLine) -> tuple[str, ...]:
-    return (line.model,)
-
-
-def _day_and_model(line: SettlementLine) -> tuple[str, ...]:
-    return (line.day, line.model)
-
-
 def _grouped(
     lines: Sequence[SettlementLine], names: Callable[[SettlementLine], tuple[str, ...]]
 ) -> list[StatementLine]:
@@ -214,18 +207,18 @@ def _by_currency(lines: Iterable[SettlementLine]) -> dict[str, SettlementLine]:
 def _reconciliation(lines: Sequence[SettlementLine], around: Frame) -> Table[StatementLine]:
     """A statement, the others, and what nobody pays: together the fleet. By currency, in cents."""
     parts: list[StatementLine] = []
-    own = _by_currency(lines)
+    totals = _by_currency(lines)
     for currency, whole in around.whole.items():
         nothing = _blank(currency)._replace(cost_cents=0)
-        named = {"this statement": own.get(currency, nothing), "all other tenants": nothing}
-        named |= {"paid by no tenant": around.nobody.get(currency, nothing), "fleet": whole}
-        known = [named["this statement"], named["paid by no tenant"]]
-        cents = None if whole.cost_cents is None else whole.cost_cents - sum(part.cost_cents or 0 for part in known)
-        others = Pot(
-            gpu_ns=whole.pot.gpu_ns - sum(part.pot.gpu_ns for part in known),
-            cost_unknown_ns=whole.pot.cost_unknown_ns - sum(part.pot.cost_unknown_ns for part in known),
+        this, nobody = totals.get(currency, nothing), around.nobody.get(currency, nothing)
+        pot = Pot(
+            gpu_ns=whole.pot.gpu_ns - this.pot.gpu_ns - nobody.pot.gpu_ns,
+            cost_unknown_ns=whole.pot.cost_unknown_ns - this.pot.cost_unknown_ns - nobody.pot.cost_unknown_ns,
         )
-        named["all other tenants"] = nothing._replace(pot=others, cost_cents=cents)
+        known_cents = (this.cost_cents or 0) + (nobody.cost_cents or 0)
+        cents = None if whole.cost_cents is None else whole.cost_cents - known_cents
+        others = nothing._replace(pot=pot, cost_cents=cents)
+        named = {"this statement": this, "all other tenants": others, "paid by no tenant": nobody, "fleet": whole}
         parts += [StatementLine((name,), part, is_total=name == "fleet") for name, part in named.items()]
     return _table("reconciliation", "Reconciliation to the fleet", reconciliation_columns(), parts)
 
@@ -263,11 +256,8 @@ def _is_all_time(share: Share) -> bool:
 
 
 def _exact_share(share: Share) -> Row:
-    row: dict[str, str | int] = {
-        "what": share.name,
-        "gpu_ns": share.gpu_ns,
-        "share": per_cent(share.gpu_ns, share.whole_ns),
-    }
+    of_all = per_cent(share.gpu_ns, share.whole_ns)
+    row: dict[str, Value] = {"what": share.name, "gpu_ns": share.gpu_ns, "share": of_all}
     return {**row, "strong": True} if _is_all_time(share) else row
 
 
