@@ -156,14 +156,14 @@ def settle_period(
     store: Store, period: Period, zone: tzinfo, policy: IdlePolicy, bill: Bill | None = None
 ) -> Settlement:
     """Settle a period; with a bill, down to its last nano-unit. Raises: CosttraceError."""
-    books = _books(store, period)
+    closing = _closing(store, period)
     inputs = load(store, period, zone, slots=policy.name == "peak")
     if bill is None:
-        return settle(inputs, policy)._replace(books=books)
-    return with_bill_ties(settle(inputs, policy, differences(inputs, bill)), bill)._replace(books=books)
+        return settle(inputs, policy)._replace(closing=closing)
+    return with_bill_ties(settle(inputs, policy, differences(inputs, bill)), bill)._replace(closing=closing)
 
 
-def _books(store: Store, period: Period) -> str:
+def _closing(store: Store, period: Period) -> str:
     """Whether the figures can still change; '' where that is not known, as in a fleet store: it has no seals."""
     if period.until_ns > time.time_ns():
         return "the period is not over: these are the figures so far"

@@ -126,7 +126,7 @@ class Settlement(NamedTuple):
     """Tenants in order, each by day; then the rests."""
     facts: Mapping[str, Facts]
     ties: list[Tie]
-    books: str = ""
+    closing: str = ""
     """Whether the figures can still change, where that is known: the period is closed, or not over."""
 
     def tenants(self) -> list[str]:

@@ -282,8 +282,8 @@ def _facts(settlement: Settlement, tenant: str | None, carbon: Carbon) -> list[t
             else "unknown: no carbon intensity was declared",
         ),
     ]
-    if settlement.books:
-        named.insert(0, ("Books", settlement.books))
+    if settlement.closing:
+        named.insert(0, ("Books", settlement.closing))
     if simulated := sum(facts.simulated_ns for facts in chosen):
         named.insert(0, ("SIMULATED", f"{show_seconds(simulated)} of this device time are of a simulated engine"))
     return named
