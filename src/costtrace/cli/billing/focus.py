@@ -68,8 +68,8 @@ def focus(
 ) -> int:
     """Write a period in FOCUS 1.4 form, dataset Cost and Usage. Both views hold the same money for each tenant.
 
-    FOCUS knows no unknown cost: what is not known is left out, and reported on standard error. Ends with 1 where the
-    lines are not the ledger's total.
+    FOCUS knows no unknown cost: what is not known is left out, and said on standard error. Ends with 1 where the lines
+    are not the ledger's total.
     """
     if form == "parquet" and path is None:
         raise CosttraceError("Parquet needs a file: --out FILE")

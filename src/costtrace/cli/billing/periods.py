@@ -65,7 +65,7 @@ def rerate(*, price_book: Path, since: str, until: str | None, tz: str, reason: 
 
     Postings are not changed. For each whose price differs there is an adjustment: the old charge back, the new one
     instead. Adjustments of a closed period are booked in the open one. The agent rates what comes with its own book:
-    set COSTTRACE_PRICES and restart it first.
+    set COSTTRACE_PRICES and start it anew first.
     """
     if not reason.strip() or not reason.isprintable() or len(reason) > 500:
         raise click.UsageError("--reason must be a printable text of at most 500 characters")

@@ -39,7 +39,7 @@ def _keys_option(function: click.decorators.FC) -> click.decorators.FC:
 @click.option("--label", default="", help="What the key is for, to tell keys apart.")
 @_keys_option
 def add_key(tenant: str, label: str, keys: Path | None, *, from_stdin: bool) -> None:
-    """Let an API key name TENANT: TENANT is billed for every request with that key, wherever it is from.
+    """Let an API key name TENANT: whoever sends it is billed to TENANT, from wherever.
 
     Without --stdin a new key is made and shown this once; a key that was read is not shown at all. The file gets its
     salted hash only, so nobody can read the key again. Engines see a change within seconds.

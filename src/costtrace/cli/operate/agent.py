@@ -25,8 +25,7 @@ def agent(home: Path | None, prices: Path | None, *, once: bool, spawned: bool) 
     """Run this node's agent: read the journals, sample the devices, write the ledger, emit spans and metrics.
 
     One agent runs per COSTTRACE_HOME. The plugin starts one by itself unless COSTTRACE_AGENT=external; run this where a
-    sidecar or a service should do it. It ends on SIGTERM, with everything written. If it is killed, the next one goes
-    on where it stopped.
+    sidecar or a service should do it. It ends on SIGTERM, with everything written. Killed, it goes on where it stood.
 
     OTLP goes where OpenTelemetry's own variables say (OTEL_EXPORTER_OTLP_ENDPOINT, ...).
     """

@@ -85,7 +85,7 @@ def report(
 ) -> None:
     """Say what each tenant and model used and cost: requests, tokens, GPU time, energy, money.
 
-    Idle, overhead and unobserved time have lines of their own, so that the total is all that the devices gave. Cost
+    Idle, overhead and unobserved time stand on lines of their own, so that the total is all that the devices gave. Cost
     per million tokens is shown on each token basis (total, input, output), and says whether idle is in it.
     """
     names = _names(by)
