@@ -81,3 +81,11 @@ def test_a_command_of_somebody_elses_is_shown_under_a_heading_of_its_own(monkeyp
 
 def test_a_command_that_nobody_has_is_an_error():
     assert run(["frobnicate"]) == 2
+
+
+def test_a_command_that_cannot_be_loaded_is_an_error_of_its_own_and_help_still_works(monkeypatch, capsys):
+    entry = EntryPoint("board", "no_such_module_of_ours:board", app.ENTRY_POINTS)
+    monkeypatch.setattr(app, "entry_points", lambda **_: (entry,))
+    assert run(["board", "--since", "today"]) == 2
+    assert "cannot be loaded from 'no_such_module_of_ours:board'" in capsys.readouterr().err
+    assert "cannot be loaded" in CliRunner().invoke(cli, ["--help"]).output

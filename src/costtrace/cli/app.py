@@ -93,9 +93,12 @@ class Commands(click.Group):
             module, _, name = place.inside.partition(":")
             command = getattr(import_module(module), name)
         elif (entry := _added().get(cmd_name)) is not None:
-            command = entry.load()
+            try:
+                command = entry.load()
+            except (ImportError, AttributeError) as error:
+                return _refusing(cmd_name, f"cannot be loaded from {entry.value!r}: {error}")
         elif place.distribution:
-            return _not_installed(cmd_name, place.distribution)
+            return _refusing(cmd_name, f"is not installed. In a checkout of costtrace: {_install(place.distribution)}")
         else:
             return None
         assert isinstance(command, click.Command)
@@ -130,18 +133,16 @@ def _install(distribution: str) -> str:
     return f"pip install {' '.join(f'./plugins/{name}' for name in (*NEEDS.get(distribution, ()), distribution))}"
 
 
-def _not_installed(name: str, distribution: str) -> click.Command:
-    """Make a placeholder for a command of another distribution: called with anything, it reports how to install it."""
+def _refusing(name: str, why: str) -> click.Command:
+    """Stand for a command that cannot be run here: whatever it is given, it says why, and `--help` works."""
 
     def refuse(words: tuple[str, ...]) -> None:
         del words
-        raise CosttraceError(
-            f"the command {name!r} is not installed. In a checkout of costtrace: {_install(distribution)}"
-        )
+        raise CosttraceError(f"the command {name!r} {why}")
 
     anything = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
     words = click.Argument(["words"], nargs=-1, type=click.UNPROCESSED)
-    return click.Command(name, params=[words], callback=refuse, context_settings=anything)
+    return click.Command(name, params=[words], callback=refuse, context_settings=anything, help=why)
 
 
 @click.group(

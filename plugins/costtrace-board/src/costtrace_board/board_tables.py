@@ -10,7 +10,7 @@ from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR
 from costtrace.core.wall_time import moment
 from costtrace.pricing.list_prices import ListPrice
 from costtrace.reports.output.row_tables import Column, Table, count, row_table, text
-from costtrace.reports.output.tables import Row, Value, per_cent
+from costtrace.reports.output.tables import AnyTable, Row, Value, per_cent
 from costtrace.reports.usage.summary import Summary
 from costtrace.reports.usage.summary_tables import shares_table
 from costtrace_board import roi
