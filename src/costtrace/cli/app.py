@@ -69,7 +69,11 @@ GROUPS: Mapping[str, Mapping[str, Place]] = {
 }
 """Every command of costtrace by its heading in `costtrace --help`, in the order in which a newcomer needs them."""
 COMMANDS = {name: place for commands in GROUPS.values() for name, place in commands.items()}
-NEEDS = {"costtrace-dynamo": ("costtrace-vllm",), "costtrace-lab": ("costtrace-board", "costtrace-nvml-sim")}
+NEEDS = {
+    "costtrace-board": ("costtrace-ui",),
+    "costtrace-dynamo": ("costtrace-vllm",),
+    "costtrace-lab": ("costtrace-ui", "costtrace-board", "costtrace-nvml-sim"),
+}
 """What else of costtrace a distribution needs, beside the core."""
 ENTRY_POINTS = "costtrace.commands"
 """Group of entry points by which other distributions add commands: ``name = module:command``."""

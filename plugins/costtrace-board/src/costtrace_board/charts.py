@@ -5,7 +5,7 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from costtrace.reports.output.svg import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, end_labels, frame
+from costtrace_ui.svg import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, end_labels, frame
 
 
 class Bar(NamedTuple):

@@ -4,7 +4,8 @@ import base64
 import hashlib
 from html import escape
 
-from costtrace.reports.output import svg
+from costtrace_ui import svg
+
 from costtrace.reports.output.tables import Line, Table
 
 MAX_ROWS = 40

@@ -8,8 +8,9 @@ from decimal import Decimal
 from fractions import Fraction
 from html import escape
 
+from costtrace_ui import svg
+
 from costtrace.core.wall_time import moment
-from costtrace.reports.output import svg
 from costtrace.reports.output.row_tables import Table
 from costtrace.reports.usage.summary_tables import shares_table
 from costtrace_board import charts, roi
@@ -32,7 +33,7 @@ SHOWN_SERIES = 3
 
 
 def page(board: Board, style: str, script: str) -> str:
-    """The whole page, with *style* (`page.css` of the reports) and *script* (`board.js`) in it."""
+    """The whole page, with *style* (`page.css` of costtrace-ui) and *script* (`board.js`) in it."""
     parts = [
         _header(board),
         "<main>",

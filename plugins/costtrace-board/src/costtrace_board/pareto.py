@@ -11,8 +11,9 @@ from fractions import Fraction
 from html import escape
 from typing import NamedTuple
 
+from costtrace_ui import svg
+
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, UJ_PER_J
-from costtrace.reports.output import svg
 from costtrace.reports.output.row_tables import Column, Table, count, row_table
 from costtrace.reports.output.tables import Row
 from costtrace_board.charts import Dot, scatter

@@ -105,7 +105,7 @@ def bench(
             click.echo(f"concurrency {concurrent}: {point.billed.requests} requests joined to the ledger", err=True)
     points_table = table(points, basis)
     currency = points[0].billed.currency
-    style = (files("costtrace.reports.output") / "page.css").read_text(encoding="utf-8")
+    style = (files("costtrace_ui") / "page.css").read_text(encoding="utf-8")
     title = f"Operating points of {model} on {points[0].billed.gpus} x {points[0].billed.device_name}"
     _write(folder / "pareto.html", points_page(title, charts(points, compared, basis, currency), points_table, style))
     out(render([points_table], form))

@@ -167,7 +167,7 @@ def board(
     text = (
         page(
             result,
-            _packaged_text("costtrace.reports.output", "page.css"),
+            _packaged_text("costtrace_ui", "page.css"),
             _packaged_text("costtrace_board", "board.js"),
         )
         if form == "html"

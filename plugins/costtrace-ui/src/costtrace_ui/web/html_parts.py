@@ -7,9 +7,9 @@ from html import escape
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
-from costtrace.reports.output import svg
 from costtrace.reports.output.render import clean
 from costtrace.reports.output.tables import Line, Row, Table
+from costtrace_ui import svg
 
 NAVIGATION = (
     ("", "Overview"),

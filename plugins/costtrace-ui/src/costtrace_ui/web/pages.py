@@ -9,12 +9,12 @@ from costtrace.core.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, show_a
 from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Ended, Period, Request, Used
 from costtrace.ledger.verify.lines import Discrepancy
-from costtrace.reports.output import svg
 from costtrace.reports.output.tables import AnyTable, Column, Row, Table
 from costtrace.reports.requests.explain import Explanation, Measure
 from costtrace.reports.requests.tables import detail_table, list_table
 from costtrace.reports.usage.summary import Line, summarize
 from costtrace.reports.usage.summary_tables import shares_table, summary_tables
+from costtrace_ui import svg
 from costtrace_ui.live import figures as live
 from costtrace_ui.live.figures import Snapshot
 from costtrace_ui.live.views import VIEW, as_table, show_count, show_span

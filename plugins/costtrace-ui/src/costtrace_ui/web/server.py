@@ -161,7 +161,7 @@ _EXTRA_HEADERS = {
 
 def load_style() -> Style:
     """The style of all costtrace's pages with the live pages' own, and their script."""
-    css = files("costtrace.reports.output").joinpath("page.css").read_text(encoding="utf-8")
+    css = files("costtrace_ui").joinpath("page.css").read_text(encoding="utf-8")
     package = files("costtrace_ui.web")
     css += package.joinpath("ui.css").read_text(encoding="utf-8")
     return Style(css, package.joinpath("ui.js").read_text(encoding="utf-8"))
