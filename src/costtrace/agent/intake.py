@@ -171,7 +171,7 @@ class Intake:
             if isinstance(event, SegmentHeader):
                 self.node.add(engine_id, event)
             if engine_id in self.node.engines:
-                self.node.feed(engine_id, event)
+                self.node.take(engine_id, event)
             if isinstance(event, EngineStarted):
                 self._held.pop(engine_id, None)
         more = len(batch.events) >= EVENTS_PER_TURN

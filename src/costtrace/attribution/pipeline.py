@@ -91,7 +91,7 @@ class Pipeline(msgspec.Struct):
         self.engines[engine_id] = EngineState(engine_id, header, EngineTimeline(), attribution, wall_offset_ns=offset)
         self.wall_offsets.setdefault(header.boot_id, offset)
 
-    def feed(self, engine_id: str, event: AnyEvent) -> None:
+    def take(self, engine_id: str, event: AnyEvent) -> None:
         """Take an event of one engine, in the order of its journal."""
         engine = self.engines[engine_id]
         if engine.ended or (engine.started is not None and isinstance(event, EngineStarted)):

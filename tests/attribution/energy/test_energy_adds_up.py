@@ -37,36 +37,36 @@ def sensor_log(device, until_ns, rng, faults):
 
 
 def run(lives, logs, rng, *, save=False):
-    """Rows, engines and the node, fed as an agent feeds it: readings and events in the order of their times."""
-    node, rows = Pipeline(Policy("roofline", "request"), NS_PER_S), Rows([], [], [])
+    """Rows, engines and the pipeline, fed as an agent feeds it: readings and events in the order of their times."""
+    pipeline, rows = Pipeline(Policy("roofline", "request"), NS_PER_S), Rows([], [], [])
     merged = [(at, 0, engine, event) for at, engine, event in in_order(lives)]
     merged += [(each.at_ns, 1, "", each) for log in logs.values() for each in log]
 
     def take():
-        for kept, new in zip(rows, node.take_rows(), strict=True):
+        for kept, new in zip(rows, pipeline.take_rows(), strict=True):
             kept.extend(new)
 
     for reached, _, engine_id, event in sorted(merged, key=lambda row: row[:2]):
         if isinstance(event, Reading):
-            node.reading(BOOT_ID, event)
+            pipeline.reading(BOOT_ID, event)
         else:
             if isinstance(event, SegmentHeader):
-                node.add(engine_id, event)
-            node.feed(engine_id, event)
+                pipeline.add(engine_id, event)
+            pipeline.take(engine_id, event)
         if rng.random() < 0.05:
-            node.sweep(reached - 1)
+            pipeline.sweep(reached - 1)
             take()
             if save:
-                node = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
+                pipeline = msgspec.json.decode(msgspec.json.encode(pipeline), type=Pipeline)
     for engine_id in lives:
-        node.end(engine_id)
-    node.sweep(1 << 60)
-    node.sweep(1 << 60)
+        pipeline.end(engine_id)
+    pipeline.sweep(1 << 60)
+    pipeline.sweep(1 << 60)
     take()
-    return rows, node.all_engine_rows(), node
+    return rows, pipeline.all_engine_rows(), pipeline
 
 
-def check_energy(rows, node):
+def check_energy(rows, pipeline):
     posted, metered = defaultdict(int), defaultdict(int)
     for p in rows.postings:
         posted[p.engine_id, p.window_ns] += p.energy_uj or 0
@@ -81,7 +81,7 @@ def check_energy(rows, node):
         metered[m.engine_id, m.window_ns] += m.energy_uj or 0
         assert m.energy_uj is None or m.energy_uj >= 0
     assert {k: v for k, v in posted.items() if v} == {k: v for k, v in metered.items() if v}
-    assert sum(posted.values()) == sum(meter.attributed_uj for meter in node.meters.values())
+    assert sum(posted.values()) == sum(meter.attributed_uj for meter in pipeline.meters.values())
     by_record = defaultdict(int)
     for p in rows.postings:
         by_record[p.record_id] += p.energy_uj or 0
@@ -110,11 +110,11 @@ def test_with_a_good_sensor_every_microjoule_is_on_a_row_or_the_devices_own(seed
     names = tuple(f"GPU-{n}" for n in range(devices))
     life = random_life(seed, rounds=40, profile=profile, devices=names)
     logs = {name: sensor_log(name, life.events[-1].at_ns, rng, faults=False) for name in names}
-    rows, engines, node = run({life.engine_id: life.events}, logs, rng)
+    rows, engines, pipeline = run({life.engine_id: life.events}, logs, rng)
     check(rows, engines)
-    check_energy(rows, node)
+    check_energy(rows, pipeline)
     for name, log in logs.items():
-        (meter,) = (meter for key, meter in node.meters.items() if key.endswith(f"/{name}"))
+        (meter,) = (meter for key, meter in pipeline.meters.items() if key.endswith(f"/{name}"))
         assert meter.attributed_uj + meter.outside_uj == counted_uj(log)
 
 
@@ -124,10 +124,10 @@ def test_whatever_a_sensor_suffers_time_and_energy_still_add_up(seed, profile, r
     lives[1].engine_id = "another"
     until_ns = max(life.events[-1].at_ns for life in lives)
     logs = {"GPU-0": sensor_log("GPU-0", until_ns, rng, faults=True)}
-    rows, engines, node = run({life.engine_id: life.events for life in lives}, logs, rng)
+    rows, engines, pipeline = run({life.engine_id: life.events for life in lives}, logs, rng)
     check(rows, engines)
-    check_energy(rows, node)
-    (meter,) = node.meters.values()
+    check_energy(rows, pipeline)
+    (meter,) = pipeline.meters.values()
     assert meter.attributed_uj + meter.outside_uj <= counted_uj(logs["GPU-0"])
 
 

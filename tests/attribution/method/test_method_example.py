@@ -51,17 +51,17 @@ EVENTS = [
 
 @pytest.fixture(scope="module")
 def rows():
-    node = Pipeline(Policy("roofline"), 3_600 * 10**9)
-    node.add("e", header("e", T0))
+    pipeline = Pipeline(Policy("roofline"), 3_600 * 10**9)
+    pipeline.add("e", header("e", T0))
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(at(5_000))):
-        node.feed("e", event)
-    node.sweep(T0)
-    node.engines["e"].attribution.coefficients = COEFFICIENTS
+        pipeline.take("e", event)
+    pipeline.sweep(T0)
+    pipeline.engines["e"].attribution.coefficients = COEFFICIENTS
     for event in EVENTS:
-        node.feed("e", event)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
-    check(rows, node.all_engine_rows())
+        pipeline.take("e", event)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
+    check(rows, pipeline.all_engine_rows())
     return rows
 
 
