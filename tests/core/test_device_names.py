@@ -39,7 +39,7 @@ def engine_on(name, settings, boards, seconds=4):
     pipeline = Pipeline(Policy(), 60 * NS_PER_S)
     begin = 10 * NS_PER_S
     for each in boards:
-        pipeline.found(BOOT_ID, each)
+        pipeline.device_seen(BOOT_ID, each)
     pipeline.add("simulator-1", header("simulator-1", begin))
     device = DeviceRef(name, "H100", "gpu", "simulated")
     pipeline.take("simulator-1", EngineStarted(begin, "simulator", "1", "m", (device,), settings=settings))

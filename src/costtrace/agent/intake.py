@@ -140,7 +140,7 @@ class Intake:
             boot_id = reader.header.boot_id if reader.header is not None else self._boot_id
             for event in batch.events:
                 if isinstance(event, Sensed):
-                    self.node.found(boot_id, event)
+                    self.node.device_seen(boot_id, event)
             readings = [event for event in batch.events if isinstance(event, Reading)]
             for reading in readings:
                 self.node.reading(boot_id, reading)

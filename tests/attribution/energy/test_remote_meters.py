@@ -127,7 +127,7 @@ def test_without_other_nodes_homes_nothing_is_waited_for():
 
 def test_what_this_nodes_own_sensors_see_is_not_taken_from_another():
     pipeline = remote_pipeline()
-    pipeline.found(BOOT_ID, Sensed("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter"))
+    pipeline.device_seen(BOOT_ID, Sensed("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter"))
     idle_engine(pipeline, ["GPU-away"], until_s=10)
     pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 1))
     assert pipeline.meters == {}
@@ -135,25 +135,25 @@ def test_what_this_nodes_own_sensors_see_is_not_taken_from_another():
 
 def test_an_index_on_another_node_is_never_looked_up_among_this_nodes_devices():
     pipeline = remote_pipeline()
-    pipeline.found(BOOT_ID, Sensed("GPU-here", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
+    pipeline.device_seen(BOOT_ID, Sensed("GPU-here", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
     pipeline.reading(BOOT_ID, Reading("GPU-here", NS_PER_S, 0, None, "nvml_counter"))
     idle_engine(pipeline, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
     pipeline.sweep(s(10))
-    assert pipeline.engines["engine"].stage.devices == (f"{BOOT_ID}/cuda-node-b-0",)
-    pipeline.remote.found(JOURNAL, Sensed("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
+    assert pipeline.engines["engine"].energy_queue.devices == (f"{BOOT_ID}/cuda-node-b-0",)
+    pipeline.remote.device_seen(JOURNAL, Sensed("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
     pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 0))
     pipeline.sweep(s(10))
-    assert pipeline.engines["engine"].stage.devices == (f"{BOOT_ID}/GPU-away",)
+    assert pipeline.engines["engine"].energy_queue.devices == (f"{BOOT_ID}/GPU-away",)
 
 
 def test_where_another_node_has_several_gpus_an_index_of_it_stays_unknown():
     pipeline = remote_pipeline()
     for index, uuid in enumerate(("GPU-away", "GPU-other")):
-        pipeline.remote.found(JOURNAL, Sensed(uuid, 0, "H100", "gpu", "gpu", "nvml_counter", index=index))
+        pipeline.remote.device_seen(JOURNAL, Sensed(uuid, 0, "H100", "gpu", "gpu", "nvml_counter", index=index))
         pipeline.remote_reading(BOOT_ID, JOURNAL, msgspec.structs.replace(away_reading(1, 0), device=uuid))
     idle_engine(pipeline, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
     pipeline.sweep(s(10))
-    assert pipeline.engines["engine"].stage.devices == (f"{BOOT_ID}/cuda-node-b-0",)
+    assert pipeline.engines["engine"].energy_queue.devices == (f"{BOOT_ID}/cuda-node-b-0",)
 
 
 def test_a_rank_of_a_peer_is_not_an_index():

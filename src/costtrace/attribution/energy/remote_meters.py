@@ -43,7 +43,7 @@ class RemoteMeters(msgspec.Struct):
         journal = self.journals[name]
         journal.wall_offset_ns = wall_offset(journal.wall_offset_ns, beat)
 
-    def found(self, name: str, device: Sensed) -> None:
+    def device_seen(self, name: str, device: Sensed) -> None:
         """Its sensors have found a device."""
         host = self.journals[name].host
         self.devices.setdefault(host, {})[device.uuid] = device
