@@ -51,12 +51,12 @@ def simulate(config, arrivals=None, times=TIMES):
 
 
 def rows_of(events, policy=Policy()):  # noqa: B008 - immutable
-    node = Pipeline(policy, 60 * 10**9)
-    node.add("sim", events[0])
+    pipeline = Pipeline(policy, 60 * 10**9)
+    pipeline.add("sim", events[0])
     for event in events:
-        node.feed("sim", event)
-    node.sweep(1 << 62)
-    return node.take_rows()
+        pipeline.take("sim", event)
+    pipeline.sweep(1 << 62)
+    return pipeline.take_rows()
 
 
 @pytest.mark.parametrize("config", LOADS, ids=["plain", "chunks", "preempted", "drafts", "all"])

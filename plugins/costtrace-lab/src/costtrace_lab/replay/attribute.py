@@ -66,15 +66,15 @@ def journals_below(path: Path) -> list[Path]:
 
 def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBook | None, progress: Progress) -> Bill:
     """Attribute and rate *journals*. Raises: CosttraceError, JournalError."""
-    node = Pipeline(policy, window_ns)
+    pipeline = Pipeline(policy, window_ns)
     warnings: list[str] = []
     booking = Booking(book, BookingState(), lambda _, message: warnings.append(message))
     lines: dict[tuple[str, str], Total] = {}
     request_ns: dict[str, int] = {}
     simulated = False
     currency = ""
-    for rows in _rows(node, journals, progress):
-        booking.know(node.all_engine_rows())
+    for rows in _rows(pipeline, journals, progress):
+        booking.know(pipeline.all_engine_rows())
         booked = booking.rate(rows)
         for posting, charge in booked.postings:
             line = lines.setdefault((posting.tenant, posting.kind), Total())
@@ -90,12 +90,12 @@ def bill(journals: Sequence[Path], policy: Policy, window_ns: int, book: PriceBo
     return Bill(policy.method, lines, request_ns, currency, simulated, known)
 
 
-def _rows(node: Pipeline, journals: Iterable[Path], progress: Progress) -> Iterable[Rows]:
+def _rows(pipeline: Pipeline, journals: Iterable[Path], progress: Progress) -> Iterable[Rows]:
     readers: dict[str, JournalReader] = {}
     for path in journals:
         reader = JournalReader(path)
         if path.name.startswith(f"{SENSORS}-"):
-            _read_sensors(node, reader)
+            _read_sensors(pipeline, reader)
         else:
             readers[path.name] = reader
     count = 0
@@ -104,25 +104,25 @@ def _rows(node: Pipeline, journals: Iterable[Path], progress: Progress) -> Itera
             events = reader.read(EVENTS_PER_TURN).events
             for event in events:
                 if isinstance(event, SegmentHeader):
-                    node.add(name, event)
-                if name in node.engines:
-                    node.feed(name, event)
+                    pipeline.add(name, event)
+                if name in pipeline.engines:
+                    pipeline.take(name, event)
             count += len(events)
             if not events:
-                if name in node.engines:
-                    node.end(name)
+                if name in pipeline.engines:
+                    pipeline.end(name)
                 reader.close()
                 del readers[name]
-        for boot_id in sorted({engine.header.boot_id for engine in node.engines.values()}):
-            node.sweep(EVERYTHING_NS, boot_id)
+        for boot_id in sorted({engine.header.boot_id for engine in pipeline.engines.values()}):
+            pipeline.sweep(EVERYTHING_NS, boot_id)
         progress(count)
-        yield node.take_rows()
+        yield pipeline.take_rows()
 
 
-def _read_sensors(node: Pipeline, reader: JournalReader) -> None:
+def _read_sensors(pipeline: Pipeline, reader: JournalReader) -> None:
     while events := reader.read(EVENTS_PER_TURN).events:
         boot_id = reader.header.boot_id if reader.header is not None else ""
         for event in events:
             if isinstance(event, Reading):
-                node.reading(boot_id, event)
+                pipeline.reading(boot_id, event)
     reader.close()
