@@ -292,15 +292,9 @@ class Pipeline(msgspec.Struct):
         engine.group = number
         engine.energy_queue.devices = tuple(keys)
         devices = tuple(device.uuid for device in started.devices)
-        self.groups[number].join(
-            GroupMember(
-                engine.engine_id,
-                devices,
-                engine.timeline.started_ns,
-                engine.timeline.announced_ns,
-                engine.attribution.wall_offset_ns,
-            )
-        )
+        timeline, offset_ns = engine.timeline, engine.attribution.wall_offset_ns
+        member = GroupMember(engine.engine_id, devices, timeline.started_ns, timeline.announced_ns, offset_ns)
+        self.groups[number].join(member)
 
     def _merge(self, into: int, other: int) -> None:
         """Make one of two groups that a new engine's devices connect."""
@@ -309,9 +303,9 @@ class Pipeline(msgspec.Struct):
             if engine.group == other:
                 engine.group = into
         self.groups[into].absorb(absorbed)
-        self.group_of_device = {
-            key: into if number == other else number for key, number in self.group_of_device.items()
-        }
+        for key, number in self.group_of_device.items():
+            if number == other:
+                self.group_of_device[key] = into
 
 
 def is_elsewhere(engine: EngineState, device: DeviceRef) -> bool:

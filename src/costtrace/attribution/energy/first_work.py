@@ -96,8 +96,7 @@ def _phase(readings: Sequence[Reading]) -> Phase | None:
     """When the sensor renewed its value, by readings that were placed. None: not known, or the driver says it."""
     if any(reading.lag_ns and not reading.period_ns for reading in readings):
         return None  # with the driver's own timestamps readings are in their place
-    known = [r for r in readings if r.period_ns and r.lag_ns and r.source == COUNTER and not r.fault]
-    known = known[:_PLACED_READINGS]
+    known = [r for r in readings if r.period_ns and r.lag_ns and r.source == COUNTER and not r.fault][:_PLACED_READINGS]
     if not known:
         return None
     period_ns = known[-1].period_ns

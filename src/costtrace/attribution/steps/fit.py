@@ -308,19 +308,8 @@ def _predict(c: Coefficients, x: Shared, tokens: float) -> float:
 
 def slower(c: Coefficients, ratio: float) -> Coefficients:
     """The same proportions, *ratio* times as long."""
-    return Coefficients(
-        c.launch * ratio,
-        c.token * ratio,
-        c.weights * ratio,
-        c.context * ratio,
-        c.attention * ratio,
-        c.sequence * ratio,
-        c.encoder * ratio,
-        c.expert_part,
-        c.expert_miss,
-        c.prompt * ratio,
-        c.decode * ratio,
-    )
+    longer = Coefficients(*(value * ratio for value in c))
+    return longer._replace(expert_part=c.expert_part, expert_miss=c.expert_miss)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -250,18 +250,8 @@ class DeviceGroup(msgspec.Struct):
         if not last and (now + member.wall_offset_ns) % length:
             return
         window_ns = (member.piece_start_ns + member.wall_offset_ns) // length * length
-        yield (
-            member.engine_id,
-            Grant(
-                head,
-                member.piece_start_ns,
-                now,
-                window_ns,
-                tuple(member.piece_ns),
-                last,
-                tuple(sorted(member.piece_shared)),
-            ),
-        )
+        device_ns, shared = tuple(member.piece_ns), tuple(sorted(member.piece_shared))
+        yield member.engine_id, Grant(head, member.piece_start_ns, now, window_ns, device_ns, last, shared)
         member.piece_ns, member.piece_shared = [], set()
         member.piece_start_ns = now
         if last:
