@@ -16,24 +16,24 @@ from costtrace.core.events import Reading, SegmentHeader
 from costtrace.core.rows import Rows
 from costtrace.core.units import NS_PER_S
 
-FAULTS = ("", "", "", "", "", "", "", "", "lost", "unknown", "stalled", "reset", "fell to 5", "stands still", "late")
+FAULTS = ("", "", "", "", "", "", "", "", "lost", "unknown", "stalled", "reset", "fell to 5", "frozen", "late")
 
 
 def sensor_log(device, until_ns, rng, faults):
-    """Readings of one device, about ten a second; with *faults*, some are missing, late or of a counter begun anew."""
-    at_ns, uj, found = NS_PER_S // 2, rng.randrange(10**9), []
+    """Readings of one device, about ten a second; with *faults*, some are missing, late or of a reset counter."""
+    at_ns, uj, log = NS_PER_S // 2, rng.randrange(10**9), []
     while at_ns < until_ns + NS_PER_S:
         fault = rng.choice(FAULTS) if faults else ""
         step_ns = rng.randrange(50_000_000, 150_000_000) * (40 if fault == "late" else 1)
         at_ns += step_ns
-        uj += 0 if fault == "stands still" else step_ns * rng.randrange(50, 700) // 1_000
+        uj += 0 if fault == "frozen" else step_ns * rng.randrange(50, 700) // 1_000
         if fault == "fell to 5":
             uj = 5
         value = None if fault in {"lost", "unknown", "stalled"} else uj
-        found.append(Reading(device, at_ns, value, None, "nvml_counter", fault=fault if value is None else ""))
+        log.append(Reading(device, at_ns, value, None, "nvml_counter", fault=fault if value is None else ""))
         if fault == "reset":
-            found[-1] = msgspec.structs.replace(found[-1], fault="reset")
-    return found
+            log[-1] = msgspec.structs.replace(log[-1], fault="reset")
+    return log
 
 
 def run(lives, logs, rng, *, save=False):

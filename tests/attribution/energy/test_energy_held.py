@@ -1,4 +1,4 @@
-"""A device's first work is held: the same rows however often the agent looked, and wherever it was killed."""
+"""A device's first work is held: the same rows however often the agent swept, and wherever it was killed."""
 
 import random
 
@@ -19,7 +19,7 @@ BUSY = Profile(arrivals=0.5, pause=0.02)
 
 def late_counter(until_ns, seed, *, known_after_s=10, faults=False):
     """Readings of a counter that is renewed every 100 ms and 60 ms late, placed once its period is known."""
-    rng, at_ns, found = random.Random(seed), NS_PER_S // 2, []
+    rng, at_ns, log = random.Random(seed), NS_PER_S // 2, []
     last_uj = -1
     while at_ns < until_ns + 4 * NS_PER_S:
         at_ns += rng.randrange(80 * NS_PER_MS, 120 * NS_PER_MS)
@@ -31,7 +31,7 @@ def late_counter(until_ns, seed, *, known_after_s=10, faults=False):
         known = at_ns > known_after_s * NS_PER_S
         fault = rng.choice(["", "", "", "", "", "", "", "lost", "reset"]) if faults else ""
         held_ns = update_ns if known and uj != last_uj else at_ns
-        found.append(
+        log.append(
             Reading(
                 "GPU-0",
                 held_ns,
@@ -44,13 +44,13 @@ def late_counter(until_ns, seed, *, known_after_s=10, faults=False):
             )
         )
         last_uj = uj
-    return found
+    return log
 
 
 def rows_of(lives, log, rng, *, often, save=False):
     """Postings, energy of the records, and the pipeline; it is swept after a share *often* of all events and readings.
 
-    The engines have said what they have, and their device been read once, before the first look.
+    All engines have started, and their device has been read once, before the first sweep.
     """
     pipeline, postings, records = Pipeline(Policy("roofline", "request"), NS_PER_S), [], []
     merged = [(at, 0, engine_id, event) for at, engine_id, event in in_order(lives)]

@@ -35,8 +35,8 @@ def away_header(host="node-b"):
     return SegmentHeader(1, JOURNAL, 1, 0, host, "another boot", 1, AWAY_NS, WALL_NS)
 
 
-def away_reading(at_s, uj, **more):
-    return Reading("GPU-away", s(at_s) + AWAY_NS, uj, None, "nvml_counter", **more)
+def away_reading(at_s, uj, **fields):
+    return Reading("GPU-away", s(at_s) + AWAY_NS, uj, None, "nvml_counter", **fields)
 
 
 def idle_engine(pipeline, devices, *, until_s, settings=None):

@@ -74,7 +74,7 @@ def bill(profile, policy, shape, rounds, period_ns):
             pipeline.reading(BOOT_ID, reading)
     for number, event in enumerate(events):
         pipeline.take(life.engine_id, event)
-        if number % 97 == 0 and not period_ns:  # what comes before its engine's time would be the device's own
+        if number % 97 == 0 and not period_ns:  # energy before the engine's time is on none of its rows
             pipeline.sweep(1 << 62)
     pipeline.sweep(1 << 62)
     rows = pipeline.take_rows()

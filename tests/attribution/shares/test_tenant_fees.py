@@ -1,4 +1,4 @@
-"""Policy `tenant`: the head fee is split by tenant, then by request, whoever comes and goes, in O(1)."""
+"""Policy `tenant`: the head fee is split by tenant, then by request, whichever requests come and go, in O(1)."""
 
 from collections import defaultdict
 from fractions import Fraction
