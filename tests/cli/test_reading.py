@@ -83,10 +83,10 @@ def test_verify_counts_what_it_does_not_name(tmp_path):
 
 def test_verify_as_json_holds_the_balance_and_the_discrepancies(broken):
     home, number = broken
-    found = json.loads(script("verify", "--format", "json", home=home).stdout)
-    assert [f"posting {number} " in item["row"] for item in found["discrepancies"]] == [True]
-    assert {row["device"] for row in found["time"]} == {"GPU-1", "GPU-2", "GPU-3", "GPU-4", "GPU-5"}
-    assert any(row["difference_nano"] == 1 for row in found["money"])
+    parsed = json.loads(script("verify", "--format", "json", home=home).stdout)
+    assert [f"posting {number} " in item["row"] for item in parsed["discrepancies"]] == [True]
+    assert {row["device"] for row in parsed["time"]} == {"GPU-1", "GPU-2", "GPU-3", "GPU-4", "GPU-5"}
+    assert any(row["difference_nano"] == 1 for row in parsed["money"])
 
 
 def test_a_row_that_is_too_large_is_named_and_not_a_traceback(tmp_path):
@@ -118,24 +118,24 @@ def test_report_takes_dimensions_and_a_period(home):
 
 
 def test_the_dearest_requests_come_first_with_a_reason(home):
-    found = json.loads(printed(home, "requests", "--dearest", "--limit", "5", "--format", "json"))["requests"]
-    costs = [row["cost_nano"] for row in found]
+    parsed = json.loads(printed(home, "requests", "--dearest", "--limit", "5", "--format", "json"))["requests"]
+    costs = [row["cost_nano"] for row in parsed]
     assert costs == sorted(costs, reverse=True)
-    assert all(row["why"] for row in found)
+    assert all(row["why"] for row in parsed)
 
 
 def test_one_request_is_found_by_any_of_its_ids(home):
     (one,) = json.loads(printed(home, "requests", "--id", "record-00007", "--format", "json"))["requests"]
     for identifier in (one["request_id"], one["request_key"], one["traceparent"][3:35]):
-        (found,) = json.loads(printed(home, "requests", "--id", identifier, "--format", "json"))["requests"]
-        assert found["record_id"] == "record-00007"
+        (parsed,) = json.loads(printed(home, "requests", "--id", identifier, "--format", "json"))["requests"]
+        assert parsed["record_id"] == "record-00007"
     assert "cost_per_million_total_tokens" in printed(home, "requests", "--id", "record-00007")
 
 
 def test_the_newest_requests_of_one_tenant(home):
-    found = json.loads(printed(home, "requests", "--tenant", "acme", "--limit", "9", "--format", "json"))["requests"]
-    assert {row["tenant"] for row in found} == {"acme"}
-    ends = [row["ended_ns"] for row in found]
+    parsed = json.loads(printed(home, "requests", "--tenant", "acme", "--limit", "9", "--format", "json"))["requests"]
+    assert {row["tenant"] for row in parsed} == {"acme"}
+    ends = [row["ended_ns"] for row in parsed]
     assert ends == sorted(ends, reverse=True)
 
 

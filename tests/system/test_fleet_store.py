@@ -70,7 +70,7 @@ def test_requests_and_bounds_are_the_same_on_both_stores(stores):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_month_is_the_bill_on_the_fleet_store_under_every_policy(stores, month, policy):
     ledger, fleet = (settle(load(store, MONTH, UTC, slots=True), IdlePolicy(policy)) for store in stores)
-    assert sum(cell.pot.cost_nano or 0 for cell in fleet.cells) == month.bill()
+    assert sum(line.pot.cost_nano or 0 for line in fleet.lines) == month.bill()
     assert fleet == ledger
 
 
@@ -133,7 +133,7 @@ def test_several_nodes_share_a_store_and_two_dialects_agree(stores, month, tmp_p
         assert [row[0] for row in fleet.rows("SELECT sum(gpu_ns) FROM posting")] == [2 * before[0]]
         assert list(Audit(fleet).discrepancies()) == []
         whole = settle(load(fleet, MONTH, UTC), IdlePolicy("weighted"))
-        assert sum(cell.pot.cost_nano or 0 for cell in whole.cells) == 2 * month.bill()
+        assert sum(line.pot.cost_nano or 0 for line in whole.lines) == 2 * month.bill()
     finally:
         for table in ("engine", "posting", "meter", "usage", "position"):
             fleet.run(

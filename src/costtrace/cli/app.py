@@ -131,7 +131,7 @@ def _install(distribution: str) -> str:
 
 
 def _not_installed(name: str, distribution: str) -> click.Command:
-    """Stand for a command that another distribution has: whatever it is given, it says how to install it."""
+    """Make a placeholder for a command of another distribution: called with anything, it reports how to install it."""
 
     def refuse(words: tuple[str, ...]) -> None:
         del words

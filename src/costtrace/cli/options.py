@@ -17,7 +17,7 @@ from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Period
-from costtrace.ledger.fleet_store.store import open_store
+from costtrace.ledger.fleet_store.store import open_store as open_fleet_store
 from costtrace.ledger.queries import bounds
 from costtrace.ledger.reader import Store, open_ledger
 from costtrace.reports.output.render import FORMATS
@@ -29,7 +29,7 @@ def examples(*lines: str) -> str:
 
 
 class Context:
-    """What the group tells its commands."""
+    """What the group passes to its commands."""
 
     debug: bool = False
 
@@ -53,7 +53,7 @@ def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) ->
 
 
 def store_option(function: Function) -> Function:
-    """``--home`` and ``--store``: which books a command reads; `open_books` opens them."""
+    """``--home`` and ``--store``: which store a command reads; `open_store` opens them."""
     return home_option(
         click.option(
             "--store",
@@ -74,8 +74,8 @@ _STORE = "costtrace.store"
 
 
 @contextmanager
-def open_books(home: Path) -> Iterator[Store]:
-    """What `store_option` says: the fleet store, else the ledger under *home*. Raises: CosttraceError."""
+def open_store(home: Path) -> Iterator[Store]:
+    """The store that `store_option` names: the fleet store, else the ledger under *home*. Raises: CosttraceError."""
     ctx = click.get_current_context()
     settings = config.load()
     dsn = ctx.meta.get(_STORE)
@@ -85,7 +85,7 @@ def open_books(home: Path) -> Iterator[Store]:
         with open_ledger(home) as ledger:
             yield ledger
         return
-    with open_store(dsn, password=password(settings.store_password_file)) as store:
+    with open_fleet_store(dsn, password=password(settings.store_password_file)) as store:
         yield store
 
 
@@ -139,33 +139,33 @@ def period(store: Store, since: str | None, until: str | None, where: tzinfo) ->
     """The period that was asked for; without limits, all that the ledger holds. Raises: CosttraceError."""
     now_ns = time.time_ns()
     whole = bounds(store) or Period(0, now_ns)
-    found = Period(
+    asked = Period(
         whole.since_ns if since is None else parse(since, now_ns, where),
         max(whole.until_ns, now_ns) if until is None else parse(until, now_ns, where),
     )
-    if found.since_ns >= found.until_ns:
+    if asked.since_ns >= asked.until_ns:
         raise CosttraceError(
-            f"the period is empty: it would begin {show_time(found.since_ns, where)} and end "
-            f"{show_time(found.until_ns, where)}. Give a --since that is before --until."
+            f"the period is empty: it would begin {show_time(asked.since_ns, where)} and end "
+            f"{show_time(asked.until_ns, where)}. Give a --since that is before --until."
         )
-    return found
+    return asked
 
 
-def name_period(found: Period, where: tzinfo) -> str:
-    """A period as headings say it."""
-    begin, end = (moment(ns, where).strftime("%Y-%m-%d %H:%M:%S") for ns in found)
+def name_period(period: Period, where: tzinfo) -> str:
+    """A period, for headings."""
+    begin, end = (moment(ns, where).strftime("%Y-%m-%d %H:%M:%S") for ns in period)
     return f"{begin} to {end} {where.tzname(None) or where}"
 
 
 class ReaderGoneError(Exception):
-    """Whoever read our output (`| head`) has seen enough."""
+    """The reader of our output (`| head`) has closed it."""
 
 
 def out(text: str) -> None:
-    """Print *text*, which ends its own lines. Raises: ReaderGoneError."""
+    """Print *text* as it is, without a line end of its own. Raises: ReaderGoneError."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # click would make it an exit code of its own, a different one in each version.
+        # click would turn it into an exit code that differs between its versions.
         raise ReaderGoneError from None

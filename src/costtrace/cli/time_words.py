@@ -13,10 +13,10 @@ _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400
 
 def stretch_ns(words: str) -> int:
     """Ns of a stretch of time as people type it: ``90s``, ``5m``, ``2h``. Raises: CosttraceError."""
-    found = _AGO.fullmatch(words.strip())
-    if found is None or not int(found[1]):
+    match = _AGO.fullmatch(words.strip())
+    if match is None or not int(match[1]):
         raise CosttraceError(f"cannot read the stretch of time {words!r}: use 90s, 5m, 2h or 7d")
-    return int(found[1]) * _SECONDS[found[2]] * NS_PER_S
+    return int(match[1]) * _SECONDS[match[2]] * NS_PER_S
 
 
 def parse(words: str, now_ns: int, zone: tzinfo) -> int:

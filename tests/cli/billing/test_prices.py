@@ -93,8 +93,8 @@ def test_diff_names_only_what_differs_of_the_terms(run, tmp_path):
 
 
 def test_show_fails_for_a_device_or_day_without_a_price(run):
-    for more in (["--device", "TPU"], ["--device", "NVIDIA H100", "--at", "2020-01-01"]):
-        done = run("show", "--book", SAMPLE, *more)
+    for options in (["--device", "TPU"], ["--device", "NVIDIA H100", "--at", "2020-01-01"]):
+        done = run("show", "--book", SAMPLE, *options)
         assert done.exit_code == 1
         assert "unknown" in done.stderr
 

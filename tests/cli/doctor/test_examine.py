@@ -51,14 +51,14 @@ def listener():
         yield server.getsockname()[1]
 
 
-def found(findings, level=None):
+def lines_of(findings, level=None):
     return [
         f"{finding.level} {finding.message} {finding.remedy}" for finding in findings if level in {None, finding.level}
     ]
 
 
 def only(findings):
-    (one,) = found(findings)
+    (one,) = lines_of(findings)
     return one
 
 
@@ -80,9 +80,9 @@ def test_a_home_that_can_be_used_is_in_order(home):
 
 
 def test_a_home_that_is_not_there_yet_is_only_a_warning(tmp_path):
-    (said,) = found(here.home(Settings(home=tmp_path / "a" / "b")))
-    assert said.startswith("warn")
-    assert "does not exist yet" in said
+    (line,) = lines_of(here.home(Settings(home=tmp_path / "a" / "b")))
+    assert line.startswith("warn")
+    assert "does not exist yet" in line
 
 
 def test_a_home_that_is_a_file_fails(tmp_path):
@@ -92,8 +92,8 @@ def test_a_home_that_is_a_file_fails(tmp_path):
 
 def test_a_home_that_others_can_read_is_a_warning_with_the_command_that_helps(home):
     home.chmod(0o755)
-    (said,) = found(here.home(Settings(home=home)), "warn")
-    assert f"chmod 700 {home}" in said
+    (line,) = lines_of(here.home(Settings(home=home)), "warn")
+    assert f"chmod 700 {home}" in line
 
 
 # -- the agent -----------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_a_running_agent_is_seen_with_its_problems(home):
     lock = AgentLock(home)
     lock.write_status(version="0.0.1", wall_ns=time.time_ns(), problems=["cannot write the ledger"])
     try:
-        ok, version, problem = found(here.agent(Settings(home=home)))
+        ok, version, problem = lines_of(here.agent(Settings(home=home)))
     finally:
         lock.release()
     assert ok.startswith("ok runs")
@@ -131,7 +131,7 @@ def test_an_agent_that_has_gone_silent_is_a_warning(home):
 
 def test_an_engine_that_writes_without_an_agent_is_a_failure(home, writer):
     writer.append([heartbeat()])
-    engine, nobody_reads = found(engines.journals(home))
+    engine, nobody_reads = lines_of(engines.journals(home))
     assert engine.startswith("ok vllm-1 writes")
     assert nobody_reads.startswith("fail 1 engines write, and no agent reads")
 
@@ -140,10 +140,10 @@ def test_an_engine_that_has_gone_silent_is_a_warning(home, writer):
     writer.append([heartbeat(ago_s=60)])
     lock = AgentLock(home)
     try:
-        said = only(engines.journals(home))
+        line = only(engines.journals(home))
     finally:
         lock.release()
-    assert said.startswith("warn vllm-1 holds its journal, last written 60 s ago")
+    assert line.startswith("warn vllm-1 holds its journal, last written 60 s ago")
 
 
 def test_an_engine_that_has_ended_is_in_order_and_its_reason_is_said(home):
@@ -158,7 +158,7 @@ def test_a_clock_that_was_set_back_an_hour_is_seen(home, writer, monkeypatch):
     monkeypatch.setattr("costtrace.core.clock.anchor", lambda: real._replace(wall_ns=real.wall_ns + 3600 * 10**9))
     writer.append([heartbeat()])
     monkeypatch.undo()
-    assert any("-3600 s" in said for said in found(engines.journals(home), "warn"))
+    assert any("-3600 s" in line for line in lines_of(engines.journals(home), "warn"))
 
 
 def test_a_home_without_engines_says_what_to_do(home):
@@ -169,20 +169,20 @@ def test_a_damaged_journal_does_not_keep_the_doctor_from_the_others(home, writer
     writer.append([heartbeat()])
     (home / "journal" / "vllm-0").mkdir()
     (home / "journal" / "vllm-0" / "00000001.ctj").write_bytes(os.urandom(5000))
-    said = found(engines.journals(home))
-    assert any("vllm-1 writes" in line for line in said)
-    assert any("vllm-0 has ended" in line for line in said)
+    lines = lines_of(engines.journals(home))
+    assert any("vllm-1 writes" in line for line in lines)
+    assert any("vllm-0 has ended" in line for line in lines)
 
 
 def status_file(home, name="api", pid=None, **more):
     (home / "run").mkdir(exist_ok=True)
-    told = {"role": name, "pid": pid or os.getpid(), "hooks": ["http"], "vllm_version": "0.32.0", **more}
-    (home / "run" / f"{name}.json").write_text(json.dumps(told))
+    written = {"role": name, "pid": pid or os.getpid(), "hooks": ["http"], "vllm_version": "0.32.0", **more}
+    (home / "run" / f"{name}.json").write_text(json.dumps(written))
 
 
 def test_lost_hooks_and_swallowed_errors_of_a_process_are_shown(home):
     status_file(home, lost_hooks={"http": "gone; lost: tenants"}, swallowed_errors={"journal.pump": 3})
-    ok, hook, errors = found(engines.processes(home))
+    ok, hook, errors = lines_of(engines.processes(home))
     assert ok.startswith("ok api")
     assert "hook http does not fit: gone; lost: tenants" in hook
     assert "3 errors at journal.pump" in errors
@@ -228,7 +228,7 @@ def ledger_with(home, device_name="NVIDIA H100 80GB HBM3", kind="gpu"):
 
 def test_the_price_of_each_device_that_was_seen_is_shown(home):
     ledger_with(home).close()
-    label, price = found(engines.prices(Settings(home=home, prices=EXAMPLES / "sample-2026-11.yaml")))
+    label, price = lines_of(engines.prices(Settings(home=home, prices=EXAMPLES / "sample-2026-11.yaml")))
     assert label.startswith("warn")
     assert "`sample`" in label
     assert price.startswith("ok gpu 'NVIDIA H100 80GB HBM3': 1.69 USD per hour")
@@ -236,8 +236,8 @@ def test_the_price_of_each_device_that_was_seen_is_shown(home):
 
 def test_a_device_without_a_price_is_named(home):
     ledger_with(home, "NVIDIA T4").close()
-    said = found(engines.prices(Settings(home=home, prices=EXAMPLES / "sample-2026-11.yaml")), "warn")
-    assert "'NVIDIA T4'" in said[1]
+    lines = lines_of(engines.prices(Settings(home=home, prices=EXAMPLES / "sample-2026-11.yaml")), "warn")
+    assert "'NVIDIA T4'" in lines[1]
 
 
 def test_no_price_book_is_a_warning_and_a_broken_one_a_failure(home, tmp_path):
@@ -252,7 +252,7 @@ def test_what_the_ledger_notes_is_shown_once_with_its_count(home):
     for _ in range(3):
         ledger.notice("price", "no price for x")
     ledger.close()
-    rows, note = found(engines.ledger(home))
+    rows, note = lines_of(engines.ledger(home))
     assert "0 requests" in rows
     assert "(3 times): price: no price for x" in note
 
@@ -261,14 +261,14 @@ def test_a_ledger_of_a_newer_version_is_a_failure_with_its_own_message(home):
     ledger = ledger_with(home)
     ledger.connection.execute("PRAGMA user_version = 99")
     ledger.close()
-    failures = found(doctor.examine(Settings(home=home, prometheus_port=0), {}), "fail")
-    assert any("schema 99" in said for said in failures)
+    failures = lines_of(doctor.examine(Settings(home=home, prometheus_port=0), {}), "fail")
+    assert any("schema 99" in line for line in failures)
 
 
 def test_a_ledger_that_is_none_is_a_failure_and_no_traceback(home):
     (home / LEDGER_NAME).write_bytes(b"not a ledger" * 100)
-    failures = found(doctor.examine(Settings(home=home, prometheus_port=0), {}), "fail")
-    assert any("ledger" in said for said in failures)
+    failures = lines_of(doctor.examine(Settings(home=home, prometheus_port=0), {}), "fail")
+    assert any("ledger" in line for line in failures)
 
 
 # -- network -------------------------------------------------------------------------------------------------------
@@ -287,27 +287,27 @@ def test_a_collector_that_listens_is_in_order_and_nothing_is_sent_to_it():
         thread = threading.Thread(target=take)
         thread.start()
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.getsockname()[1]}"}
-        said = found(network.collector(env))
+        lines = lines_of(network.collector(env))
         thread.join()
-    assert [line.split()[0] for line in said] == ["ok", "ok"]
+    assert [line.split()[0] for line in lines] == ["ok", "ok"]
     assert got == [b"", b""]
 
 
 def test_a_collector_that_is_not_there_is_a_warning():
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
-    assert all("nobody answers there" in said for said in found(network.collector(env), "warn"))
-    assert len(found(network.collector(env), "warn")) == 2
+    assert all("nobody answers there" in line for line in lines_of(network.collector(env), "warn"))
+    assert len(lines_of(network.collector(env), "warn")) == 2
 
 
 def test_a_collector_that_is_not_set_is_in_order_and_a_protocol_that_is_none_is_not():
-    assert found(network.collector({}), "ok") == found(network.collector({}))
+    assert lines_of(network.collector({}), "ok") == lines_of(network.collector({}))
     wrong = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}
-    assert len(found(network.collector(wrong), "fail")) == 2
+    assert len(lines_of(network.collector(wrong), "fail")) == 2
 
 
 def test_a_password_in_the_endpoint_is_not_shown():
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://me:secret@127.0.0.1:{free_port()}"}
-    assert not any("secret" in said for said in found(network.collector(env)))
+    assert not any("secret" in line for line in lines_of(network.collector(env)))
 
 
 def serve(page):
@@ -380,12 +380,12 @@ def run(home, monkeypatch):
 
 def test_the_command_shows_every_setting_with_its_source(run, home):
     done = run("--format", "json")
-    told = json.loads(done.stdout)
-    settings = {row["key"]: row for row in told["settings"]}
+    report = json.loads(done.stdout)
+    settings = {row["key"]: row for row in report["settings"]}
     assert set(KEYS) <= set(settings)
     assert settings["home"] == {"key": "home", "value": str(home), "source": "COSTTRACE_HOME"}
     assert done.exit_code == 0
-    assert {"subject", "level", "message", "remedy"} == set(told["findings"][0])
+    assert {"subject", "level", "message", "remedy"} == set(report["findings"][0])
 
 
 def test_the_command_ends_with_1_where_something_fails(run):
@@ -402,8 +402,8 @@ def test_settings_that_cannot_be_used_are_findings(run):
 
 
 def test_every_finding_that_is_not_in_order_has_a_remedy(run):
-    told = json.loads(run("--format", "json", COSTTRACE_PRICES="/nowhere.yaml").stdout)
-    assert [row for row in told["findings"] if row["level"] != "ok" and not row["remedy"]] == []
+    report = json.loads(run("--format", "json", COSTTRACE_PRICES="/nowhere.yaml").stdout)
+    assert [row for row in report["findings"] if row["level"] != "ok" and not row["remedy"]] == []
 
 
 def test_the_directory_of_a_package_without_its_engine_is_refused(run, tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from costtrace.reports.output.render import FORMATS, as_csv, as_json, as_text, clean, render, safe_text
-from costtrace.reports.output.tables import Column, Table, count, text
+from costtrace.reports.output.row_tables import Column, count, row_table, text
 
 NASTY = [
     "\x1b]0;owned\x07",
@@ -49,7 +49,7 @@ def table(*names):
         for place, name in enumerate(names)
     ]
     columns = (text("tenant", "tenant"), count("GPU ns", "gpu_ns"), Column("price", lambda row: f"{row['price']}"))
-    return Table("rows", "Rows", columns, rows)
+    return row_table("rows", "Rows", columns, rows)
 
 
 def steers(printed):
@@ -99,18 +99,18 @@ def test_a_name_cannot_make_cells_or_lines_of_its_own(one, other):
 
 def test_numbers_in_csv_are_numbers_and_unknown_is_empty():
     rows = [{"gpu_ns": -5, "cost_nano": None, "price": Decimal("1E-9"), "idle": False}]
-    assert as_csv(Table("x", "x", (), rows)) == "gpu_ns,cost_nano,price,idle\r\n-5,,0.000000001,false\r\n"
+    assert as_csv(row_table("x", "x", (), rows)) == "gpu_ns,cost_nano,price,idle\r\n-5,,0.000000001,false\r\n"
 
 
 def test_an_empty_csv_still_has_its_header():
-    assert as_csv(Table("x", "x", (), [], fields=("a", "b"))) == "a,b\r\n"
+    assert as_csv(row_table("x", "x", (), [], fields=("a", "b"))) == "a,b\r\n"
 
 
 def test_json_holds_exact_integers_and_money_as_a_decimal_string():
     rows = [{"cost_nano": 2**62 + 1, "gpu_ns": 2**62 + 1}, {"cost_nano": None, "gpu_ns": 0}]
-    found = json.loads(as_json([Table("x", "x", (), rows)]))["x"]
-    assert found[0] == {"cost_nano": 2**62 + 1, "cost": "4611686018.427387905", "gpu_ns": 2**62 + 1}
-    assert found[1]["cost"] is None
+    parsed = json.loads(as_json([row_table("x", "x", (), rows)]))["x"]
+    assert parsed[0] == {"cost_nano": 2**62 + 1, "cost": "4611686018.427387905", "gpu_ns": 2**62 + 1}
+    assert parsed[1]["cost"] is None
 
 
 def test_a_second_view_of_the_same_rows_is_for_people_only():

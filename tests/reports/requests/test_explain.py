@@ -38,8 +38,8 @@ ROW = FitRow(
 FIT = Fit("m", "NVIDIA H100 80GB HBM3", 2, False, 0, ROW)
 
 
-def told(fit=FIT, **more):
-    return explain(Request(**{**PLAIN, "head_ns": 250, "method": "roofline", **more}), PEERS, fit)
+def explained(fit=FIT, **fields):
+    return explain(Request(**{**PLAIN, "head_ns": 250, "method": "roofline", **fields}), PEERS, fit)
 
 
 @pytest.mark.parametrize(
@@ -50,9 +50,9 @@ def told(fit=FIT, **more):
     ],
 )
 def test_a_shared_prefix_is_told_from_both_sides(moved_ns, words):
-    assert words in as_text(told(prefix_ns=moved_ns), "#")
-    assert "Prefix:" not in as_text(told(prefix_ns=0), "#")
-    assert "Prefix:" not in as_text(told(prefix_ns=None), "#")
+    assert words in as_text(explained(prefix_ns=moved_ns), "#")
+    assert "Prefix:" not in as_text(explained(prefix_ns=0), "#")
+    assert "Prefix:" not in as_text(explained(prefix_ns=None), "#")
 
 
 @pytest.mark.parametrize(
@@ -71,31 +71,31 @@ def test_a_shared_prefix_is_told_from_both_sides(moved_ns, words):
     ],
 )
 def test_each_thing_that_made_the_cost_is_said(words):
-    assert words in as_text(told(), "#")
+    assert words in as_text(explained(), "#")
 
 
 def test_what_the_cache_saved_is_what_the_model_says_of_its_tokens_on_all_devices():
     # 50 tokens of 20 us, and 50 x 50 / 2 units of attention of 1 ns, on two devices.
-    assert told().saved_ns == 2 * (50 * 20_000 + 1_250)
-    assert told(fit=None).saved_ns is None
-    assert "is not known" in as_text(told(fit=None), "#")
+    assert explained().saved_ns == 2 * (50 * 20_000 + 1_250)
+    assert explained(fit=None).saved_ns is None
+    assert "is not known" in as_text(explained(fit=None), "#")
 
 
 def test_bars_are_to_scale_and_the_longest_is_the_largest_of_both():
-    lines = as_text(told(gpu_ns=2_000_000, prefill_ns=1_000_000, decode_ns=1_000_000), "#").splitlines()
+    lines = as_text(explained(gpu_ns=2_000_000, prefill_ns=1_000_000, decode_ns=1_000_000), "#").splitlines()
     bars = {line.split()[0]: line.count("#") for line in lines if "#" in line}
     assert bars["GPU"] == 2 * bars["prefill"] == 2 * bars["decode"]
     assert bars["GPU"] == max(bars.values())
 
 
 def test_an_unknown_head_fee_is_not_a_zero():
-    text = as_text(told(head_ns=None), "#")
+    text = as_text(explained(head_ns=None), "#")
     assert "Head fees" not in text
     assert any(line.split() == ["head", "fees", "unknown"] for line in text.splitlines())
 
 
 def test_names_cannot_steer_the_terminal():
-    assert "\x1b" not in as_text(told(request_id="\x1b]0;owned\x07", tenant="\u202eacme"), "#")
+    assert "\x1b" not in as_text(explained(request_id="\x1b]0;owned\x07", tenant="\u202eacme"), "#")
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,9 @@ def test_a_request_of_a_real_ledger_is_explained_against_its_peers(home):
     text = run(home, "explain", dearest.request_id)
     assert text.startswith(f"Request {dearest.request_id}: {dearest.tenant}, {dearest.model}, on engine e\n")
     assert "GPU time" in text
-    (found,) = json.loads(run(home, "explain", dearest.record_id, "--format", "json"))["explanations"]
-    assert found["gpu_ns"] == dearest.gpu_ns
-    assert found["median_gpu_time_ns"] > 0
+    (row,) = json.loads(run(home, "explain", dearest.record_id, "--format", "json"))["explanations"]
+    assert row["gpu_ns"] == dearest.gpu_ns
+    assert row["median_gpu_time_ns"] > 0
 
 
 def test_the_models_of_a_ledger_are_shown_exactly(home):

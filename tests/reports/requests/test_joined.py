@@ -99,9 +99,9 @@ def test_a_prefill_and_a_decode_part_make_one_request_with_one_total(tmp_path):
 def test_the_order_in_which_parts_come_does_not_matter(tmp_path):
     records = [part(**PREFILL), part(**DECODE), part("decode", at_ms=90, prompt=30, output=8, cached=29)]
     with open_ledger(ledger_of(tmp_path, *records)) as store:
-        found = parts([store], ALL, Filter(), "ended", 100)
-    expected = join(found, NOW_NS, WAIT_NS)
-    for order in itertools.permutations(found):
+        recorded = parts([store], ALL, Filter(), "ended", 100)
+    expected = join(recorded, NOW_NS, WAIT_NS)
+    for order in itertools.permutations(recorded):
         assert join(order, NOW_NS, WAIT_NS) == expected
 
 
@@ -164,10 +164,10 @@ def test_what_prefix_hits_saved_stands_on_the_request_in_time_and_in_money(tmp_p
     with ledger.transaction():
         ledger.put_fit(fit_row("engine-prefill", token_as=100_000 * 10**9))  # 0.1 ms a token
     ledger.close()
-    found = shown()
-    prefill_nano = found["prefill_role_cost_nano"]
+    row = shown()
+    prefill_nano = row["prefill_role_cost_nano"]
     assert prefill_nano > 0
-    assert (found["saved_ns"], found["saved_nano"]) == (4 * MS, 4 * MS * prefill_nano // (20 * MS))
+    assert (row["saved_ns"], row["saved_nano"]) == (4 * MS, 4 * MS * prefill_nano // (20 * MS))
     text = CliRunner().invoke(cli, words[:-2], catch_exceptions=False).output
     assert "4.0 ms, " in text
 
@@ -254,15 +254,15 @@ def test_parts_that_disagree_say_so(tmp_path):
 
 
 def test_an_unknown_cost_of_one_part_makes_the_total_unknown():
-    one, other = (RecordedPart(found, "w") for found in (_as_request(part(**PREFILL)), _as_request(part(**DECODE))))
+    one, other = (RecordedPart(record, "w") for record in (_as_request(part(**PREFILL)), _as_request(part(**DECODE))))
     unknown = other._replace(record=other.record._replace(cost_nano=None))
     (whole,) = join([one, unknown], NOW_NS, WAIT_NS)
     assert whole.cost_nano is None
     assert [share.cost_nano for share in whole.roles] == [10, None]
 
 
-def _as_request(found):
-    values = {name: getattr(found, name, 10) for name in Request._fields}
+def _as_request(record):
+    values = {name: getattr(record, name, 10) for name in Request._fields}
     return Request(**{**values, "cost_nano": 10, "currency": "USD"})
 
 

@@ -10,8 +10,8 @@ from costtrace.reports.requests.why import usual, why
 PEERS = usual([Habit(*KEY, 1_000, 100, 50, 40, 8_000, NS_PER_MS) for _ in range(5)], [KEY])
 
 
-def told(**more):
-    return why(Request(**{**PLAIN, **more}), PEERS[KEY])
+def reasons(**fields):
+    return why(Request(**{**PLAIN, **fields}), PEERS[KEY])
 
 
 @pytest.mark.parametrize(
@@ -32,16 +32,16 @@ def told(**more):
     ],
 )
 def test_each_cause_is_said_and_nothing_else(fields, words):
-    assert words in told(**fields)
-    assert told(**fields).count(";") <= 1
+    assert words in reasons(**fields)
+    assert reasons(**fields).count(";") <= 1
 
 
 def test_a_request_like_all_others_is_near_the_median():
-    assert told() == "near the median"
+    assert reasons() == "near the median"
 
 
 def test_what_is_furthest_from_the_median_is_said_first():
-    assert told(input_tokens=300, cached_tokens=150, output_tokens=400).startswith("long output")
+    assert reasons(input_tokens=300, cached_tokens=150, output_tokens=400).startswith("long output")
 
 
 def test_a_request_without_peers_is_compared_with_nothing():
@@ -51,6 +51,6 @@ def test_a_request_without_peers_is_compared_with_nothing():
 def test_medians_are_of_the_same_tenant_and_model_only():
     others = [Habit("blue", "m", 9, 9, 9, 9, 9, 9), Habit("acme", "other", 9, 9, 9, 9, 9, 9)]
     own = [Habit(*KEY, gpu_ns, 1, 0, 1, 1_000, 0) for gpu_ns in (1, 5, 100)]
-    found = usual([*others, *own], [KEY, ("nobody", "m")])
-    assert list(found) == [KEY]
-    assert (found[KEY].requests, found[KEY].gpu_ns) == (3, 5)
+    medians = usual([*others, *own], [KEY, ("nobody", "m")])
+    assert list(medians) == [KEY]
+    assert (medians[KEY].requests, medians[KEY].gpu_ns) == (3, 5)

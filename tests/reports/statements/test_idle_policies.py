@@ -44,9 +44,9 @@ def test_airport_weights_are_the_shapley_value_of_the_peaks(peaks):
         for tenant in order:
             value[tenant] += Fraction(max(0, peaks[tenant] - capacity), len(orders))
             capacity = max(capacity, peaks[tenant])
-    found = airport(peaks)
+    weights = airport(peaks)
     for tenant, exact in value.items():
-        assert abs(Fraction(found.get(tenant, 0), 2**64) - exact) < Fraction(1, 2**60)
+        assert abs(Fraction(weights.get(tenant, 0), 2**64) - exact) < Fraction(1, 2**60)
 
 
 def claim(gpu_ns, cost=None, peak=0, reserved=0):

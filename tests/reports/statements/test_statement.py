@@ -26,7 +26,7 @@ from costtrace.ledger.verify.audit import Audit
 from costtrace.reports.statements.idle_policies import POLICIES, Pot
 from costtrace.reports.statements.query import load
 from costtrace.reports.statements.settlement import IdlePolicy, Quota, SettlementLine, settle, to_cents
-from costtrace.reports.statements.statement import lines
+from costtrace.reports.statements.statement import lines_table
 from costtrace.reports.statements.statement_columns import Carbon
 
 MONTH = Period(START_NS, END_NS)
@@ -56,12 +56,12 @@ def hostile(tmp_path_factory):
     return home
 
 
-def fleet(month, policy, period=MONTH, zone=UTC):
+def settled(month, policy, period=MONTH, zone=UTC):
     return settle(load(month.store, period, zone, slots=True), IdlePolicy(policy, quotas=QUOTAS))
 
 
-def cost(cells):
-    return sum(cell.pot.cost_nano or 0 for cell in cells)
+def cost(lines):
+    return sum(line.pot.cost_nano or 0 for line in lines)
 
 
 def run(home, *words):
@@ -75,33 +75,33 @@ def test_the_month_is_in_balance(month):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_statements_idle_overhead_and_unobserved_are_the_bill(month, policy):
-    found = fleet(month, policy)
-    statements = {tenant: cost(cells) for tenant, cells in found.by_tenant().items()}
-    rests = {kind: cost(c for c in found.rests() if c.kind == kind) for kind in ("idle", "overhead", "unobserved")}
+    settlement = settled(month, policy)
+    statements = {tenant: cost(lines) for tenant, lines in settlement.by_tenant().items()}
+    rests = {kind: cost(c for c in settlement.rests() if c.kind == kind) for kind in ("idle", "overhead", "unobserved")}
     assert set(statements) == set(TENANTS)
     assert sum(statements.values()) + sum(rests.values()) == month.bill()
-    assert [tie.off for tie in found.ties] == [0] * len(found.ties)
+    assert [tie.off for tie in settlement.ties] == [0] * len(settlement.ties)
     assert rests["unobserved"] > 0
     assert (rests["idle"] > 0) == (policy in {"separate", "reserved"})
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_time_and_energy_are_handed_out_as_the_money_is(month, policy):
-    found = fleet(month, policy)
+    settlement = settled(month, policy)
     posted = next(month.store.rows("SELECT sum(gpu_ns), sum(energy_uj), sum(gap_ns) FROM posting"))
-    assert sum(cell.pot.gpu_ns for cell in found.cells) == posted[0]
-    assert sum(cell.pot.energy_uj or 0 for cell in found.cells) == posted[1]
-    assert sum(cell.pot.energy_unknown_ns for cell in found.cells) == posted[2]
+    assert sum(line.pot.gpu_ns for line in settlement.lines) == posted[0]
+    assert sum(line.pot.energy_uj or 0 for line in settlement.lines) == posted[1]
+    assert sum(line.pot.energy_unknown_ns for line in settlement.lines) == posted[2]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_cents_add_up_from_lines_to_statements_to_the_bill(month, policy):
-    found = fleet(month, policy)
+    settlement = settled(month, policy)
     due = (2 * month.bill() + 10**7) // (2 * 10**7)
-    assert sum(cell.cost_cents for cell in found.cells if cell.cost_cents is not None) == due
-    for cell in found.cells:
-        if cell.cost_cents is not None:
-            assert abs(cell.cost_cents * 10**7 - cell.pot.cost_nano) < 10**7
+    assert sum(line.cost_cents for line in settlement.lines if line.cost_cents is not None) == due
+    for line in settlement.lines:
+        if line.cost_cents is not None:
+            assert abs(line.cost_cents * 10**7 - line.pot.cost_nano) < 10**7
 
 
 @pytest.mark.parametrize("closed", [False, True])
@@ -115,60 +115,60 @@ def test_after_re_rating_it_is_the_corrected_bill_under_every_policy(tmp_path, c
     (due,) = next(made.store.rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
     assert due > made.bill()
     for policy in POLICIES:
-        whole = fleet(made, policy, Period(START_NS, END_NS + 2 * 86_400 * 10**9))
-        november = fleet(made, policy)
-        assert cost(whole.cells) == due
-        assert cost(november.cells) == (made.bill() if closed else due)
-        assert not any(tie.off for found in (whole, november) for tie in found.ties)
+        whole = settled(made, policy, Period(START_NS, END_NS + 2 * 86_400 * 10**9))
+        november = settled(made, policy)
+        assert cost(whole.lines) == due
+        assert cost(november.lines) == (made.bill() if closed else due)
+        assert not any(tie.off for settlement in (whole, november) for tie in settlement.ties)
     ledger.close()
 
 
 def test_idle_is_paid_within_its_pool(month):
-    found = fleet(month, "weighted")
+    settlement = settled(month, "weighted")
     for pool in POOLS:
         (whole,) = month.store.rows(
             "SELECT sum(p.gpu_ns) FROM posting p JOIN engine e ON e.engine_id = p.engine_id "
             "WHERE p.kind = 'idle' AND e.device_name = :pool",
             {"pool": pool},
         )
-        assert sum(c.pot.gpu_ns for c in found.cells if c.kind == "idle" and c.pool == pool) == whole[0]
+        assert sum(c.pot.gpu_ns for c in settlement.lines if c.kind == "idle" and c.pool == pool) == whole[0]
 
 
 def test_a_month_is_the_sum_of_its_halves_in_any_zone(month):
     middle = START_NS + 15 * 86_400 * 10**9
     for zone in (UTC, ZoneInfo("Asia/Kolkata")):
-        whole = fleet(month, "separate", zone=zone)
-        halves = [fleet(month, "separate", p, zone) for p in (Period(START_NS, middle), Period(middle, END_NS))]
-        assert cost(whole.cells) == sum(cost(half.cells) for half in halves)
-        assert sum(c.requests for c in whole.cells) == sum(c.requests for half in halves for c in half.cells)
+        whole = settled(month, "separate", zone=zone)
+        halves = [settled(month, "separate", p, zone) for p in (Period(START_NS, middle), Period(middle, END_NS))]
+        assert cost(whole.lines) == sum(cost(half.lines) for half in halves)
+        assert sum(c.requests for c in whole.lines) == sum(c.requests for half in halves for c in half.lines)
 
 
 def test_tokens_and_requests_are_those_of_the_records(month):
-    found = fleet(month, "even")
+    settlement = settled(month, "even")
     due = next(month.store.rows("SELECT sum(input_tokens), sum(output_tokens), sum(part = 1) FROM usage"))
     names = ("input_tokens", "output_tokens", "requests")
-    assert tuple(sum(getattr(cell, name) for cell in found.cells) for name in names) == due
+    assert tuple(sum(getattr(line, name) for line in settlement.lines) for name in names) == due
 
 
 def test_lines_that_lost_a_row_do_not_tie_out(month):
     source = load(month.store, MONTH, UTC)
-    found = settle(source._replace(used=source.used[1:]), IdlePolicy())
-    assert any(tie.off for tie in found.ties)
+    settlement = settle(source._replace(used=source.used[1:]), IdlePolicy())
+    assert any(tie.off for tie in settlement.ties)
 
 
 def test_cents_of_negative_and_tiny_amounts_add_up_too():
-    cells = [
+    lines = [
         SettlementLine("t", "d", "p", "m", "request", "", "USD", Pot(cost_nano=nano))
         for nano in (-15, 4_999_999, 10**7, 1)
     ]
-    assert sum(cell.cost_cents for cell in to_cents(cells)) == 1
+    assert sum(line.cost_cents for line in to_cents(lines)) == 1
 
 
 def test_carbon_is_unknown_unless_it_is_declared(month):
-    found = fleet(month, "separate")
-    rows = lines(found, found.cells, Carbon())
+    settlement = settled(month, "separate")
+    rows = lines_table(settlement, settlement.lines, Carbon()).rows
     assert {row["carbon_ug"] for row in rows} == {None}
-    rows = lines(found, found.cells, Carbon(Decimal(360), "a test"))
+    rows = lines_table(settlement, settlement.lines, Carbon(Decimal(360), "a test")).rows
     assert all(row["carbon_ug"] == (row["energy_uj"] + 5_000) // 10_000 for row in rows if row["energy_uj"])
 
 

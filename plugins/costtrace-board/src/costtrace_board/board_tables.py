@@ -9,7 +9,8 @@ from typing import NamedTuple
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR
 from costtrace.core.wall_time import moment
 from costtrace.pricing.list_prices import ListPrice
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, per_cent, text
+from costtrace.reports.output.row_tables import Column, Table, count, row_table, text
+from costtrace.reports.output.tables import Row, Value, per_cent
 from costtrace.reports.usage.summary import Summary
 from costtrace.reports.usage.summary_tables import shares_table
 from costtrace_board import roi
@@ -65,9 +66,9 @@ class Board(NamedTuple):
         return next(iter(group([cell for cell in self.days if cell.currency == self.currency], ())), None)
 
 
-def board_tables(board: Board) -> list[Table]:
+def board_tables(board: Board) -> list[AnyTable]:
     """Every table of the board; CSV holds only the first."""
-    tables = [
+    tables: list[AnyTable] = [
         cost_table(board),
         trend_table(board),
         shares_table(board.summary),
@@ -116,7 +117,7 @@ def cost_table(board: Board) -> Table:
         "shared by each day's device time. Total tokens = input + output. Figures of two bases cannot be compared.",
     )
     title = f"{board.currency} per million output, total and input tokens, without / with idle; J with idle"
-    return Table("cost_per_million_tokens", title, _cost_columns(board), rows, notes)
+    return row_table("cost_per_million_tokens", title, _cost_columns(board), rows, notes)
 
 
 def _cost_row(cell: Cell, board: Board) -> Row:
@@ -176,7 +177,7 @@ def show_money(value: Decimal) -> str:
 
 
 def _cost_columns(board: Board) -> list[Column]:
-    columns = [
+    columns: list[Column] = [
         text("model", "model"),
         text("fleet", "fleet"),
         text("month", "month"),
@@ -223,13 +224,13 @@ def trend_table(board: Board) -> Table:
     rows: list[Row] = [
         {"day": cell.period, "model": cell.model, **figures_of(cell)} for cell in group(board.days, ("model", "day"))
     ]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("day", "day"),
         text("model", "model"),
         decimals("per M output, without idle", "cost_per_million_output_tokens_without_idle"),
         decimals("per M output, with idle", "cost_per_million_output_tokens_with_idle"),
     )
-    return Table("trend", "Cost per million output tokens by day", columns, rows)
+    return row_table("trend", "Cost per million output tokens by day", columns, rows)
 
 
 def transactions_table(board: Board) -> Table:
@@ -247,7 +248,7 @@ def transactions_table(board: Board) -> Table:
         }
         for labelled in sorted(board.transactions, key=lambda labelled: (-(labelled.cost_nano or 0), labelled.value))
     ]
-    columns = (
+    columns: tuple[Column, ...] = (
         text(board.label, board.label),
         count("requests", "requests"),
         money(f"cost, {board.currency}", "cost_nano"),
@@ -261,7 +262,7 @@ def transactions_table(board: Board) -> Table:
         notes.append(
             f"{len(with_label):,} values of `{board.label}`: {significant(mean)} {board.currency} each, on average."
         )
-    return Table("transactions", f"Cost of a request, by {board.label}", columns, rows, notes)
+    return row_table("transactions", f"Cost of a request, by {board.label}", columns, rows, notes)
 
 
 def _per_request(sums: Transaction) -> Fraction | None:
@@ -281,8 +282,13 @@ def annotations_table(board: Board) -> Table:
         }
         for number, change in enumerate(board.annotations, 1)
     ]
-    columns = (count("no.", "number"), text("day", "day"), text("kind", "kind"), text("what", "what"))
-    return Table("annotations", "What changed", columns, rows, fields=("number", "day", "kind", "what"))
+    columns: tuple[Column, ...] = (
+        count("no.", "number"),
+        text("day", "day"),
+        text("kind", "kind"),
+        text("what", "what"),
+    )
+    return row_table("annotations", "What changed", columns, rows, fields=("number", "day", "kind", "what"))
 
 
 MIN_DAYS = 14
@@ -313,7 +319,7 @@ def growth_table(board: Board) -> Table:
                     "per_cent_cost_per_per_cent_tokens": elasticity,
                 }
             )
-    columns = (
+    columns: tuple[Column, ...] = (
         text("first half", "first"),
         text("second half", "second"),
         Column("total tokens, %", lambda row: f"{row['tokens_growth_per_cent']:+}"),
@@ -322,7 +328,7 @@ def growth_table(board: Board) -> Table:
     )
     notes = ("Below 1 the fleet absorbs volume: by software, price, or idle time that filled up. See what changed.",)
     fields = ("first", "second", "tokens_growth_per_cent", "cost_growth_per_cent", "per_cent_cost_per_per_cent_tokens")
-    return Table("growth", "How cost grew with tokens", columns, rows, notes if rows else (), fields)
+    return row_table("growth", "How cost grew with tokens", columns, rows, notes if rows else (), fields)
 
 
 def _sum(cells: Sequence[Cell]) -> Cell:
@@ -343,8 +349,12 @@ def return_table(board: Board) -> Table:
         {"name": name, "value": exact(value), "kind": "result", "source": ""}
         for name, value in computed._asdict().items()
     ]
-    columns = (text("what", "name"), Column("value", lambda row: str(row["value"])), text("from", "source"))
-    return Table("return_on_investment", "Return on investment", columns, rows)
+    columns: tuple[Column, ...] = (
+        text("what", "name"),
+        Column("value", lambda row: str(row["value"])),
+        text("from", "source"),
+    )
+    return row_table("return_on_investment", "Return on investment", columns, rows)
 
 
 def price_per_gpu_hour(cell: Cell) -> Fraction | None:

@@ -5,7 +5,7 @@ import hashlib
 from html import escape
 
 from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Row, Table
+from costtrace.reports.output.tables import Line, Table
 
 MAX_ROWS = 40
 """Rows of a table that a page shows; JSON and CSV have all."""
@@ -50,14 +50,14 @@ def tile(what: str, figure: str, how: str) -> str:
     )
 
 
-def html_table(table: Table, caption: str = "", *, hidden: bool = False) -> str:
+def html_table(table: Table[Line], caption: str = "", *, hidden: bool = False) -> str:
     """A table whose first column is its row headers; *hidden*: its caption is for screen readers only."""
-    rows = list(table.rows)
-    cut = len(rows) - MAX_ROWS
+    lines = list(table.lines)
+    cut = len(lines) - MAX_ROWS
     if cut > 0:
-        rows = [*rows[: MAX_ROWS - 1], rows[-1]]
+        lines = [*lines[: MAX_ROWS - 1], lines[-1]]
     head = "".join(f'<th scope="col"{_num(column.right)}>{escape(column.heading)}</th>' for column in table.columns)
-    body = "".join(_html_row(table, row) for row in rows)
+    body = "".join(_html_row(table, line) for line in lines)
     notes = [*table.notes, *([f"{cut} more lines are in JSON and CSV."] if cut > 0 else [])]
     note = f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""
     name = caption or table.title
@@ -68,14 +68,14 @@ def html_table(table: Table, caption: str = "", *, hidden: bool = False) -> str:
     )
 
 
-def _html_row(table: Table, row: Row) -> str:
+def _html_row(table: Table[Line], line: Line) -> str:
     cells = []
     for position, column in enumerate(table.columns):
-        value = escape(column.show(row))
+        value = escape(column.show(line))
         short = len(value) <= SHORT
         mark = _num(column.right) if column.right or not short else ' class="short"'
         cells.append(f'<th scope="row"{mark}>{value}</th>' if position == 0 else f"<td{mark}>{value}</td>")
-    css = ' class="sum"' if row.get("model") == "all" else ""
+    css = ' class="sum"' if table.exact(line).get("model") == "all" else ""
     return f"<tr{css}>{''.join(cells)}</tr>"
 
 

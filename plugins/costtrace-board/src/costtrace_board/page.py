@@ -10,9 +10,9 @@ from html import escape
 
 from costtrace.core.wall_time import moment
 from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Table
+from costtrace.reports.output.row_tables import Table
 from costtrace.reports.usage.summary_tables import shares_table
-from costtrace_board import roi
+from costtrace_board import charts, roi
 from costtrace_board.board_tables import (
     Board,
     annotations_table,
@@ -178,15 +178,9 @@ def _float(value: Fraction | None) -> float | None:
 
 def _use(board: Board) -> str:
     table = shares_table(board.summary)
-    total_ns = sum(int(str(row["gpu_ns"])) for row in table.rows)
-    if not total_ns:
+    if not any(share.whole_ns for share in table.lines):
         return ""
-    parts = [
-        svg.ChartPart(
-            str(row["share"]), int(str(row["gpu_ns"])) / total_ns, f"{100 * int(str(row['gpu_ns'])) / total_ns:.1f} %"
-        )
-        for row in table.rows
-    ]
+    parts = [svg.ChartPart(name, ns / whole_ns, f"{100 * ns / whole_ns:.1f} %") for name, ns, whole_ns in table.lines]
     description = ", ".join(f"{part.name} {part.text}" for part in parts)
     chart = svg.stacked_bar("use", "Where the device time went", description, parts)
     return section("Where the device time went", f"<figure>{chart}</figure>")
@@ -196,15 +190,17 @@ def _ladder(ladder: Ladder | None, why_not: str) -> str:
     title = "From the benchmark to production"
     if ladder is None:
         return section(title, f'<p class="note">{escape(why_not)}</p>', css="page")
-    bars = [svg.Bar(ladder.start_name, 0.0, float(ladder.start), significant(ladder.start), "end")]
+    bars = [charts.Bar(ladder.start_name, 0.0, float(ladder.start), significant(ladder.start), "end")]
     level = ladder.start
     for step in ladder.steps:
         if step.factor is None or step.after is None:
-            bars.append(svg.Bar(step.name, None, None, "unknown", "unknown"))
+            bars.append(charts.Bar(step.name, None, None, "unknown", "unknown"))
             continue
-        bars.append(svg.Bar(step.name, float(level), float(step.after), f"\u00d7 {significant(step.factor)}", step.how))
+        bars.append(
+            charts.Bar(step.name, float(level), float(step.after), f"\u00d7 {significant(step.factor)}", step.how)
+        )
         level = step.after
-    bars.append(svg.Bar(ladder.end_name, 0.0, float(ladder.end), significant(ladder.end), "end"))
+    bars.append(charts.Bar(ladder.end_name, 0.0, float(ladder.end), significant(ladder.end), "end"))
     high = max(bar.high for bar in bars if bar.high is not None)
     y = svg.nice_axis(f"{ladder.currency} per million {ladder.basis} tokens", max(high * 1.05, high))
     description = (
@@ -212,7 +208,7 @@ def _ladder(ladder: Ladder | None, why_not: str) -> str:
         f"{ladder.basis} tokens: {significant(ladder.gap)} times. Filled: measured. Slanted: stated. Dotted: the rest "
         "that no step accounts for. A question mark: unknown, and not 1."
     )
-    chart = svg.waterfall("ladder", title, description, y, bars)
+    chart = charts.waterfall("ladder", title, description, y, bars)
     steps = html_table(ladder_table(ladder), hidden=True)
     body = f"<figure>{chart}<figcaption>{escape(description)}</figcaption></figure>{steps}"
     return section(title, body, css="page")

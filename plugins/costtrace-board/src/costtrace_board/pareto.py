@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, UJ_PER_J
 from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Column, Row, Table, count
+from costtrace.reports.output.row_tables import Column, Table, count, row_table
+from costtrace.reports.output.tables import Row
+from costtrace_board.charts import Dot, scatter
 from costtrace_board.figures import Figure, FigureRefused, Priced, cost_per_million, rounded
 from costtrace_board.tables import decimals, exact
 
@@ -82,7 +84,7 @@ def table(points: Sequence[OperatingPoint], basis: str) -> Table:
     """One row for each point."""
     rows: list[Row] = [_row(point, basis) for point in points]
     currency = points[0].billed.currency if points else ""
-    columns = (
+    columns: tuple[Column, ...] = (
         count("concurrency", "concurrency"),
         count("requests", "requests"),
         decimals("tok/s/user", "interactivity_tokens_per_s_per_user"),
@@ -96,7 +98,7 @@ def table(points: Sequence[OperatingPoint], basis: str) -> Table:
         "Measured: the ledger's cost of these requests over their tokens, without idle.",
         "By throughput alone: the same price over the run's tokens/s/GPU, every GPU taken for the whole run.",
     )
-    return Table("operating_points", "Operating points", columns, rows, notes)
+    return row_table("operating_points", "Operating points", columns, rows, notes)
 
 
 def _joules(row: Row) -> str:
@@ -186,16 +188,16 @@ def charts(measured: Sequence[OperatingPoint], others: Sequence[Priced], basis: 
         x = svg.nice_axis(unit, max(point.x or 0.0 for point in placed))
         y = svg.nice_axis(f"{currency} per million {basis} tokens", max(point.cost for point in placed) * 1.05)
         series = list(dict.fromkeys(point.series for point in placed))
-        dots: list[svg.Dot] = []
+        dots: list[Dot] = []
         for number, label in enumerate(series):
             members = [point for point in placed if point.series == label]
             best = front([(point.x or 0.0, point.cost) for point in members])
             dots += [
-                svg.Dot(point.x or 0.0, point.cost, number, point.text, index in best)
+                Dot(point.x or 0.0, point.cost, number, point.text, index in best)
                 for index, point in enumerate(members)
             ]
         caption = "Filled and joined: points that no other of its series beats in both. Numbers are concurrency."
-        chart = svg.scatter(name, heading, caption, x, y, series, dots)
+        chart = scatter(name, heading, caption, x, y, series, dots)
         parts.append(
             f"<section><h2>{escape(heading)}</h2><figure>{chart}<figcaption>{caption}</figcaption></figure></section>"
         )

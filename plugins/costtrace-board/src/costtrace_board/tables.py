@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 
-from costtrace.reports.output.tables import Column, Row, Table, text
+from costtrace.reports.output.row_tables import Column, Table, row_table, text
+from costtrace.reports.output.tables import Row
 from costtrace_board.claims import Claim
 from costtrace_board.figures import Priced, Refusal, rounded, significant
 from costtrace_board.ladder import Ladder
@@ -34,7 +35,7 @@ def benchmark_tables(priced: Sequence[Priced], refusals: Sequence[Refusal]) -> l
     basis = priced[0].basis if priced else ""
     currency = priced[0].currency if priced else ""
     terms = sorted({entry.figure.provenance.terms for entry in priced} - {""})
-    columns = (
+    columns: tuple[Column, ...] = (
         text("model", "model"),
         text("hardware", "hardware"),
         Column("GPUs", lambda row: str(row["gpus"])),
@@ -46,10 +47,10 @@ def benchmark_tables(priced: Sequence[Priced], refusals: Sequence[Refusal]) -> l
         decimals(f"{currency} per million {basis} tokens", "cost_per_million_tokens"),
         text("source", "source"),
     )
-    tables = [Table("figures", "Cost per million tokens of benchmarks", columns, rows, terms, fields=FIGURE_FIELDS)]
+    tables = [row_table("figures", "Cost per million tokens of benchmarks", columns, rows, terms, fields=FIGURE_FIELDS)]
     if refusals:
         refused: list[Row] = [{"row": entry.row, "reason": entry.reason} for entry in refusals]
-        tables.append(Table("refused", "Refused", (text("row", "row"), text("reason", "reason")), refused))
+        tables.append(row_table("refused", "Refused", (text("row", "row"), text("reason", "reason")), refused))
     return tables
 
 
@@ -113,7 +114,7 @@ def claims_tables(claims: Sequence[Claim]) -> list[Table]:
         for claim in claims
         for check in claim.checks
     ]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("claim", "claim"),
         text("what", "what"),
         text("tokens", "token_basis"),
@@ -129,8 +130,8 @@ def claims_tables(claims: Sequence[Claim]) -> list[Table]:
         for point in claim.leaves_out
     ]
     return [
-        Table("checks", "Published claims, computed again", columns, rows),
-        Table(
+        row_table("checks", "Published claims, computed again", columns, rows),
+        row_table(
             "leaves_out",
             "What the headlines leave out",
             (text("claim", "claim"), text("", "leaves_out")),
@@ -159,8 +160,8 @@ def published_tables() -> list[Table]:
         for gpu in GPU_COSTS
     ]
     return [
-        Table("points", "Published reference points", [text(name, name) for name in names], points),
-        Table(
+        row_table("points", "Published reference points", [text(name, name) for name in names], points),
+        row_table(
             "prices",
             "Published prices, USD per GPU-hour by tier",
             [text("GPU", "gpu"), *(_decimal(name) for name in list(prices[0])[1:5])],
@@ -207,14 +208,14 @@ def ladder_table(ladder: Ladder) -> Table:
             "source": "factor: the product of all steps",
         },
     ]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("step", "step"),
         Column("factor", _factor),
         decimals(unit, "cost_per_million_tokens"),
         text("how", "how"),
         text("from", "source"),
     )
-    return Table("ladder", "From the benchmark to production", columns, rows)
+    return row_table("ladder", "From the benchmark to production", columns, rows)
 
 
 def _factor(row: Row) -> str:

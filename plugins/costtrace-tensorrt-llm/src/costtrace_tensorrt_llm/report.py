@@ -123,7 +123,7 @@ def collect(home: Path, package_dir: Path | None, *, measure: bool) -> dict[str,
     """The whole report."""
     report: dict[str, Any] = {
         "versions": versions(),
-        "hooks": hooks.table("tensorrt-llm", package_dir) if package_dir else [],
+        "hooks": [fit._asdict() for fit in hooks.fits("tensorrt-llm", package_dir)] if package_dir else [],
         "processes": processes(home),
         "engines": engines(home),
         "balance": balance(home),

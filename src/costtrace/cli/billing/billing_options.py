@@ -33,11 +33,11 @@ def billing_period(words: str, zone: tzinfo) -> Period:
     refusal = CosttraceError(
         f"cannot read the period {words!r}: use a month (2026-11), a day (2026-11-23), a quarter (2026-Q4), a year"
     )
-    found = _PERIOD.fullmatch(words.strip())
-    if found is None:
+    match = _PERIOD.fullmatch(words.strip())
+    if match is None:
         raise refusal
     try:
-        year, month, day, quarter = found.groups()
+        year, month, day, quarter = match.groups()
         begin = datetime(int(year), int(month or 3 * int(quarter or 1) - 2), int(day or 1), tzinfo=zone)
         if day:
             end = (begin.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=zone)
@@ -84,13 +84,13 @@ def make_policy(name: str, share: str, quotas: Path | None) -> IdlePolicy:
     for kind in kinds:
         if kind not in SHARED_KINDS:
             raise CosttraceError(f"--share takes {', '.join(SHARED_KINDS)}, with commas between: not {kind!r}")
-    found = read_quotas(quotas) if quotas else ()
-    if name == "reserved" and not found:
+    reserved = read_quotas(quotas) if quotas else ()
+    if name == "reserved" and not reserved:
         raise CosttraceError(
             "the policy `reserved` needs --quotas FILE, a YAML file such as\n"
             "  quotas:\n    - {tenant: acme, share: 0.25}\n    - {tenant: blue, share: 0.5, pool: NVIDIA H100}"
         )
-    return IdlePolicy(name, kinds, found)
+    return IdlePolicy(name, kinds, reserved)
 
 
 def read_quotas(path: Path) -> tuple[Quota, ...]:
@@ -152,17 +152,19 @@ def read_bills(paths: Sequence[Path], period: Period, column: str, where: Sequen
     return read_bill((row for path in paths for row in read_focus(path)), period, column, conditions)
 
 
-def fleet_of(store: Store, period: Period, zone: tzinfo, policy: IdlePolicy, bill: Bill | None = None) -> Settlement:
+def settle_period(
+    store: Store, period: Period, zone: tzinfo, policy: IdlePolicy, bill: Bill | None = None
+) -> Settlement:
     """Settle a period; with a bill, down to its last nano-unit. Raises: CosttraceError."""
-    books = _books(store, period)
-    source = load(store, period, zone, slots=policy.name == "peak")
+    closing = _closing(store, period)
+    inputs = load(store, period, zone, slots=policy.name == "peak")
     if bill is None:
-        return settle(source, policy)._replace(books=books)
-    return with_bill_ties(settle(source, policy, differences(source, bill)), bill)._replace(books=books)
+        return settle(inputs, policy)._replace(closing=closing)
+    return with_bill_ties(settle(inputs, policy, differences(inputs, bill)), bill)._replace(closing=closing)
 
 
-def _books(store: Store, period: Period) -> str:
-    """Whether the period's figures can still change. A fleet store has no seals: of what is closed it says nothing."""
+def _closing(store: Store, period: Period) -> str:
+    """Whether the figures can still change; '' where that is not known, as in a fleet store: it has no seals."""
     if period.until_ns > time.time_ns():
         return "the period is not over: these are the figures so far"
     chain = seals(store)
@@ -170,10 +172,13 @@ def _books(store: Store, period: Period) -> str:
     return f"closed with {closings[0].period}: hash {closings[0].hash}" if closings else ""
 
 
-def say_if_empty(store: Store, fleet: Settlement, words: str) -> None:
-    """Tell on standard error where a period has no row at all: it is likely a slip."""
-    if fleet.cells:
+def warn_if_empty(store: Store, settlement: Settlement, words: str) -> None:
+    """Warn on standard error where a period has no row at all: its name is likely mistyped."""
+    if settlement.lines:
         return
     whole = bounds(store)
-    there = "it is empty" if whole is None else "it has {} to {}".format(*(show_time(at, fleet.zone) for at in whole))
-    sys.stderr.write(f"costtrace: the ledger has nothing of {words}: {there}\n")
+    if whole is None:
+        extent = "it is empty"
+    else:
+        extent = f"it has {show_time(whole.since_ns, settlement.zone)} to {show_time(whole.until_ns, settlement.zone)}"
+    sys.stderr.write(f"costtrace: the ledger has nothing of {words}: {extent}\n")

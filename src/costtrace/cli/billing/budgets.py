@@ -5,11 +5,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from costtrace.cli.options import examples, open_books, out, store_option
+from costtrace.cli.options import examples, open_store, out, store_option
 from costtrace.core.errors import CosttraceError
 from costtrace.core.semconv import BUDGET_METRICS
 from costtrace.core.units import NANO_PER_UNIT, show_amount
@@ -45,73 +46,77 @@ def budgets(*, file: Path, form: str, fail_on: str | None, webhook: str | None, 
     Spent is the cost of requests, as in `costtrace report`, adjustments included; idle time is on no tenant's budget.
     """
     now_ns = time.time_ns()
-    with open_books(home) as store:
-        standings = [budget_status(store, budget, now_ns) for budget in load_budgets(file)]
+    with open_store(home) as store:
+        statuses = [budget_status(store, budget, now_ns) for budget in load_budgets(file)]
     if form == "prometheus":
-        out(prometheus(standings))
+        out(prometheus(statuses))
     else:
-        out(render([Table("budgets", "Budgets", _COLUMNS, [_row(standing) for standing in standings])], form))
-    exceeded = [standing for standing in standings if standing.state in {SOFT, HARD}]
+        out(render([Table("budgets", "Budgets", _COLUMNS, statuses, _exact)], form))
+    exceeded = [status for status in statuses if status.state in {SOFT, HARD}]
     if webhook and exceeded:
         _post(webhook, exceeded)
     sys.stdout.flush()
     failing = {HARD} if fail_on == HARD else {SOFT, HARD} if fail_on else set[str]()
-    return EXIT_EXCEEDED if any(standing.state in failing for standing in exceeded) else 0
+    return EXIT_EXCEEDED if any(status.state in failing for status in exceeded) else 0
 
 
-def _row(standing: BudgetStatus) -> Row:
-    budget = standing.budget
+def _exact(status: BudgetStatus) -> Row:
+    budget = status.budget
     return {
         "budget": budget.name,
         "tenant": budget.tenant,
         "model": budget.model,
-        "period": budget.period or f"{budget.rolling_days} days",
+        "period": _period(status),
         "amount_nano": budget.amount_nano,
-        "spent_nano": standing.spent_nano,
-        "unknown_gpu_ns": standing.unknown_ns,
-        "forecast_nano": standing.forecast_nano,
-        "forecast_low_nano": standing.low_nano,
-        "forecast_high_nano": standing.high_nano,
+        "spent_nano": status.spent_nano,
+        "unknown_gpu_ns": status.unknown_ns,
+        "forecast_nano": status.forecast_nano,
+        "forecast_low_nano": status.low_nano,
+        "forecast_high_nano": status.high_nano,
         "currency": budget.currency,
-        "state": standing.state,
+        "state": status.state,
     }
 
 
-def _money(heading: str, key: str) -> Column:
-    def show(row: Row) -> str:
-        value = row[key]
-        return show_amount(value, str(row["currency"])) if isinstance(value, int) else ""
+def _period(status: BudgetStatus) -> str:
+    return status.budget.period or f"{status.budget.rolling_days} days"
+
+
+def _money(heading: str, nano: Callable[[BudgetStatus], int | None]) -> Column[BudgetStatus]:
+    def show(status: BudgetStatus) -> str:
+        value = nano(status)
+        return "" if value is None else show_amount(value, status.budget.currency)
 
     return Column(heading, show)
 
 
-_COLUMNS = (
-    text("budget", "budget"),
-    Column("tenant", lambda row: str(row["tenant"] or "all"), right=False),
-    Column("model", lambda row: str(row["model"] or "all"), right=False),
-    text("period", "period"),
-    _money("budget", "amount_nano"),
-    _money("spent", "spent_nano"),
-    _money("forecast", "forecast_nano"),
-    _money("from", "forecast_low_nano"),
-    _money("to", "forecast_high_nano"),
-    text("state", "state"),
+_COLUMNS: tuple[Column[BudgetStatus], ...] = (
+    text("budget", lambda status: status.budget.name),
+    text("tenant", lambda status: status.budget.tenant or "all"),
+    text("model", lambda status: status.budget.model or "all"),
+    text("period", _period),
+    _money("budget", lambda status: status.budget.amount_nano),
+    _money("spent", lambda status: status.spent_nano),
+    _money("forecast", lambda status: status.forecast_nano),
+    _money("from", lambda status: status.low_nano),
+    _money("to", lambda status: status.high_nano),
+    text("state", lambda status: status.state),
 )
 
 
-def prometheus(standings: list[BudgetStatus]) -> str:
+def prometheus(statuses: list[BudgetStatus]) -> str:
     """The text that a node exporter's textfile collector reads."""
     lines = []
     for metric, field in zip(BUDGET_METRICS, ("amount", "spent", "forecast", "high", "spent_ratio"), strict=True):
         lines += [f"# HELP {metric.prometheus} {metric.brief}", f"# TYPE {metric.prometheus} gauge"]
-        for standing in standings:
-            budget = standing.budget
+        for status in statuses:
+            budget = status.budget
             value = {
                 "amount": budget.amount_nano,
-                "spent": standing.spent_nano,
-                "forecast": standing.forecast_nano,
-                "high": standing.high_nano,
-                "spent_ratio": standing.spent_nano * NANO_PER_UNIT // budget.amount_nano,
+                "spent": status.spent_nano,
+                "forecast": status.forecast_nano,
+                "high": status.high_nano,
+                "spent_ratio": status.spent_nano * NANO_PER_UNIT // budget.amount_nano,
             }[field]
             if value is not None:  # unknown is absent, never 0
                 values = (budget.name, budget.tenant or "", budget.model or "", budget.currency)
@@ -125,14 +130,14 @@ def _escaped(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _post(url: str, standings: list[BudgetStatus]) -> None:
+def _post(url: str, statuses: list[BudgetStatus]) -> None:
     if not url.startswith(("https://", "http://")):
         raise click.UsageError("--webhook takes an http or https address")
-    body = json.dumps({"budgets": [_row(standing) for standing in standings]}).encode()
+    body = json.dumps({"budgets": [_exact(status) for status in statuses]}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - checked above
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310 - checked above
             pass
     except (urllib.error.URLError, OSError, ValueError) as error:
         # The address may hold a secret: it is not repeated.
-        raise CosttraceError(f"the webhook was not told of {len(standings)} budgets: {type(error).__name__}") from error
+        raise CosttraceError(f"the webhook was not told of {len(statuses)} budgets: {type(error).__name__}") from error

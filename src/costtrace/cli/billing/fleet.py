@@ -47,8 +47,8 @@ def ddl(*, cluster: str, database: str, keep_days: int, cold_days: int, cold_vol
         if name and not (name.isascii() and name.replace("_", "a").replace("-", "a").isalnum()):
             raise CosttraceError(f"{name!r} is no name: letters, digits, _ and -")
     layout = Layout(database, cluster, keep_days, cold_days, cold_volume)
-    made = [*statements(layout), *(tenants_only(layout) if row_policies else [])]
-    out("".join(f"{statement};\n\n" for statement in made))
+    ddl_statements = [*statements(layout), *(tenants_only(layout) if row_policies else [])]
+    out("".join(f"{statement};\n\n" for statement in ddl_statements))
 
 
 @fleet.command("init")
@@ -78,7 +78,7 @@ def push_command(*, dsn: str | None, follow: bool, batch: int, home: Path) -> No
     while True:
         try:
             with open_store(where, password=secret) as store:
-                _say(_push(home, store, batch))
+                _report(_push(home, store, batch))
         except LedgerError as error:
             if not follow:
                 raise
@@ -93,7 +93,7 @@ def _push(home: Path, store: ClickHouseStore, batch: int) -> Pushed:
         return push(ledger, store, Cursor(home, store.where), batch=batch)
 
 
-def _say(pushed: Pushed) -> None:
+def _report(pushed: Pushed) -> None:
     out(
         f"sent {pushed.postings:,} postings, {pushed.usage_records:,} usage records, {pushed.meter_rows:,} meter rows\n"
     )

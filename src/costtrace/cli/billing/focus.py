@@ -9,19 +9,19 @@ from costtrace.cli.billing.billing_options import (
     EXIT_OFF,
     bill_options,
     billing_period,
-    fleet_of,
     make_policy,
     policy_options,
     read_bills,
-    say_if_empty,
+    settle_period,
+    warn_if_empty,
 )
-from costtrace.cli.options import examples, open_books, out, store_option, zone
+from costtrace.cli.options import examples, open_store, out, store_option, zone
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import show_seconds
 from costtrace.reports.output.files import write_file
 from costtrace.reports.output.parquet import as_parquet
 from costtrace.reports.output.render import as_csv
-from costtrace.reports.output.tables import Table
+from costtrace.reports.output.row_tables import row_table
 from costtrace.reports.statements.focus import VIEWS, Names, export, fields
 
 
@@ -75,23 +75,23 @@ def focus(
         raise CosttraceError("Parquet needs a file: --out FILE")
     where = zone(tz)
     period = billing_period(words, where)
-    with open_books(home) as store:
+    with open_store(home) as store:
         bills = read_bills(bill, period, bill_column, bill_where)
-        fleet = fleet_of(store, period, where, make_policy(policy, share, quotas), bills)
-        say_if_empty(store, fleet, words)
-    found = export(fleet, view, Names(provider, account))
+        settlement = settle_period(store, period, where, make_policy(policy, share, quotas), bills)
+        warn_if_empty(store, settlement, words)
+    exported = export(settlement, view, Names(provider, account))
     if form == "csv":
-        content = as_csv(Table("focus", "", [], found.rows, fields=fields())).encode()
+        content = as_csv(row_table("focus", "", [], exported.rows, fields=fields())).encode()
     else:
-        content = as_parquet(found.rows, fields())
+        content = as_parquet(exported.rows, fields())
     if path is None:
         out(content.decode())
     else:
         write_file(path.parent, path.name, content)
-        out(f"{len(found.rows)} rows in {path}\n")
-    if found.unknown_ns:
+        out(f"{len(exported.rows)} rows in {path}\n")
+    if exported.unknown_ns:
         sys.stderr.write(
-            f"costtrace: the cost of {show_seconds(found.unknown_ns)} of device time is not known in full; only what "
-            "is known of it is in the file\n"
+            f"costtrace: the cost of {show_seconds(exported.unknown_ns)} of device time is not known in full; only "
+            "what is known of it is in the file\n"
         )
-    return EXIT_OFF if any(tie.off for tie in fleet.ties) else 0
+    return EXIT_OFF if any(tie.off for tie in settlement.ties) else 0

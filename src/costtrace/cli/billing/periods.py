@@ -17,9 +17,10 @@ from costtrace.ledger.periods.rerate import rerate as adjust
 from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.ledger.verify.sealed_rows import seals
+from costtrace.ledger.verify.seals import SealLine
 from costtrace.pricing.price_book_file import load_price_book
 from costtrace.reports.output.render import render
-from costtrace.reports.output.tables import Row, Table, text
+from costtrace.reports.output.tables import Column, Row, Table, text
 
 
 @click.command(
@@ -51,9 +52,7 @@ def close(name: str, tz: str, home: Path, *, open_engines: bool) -> None:
 
 @click.command(
     short_help="New prices for old usage, as adjustments.",
-    epilog=examples(
-        'costtrace rerate --price-book new.yaml --since 2026-11-15 --reason "contract 4711 corrected"',
-    ),
+    epilog=examples('costtrace rerate --price-book new.yaml --since 2026-11-15 --reason "contract 4711 corrected"'),
 )
 @click.option("--price-book", required=True, type=click.Path(path_type=Path), help="The price book to rate by.")
 @click.option("--since", required=True, help="Begin: 2026-11-15, 2026-11-15T14:30, 2h, 7d, today, yesterday.")
@@ -75,24 +74,24 @@ def rerate(*, price_book: Path, since: str, until: str | None, tz: str, reason: 
     ledger = _open(home)
     try:
         which = period(SqliteStore(ledger), since, until, zone(tz))
-        found = adjust(ledger, book, which, reason.strip(), time.time_ns())
+        rerated = adjust(ledger, book, which, reason.strip(), time.time_ns())
     finally:
         ledger.close()
-    out(_told(found))
+    out(_summary(rerated))
 
 
-def _told(found: Rerated) -> str:
-    if not found.adjustments:
-        return f"{found.postings:,} postings looked at: none has another price, nothing was adjusted\n"
-    lines = [f"re-rating {found.run_id}: {found.adjustments:,} of {found.postings:,} postings adjusted"]
-    for currency in sorted(found.before.keys() | found.after.keys()):
-        before, after = found.before.get(currency, 0), found.after.get(currency, 0)
+def _summary(rerated: Rerated) -> str:
+    if not rerated.adjustments:
+        return f"{rerated.postings:,} postings looked at: none has another price, nothing was adjusted\n"
+    lines = [f"re-rating {rerated.run_id}: {rerated.adjustments:,} of {rerated.postings:,} postings adjusted"]
+    for currency in sorted(rerated.before.keys() | rerated.after.keys()):
+        before, after = rerated.before.get(currency, 0), rerated.after.get(currency, 0)
         shown = [show_amount(nano, currency) for nano in (before, after, after - before)]
         lines.append("  {} before, {} after, {} difference".format(*shown))
-    for ns, when in ((found.before_unknown_ns, "was"), (found.after_unknown_ns, "is still")):
+    for ns, when in ((rerated.before_unknown_ns, "was"), (rerated.after_unknown_ns, "is still")):
         if ns:
             lines.append(f"  the cost of {show_seconds(ns)} of device time {when} unknown")
-    lines += [f"  {name} is closed: its adjustments are booked in the open period" for name in found.periods]
+    lines += [f"  {name} is closed: its adjustments are booked in the open period" for name in rerated.periods]
     return "\n".join(lines) + "\n"
 
 
@@ -114,13 +113,13 @@ def compact(keep: str, home: Path) -> None:
     now_ns = time.time_ns()
     ledger = _open(home)
     try:
-        found = compactable(seals(SqliteStore(ledger)), now_ns - int(days) * 24 * NS_PER_HOUR)
-        for seal in found:
+        closed = compactable(seals(SqliteStore(ledger)), now_ns - int(days) * 24 * NS_PER_HOUR)
+        for seal in closed:
             compacted = compact_period(ledger, seal, now_ns)
             out(f"{seal.period} is compacted\nhash {compacted.hash}\n")
     finally:
         ledger.close()
-    if not found:
+    if not closed:
         out(f"no closed period in full detail ended more than {days} days ago\n")
 
 
@@ -147,21 +146,29 @@ def periods(form: str, home: Path) -> None:
     """Show the chain of closed periods: when each was closed or compacted, and its hash."""
     with open_ledger(home) as store:
         chain = seals(store)
-    rows: list[Row] = [
-        {
-            "period": seal.period,
-            "kind": seal.kind,
-            "since": show_time(seal.since_ns),
-            "until": show_time(seal.until_ns),
-            "at": show_time(seal.at_ns),
-            "hash": seal.hash,
-        }
-        for seal in chain
-    ]
     title = f"Closed until {show_time(closed_until(chain))}" if chain else "No period is closed"
-    headings = {"period": "period", "what": "kind", "from": "since", "until": "until", "done": "at", "hash": "hash"}
-    columns = [text(heading, key) for heading, key in headings.items()]
-    out(render([Table("periods", title, columns, rows)], form))
+    out(render([Table("periods", title, _COLUMNS, chain, _exact)], form))
+
+
+_COLUMNS: tuple[Column[SealLine], ...] = (
+    text("period", lambda seal: seal.period),
+    text("what", lambda seal: seal.kind),
+    text("from", lambda seal: show_time(seal.since_ns)),
+    text("until", lambda seal: show_time(seal.until_ns)),
+    text("done", lambda seal: show_time(seal.at_ns)),
+    text("hash", lambda seal: seal.hash),
+)
+
+
+def _exact(seal: SealLine) -> Row:
+    return {
+        "period": seal.period,
+        "kind": seal.kind,
+        "since": show_time(seal.since_ns),
+        "until": show_time(seal.until_ns),
+        "at": show_time(seal.at_ns),
+        "hash": seal.hash,
+    }
 
 
 def _open(home: Path) -> Ledger:

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from costtrace.cli.billing.billing_options import EXIT_OFF, billing_period, make_policy, policy_options
-from costtrace.cli.options import examples, format_option, open_books, out, store_option, zone
+from costtrace.cli.options import examples, format_option, open_store, out, store_option, zone
 from costtrace.reports.output.render import render
 from costtrace.reports.statements.compare_policies import compare, whatif_tables
 from costtrace.reports.statements.idle_policies import POLICIES
@@ -34,8 +34,8 @@ def policies(*, words: str, policy: str, share: str, quotas: Path | None, tz: st
     where = zone(tz)
     names = [name for name in POLICIES if name != "reserved" or quotas is not None]
     make_policy(policy, share, quotas)
-    with open_books(home) as store:
-        source = load(store, billing_period(words, where), where, slots=True)
-    fleets = {name: settle(source, make_policy(name, share, quotas)) for name in names}
-    out(render(whatif_tables(compare(fleets, policy), fleets[policy]), form))
-    return EXIT_OFF if any(tie.off for fleet in fleets.values() for tie in fleet.ties) else 0
+    with open_store(home) as store:
+        inputs = load(store, billing_period(words, where), where, slots=True)
+    settlements = {name: settle(inputs, make_policy(name, share, quotas)) for name in names}
+    out(render(whatif_tables(compare(settlements, policy), settlements[policy]), form))
+    return EXIT_OFF if any(tie.off for settlement in settlements.values() for tie in settlement.ties) else 0

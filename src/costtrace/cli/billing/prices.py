@@ -1,7 +1,10 @@
 """`costtrace prices`: check a price book, and see what it says of a device on a day."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -13,7 +16,7 @@ from costtrace.pricing.list_prices import ListPrice
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook, holds, show_time
 from costtrace.pricing.price_book_file import KINDS, load_price_book
 from costtrace.reports.output.render import clean, render
-from costtrace.reports.output.tables import Column, Row, Table, Value, text
+from costtrace.reports.output.tables import Column, Row, Table, text
 
 
 @click.group()
@@ -88,37 +91,62 @@ def show(
     *, book: Path | None, at: datetime | None, device: str | None, kind: str, pool: str, region: str, form: str
 ) -> None:
     """Show the prices that hold on a day."""
-    found = _load(book or _configured(), pool, region)
+    price_book = _load(book or _configured(), pool, region)
     wall_ns = _wall_ns(at.replace(tzinfo=UTC) if at else datetime.now(UTC))
     if device is None:
-        devices = [entry for entry in found.devices if holds(entry, wall_ns)]
+        devices = [entry for entry in price_book.devices if holds(entry, wall_ns)]
     else:
-        entry = found.device_price(device, kind, wall_ns)
+        entry = price_book.device_price(device, kind, wall_ns)
         devices = [] if entry is None else [entry]
-    electricity = [entry for entry in found.electricity if holds(entry, wall_ns)]
-    when = f"price book {found.name} on {show_time(wall_ns)}, {found.currency}"
-    models = [] if device is not None else [entry for entry in found.models if holds(entry, wall_ns)]
-    rows = [
-        *(_device_row(found, entry) for entry in devices),
-        *(_electricity_row(found, entry) for entry in electricity),
-        *(_model_row(found, entry) for entry in models),
-    ]
-    if not rows and form == "table":
+    electricity = [entry for entry in price_book.electricity if holds(entry, wall_ns)]
+    when = f"price book {price_book.name} on {show_time(wall_ns)}, {price_book.currency}"
+    models = [] if device is not None else [entry for entry in price_book.models if holds(entry, wall_ns)]
+    entries: list[DevicePrice | ElectricityPrice | ListPrice] = [*devices, *electricity, *models]
+    lines = [_line(price_book, entry) for entry in entries]
+    if not lines and form == "table":
         click.echo(f"{when}: no price holds")
     else:
-        click.echo(render([Table("prices", when, _filled(rows), rows, _rates(found, rows, wall_ns))], form), nl=False)
-    if device is not None and (missing := found.missing(device, kind, wall_ns)):
+        table = Table("prices", when, _filled(lines), lines, _exact, _rates(price_book, lines, wall_ns))
+        click.echo(render([table], form), nl=False)
+    if device is not None and (missing := price_book.missing(device, kind, wall_ns)):
         raise click.ClickException(missing)
 
 
-def _filled(rows: list[Row]) -> list[Column]:
-    """The columns that say something of any row."""
-    return [column for column in _COLUMNS if any(column.show(row) for row in rows)]
+class PriceLine(NamedTuple):
+    """One entry of a price book, as it holds on a day. None: not a price of this kind of entry."""
+
+    what: str
+    match: str = ""
+    tier: str = ""
+    pool: str = ""
+    region: str = ""
+    terms: str = ""
+    currency: str = ""
+    price_book: str = ""
+    per_gpu_hour: Decimal | None = None
+    per_kwh: Decimal | None = None
+    pue: Decimal | None = None
+    includes_energy: bool | None = None
+    per_million_input: Decimal | None = None
+    per_million_cached: Decimal | None = None
+    per_million_output: Decimal | None = None
+    from_: str = ""
+    until: str = ""
+    source: str = ""
 
 
-def _rates(book: PriceBook, rows: list[Row], wall_ns: int) -> list[str]:
+def _exact(line: PriceLine) -> Row:
+    return {name.removesuffix("_"): value for name, value in line._asdict().items()}
+
+
+def _filled(lines: list[PriceLine]) -> list[Column[PriceLine]]:
+    """The columns that have something in any line."""
+    return [column for column in _COLUMNS if any(column.show(line) for line in lines)]
+
+
+def _rates(book: PriceBook, lines: list[PriceLine], wall_ns: int) -> list[str]:
     """What other currencies are worth at that time: charges are in the book's."""
-    used = {str(row["currency"]) for row in rows} - {book.currency}
+    used = {line.currency for line in lines} - {book.currency}
     return [
         f"1 {entry.currency} is {entry.rate:f} {book.currency} from {show_time(entry.from_ns)} on"
         + (f" ({entry.source})." if entry.source else ".")
@@ -127,75 +155,65 @@ def _rates(book: PriceBook, rows: list[Row], wall_ns: int) -> list[str]:
     ]
 
 
-_COLUMNS = (
-    text("what", "what"),
-    text("match", "match"),
-    text("tier", "tier"),
-    text("pool", "pool"),
-    text("region", "region"),
-    text("made of", "terms"),
-    text("currency", "currency"),
-    Column("per GPU-hour", lambda row: _number(row, "per_gpu_hour")),
-    Column("per kWh", lambda row: _number(row, "per_kwh")),
-    Column("per million in", lambda row: _number(row, "per_million_input")),
-    Column("cached", lambda row: _number(row, "per_million_cached")),
-    Column("out", lambda row: _number(row, "per_million_output")),
-    Column("PUE", lambda row: _number(row, "pue")),
-    Column("energy", lambda row: {True: "included", False: "billed on top", None: ""}[_flag(row)], right=False),
-    text("from", "from"),
-    text("until", "until"),
-    text("source", "source"),
+def _number(heading: str, value: Callable[[PriceLine], Decimal | None]) -> Column[PriceLine]:
+    def show(line: PriceLine) -> str:
+        number = value(line)
+        return "" if number is None else f"{number:f}"
+
+    return Column(heading, show)
+
+
+_COLUMNS: tuple[Column[PriceLine], ...] = (
+    text("what", lambda line: line.what),
+    text("match", lambda line: line.match),
+    text("tier", lambda line: line.tier),
+    text("pool", lambda line: line.pool),
+    text("region", lambda line: line.region),
+    text("made of", lambda line: line.terms),
+    text("currency", lambda line: line.currency),
+    _number("per GPU-hour", lambda line: line.per_gpu_hour),
+    _number("per kWh", lambda line: line.per_kwh),
+    _number("per million in", lambda line: line.per_million_input),
+    _number("cached", lambda line: line.per_million_cached),
+    _number("out", lambda line: line.per_million_output),
+    _number("PUE", lambda line: line.pue),
+    text("energy", lambda line: {True: "included", False: "billed on top", None: ""}[line.includes_energy]),
+    text("from", lambda line: line.from_),
+    text("until", lambda line: line.until),
+    text("source", lambda line: line.source),
 )
 
 
-def _row(what: str, entry: DevicePrice | ElectricityPrice | ListPrice, **own: Value) -> Row:
-    nothing: dict[str, Value] = dict.fromkeys(
-        ("per_gpu_hour", "per_kwh", "pue", "includes_energy", "per_million_input", "per_million_cached",
-         "per_million_output"),
-    )  # fmt: skip
-    empty: dict[str, Value] = dict.fromkeys(("match", "tier", "pool", "region", "terms", "currency", "price_book"), "")
-    dates: dict[str, Value] = {
-        "from": show_time(entry.from_ns),
-        "until": "" if entry.until_ns is None else show_time(entry.until_ns),
-        "source": entry.source,
-    }
-    return {"what": what, **empty, **nothing, **dates, **own}
-
-
-def _device_row(book: PriceBook, entry: DevicePrice) -> Row:
-    return _row(
-        entry.kind if entry in book.applicable else f"{entry.kind} (not used)",
-        entry,
-        match=entry.match,
-        tier=entry.tier,
-        pool=entry.pool,
-        region=entry.region,
-        terms="" if entry.terms is None else type(entry.terms).__name__.lower(),
-        per_gpu_hour=entry.per_gpu_hour,
-        includes_energy=entry.includes_energy,
-        currency=entry.currency or book.currency,
-        price_book=book.name,
-    )
-
-
-def _electricity_row(book: PriceBook, entry: ElectricityPrice) -> Row:
-    return _row(
-        "electricity",
-        entry,
-        match=entry.when.name if entry.when else "",
-        per_kwh=entry.per_kwh,
-        pue=entry.pue,
-        currency=entry.currency or book.currency,
-        price_book=book.name,
-    )
-
-
-def _model_row(book: PriceBook, entry: ListPrice) -> Row:
-    return _row(
+def _line(book: PriceBook, entry: DevicePrice | ElectricityPrice | ListPrice) -> PriceLine:
+    line = PriceLine(
         "model",
-        entry,
         currency=book.currency,
         price_book=book.name,
+        from_=show_time(entry.from_ns),
+        until="" if entry.until_ns is None else show_time(entry.until_ns),
+        source=entry.source,
+    )
+    if isinstance(entry, DevicePrice):
+        return line._replace(
+            what=entry.kind if entry in book.applicable else f"{entry.kind} (not used)",
+            match=entry.match,
+            tier=entry.tier,
+            pool=entry.pool,
+            region=entry.region,
+            terms="" if entry.terms is None else type(entry.terms).__name__.lower(),
+            per_gpu_hour=entry.per_gpu_hour,
+            includes_energy=entry.includes_energy,
+            currency=entry.currency or book.currency,
+        )
+    if isinstance(entry, ElectricityPrice):
+        return line._replace(
+            what="electricity",
+            match=entry.when.name if entry.when else "",
+            per_kwh=entry.per_kwh,
+            pue=entry.pue,
+            currency=entry.currency or book.currency,
+        )
+    return line._replace(
         match=entry.match,
         per_million_input=entry.per_million_input,
         per_million_cached=entry.per_million_cached,
@@ -222,13 +240,3 @@ def _configured() -> Path:
 
 def _wall_ns(moment: datetime) -> int:
     return int(moment.timestamp()) * NS_PER_S
-
-
-def _number(row: Row, key: str) -> str:
-    value = row[key]
-    return "" if value is None else f"{value:f}"
-
-
-def _flag(row: Row) -> bool | None:
-    value = row["includes_energy"]
-    return value if isinstance(value, bool) else None

@@ -11,13 +11,13 @@ from costtrace.cli.billing.billing_options import (
     EXIT_OFF,
     bill_options,
     billing_period,
-    fleet_of,
     make_policy,
     policy_options,
     read_bills,
-    say_if_empty,
+    settle_period,
+    warn_if_empty,
 )
-from costtrace.cli.options import examples, open_books, out, store_option, zone
+from costtrace.cli.options import examples, open_store, out, store_option, zone
 from costtrace.core.errors import CosttraceError
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.files import safe_name, write_file
@@ -87,61 +87,63 @@ def statement(
     carbon = Carbon(_intensity(carbon_intensity), carbon_source)
     where = zone(tz)
     period = billing_period(words, where)
-    with open_books(home) as store:
+    with open_store(home) as store:
         bills = read_bills(bill, period, bill_column, bill_where)
-        fleet = fleet_of(store, period, where, make_policy(policy, share, quotas), bills)
-        say_if_empty(store, fleet, words)
-    if tenant is not None and tenant not in fleet.tenants():
-        known = ", ".join(fleet.tenants()) or "none"
+        settlement = settle_period(store, period, where, make_policy(policy, share, quotas), bills)
+        warn_if_empty(store, settlement, words)
+    if tenant is not None and tenant not in settlement.tenants():
+        known = ", ".join(settlement.tenants()) or "none"
         raise CosttraceError(f"tenant {tenant!r} used nothing and pays nothing in {words}. There are: {known}")
     if folder is None:
-        cells = fleet.cells if tenant is None else fleet.of(tenant)
-        out(_render(fleet, tenant, cells, chosen[0], carbon, frame(fleet)).decode())
+        lines = settlement.lines if tenant is None else settlement.of(tenant)
+        out(_render(settlement, tenant, lines, chosen[0], carbon, frame(settlement)).decode())
     else:
-        _write_all(fleet, [tenant] if tenant is not None else [*fleet.by_tenant(), None], chosen, words, folder, carbon)
-    return _tie_out(fleet, shown=folder is not None)
+        names = [tenant] if tenant is not None else [*settlement.by_tenant(), None]
+        _write_all(settlement, names, chosen, words, folder, carbon)
+    return _tie_out(settlement, shown=folder is not None)
 
 
 def _write_all(
-    fleet: Settlement, names: Sequence[str | None], forms: Sequence[str], words: str, folder: Path, carbon: Carbon
+    settlement: Settlement, names: Sequence[str | None], forms: Sequence[str], words: str, folder: Path, carbon: Carbon
 ) -> None:
-    lines, around = fleet.by_tenant(), frame(fleet)
+    by_tenant, around = settlement.by_tenant(), frame(settlement)
     for name in names:
         stem = f"fleet-{words}" if name is None else f"statement-{words}-{safe_name(name)}"
-        cells = fleet.cells if name is None else lines[name]
+        lines = settlement.lines if name is None else by_tenant[name]
         for form in forms:
             suffix = "txt" if form == "table" else form
-            write_file(folder, f"{stem}.{suffix}", _render(fleet, name, cells, form, carbon, around))
+            write_file(folder, f"{stem}.{suffix}", _render(settlement, name, lines, form, carbon, around))
     out(f"{len(names) * len(forms)} files in {folder}\n")
 
 
 def _render(
-    fleet: Settlement, tenant: str | None, cells: Sequence[SettlementLine], form: str, carbon: Carbon, around: Frame
+    settlement: Settlement,
+    tenant: str | None,
+    lines: Sequence[SettlementLine],
+    form: str,
+    carbon: Carbon,
+    around: Frame,
 ) -> bytes:
     """One document (None: of the fleet) in one form."""
-    if form in {"csv", "parquet"}:
-        return _rows(fleet, cells, form, carbon)
+    table = lines_table(settlement, lines, carbon)
+    if form == "csv":
+        return as_csv(table).encode()
+    if form == "parquet":
+        return as_parquet(table.rows, table.fields, {"costtrace.policy": settlement.policy.name})
     if form == "json":
-        return as_json([lines_table(fleet, cells, carbon), tie_table(fleet)]).encode()
+        return as_json([table, tie_table(settlement)]).encode()
     if tenant is None:
-        document = fleet_document(fleet, carbon)
+        document = fleet_document(settlement, carbon)
     else:
-        document = tenant_document(fleet, tenant, cells, carbon, around)
+        document = tenant_document(settlement, tenant, lines, carbon, around)
     if form == "pdf":
         return as_pdf(document)
     return as_html(document).encode() if form == "html" else _text(document).encode()
 
 
-def _rows(fleet: Settlement, cells: Sequence[SettlementLine], form: str, carbon: Carbon) -> bytes:
-    table = lines_table(fleet, cells, carbon)
-    if form == "csv":
-        return as_csv(table).encode()
-    return as_parquet(table.rows, table.fields, {"costtrace.policy": fleet.policy.name})
-
-
 def _text(document: Document) -> str:
     facts = "".join(f"  {name}: {value}\n" for name, value in document.facts)
-    tables = "\n".join(as_text(table) for table in document.tables if table.rows)
+    tables = "\n".join(as_text(table) for table in document.tables if table.lines)
     return f"{document.title}, {document.subtitle}\n\n{facts}\n{tables}"
 
 
@@ -166,10 +168,10 @@ def _intensity(words: str | None) -> Decimal | None:
     return grams
 
 
-def _tie_out(fleet: Settlement, *, shown: bool) -> int:
-    off = [tie for tie in fleet.ties if tie.off]
+def _tie_out(settlement: Settlement, *, shown: bool) -> int:
+    off = [tie for tie in settlement.ties if tie.off]
     if shown:
-        out(as_text(tie_table(fleet)) + ("\nties out\n" if not off else "\nDOES NOT tie out\n"))
+        out(as_text(tie_table(settlement)) + ("\nties out\n" if not off else "\nDOES NOT tie out\n"))
     elif off:
         sys.stderr.write(f"costtrace: the lines are not the ledger's total: off by {off[0].off} ({off[0].what})\n")
     return EXIT_OFF if off else 0

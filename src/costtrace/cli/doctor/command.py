@@ -12,7 +12,7 @@ from costtrace.cli.options import examples
 from costtrace.config import load as config
 from costtrace.core.errors import ConfigError
 from costtrace.reports.output.render import clean, render
-from costtrace.reports.output.tables import Table, text
+from costtrace.reports.output.tables import AnyTable, Column, Table, text
 
 
 @click.command(
@@ -44,10 +44,10 @@ def doctor(home: Path | None, engine: str | None, package_dir: Path | None, form
         package_dir = hooks.installed(engine)
         if package_dir is None:
             raise click.UsageError(f"{engine} is not installed in this environment: name its source, --package-dir.")
-    rows: list[config.Explained] = []
+    explained: list[config.Explained] = []
     try:
         flags = {"home": home}
-        rows = config.explain(flags)
+        explained = config.explain(flags)
         findings = examine(config.load(flags), os.environ)
     except ConfigError as error:
         findings = [
@@ -56,24 +56,34 @@ def doctor(home: Path | None, engine: str | None, package_dir: Path | None, form
         ]
     if engine is not None and package_dir is not None:
         findings += hooks.check(engine, package_dir)
-    settings = Table("settings", "settings", _SETTINGS, [row._asdict() for row in rows])
-    fits = Table("hooks", "hooks", _HOOKS, hooks.table(engine, package_dir) if engine and package_dir else [])
+    tables: list[AnyTable] = [Table("settings", "settings", _SETTINGS, explained, config.Explained._asdict)]
+    fits = hooks.fits(engine, package_dir) if engine and package_dir else []
+    hook_table = Table("hooks", "hooks", _HOOKS, fits, hooks.HookFit._asdict)
     if form == "json":
-        found = Table("findings", "findings", (), [finding._asdict() for finding in findings])
-        click.echo(render([settings, found, *([fits] if engine else [])], "json"), nl=False)
+        tables.append(Table("findings", "findings", (), findings, Finding._asdict))
+        click.echo(render([*tables, *([hook_table] if engine else [])], "json"), nl=False)
     else:
-        click.echo(render([settings, *([fits] if fits.rows else [])], "table"))
-        click.echo("\n".join(_told(finding) for finding in findings))
+        click.echo(render([*tables, *([hook_table] if fits else [])], "table"))
+        click.echo("\n".join(_shown(finding) for finding in findings))
         click.echo(_summary(findings))
     if any(finding.level == FAIL for finding in findings):
         click.get_current_context().exit(1)
 
 
-_SETTINGS = (text("setting", "key"), text("value", "value"), text("from", "source"))
-_HOOKS = (text("hook", "hook"), text("where", "where"), text("fits", "fits"), text("why", "why"))
+_SETTINGS: tuple[Column[config.Explained], ...] = (
+    text("setting", lambda setting: setting.key),
+    text("value", lambda setting: setting.value),
+    text("from", lambda setting: setting.source),
+)
+_HOOKS: tuple[Column[hooks.HookFit], ...] = (
+    text("hook", lambda fit: fit.hook),
+    text("where", lambda fit: fit.where),
+    text("fits", lambda fit: fit.fits),
+    text("why", lambda fit: fit.why),
+)
 
 
-def _told(finding: Finding) -> str:
+def _shown(finding: Finding) -> str:
     line = f"{finding.level:<5} {finding.subject:<11} {clean(finding.message)}"
     return f"{line}\n{'':18}-> {clean(finding.remedy)}" if finding.remedy else line
 

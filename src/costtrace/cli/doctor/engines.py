@@ -34,7 +34,7 @@ RECENT_S = 7 * 24 * 3600
 
 
 class _Tail(NamedTuple):
-    """What the newest segment of a journal says."""
+    """What is in the newest segment of a journal."""
 
     alive: bool
     written_ns: int
@@ -45,7 +45,7 @@ class _Tail(NamedTuple):
 
 
 def journals(home: Path) -> Iterator[Finding]:
-    """Look at each journal: whether its engine is there and writes, and whether somebody reads it."""
+    """Look at each journal: whether its engine runs and writes, and whether an agent reads it."""
     root = home / "journal"
     directories = sorted((root / name for name in os.listdir(root)), reverse=True) if root.is_dir() else []  # noqa: PTH208 - a directory that cannot be read must raise, not be empty
     if not directories:
@@ -80,20 +80,20 @@ def processes(home: Path) -> Iterator[Finding]:
     """Read what the plugin wrote in each process that it was loaded into."""
     for path in sorted((home / "run").glob("*.json")):
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            name = f"{told['role']} (pid {told['pid']})"
-            ended = not Path("/proc", str(told["pid"])).exists() and Path("/proc/self").exists()
-            lost, swallowed = dict(told.get("lost_hooks", {})), dict(told.get("swallowed_errors", {}))
+            process = json.loads(path.read_text(encoding="utf-8"))
+            name = f"{process['role']} (pid {process['pid']})"
+            ended = not Path("/proc", str(process["pid"])).exists() and Path("/proc/self").exists()
+            lost, swallowed = dict(process.get("lost_hooks", {})), dict(process.get("swallowed_errors", {}))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             yield Finding("process", WARN, f"{path} cannot be read: {error}", "It is only for this check: delete it.")
             continue
         if ended:
-            said = f"{len(lost)} hooks lost, {sum(swallowed.values())} errors kept away from the engine"
-            yield Finding("process", OK, f"{name} is gone, or runs in another container ({path.name}): {said}")
+            summary = f"{len(lost)} hooks lost, {sum(swallowed.values())} errors kept away from the engine"
+            yield Finding("process", OK, f"{name} is gone, or runs in another container ({path.name}): {summary}")
             continue
-        version = told.get("engine_version") or told.get("vllm_version") or "unknown"
-        engine = told.get("engine") or "vLLM"
-        yield Finding("process", OK, f"{name}: {len(told.get('hooks', []))} hooks in place, {engine} {version}")
+        version = process.get("engine_version") or process.get("vllm_version") or "unknown"
+        engine = process.get("engine") or "vLLM"
+        yield Finding("process", OK, f"{name}: {len(process.get('hooks', []))} hooks in place, {engine} {version}")
         for hook, why in lost.items():
             yield Finding(
                 "process",
@@ -152,8 +152,7 @@ def ledger(home: Path) -> Iterator[Finding]:
     if not path.exists():
         yield Finding("ledger", WARN, f"there is no ledger at {path} yet", "An agent makes it when it first runs.")
         return
-    opened = Ledger(path, read_only=True)
-    with closing(opened):
+    with closing(Ledger(path, read_only=True)) as opened:
         query = opened.connection.execute
         postings, newest = query("SELECT max(posting_id), max(window_ns) FROM posting").fetchone()
         records = query("SELECT max(usage_id) FROM usage").fetchone()[0]
@@ -180,22 +179,22 @@ def models(home: Path) -> Iterator[Finding]:
     if not (home / LEDGER_NAME).exists():
         return
     with open_ledger(home) as store:
-        found = fits(store, None, SHOWN)
-    for fit in found:
+        newest = fits(store, None, SHOWN)
+    for fit in newest:
         row = fit.row
         errors = {name: getattr(row, f"{name}_error_ppm") for name in METHODS}
         error = errors.get(row.method)
-        said = f"{row.engine_id}: {row.method}, {basis(fit)}" + (
+        message = f"{row.engine_id}: {row.method}, {basis(fit)}" + (
             "" if error is None else f", error {error / 1e4:.1f} %"
         )
         if not row.fitted and not (row.device_known and row.shape_known):
             remedy = "A few hundred steps teach it. Until then time may be wrong between the requests of a step."
-            yield Finding("model", WARN, said, remedy)
+            yield Finding("model", WARN, message, remedy)
         elif row.fitted and error is not None and error > POOR_PPM:
             remedy = "`costtrace model` has the figures. Sums are right; the shares within a step are rough."
-            yield Finding("model", WARN, said, remedy)
+            yield Finding("model", WARN, message, remedy)
         else:
-            yield Finding("model", OK, said)
+            yield Finding("model", OK, message)
 
 
 def _engine(name: str, tail: _Tail) -> Iterator[Finding]:
@@ -204,14 +203,14 @@ def _engine(name: str, tail: _Tail) -> Iterator[Finding]:
         return
     age_s = (time.monotonic_ns() - tail.written_ns) / NS_PER_S
     if tail.boot_id != clock.boot_id():
-        yield Finding("engine", OK, f"{name} writes; it runs on another host or boot, its age cannot be told here")
+        yield Finding("engine", OK, f"{name} writes; it runs on another host or boot, its age is not known here")
         return
     if not tail.written_ns or age_s > STALE_S:
-        said = f"last written {ago(age_s)}" if tail.written_ns else "and nothing in it can be read"
+        last = f"last written {ago(age_s)}" if tail.written_ns else "and nothing in it can be read"
         yield Finding(
             "engine",
             WARN,
-            f"{name} holds its journal, {said}: it is stuck or stopped, or its disk is full",
+            f"{name} holds its journal, {last}: it is stuck or stopped, or its disk is full",
             "See the engine's log. Its time since then shows as `unobserved`.",
         )
     else:
@@ -255,8 +254,7 @@ def _devices(home: Path) -> list[tuple[str, str]]:
     path = home / LEDGER_NAME
     if not path.exists():
         return []
-    opened = Ledger(path, read_only=True)
-    with closing(opened):
+    with closing(Ledger(path, read_only=True)) as opened:
         try:
             return [
                 tuple(row) for row in opened.connection.execute("SELECT DISTINCT device_name, device_kind FROM engine")

@@ -1,4 +1,4 @@
-"""One thing that the doctor has to say."""
+"""What the doctor reports: findings."""
 
 from typing import Literal, NamedTuple
 

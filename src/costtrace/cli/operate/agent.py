@@ -39,6 +39,6 @@ def agent(home: Path | None, prices: Path | None, *, once: bool, spawned: bool) 
 
 
 def _leave_the_engine() -> None:
-    """Become nobody's child: an engine ends all processes below it, and then there is a last stretch to book."""
+    """Fork, to be no child of the engine: an engine ends its children before their last rows are booked."""
     if os.fork():
         os._exit(0)

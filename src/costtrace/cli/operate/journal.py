@@ -18,7 +18,7 @@ from costtrace.journal.printer import Storyteller
 from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import SEGMENT_SUFFIX
 from costtrace.reports.output.render import clean, render
-from costtrace.reports.output.tables import Row, Table, count, text
+from costtrace.reports.output.tables import Column, Table, count, text
 
 POLL_S = 0.2
 
@@ -28,24 +28,22 @@ def journal() -> None:
     """Read the journals: what each engine recorded, before any accounting."""
 
 
-@journal.command(
-    "list",
-    epilog=examples("costtrace journal list"),
-)
+@journal.command("list", epilog=examples("costtrace journal list"))
 @home_option
 def list_journals(home: Path) -> None:
     """List the journals that are there, the newest last."""
-    rows: list[Row] = [
-        {
-            "engine": directory.name,
-            "segments": len(segments := list(directory.glob(f"*{SEGMENT_SUFFIX}"))),
-            "bytes": sum(segment.stat().st_size for segment in segments),
-            "state": "ended" if JournalReader(directory).writer_gone() else "running",
-        }
-        for directory in _directories(home)
-    ]
-    columns = (text("engine", "engine"), text("state", "state"), count("segments", "segments"), count("bytes", "bytes"))
-    out(render([Table("journals", f"Journals in {clean(str(home / 'journal'))}", columns, rows)], "table"))
+    columns: tuple[Column[Path], ...] = (
+        text("engine", lambda directory: directory.name),
+        text("state", lambda directory: "ended" if JournalReader(directory).writer_gone() else "running"),
+        count("segments", lambda directory: len(_segments(directory))),
+        count("bytes", lambda directory: sum(segment.stat().st_size for segment in _segments(directory))),
+    )
+    title = f"Journals in {clean(str(home / 'journal'))}"
+    out(render([Table("journals", title, columns, _directories(home))], "table"))
+
+
+def _segments(directory: Path) -> list[Path]:
+    return list(directory.glob(f"*{SEGMENT_SUFFIX}"))
 
 
 @journal.command(
@@ -72,18 +70,18 @@ def show(
     sequence joins or leaves are counted on one line. #7 is the sequence in slot 7. Prompts and outputs are never in
     a journal.
     """
-    reader = JournalReader(_find(home, engine))
+    reader = JournalReader(_directory_of(home, engine))
     teller = Storyteller(Anchor(0, 0), everything=everything, zone=zone(tz))
     lines = _objects(reader) if as_json else _lines(reader, teller)
     for line in lines if limit is None else deque(lines, maxlen=limit):
         out(line)
     while follow:
         gone = reader.writer_gone()
-        fresh = list(_objects(reader) if as_json else _lines(reader, teller))
-        for line in fresh:
+        new_lines = list(_objects(reader) if as_json else _lines(reader, teller))
+        for line in new_lines:
             out(line)
         sys.stdout.flush()
-        if gone and not fresh:
+        if gone and not new_lines:
             break
         time.sleep(POLL_S)
     reader.close()
@@ -98,8 +96,8 @@ def _lines(reader: JournalReader, teller: Storyteller) -> Iterator[str]:
     for events in _batches(reader):
         if reader.header is not None:
             teller.anchor = Anchor(reader.header.monotonic_ns, reader.header.wall_ns)
-        yield from _ended(teller.tell(events))
-    yield from _ended(teller.pause())
+        yield from _line_ends(teller.tell(events))
+    yield from _line_ends(teller.pause())
 
 
 def _objects(reader: JournalReader) -> Iterator[str]:
@@ -110,15 +108,15 @@ def _objects(reader: JournalReader) -> Iterator[str]:
             yield json.dumps(plain).replace("\x7f", "\\u007f") + "\n"
 
 
-def _ended(lines: Iterable[str]) -> Iterator[str]:
+def _line_ends(lines: Iterable[str]) -> Iterator[str]:
     return (f"{clean(line).rstrip()}\n" for line in lines)
 
 
 def _directories(home: Path) -> list[Path]:
     """All journals, the oldest first. Raises: CosttraceError."""
     try:
-        found = [path for path in (home / "journal").iterdir() if path.is_dir()]
-        return sorted(found, key=lambda path: path.stat().st_mtime_ns)
+        directories = [path for path in (home / "journal").iterdir() if path.is_dir()]
+        return sorted(directories, key=lambda path: path.stat().st_mtime_ns)
     except FileNotFoundError:
         raise CosttraceError(
             f"there is no journal under {home}. Has an engine run with the plugin and this COSTTRACE_HOME? "
@@ -130,18 +128,18 @@ def _directories(home: Path) -> list[Path]:
         ) from error
 
 
-def _find(home: Path, engine: str | None) -> Path:
+def _directory_of(home: Path, engine: str | None) -> Path:
     if engine is not None and "/" in engine:
         if not Path(engine).is_dir():
             raise CosttraceError(f"there is no journal directory {engine}")
         return Path(engine)
     directories = _directories(home)
-    names = [path for path in directories if engine is None or path.name.startswith(engine)]
-    exact = [path for path in names if path.name == engine]
-    if exact or (engine is None and names):
-        return (exact or names)[-1]
-    if len(names) == 1:
-        return names[0]
-    there = ", ".join(path.name for path in (names or directories)) or "none"
-    what = f"several journals begin with {engine!r}" if names else f"no journal begins with {engine!r}"
-    raise CosttraceError(f"{what} under {home / 'journal'}; there are: {there}")
+    matching = [path for path in directories if engine is None or path.name.startswith(engine)]
+    exact = [path for path in matching if path.name == engine]
+    if exact or (engine is None and matching):
+        return (exact or matching)[-1]
+    if len(matching) == 1:
+        return matching[0]
+    known = ", ".join(path.name for path in (matching or directories)) or "none"
+    what = f"several journals begin with {engine!r}" if matching else f"no journal begins with {engine!r}"
+    raise CosttraceError(f"{what} under {home / 'journal'}; there are: {known}")

@@ -27,8 +27,8 @@ def energy(*, since: str | None, until: str | None, tz: str, form: str, home: Pa
     where = zone(tz)
     with open_ledger(home) as store:
         which = period(store, since, until, where)
-        found = list(metered(store, which))
-    if not found and form == "table":
+        lines = list(metered(store, which))
+    if not lines and form == "table":
         out(f"no device was metered {name_period(which, where)}\n")
         return
-    out(render([energy_table(found, name_period(which, where))], form))
+    out(render([energy_table(lines, name_period(which, where))], form))

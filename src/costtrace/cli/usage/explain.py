@@ -6,14 +6,11 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, home_option, out, period, zone
-from costtrace.core.errors import CosttraceError
+from costtrace.cli.usage.requests import PEERS, unknown_request
 from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
 from costtrace.reports.requests import explain as report
 from costtrace.reports.requests.explain_query import explained
-
-PEERS = 500_000
-"""So many of the newest requests make the medians."""
 
 
 @click.command(
@@ -37,11 +34,11 @@ def explain(*, request: str, since: str | None, until: str | None, tz: str, form
     median request of the same tenant and model. A request that several engines worked on is explained part by part.
     """
     with open_ledger(home) as store:
-        found = explained(store, request, period(store, since, until, zone(tz)), PEERS)
-    if not found:
-        raise CosttraceError(f"no request {request!r} is in the ledger; it appears there when it has ended")
+        explanations = explained(store, request, period(store, since, until, zone(tz)), PEERS)
+    if not explanations:
+        raise unknown_request(request)
     if form == "json":
-        out(render([report.table(found)], "json"))
+        out(render([report.table(explanations)], "json"))
         return
     bar = "#" if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8" else "\u2588"
-    out("\n".join(report.as_text(explanation, bar) for explanation in found))
+    out("\n".join(report.as_text(explanation, bar) for explanation in explanations))

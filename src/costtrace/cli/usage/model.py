@@ -13,10 +13,7 @@ from costtrace.reports.output.render import render
 
 @click.command(
     short_help="How each engine's steps are shared, and how well the model fits.",
-    epilog=examples(
-        "costtrace model",
-        "costtrace model --engine vllm-8b-0001 --format json",
-    ),
+    epilog=examples("costtrace model", "costtrace model --engine vllm-8b-0001 --format json"),
 )
 @click.option("--engine", help="Only this engine.")
 @click.option(
@@ -33,8 +30,8 @@ def model(*, engine: str | None, limit: int, tz: str, form: str, home: Path) -> 
     """
     where = zone(tz)
     with open_ledger(home) as store:
-        found = fits(store, engine, limit)
-    if not found and form == "table":
+        models = fits(store, engine, limit)
+    if not models and form == "table":
         out("no engine has been attributed yet\n")
         return
-    out(render(tables(found, where), form))
+    out(render(tables(models, where), form))

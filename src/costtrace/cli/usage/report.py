@@ -10,7 +10,7 @@ from costtrace.cli.options import (
     examples,
     format_option,
     name_period,
-    open_books,
+    open_store,
     out,
     period,
     period_options,
@@ -28,7 +28,7 @@ from costtrace.pricing.list_prices import cuts
 from costtrace.pricing.price_book_file import load_price_book
 from costtrace.reports.evidence.energy_query import pending_ns
 from costtrace.reports.output.render import clean, render
-from costtrace.reports.output.tables import Table
+from costtrace.reports.output.tables import AnyTable
 from costtrace.reports.usage.folding import OTHER, Keys, folding, largest
 from costtrace.reports.usage.margin import margin_table, price
 from costtrace.reports.usage.organisation_file import LEVELS, Tenant, load_tenants
@@ -91,7 +91,7 @@ def report(
     """
     names = _names(by)
     where = zone(tz)
-    with open_books(home) as store:
+    with open_store(home) as store:
         which = period(store, since, until, where)
         only = Filter(tenant, model, engine)
         margins = _margins(store, which, only, price_book, name_period(which, where))
@@ -115,7 +115,7 @@ def report(
     out(render([*summary_tables(summary, name_period(which, where)), *margins], form))
 
 
-def _margins(store: Store, which: Period, only: Filter, price_book: Path | None, when: str) -> list[Table]:
+def _margins(store: Store, which: Period, only: Filter, price_book: Path | None, when: str) -> list[AnyTable]:
     """Cost, price and margin of tenants and models, where there is a book with list prices."""
     path = price_book or load().prices
     if path is None:
@@ -141,13 +141,13 @@ def _margins(store: Store, which: Period, only: Filter, price_book: Path | None,
 
 
 def _fold(store: Store, which: Period, only: Filter, names: Sequence[str], most: int) -> Callable[[Keys], Keys]:
-    """What folds users and labels beyond the *most* largest of each."""
+    """A function that folds users and labels beyond the *most* largest of each."""
     free = [name for name in names if name in FREE or is_label(name)]
     return folding(names, {name: largest(used(store, which, (name,), only), most) for name in free})
 
 
 def _places(names: tuple[str, ...]) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """What turns tenants into their organisation, team, ... where that is asked for."""
+    """A function that turns tenants into their organisation, team, ... where that is asked for."""
     levels = {place: name for place, name in enumerate(names) if name in LEVELS}
     if not levels:
         return lambda keys: keys

@@ -1,6 +1,10 @@
-"""``costtrace requests``: single requests, the dearest of them with the reason."""
+"""``costtrace requests``: single requests, with the reasons of their cost; with their parts on several engines."""
 
+import time
+from contextlib import ExitStack
+from datetime import tzinfo
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -8,7 +12,7 @@ from costtrace.cli.options import (
     examples,
     format_option,
     name_period,
-    open_books,
+    open_store,
     out,
     period,
     period_options,
@@ -16,18 +20,32 @@ from costtrace.cli.options import (
     zone,
 )
 from costtrace.cli.usage.carbon import stated_intensity
-from costtrace.cli.usage.joined import Chosen, joined_requests
+from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
+from costtrace.core.units import NS_PER_S
 from costtrace.ledger.cost_by_now import renew
 from costtrace.ledger.queries import ORDERS, find_requests, habits
 from costtrace.ledger.queries import requests as find
-from costtrace.ledger.reader import Filter
+from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.reports.output.render import render
+from costtrace.reports.requests.joined import join
+from costtrace.reports.requests.joined_query import find_parts, parts
+from costtrace.reports.requests.joined_tables import parts_table, wholes_table
 from costtrace.reports.requests.tables import detail_table, list_table
 from costtrace.reports.requests.why import usual
 
 PEERS = 500_000
-"""So many of the newest requests make the medians: some 100 MB."""
+"""How many of the newest requests the medians are of: some 100 MB of memory."""
+
+
+class Asked(NamedTuple):
+    """Which requests were asked for, unless it is a single one."""
+
+    only: Filter
+    order: str
+    limit: int
+    since: str | None
+    until: str | None
 
 
 @click.command(
@@ -82,27 +100,57 @@ def requests(
     is shown beside the first one. With the setting `carbon_intensity` each has an estimate of its CO2e.
     """
     where = zone(tz)
+    order = sort or ("cost" if dearest else "ended")
+    asked = Asked(Filter(tenant, model, engine), order, limit, since, until)
     if joined or also:
-        chosen = Chosen(Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit, identifier)
-        out(joined_requests(home, also, chosen, (since, until), where, form))
+        out(_joined(home, also, asked, identifier, where, form))
         return
-    with open_books(home) as store:
+    with open_store(home) as store:
         which = period(store, since, until, where)
         if identifier is not None:
-            found = find_requests(store, identifier, limit)
-            if not found:
-                raise CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")
+            rows = find_requests(store, identifier, limit)
+            if not rows:
+                raise unknown_request(identifier)
         else:
-            found = find(store, which, Filter(tenant, model, engine), sort or ("cost" if dearest else "ended"), limit)
-        found = renew(store, found)
-        wanted = [(request.tenant, request.model) for request in found]
+            rows = find(store, which, asked.only, order, limit)
+        rows = renew(store, rows)
+        wanted = [(request.tenant, request.model) for request in rows]
         peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
     what = f"Request {identifier}" if identifier else "The dearest requests" if dearest else "Requests"
-    if not found and form == "table":
+    if not rows and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return
     carbon = stated_intensity()
-    tables = [list_table(found, peers, f"{what}, {name_period(which, where)}", where, carbon)]
-    if identifier is not None and form == "table":
-        tables += [detail_table(request, where, carbon) for request in found]
-    out(render(tables, form))
+    table = list_table(rows, peers, f"{what}, {name_period(which, where)}", where, carbon)
+    in_full = identifier is not None and form == "table"
+    details = [detail_table(request, where, carbon) for request in rows] if in_full else []
+    out(render([table, *details], form))
+
+
+def _joined(home: Path, also: tuple[Path, ...], asked: Asked, identifier: str | None, where: tzinfo, form: str) -> str:
+    """The requests with all their parts, of the store that `open_store` opens and of the ledgers under *also*.
+
+    A period without limits is that of the first. Raises: CosttraceError.
+    """
+    wait_ns = config.load({"home": home}).parts_wait_s * NS_PER_S
+    with ExitStack() as stack:
+        stores: list[Store] = [stack.enter_context(open_store(home))]
+        stores += [stack.enter_context(open_ledger(other)) for other in also]
+        which = period(stores[0], asked.since, asked.until, where)
+        if identifier is None:
+            recorded = parts(stores, which, asked.only, asked.order, asked.limit)
+        else:
+            recorded = find_parts(stores, identifier, asked.limit)
+    if not recorded and identifier is not None:
+        raise unknown_request(identifier)
+    if not recorded and form == "table":
+        return f"no request ended {name_period(which, where)}\n"
+    wholes = join(recorded, time.time_ns(), wait_ns)
+    title = f"Whole requests, {name_period(which, where)}"
+    details = [parts_table(whole, where) for whole in wholes] if identifier is not None else []
+    return render([wholes_table(wholes, title, where), *details], form)
+
+
+def unknown_request(identifier: str) -> CosttraceError:
+    """The error for a request that the ledger does not have."""
+    return CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")

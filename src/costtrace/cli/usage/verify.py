@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.options import examples, format_option, open_books, out, store_option
+from costtrace.cli.options import examples, format_option, open_store, out, store_option
 from costtrace.ledger.verify import Discrepancy
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import current_seals, seals
@@ -39,18 +39,18 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     may run beside the agent.
     """
     began = time.monotonic()
-    with open_books(home) as store:
+    with open_store(home) as store:
         audit = Audit(store)
         chain = seals(store)
-        found = chain_from(head_missing(chain, head), audit.discrepancies())
-        named = list(islice(found, limit))
+        discrepancies = chain_from(head_missing(chain, head), audit.discrepancies())
+        named = list(islice(discrepancies, limit))
         by_check = Counter(item.check for item in named)
-        by_check.update(item.check for item in found)
+        by_check.update(item.check for item in discrepancies)
         tables = balance_tables(audit, damaged=by_check["plausible"] > 0)
         counts = audit.counts()
     if form == "table":
-        out(render([table for table in tables if table.rows], form))
-        _say(named, by_check)
+        out(render([table for table in tables if table.lines], form))
+        _report(named, by_check)
         out(
             f"{counts.postings:,} postings, {counts.meter_rows:,} meter rows, {counts.usage_records:,} usage records "
             f"of {counts.engines:,} engines checked in {time.monotonic() - began:.1f} s\n"
@@ -65,7 +65,7 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     return EXIT_OFF if by_check else 0
 
 
-def _say(named: list[Discrepancy], by_check: Counter[str]) -> None:
+def _report(named: list[Discrepancy], by_check: Counter[str]) -> None:
     total = by_check.total()
     if not total:
         out("\nin balance\n")

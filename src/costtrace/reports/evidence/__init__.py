@@ -1,1 +1,1 @@
-"""What shows that the figures hold: balance, energy, the step model, carbon."""
+"""What shows that the figures are right: balance, energy, the step model, carbon."""

@@ -17,7 +17,7 @@ NOTES = (
 
 
 class Emitted(NamedTuple):
-    """Energy of one line, and the CO2e of it that can be told."""
+    """Energy, and the CO2e of the part of it whose grid intensity is known."""
 
     energy_uj: int = 0
     carbon_ug: Fraction = Fraction(0)
@@ -27,7 +27,7 @@ class Emitted(NamedTuple):
     simulated: bool = False
 
     def plus(self, other: "Emitted") -> "Emitted":
-        """Both."""
+        """The sum of both."""
         return Emitted(
             self.energy_uj + other.energy_uj,
             self.carbon_ug + other.carbon_ug,
@@ -37,30 +37,47 @@ class Emitted(NamedTuple):
         )
 
 
-def carbon_table(by: Sequence[str], used: Iterable[Used], intensity: CarbonIntensity, title: str) -> Table:
+class CarbonLine(NamedTuple):
+    """What the requests of some keys, or another kind of time, drew and emitted."""
+
+    keys: tuple[str, ...]
+    kind: str
+    emitted: Emitted
+
+    @property
+    def energy_uj(self) -> int | None:
+        """None: nothing of it is known."""
+        return self.emitted.energy_uj if self.emitted.known or self.emitted.energy_uj else None
+
+    @property
+    def carbon_ug(self) -> int | None:
+        """None: nothing of it is known."""
+        return round(self.emitted.carbon_ug) if self.emitted.known else None
+
+
+def carbon_table(by: Sequence[str], used: Iterable[Used], intensity: CarbonIntensity, title: str) -> Table[CarbonLine]:
     """One line for each of *by*, and one for everything. The last key of each row of *used* is its quarter hour."""
-    lines: dict[tuple[tuple[str, ...], str], Emitted] = {}
+    sums: dict[tuple[tuple[str, ...], str], Emitted] = {}
     total = Emitted()
     for row in used:
         key = (row.keys[:-1], row.kind)
-        one = _emitted(row, intensity)
-        lines[key] = lines.get(key, Emitted()).plus(one)
-        total = total.plus(one)
-    rows: list[Row] = [_row(by, keys, kind, line) for (keys, kind), line in sorted(lines.items(), key=_heaviest)]
-    rows.append(_row(by, ("",) * len(by), EVERYTHING, total))
-    columns = [
-        *(text(name, name) for name in by),
-        Column("", lambda row: "" if row["kind"] == "request" else str(row["kind"]), right=False),
-        Column(
-            "energy", lambda row: _known(row, show_joules(_int(row, "energy_uj"), simulated=bool(row["simulated"])))
-        ),
-        Column(
-            "gCO2e (estimate)",
-            lambda row: _known(row, show_grams(_int(row, "carbon_ug"), simulated=bool(row["simulated"]))),
-        ),
+        emitted = _emitted(row, intensity)
+        sums[key] = sums.get(key, Emitted()).plus(emitted)
+        total = total.plus(emitted)
+    lines = sorted((CarbonLine(keys, kind, emitted) for (keys, kind), emitted in sums.items()), key=_heaviest)
+    lines.append(CarbonLine(("",) * len(by), EVERYTHING, total))
+
+    def key_column(name: str, place: int) -> Column[CarbonLine]:
+        return text(name, lambda line: line.keys[place])
+
+    columns: list[Column[CarbonLine]] = [
+        *(key_column(name, place) for place, name in enumerate(by)),
+        text("", lambda line: "" if line.kind == "request" else line.kind),
+        Column("energy", _energy),
+        Column("gCO2e (estimate)", _grams),
     ]
     notes = (*NOTES, f"Intensity: {intensity.source}; PUE {intensity.pue}.")
-    return Table("carbon", title, columns, rows, notes)
+    return Table("carbon", title, columns, lines, lambda line: _exact(by, line), notes)
 
 
 def _emitted(row: Used, intensity: CarbonIntensity) -> Emitted:
@@ -73,27 +90,29 @@ def _emitted(row: Used, intensity: CarbonIntensity) -> Emitted:
     return Emitted(row.energy_uj, carbon_ug, row.energy_unknown_ns, known=True, simulated=simulated)
 
 
-def _heaviest(item: tuple[tuple[tuple[str, ...], str], Emitted]) -> tuple[object, ...]:
-    (keys, kind), line = item
-    return (kind != "request", -line.carbon_ug, kind, keys)
+def _heaviest(line: CarbonLine) -> tuple[object, ...]:
+    return (line.kind != "request", -line.emitted.carbon_ug, line.kind, line.keys)
 
 
-def _row(by: Sequence[str], keys: tuple[str, ...], kind: str, line: Emitted) -> Row:
+def _exact(by: Sequence[str], line: CarbonLine) -> Row:
     return {
-        **dict(zip(by, keys, strict=True)),
-        "kind": kind,
-        "energy_uj": line.energy_uj if line.known or line.energy_uj else None,
-        "carbon_ug": round(line.carbon_ug) if line.known else None,
-        "unknown_gpu_ns": line.unknown_ns,
+        **dict(zip(by, line.keys, strict=True)),
+        "kind": line.kind,
+        "energy_uj": line.energy_uj,
+        "carbon_ug": line.carbon_ug,
+        "unknown_gpu_ns": line.emitted.unknown_ns,
         "estimate": True,
-        "simulated": line.simulated,
+        "simulated": line.emitted.simulated,
     }
 
 
-def _known(row: Row, shown: str) -> str:
-    return f"{shown} + ?" if row["unknown_gpu_ns"] and shown != "unknown" else shown
+def _energy(line: CarbonLine) -> str:
+    return _with_unknown(line, show_joules(line.energy_uj, simulated=line.emitted.simulated))
 
 
-def _int(row: Row, key: str) -> int | None:
-    value = row[key]
-    return value if isinstance(value, int) else None
+def _grams(line: CarbonLine) -> str:
+    return _with_unknown(line, show_grams(line.carbon_ug, simulated=line.emitted.simulated))
+
+
+def _with_unknown(line: CarbonLine, shown: str) -> str:
+    return f"{shown} + ?" if line.emitted.unknown_ns and shown != "unknown" else shown

@@ -25,14 +25,14 @@ class Metered(NamedTuple):
     engine_id: str
     device: str
     source: str
-    """``pending``: the rows are not there yet."""
+    """``pending``: these readings have not arrived."""
     scope: str
     gain: str
     share: str
     host: str
     """Whose agent read it, where that is another node's."""
     clock_ns: int
-    """... and how uncertain its windows' places are, as declared."""
+    """The declared uncertainty of where its windows are in time."""
     simulated: int
     energy_uj: int | None
     device_ns: int
@@ -40,40 +40,38 @@ class Metered(NamedTuple):
     pending_ns: int
 
 
-def energy_table(found: Iterable[Metered], when: str) -> Table:
+def energy_table(lines: Iterable[Metered], when: str) -> Table[Metered]:
     """One line for each device of an engine and way of reading it."""
-    columns = [
-        text("engine", "engine_id"),
-        text("device", "device"),
-        Column("device time", lambda row: _time(row, "device_ns")),
+    columns: list[Column[Metered]] = [
+        text("engine", lambda line: line.engine_id),
+        text("device", lambda line: line.device),
+        Column("device time", lambda line: _time(line.device_ns)),
         Column("energy", _energy),
-        Column("unknown", lambda row: _time(row, "unknown_ns")),
-        Column("pending", lambda row: _time(row, "pending_ns")),
-        text("source", "source"),
-        Column("scope", lambda row: SCOPES.get(str(row["scope"]), str(row["scope"])), right=False),
-        text("gain", "gain"),
-        Column("estimate", lambda row: f"{row['share']} of its board" if row["share"] else "", right=False),
-        Column("read by", _host, right=False),
+        Column("unknown", lambda line: _time(line.unknown_ns)),
+        Column("pending", lambda line: _time(line.pending_ns)),
+        text("source", lambda line: line.source),
+        text("scope", lambda line: SCOPES.get(line.scope, line.scope)),
+        text("gain", lambda line: line.gain),
+        text("estimate", lambda line: f"{line.share} of its board" if line.share else ""),
+        text("read by", _host),
     ]
-    rows: list[Row] = [{**each._asdict(), "simulated": bool(each.simulated)} for each in found]
-    return Table("energy", f"Energy by device, {when}", columns, rows, NOTES, Metered._fields)
+    title = f"Energy by device, {when}"
+    return Table("energy", title, columns, list(lines), _exact, NOTES, Metered._fields)
 
 
-def _energy(row: Row) -> str:
-    uj = row["energy_uj"]
-    if row["source"] == "pending":
-        return "pending"
-    return show_joules(uj if isinstance(uj, int) else None, simulated=bool(row["simulated"]))
+def _exact(line: Metered) -> Row:
+    return {**line._asdict(), "simulated": bool(line.simulated)}
 
 
-def _time(row: Row, key: str) -> str:
-    value = row[key]
-    return show_seconds(value) if isinstance(value, int) and value else ""
+def _energy(line: Metered) -> str:
+    return "pending" if line.source == "pending" else show_joules(line.energy_uj, simulated=bool(line.simulated))
 
 
-def _host(row: Row) -> str:
-    if not row["host"]:
+def _time(ns: int) -> str:
+    return show_seconds(ns) if ns else ""
+
+
+def _host(line: Metered) -> str:
+    if not line.host:
         return "this node"
-    clock_ns = row["clock_ns"]
-    uncertain = f", placed to {clock_ns / NS_PER_MS:g} ms" if isinstance(clock_ns, int) and clock_ns else ""
-    return f"{row['host']}{uncertain}"
+    return f"{line.host}, placed to {line.clock_ns / NS_PER_MS:g} ms" if line.clock_ns else line.host

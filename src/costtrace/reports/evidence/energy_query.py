@@ -31,5 +31,5 @@ def metered(store: SqliteStore, period: Period) -> Iterator[Metered]:
 def pending_ns(store: SqliteStore, period: Period) -> int:
     """Device time of *period* that is on no row yet, because its energy is pending."""
     sql = "SELECT coalesce(sum(device_ns), 0) FROM pending WHERE window_ns >= :since AND window_ns < :until"
-    (found,) = next(store.rows(sql, {"since": period.since_ns, "until": period.until_ns}))
-    return int(found)
+    (device_ns,) = next(store.rows(sql, {"since": period.since_ns, "until": period.until_ns}))
+    return int(device_ns)

@@ -1,39 +1,15 @@
 """What the step models have learned: coefficients, how well they fit, and how much of the bill they made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import tzinfo
 
 from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Fit
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, text
+from costtrace.reports.output.tables import Column, Row, Table, count, text
 
-PPM = 1_000_000
 AS_PER_US = 10**12
 POOR_PPM = 250_000
-"""Beyond this mean error a model's proportions deserve a look."""
-COEFFICIENTS = (
-    ("launch", "launch_as", "us a step"),
-    ("weights", "weights_as", "us a step"),
-    ("sequence", "sequence_as", "us each"),
-    ("token", "token_as", "us each"),
-    ("KV token", "context_as", "us each"),
-    ("attention", "attention_as", "us a unit"),
-    ("encoder token", "encoder_as", "us each"),
-    ("prompts", "prompt_as", "us a step with any"),
-    ("decodes", "decode_as", "us a step with any"),
-)
-
-
-def as_row(fit: Fit) -> Row:
-    """One engine with all that is known of its model."""
-    row: dict[str, Value] = {
-        "engine_id": fit.row.engine_id,
-        "model": fit.model,
-        "device_name": fit.device_name,
-        "started_wall_ns": fit.started_wall_ns,
-        "simulated": fit.simulated,
-    }
-    return row | {name: getattr(fit.row, name) for name in fit.row.__struct_fields__[1:]} | {"basis": basis(fit)}
+"""A mean error beyond which the shares within a step are rough."""
 
 
 def basis(fit: Fit) -> str:
@@ -45,56 +21,74 @@ def basis(fit: Fit) -> str:
     return f"prior, {device}" if row.shape_known else "nothing is known of the model: shared by tokens"
 
 
-def tables(fits: Sequence[Fit], zone: tzinfo) -> list[Table]:
+def tables(fits: Sequence[Fit], zone: tzinfo) -> list[Table[Fit]]:
     """How each engine's steps are shared, and the coefficients."""
-    rows = [as_row(fit) for fit in fits]
-    fields = tuple(rows[0]) if rows else ()
-    columns = [
-        text("engine", "engine_id"),
-        Column("since", lambda row: show_time(_int(row, "started_wall_ns"), zone), right=False),
-        text("model", "model"),
-        text("device", "device_name"),
-        text("method", "method"),
-        text("coefficients", "basis"),
-        *(_share(name, f"{name}_error_ppm") for name in ("roofline", "affine", "tokens", "equal")),
-        _share("coverage", "coverage_ppm"),
-        count("steps", "observations"),
-        count("outliers", "outliers"),
-        count("changes", "changes"),
-        count("moves", "moves"),
+    columns: list[Column[Fit]] = [
+        text("engine", lambda fit: fit.row.engine_id),
+        text("since", lambda fit: show_time(fit.started_wall_ns, zone)),
+        text("model", lambda fit: fit.model),
+        text("device", lambda fit: fit.device_name),
+        text("method", lambda fit: fit.row.method),
+        text("coefficients", basis),
+        _share("roofline", lambda fit: fit.row.roofline_error_ppm),
+        _share("affine", lambda fit: fit.row.affine_error_ppm),
+        _share("tokens", lambda fit: fit.row.tokens_error_ppm),
+        _share("equal", lambda fit: fit.row.equal_error_ppm),
+        _share("coverage", lambda fit: fit.row.coverage_ppm),
+        count("steps", lambda fit: fit.row.observations),
+        count("outliers", lambda fit: fit.row.outliers),
+        count("changes", lambda fit: fit.row.changes),
+        count("moves", lambda fit: fit.row.moves),
     ]
     notes = [
         "roofline, affine, tokens, equal: mean error of each method's own prediction of a step's time, newest steps.",
         "It moves time between the requests of one step; it cannot make or lose any. steps: those that were looked at.",
         "coverage: the part of all step time that a fitted model shared.",
     ]
+    fields = tuple(exact(fits[0])) if fits else ()
+    title = "Coefficients, in microseconds"
     return [
-        Table("step_models", "Step models", columns, rows, notes, fields),
-        Table("coefficients", "Coefficients, in microseconds", _coefficient_columns(), rows, view=True),
+        Table("step_models", "Step models", columns, fits, exact, notes, fields),
+        Table("coefficients", title, _coefficient_columns(), fits, exact, view=True),
     ]
 
 
-def _coefficient_columns() -> list[Column]:
-    def column(name: str, key: str, unit: str) -> Column:
-        return Column(f"{name} ({unit})", lambda row: f"{_int(row, key) / AS_PER_US:,.6g}")
+def exact(fit: Fit) -> Row:
+    """One engine with all that is known of its model."""
+    return {
+        "engine_id": fit.row.engine_id,
+        "model": fit.model,
+        "device_name": fit.device_name,
+        "started_wall_ns": fit.started_wall_ns,
+        "simulated": fit.simulated,
+        **{name: getattr(fit.row, name) for name in fit.row.__struct_fields__[1:]},
+        "basis": basis(fit),
+    }
+
+
+def _coefficient_columns() -> list[Column[Fit]]:
+    def coefficient(heading: str, attoseconds: Callable[[Fit], int]) -> Column[Fit]:
+        return Column(heading, lambda fit: f"{attoseconds(fit) / AS_PER_US:,.6g}")
 
     return [
-        text("engine", "engine_id"),
-        *(column(*which) for which in COEFFICIENTS),
-        count("knee (tokens)", "knee_tokens"),
-        Column("experts", lambda row: f"{_int(row, 'expert_ppm') / 10_000:.0f} %"),
+        text("engine", lambda fit: fit.row.engine_id),
+        coefficient("launch (us a step)", lambda fit: fit.row.launch_as),
+        coefficient("weights (us a step)", lambda fit: fit.row.weights_as),
+        coefficient("sequence (us each)", lambda fit: fit.row.sequence_as),
+        coefficient("token (us each)", lambda fit: fit.row.token_as),
+        coefficient("KV token (us each)", lambda fit: fit.row.context_as),
+        coefficient("attention (us a unit)", lambda fit: fit.row.attention_as),
+        coefficient("encoder token (us each)", lambda fit: fit.row.encoder_as),
+        coefficient("prompts (us a step with any)", lambda fit: fit.row.prompt_as),
+        coefficient("decodes (us a step with any)", lambda fit: fit.row.decode_as),
+        count("knee (tokens)", lambda fit: fit.row.knee_tokens),
+        Column("experts", lambda fit: f"{fit.row.expert_ppm / 10_000:.0f} %"),
     ]
 
 
-def _share(heading: str, key: str) -> Column:
-    def show(row: Row) -> str:
-        value = row[key]
-        return f"{value / 10_000:.1f} %" if isinstance(value, int) else "-"
+def _share(heading: str, ppm: Callable[[Fit], int | None]) -> Column[Fit]:
+    def show(fit: Fit) -> str:
+        value = ppm(fit)
+        return "-" if value is None else f"{value / 10_000:.1f} %"
 
     return Column(heading, show)
-
-
-def _int(row: Row, key: str) -> int:
-    value = row[key]
-    assert isinstance(value, int)
-    return value

@@ -2,16 +2,15 @@
 
 from typing import NamedTuple
 
-from costtrace.reports.output.tables import Table
+from costtrace.reports.output.tables import AnyTable
 
 
 class Document(NamedTuple):
-    """What a statement says, whatever form it gets."""
+    """Title, facts, tables and notes, whatever form they get."""
 
     title: str
     subtitle: str
     facts: list[tuple[str, str]]
     """Name and value, each one line."""
-    tables: list[Table]
-    """Rows whose key `strong` is true are totals."""
+    tables: list[AnyTable]
     notes: list[str]

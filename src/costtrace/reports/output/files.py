@@ -1,4 +1,4 @@
-"""Files named for tenants: no name of a client's can leave the folder, hide, or take another's place."""
+"""Files named for tenants: no name from a client can leave the folder, hide, or replace another's file."""
 
 import hashlib
 import os
@@ -36,7 +36,7 @@ def write_file(folder: Path, name: str, content: bytes) -> Path:
 
 @contextmanager
 def new_file(folder: Path, name: str) -> Iterator[IO[bytes]]:
-    """A file that stands in *folder* once all of it is written, readable by its owner only. Raises: CosttraceError."""
+    """A file that is in *folder* once all of it is written, readable by its owner only. Raises: CosttraceError."""
     assert Path(name).name == name, name
     path = folder / name
     try:
@@ -45,7 +45,7 @@ def new_file(folder: Path, name: str) -> Iterator[IO[bytes]]:
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
-            Path(temporary).replace(path)  # a link that stands there is replaced, not followed
+            Path(temporary).replace(path)  # a link of that name is replaced, not followed
         except BaseException:  # nothing half-written stays, also on Ctrl-C
             Path(temporary).unlink(missing_ok=True)
             raise

@@ -1,4 +1,4 @@
-"""One closed day of the fleet store as Parquet files: for auditors, and for whoever outlives the store."""
+"""One closed day of the fleet store as Parquet files: for auditors, and as a copy that outlasts the store."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -38,5 +38,5 @@ def copy_day(store: ClickHouseStore, words: str, folder: Path, now_ns: int) -> I
 
 
 def _kind(of: str) -> type:
-    """What a column of the store is in a file."""
+    """The type of a column of the store in a file."""
     return str if of in {TEXT, NAME} else int

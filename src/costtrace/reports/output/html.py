@@ -8,7 +8,7 @@ from html import escape
 
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.render import clean
-from costtrace.reports.output.tables import Table
+from costtrace.reports.output.tables import Line, Table
 
 _STYLE = """
 @page { size: A4 landscape; margin: 14mm 12mm }
@@ -35,7 +35,7 @@ tr { break-inside: avoid } tr.strong td { font-weight: 600; border-top: 1.5px so
 def as_html(document: Document) -> str:
     """The document as one HTML file."""
     facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in document.facts)
-    body = "".join(_table(table) for table in document.tables if table.rows)
+    body = "".join(_table(table) for table in document.tables if table.lines)
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in document.notes)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -47,22 +47,22 @@ def as_html(document: Document) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _table(table: Table[Line]) -> str:
     sides = ['class="r"' if column.right else "" for column in table.columns]
     head = "".join(
         f"<th {side}>{_text(column.heading)}</th>" for side, column in zip(sides, table.columns, strict=True)
     )
-    lines = []
-    for row in table.rows:
+    rows = []
+    for line in table.lines:
         cells = "".join(
-            f"<td {side}>{_text(column.show(row))}</td>" for side, column in zip(sides, table.columns, strict=True)
+            f"<td {side}>{_text(column.show(line))}</td>" for side, column in zip(sides, table.columns, strict=True)
         )
-        strong = ' class="strong"' if row.get("strong") else ""
-        lines.append(f"<tr{strong}>{cells}</tr>\n")
+        strong = ' class="strong"' if table.is_total(line) else ""
+        rows.append(f"<tr{strong}>{cells}</tr>\n")
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
     return (
         f"<section><h2>{_text(table.title)}</h2><table><thead><tr>{head}</tr></thead>\n"
-        f"<tbody>{''.join(lines)}</tbody></table>{notes}</section>\n"
+        f"<tbody>{''.join(rows)}</tbody></table>{notes}</section>\n"
     )
 
 

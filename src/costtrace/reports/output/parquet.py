@@ -16,7 +16,7 @@ GROUP_ROWS = 100_000
 
 
 def as_parquet(rows: Sequence[Row], fields: Sequence[str], metadata: dict[str, str] | None = None) -> bytes:
-    """One file. A column is of text, of integers or of decimals, by what stands in it. Raises: CosttraceError."""
+    """One file. A column is of text, of integers or of decimals, by its values. Raises: CosttraceError."""
     arrow, parquet = _library()
     columns = {name: [row[name] for row in rows] for name in fields}
     schema = arrow.schema([(name, _type(arrow, name, values)) for name, values in columns.items()])

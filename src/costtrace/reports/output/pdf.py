@@ -11,7 +11,7 @@ from typing import Any
 from costtrace.core.errors import CosttraceError
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.render import clean
-from costtrace.reports.output.tables import Table
+from costtrace.reports.output.tables import Line, Table
 
 
 def as_pdf(document: Document) -> bytes:
@@ -34,7 +34,7 @@ def as_pdf(document: Document) -> bytes:
     ]
     story += [Paragraph(f"<b>{_text(name)}</b>: {_text(value)}", base) for name, value in document.facts]
     for table in document.tables:
-        if table.rows:
+        if table.lines:
             story += [Paragraph(_text(table.title), heading), _grid(table, base)]
             story += [Paragraph(_text(note), base) for note in table.notes]
     story += [Spacer(1, 6), *(Paragraph(_text(note), base) for note in document.notes)]
@@ -46,7 +46,7 @@ def as_pdf(document: Document) -> bytes:
     return out.getvalue()
 
 
-def _grid(table: Table, base: Any) -> Any:  # noqa: ANN401 - types of an extra
+def _grid(table: Table[Line], base: Any) -> Any:  # noqa: ANN401 - types of an extra
     from reportlab.lib import colors  # noqa: PLC0415 - an extra
     from reportlab.lib.styles import ParagraphStyle  # noqa: PLC0415 - an extra
     from reportlab.platypus import LongTable, Paragraph  # noqa: PLC0415 - an extra
@@ -54,20 +54,20 @@ def _grid(table: Table, base: Any) -> Any:  # noqa: ANN401 - types of an extra
     right = ParagraphStyle("right", base, alignment=2)
     bold, bold_right = (ParagraphStyle(f"b{s.name}", s, fontName="Helvetica-Bold") for s in (base, right))
 
-    def style(column: int, *, strong: bool) -> Any:  # noqa: ANN401 - as above
+    def style(column: int, *, strong: bool) -> Any:  # noqa: ANN401 - types of an extra
         if table.columns[column].right:
             return bold_right if strong else right
         return bold if strong else base
 
     cells = [[Paragraph(_text(column.heading), style(n, strong=True)) for n, column in enumerate(table.columns)]]
-    lines = [("LINEBELOW", (0, 0), (-1, 0), 0.8, colors.black), ("LINEBELOW", (0, 1), (-1, -1), 0.25, colors.lightgrey)]
-    for number, row in enumerate(table.rows, 1):
-        strong = bool(row.get("strong"))
+    rules = [("LINEBELOW", (0, 0), (-1, 0), 0.8, colors.black), ("LINEBELOW", (0, 1), (-1, -1), 0.25, colors.lightgrey)]
+    for number, line in enumerate(table.lines, 1):
+        strong = table.is_total(line)
         cells.append(
-            [Paragraph(_text(column.show(row)), style(n, strong=strong)) for n, column in enumerate(table.columns)]
+            [Paragraph(_text(column.show(line)), style(n, strong=strong)) for n, column in enumerate(table.columns)]
         )
         if strong:
-            lines.append(("LINEABOVE", (0, number), (-1, number), 0.8, colors.black))
+            rules.append(("LINEABOVE", (0, number), (-1, number), 0.8, colors.black))
     padding = [
         ("TOPPADDING", (0, 0), (-1, -1), 1.5),
         ("BOTTOMPADDING", (0, 0), (-1, -1), 1.5),
@@ -75,10 +75,10 @@ def _grid(table: Table, base: Any) -> Any:  # noqa: ANN401 - types of an extra
     ]
     sizes = [1 if column.right else 2 for column in table.columns]
     widths = [774 * size / sum(sizes) for size in sizes]
-    return LongTable(cells, colWidths=widths, repeatRows=1, style=[*lines, *padding])
+    return LongTable(cells, colWidths=widths, repeatRows=1, style=[*rules, *padding])
 
 
-def _page(canvas: Any, frame: Any) -> None:  # noqa: ANN401 - as above
+def _page(canvas: Any, frame: Any) -> None:  # noqa: ANN401 - types of an extra
     canvas.saveState()
     canvas.setFont("Helvetica", 7)
     canvas.drawString(34, 20, frame.title)
@@ -91,5 +91,5 @@ def _plain(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    """Reportlab reads paragraphs as markup: a name's own is escaped."""
+    """*value* escaped: reportlab reads paragraphs as markup, and a name may hold some."""
     return escape(_plain(value))

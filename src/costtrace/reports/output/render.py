@@ -14,7 +14,7 @@ from decimal import Decimal
 from rich.cells import cell_len
 
 from costtrace.core.units import amount
-from costtrace.reports.output.tables import Column, Row, Table, Value
+from costtrace.reports.output.tables import AnyTable, Column, Line, Row, Table, Value
 
 FORMATS = ("table", "json", "csv")
 
@@ -33,7 +33,7 @@ def clean(name: str) -> str:
     )
 
 
-def render(tables: Sequence[Table], form: str) -> str:
+def render(tables: Sequence[AnyTable], form: str) -> str:
     """*tables* as one of `FORMATS`. CSV holds the first one only: a file has one header."""
     if form == "json":
         return as_json(tables)
@@ -42,18 +42,18 @@ def render(tables: Sequence[Table], form: str) -> str:
     return "\n".join(as_text(table) for table in tables)
 
 
-def as_text(table: Table) -> str:
+def as_text(table: Table[Line]) -> str:
     """A table with aligned columns; wide characters count as what they take on the screen."""
     head = [column.heading for column in table.columns]
-    body = [[clean(column.show(row)) for column in table.columns] for row in table.rows]
+    body = [[clean(column.show(line)) for column in table.columns] for line in table.lines]
     widths = [max(map(cell_len, cells)) for cells in zip(head, *body, strict=True)]
-    lines = [clean(table.title), "", _line(head, widths, table.columns), "  ".join("-" * width for width in widths)]
-    lines += [_line(cells, widths, table.columns) for cells in body]
+    lines = [clean(table.title), "", _padded(head, widths, table.columns), "  ".join("-" * width for width in widths)]
+    lines += [_padded(cells, widths, table.columns) for cells in body]
     lines += ["", *(f"  {clean(note)}" for note in table.notes)] if table.notes else []
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> str:
+def _padded(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column[Line]]) -> str:
     padded = []
     for cell, width, column in zip(cells, widths, columns, strict=True):
         space = " " * (width - cell_len(cell))
@@ -61,14 +61,12 @@ def _line(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column]
     return "  ".join(padded)
 
 
-def as_json(tables: Sequence[Table]) -> str:
+def as_json(tables: Sequence[AnyTable]) -> str:
     """One object: a list of rows by table name. Integers are exact; money is a decimal string too."""
-    found: dict[str, object] = {}
-    for table in tables:
-        if not table.view:
-            found[table.name] = [_plain(row) for row in table.rows]
-    notes = [note for table in tables for note in table.notes]
-    return json.dumps({**found, "notes": notes} if notes else found, indent=2).replace("\x7f", "\\u007f") + "\n"
+    tree: dict[str, object] = {table.name: [_plain(row) for row in table.rows] for table in tables if not table.view}
+    if notes := [note for table in tables for note in table.notes]:
+        tree["notes"] = notes
+    return json.dumps(tree, indent=2).replace("\x7f", "\\u007f") + "\n"
 
 
 def _plain(row: Row) -> dict[str, object]:
@@ -80,13 +78,14 @@ def _plain(row: Row) -> dict[str, object]:
     return plain
 
 
-def as_csv(table: Table) -> str:
+def as_csv(table: Table[Line]) -> str:
     """The rows with all their fields, exact, under a header. Unknown is an empty cell: it is not 0."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
-    keys = list(table.rows[0]) if table.rows else list(table.fields)
+    rows = table.rows
+    keys = list(rows[0]) if rows else list(table.fields)
     writer.writerow(keys)
-    writer.writerows([_cell(row[key]) for key in keys] for row in table.rows)
+    writer.writerows([_cell(row[key]) for key in keys] for row in rows)
     return out.getvalue()
 
 

@@ -8,7 +8,6 @@ scales them.
 from collections.abc import Sequence
 from decimal import Decimal
 from html import escape
-from itertools import pairwise
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 720, 300
@@ -40,7 +39,7 @@ class Axis(NamedTuple):
     high: float
 
     def at(self, value: float, start: float, length: float) -> float:
-        """Where a value stands."""
+        """Where a value is on the chart."""
         span = self.high - self.low or 1.0
         return start + (value - self.low) / span * length
 
@@ -62,7 +61,8 @@ def tick(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _frame(name: str, title: str, description: str, height: int, body: Sequence[str]) -> str:
+def frame(name: str, title: str, description: str, height: int, body: Sequence[str]) -> str:
+    """The chart *name*, with a title and a description for screen readers."""
     return "\n".join(
         [
             f'<svg class="chart" role="img" aria-labelledby="{name}-t {name}-d" viewBox="0 0 {WIDTH} {height}">',
@@ -88,7 +88,8 @@ def patterns() -> str:
     return f'<svg class="defs" width="0" height="0" aria-hidden="true" focusable="false"><defs>{made}</defs></svg>'
 
 
-def _axes(x: Axis, y: Axis, height: int) -> list[str]:
+def axes(x: Axis, y: Axis, height: int) -> list[str]:
+    """Both axes with ticks and titles, and the horizontal grid."""
     wide, tall = WIDTH - LEFT - RIGHT, height - TOP - BOTTOM
     body = []
     for value, text in y.ticks:
@@ -111,7 +112,7 @@ def line_chart(
 ) -> str:
     """Lines over a common axis, each named at its end; *marks* are numbered vertical lines."""
     wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    body = _axes(x, y, HEIGHT)
+    body = axes(x, y, HEIGHT)
     for place, numbers in _by_place(marks).items():
         at = x.at(place, LEFT, wide)
         body.append(f'<path class="mark" d="M{at:.1f},{TOP} v{tall}"/>')
@@ -135,16 +136,16 @@ def line_chart(
         if len(drawn) <= 40:
             body += [f'<circle class="dot {css}" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b in drawn]
         ends.append((drawn[-1][1], one.name, number))
-    body += _end_labels(ends)
-    return _frame(name, title, description, HEIGHT, body)
+    body += end_labels(ends)
+    return frame(name, title, description, HEIGHT, body)
 
 
 def _by_place(marks: Sequence[Mark]) -> dict[float, list[int]]:
     """Numbers of the marks at each x: those of one day share a flag."""
-    found: dict[float, list[int]] = {}
+    places: dict[float, list[int]] = {}
     for mark in marks:
-        found.setdefault(mark.x, []).append(mark.number)
-    return found
+        places.setdefault(mark.x, []).append(mark.number)
+    return places
 
 
 def _runs(one: Series, x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
@@ -158,7 +159,7 @@ def _runs(one: Series, x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
     return [run for run in runs if len(run) > 1]
 
 
-def _end_labels(ends: list[tuple[float, str, int]]) -> list[str]:
+def end_labels(ends: list[tuple[float, str, int]]) -> list[str]:
     """Names at the ends of the lines, moved apart where they would overlap."""
     placed: list[float] = []
     body = []
@@ -182,64 +183,6 @@ def _two_lines(text: str, width: int = 19) -> tuple[str, str]:
     return text[:cut], rest if len(rest) <= width else rest[: width - 1] + "\u2026"
 
 
-class Bar(NamedTuple):
-    """One bar of a waterfall: from where to where, its text, and what kind of step it is."""
-
-    name: str
-    low: float | None
-    high: float | None
-    text: str
-    kind: str
-    """``end``, ``measured``, ``stated``, ``rest``, ``unknown``."""
-
-
-def waterfall(name: str, title: str, description: str, y: Axis, bars: Sequence[Bar]) -> str:
-    """Bars from level to level; an unknown step has no bar but a question mark."""
-    height = HEIGHT + 20
-    wide, tall = WIDTH - LEFT - 12, height - TOP - BOTTOM - 12
-    body = []
-    for value, text in y.ticks:
-        at = TOP + tall - y.at(value, 0, tall)
-        body.append(f'<path class="grid" d="M{LEFT},{at:.1f} h{wide}"/>')
-        body.append(f'<text class="tick" x="{LEFT - 7}" y="{at + 4:.1f}" text-anchor="end">{escape(text)}</text>')
-    body.append(f'<text class="title" x="8" y="14">{escape(y.title)}</text>')
-    slot = wide / len(bars)
-    tops: list[tuple[float, float]] = []
-    for place, bar in enumerate(bars):
-        left, middle = LEFT + place * slot + slot * 0.14, LEFT + (place + 0.5) * slot
-        for row, words in enumerate(_wrapped(bar.name)):
-            y_at = TOP + tall + 16 + 12 * row
-            body.append(f'<text class="tick" x="{middle:.1f}" y="{y_at}" text-anchor="middle">{escape(words)}</text>')
-        if bar.low is None or bar.high is None:
-            body.append(f'<text class="big" x="{middle:.1f}" y="{TOP + tall / 2:.0f}" text-anchor="middle">?</text>')
-            body.append(
-                f'<text class="tick" x="{middle:.1f}" y="{TOP + tall / 2 + 16:.0f}" text-anchor="middle">unknown</text>'
-            )
-            continue
-        low, high = sorted((y.at(bar.low, 0, tall), y.at(bar.high, 0, tall)))
-        top = TOP + tall - high
-        box = f'x="{left:.1f}" y="{top:.1f}" width="{slot * 0.72:.1f}" height="{max(high - low, 1.5):.1f}"'
-        body.append(f'<rect class="bar {bar.kind}" {box}/>')
-        if (fill := {"stated": "slant", "rest": "dots"}.get(bar.kind)) is not None:
-            body.append(f'<rect class="over" fill="url(#p-{fill})" {box}/>')
-        body.append(
-            f'<text class="value" x="{middle:.1f}" y="{top - 5:.1f}" text-anchor="middle">{escape(bar.text)}</text>'
-        )
-        tops.append((middle, TOP + tall - y.at(bar.high, 0, tall)))
-    body += [f'<path class="join" d="M{a[0]:.1f},{a[1]:.1f} H{b[0] - slot * 0.36:.1f}"/>' for a, b in pairwise(tops)]
-    return _frame(name, title, description, height, body)
-
-
-def _wrapped(text: str, width: int = 11) -> list[str]:
-    lines: list[str] = []
-    for word in text.split():
-        if lines and len(lines[-1]) + 1 + len(word) <= width:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word if len(word) <= width else word[: width - 1] + "\u2026")
-    return lines[:3]
-
-
 class ChartPart(NamedTuple):
     """A part of a stacked bar."""
 
@@ -249,7 +192,7 @@ class ChartPart(NamedTuple):
 
 
 def stacked_bar(name: str, title: str, description: str, parts: Sequence[ChartPart]) -> str:
-    """One horizontal bar of 100 %, its parts told apart by pattern and named below."""
+    """One horizontal bar of 100 %, its parts with patterns of their own, and named below."""
     height, top, tall, left = 92, 8, 34, 4
     wide = WIDTH - 2 * left
     body = []
@@ -270,42 +213,4 @@ def stacked_bar(name: str, title: str, description: str, parts: Sequence[ChartPa
             body.append(f'<rect class="over" fill="url(#p-{PATTERNS[place % 5]})" {box}/>')
         body.append(f'<text class="tick" x="{x + 19:.1f}" y="{top + tall + 24}">{escape(part.name)}</text>')
         body.append(f'<text class="value" x="{x + 19:.1f}" y="{top + tall + 40}">{escape(part.text)}</text>')
-    return _frame(name, title, description, height, body)
-
-
-class Dot(NamedTuple):
-    """A point of a scatter chart."""
-
-    x: float
-    y: float
-    series: int
-    text: str
-    on_front: bool
-
-
-def scatter(
-    name: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[str], dots: Sequence[Dot]
-) -> str:
-    """Points of several series, each with its own shape; those on a front are joined and filled."""
-    wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    body = _axes(x, y, HEIGHT)
-    ends: list[tuple[float, str, int]] = []
-    for number, label in enumerate(series):
-        own = sorted(dot for dot in dots if dot.series == number)
-        places = [(x.at(dot.x, LEFT, wide), TOP + tall - y.at(dot.y, 0, tall), dot) for dot in own]
-        front = [(a, b) for a, b, dot in places if dot.on_front]
-        css = f"s{number % 5}"
-        dash = DASHES[number % len(DASHES)]
-        dashed = f' stroke-dasharray="{dash}"' if dash else ""
-        if len(front) > 1:
-            body.append(
-                f'<polyline class="line {css}"{dashed} points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in front)}"/>'
-            )
-        for a, b, dot in places:
-            shape = "dot" if dot.on_front else "hollow"
-            body.append(f'<circle class="{shape} {css}" cx="{a:.1f}" cy="{b:.1f}" r="4"/>')
-            body.append(f'<text class="tick" x="{a + 7:.1f}" y="{b - 6:.1f}">{escape(dot.text)}</text>')
-        if places:
-            ends.append((places[-1][1], label, number))
-    body += _end_labels(ends)
-    return _frame(name, title, description, HEIGHT, body)
+    return frame(name, title, description, height, body)

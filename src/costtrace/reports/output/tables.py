@@ -1,47 +1,66 @@
-"""A table: exact rows for machines, and columns that say how people are shown them."""
+"""A table: lines of one type, the columns that show them to people, and their exact values for machines.
+
+Columns read the fields of the line itself, so mypy checks their names. `costtrace.reports.output.row_tables` makes
+tables of lines that are mappings already.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 Value = str | int | bool | Decimal | None | tuple[str, ...]
 Row = Mapping[str, Value]
+"""A line as CSV, JSON and Parquet have it: exact values, integers with the unit in their name."""
+Line = TypeVar("Line")
 
 
-class Column(NamedTuple):
+class Column(NamedTuple, Generic[Line]):
     """One column as people see it."""
 
     heading: str
-    show: Callable[[Row], str]
+    show: Callable[[Line], str]
     right: bool = True
 
 
-class Table(NamedTuple):
-    """Rows of exact values (integers with the unit in their name), and the columns that show them."""
+class Table(NamedTuple, Generic[Line]):
+    """Lines, the columns that show them, and how machines get them."""
 
     name: str
     """Its key in JSON."""
     title: str
-    columns: Sequence[Column]
-    rows: Sequence[Row]
+    columns: Sequence[Column[Line]]
+    lines: Sequence[Line]
+    exact: Callable[[Line], Row] = lambda _: {}
+    """A line with all its exact values, for CSV and JSON. A table of a document for people needs none."""
     notes: Sequence[str] = ()
     fields: Sequence[str] = ()
     """Keys of the rows, for the header of a file without rows."""
     view: bool = False
-    """It shows the rows of another table again: CSV and JSON leave it out."""
+    """It shows the lines of another table again: CSV and JSON leave it out."""
+    is_total: Callable[[Line], bool] = lambda _: False
+    """Which lines are totals; HTML and PDF set them in bold."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """The exact values of all lines, made each time."""
+        return [self.exact(line) for line in self.lines]
 
 
-def text(heading: str, key: str) -> Column:
+AnyTable = Table[Any]
+"""A table whatever its lines are: what is written out needs only the columns and `exact`."""
+
+
+def text(heading: str, value: Callable[[Line], str]) -> Column[Line]:
     """A column of text."""
-    return Column(heading, lambda row: str(row[key]), right=False)
+    return Column(heading, value, right=False)
 
 
-def count(heading: str, key: str) -> Column:
-    """A column of whole numbers, in groups of thousands; nothing where the row has none."""
+def count(heading: str, value: Callable[[Line], int | None]) -> Column[Line]:
+    """A column of whole numbers, in groups of thousands; nothing where the line has none."""
 
-    def show(row: Row) -> str:
-        value = row[key]
-        return f"{value:,}" if isinstance(value, int) else ""
+    def show(line: Line) -> str:
+        number = value(line)
+        return "" if number is None else f"{number:,}"
 
     return Column(heading, show)
 

@@ -1,6 +1,6 @@
 """Why one request cost what it did: sentences, and bars beside the median request of its tenant and model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from costtrace.core.units import show_amount, show_joules, show_seconds
@@ -12,7 +12,7 @@ from costtrace.reports.requests.tables import request_fields
 from costtrace.reports.requests.why import Peers, Usual, why
 
 WIDTH = 46
-"""Of the longest bar, in characters."""
+"""Characters of the longest bar."""
 AS_PER_NS = 10**9
 
 
@@ -56,12 +56,12 @@ def explain(request: Request, peers: Peers, fit: Fit | None) -> Explanation:
     return Explanation(request, usual, reason, tuple(s for s in sentences if s), _measures(request, usual), saved_ns)
 
 
-def as_text(found: Explanation, bar: str) -> str:
+def as_text(explanation: Explanation, bar: str) -> str:
     """An explanation for a terminal; *bar* is what bars are made of."""
-    request, usual = found.request, found.usual
+    request, usual = explanation.request, explanation.usual
     lines = [f"Request {request.request_id}: {request.tenant}, {request.model}, on engine {request.engine_id}", ""]
-    lines += [f"  {sentence}" for sentence in found.sentences]
-    lines += ["", *_plot(found.measures, bar)]
+    lines += [f"  {sentence}" for sentence in explanation.sentences]
+    lines += ["", *_plot(explanation.measures, bar)]
     if usual is not None and usual.requests > 1:
         lines += ["", f"  lower bar: the median of {usual.requests:,} requests of this tenant and model"]
     else:
@@ -69,16 +69,20 @@ def as_text(found: Explanation, bar: str) -> str:
     return "\n".join(clean(line) for line in lines) + "\n"
 
 
-def table(found: Sequence[Explanation]) -> Table:
-    """The same as exact rows."""
-    return Table("explanations", "Explanations", (), [_row(explanation) for explanation in found])
+def table(explanations: Sequence[Explanation]) -> Table[Explanation]:
+    """Explanations for JSON."""
+    return Table("explanations", "Explanations", (), explanations, _exact)
 
 
-def _row(found: Explanation) -> Row:
-    row = request_fields(found.request)
-    row |= {"why": found.why, "sentences": found.sentences, "cache_saved_at_most_ns": found.saved_ns}
-    row["peers"] = found.usual.requests if found.usual is not None else 0
-    for measure in found.measures:
+def _exact(explanation: Explanation) -> Row:
+    row = request_fields(explanation.request)
+    row |= {
+        "why": explanation.why,
+        "sentences": explanation.sentences,
+        "cache_saved_at_most_ns": explanation.saved_ns,
+        "peers": explanation.usual.requests if explanation.usual is not None else 0,
+    }
+    for measure in explanation.measures:
         name = measure.name.replace(" ", "_").lower()
         row[f"median_{name}_ns"] = None if measure.usual_ns is None else round(measure.usual_ns)
     return row
@@ -168,7 +172,10 @@ def _method(request: Request, fit: Fit | None) -> str:
 
 
 def saved_by_cache_ns(request: Request, fit: Fit | None) -> int | None:
-    """What the cached tokens would have added to steps that are bound by compute; None: there is no model."""
+    """GPU time that computing the cached tokens would have added, at most; None: there is no model.
+
+    The most is added in steps that are bound by compute; where a step waits for its weights, a token adds less.
+    """
     if fit is None:
         return None
     cached = request.cached_tokens
@@ -181,25 +188,16 @@ def saved_by_cache_ns(request: Request, fit: Fit | None) -> int | None:
 
 def _measures(request: Request, usual: Usual | None) -> tuple[Measure, ...]:
     queue_ns = request.scheduled_ns - request.arrived_ns if request.scheduled_ns else None
-    own: Mapping[str, int | None] = {
-        "GPU time": request.gpu_ns,
-        "prefill": request.prefill_ns,
-        "decode": request.decode_ns,
-        "head fees": request.head_ns,
-        "wasted": request.wasted_ns,
-        "queue": queue_ns,
-    }
-    others: Mapping[str, float | None] = {}
-    if usual is not None and usual.requests > 1:
-        others = {
-            "GPU time": usual.gpu_ns,
-            "prefill": usual.prefill_ns,
-            "decode": usual.decode_ns,
-            "head fees": usual.head_ns,
-            "wasted": usual.wasted_ns,
-            "queue": usual.queue_ns,
-        }
-    return tuple(Measure(name, value, others.get(name)) for name, value in own.items())
+    pairs: list[tuple[str, int | None, Callable[[Usual], float | None]]] = [
+        ("GPU time", request.gpu_ns, lambda peer: peer.gpu_ns),
+        ("prefill", request.prefill_ns, lambda peer: peer.prefill_ns),
+        ("decode", request.decode_ns, lambda peer: peer.decode_ns),
+        ("head fees", request.head_ns, lambda peer: peer.head_ns),
+        ("wasted", request.wasted_ns, lambda peer: peer.wasted_ns),
+        ("queue", queue_ns, lambda peer: peer.queue_ns),
+    ]
+    peer = usual if usual is not None and usual.requests > 1 else None
+    return tuple(Measure(name, ns, None if peer is None else median_ns(peer)) for name, ns, median_ns in pairs)
 
 
 def _plot(measures: Sequence[Measure], bar: str) -> list[str]:

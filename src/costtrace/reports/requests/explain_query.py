@@ -15,8 +15,8 @@ def explained(store: Store, identifier: str, period: Period, peers: int) -> list
 
     The medians are of the newest *peers* requests that ended in *period*.
     """
-    found = renew(store, find_requests(store, identifier, PARTS))
-    if not found:
+    parts = renew(store, find_requests(store, identifier, PARTS))
+    if not parts:
         return []
-    medians = usual(habits(store, period, peers), [(part.tenant, part.model) for part in found])
-    return [explain(part, medians, next(iter(fits(store, part.engine_id, 1)), None)) for part in found]
+    medians = usual(habits(store, period, peers), [(part.tenant, part.model) for part in parts])
+    return [explain(part, medians, next(iter(fits(store, part.engine_id, 1)), None)) for part in parts]

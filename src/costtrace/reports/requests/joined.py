@@ -2,7 +2,7 @@
 
 A request can be worked on by several engines: one computes the prompt (role `prefill`), one the answer (`decode`), and
 where a worker is lost, another one goes on. Each leaves a usage record, a *part*, with the same request key. Parts come
-in any order and from different nodes. Nothing of a part is changed here: times, energy and money are sums of theirs.
+in any order and from different nodes, and stay as they are: times, energy and money of a request are sums of theirs.
 What is worked out is what no single engine can know: which attempt a part was, how many tokens the client got, what was
 done twice, and whether all parts are in.
 """
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from costtrace.core.rows import JOINED
 from costtrace.ledger.answers import Request
+from costtrace.reports.usage.summary import whole_sum
 
 PREFILL, DECODE = "prefill", "decode"
 BROKEN_OFF = frozenset({"interrupted", "lost"})
@@ -33,7 +34,7 @@ class RecordedPart(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """A part in its place."""
+    """A part as one of the attempts at its request."""
 
     part: RecordedPart
     number: int
@@ -81,7 +82,7 @@ class Whole(NamedTuple):
     saved_nano: int | None
     """The same at the price of the part that hit: its cost for its GPU time."""
     transferred_tokens: int
-    """Context that a decode worker was given and did not compute, at its first attempt."""
+    """Context that a decode worker got from a prefill worker and did not compute, at its first attempt."""
     output_tokens: int
     computed_tokens: int
     finality: Finality
@@ -95,7 +96,7 @@ class Whole(NamedTuple):
         for attempt in self.attempts:
             records.setdefault(attempt.part.record.role, []).append(attempt.part.record)
         return tuple(
-            Share(role, len(mine), sum(r.gpu_ns for r in mine), _sum(r.cost_nano for r in mine))
+            Share(role, len(mine), sum(r.gpu_ns for r in mine), whole_sum(r.cost_nano for r in mine))
             for role, mine in records.items()
         )
 
@@ -122,10 +123,10 @@ def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Who
     kept = _kept(answers)
     last = answers[-1].record if answers else records[-1]
     in_vain = bool(IN_VAIN & set(last.finish_reasons))
-    done = _attempts(answers, kept, in_vain=in_vain) | _prefill_attempts(prefills, answered=bool(answers))
+    by_record = _attempts(answers, kept, in_vain=in_vain) | _prefill_attempts(prefills, answered=bool(answers))
     if in_vain:
-        done = {name: attempt._replace(wasted_ns=attempt.part.record.gpu_ns) for name, attempt in done.items()}
-    attempts = tuple(done[part.record.record_id] for part in parts)
+        by_record = {name: one._replace(wasted_ns=one.part.record.gpu_ns) for name, one in by_record.items()}
+    attempts = tuple(by_record[part.record.record_id] for part in parts)
     missing = _missing(prefills, answers)
     ended_ns = max(record.ended_ns for record in records)
     provisional = bool(missing) and now_ns < ended_ns + wait_ns
@@ -145,13 +146,13 @@ def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Who
         prefill_ns=sum(record.prefill_ns for record in records),
         decode_ns=sum(record.decode_ns for record in records),
         wasted_ns=sum(attempt.wasted_ns for attempt in attempts),
-        energy_uj=_sum(record.energy_uj for record in records),
-        cost_nano=_sum(record.cost_nano for record in records) if len(currencies) == 1 else None,
+        energy_uj=whole_sum(record.energy_uj for record in records),
+        cost_nano=whole_sum(record.cost_nano for record in records) if len(currencies) == 1 else None,
         currency=next(iter(currencies)) if len(currencies) == 1 else "",
         input_tokens=min(record.input_tokens for record in records),
         cached_tokens=sum(record.cached_tokens for record in firsts if record.role != DECODE),
-        saved_ns=_sum(_saved(part)[0] for part in hits),
-        saved_nano=_sum(_saved(part)[1] for part in hits) if len(currencies) == 1 else None,
+        saved_ns=whole_sum(_saved(part)[0] for part in hits),
+        saved_nano=whole_sum(_saved(part)[1] for part in hits) if len(currencies) == 1 else None,
         transferred_tokens=sum(record.cached_tokens for record in firsts if record.role == DECODE),
         output_tokens=sum(attempt.output_tokens for attempt in attempts),
         computed_tokens=sum(record.computed_tokens for record in records),
@@ -173,8 +174,8 @@ def _saved(part: RecordedPart) -> tuple[int | None, int | None]:
 def _kept(answers: Sequence[RecordedPart]) -> list[int]:
     """Output tokens of each attempt at the answer that the client got.
 
-    Who goes on is given what the client has as part of its prompt: that says exactly how much of the attempt before
-    arrived, whatever that engine had computed on top. A prompt that has not grown begins from nothing.
+    The prompt of the next attempt holds what the client has: by how much it has grown is what arrived of the attempt
+    before, whatever that engine had computed on top. A prompt that has not grown begins from nothing.
     """
     tokens = [max(0, after.record.input_tokens - part.record.input_tokens) for part, after in pairwise(answers)]
     return [*tokens, answers[-1].record.output_tokens] if answers else []
@@ -182,26 +183,26 @@ def _kept(answers: Sequence[RecordedPart]) -> list[int]:
 
 def _attempts(answers: Sequence[RecordedPart], kept: Sequence[int], *, in_vain: bool) -> dict[str, Attempt]:
     """The attempts at the answer by record id, with what of them was wasted."""
-    found: dict[str, Attempt] = {}
+    attempts: dict[str, Attempt] = {}
     for place, (part, tokens) in enumerate(zip(answers, kept, strict=True)):
         record = part.record
-        # What the client has already is computed again, as a prompt, by whoever goes on with it.
+        # What the client has already is computed again, as a prompt.
         rework_ns = record.prefill_ns if sum(kept[:place]) else 0
         if place == len(answers) - 1:
             lost_ns = 0 if in_vain else record.wasted_ns
         elif tokens:
-            # It ended in the middle, and yet not in vain: only what it computed and could not hand over was.
+            # It broke off, but the client got these tokens: wasted is only what it computed beyond them.
             surplus = max(0, record.output_tokens - tokens)
             lost_ns = record.decode_ns * surplus // max(1, record.output_tokens)
         else:
             lost_ns = record.gpu_ns
-        found[record.record_id] = Attempt(part, place + 1, tokens, min(record.gpu_ns, rework_ns + lost_ns))
-    return found
+        attempts[record.record_id] = Attempt(part, place + 1, tokens, min(record.gpu_ns, rework_ns + lost_ns))
+    return attempts
 
 
 def _prefill_attempts(prefills: Sequence[RecordedPart], *, answered: bool) -> dict[str, Attempt]:
-    """The attempts at the prompt by record id. Its one token is an answer only where nobody went on from it."""
-    found: dict[str, Attempt] = {}
+    """The attempts at the prompt by record id. Its one token is an answer only if no decode worker went on."""
+    attempts: dict[str, Attempt] = {}
     for place, part in enumerate(prefills):
         record = part.record
         is_last = place == len(prefills) - 1
@@ -209,10 +210,10 @@ def _prefill_attempts(prefills: Sequence[RecordedPart], *, answered: bool) -> di
         if place and record.input_tokens > prefills[0].record.input_tokens:
             wasted_ns = record.gpu_ns  # what the client has already is computed again
         elif not is_last and prefills[place + 1].record.input_tokens == record.input_tokens:
-            wasted_ns = record.gpu_ns  # it was lost before anybody went on from it
+            wasted_ns = record.gpu_ns  # it was lost before a decode worker went on from it
         tokens = record.output_tokens if is_last and not answered and not _goes_on(record) else 0
-        found[record.record_id] = Attempt(part, place + 1, tokens, wasted_ns)
-    return found
+        attempts[record.record_id] = Attempt(part, place + 1, tokens, wasted_ns)
+    return attempts
 
 
 def _goes_on(prefill: Request) -> bool:
@@ -248,13 +249,3 @@ def _disagreements(records: Sequence[Request]) -> Iterable[str]:
     ):
         if len(values) > 1:
             yield f"its parts name different {what}: {', '.join(sorted(value or 'none' for value in values))}"
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    """The sum; None where one of them is unknown."""
-    total = 0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total

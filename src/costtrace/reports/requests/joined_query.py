@@ -1,6 +1,6 @@
 """Reading the parts of requests, from one ledger or from those of several nodes."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from costtrace.ledger.answers import Fit, Period
 from costtrace.ledger.cost_by_now import renew
@@ -13,22 +13,21 @@ from costtrace.reports.requests.joined import RecordedPart
 
 def parts(stores: Sequence[Store], period: Period, only: Filter, order: str, limit: int) -> list[RecordedPart]:
     """All parts of the requests that `requests` finds with the same arguments in each of *stores*."""
-    found = [request for store in stores for request in requests(store, period, only, order, limit)]
-    return _of_all(stores, dict.fromkeys(request.request_key for request in found))
+    keys = [request.request_key for store in stores for request in requests(store, period, only, order, limit)]
+    return _parts_of(stores, dict.fromkeys(keys))
 
 
 def find_parts(stores: Sequence[Store], identifier: str, limit: int) -> list[RecordedPart]:
     """All parts of the requests that one of *stores* knows by *identifier* (see `find_requests`)."""
     keys = [request.request_key for store in stores for request in find_requests(store, identifier, limit)]
-    return _of_all(stores, dict.fromkeys(keys))
+    return _parts_of(stores, dict.fromkeys(keys))
 
 
-def _of_all(stores: Sequence[Store], keys: Iterable[str]) -> list[RecordedPart]:
-    keys = list(keys)
-    return [part for store in stores for part in _of(store, keys)]
+def _parts_of(stores: Sequence[Store], keys: Collection[str]) -> list[RecordedPart]:
+    return [part for store in stores for part in _parts_in(store, keys)]
 
 
-def _of(store: Store, keys: Iterable[str]) -> Iterator[RecordedPart]:
+def _parts_in(store: Store, keys: Collection[str]) -> Iterator[RecordedPart]:
     sql = f"""
         SELECT {REQUEST_COLUMNS}, {WORKER} FROM usage u LEFT JOIN engine e ON e.engine_id = u.engine_id
         WHERE u.request_key = :key ORDER BY u.usage_id

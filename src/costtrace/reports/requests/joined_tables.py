@@ -6,8 +6,9 @@ from datetime import tzinfo
 from costtrace.core.units import show_amount, show_joules, show_seconds
 from costtrace.core.wall_time import show_time
 from costtrace.reports.output.tables import Column, Row, Table, Value, count, text
-from costtrace.reports.requests.joined import Attempt, Whole
+from costtrace.reports.requests.joined import Attempt, Share, Whole
 
+ROLES = ("prefill", "decode", "aggregated")
 NOTES = (
     "One line a request, with all its parts. Cost without idle. Output tokens are those that the client got, once.",
     "Saved: what computing the cached tokens would have added, by the engine's model; the request did not pay for it.",
@@ -15,68 +16,71 @@ NOTES = (
 )
 
 
-def whole_row(whole: Whole) -> Row:
-    """A request, exact."""
+def wholes_table(wholes: Sequence[Whole], title: str, zone: tzinfo) -> Table[Whole]:
+    """One line a request."""
+    columns: list[Column[Whole]] = [
+        text("ended", lambda whole: show_time(whole.ended_ns, zone)),
+        text("tenant", lambda whole: whole.tenant),
+        text("model", lambda whole: whole.model),
+        text("request", lambda whole: whole.request_id),
+        text("parts", _roles),
+        count("input tok", lambda whole: whole.input_tokens),
+        count("cached", lambda whole: whole.cached_tokens),
+        Column("saved, at most", _saved),
+        count("output tok", lambda whole: whole.output_tokens),
+        Column("GPU time", lambda whole: show_seconds(whole.gpu_ns)),
+        Column("prefill role", lambda whole: show_seconds(_share(whole, "prefill").gpu_ns)),
+        Column("decode role", lambda whole: show_seconds(_share(whole, "decode").gpu_ns)),
+        Column("wasted", lambda whole: show_seconds(whole.wasted_ns)),
+        Column("energy", lambda whole: show_joules(whole.energy_uj)),
+        Column("cost", lambda whole: show_amount(whole.cost_nano, whole.currency or None)),
+        text("bill", lambda whole: whole.finality),
+        text("notes", lambda whole: "; ".join(whole.notes)),
+    ]
+    fields = tuple(exact_whole(wholes[0])) if wholes else ()
+    return Table("requests", title, columns, wholes, exact_whole, NOTES, fields)
+
+
+def exact_whole(whole: Whole) -> Row:
+    """A request with all its fields and those of its roles."""
     row: dict[str, Value] = {
         name: value for name, value in whole._asdict().items() if name not in {"attempts", "notes"}
     }
     row["parts"] = len(whole.attempts)
-    row["attempts"] = max(attempt.number for attempt in whole.attempts)
+    row["attempts"] = _tries(whole)
     row["workers"] = tuple(dict.fromkeys(attempt.part.worker for attempt in whole.attempts))
-    for role in ("prefill", "decode", "aggregated"):
-        share = next((share for share in whole.roles if share.role == role), None)
-        row[f"{role}_role_gpu_ns"] = share.gpu_ns if share else 0
-        row[f"{role}_role_cost_nano"] = share.cost_nano if share else 0
+    for role in ROLES:
+        share = _share(whole, role)
+        row[f"{role}_role_gpu_ns"] = share.gpu_ns
+        row[f"{role}_role_cost_nano"] = share.cost_nano
     row["notes"] = whole.notes
     return row
 
 
-def wholes_table(wholes: Sequence[Whole], title: str, zone: tzinfo) -> Table:
-    """One line a request."""
-    columns = [
-        Column("ended", lambda row: show_time(_int(row, "ended_ns"), zone), right=False),
-        text("tenant", "tenant"),
-        text("model", "model"),
-        text("request", "request_id"),
-        Column("parts", _roles, right=False),
-        count("input tok", "input_tokens"),
-        count("cached", "cached_tokens"),
-        Column("saved, at most", _saved),
-        count("output tok", "output_tokens"),
-        Column("GPU time", lambda row: show_seconds(_int(row, "gpu_ns"))),
-        Column("prefill role", lambda row: show_seconds(_int(row, "prefill_role_gpu_ns"))),
-        Column("decode role", lambda row: show_seconds(_int(row, "decode_role_gpu_ns"))),
-        Column("wasted", lambda row: show_seconds(_int(row, "wasted_ns"))),
-        Column("energy", lambda row: show_joules(_known(row, "energy_uj"))),
-        Column("cost", lambda row: show_amount(_known(row, "cost_nano"), str(row["currency"]) or None)),
-        text("bill", "finality"),
-        Column("notes", _notes, right=False),
-    ]
-    rows = [whole_row(whole) for whole in wholes]
-    return Table("requests", title, columns, rows, NOTES, tuple(rows[0]) if rows else ())
-
-
-def parts_table(whole: Whole, zone: tzinfo) -> Table:
+def parts_table(whole: Whole, zone: tzinfo) -> Table[Attempt]:
     """The parts of one request, in the order in which they began."""
-    columns = (
-        Column("began", lambda row: show_time(_int(row, "arrived_ns"), zone), right=False),
-        text("role", "role"),
-        count("attempt", "attempt"),
-        text("worker", "worker"),
-        text("engine", "engine_id"),
-        count("input tok", "input_tokens"),
-        count("computed", "computed_tokens"),
-        count("output tok", "output_tokens"),
-        Column("GPU time", lambda row: show_seconds(_int(row, "gpu_ns"))),
-        Column("wasted", lambda row: show_seconds(_int(row, "wasted_ns"))),
-        Column("cost", lambda row: show_amount(_known(row, "cost_nano"), str(row["currency"]) or None)),
-        Column("end", lambda row: ", ".join(_texts(row, "finish_reasons")), right=False),
+    columns: tuple[Column[Attempt], ...] = (
+        text("began", lambda attempt: show_time(attempt.part.record.arrived_ns, zone)),
+        text("role", lambda attempt: attempt.part.record.role),
+        count("attempt", lambda attempt: attempt.number),
+        text("worker", lambda attempt: attempt.part.worker),
+        text("engine", lambda attempt: attempt.part.record.engine_id),
+        count("input tok", lambda attempt: attempt.part.record.input_tokens),
+        count("computed", lambda attempt: attempt.part.record.computed_tokens),
+        count("output tok", lambda attempt: attempt.output_tokens),
+        Column("GPU time", lambda attempt: show_seconds(attempt.part.record.gpu_ns)),
+        Column("wasted", lambda attempt: show_seconds(attempt.wasted_ns)),
+        Column("cost", _attempt_cost),
+        text("end", lambda attempt: ", ".join(attempt.part.record.finish_reasons)),
     )
-    rows = [_part_row(attempt) for attempt in whole.attempts]
-    return Table("parts", f"The parts of request {whole.request_id}", columns, rows)
+    return Table("parts", f"The parts of request {whole.request_id}", columns, whole.attempts, _exact_attempt)
 
 
-def _part_row(attempt: Attempt) -> Row:
+def _attempt_cost(attempt: Attempt) -> str:
+    return show_amount(attempt.part.record.cost_nano, attempt.part.record.currency or None)
+
+
+def _exact_attempt(attempt: Attempt) -> Row:
     record = attempt.part.record
     return {
         "request_key": record.request_key,
@@ -100,38 +104,26 @@ def _part_row(attempt: Attempt) -> Row:
     }
 
 
-def _roles(row: Row) -> str:
+def _share(whole: Whole, role: str) -> Share:
+    return next((share for share in whole.roles if share.role == role), Share(role, 0, 0, 0))
+
+
+def _tries(whole: Whole) -> int:
+    return max(attempt.number for attempt in whole.attempts)
+
+
+def _roles(whole: Whole) -> str:
     """``prefill + decode, 2 attempts``."""
-    roles = [role for role in ("prefill", "decode", "aggregated") if _int(row, f"{role}_role_gpu_ns")]
-    attempts = _int(row, "attempts")
-    return " + ".join(roles) + (f", {attempts} attempts" if attempts > 1 else "")
+    roles = [role for role in ROLES if _share(whole, role).gpu_ns]
+    tries = _tries(whole)
+    return " + ".join(roles) + (f", {tries} attempts" if tries > 1 else "")
 
 
-def _saved(row: Row) -> str:
-    if not _int(row, "cached_tokens"):
+def _saved(whole: Whole) -> str:
+    if not whole.cached_tokens:
         return ""
-    saved_ns, saved_nano = _known(row, "saved_ns"), _known(row, "saved_nano")
-    if saved_ns is None:
+    if whole.saved_ns is None:
         return "unknown"
-    if saved_nano is None:
-        return show_seconds(saved_ns)
-    return f"{show_seconds(saved_ns)}, {show_amount(saved_nano, str(row['currency']) or None)}"
-
-
-def _notes(row: Row) -> str:
-    return "; ".join(_texts(row, "notes"))
-
-
-def _texts(row: Row, key: str) -> tuple[str, ...]:
-    value = row[key]
-    return value if isinstance(value, tuple) else ()
-
-
-def _int(row: Row, key: str) -> int:
-    value = row[key]
-    assert isinstance(value, int)
-    return value
-
-
-def _known(row: Row, key: str) -> int | None:
-    return None if row[key] is None else _int(row, key)
+    if whole.saved_nano is None:
+        return show_seconds(whole.saved_ns)
+    return f"{show_seconds(whole.saved_ns)}, {show_amount(whole.saved_nano, whole.currency or None)}"

@@ -1,4 +1,4 @@
-"""Why a request was dear, in words: what sets it apart from the median request of its tenant and model."""
+"""Why a request cost what it did, in words: what sets it apart from the median request of its tenant and model."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
@@ -8,9 +8,9 @@ from costtrace.core.units import NS_PER_S, show_seconds
 from costtrace.ledger.answers import Habit, Request
 
 APART = 1.5
-"""How many times the median is worth saying."""
+"""A ratio to the median from which on it is a reason."""
 CACHE_APART = 0.25
-"""How much less of the prompt in the cache is worth saying."""
+"""How much less of the prompt in the cache (0 to 1) is a reason."""
 ABORTED = frozenset({"abort", "interrupted", "error", "lost"})
 WASTE_PER_CENT = 5
 
@@ -30,7 +30,7 @@ class Usual(NamedTuple):
     decode_ns: float = 0.0
     wasted_ns: float = 0.0
     head_ns: float | None = None
-    """None: of none of them is it known."""
+    """None: it is not known of any of them."""
 
 
 Peers = Mapping[tuple[str, str], Usual]
@@ -62,7 +62,7 @@ def _median(group: Sequence[Habit]) -> Usual:
 
 
 def why(request: Request, peer: Usual | None) -> str:
-    """One line: what made it dear, the most telling first."""
+    """One line: the reasons of its cost, the largest first."""
     reasons = [*_by_itself(request), *(_against(request, peer) if peer is not None else [])]
     if not reasons and peer is not None and peer.requests > 1:
         times = _times(request.gpu_ns, peer.gpu_ns)
@@ -79,8 +79,8 @@ def _by_itself(request: Request) -> list[str]:
         reasons.append(f"ended by {' and '.join(ends)}: {wasted}")
     if request.preemptions:
         times = "once" if request.preemptions == 1 else f"{request.preemptions} times"
-        more = "" if ends else f", {wasted}"
-        reasons.append(f"preempted {times} and computed again{more}")
+        waste = "" if ends else f", {wasted}"
+        reasons.append(f"preempted {times} and computed again{waste}")
     elif not ends and _per_cent(request.wasted_ns, request.gpu_ns) >= WASTE_PER_CENT:
         reasons.append(f"{wasted}: computed after its end, or again")
     if request.sequences > 1:
@@ -90,25 +90,25 @@ def _by_itself(request: Request) -> list[str]:
 
 def _against(request: Request, peer: Usual) -> list[str]:
     """What sets it apart from its peers, the largest ratio first."""
-    found: list[tuple[float, str]] = []
+    reasons: list[tuple[float, str]] = []
     prompt, output = _ratio(request.input_tokens, peer.input_tokens), _ratio(request.output_tokens, peer.output_tokens)
     batch = _ratio(peer.batch_milli, request.batch_milli)
     if prompt >= APART:
-        found.append((prompt, f"long prompt: {request.input_tokens:,} tokens, {prompt:.1f} x the median"))
+        reasons.append((prompt, f"long prompt: {request.input_tokens:,} tokens, {prompt:.1f} x the median"))
     if output >= APART:
-        found.append((output, f"long output: {request.output_tokens:,} tokens, {output:.1f} x the median"))
+        reasons.append((output, f"long output: {request.output_tokens:,} tokens, {output:.1f} x the median"))
     if batch >= APART:
         mean, usual_batch = request.batch_milli / 1_000, peer.batch_milli / 1_000
-        found.append((batch, f"small batch: {mean:.1f} sequences shared its steps, usually {usual_batch:.1f}"))
+        reasons.append((batch, f"small batch: {mean:.1f} sequences shared its steps, usually {usual_batch:.1f}"))
     cached = _share(request.cached_tokens, request.input_tokens)
     if peer.cached_share - cached >= CACHE_APART:
-        had, has = round(100 * cached), round(100 * peer.cached_share)
-        found.append((1 + peer.cached_share - cached, f"cache miss: {had} % of its prompt was cached, usually {has} %"))
-    return [reason for _, reason in sorted(found, reverse=True)]
+        share = f"{round(100 * cached)} % of its prompt was cached, usually {round(100 * peer.cached_share)} %"
+        reasons.append((1 + peer.cached_share - cached, f"cache miss: {share}"))
+    return [reason for _, reason in sorted(reasons, reverse=True)]
 
 
 def _waited(request: Request) -> list[str]:
-    """Waiting costs nothing, but whoever asks about a dear request wants to know."""
+    """Waiting costs nothing, but who asks about a costly request wants to know."""
     if not request.scheduled_ns:
         return ["it never ran"]
     queue_ns = request.scheduled_ns - request.arrived_ns

@@ -20,7 +20,7 @@ from costtrace.core.units import NS_PER_HOUR, amount
 from costtrace.core.wall_time import EPOCH
 from costtrace.reports.output.tables import Row, Value
 from costtrace.reports.statements.focus_columns import COLUMNS, blank
-from costtrace.reports.statements.settlement import Settlement, SettlementLine, split_phases_nano
+from costtrace.reports.statements.settlement import Settlement, SettlementLine
 from costtrace.reports.usage.summary import REQUESTS
 
 VIEWS = ("allocation", "service")
@@ -43,12 +43,13 @@ class Export(NamedTuple):
     """Device time whose cost is not known in full: what is known of it is in the rows."""
 
 
-def export(fleet: Settlement, view: str, names: Names) -> Export:
+def export(settlement: Settlement, view: str, names: Names) -> Export:
     """One view of a settled period."""
-    priced = [cell for cell in fleet.cells if cell.pot.cost_nano is not None and cell.currency]
-    unknown_ns = sum(cell.pot.cost_unknown_ns for cell in fleet.cells)
+    priced = [line for line in settlement.lines if line.pot.cost_nano is not None and line.currency]
+    unknown_ns = sum(line.pot.cost_unknown_ns for line in settlement.lines)
     return Export(
-        _allocation(fleet, priced, names) if view == "allocation" else _service(fleet, priced, names), unknown_ns
+        _allocation(settlement, priced, names) if view == "allocation" else _service(settlement, priced, names),
+        unknown_ns,
     )
 
 
@@ -57,57 +58,57 @@ def fields() -> list[str]:
     return list(COLUMNS)
 
 
-def _allocation(fleet: Settlement, cells: Sequence[SettlementLine], names: Names) -> list[Row]:
+def _allocation(settlement: Settlement, lines: Sequence[SettlementLine], names: Names) -> list[Row]:
     origins: dict[tuple[str, str], dict[tuple[str, ...], SettlementLine]] = defaultdict(dict)
     rows: list[Row] = []
-    for cell in cells:
-        if cell.kind == "difference":
-            rows.append(_difference(fleet, cell, names))
+    for line in lines:
+        if line.kind == "difference":
+            rows.append(_difference(settlement, line, names))
             continue
-        parts = origins[cell.pool, cell.currency]
-        key = (cell.tenant, cell.model, cell.kind, cell.reason)
-        parts[key] = parts[key].plus(cell) if key in parts else cell
+        parts = origins[line.pool, line.currency]
+        key = (line.tenant, line.model, line.kind, line.reason)
+        parts[key] = parts[key].plus(line) if key in parts else line
     for (pool, currency), parts in sorted(origins.items()):
-        rows += _split_origin(fleet, pool, currency, list(parts.values()), names)
+        rows += _split_origin(settlement, pool, currency, list(parts.values()), names)
     return rows
 
 
 def _split_origin(
-    fleet: Settlement, pool: str, currency: str, cells: Sequence[SettlementLine], names: Names
+    settlement: Settlement, pool: str, currency: str, lines: Sequence[SettlementLine], names: Names
 ) -> list[Row]:
-    nanos = [cell.pot.cost_nano or 0 for cell in cells]
-    times = [cell.pot.gpu_ns for cell in cells]
+    nanos = [line.pot.cost_nano or 0 for line in lines]
+    times = [line.pot.gpu_ns for line in lines]
     weights = nanos if any(nanos) else times
-    ratios = largest_remainder(_RATIO_UNITS, weights) if any(weights) else [0] * len(cells)
+    ratios = largest_remainder(_RATIO_UNITS, weights) if any(weights) else [0] * len(lines)
     hours = _nano_hours(times)
-    origin = f"{_day(fleet, 0)}/{pool}/{currency}"
+    origin = f"{_day(settlement, 0)}/{pool}/{currency}"
     rows: list[Row] = []
-    for cell, nano, ratio, nano_hours in zip(cells, nanos, ratios, hours, strict=True):
-        own = cell.kind == REQUESTS
-        what = f"model/{cell.model}" if own else f"share of {cell.kind}" + (f": {cell.reason}" if cell.reason else "")
-        nobody = not own and not cell.tenant
+    for line, nano, ratio, nano_hours in zip(lines, nanos, ratios, hours, strict=True):
+        of_requests = line.kind == REQUESTS
+        what = (
+            f"model/{line.model}"
+            if of_requests
+            else f"share of {line.kind}" + (f": {line.reason}" if line.reason else "")
+        )
+        nobody = not of_requests and not line.tenant
         details = {
             "Elements": [
-                {
-                    "AllocatedRatio": amount_of_ratio(ratio),
-                    "UsageUnit": "Hours",
-                    "UsageQuantity": amount(nano_hours),
-                }
+                {"AllocatedRatio": amount_of_ratio(ratio), "UsageUnit": "Hours", "UsageQuantity": amount(nano_hours)}
             ],
-            "x_Policy": fleet.policy.name,
-            "x_Kind": cell.kind,
+            "x_Policy": settlement.policy.name,
+            "x_Kind": line.kind,
         }
         rows.append(
-            _row(fleet, cell, nano, names)
+            _row(settlement, line, nano, names)
             | {
                 "AllocatedMethodDetails": _json(details),
-                "AllocatedMethodId": f"costtrace/{fleet.policy.name}",
-                "AllocatedResourceId": None if nobody else f"tenant/{cell.tenant}/{what}",
-                "AllocatedResourceName": None if nobody else cell.tenant,
+                "AllocatedMethodId": f"costtrace/{settlement.policy.name}",
+                "AllocatedResourceId": None if nobody else f"tenant/{line.tenant}/{what}",
+                "AllocatedResourceName": None if nobody else line.tenant,
                 "AllocatedTags": None
                 if nobody
-                else _json({"tenant": cell.tenant, **({"model": cell.model} if own else {})}),
-                "ChargeDescription": f"{pool}: {cell.kind}" + (f" ({cell.reason})" if cell.reason else ""),
+                else _json({"tenant": line.tenant, **({"model": line.model} if of_requests else {})}),
+                "ChargeDescription": f"{pool}: {line.kind}" + (f" ({line.reason})" if line.reason else ""),
                 "ConsumedQuantity": amount(nano_hours),
                 "ConsumedUnit": "Hours",
                 "PricingQuantity": amount(nano_hours),
@@ -125,34 +126,44 @@ def _split_origin(
     return rows
 
 
-def _service(fleet: Settlement, cells: Sequence[SettlementLine], names: Names) -> list[Row]:
+def _service(settlement: Settlement, lines: Sequence[SettlementLine], names: Names) -> list[Row]:
     models: dict[tuple[str, ...], SettlementLine] = {}
     rows: list[Row] = []
-    for cell in cells:
-        if cell.kind == REQUESTS:
-            key = (cell.tenant, cell.model, cell.currency)
-            models[key] = models[key].plus(cell) if key in models else cell
-    for _, cell in sorted(models.items()):
-        phases = split_phases_nano(cell)
+    for line in lines:
+        if line.kind == REQUESTS:
+            key = (line.tenant, line.model, line.currency)
+            models[key] = models[key].plus(line) if key in models else line
+    for _, line in sorted(models.items()):
+        phases = _split_phases_nano(line)
         assert phases is not None  # priced
-        fresh = max(0, cell.input_tokens - cell.cached_tokens)
+        fresh = max(0, line.input_tokens - line.cached_tokens)
         meters = (
             ("Input Tokens", fresh, phases[0]),
-            ("Cached Input Tokens", cell.cached_tokens, 0),
-            ("Output Tokens", cell.output_tokens, phases[1]),
+            ("Cached Input Tokens", line.cached_tokens, 0),
+            ("Output Tokens", line.output_tokens, phases[1]),
         )
-        rows += [_tokens(fleet, cell, meter, count, nano, names) for meter, count, nano in meters if count or nano]
+        rows += [_tokens(settlement, line, meter, count, nano, names) for meter, count, nano in meters if count or nano]
     shares: dict[tuple[str, ...], SettlementLine] = {}
-    for cell in cells:
-        if cell.kind != REQUESTS and cell.tenant:
-            share = (cell.tenant, cell.kind, cell.pool, cell.currency)
-            shares[share] = shares[share].plus(cell) if share in shares else cell
-    return rows + [_share(fleet, cell, names) for _, cell in sorted(shares.items())]
+    for line in lines:
+        if line.kind != REQUESTS and line.tenant:
+            share = (line.tenant, line.kind, line.pool, line.currency)
+            shares[share] = shares[share].plus(line) if share in shares else line
+    return rows + [_share(settlement, line, names) for _, line in sorted(shares.items())]
 
 
-def _tokens(fleet: Settlement, cell: SettlementLine, meter: str, count: int, nano: int, names: Names) -> Row:
-    return _row(fleet, cell, nano, names) | {
-        "ChargeDescription": f"{cell.model}: {meter}",
+def _split_phases_nano(line: SettlementLine) -> tuple[int, int] | None:
+    """A line's cost as (prefill, decode), by device time; None where it is unknown."""
+    if line.pot.cost_nano is None:
+        return None
+    if not line.prefill_ns + line.decode_ns:
+        return 0, line.pot.cost_nano
+    prefill, decode = largest_remainder(line.pot.cost_nano, (line.prefill_ns, line.decode_ns))
+    return prefill, decode
+
+
+def _tokens(settlement: Settlement, line: SettlementLine, meter: str, count: int, nano: int, names: Names) -> Row:
+    return _row(settlement, line, nano, names) | {
+        "ChargeDescription": f"{line.model}: {meter}",
         "ConsumedQuantity": Decimal(count),
         "ConsumedUnit": "Tokens",
         "PricingQuantity": Decimal(count).scaleb(-6),
@@ -160,18 +171,18 @@ def _tokens(fleet: Settlement, cell: SettlementLine, meter: str, count: int, nan
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": "LLM inference",
         "ServiceSubcategory": "Generative AI",
-        "SkuId": f"{cell.model}/{meter}",
+        "SkuId": f"{line.model}/{meter}",
         "SkuMeter": meter,
-        "ResourceId": cell.model,
-        "ResourceName": cell.model,
+        "ResourceId": line.model,
+        "ResourceName": line.model,
         "ResourceType": "Model",
     }
 
 
-def _share(fleet: Settlement, cell: SettlementLine, names: Names) -> Row:
-    hours = amount(_nano_hours([cell.pot.gpu_ns])[0])
-    return _row(fleet, cell, cell.pot.cost_nano or 0, names) | {
-        "ChargeDescription": f"share of {cell.kind} of {cell.pool}, policy {fleet.policy.name}",
+def _share(settlement: Settlement, line: SettlementLine, names: Names) -> Row:
+    hours = amount(_nano_hours([line.pot.gpu_ns])[0])
+    return _row(settlement, line, line.pot.cost_nano or 0, names) | {
+        "ChargeDescription": f"share of {line.kind} of {line.pool}, policy {settlement.policy.name}",
         "ConsumedQuantity": hours,
         "ConsumedUnit": "Hours",
         "PricingQuantity": hours,
@@ -179,16 +190,16 @@ def _share(fleet: Settlement, cell: SettlementLine, names: Names) -> Row:
         "ServiceCategory": "AI and Machine Learning",
         "ServiceName": "LLM inference",
         "ServiceSubcategory": "Generative AI",
-        "SkuId": f"{cell.pool}/share of {cell.kind}",
-        "SkuMeter": f"Share of {cell.kind}",
-        "ResourceId": cell.pool,
-        "ResourceName": cell.pool,
+        "SkuId": f"{line.pool}/share of {line.kind}",
+        "SkuMeter": f"Share of {line.kind}",
+        "ResourceId": line.pool,
+        "ResourceName": line.pool,
         "ResourceType": "GPU pool",
     }
 
 
-def _difference(fleet: Settlement, cell: SettlementLine, names: Names) -> Row:
-    return _row(fleet, cell, cell.pot.cost_nano or 0, names) | {
+def _difference(settlement: Settlement, line: SettlementLine, names: Names) -> Row:
+    return _row(settlement, line, line.pot.cost_nano or 0, names) | {
         "ChargeCategory": "Adjustment",
         "ChargeFrequency": "One-Time",
         "ChargeDescription": "difference between the provider's bill and what was rated",
@@ -198,16 +209,16 @@ def _difference(fleet: Settlement, cell: SettlementLine, names: Names) -> Row:
     }
 
 
-def _row(fleet: Settlement, cell: SettlementLine, nano: int, names: Names) -> dict[str, Value]:
+def _row(settlement: Settlement, line: SettlementLine, nano: int, names: Names) -> dict[str, Value]:
     """What both views say of every charge."""
     cost = amount(nano)
-    begin, end = _day(fleet, 0), _day(fleet, 1)
-    tenant = cell.tenant or None
+    begin, end = _day(settlement, 0), _day(settlement, 1)
+    tenant = line.tenant or None
     return blank() | {
         "BilledCost": cost,
         "BillingAccountId": names.account,
         "BillingAccountName": names.account,
-        "BillingCurrency": cell.currency,
+        "BillingCurrency": line.currency,
         "BillingPeriodEnd": end,
         "BillingPeriodStart": begin,
         "ChargeCategory": "Usage",
@@ -222,16 +233,16 @@ def _row(fleet: Settlement, cell: SettlementLine, nano: int, names: Names) -> di
         "ServiceProviderName": names.provider,
         "SubAccountId": tenant,
         "SubAccountName": tenant,
-        "x_Kind": cell.kind,
-        "x_Model": cell.model or None,
-        "x_Policy": fleet.policy.name,
-        "x_StatementId": f"{begin[:10]}/{end[:10]}/{cell.tenant}" if cell.tenant else None,
+        "x_Kind": line.kind,
+        "x_Model": line.model or None,
+        "x_Policy": settlement.policy.name,
+        "x_StatementId": f"{begin[:10]}/{end[:10]}/{line.tenant}" if line.tenant else None,
     }
 
 
-def _day(fleet: Settlement, which: int) -> str:
+def _day(settlement: Settlement, which: int) -> str:
     """Begin (0) or end (1) of the period, in UTC, as FOCUS writes times."""
-    return (EPOCH + timedelta(microseconds=fleet.period[which] // 1_000)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (EPOCH + timedelta(microseconds=settlement.period[which] // 1_000)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _nano_hours(times: Sequence[int]) -> list[int]:

@@ -20,16 +20,17 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from costtrace.core.apportion import largest_remainder
+from costtrace.reports.usage.summary import known_sum
 
 POLICIES = ("separate", "weighted", "even", "reserved", "peak")
 NOBODY = ""
-"""Name under which stands what no tenant takes."""
+"""The name of what no tenant takes."""
 _SCALE_BITS = 64
 """Layers of a peak are divided in units of 2**-64 ns: the weights are exact enough, and the sums are exact anyhow."""
 
 
 class Pot(NamedTuple):
-    """Amounts that stay together. A sum of unknowns only is None; what is unknown is said in device-ns beside it."""
+    """Amounts that stay together. A sum of unknowns only is None; of what is unknown, the device-ns are beside it."""
 
     gpu_ns: int = 0
     energy_uj: int | None = None
@@ -40,7 +41,7 @@ class Pot(NamedTuple):
     """Part of `gpu_ns` whose cost is not in `cost_nano`."""
 
     def plus(self, other: "Pot") -> "Pot":
-        """Both together."""
+        """The sum of both."""
         return Pot(
             self.gpu_ns + other.gpu_ns,
             known_sum(self.energy_uj, other.energy_uj),
@@ -51,10 +52,10 @@ class Pot(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What one tenant has to do with a pool in the period."""
+    """What one tenant used of a pool in the period, and what is reserved for it."""
 
     own: Pot = Pot()
-    """Of its own requests."""
+    """What its requests used."""
     peak_ns: int = 0
     """Most device-ns that it used in any slot."""
     reserved_ns: int = 0
@@ -72,11 +73,6 @@ class Handed(NamedTuple):
     """The unit of the weights: what a statement says the share was measured in."""
     weights: dict[str, int]
     """By tenant, and by `NOBODY` where something stays."""
-
-
-def known_sum(one: int | None, other: int | None) -> int | None:
-    """Sum of what is known; None only where nothing is."""
-    return one if other is None else other if one is None else one + other
 
 
 def hand_out(policy: str, kind: str, pot: Pot, claims: Mapping[str, Claim]) -> Handed:

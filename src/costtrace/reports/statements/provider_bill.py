@@ -55,10 +55,10 @@ def read_bill(
     return Bill(nano, used, skipped)
 
 
-def differences(source: SettlementInput, bill: Bill) -> list[SettlementLine]:
+def differences(inputs: SettlementInput, bill: Bill) -> list[SettlementLine]:
     """One line for each currency: the bill less what was rated. Raises: CosttraceError for a currency of one only."""
     rated: dict[str, int] = defaultdict(int)
-    for row in source.totals:
+    for row in inputs.totals:
         if row.currency:
             rated[row.currency] += pot_of(row).cost_nano or 0
     for currency in rated:
@@ -72,17 +72,17 @@ def differences(source: SettlementInput, bill: Bill) -> list[SettlementLine]:
     ]
 
 
-def with_bill_ties(fleet: Settlement, bill: Bill) -> Settlement:
-    """*fleet* with one more tie for each currency: all its lines against the bill."""
+def with_bill_ties(settlement: Settlement, bill: Bill) -> Settlement:
+    """*settlement* with one more tie for each currency: all its lines against the bill."""
     ties = [
         Tie(
             f"the provider's bill, nano-{currency}",
-            sum(cell.pot.cost_nano or 0 for cell in fleet.cells if cell.currency == currency),
+            sum(line.pot.cost_nano or 0 for line in settlement.lines if line.currency == currency),
             nano,
         )
         for currency, nano in bill.nano.items()
     ]
-    return fleet._replace(ties=[*fleet.ties, *ties])
+    return settlement._replace(ties=[*settlement.ties, *ties])
 
 
 def _begins(number: int, value: object) -> int:

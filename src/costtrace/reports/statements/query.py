@@ -12,7 +12,7 @@ from costtrace.reports.usage.summary import REQUESTS
 
 
 def load(store: Store, period: Period, zone: tzinfo, *, slots: bool = False) -> SettlementInput:
-    """All that `reports.fleet.settle` needs. *slots*: quarter hours too, for the policy `peak`. Raises: LedgerError."""
+    """All that `settlement.settle` needs. *slots*: quarter hours too, for the policy `peak`. Raises: LedgerError."""
     day = "utc day" if zone is UTC else "day"
     names = ("device", "tenant", "model", day)
     return SettlementInput(

@@ -1,6 +1,6 @@
 """Statements as rows and documents: what a tenant used, what it pays of idle and overhead, how it ties out. Pure.
 
-Rows hold exact integers; documents show money in whole cents that add up (`fleet.to_cents`).
+Files hold exact integers; documents show money in whole cents that add up (`settlement.to_cents`).
 """
 
 from collections import defaultdict
@@ -12,19 +12,22 @@ from costtrace.core.rows import KINDS
 from costtrace.core.units import show_seconds
 from costtrace.core.wall_time import moment
 from costtrace.reports.output.document import Document
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, per_cent, text
+from costtrace.reports.output.tables import AnyTable, Column, Row, Table, Value, count, per_cent, text
 from costtrace.reports.statements.idle_policies import Pot
-from costtrace.reports.statements.settlement import Settlement, SettlementLine, carbon_ug
+from costtrace.reports.statements.settlement import Settlement, SettlementLine, Tie
 from costtrace.reports.statements.statement_columns import (
     Carbon,
+    StatementLine,
+    carbon_ug,
     charge_columns,
-    cost_column,
     day_columns,
     model_columns,
+    reconciliation_columns,
     share_columns,
     time_column,
 )
 from costtrace.reports.usage.summary import REQUESTS
+from costtrace.reports.usage.summary_tables import Share
 
 POLICY_TEXT = {
     "separate": "separate: no tenant pays for idle or overhead",
@@ -42,234 +45,224 @@ _WHAT = {
 }
 
 
-_NO_TOKENS = dict.fromkeys(("requests", "input_tokens", "cached_tokens", "output_tokens"))
-
-
 class Frame(NamedTuple):
-    """What every statement says of the whole fleet, summed once."""
+    """What every statement has of the whole fleet, summed once."""
 
-    whole: dict[str, Row]
-    nobody: dict[str, Row]
+    whole: dict[str, SettlementLine]
+    nobody: dict[str, SettlementLine]
     """By currency: all lines, and those that no tenant pays."""
-    used: Table
+    used: Table[Share]
 
 
-def lines(fleet: Settlement, cells: Iterable[SettlementLine], carbon: Carbon) -> list[Row]:
-    """Cells as exact rows: what CSV, JSON and Parquet hold."""
-    return [_line(fleet, cell, carbon) for cell in cells]
+def lines_table(settlement: Settlement, lines: Sequence[SettlementLine], carbon: Carbon) -> Table[SettlementLine]:
+    """Lines of a settlement for CSV, JSON and Parquet."""
+
+    def exact(line: SettlementLine) -> Row:
+        return _exact(settlement, line, carbon)
+
+    return Table("lines", "Lines", (), lines, exact, fields=tuple(exact(_blank())))
 
 
-def _line(fleet: Settlement, cell: SettlementLine, carbon: Carbon) -> Row:
+def _exact(settlement: Settlement, line: SettlementLine, carbon: Carbon) -> Row:
     names = ("tenant", "day", "pool", "model", "kind", "reason", "currency")
     counts = ("requests", "input_tokens", "cached_tokens", "output_tokens", "prefill_ns", "decode_ns", "wasted_ns")
-    row: dict[str, Value] = {name: getattr(cell, name) for name in names}
-    row |= {name: getattr(cell, name) for name in counts}
+    row: dict[str, Value] = {name: getattr(line, name) for name in names}
+    row |= {name: getattr(line, name) for name in counts}
     return {
         **row,
-        "gpu_ns": cell.pot.gpu_ns,
-        "energy_uj": cell.pot.energy_uj,
-        "energy_unknown_gpu_ns": cell.pot.energy_unknown_ns,
-        "carbon_ug": carbon_ug(cell.pot.energy_uj, carbon.grams_per_kwh),
-        "cost_nano": cell.pot.cost_nano,
-        "cost_unknown_gpu_ns": cell.pot.cost_unknown_ns,
-        "cost_cents": cell.cost_cents,
-        "share_basis": cell.basis,
-        "share_ratio": round(Decimal(cell.weight) / cell.weights, 12) if cell.weights else None,
-        "policy": fleet.policy.name,
-        "since_ns": fleet.period.since_ns,
-        "until_ns": fleet.period.until_ns,
+        "gpu_ns": line.pot.gpu_ns,
+        "energy_uj": line.pot.energy_uj,
+        "energy_unknown_gpu_ns": line.pot.energy_unknown_ns,
+        "carbon_ug": carbon_ug(line.pot.energy_uj, carbon.grams_per_kwh),
+        "cost_nano": line.pot.cost_nano,
+        "cost_unknown_gpu_ns": line.pot.cost_unknown_ns,
+        "cost_cents": line.cost_cents,
+        "share_basis": line.basis,
+        "share_ratio": round(Decimal(line.weight) / line.weights, 12) if line.weights else None,
+        "policy": settlement.policy.name,
+        "since_ns": settlement.period.since_ns,
+        "until_ns": settlement.period.until_ns,
     }
-
-
-def lines_table(fleet: Settlement, cells: Sequence[SettlementLine], carbon: Carbon) -> Table:
-    """The rows as a table for CSV and JSON."""
-    fields = list(_line(fleet, SettlementLine("", "", "", "", "", "", "", Pot()), carbon))
-    return Table("lines", "Lines", [], lines(fleet, cells, carbon), fields=fields)
 
 
 def tenant_document(
-    fleet: Settlement, tenant: str, cells: Sequence[SettlementLine], carbon: Carbon, around: Frame
+    settlement: Settlement, tenant: str, lines: Sequence[SettlementLine], carbon: Carbon, around: Frame
 ) -> Document:
     """The statement of one tenant, made of its lines."""
-    own = [cell for cell in cells if cell.kind == REQUESTS]
-    shares = [cell for cell in cells if cell.kind != REQUESTS]
-    tables = [
-        Table("charges", "Charges", charge_columns(carbon), _charges(own, shares, carbon)),
-        Table("models", "Usage by model", model_columns(carbon), _grouped(own, ("model",), carbon)),
-        Table("shares", "Share of idle and overhead", share_columns(), [_share_row(cell, carbon) for cell in shares]),
-        Table("days", "Usage by day and model", day_columns(carbon), _grouped(own, ("day", "model"), carbon)),
-        _reconciliation(cells, around),
+    usage = [line for line in lines if line.kind == REQUESTS]
+    shares = [line for line in lines if line.kind != REQUESTS]
+    share_lines = [StatementLine((name_rest(line),), line, has_tokens=False) for line in shares]
+    models = _grouped(usage, lambda line: (line.model,))
+    days = _grouped(usage, lambda line: (line.day, line.model))
+    tables: list[AnyTable] = [
+        _table("charges", "Charges", charge_columns(carbon), _charges(usage, shares)),
+        _table("models", "Usage by model", model_columns(carbon), models),
+        _table("shares", "Share of idle and overhead", share_columns(), share_lines),
+        _table("days", "Usage by day and model", day_columns(carbon), days),
+        _reconciliation(lines, around),
         around.used,
     ]
-    return Document(
-        "Statement of " + (tenant or "(no tenant)"),
-        name_period(fleet),
-        _facts(fleet, tenant, carbon),
-        tables,
-        _notes(),
-    )
+    title = "Statement of " + (tenant or "(no tenant)")
+    return Document(title, name_period(settlement), _facts(settlement, tenant, carbon), tables, _notes())
 
 
-def fleet_document(fleet: Settlement, carbon: Carbon) -> Document:
+def fleet_document(settlement: Settlement, carbon: Carbon) -> Document:
     """All tenants, all that nobody pays, and the tie-out."""
-    tenants: list[Row] = [
-        {**row, "what": tenant or "(no tenant)"}
-        for tenant, cells in fleet.by_tenant().items()
-        for row in _charges_total(cells, carbon)
+    tenants = [
+        StatementLine((tenant or "(no tenant)",), total)
+        for tenant, lines in settlement.by_tenant().items()
+        for total in _sums(lines)
     ]
-    rests: list[Row] = [{**_figures([cell], carbon), **_NO_TOKENS, "what": name_rest(cell)} for cell in fleet.rests()]
-    totals: list[Row] = [{**row, "what": "total", "strong": True} for row in _charges_total(fleet.cells, carbon)]
-    tables = [
-        Table("tenants", "Tenants", charge_columns(carbon), [*tenants, *rests, *totals]),
-        tie_table(fleet),
-        used_table(fleet),
+    rests = [StatementLine((name_rest(line),), line, has_tokens=False) for line in settlement.rests()]
+    totals = [StatementLine(("total",), total, is_total=True) for total in _sums(settlement.lines)]
+    tables: list[AnyTable] = [
+        _table("tenants", "Tenants", charge_columns(carbon), [*tenants, *rests, *totals]),
+        tie_table(settlement),
+        used_table(settlement),
     ]
-    facts = _facts(fleet, None, carbon)
-    return Document("Statements of all tenants", name_period(fleet), facts, tables, _notes())
+    facts = _facts(settlement, None, carbon)
+    return Document("Statements of all tenants", name_period(settlement), facts, tables, _notes())
 
 
-def name_rest(cell: SettlementLine) -> str:
+def name_rest(line: SettlementLine) -> str:
     """What a line that no tenant pays is called."""
-    reason = f": {cell.reason}" if cell.reason else ""
-    pool = f" ({cell.pool})" if cell.pool else ""
-    return f"{_WHAT.get(cell.kind, cell.kind)}{reason}{pool}"
+    reason = f": {line.reason}" if line.reason else ""
+    pool = f" ({line.pool})" if line.pool else ""
+    return f"{_WHAT.get(line.kind, line.kind)}{reason}{pool}"
 
 
-def name_period(fleet: Settlement) -> str:
-    """The period as headings say it."""
-    begin, end = (moment(at, fleet.zone).strftime("%Y-%m-%d %H:%M") for at in fleet.period)
-    return f"{begin} to {end} {fleet.zone.tzname(None) or fleet.zone}"
+def name_period(settlement: Settlement) -> str:
+    """The period, for headings."""
+    begin, end = (moment(at, settlement.zone).strftime("%Y-%m-%d %H:%M") for at in settlement.period)
+    return f"{begin} to {end} {settlement.zone.tzname(None) or settlement.zone}"
 
 
-def tie_table(fleet: Settlement) -> Table:
+def tie_table(settlement: Settlement) -> Table[Tie]:
     """The tie-out: lines against the total, and by how much they are off."""
-    rows: list[Row] = [{"what": tie.what, "lines": tie.lines, "total": tie.total, "off": tie.off} for tie in fleet.ties]
-    columns = [
-        text("", "what"),
-        count("all lines", "lines"),
-        count("the ledger's total", "total"),
-        count("off by", "off"),
+    columns: list[Column[Tie]] = [
+        text("", lambda tie: tie.what),
+        count("all lines", lambda tie: tie.lines),
+        count("the ledger's total", lambda tie: tie.total),
+        count("off by", lambda tie: tie.off),
     ]
     notes = ("The total is asked of the ledger by itself, without tenants, models or days.",)
-    return Table("tie_out", "Tie-out", columns, rows, notes)
+    return Table("tie_out", "Tie-out", columns, settlement.ties, lambda tie: {**tie._asdict(), "off": tie.off}, notes)
 
 
-def _figures(cells: Sequence[SettlementLine], carbon: Carbon) -> dict[str, Value]:
-    """Sums of cells of one currency."""
-    whole = cells[0]
-    for cell in cells[1:]:
-        whole = whole.plus(cell)
-    cents = [cell.cost_cents for cell in cells if cell.cost_cents is not None]
-    names = ("requests", "input_tokens", "cached_tokens", "output_tokens", "wasted_ns")
-    return {
-        **{name: getattr(whole, name) for name in names},
-        "currency": whole.currency,
-        "gpu_ns": whole.pot.gpu_ns,
-        "energy_uj": whole.pot.energy_uj,
-        "energy_unknown_gpu_ns": whole.pot.energy_unknown_ns,
-        "carbon_ug": carbon_ug(whole.pot.energy_uj, carbon.grams_per_kwh),
-        "cost_nano": whole.pot.cost_nano,
-        "cost_unknown_gpu_ns": whole.pot.cost_unknown_ns,
-        "cost_cents": sum(cents) if cents else None,
-    }
+def _table(
+    name: str, title: str, columns: Sequence[Column[StatementLine]], lines: Sequence[StatementLine]
+) -> Table[StatementLine]:
+    return Table(name, title, columns, lines, is_total=lambda line: line.is_total)
+
+
+def _sums(lines: Iterable[SettlementLine]) -> list[SettlementLine]:
+    """The lines added up, by currency."""
+    return [_sum(group) for group in _by(lines, lambda line: (line.currency,)).values()]
+
+
+def _sum(lines: Sequence[SettlementLine]) -> SettlementLine:
+    """Lines of one currency, added up: amounts, counts and cents."""
+    total = lines[0]
+    for line in lines[1:]:
+        total = total.plus(line)
+    cents = [line.cost_cents for line in lines if line.cost_cents is not None]
+    return total._replace(cost_cents=sum(cents) if cents else None)
 
 
 def _by(
-    cells: Iterable[SettlementLine], key: Callable[[SettlementLine], tuple[str, ...]]
+    lines: Iterable[SettlementLine], key: Callable[[SettlementLine], tuple[str, ...]]
 ) -> dict[tuple[str, ...], list[SettlementLine]]:
     groups: dict[tuple[str, ...], list[SettlementLine]] = defaultdict(list)
-    for cell in cells:
-        groups[key(cell)].append(cell)
+    for line in lines:
+        groups[key(line)].append(line)
     return dict(sorted(groups.items()))
 
 
-def _grouped(cells: Sequence[SettlementLine], names: tuple[str, ...], carbon: Carbon) -> list[Row]:
-    """One row for each value of *names*, then the totals by currency."""
-    rows: list[Row] = []
-    groups = _by(cells, lambda cell: (*(str(getattr(cell, name)) for name in names), cell.currency))
-    for key, group in groups.items():
-        rows.append({**dict(zip(names, key, strict=False)), **_figures(group, carbon)})
-    blank = dict.fromkeys(names, "")
-    rows += [{**blank, **row, names[0]: "total", "strong": True} for row in _charges_total(cells, carbon)]
-    return rows
+def _grouped(
+    lines: Sequence[SettlementLine], names: Callable[[SettlementLine], tuple[str, ...]]
+) -> list[StatementLine]:
+    """One line for each of *names* and currency, then the totals by currency."""
+    groups = _by(lines, lambda line: (*names(line), line.currency))
+    named = [StatementLine(key[:-1], _sum(group)) for key, group in groups.items()]
+    return named + [StatementLine(("total", ""), total, is_total=True) for total in _sums(lines)]
 
 
-def _charges_total(cells: Sequence[SettlementLine], carbon: Carbon) -> list[dict[str, Value]]:
-    return [_figures(group, carbon) for group in _by(cells, lambda cell: (cell.currency,)).values()]
+def _charges(usage: Sequence[SettlementLine], shares: Sequence[SettlementLine]) -> list[StatementLine]:
+    charges = [StatementLine(("own requests",), total) for total in _sums(usage)]
+    for (kind, _), group in _by(shares, lambda line: (line.kind, line.currency)).items():
+        charges.append(StatementLine((f"share of {kind}",), _sum(group), has_tokens=False))
+    return charges + [StatementLine(("total",), total, is_total=True) for total in _sums([*usage, *shares])]
 
 
-def _charges(own: Sequence[SettlementLine], shares: Sequence[SettlementLine], carbon: Carbon) -> list[Row]:
-    rows: list[Row] = [{**row, "what": "own requests"} for row in _charges_total(own, carbon)]
-    for (kind, _), group in _by(shares, lambda cell: (cell.kind, cell.currency)).items():
-        rows.append({**_figures(group, carbon), **_NO_TOKENS, "what": f"share of {kind}"})
-    rows += [{**row, "what": "total", "strong": True} for row in _charges_total([*own, *shares], carbon)]
-    return rows
+def frame(settlement: Settlement) -> Frame:
+    """Sum what all statements of *settlement* share."""
+    rests = [line for line in settlement.lines if not line.tenant and line.kind != REQUESTS]
+    return Frame(_by_currency(settlement.lines), _by_currency(rests), used_table(settlement))
 
 
-def _share_row(cell: SettlementLine, carbon: Carbon) -> Row:
-    ratio = per_cent(cell.weight, cell.weights)
-    return {**_figures([cell], carbon), "what": name_rest(cell), "ratio": ratio, "basis": cell.basis}
+def _by_currency(lines: Iterable[SettlementLine]) -> dict[str, SettlementLine]:
+    return {total.currency: total for total in _sums(lines)}
 
 
-def frame(fleet: Settlement) -> Frame:
-    """Sum what all statements of *fleet* share."""
-    rests = [cell for cell in fleet.cells if not cell.tenant and cell.kind != REQUESTS]
-    return Frame(_by_currency(fleet.cells), _by_currency(rests), used_table(fleet))
-
-
-def _by_currency(cells: Iterable[SettlementLine]) -> dict[str, Row]:
-    found: dict[str, Row] = {}
-    for (currency,), group in _by(cells, lambda cell: (cell.currency,)).items():
-        cents = [cell.cost_cents for cell in group if cell.cost_cents is not None]
-        found[currency] = {
-            "gpu_ns": sum(cell.pot.gpu_ns for cell in group),
-            "cost_unknown_gpu_ns": sum(cell.pot.cost_unknown_ns for cell in group),
-            "cost_cents": sum(cents) if cents else None,
-            "currency": currency,
-        }
-    return found
-
-
-def _reconciliation(cells: Sequence[SettlementLine], around: Frame) -> Table:
-    """The statement, the others, what nobody pays: the fleet. By currency, in cents."""
-    rows: list[Row] = []
-    mine = _by_currency(cells)
+def _reconciliation(lines: Sequence[SettlementLine], around: Frame) -> Table[StatementLine]:
+    """A statement, the others, and what nobody pays: together the fleet. By currency, in cents."""
+    parts: list[StatementLine] = []
+    totals = _by_currency(lines)
     for currency, whole in around.whole.items():
-        parts = [("this statement", mine.get(currency)), ("paid by no tenant", around.nobody.get(currency))]
-        nothing: Row = {"gpu_ns": 0, "cost_unknown_gpu_ns": 0, "cost_cents": 0, "currency": currency}
-        known: list[tuple[str, Row]] = [(name, part or nothing) for name, part in parts]
-        others = {**nothing, "cost_cents": None}
-        for name in ("gpu_ns", "cost_unknown_gpu_ns", "cost_cents"):
-            if isinstance(value := whole[name], int):
-                others[name] = value - sum(_number(part[name]) for _, part in known)
-        named = [known[0], ("all other tenants", others), known[1], ("fleet", whole)]
-        rows += [{**part, "what": name, "strong": name == "fleet"} for name, part in named]
-    columns = [text("", "what"), time_column("GPU time", "gpu_ns"), cost_column()]
-    return Table("reconciliation", "Reconciliation to the fleet", columns, rows)
+        nothing = _blank(currency)._replace(cost_cents=0)
+        this, nobody = totals.get(currency, nothing), around.nobody.get(currency, nothing)
+        pot = Pot(
+            gpu_ns=whole.pot.gpu_ns - this.pot.gpu_ns - nobody.pot.gpu_ns,
+            cost_unknown_ns=whole.pot.cost_unknown_ns - this.pot.cost_unknown_ns - nobody.pot.cost_unknown_ns,
+        )
+        known_cents = (this.cost_cents or 0) + (nobody.cost_cents or 0)
+        cents = None if whole.cost_cents is None else whole.cost_cents - known_cents
+        others = nothing._replace(pot=pot, cost_cents=cents)
+        named = {"this statement": this, "all other tenants": others, "paid by no tenant": nobody, "fleet": whole}
+        parts += [StatementLine((name,), part, is_total=name == "fleet") for name, part in named.items()]
+    return _table("reconciliation", "Reconciliation to the fleet", reconciliation_columns(), parts)
 
 
-def _number(value: Value) -> int:
-    return value if isinstance(value, int) else 0
+def _blank(currency: str = "") -> SettlementLine:
+    return SettlementLine("", "", "", "", "", "", currency, Pot())
 
 
-def used_table(fleet: Settlement) -> Table:
+_ALL_TIME = "all device time"
+
+
+def used_table(settlement: Settlement) -> Table[Share]:
     """Used, wasted, idle, overhead and unobserved time: always shown, whoever pays for it."""
-    shares = dict.fromkeys(("used", "wasted", *KINDS[1:]), 0)
-    for cell in fleet.cells:
-        if cell.kind == REQUESTS:
-            shares["used"] += cell.pot.gpu_ns - cell.wasted_ns
-            shares["wasted"] += cell.wasted_ns
-        elif cell.kind in shares:
-            shares[cell.kind] += cell.pot.gpu_ns
-    whole = sum(shares.values())
-    rows: list[Row] = [{"what": name, "gpu_ns": ns, "share": per_cent(ns, whole)} for name, ns in shares.items()]
-    rows.append({"what": "all device time", "gpu_ns": whole, "share": per_cent(whole, whole), "strong": True})
-    columns = [text("", "what"), time_column("GPU time", "gpu_ns"), Column("share", lambda row: str(row["share"]))]
-    return Table("used", "Where the fleet's device time went", columns, rows)
+    uses = dict.fromkeys(("used", "wasted", *KINDS[1:]), 0)
+    for line in settlement.lines:
+        if line.kind == REQUESTS:
+            uses["used"] += line.pot.gpu_ns - line.wasted_ns
+            uses["wasted"] += line.wasted_ns
+        elif line.kind in uses:
+            uses[line.kind] += line.pot.gpu_ns
+    whole_ns = sum(uses.values())
+    shares = [Share(name, gpu_ns, whole_ns) for name, gpu_ns in uses.items()]
+    shares.append(Share(_ALL_TIME, whole_ns, whole_ns))
+    columns: list[Column[Share]] = [
+        text("", lambda share: share.name),
+        time_column("GPU time", lambda share: share.gpu_ns),
+        Column("share", lambda share: per_cent(share.gpu_ns, share.whole_ns)),
+    ]
+    title = "Where the fleet's device time went"
+    return Table("used", title, columns, shares, _exact_share, is_total=_is_all_time)
 
 
-def _facts(fleet: Settlement, tenant: str | None, carbon: Carbon) -> list[tuple[str, str]]:
-    chosen = [facts for name, facts in fleet.facts.items() if tenant is None or name == tenant]
+def _is_all_time(share: Share) -> bool:
+    return share.name == _ALL_TIME
+
+
+def _exact_share(share: Share) -> Row:
+    of_all = per_cent(share.gpu_ns, share.whole_ns)
+    row: dict[str, Value] = {"what": share.name, "gpu_ns": share.gpu_ns, "share": of_all}
+    return {**row, "strong": True} if _is_all_time(share) else row
+
+
+def _facts(settlement: Settlement, tenant: str | None, carbon: Carbon) -> list[tuple[str, str]]:
+    chosen = [facts for name, facts in settlement.facts.items() if tenant is None or name == tenant]
     methods: dict[str, int] = defaultdict(int)
     books: dict[str, int] = defaultdict(int)
     for facts in chosen:
@@ -277,9 +270,9 @@ def _facts(fleet: Settlement, tenant: str | None, carbon: Carbon) -> list[tuple[
             methods[name] += ns
         for name, ns in facts.price_books.items():
             books[name] += ns
-    handed = " and ".join(fleet.policy.shares) if fleet.policy.name != "separate" else ""
-    found = [
-        ("Policy", POLICY_TEXT[fleet.policy.name] + (f"; handed out: {handed}" if handed else "")),
+    handed_out = " and ".join(settlement.policy.shares) if settlement.policy.name != "separate" else ""
+    named = [
+        ("Policy", POLICY_TEXT[settlement.policy.name] + (f"; handed out: {handed_out}" if handed_out else "")),
         ("Attribution", _named(methods, "no requests") + " (share of device time by method; docs/method.md)"),
         ("Price book", _named(books, "none", "no price")),
         (
@@ -289,11 +282,11 @@ def _facts(fleet: Settlement, tenant: str | None, carbon: Carbon) -> list[tuple[
             else "unknown: no carbon intensity was declared",
         ),
     ]
-    if fleet.books:
-        found.insert(0, ("Books", fleet.books))
+    if settlement.closing:
+        named.insert(0, ("Books", settlement.closing))
     if simulated := sum(facts.simulated_ns for facts in chosen):
-        found.insert(0, ("SIMULATED", f"{show_seconds(simulated)} of this device time are of a simulated engine"))
-    return found
+        named.insert(0, ("SIMULATED", f"{show_seconds(simulated)} of this device time are of a simulated engine"))
+    return named
 
 
 def _named(amounts: dict[str, int], nothing: str, empty: str = "") -> str:

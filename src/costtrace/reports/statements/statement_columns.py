@@ -1,10 +1,12 @@
-"""The columns of statements: how money, energy, carbon and time are shown. Pure."""
+"""The lines of statements, and how their money, energy, carbon and time are shown. Pure."""
 
+from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
 from costtrace.core.units import per_million_tokens, show_joules, show_seconds
-from costtrace.reports.output.tables import Column, Row, Value, count, text
+from costtrace.reports.output.tables import Column, Line, count, per_cent, text
+from costtrace.reports.statements.settlement import SettlementLine
 
 
 class Carbon(NamedTuple):
@@ -14,117 +16,144 @@ class Carbon(NamedTuple):
     source: str = ""
 
 
-def shown_cents(value: Value, currency: Value) -> str:
+def carbon_ug(energy_uj: int | None, grams_per_kwh: Decimal | None) -> int | None:
+    """Micrograms of CO2 equivalent of an energy, rounded half up; None where the energy or the intensity is unknown."""
+    if energy_uj is None or grams_per_kwh is None:
+        return None
+    numerator, denominator = grams_per_kwh.as_integer_ratio()
+    exact = energy_uj * numerator * 1_000_000
+    whole = denominator * 3_600_000_000_000
+    return (2 * exact + whole) // (2 * whole)
+
+
+class StatementLine(NamedTuple):
+    """One line of a statement: settlement lines of one currency, added up."""
+
+    names: tuple[str, ...]
+    """What it is of: a charge, a model, or a day and a model."""
+    sum: SettlementLine
+    has_tokens: bool = True
+    """False: a share of idle or overhead has no requests and no tokens."""
+    is_total: bool = False
+
+
+def shown_cents(cents: int | None, currency: str) -> str:
     """Whole cents as people read them."""
-    if not isinstance(value, int):
+    if cents is None:
         return "unknown"
-    sign = "-" if value < 0 else ""
-    return f"{sign}{abs(value) // 100:,}.{abs(value) % 100:02d} {currency}".rstrip()
+    sign = "-" if cents < 0 else ""
+    return f"{sign}{abs(cents) // 100:,}.{abs(cents) % 100:02d} {currency}".rstrip()
 
 
-def shown_carbon(value: Value) -> str:
+def shown_carbon(carbon_ug: int | None) -> str:
     """Grams or kilograms of CO2 equivalent."""
-    if not isinstance(value, int):
+    if carbon_ug is None:
         return "unknown"
-    grams = Decimal(value) / 1_000_000
+    grams = Decimal(carbon_ug) / 1_000_000
     return f"{grams / 1_000:,.2f} kg" if grams >= 1_000 else f"{grams:,.3f} g"
 
 
-def time_column(heading: str, key: str) -> Column:
+def time_column(heading: str, ns: Callable[[Line], int]) -> Column[Line]:
     """A duration; nothing for 0."""
-    return Column(heading, lambda row: show_seconds(value) if isinstance(value := row.get(key), int) and value else "")
+    return Column(heading, lambda line: show_seconds(ns(line)) if ns(line) else "")
 
 
-def energy_column() -> Column:
+def charge_columns(carbon: Carbon) -> list[Column[StatementLine]]:
+    """Of charges and tenants."""
+    return [_name("", 0), *_tokens(), _gpu_time(), _energy(), *_carbon(carbon), _cost()]
+
+
+def model_columns(carbon: Carbon) -> list[Column[StatementLine]]:
+    """Of usage by model."""
+    return [*_usage_columns([_name("model", 0)], carbon), Column("per million total tokens", _per_million)]
+
+
+def day_columns(carbon: Carbon) -> list[Column[StatementLine]]:
+    """Of usage by day and model."""
+    return _usage_columns([_name("day", 0), _name("model", 1)], carbon)
+
+
+def share_columns() -> list[Column[StatementLine]]:
+    """Of shares of idle and overhead."""
+    return [
+        _name("", 0),
+        Column("share", lambda line: per_cent(line.sum.weight, line.sum.weights)),
+        text("measured in", lambda line: line.sum.basis),
+        _gpu_time(),
+        _energy(),
+        _cost(),
+    ]
+
+
+def reconciliation_columns() -> list[Column[StatementLine]]:
+    """Of the reconciliation to the fleet."""
+    return [_name("", 0), _gpu_time(), _cost()]
+
+
+def _usage_columns(names: list[Column[StatementLine]], carbon: Carbon) -> list[Column[StatementLine]]:
+    wasted: Column[StatementLine] = time_column("wasted", lambda line: line.sum.wasted_ns)
+    return [*names, *_tokens(), _gpu_time(), wasted, _energy(), *_carbon(carbon), _cost()]
+
+
+def _name(heading: str, place: int) -> Column[StatementLine]:
+    return text(heading, lambda line: line.names[place])
+
+
+def _tokens() -> list[Column[StatementLine]]:
+    return [
+        count("requests", lambda line: line.sum.requests if line.has_tokens else None),
+        count("input tok", lambda line: line.sum.input_tokens if line.has_tokens else None),
+        count("cached", lambda line: line.sum.cached_tokens if line.has_tokens else None),
+        count("output tok", lambda line: line.sum.output_tokens if line.has_tokens else None),
+    ]
+
+
+def _gpu_time() -> Column[StatementLine]:
+    return time_column("GPU time", lambda line: line.sum.pot.gpu_ns)
+
+
+def _energy() -> Column[StatementLine]:
     """What is known, and ``+ ?`` where that is not all."""
 
-    def show(row: Row) -> str:
-        value = row["energy_uj"]
-        if value is None and not row["gpu_ns"]:
+    def show(line: StatementLine) -> str:
+        pot = line.sum.pot
+        if pot.energy_uj is None and not pot.gpu_ns:
             return ""
-        shown = show_joules(value if isinstance(value, int) else None)
-        return f"{shown} + ?" if value is not None and row["energy_unknown_gpu_ns"] else shown
+        shown = show_joules(pot.energy_uj)
+        return f"{shown} + ?" if pot.energy_uj is not None and pot.energy_unknown_ns else shown
 
     return Column("energy", show)
 
 
-def cost_column() -> Column:
-    """Whole cents, and ``+ ?`` where that is not all."""
-
-    def show(row: Row) -> str:
-        value = row["cost_cents"]
-        if value is None and not row["gpu_ns"]:
-            return ""
-        shown = shown_cents(value, row["currency"])
-        return f"{shown} + ?" if value is not None and row.get("cost_unknown_gpu_ns") else shown
-
-    return Column("cost", show)
-
-
-def _carbon(carbon: Carbon) -> list[Column]:
+def _carbon(carbon: Carbon) -> list[Column[StatementLine]]:
     if carbon.grams_per_kwh is None:
         return []
 
-    def show(row: Row) -> str:
-        shown = shown_carbon(row["carbon_ug"])
-        return f"{shown} + ?" if row["carbon_ug"] is not None and row["energy_unknown_gpu_ns"] else shown
+    def show(line: StatementLine) -> str:
+        pot = line.sum.pot
+        grams_ug = carbon_ug(pot.energy_uj, carbon.grams_per_kwh)
+        shown = shown_carbon(grams_ug)
+        return f"{shown} + ?" if grams_ug is not None and pot.energy_unknown_ns else shown
 
     return [Column("CO2e", show)]
 
 
-def _tokens() -> list[Column]:
-    return [
-        count("requests", "requests"),
-        count("input tok", "input_tokens"),
-        count("cached", "cached_tokens"),
-        count("output tok", "output_tokens"),
-    ]
+def _cost() -> Column[StatementLine]:
+    """Whole cents, and ``+ ?`` where that is not all."""
+
+    def show(line: StatementLine) -> str:
+        cents, pot = line.sum.cost_cents, line.sum.pot
+        if cents is None and not pot.gpu_ns:
+            return ""
+        shown = shown_cents(cents, line.sum.currency)
+        return f"{shown} + ?" if cents is not None and pot.cost_unknown_ns else shown
+
+    return Column("cost", show)
 
 
-def charge_columns(carbon: Carbon) -> list[Column]:
-    """Of charges and tenants."""
-    return [
-        text("", "what"),
-        *_tokens(),
-        time_column("GPU time", "gpu_ns"),
-        energy_column(),
-        *_carbon(carbon),
-        cost_column(),
-    ]
-
-
-def model_columns(carbon: Carbon) -> list[Column]:
-    """Of usage by model."""
-    return [*_usage_columns([text("model", "model")], carbon), Column("per million total tokens", _per_million)]
-
-
-def day_columns(carbon: Carbon) -> list[Column]:
-    """Of usage by day and model."""
-    return _usage_columns([text("day", "day"), text("model", "model")], carbon)
-
-
-def _usage_columns(names: list[Column], carbon: Carbon) -> list[Column]:
-    return [
-        *names,
-        *_tokens(),
-        time_column("GPU time", "gpu_ns"),
-        time_column("wasted", "wasted_ns"),
-        energy_column(),
-        *_carbon(carbon),
-        cost_column(),
-    ]
-
-
-def share_columns() -> list[Column]:
-    """Of shares of idle and overhead."""
-    ratio = [Column("share", lambda row: str(row["ratio"])), text("measured in", "basis")]
-    return [text("", "what"), *ratio, time_column("GPU time", "gpu_ns"), energy_column(), cost_column()]
-
-
-def _per_million(row: Row) -> str:
-    nano, tokens = row["cost_nano"], row["input_tokens"]
-    output = row["output_tokens"]
-    if not isinstance(nano, int) or not isinstance(tokens, int) or not isinstance(output, int):
+def _per_million(line: StatementLine) -> str:
+    pot, tokens = line.sum.pot, line.sum.input_tokens + line.sum.output_tokens
+    if pot.cost_nano is None or pot.cost_unknown_ns:
         return "unknown"
-    exact = None if row["cost_unknown_gpu_ns"] else per_million_tokens(nano, tokens + output)
-    return "unknown" if exact is None else f"{exact:,.4f} {row['currency']}"
+    exact = per_million_tokens(pot.cost_nano, tokens)
+    return "unknown" if exact is None else f"{exact:,.4f} {line.sum.currency}"

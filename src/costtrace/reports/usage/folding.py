@@ -1,4 +1,4 @@
-"""What clients name freely has no end: a report shows the largest by name, and the others together. Pure."""
+"""Clients can name any number of users and labels: a report shows the largest by name, the others together. Pure."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from costtrace.ledger.answers import Used
 
 OTHER = "__other__"
-"""No name that a client can give begins so."""
+"""No name that a client can give begins with two underscores."""
 
 Keys = tuple[str, ...]
 
 
 def largest(used: Iterable[Used], most: int) -> frozenset[str]:
-    """Of the first key of *used*, the *most* values with most device time; alike, the first by name. '' is none."""
+    """The *most* values of the first key of *used* with most device time; of equals, the first by name. Not ''."""
     sums: Counter[str] = Counter()
     for row in used:
         if row.kind == "request" and row.keys[0]:
@@ -21,7 +21,7 @@ def largest(used: Iterable[Used], most: int) -> frozenset[str]:
 
 
 def folding(names: Sequence[str], shown: dict[str, Collection[str]]) -> Callable[[Keys], Keys]:
-    """What puts values that are not *shown* (by the name of their dimension) under `OTHER`. Nothing is never folded."""
+    """A function that puts values that are not *shown* (by dimension) under `OTHER`; an empty value stays empty."""
     places = {place: shown[name] for place, name in enumerate(names) if name in shown}
     if not places:
         return lambda keys: keys

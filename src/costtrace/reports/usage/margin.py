@@ -9,10 +9,11 @@ from costtrace.core.units import show_amount
 from costtrace.ledger.answers import Ended, Used
 from costtrace.pricing.list_prices import ListPrice
 from costtrace.reports.output.tables import Column, Row, Table, count, text
+from costtrace.reports.usage.summary import whole_sum
 
 
 class Sold(NamedTuple):
-    """One tenant and model."""
+    """What was sold to one tenant of one model: tokens, their cost and their list price."""
 
     tenant: str
     model: str
@@ -33,6 +34,7 @@ class Sold(NamedTuple):
 
 
 Find = Callable[[str], ListPrice | None]
+"""The list price of a model, by its name; None where it has none."""
 
 
 def price(pieces: Iterable[tuple[Find, Iterable[Ended]]], used: Iterable[Used], currency: str) -> list[Sold]:
@@ -52,12 +54,12 @@ def price(pieces: Iterable[tuple[Find, Iterable[Ended]]], used: Iterable[Used], 
             listed, so_far = find(model), exact.setdefault(row.keys, Fraction(0))
             exact[tenant, model] = None if listed is None or so_far is None else so_far + listed.exact(*amounts)
     costs = _costs(used, currency)
-    found = []
+    sold = []
     for key, (inputs, cached, outputs) in sorted(tokens.items()):
-        due = exact[key]
-        price_nano = None if due is None else round(due)
-        found.append(Sold(key[0], key[1], inputs, cached, outputs, costs.get(key, 0), price_nano))
-    return found
+        exact_nano = exact[key]
+        price_nano = None if exact_nano is None else round(exact_nano)
+        sold.append(Sold(key[0], key[1], inputs, cached, outputs, costs.get(key, 0), price_nano))
+    return sold
 
 
 def _costs(used: Iterable[Used], currency: str) -> Mapping[tuple[str, ...], int | None]:
@@ -73,42 +75,41 @@ def _costs(used: Iterable[Used], currency: str) -> Mapping[tuple[str, ...], int 
     return costs
 
 
-def margin_table(sold: Sequence[Sold], currency: str, book: str, period: str) -> Table:
+def margin_table(sold: Sequence[Sold], currency: str, book: str, period: str) -> Table[Sold]:
     """Tenants and models with cost, price and margin, and their sum."""
-    rows: list[Row] = [_row(line, currency) for line in sold]
-    if sold:
-        rows.append(_row(_total(sold), currency) | {"tenant": "all requests"})
-    columns = [
-        text("tenant", "tenant"),
-        text("model", "model"),
-        count("input tok", "input_tokens"),
-        count("cached", "cached_tokens"),
-        count("output tok", "output_tokens"),
-        *(_money(name) for name in ("cost", "price", "margin")),
+    lines = [*sold, _total(sold)] if sold else []
+
+    def money(heading: str, nano: Callable[[Sold], int | None]) -> Column[Sold]:
+        return Column(heading, lambda line: show_amount(nano(line), currency))
+
+    columns: list[Column[Sold]] = [
+        text("tenant", lambda line: line.tenant),
+        text("model", lambda line: line.model),
+        count("input tok", lambda line: line.input_tokens),
+        count("cached", lambda line: line.cached_tokens),
+        count("output tok", lambda line: line.output_tokens),
+        money("cost", lambda line: line.cost_nano),
+        money("price", lambda line: line.price_nano),
+        money("margin", lambda line: line.margin_nano),
     ]
     notes = (
         f"price: the list prices of {book} for the tokens of the requests that ended in the period. cost: what their",
         "device time and energy cost in it, without idle time. margin = price - cost.",
     )
-    return Table("price_and_cost", f"Cost, price and margin, {period}", columns, rows, notes)
+
+    def exact(line: Sold) -> Row:
+        return {**line._asdict(), "margin_nano": line.margin_nano, "currency": currency}
+
+    return Table("price_and_cost", f"Cost, price and margin, {period}", columns, lines, exact, notes)
 
 
 def _total(sold: Sequence[Sold]) -> Sold:
-    def add(name: str) -> int | None:
-        values = [getattr(line, name) for line in sold]
-        return None if None in values else sum(values)
-
-    inputs, cached, outputs = (sum(getattr(line, name) for line in sold) for name in Sold._fields[2:5])
-    return Sold("", "", inputs, cached, outputs, add("cost_nano"), add("price_nano"))
-
-
-def _row(line: Sold, currency: str) -> dict[str, str | int | None]:
-    return {**line._asdict(), "margin_nano": line.margin_nano, "currency": currency}
-
-
-def _money(name: str) -> Column:
-    def show(row: Row) -> str:
-        value = row[f"{name}_nano"]
-        return show_amount(value if isinstance(value, int) else None, str(row["currency"]))
-
-    return Column(name, show)
+    return Sold(
+        "all requests",
+        "",
+        sum(line.input_tokens for line in sold),
+        sum(line.cached_tokens for line in sold),
+        sum(line.output_tokens for line in sold),
+        whole_sum(line.cost_nano for line in sold),
+        whole_sum(line.price_nano for line in sold),
+    )

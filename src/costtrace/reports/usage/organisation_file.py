@@ -1,4 +1,4 @@
-"""The tenants file (YAML): where each tenant stands in the organisation. Only reports read it; no bill depends on it.
+"""The tenants file (YAML): where each tenant is in the organisation. Only reports read it; no bill depends on it.
 
 tenants:
   - name: acme-search
@@ -18,7 +18,7 @@ from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import ConfigError, PriceBookError
 
 LEVELS = ("organisation", "team", "project", "cost_centre")
-"""What reports can be made by beside the tenant."""
+"""What a report can group by instead of the tenant."""
 MOST_LABELS = 32
 
 
@@ -36,17 +36,17 @@ class Tenant(NamedTuple):
 def load_tenants(path: Path) -> dict[str, Tenant]:
     """All tenants of the file, by name. Raises: ConfigError."""
     raw = load_mapping(path, ConfigError, "the tenants file")
-    found: dict[str, Tenant] = {}
+    tenants: dict[str, Tenant] = {}
     try:
         for fields in Fields(raw, str(path), ("tenants",)).entries("tenants", (*Tenant._fields,)):
             name = fields.text("name", "the tenant's name, as in: name: acme")
-            if name in found:
+            if name in tenants:
                 raise fields.wrong("name", "is there twice")
             organisation, team, project, cost_centre = (fields.text(level) for level in LEVELS)
-            found[name] = Tenant(name, organisation, team, project, cost_centre, _labels(fields))
+            tenants[name] = Tenant(name, organisation, team, project, cost_centre, _labels(fields))
     except PriceBookError as error:
         raise ConfigError(str(error)) from error
-    return found
+    return tenants
 
 
 def _labels(fields: Fields) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What each tenant and model used and cost in a period: sums of postings and usage records, as tables.
 
-Energy and money are summed where they are known; the device time for which they are not stands beside them
-(`energy_unknown_gpu_ns`, `cost_unknown_gpu_ns`), because unknown is not 0.
+Energy and money are summed where they are known; the device time for which they are not is beside them
+(`energy_unknown_ns`, `cost_unknown_ns`), because unknown is not 0.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -42,11 +42,11 @@ class Line(NamedTuple):
     cost_nano: int | None = None
     cost_unknown_ns: int = 0
     simulated: int = 0
-    """Of how many postings the device or its sensor was a simulated one."""
+    """How many of its postings are of a simulated device or sensor."""
 
     def plus(self, other: "Line") -> "Line":
-        """Both together, under this line's name."""
-        amounts = {name: _sum(getattr(self, name), getattr(other, name)) for name in _SUMMED}
+        """The sum of both, under this line's keys and kind."""
+        amounts = {name: known_sum(getattr(self, name), getattr(other, name)) for name in _SUMMED}
         return Line._make({**self._asdict(), **amounts}.values())
 
     def per_million(self, basis: str) -> Decimal | None:
@@ -65,9 +65,15 @@ class Line(NamedTuple):
 _SUMMED = Line._fields[Line._fields.index("requests") :]
 
 
-def _sum(one: int | None, other: int | None) -> int | None:
+def known_sum(one: int | None, other: int | None) -> int | None:
     """Sum of what is known; None only where nothing is."""
     return one if other is None else other if one is None else one + other
+
+
+def whole_sum(values: Iterable[int | None]) -> int | None:
+    """The sum; None where one of them is unknown."""
+    amounts = list(values)
+    return None if None in amounts else sum(amount for amount in amounts if amount is not None)
 
 
 class Summary(NamedTuple):
@@ -94,15 +100,15 @@ def summarize(by: Sequence[str], used: Iterable[Used], ended: Iterable[Ended], z
         key = (*line.keys, line.currency)
         tokens[key] = tokens[key].plus(line) if key in tokens else line
     tidy = _tidy([*lines.values(), *tokens.values()])
-    found = [line for line in tidy if line.kind == REQUESTS]
+    requests = [line for line in tidy if line.kind == REQUESTS]
     rest = [line for line in tidy if line.kind != REQUESTS]
     rest.sort(key=lambda line: (KINDS.index(line.kind) if line.kind in KINDS else 9, line.reason, line.keys))
-    found.sort(key=_order(by))
-    return Summary(tuple(by), found, rest, _totals(("",) * len(by), found, rest))
+    requests.sort(key=_order(by))
+    return Summary(tuple(by), requests, rest, _totals(("",) * len(by), requests, rest))
 
 
 def _namer(by: Sequence[str], zone: tzinfo) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
-    """What turns the quarter hours of a store into hours or days of *zone*."""
+    """A function that turns the quarter hours of a store into hours, days or months of *zone*."""
     formats = [TIME.get(name) for name in by]
     known: dict[tuple[str, str], str] = {}
 
@@ -114,7 +120,7 @@ def _namer(by: Sequence[str], zone: tzinfo) -> Callable[[tuple[str, ...]], tuple
                 continue
             if (key, form) not in known:
                 at = moment(int(key), zone)
-                # An hour that a clock change repeats is told apart by its offset.
+                # A clock change repeats an hour: the offset tells the two apart.
                 offset = f"{at:%z}" if form is TIME["hour"] and at.utcoffset() != timedelta(0) else ""
                 known[key, form] = at.strftime(form) + offset
             names.append(known[key, form])
@@ -138,7 +144,7 @@ def _used_line(keys: tuple[str, ...], row: Used) -> Line:
         energy_unknown_ns=row.energy_unknown_ns,
         device_cost_nano=row.device_nano,
         energy_cost_nano=row.energy_nano,
-        cost_nano=_sum(row.device_nano, row.energy_nano) if known_cost else None,
+        cost_nano=known_sum(row.device_nano, row.energy_nano) if known_cost else None,
         cost_unknown_ns=0 if known_cost else row.gpu_ns,
         simulated=row.simulated,
     )
@@ -171,7 +177,7 @@ def _tidy(lines: Iterable[Line]) -> list[Line]:
 
 
 def _order(by: Sequence[str]) -> Callable[[Line], tuple[object, ...]]:
-    """By time where that is asked for, and the dearest first."""
+    """By time where that is a dimension, then the highest cost first."""
     times = [place for place, name in enumerate(by) if name in TIME]
     return lambda line: (
         *(line.keys[place] for place in times),

@@ -1,7 +1,8 @@
 """A summary as tables: usage and cost, cost per million tokens by token basis, and where the device time went."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
 from costtrace.core.rows import KINDS
 from costtrace.core.units import show_amount, show_joules, show_seconds
@@ -10,32 +11,24 @@ from costtrace.reports.usage.summary import ALL_REQUESTS, EVERYTHING, REQUESTS, 
 
 BASES = ("total", "input", "output")
 
-
 _COLUMN = {"energy_unknown_ns": "energy_unknown_gpu_ns", "cost_unknown_ns": "cost_unknown_gpu_ns"}
 """Columns of CSV and JSON that are not called as their field is."""
 
 
-def as_rows(summary: Summary) -> list[Row]:
-    """All lines with all their fields."""
-    rows: list[Row] = []
-    for line in (*summary.lines, *summary.rest, *summary.totals):
-        figures: dict[str, Value] = {_COLUMN.get(name, name): getattr(line, name) for name in Line._fields[1:]}
-        with_idle = line.kind == EVERYTHING
-        per_token: dict[str, Value] = {f"cost_per_million_{basis}_tokens": line.per_million(basis) for basis in BASES}
-        keys: dict[str, Value] = dict(zip(summary.by, line.keys, strict=True))
-        figures["simulated"] = bool(line.simulated)
-        rows.append({**keys, **figures, **per_token, "cost_includes_idle": with_idle})
-    return rows
+class Share(NamedTuple):
+    """One use of the devices, and its part of all device time."""
+
+    name: str
+    gpu_ns: int
+    whole_ns: int
 
 
-def summary_tables(summary: Summary, period: str) -> list[Table]:
+def summary_tables(summary: Summary, period: str) -> tuple[Table[Line], Table[Line], Table[Share]]:
     """The summary, its cost per million tokens, and where the device time went."""
-    rows = as_rows(summary)
-    return [
-        Table("summary", f"Usage and cost, {period}", _usage_columns(summary.by), rows, _NOTES),
-        _per_million_table(summary, rows),
-        shares_table(summary),
-    ]
+    lines = (*summary.lines, *summary.rest, *summary.totals)
+    exact, title = _exact(summary.by), f"Usage and cost, {period}"
+    usage = Table("summary", title, _usage_columns(summary.by), lines, exact, _NOTES)
+    return usage, _per_million_table(summary), shares_table(summary)
 
 
 _NOTES = (
@@ -44,92 +37,104 @@ _NOTES = (
 )
 
 
-def _usage_columns(by: Sequence[str]) -> list[Column]:
+def _exact(by: Sequence[str]) -> Callable[[Line], Row]:
+    """A function that gives a line by the dimensions *by* with all its fields."""
+
+    def exact(line: Line) -> Row:
+        keys: dict[str, Value] = dict(zip(by, line.keys, strict=True))
+        figures: dict[str, Value] = {_COLUMN.get(name, name): getattr(line, name) for name in Line._fields[1:]}
+        figures["simulated"] = bool(line.simulated)
+        figures |= {f"cost_per_million_{basis}_tokens": line.per_million(basis) for basis in BASES}
+        return {**keys, **figures, "cost_includes_idle": line.kind == EVERYTHING}
+
+    return exact
+
+
+def _key(name: str, place: int) -> Column[Line]:
+    return text(name, lambda line: line.keys[place])
+
+
+def _usage_columns(by: Sequence[str]) -> list[Column[Line]]:
     return [
-        *(text(name, name) for name in by),
-        Column("", _what, right=False),
-        count("requests", "requests"),
-        count("input tok", "input_tokens"),
-        count("cached", "cached_tokens"),
-        count("output tok", "output_tokens"),
-        _time("GPU time", "gpu_ns"),
-        _time("prefill", "prefill_ns"),
-        _time("decode", "decode_ns"),
-        _time("wasted", "wasted_ns"),
-        Column("energy", show_energy),
-        Column("cost", show_cost),
+        *(_key(name, place) for place, name in enumerate(by)),
+        text("", _what),
+        count("requests", lambda line: line.requests),
+        count("input tok", lambda line: line.input_tokens),
+        count("cached", lambda line: line.cached_tokens),
+        count("output tok", lambda line: line.output_tokens),
+        _time("GPU time", lambda line: line.gpu_ns),
+        _time("prefill", lambda line: line.prefill_ns),
+        _time("decode", lambda line: line.decode_ns),
+        _time("wasted", lambda line: line.wasted_ns),
+        Column("energy", _energy),
+        Column("cost", _cost),
     ]
 
 
-def _what(row: Row) -> str:
+def _what(line: Line) -> str:
     """Nothing for requests, unless it is an adjustment: theirs is the usual line."""
-    kind, reason = str(row["kind"]), str(row["reason"])
-    return reason if kind == REQUESTS else f"{kind}: {reason}" if reason else kind
+    if line.kind == REQUESTS:
+        return line.reason
+    return f"{line.kind}: {line.reason}" if line.reason else line.kind
 
 
-def _time(heading: str, key: str) -> Column:
-    def show(row: Row) -> str:
-        value = row[key]
-        return show_seconds(value) if isinstance(value, int) and value else ""
-
-    return Column(heading, show)
+def _time(heading: str, ns: Callable[[Line], int]) -> Column[Line]:
+    return Column(heading, lambda line: show_seconds(ns(line)) if ns(line) else "")
 
 
-def show_energy(row: Row) -> str:
+def _energy(line: Line) -> str:
     """What is known, and ``+ ?`` where that is not all."""
-    value = row["energy_uj"]
-    if value is None and not row["gpu_ns"]:
+    if line.energy_uj is None and not line.gpu_ns:
         return ""
-    shown = show_joules(value if isinstance(value, int) else None, simulated=bool(row["simulated"]))
-    return f"{shown} + ?" if value is not None and row["energy_unknown_gpu_ns"] else shown
+    shown = show_joules(line.energy_uj, simulated=bool(line.simulated))
+    return f"{shown} + ?" if line.energy_uj is not None and line.energy_unknown_ns else shown
 
 
-def show_cost(row: Row) -> str:
+def _cost(line: Line) -> str:
     """What is known, and ``+ ?`` where that is not all."""
-    value = row["cost_nano"]
-    if value is None and not row["gpu_ns"]:
+    if line.cost_nano is None and not line.gpu_ns:
         return ""
-    shown = show_amount(value if isinstance(value, int) else None, str(row["currency"]) or None)
-    return f"{shown} + ?" if value is not None and row["cost_unknown_gpu_ns"] else shown
+    shown = show_amount(line.cost_nano, line.currency or None)
+    return f"{shown} + ?" if line.cost_nano is not None and line.cost_unknown_ns else shown
 
 
-def _per_million_table(summary: Summary, rows: Sequence[Row]) -> Table:
-    def price(basis: str) -> Column:
-        def show(row: Row) -> str:
-            value = row[f"cost_per_million_{basis}_tokens"]
-            return f"{value:,.4f} {row['currency']}" if isinstance(value, Decimal) else "unknown"
+def _per_million_table(summary: Summary) -> Table[Line]:
+    def price(basis: str) -> Column[Line]:
+        def show(line: Line) -> str:
+            price = line.per_million(basis)
+            return "unknown" if price is None else f"{price:,.4f} {line.currency}"
 
         return Column(f"per million {basis} tokens", show)
 
-    columns = [
-        *(text(name, name) for name in summary.by),
-        Column("", _what, right=False),
+    columns: list[Column[Line]] = [
+        *(_key(name, place) for place, name in enumerate(summary.by)),
+        text("", _what),
         *(price(basis) for basis in BASES),
-        Column("idle in it", lambda row: "yes" if row["cost_includes_idle"] else "no", right=False),
+        text("idle in it", lambda line: "yes" if line.kind == EVERYTHING else "no"),
     ]
     kinds = {REQUESTS, ALL_REQUESTS, EVERYTHING}
+    lines = [line for line in (*summary.lines, *summary.rest, *summary.totals) if line.kind in kinds]
     notes = ("The whole cost of the line, divided by the tokens of the column: total = input + output.",)
     title = "Cost per million tokens, by token basis"
-    return Table("per_million_tokens", title, columns, [row for row in rows if row["kind"] in kinds], notes, view=True)
+    return Table("per_million_tokens", title, columns, lines, _exact(summary.by), notes, view=True)
 
 
-def shares_table(summary: Summary) -> Table:
+def shares_table(summary: Summary) -> Table[Share]:
     """Used, wasted, idle, overhead, unobserved: shares of all device time."""
     used_ns = sum(line.gpu_ns - line.wasted_ns for line in summary.lines)
     parts = {"used": used_ns, "wasted": sum(line.wasted_ns for line in summary.lines)}
     for kind in KINDS[1:]:
         parts[kind] = sum(line.gpu_ns for line in summary.rest if line.kind == kind)
-    whole = sum(parts.values())
-    rows: list[Row] = [
-        {"share": name, "gpu_ns": ns, "per_cent": _exact_per_cent(ns, whole)} for name, ns in parts.items()
-    ]
-    columns = (
-        text("", "share"),
-        Column("GPU time", lambda row: show_seconds(int(str(row["gpu_ns"])))),
-        Column("share", lambda row: per_cent(int(str(row["gpu_ns"])), whole)),
+    whole_ns = sum(parts.values())
+    lines = [Share(name, gpu_ns, whole_ns) for name, gpu_ns in parts.items()]
+    columns: tuple[Column[Share], ...] = (
+        text("", lambda share: share.name),
+        Column("GPU time", lambda share: show_seconds(share.gpu_ns)),
+        Column("share", lambda share: per_cent(share.gpu_ns, share.whole_ns)),
     )
-    return Table("shares", "Where the device time went", columns, rows)
+    return Table("shares", "Where the device time went", columns, lines, _exact_share)
 
 
-def _exact_per_cent(part: int, whole: int) -> Decimal | None:
-    return round(Decimal(100 * part) / whole, 6) if whole else None
+def _exact_share(share: Share) -> Row:
+    exact = round(Decimal(100 * share.gpu_ns) / share.whole_ns, 6) if share.whole_ns else None
+    return {"share": share.name, "gpu_ns": share.gpu_ns, "per_cent": exact}

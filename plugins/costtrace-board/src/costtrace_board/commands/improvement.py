@@ -13,7 +13,8 @@ from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.reports.output.render import render
-from costtrace.reports.output.tables import Column, Row, Table, text
+from costtrace.reports.output.row_tables import Column, Table, row_table, text
+from costtrace.reports.output.tables import Row
 from costtrace_board.figures import BASES
 from costtrace_board.improvement import Block, Estimate, Improvement, compare
 from costtrace_board.query import blocks
@@ -92,7 +93,7 @@ def _estimates_table(comparison: Improvement) -> Table:
     if comparison.cost is not None:
         estimates.append((f"cost per million {comparison.basis} tokens, without idle", comparison.cost))
     rows = [_row(name, estimate, comparison.basis) for name, estimate in estimates]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("what", "what"),
         Column(comparison.before_name, lambda row: f"{row['before']:.4f}"),
         Column(comparison.after_name, lambda row: f"{row['after']:.4f}"),
@@ -104,7 +105,7 @@ def _estimates_table(comparison: Improvement) -> Table:
         ),
         text("verdict", "verdict"),
     )
-    return Table("improvement", "Before and after, mix-adjusted", columns, rows)
+    return row_table("improvement", "Before and after, mix-adjusted", columns, rows)
 
 
 def _row(name: str, estimate: Estimate, basis: str) -> Row:
@@ -146,5 +147,5 @@ def _data_table(result: Improvement, versions: Sequence[Sequence[str]]) -> Table
         f"{result.strata} strata are on both sides: {100 * result.covered:.1f} % of all {result.basis} tokens.",
         f"Without adjusting for mix and batch the ratio of device time would be {result.raw_ratio:.3f}.",
     )
-    columns = (text("what", "what"), text("before", "before"), text("after", "after"))
-    return Table("basis", "Data behind the comparison", columns, rows, notes)
+    columns: tuple[Column, ...] = (text("what", "what"), text("before", "before"), text("after", "after"))
+    return row_table("basis", "Data behind the comparison", columns, rows, notes)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from costtrace.core.apportion import largest_remainder
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR, show_amount, show_seconds
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, text
+from costtrace.reports.output.row_tables import Column, Table, count, row_table, text
+from costtrace.reports.output.tables import Row, Value
 from costtrace_dynamo.passes.busy_query import AttributedTime
 from costtrace_dynamo.passes.forward_passes import METHOD, Allocation, WorkerPasses
 
@@ -86,7 +87,7 @@ def check_table(checks: Iterable[Check]) -> Table:
         }
         for check in checks
     ]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("worker", "worker"),
         Column("role", lambda row: str(row["role"] or ""), right=False),
         Column("attributed", lambda row: _time(row["attributed_ns"])),
@@ -97,7 +98,7 @@ def check_table(checks: Iterable[Check]) -> Table:
         count("lost", "lost_passes"),
         Column("device", lambda row: "shared" if row["shared_device"] else "", right=False),
     )
-    return Table("workers", "Attributed busy time against Dynamo's forward-pass metrics", columns, rows, ONE_METER)
+    return row_table("workers", "Attributed busy time against Dynamo's forward-pass metrics", columns, rows, ONE_METER)
 
 
 def _time(value: Value) -> str:
@@ -118,7 +119,7 @@ def estimate_tables(allocation: Allocation, per_hour: Decimal | None, currency: 
 
     *per_hour* is the price of a worker's hour. With it, costs add up, too; None: costs are unknown.
     """
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("request", lambda row: str(row["request_id"] or row["kind"]), right=False),
         count("input tok", "input_tokens"),
         count("cached", "cached_tokens"),
@@ -130,7 +131,7 @@ def estimate_tables(allocation: Allocation, per_hour: Decimal | None, currency: 
     )
     rows: list[Row] = [row._asdict() for row in _estimate_rows(allocation, per_hour, currency)]
     title = "ESTIMATED from Dynamo's forward-pass metrics and request records"
-    return [Table("estimates", title, columns, rows, ESTIMATED), _workers_table(allocation.workers)]
+    return [row_table("estimates", title, columns, rows, ESTIMATED), _workers_table(allocation.workers)]
 
 
 def _estimate_rows(allocation: Allocation, per_hour: Decimal | None, currency: str) -> list[EstimateRow]:
@@ -179,11 +180,11 @@ def _cost(row: Row) -> str:
 
 def _workers_table(workers: Iterable[WorkerPasses]) -> Table:
     rows: list[Row] = [worker._asdict() for worker in workers]
-    columns = (
+    columns: tuple[Column, ...] = (
         text("worker", "worker"),
         count("passes", "passes"),
         count("lost", "lost"),
         Column("busy", lambda row: _time(row["busy_ns"])),
         Column("unassigned", lambda row: _time(row["unassigned_ns"])),
     )
-    return Table("workers", "The workers' own forward passes", columns, rows)
+    return row_table("workers", "The workers' own forward passes", columns, rows)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 from costtrace_board.figures import rounded, significant
 from costtrace_board.tables import decimals, exact
 
-from costtrace.reports.output.tables import Column, Row, Table, Value, text
+from costtrace.reports.output.row_tables import Column, Table, row_table, text
+from costtrace.reports.output.tables import Row, Value
 from costtrace_lab.plan.figures import EngineGroup, Figures, Run, Scenario, error_of, figures, per_million
 
 LINE = "scenario"
@@ -56,7 +57,7 @@ def scenarios_table(result: PlanResult) -> Table:
     measured = _measured_row(result)
     rows = [measured, *(_scenario_row(result, scenario) for scenario in result.scenarios)]
     unit = f"{result.currency} per M {result.basis}"
-    columns = (
+    columns: tuple[Column, ...] = (
         text("scenario", LINE),
         text("how", "how"),
         decimals(f"{unit}, without idle", "cost_per_million_tokens_without_idle"),
@@ -71,7 +72,7 @@ def scenarios_table(result: PlanResult) -> Table:
     )
     served = f"{result.group.model} on {result.group.device}"
     title = f"{result.prefix}: what {served} would cost per million {result.basis} tokens"
-    return Table("plan", title, columns, rows, result.notes)
+    return row_table("plan", title, columns, rows, result.notes)
 
 
 def _measured_row(result: PlanResult) -> Row:
@@ -185,7 +186,7 @@ def calibration_table(result: PlanResult) -> Table:
         for what, measured_value, modelled_value in pairs
     ]
     off = 100 * (error_of(measured, today) - 1)
-    columns = (
+    columns: tuple[Column, ...] = (
         text("what", "what"),
         decimals("measured", "measured"),
         decimals("modelled", "modelled"),
@@ -196,7 +197,7 @@ def calibration_table(result: PlanResult) -> Table:
         "the ranges hold both the figure with it and the one without, each with its 95 % jackknife interval.",
     )
     title = f"{result.prefix}: today's configuration served again ({result.requests:,} requests)"
-    return Table("calibration", title, columns, rows, notes)
+    return row_table("calibration", title, columns, rows, notes)
 
 
 def _number(value: Fraction | float | None) -> Decimal | None:
@@ -206,5 +207,5 @@ def _number(value: Fraction | float | None) -> Decimal | None:
 def assumptions_table(result: PlanResult) -> Table:
     """The assumptions behind the figures, with their sources."""
     rows: list[Row] = [{"what": what, "value": value, "from": source} for what, value, source in result.assumptions]
-    columns = (text("what", "what"), text("value", "value"), text("from", "from"))
-    return Table("assumptions", "What this assumes", columns, rows)
+    columns: tuple[Column, ...] = (text("what", "what"), text("value", "value"), text("from", "from"))
+    return row_table("assumptions", "What this assumes", columns, rows)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from costtrace.core.units import show_amount, show_seconds
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, per_cent, text
+from costtrace.reports.output.row_tables import Column, Table, count, row_table, text
+from costtrace.reports.output.tables import Row, Value, per_cent
 from costtrace_lab.replay.attribute import Bill, Total
 
 KINDS = ("request", "idle", "overhead", "unobserved")
@@ -19,7 +20,7 @@ def comparison(bills: Sequence[Bill], title: str) -> list[Table]:
     if bills[0].simulated:
         notes.append("SIMULATED: times come from an instrument of costtrace's and not from a machine.")
     rows = _rows(bills)
-    lines = Table("comparison", f"{label}{title}", _columns(bills), rows, notes, fields=_fields(bills))
+    lines = row_table("comparison", f"{label}{title}", _columns(bills), rows, notes, fields=_fields(bills))
     return [lines, _distances(bills)]
 
 
@@ -119,11 +120,11 @@ def _distances(bills: Sequence[Bill]) -> Table:
     def parts(heading: str, key: str) -> Column:
         return Column(heading, lambda row: f"{int(str(row[key])) / 10_000:.2f} %")
 
-    columns = [
+    columns: list[Column] = [
         text("method", "method"),
         text("against", "against"),
         parts("time on other requests", "moved_ppm"),
         parts("worst tenant off by", "worst_tenant_ppm"),
     ]
     fields = ("method", "against", "moved_ppm", "worst_tenant_ppm")
-    return Table("distances", f"How far from {first.method}", columns, rows, fields=fields)
+    return row_table("distances", f"How far from {first.method}", columns, rows, fields=fields)

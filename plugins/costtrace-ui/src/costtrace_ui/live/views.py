@@ -12,7 +12,8 @@ from typing import NamedTuple
 from costtrace.core.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, seconds, show_amount, show_seconds
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Period
-from costtrace.reports.output.tables import Column, Row, Table
+from costtrace.reports.output.row_tables import Column, Table, row_table
+from costtrace.reports.output.tables import Row
 from costtrace_ui.live import figures as live
 from costtrace_ui.live.figures import Snapshot
 
@@ -179,8 +180,8 @@ VIEW = {view.name: view for view in VIEWS}
 
 def as_table(view: View, snapshot: Snapshot) -> Table:
     """A view with all its columns and exact rows, as `--once` prints it."""
-    columns = [Column(field.heading, field.show, field.right) for field in view.fields]
-    return Table(view.name, view.title, columns, view.rows(snapshot))
+    columns: list[Column] = [Column(field.heading, field.show, field.right) for field in view.fields]
+    return row_table(view.name, view.title, columns, view.rows(snapshot))
 
 
 def headlines(snapshot: Snapshot, now_ns: int, zone: tzinfo) -> list[str]:

@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from costtrace.reports.output import svg
 from costtrace.reports.output.render import clean
-from costtrace.reports.output.tables import Row, Table
+from costtrace.reports.output.tables import Line, Row, Table
 
 NAVIGATION = (
     ("", "Overview"),
@@ -125,20 +125,20 @@ def tile(what: str, figure: str, how: str, exact: int | None = None) -> str:
     )
 
 
-def in_order(table: Table, headings: Sequence[str]) -> Table:
+def in_order(table: Table[Line], headings: Sequence[str]) -> Table[Line]:
     """The table with the columns of *headings* first, which a narrow screen shows without scrolling."""
     position = {heading: number for number, heading in enumerate(headings)}
     return table._replace(columns=sorted(table.columns, key=lambda column: position.get(column.heading, len(position))))
 
 
-def html_table(table: Table, links: Mapping[str, CellLink] | None = None, *, most: int = 200) -> str:
+def html_table(table: Table[Line], links: Mapping[str, CellLink] | None = None, *, most: int = 200) -> str:
     """A table that scrolls sideways where it is too wide; *links*: by column heading; *most*: rows that are shown."""
-    if not table.rows:
+    if not table.lines:
         return '<p class="note">Nothing here in this stretch of time.</p>'
-    table = table._replace(columns=[c for c in table.columns if any(c.show(row) for row in table.rows)])
+    table = table._replace(columns=[c for c in table.columns if any(c.show(line) for line in table.lines)])
     heads = "".join(f'<th scope="col"{_side(right=c.right)}>{text(c.heading)}</th>' for c in table.columns)
-    body = "".join(_line(table, row, links or {}) for row in table.rows[:most])
-    hidden_rows = len(table.rows) - most
+    body = "".join(_line(table, line, links or {}) for line in table.lines[:most])
+    hidden_rows = len(table.lines) - most
     notes = [*table.notes, *([f"{hidden_rows:,} more lines are not shown."] if hidden_rows > 0 else [])]
     note = f'<p class="note">{text(" ".join(notes))}</p>' if notes else ""
     return (
@@ -148,15 +148,16 @@ def html_table(table: Table, links: Mapping[str, CellLink] | None = None, *, mos
     )
 
 
-def _line(table: Table, row: Row, links: Mapping[str, CellLink]) -> str:
+def _line(table: Table[Line], line: Line, links: Mapping[str, CellLink]) -> str:
+    row = table.exact(line)
     cells = []
     for position, column in enumerate(table.columns):
-        shown = text(column.show(row))
+        shown = text(column.show(line))
         if column.heading in links:
             shown = links[column.heading](row, shown)
         kind = "th" if position == 0 else "td"
         scope = ' scope="row"' if position == 0 else ""
-        short = len(column.show(row)) <= SHORT
+        short = len(column.show(line)) <= SHORT
         css = ' class="short"' if position == 0 and short else _side(right=column.right)
         cells.append(f"<{kind}{scope}{css}>{shown}</{kind}>")
     exact = "".join(f' data-{key.replace("_", "-")}="{row[key]}"' for key in EXACT if isinstance(row.get(key), int))

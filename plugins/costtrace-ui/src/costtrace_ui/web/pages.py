@@ -10,10 +10,10 @@ from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Ended, Period, Request, Used
 from costtrace.ledger.verify.lines import Discrepancy
 from costtrace.reports.output import svg
-from costtrace.reports.output.tables import Column, Row, Table
+from costtrace.reports.output.tables import AnyTable, Column, Row, Table
 from costtrace.reports.requests.explain import Explanation, Measure
 from costtrace.reports.requests.tables import detail_table, list_table
-from costtrace.reports.usage.summary import summarize
+from costtrace.reports.usage.summary import Line, summarize
 from costtrace.reports.usage.summary_tables import shares_table, summary_tables
 from costtrace_ui.live import figures as live
 from costtrace_ui.live.figures import Snapshot
@@ -191,13 +191,13 @@ def tenants(period: Period, used: Sequence[Used], ended: Sequence[Ended], query:
     return Page("tenants", "Tenants, models, engines", body, query.over, simulated=any(row.simulated for row in used))
 
 
-def _named(table: Table, by: str) -> Table:
+def _named(table: Table[Line], by: str) -> Table[Line]:
     """The table with the name and the kind of each line in one column."""
 
-    def name(row: Row) -> str:
-        kind = str(row["kind"])
-        kind_and_reason = "" if kind == "request" else f"{kind}: {row['reason']}" if row["reason"] else kind
-        return ", ".join(part for part in (str(row[by]), kind_and_reason) if part)
+    def name(line: Line) -> str:
+        kind = line.kind
+        kind_and_reason = "" if kind == "request" else f"{kind}: {line.reason}" if line.reason else kind
+        return ", ".join(part for part in (*line.keys, kind_and_reason) if part)
 
     return table._replace(
         columns=[Column(by, name, right=False), *(c for c in table.columns if c.heading not in {"", by})]
@@ -287,7 +287,7 @@ def devices(snapshot: Snapshot, query: PageQuery) -> Page:
     return Page("devices", "Devices", body, query.over, simulated=any(device.simulated for device in snapshot.devices))
 
 
-def balance(tables: Sequence[Table], listed: Sequence[Discrepancy], total: int, checked: str) -> Page:
+def balance(tables: Sequence[AnyTable], listed: Sequence[Discrepancy], total: int, checked: str) -> Page:
     """The trial balance, as `costtrace verify` has it. *total* counts all discrepancies, *listed* has the first."""
     if total:
         body = f'<p class="bad" role="status">NOT in balance: {total:,} discrepancies</p><ul class="why">'
@@ -299,5 +299,5 @@ def balance(tables: Sequence[Table], listed: Sequence[Discrepancy], total: int, 
         body += "</ul>"
     else:
         body = '<p class="good" role="status">in balance</p>'
-    body += "".join(section(table.title, html_table(table)) for table in tables if table.rows)
+    body += "".join(section(table.title, html_table(table)) for table in tables if table.lines)
     return Page("balance", "Trial balance", body, "", checked)
