@@ -100,7 +100,7 @@ class StepFit(msgspec.Struct):
             self.knees = [part * middle for part in KNEES]
             self.rung = 0 if self.known else RUNGS.index("tokens")
 
-    # -- what it says ------------------------------------------------------------------------------------
+    # -- what it says -------------------------------------------------------------------------------------------
 
     def trusted(self) -> bool:
         """Whether it has seen enough steps to be believed."""
@@ -123,7 +123,7 @@ class StepFit(msgspec.Struct):
     # -- learning -----------------------------------------------------------------------------------------------
 
     def observe(self, step: Features, took_ns: int, *, steady: bool, index: int, method: str) -> None:
-        """Learn from a step that is over. *steady*: the step before's sequences decoded, and nothing else happened."""
+        """Learn from a step that is over. *steady*: the sequences of the step before decoded, and nothing else."""
         self.step_ns += took_ns
         if self.observations >= WARM and method in {"roofline", "affine"}:
             self.fitted_ns += took_ns
