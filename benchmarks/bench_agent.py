@@ -85,13 +85,13 @@ def read_events(home, engine_id):
 
 
 def attribute(events):
-    node = Pipeline(Policy(), 60 * NS_PER_S)
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S)
     for event in events:
         if isinstance(event, SegmentHeader):
-            node.add(event.engine_id, event)
-        node.feed("bench", event)
-    node.sweep(1 << 62)
-    return node.take_rows()
+            pipeline.add(event.engine_id, event)
+        pipeline.take("bench", event)
+    pipeline.sweep(1 << 62)
+    return pipeline.take_rows()
 
 
 def book(source, prices, window_s=60):
@@ -117,26 +117,26 @@ def check(source, prices, requests):
 
 def steady(running):
     """Microseconds per decode step with *running* sequences, none of which comes or goes; what the state costs."""
-    node = Pipeline(Policy(), 60 * NS_PER_S)
-    node.add("bench", header("bench", NS_PER_S))
-    node.feed("bench", header("bench", NS_PER_S))
-    node.feed("bench", started(("GPU-0",), NS_PER_S))
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S)
+    pipeline.add("bench", header("bench", NS_PER_S))
+    pipeline.take("bench", header("bench", NS_PER_S))
+    pipeline.take("bench", started(("GPU-0",), NS_PER_S))
     for slot in range(running):
         key = f"req-{slot}"
-        node.feed("bench", SequenceAdded(slot, NS_PER_S, key, key, key, key, 100, "m", "ant", "header"))
+        pipeline.take("bench", SequenceAdded(slot, NS_PER_S, key, key, key, key, 100, "m", "ant", "header"))
     begin = [Step(0, NS_PER_S, NS_PER_S + 1, (), tuple((slot, 100) for slot in range(running)))]
     steps = [Step(n, NS_PER_S + n * 10 * NS_PER_MS, NS_PER_S + n * 10 * NS_PER_MS + 9_000_000) for n in range(1, STEPS)]
     for event in [*begin, Heartbeat(2 * NS_PER_S, 3 * NS_PER_S)]:
-        node.feed("bench", event)
-    node.sweep(1 << 62)
+        pipeline.take("bench", event)
+    pipeline.sweep(1 << 62)
 
     def follow():
         for step in steps:
-            node.feed("bench", step)
-        node.sweep(1 << 62)
+            pipeline.take("bench", step)
+        pipeline.sweep(1 << 62)
 
     seconds, _ = timed(follow)
-    engine = node.engines["bench"]
+    engine = pipeline.engines["bench"]
     save_s, state = timed(lambda: _encode(engine))
     close_s, _ = timed(engine.attribution._close_window)
     return seconds / len(steps) * 1e6, save_s * 1e3, len(state), close_s * 1e3

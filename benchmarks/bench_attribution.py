@@ -128,15 +128,15 @@ def check():
     print(f"checked: {', '.join(answers)} say the same of 37 sequences over 200 steps\n")
 
 
-def engine(node, name, running):
-    """An engine with *running* sequences that decode, in *node*."""
-    node.add(name, header(name, NS_PER_S))
+def engine(pipeline, name, running):
+    """An engine with *running* sequences that decode, in *pipeline*."""
+    pipeline.add(name, header(name, NS_PER_S))
     for event in (header(name, NS_PER_S), started((f"GPU-{name}",), NS_PER_S), EngineReady(NS_PER_S)):
-        node.feed(name, event)
+        pipeline.take(name, event)
     for slot in range(running):
         key = f"req-{slot}"
-        node.feed(name, SequenceAdded(slot, NS_PER_S, key, key, key, key, 100, "m", f"t{slot % 5}", "header"))
-    node.feed(name, Step(0, NS_PER_S, NS_PER_S + 1, (), tuple((slot, 100) for slot in range(running)), ()))
+        pipeline.take(name, SequenceAdded(slot, NS_PER_S, key, key, key, key, 100, "m", f"t{slot % 5}", "header"))
+    pipeline.take(name, Step(0, NS_PER_S, NS_PER_S + 1, (), tuple((slot, 100) for slot in range(running)), ()))
 
 
 def busy(first, count, period_ns=STEP_NS):
@@ -147,27 +147,27 @@ def busy(first, count, period_ns=STEP_NS):
 
 def by_agent(running):
     """The whole way, without reading and booking: microseconds a step."""
-    node = Pipeline(Policy(), 60 * NS_PER_S)
-    engine(node, "e", running)
-    node.feed("e", Heartbeat(NS_PER_S + 1, 2 * NS_PER_S))
-    node.sweep(1 << 62)
-    follow(node, "e", busy(1, WARM_STEPS))
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S)
+    engine(pipeline, "e", running)
+    pipeline.take("e", Heartbeat(NS_PER_S + 1, 2 * NS_PER_S))
+    pipeline.sweep(1 << 62)
+    follow(pipeline, "e", busy(1, WARM_STEPS))
     steps = busy(1 + WARM_STEPS, STEPS)
-    return timed(lambda: follow(node, "e", steps), STEPS)
+    return timed(lambda: follow(pipeline, "e", steps), STEPS)
 
 
-def follow(node, name, steps):
+def follow(pipeline, name, steps):
     for place in range(0, len(steps), TURN_STEPS):
         for step in steps[place : place + TURN_STEPS]:
-            node.feed(name, step)
-        node.sweep(1 << 62)
+            pipeline.take(name, step)
+        pipeline.sweep(1 << 62)
 
 
 def settle(running):
     """A sequence leaves and another comes, with *running* there: microseconds a change beyond a steady step."""
-    node = Pipeline(Policy(), 3_600 * NS_PER_S)
-    engine(node, "e", running)
-    node.sweep(1 << 62)
+    pipeline = Pipeline(Policy(), 3_600 * NS_PER_S)
+    engine(pipeline, "e", running)
+    pipeline.sweep(1 << 62)
     events = []
     at, slot = NS_PER_S + 1, running
     for n in range(STEPS):
@@ -182,8 +182,8 @@ def settle(running):
     def go():
         for place in range(0, len(events), 3 * TURN_STEPS):
             for event in events[place : place + 3 * TURN_STEPS]:
-                node.feed("e", event)
-            node.sweep(1 << 62)
+                pipeline.take("e", event)
+            pipeline.sweep(1 << 62)
 
     return timed(go, STEPS)
 
@@ -193,11 +193,11 @@ def settle(running):
 
 def hundred_engines(engines, seconds, running):
     """CPU seconds for a second of *engines* at 100 steps a second each."""
-    node = Pipeline(Policy(), 60 * NS_PER_S)
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S)
     for n in range(engines):
-        engine(node, f"e{n:03}", running)
-        follow(node, f"e{n:03}", busy(1, WARM_STEPS, 10 * NS_PER_MS))
-    node.take_rows()
+        engine(pipeline, f"e{n:03}", running)
+        follow(pipeline, f"e{n:03}", busy(1, WARM_STEPS, 10 * NS_PER_MS))
+    pipeline.take_rows()
     turns = seconds * 100 // TURN_STEPS
     gc.collect()
     began = time.process_time()
@@ -205,9 +205,9 @@ def hundred_engines(engines, seconds, running):
         steps = busy(1 + WARM_STEPS + turn * TURN_STEPS, TURN_STEPS, 10 * NS_PER_MS)
         for n in range(engines):
             for step in steps:
-                node.feed(f"e{n:03}", step)
-        node.sweep(1 << 62)
-        node.take_rows()
+                pipeline.take(f"e{n:03}", step)
+        pipeline.sweep(1 << 62)
+        pipeline.take_rows()
     return (time.process_time() - began) / seconds
 
 
@@ -251,17 +251,17 @@ def attribute_day(home):
     """Read the journal and make rows of it, as an agent does: rows, and CPU seconds."""
     gc.collect()
     began = time.process_time()
-    reader, node = JournalReader(home / "journal" / "day"), Pipeline(Policy(), 60 * NS_PER_S)
+    reader, pipeline = JournalReader(home / "journal" / "day"), Pipeline(Policy(), 60 * NS_PER_S)
     posted = metered = records = 0
     while True:
         batch = reader.read()
-        if reader.header is not None and not node.engines:
-            node.add("day", reader.header)
-            node.feed("day", reader.header)
+        if reader.header is not None and not pipeline.engines:
+            pipeline.add("day", reader.header)
+            pipeline.take("day", reader.header)
         for event in batch.events:
-            node.feed("day", event)
-        node.sweep(1 << 62)
-        rows = node.take_rows()
+            pipeline.take("day", event)
+        pipeline.sweep(1 << 62)
+        rows = pipeline.take_rows()
         posted += sum(posting.gpu_ns for posting in rows.postings)
         metered += sum(m.request_ns + m.idle_ns + m.overhead_ns for m in rows.meter)
         records += len(rows.records)

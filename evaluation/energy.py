@@ -133,7 +133,7 @@ def read(prepared: Prepared, until_ns: int) -> list[Reading]:
 
 def costtrace(case: Case) -> dict[str, float]:
     """Energy by request, through the product; checks that rows add up to the counter."""
-    node = Pipeline(Policy(), 60 * NS_PER_S)
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S)
     merged = sorted(
         [(_time_of(event), 0, event) for event in case.served.events] + [(r.at_ns, 1, r) for r in case.readings],
         key=lambda row: row[:2],
@@ -141,18 +141,18 @@ def costtrace(case: Case) -> dict[str, float]:
     engine_id = case.served.events[0].engine_id  # type: ignore[union-attr]  # the header comes first
     for count, (at_ns, _, event) in enumerate(merged):
         if isinstance(event, Reading):
-            node.reading(BOOT_ID, event)
+            pipeline.reading(BOOT_ID, event)
         else:
             if isinstance(event, SegmentHeader):
-                node.add(engine_id, event)
-            node.feed(engine_id, event)
+                pipeline.add(engine_id, event)
+            pipeline.take(engine_id, event)
         if count % 200 == 0:
-            node.sweep(at_ns - 1)
-    node.end(engine_id)
-    node.sweep(1 << 60)
-    node.sweep(1 << 60)
-    rows = node.take_rows()
-    (meter,) = node.meters.values()
+            pipeline.sweep(at_ns - 1)
+    pipeline.end(engine_id)
+    pipeline.sweep(1 << 60)
+    pipeline.sweep(1 << 60)
+    rows = pipeline.take_rows()
+    (meter,) = pipeline.meters.values()
     known = [r.energy_uj for r in case.readings if r.energy_uj is not None]
     # A lag found with the last readings may place one before another: the next value covers it, and here none comes.
     assert meter.last_uj in known[-5:], "it was read to the end"

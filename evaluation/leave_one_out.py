@@ -81,21 +81,21 @@ def play(url, number, tenants, planned):
 
 def attribute(home, method):
     """Device seconds by run's tenant, and what the model has learned."""
-    node = Pipeline(Policy(method=method), WINDOW_NS)
+    pipeline = Pipeline(Policy(method=method), WINDOW_NS)
     for directory in sorted((home / "journal").iterdir()):
         reader = JournalReader(directory)
         while events := reader.read().events:
             for event in events:
                 if isinstance(event, SegmentHeader):
-                    node.add(directory.name, event)
-                node.feed(directory.name, event)
-        node.end(directory.name)
+                    pipeline.add(directory.name, event)
+                pipeline.take(directory.name, event)
+        pipeline.end(directory.name)
         reader.close()
-    node.sweep(1 << 62)
+    pipeline.sweep(1 << 62)
     seconds = {}
-    for record in node.take_rows().records:
+    for record in pipeline.take_rows().records:
         seconds[record.tenant] = seconds.get(record.tenant, 0.0) + record.gpu_ns * 1e-9
-    return seconds, node.all_fit_rows()[0]
+    return seconds, pipeline.all_fit_rows()[0]
 
 
 def spread(values):

@@ -78,12 +78,12 @@ def simulated(args):
 
 def attributed(events, policy, window_s):
     """Records by request, and the requests' device time altogether; postings are held against meter rows."""
-    node = Pipeline(policy, window_s * NS_PER_S)
-    node.add("sim", events[0])
+    pipeline = Pipeline(policy, window_s * NS_PER_S)
+    pipeline.add("sim", events[0])
     for event in events:
-        node.feed("sim", event)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
+        pipeline.take("sim", event)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
     posted, metered = {}, {}
     for posting in rows.postings:
         if posting.kind == "request":

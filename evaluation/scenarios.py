@@ -165,12 +165,12 @@ def read(directory):
 
 
 def attribute(events, method):
-    node = Pipeline(Policy(method=method), WINDOW_NS)
-    node.add("sim", events[0])
+    pipeline = Pipeline(Policy(method=method), WINDOW_NS)
+    pipeline.add("sim", events[0])
     for event in events:
-        node.feed("sim", event)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
+        pipeline.take("sim", event)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
     served = sum(row.request_ns for row in rows.meter)
     assert served == sum(record.gpu_ns for record in rows.records), "the records do not add up to the meter"
-    return rows.records, node.all_fit_rows()[0]
+    return rows.records, pipeline.all_fit_rows()[0]

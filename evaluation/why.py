@@ -33,16 +33,16 @@ from costtrace.attribution.pipeline import Pipeline
 
 def shares(events, slots, coefficients=None):
     """Seconds by slot, the records, and the coefficients that the fit ended with."""
-    node = Pipeline(Policy(method="roofline"), scenarios.WINDOW_NS)
-    node.add("sim", events[0])
-    node.engines["sim"].attribution.coefficients = coefficients
+    pipeline = Pipeline(Policy(method="roofline"), scenarios.WINDOW_NS)
+    pipeline.add("sim", events[0])
+    pipeline.engines["sim"].attribution.coefficients = coefficients
     for event in events:
-        node.feed("sim", event)
-    node.sweep(1 << 62)
-    seconds, records = np.zeros(slots + 1), node.take_rows().records
+        pipeline.take("sim", event)
+    pipeline.sweep(1 << 62)
+    seconds, records = np.zeros(slots + 1), pipeline.take_rows().records
     for record in records:
         seconds[int(record.request_key.removeprefix("sim-"))] = record.gpu_ns * 1e-9
-    return seconds, records, node.engines["sim"].attribution.fit.coefficients("roofline")
+    return seconds, records, pipeline.engines["sim"].attribution.fit.coefficients("roofline")
 
 
 def journal(scenario):

@@ -1,11 +1,10 @@
 """costtrace: per-request GPU time, energy and cost, in rows that add up to the meter.
 
-errors units events usage semconv     the vocabulary
-apportion virtual_time step_model timeline sharing open_requests attribution node rating conserve reports
-                                      pure arithmetic: events in, rows out
-recorder journal tenancy config       the engine's side
-ledger sensors emit agent             the agent's side
-cli demo testing                      for people
+core config                    the words everything else is written in; every setting
+capture journal                in the engine's process, and what it writes
+sensors attribution pricing    readings and events in; rows, energy and money out
+ledger telemetry reports       the bill at rest, as spans and metrics, as tables
+agent cli                      the loop that runs it all, and the command line
 """
 
 

@@ -28,13 +28,13 @@ T0 = 10 * S
 TOKENS = Policy(method="tokens")
 
 
-def added(slot, prompt=10, key="", tenant="ant", at=T0, **more):
+def added(slot, prompt=10, key="", tenant="ant", at=T0, **fields):
     key = key or f"req-{slot}"
-    return SequenceAdded(slot, at, f"seq-{slot}", key, key, key, prompt, "m", tenant, "header", **more)
+    return SequenceAdded(slot, at, f"seq-{slot}", key, key, key, prompt, "m", tenant, "header", **fields)
 
 
-def finished(slot, at, last_step, reason="stop", output=1, **more):
-    return SequenceFinished(slot, at, last_step, reason, output, **more)
+def finished(slot, at, last_step, reason="stop", output=1, **fields):
+    return SequenceFinished(slot, at, last_step, reason, output, **fields)
 
 
 def step(index, begin_s, end_s, *, leaves=(), enters=(), items=()):
@@ -261,11 +261,14 @@ def test_of_two_sequences_only_the_aborted_ones_use_is_wasted():
     assert used["two"].wasted_ns == 1 * S
 
 
-@pytest.mark.parametrize("told_first", [True, False])
-def test_a_stop_string_ends_a_request_that_the_engine_sees_aborted_and_nothing_was_wasted(told_first):
-    told, seen = Delivered(1, T0 + S, "stop", 3), finished(1, T0 + S, 0, reason="abort", output=5)
+@pytest.mark.parametrize("delivered_first", [True, False])
+def test_a_stop_string_ends_a_request_that_the_engine_sees_aborted_and_nothing_was_wasted(delivered_first):
+    delivered, seen = Delivered(1, T0 + S, "stop", 3), finished(1, T0 + S, 0, reason="abort", output=5)
     _, used = bill(
-        added(1), step(0, 0, 1, items=[(1, 10, 0)]), *((told, seen) if told_first else (seen, told)), goodbye=2
+        added(1),
+        step(0, 0, 1, items=[(1, 10, 0)]),
+        *((delivered, seen) if delivered_first else (seen, delivered)),
+        goodbye=2,
     )
     record = used["req-1"]
     assert (record.wasted_ns, record.finish_reasons, record.output_tokens) == (0, ("stop",), 3)

@@ -45,7 +45,7 @@ def test_an_old_state_goes_on_to_the_rows_that_its_own_release_would_have_made(p
     pipeline.meters = restored(path, dict[str, DeviceMeter], "states", "meters")
     pipeline.wall_offsets = restored(path, dict[str, int], "states", "wall_offsets")
     for event in restored(path, list[AnyEvent], "events"):
-        pipeline.feed("e", event)
+        pipeline.take("e", event)
     for reading in restored(path, list[Reading], "readings"):
         pipeline.reading(restored(path, str, "boot_id"), reading)
     pipeline.sweep(1 << 62)
@@ -78,7 +78,7 @@ def test_every_name_that_an_old_state_of_the_cohort_holds_is_written_again(path)
 @states
 def test_the_old_state_holds_what_is_hard(path):
     engine = restored(path, EngineState, "states", "engine")
-    ahead, behind = engine.stage.membership, engine.attribution.accounts
+    ahead, behind = engine.energy_queue.membership, engine.attribution.accounts
     assert ahead.step > behind.cohort.step > 0
     assert behind.cohort.count > behind.cohort.capped > 0
     assert ahead.crossings.due != behind.crossings.due != {}

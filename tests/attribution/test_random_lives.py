@@ -67,21 +67,21 @@ def test_an_engine_that_is_killed_anywhere_leaves_a_bill_that_adds_up(seed, prof
 def test_every_request_is_there_once_with_its_tokens_and_its_end(seed, profile):
     life = random_life(seed, rounds=60, profile=profile)
     rows, _ = attribute({life.engine_id: life.events})
-    added, ends, told = defaultdict(list), {}, {}
+    added, ends, delivered = defaultdict(list), {}, {}
     for event in life.events:
         if isinstance(event, SequenceAdded):
             added[event.request_key].append(event)
         elif isinstance(event, SequenceFinished):
             ends[event.slot] = (event.reason, event.output_tokens)
         elif isinstance(event, Delivered):
-            told[event.slot] = (event.reason, event.output_tokens)
+            delivered[event.slot] = (event.reason, event.output_tokens)
     assert sorted(r.request_key for r in rows.records) == sorted(added)
     for record in rows.records:
-        mine = added[record.request_key]
-        last = [told.get(a.slot, ends.get(a.slot)) for a in mine]
-        assert record.input_tokens == mine[0].prompt_tokens
-        assert (record.tenant, record.sequences) == (mine[0].tenant, len(mine))
-        assert record.steps == sum(life.engine.sequences[a.slot].steps for a in mine)
+        sequences = added[record.request_key]
+        last = [delivered.get(a.slot, ends.get(a.slot)) for a in sequences]
+        assert record.input_tokens == sequences[0].prompt_tokens
+        assert (record.tenant, record.sequences) == (sequences[0].tenant, len(sequences))
+        assert record.steps == sum(life.engine.sequences[a.slot].steps for a in sequences)
         if None not in last:
             assert sorted(record.finish_reasons) == sorted(reason for reason, _ in last)
             assert record.output_tokens == sum(tokens for _, tokens in last)

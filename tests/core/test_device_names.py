@@ -36,31 +36,31 @@ def test_a_device_is_recognised_only_where_there_is_no_doubt(name, settings, boa
 
 def engine_on(name, settings, boards, seconds=4):
     """An idle engine's rows, on devices that a sensor reads at 100 W."""
-    node = Pipeline(Policy(), 60 * NS_PER_S)
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S)
     begin = 10 * NS_PER_S
     for each in boards:
-        node.found(BOOT_ID, each)
-    node.add("simulator-1", header("simulator-1", begin))
+        pipeline.device_seen(BOOT_ID, each)
+    pipeline.add("simulator-1", header("simulator-1", begin))
     device = DeviceRef(name, "H100", "gpu", "simulated")
-    node.feed("simulator-1", EngineStarted(begin, "simulator", "1", "m", (device,), settings=settings))
-    node.feed("simulator-1", EngineReady(begin))
+    pipeline.take("simulator-1", EngineStarted(begin, "simulator", "1", "m", (device,), settings=settings))
+    pipeline.take("simulator-1", EngineReady(begin))
     for second in range(seconds + 1):
         at = begin + second * NS_PER_S
         for each in boards:
-            node.reading(BOOT_ID, Reading(each.uuid, at, second * 10**8, None, "nvml_counter"))
-        node.feed("simulator-1", Heartbeat(at, at + WALL_OFFSET_NS))
-        node.sweep(at)
-    node.end("simulator-1")
-    node.sweep(begin + (seconds + 200) * NS_PER_S)
-    node.sweep(1 << 60)
-    return node, node.take_rows()
+            pipeline.reading(BOOT_ID, Reading(each.uuid, at, second * 10**8, None, "nvml_counter"))
+        pipeline.take("simulator-1", Heartbeat(at, at + WALL_OFFSET_NS))
+        pipeline.sweep(at)
+    pipeline.end("simulator-1")
+    pipeline.sweep(begin + (seconds + 200) * NS_PER_S)
+    pipeline.sweep(1 << 60)
+    return pipeline, pipeline.take_rows()
 
 
 def test_the_joules_of_a_device_that_is_named_by_index_reach_its_engines_rows():
-    node, rows = engine_on("cuda-host-0", {"cuda_visible_devices": "1"}, BOARDS)
+    pipeline, rows = engine_on("cuda-host-0", {"cuda_visible_devices": "1"}, BOARDS)
     assert sum(row.energy_uj or 0 for row in rows.meter) == 4 * 10**8
-    assert node.meters[f"{BOOT_ID}/GPU-bbbb-2"].attributed_uj == 4 * 10**8
-    assert node.meters[f"{BOOT_ID}/GPU-aaaa-1"].attributed_uj == 0
+    assert pipeline.meters[f"{BOOT_ID}/GPU-bbbb-2"].attributed_uj == 4 * 10**8
+    assert pipeline.meters[f"{BOOT_ID}/GPU-aaaa-1"].attributed_uj == 0
 
 
 def test_where_it_is_not_certain_which_device_is_meant_energy_is_unknown():

@@ -49,7 +49,7 @@ def attribute(lives, *, sweep_at=None, save=False, window_ns=WINDOW_NS, policy=D
     for n, (reached, engine_id, event) in enumerate(in_order(lives)):
         if isinstance(event, SegmentHeader):
             pipeline.add(engine_id, event)
-        pipeline.feed(engine_id, event)
+        pipeline.take(engine_id, event)
         if sweep_at is not None and sweep_at(n):
             pipeline.sweep(reached - 1)
             take()

@@ -54,7 +54,7 @@ def rows_of(events, policy=Policy()):  # noqa: B008 - immutable
     pipeline = Pipeline(policy, 60 * 10**9)
     pipeline.add("sim", events[0])
     for event in events:
-        pipeline.feed("sim", event)
+        pipeline.take("sim", event)
     pipeline.sweep(1 << 62)
     return pipeline.take_rows()
 

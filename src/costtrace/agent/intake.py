@@ -142,7 +142,7 @@ class Intake:
             boot_id = reader.header.boot_id if reader.header is not None else self._boot_id
             for event in batch.events:
                 if isinstance(event, DeviceSeen):
-                    self.pipeline.found(boot_id, event)
+                    self.pipeline.device_seen(boot_id, event)
             readings = [event for event in batch.events if isinstance(event, Reading)]
             for reading in readings:
                 self.pipeline.reading(boot_id, reading)
@@ -173,7 +173,7 @@ class Intake:
             if isinstance(event, SegmentHeader):
                 self.pipeline.add(engine_id, event)
             if engine_id in self.pipeline.engines:
-                self.pipeline.feed(engine_id, event)
+                self.pipeline.take(engine_id, event)
             if isinstance(event, EngineStarted):
                 self._held.pop(engine_id, None)
         full = len(batch.events) >= EVENTS_PER_TURN

@@ -72,7 +72,7 @@ class RemoteSensors:
                 case Heartbeat():
                     remote.beat(name, event)
                 case DeviceSeen():
-                    remote.found(name, event)
+                    remote.device_seen(name, event)
                 case Reading():
                     self._pipeline.remote_reading(boot_id, name, event)
                     count += 1

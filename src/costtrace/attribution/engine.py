@@ -1,7 +1,7 @@
 """From granted time to rows: what requests owe, when they close, what a window adds up to.
 
-One `EngineAttribution` an engine. It is fed what `sharing` yields, in order, and leaves rows in `out`. All that it
-knows is in its fields: an agent that was killed goes on from its last transaction as if nothing had happened, and the
+One `EngineAttribution` an engine. It is fed what its `EnergyQueue` yields, in order, and leaves rows in `out`. All its
+state is in its fields: an agent that was killed goes on from its last transaction as if nothing had happened, and the
 same journal always gives the same rows (docs/method/rules.md sections 2 to 6).
 """
 
@@ -38,8 +38,8 @@ from costtrace.core.wall_time import wall_offset
 
 FOREVER = 1 << 62
 MOST_WAITING = 10_000
-"""Requests that wait for their window's end (policy `tree`): with more, what they share is settled at once. Some 10 MB
-of an agent's memory and of its state."""
+"""Requests that may wait for their window's end (policy `tree`): about 10 MB of the agent's memory and state. With
+more, what they share is settled at once."""
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class EngineAttribution(msgspec.Struct):
     wall_offset_ns: int
     started: EngineStarted | None = None
     coefficients: Coefficients | None = None
-    """Given from outside; None: what `fit` says."""
+    """Set from outside (tests, evaluation); None: those of `fit`."""
     fit: StepFit | None = None
     accounts: Accounts = msgspec.field(default_factory=Accounts)
     rounders: list[Rounder] = msgspec.field(default_factory=lambda: [Rounder(), Rounder(), Rounder()])
@@ -73,6 +73,7 @@ class EngineAttribution(msgspec.Struct):
     slots: dict[int, str] = {}
     """Request key of each slot whose part is open."""
     lingering: list[str] = []
+    """Request keys of parts without an open sequence, which may still bring another (`Policy.linger_ns`)."""
     waiting: list[RequestPart] = []
     """Parts that are over and share a prefix: what they owe is known at the window's end (policy `tree`)."""
     finished: list[int] = []
@@ -87,14 +88,14 @@ class EngineAttribution(msgspec.Struct):
     end_reason: str = ""
     out: Rows = msgspec.field(default_factory=lambda: Rows([], [], []))
 
-    def feed(self, staged: Waiting, meters: dict[str, DeviceMeter], devices: tuple[str, ...]) -> None:
+    def feed(self, entry: Waiting, meters: dict[str, DeviceMeter], devices: tuple[str, ...]) -> None:
         """Take the next grant or event. *meters*: the devices whose energy is measured; *devices*: the engine's."""
-        item = staged.item
+        item = entry.item
         at_ns: int = item.end_ns if isinstance(item, Grant) else getattr(item, "at_ns", 0)
         self.now_ns = max(self.now_ns, at_ns)
         match item:
             case Grant():
-                self._grant(item, staged, [meters.get(key) for key in devices] if meters else [])
+                self._grant(item, entry, [meters.get(key) for key in devices] if meters else [])
             case SequenceAdded():
                 self._added(item)
             case SequenceFinished():
@@ -110,16 +111,16 @@ class EngineAttribution(msgspec.Struct):
             case EngineStarted():
                 self._begin(item)
             case Snapshot():
-                self._resync(item, staged.contexts or {})
+                self._resync(item, entry.contexts or {})
             case EngineStopped():
-                self._stopped(item, staged.contexts or {})
+                self._stopped(item, entry.contexts or {})
             case _:
                 pass
         while self.lingering and self.now_ns - self.parts[self.lingering[0]].empty_since_ns >= self.policy.linger_ns:
             self._close_part(self.lingering.pop(0))
 
     def _begin(self, started: EngineStarted) -> None:
-        """The engine says what it is. The policies of now hold for its life."""
+        """Set up accounts and step model. The policies of this moment hold for the engine's life."""
         self.started = started
         self.accounts.set_head_fee(self.policy.head_fee)
         self.accounts.set_reach(reach_of(started.shape))
@@ -132,38 +133,38 @@ class EngineAttribution(msgspec.Struct):
         return rows
 
     def fit_row(self) -> FitRow | None:
-        """What the step model has learned; None before the engine has said what it is, or if it has no real steps."""
+        """What the step model has learned; None before the engine has started, or if its steps are estimates."""
         if self.fit is None:
             return None
         return fit_row(self.engine_id, self.fit, self.accounts.method or self._model()[1])
 
     # -- time ---------------------------------------------------------------------------------------------------
 
-    def _grant(self, grant: Grant, staged: Waiting, meters: list[DeviceMeter | None]) -> None:
+    def _grant(self, grant: Grant, entry: Waiting, meters: list[DeviceMeter | None]) -> None:
         if grant.window_ns != self.window.window_ns:
             self._close_window()
             self.window = BillingWindow(grant.window_ns, grant.start_ns, grant.start_ns)
         self.window.end_ns = grant.end_ns
         if grant.shared:
             self.window.shared.update(grant.shared)
-        segment, energy = grant.segment, staged.energy(grant.device_ns)
+        segment, energy = grant.segment, entry.energy(grant.device_ns)
         measured = [meter for meter in meters if meter is not None]
         self.window.sensors = [None if meter is None else meter.sensor for meter in meters] if meters else []
         if measured or self.energy_source != "none":
             self._label(measured)
         if segment.kind != "busy":
             self.window.add(segment.kind, segment.reason, grant.device_ns, energy)
-        elif segment.step is not None and staged.work is not None:
+        elif segment.step is not None and entry.work is not None:
             amounts = [sum(grant.device_ns), sum(energy.uj), sum(energy.energy_unknown_ns)]
-            model = (staged.spends[1], grant.device_steps) if staged.spends else None
-            served = self._step(segment, segment.step, staged.work, amounts, model, last=grant.last)
+            model = (entry.spends[1], grant.device_steps) if entry.spends else None
+            served = self._step(segment, segment.step, entry.work, amounts, model, last=grant.last)
             self.window.add("request" if served else "overhead", "nobody in the step", grant.device_ns, energy)
 
     def _label(self, meters: list[DeviceMeter]) -> None:
-        """How the energy of this window is obtained: all devices' ways, if they differ."""
+        """Note how the window's energy is obtained: all sources and scopes, where devices differ."""
         for name in ("source", "scope"):
-            known = {getattr(meter, name) for meter in meters} - {"", "none"}
-            setattr(self, f"energy_{name}", "+".join(sorted(known)) or ("none" if name == "source" else ""))
+            values = {getattr(meter, name) for meter in meters} - {"", "none"}
+            setattr(self, f"energy_{name}", "+".join(sorted(values)) or ("none" if name == "source" else ""))
         self.energy_simulated = any(meter.simulated for meter in meters)
 
     def _step(
@@ -188,7 +189,7 @@ class EngineAttribution(msgspec.Struct):
         return served
 
     def _model(self) -> tuple[Coefficients | None, str]:
-        """Coefficients and method by which the step that comes is shared."""
+        """Coefficients and method by which the next step is shared."""
         asked = self.policy.method
         if self.coefficients is not None or self.fit is None:
             estimate = self.started.estimate if self.started is not None else ""
@@ -218,13 +219,13 @@ class EngineAttribution(msgspec.Struct):
             part.empty_since_ns = 0
             self.lingering.remove(key)
         part.open_slots.append(added.slot)
-        # The first one stands: each step of a beam search brings new sequences, their prompts hold what was generated.
+        # Only the first length counts: each step of a beam search adds sequences whose prompts hold generated tokens.
         part.prompts.setdefault(added.prompt_key, added.prompt_tokens)
         self.slots[added.slot] = key
         self.accounts.add(added)
 
     def _path(self, path: PrefixPath) -> None:
-        """What a sequence found in the prefix cache, and what others may find of it."""
+        """Note what a sequence found in the prefix cache, and what others may find of it."""
         part = self.parts.get(self.slots.get(path.slot, ""))
         if self.accounts.tree is not None and part is not None and self.accounts.tree.path(path):
             part.shares_prefix = True
@@ -257,8 +258,7 @@ class EngineAttribution(msgspec.Struct):
                 self._true_up()
             return
         if not self.parts:
-            # Nobody is left to carry what could not be divided: it is whole now, with what was rounded off.
-            self._take_carry()
+            self._take_carry()  # nobody is left whose later steps would take it up
         self._book(part)
 
     def _book(self, part: RequestPart) -> None:
@@ -270,6 +270,7 @@ class EngineAttribution(msgspec.Struct):
         self.out.records.append(part.record(self.engine_id, role, self.wall_offset_ns, simulated=simulated))
 
     def _take_carry(self) -> None:
+        """Move what could not be divided among participants to the rounders: the next posting has it."""
         for rounder, carry in zip(self.rounders, self.accounts.take_carry(), strict=True):
             rounder.pool += carry
 
@@ -281,7 +282,7 @@ class EngineAttribution(msgspec.Struct):
     # -- windows and ends ---------------------------------------------------------------------------------------
 
     def _close_window(self) -> None:
-        """Settle everybody, write the rows of the window. Its postings then add up to what its devices gave."""
+        """Settle all accounts and write the window's rows. Its postings then add up to what its devices gave."""
         window = self.window
         if window.window_ns < 0:
             return
@@ -296,7 +297,7 @@ class EngineAttribution(msgspec.Struct):
         self.window = BillingWindow()
 
     def _settle(self) -> None:
-        """What everybody owes is on the parts."""
+        """Move what each open sequence owes to its part."""
         for slot, account in self.accounts.open.items():
             self.accounts.settle(account)
             part = self.parts[self.slots[slot]]
@@ -307,7 +308,7 @@ class EngineAttribution(msgspec.Struct):
         """Share what prompts of this window had in common, then book the parts that waited for it."""
         if (tree := self.accounts.tree) is None:
             return
-        if not self.parts:  # as in `_close_part`
+        if not self.parts:
             self._take_carry()
         parts = {slot: part for part in (*self.waiting, *self.parts.values()) for slot in part.slots()}
         for slot, amounts in tree.true_up({slot: part.record_id for slot, part in parts.items()}).items():
@@ -328,7 +329,7 @@ class EngineAttribution(msgspec.Struct):
         self.ended_ns, self.end_reason = event.at_ns, event.reason
 
     def _resync(self, snapshot: Snapshot, contexts: dict[int, int]) -> None:
-        """After a damaged stretch: believe the snapshot."""
+        """After a damaged stretch: what the snapshot says is open is open, and nothing else."""
         still_open = {added.slot for added in snapshot.open}
         for slot, account in list(self.accounts.open.items()):
             if slot not in still_open and account.finished is None:
@@ -345,12 +346,12 @@ class EngineAttribution(msgspec.Struct):
 
 
 def _generated(account: Account, contexts: dict[int, int]) -> int:
-    """Output tokens by what was computed: where the engine did not live to say it."""
+    """Output tokens by what was computed, where the engine ended before it could report them."""
     context, prompt = contexts.get(account.added.slot, 0), account.added.prompt_tokens
     return context - prompt + 1 if account.cached_tokens >= 0 and context >= prompt else 0
 
 
 def _unknown(slot: int, at_ns: int) -> SequenceAdded:
-    """A sequence whose arrival was lost."""
+    """Stand-in for the arrival of a sequence that was lost."""
     name = f"lost-{slot}"
     return SequenceAdded(slot, at_ns, name, "", name, "", 0, "", "", UNOBSERVED)

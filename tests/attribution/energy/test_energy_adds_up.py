@@ -16,57 +16,57 @@ from costtrace.core.events import Reading, SegmentHeader
 from costtrace.core.rows import Rows
 from costtrace.core.units import NS_PER_S
 
-FAULTS = ("", "", "", "", "", "", "", "", "lost", "unknown", "stalled", "reset", "fell to 5", "stands still", "late")
+FAULTS = ("", "", "", "", "", "", "", "", "lost", "unknown", "stalled", "reset", "fell to 5", "frozen", "late")
 
 
 def sensor_log(device, until_ns, rng, faults):
-    """Readings of one device, about ten a second; with *faults*, some are missing, late or of a counter begun anew."""
-    at_ns, uj, found = NS_PER_S // 2, rng.randrange(10**9), []
+    """Readings of one device, about ten a second; with *faults*, some are missing, late or of a reset counter."""
+    at_ns, uj, log = NS_PER_S // 2, rng.randrange(10**9), []
     while at_ns < until_ns + NS_PER_S:
         fault = rng.choice(FAULTS) if faults else ""
         step_ns = rng.randrange(50_000_000, 150_000_000) * (40 if fault == "late" else 1)
         at_ns += step_ns
-        uj += 0 if fault == "stands still" else step_ns * rng.randrange(50, 700) // 1_000
+        uj += 0 if fault == "frozen" else step_ns * rng.randrange(50, 700) // 1_000
         if fault == "fell to 5":
             uj = 5
         value = None if fault in {"lost", "unknown", "stalled"} else uj
-        found.append(Reading(device, at_ns, value, None, "nvml_counter", fault=fault if value is None else ""))
+        log.append(Reading(device, at_ns, value, None, "nvml_counter", fault=fault if value is None else ""))
         if fault == "reset":
-            found[-1] = msgspec.structs.replace(found[-1], fault="reset")
-    return found
+            log[-1] = msgspec.structs.replace(log[-1], fault="reset")
+    return log
 
 
 def run(lives, logs, rng, *, save=False):
-    """Rows, engines and the node, fed as an agent feeds it: readings and events in the order of their times."""
-    node, rows = Pipeline(Policy("roofline", "request"), NS_PER_S), Rows([], [], [])
+    """Rows, engines and the pipeline, fed as an agent feeds it: readings and events in the order of their times."""
+    pipeline, rows = Pipeline(Policy("roofline", "request"), NS_PER_S), Rows([], [], [])
     merged = [(at, 0, engine, event) for at, engine, event in in_order(lives)]
     merged += [(each.at_ns, 1, "", each) for log in logs.values() for each in log]
 
     def take():
-        for kept, new in zip(rows, node.take_rows(), strict=True):
+        for kept, new in zip(rows, pipeline.take_rows(), strict=True):
             kept.extend(new)
 
     for reached, _, engine_id, event in sorted(merged, key=lambda row: row[:2]):
         if isinstance(event, Reading):
-            node.reading(BOOT_ID, event)
+            pipeline.reading(BOOT_ID, event)
         else:
             if isinstance(event, SegmentHeader):
-                node.add(engine_id, event)
-            node.feed(engine_id, event)
+                pipeline.add(engine_id, event)
+            pipeline.take(engine_id, event)
         if rng.random() < 0.05:
-            node.sweep(reached - 1)
+            pipeline.sweep(reached - 1)
             take()
             if save:
-                node = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
+                pipeline = msgspec.json.decode(msgspec.json.encode(pipeline), type=Pipeline)
     for engine_id in lives:
-        node.end(engine_id)
-    node.sweep(1 << 60)
-    node.sweep(1 << 60)
+        pipeline.end(engine_id)
+    pipeline.sweep(1 << 60)
+    pipeline.sweep(1 << 60)
     take()
-    return rows, node.all_engine_rows(), node
+    return rows, pipeline.all_engine_rows(), pipeline
 
 
-def check_energy(rows, node):
+def check_energy(rows, pipeline):
     posted, metered = defaultdict(int), defaultdict(int)
     for p in rows.postings:
         posted[p.engine_id, p.window_ns] += p.energy_uj or 0
@@ -81,7 +81,7 @@ def check_energy(rows, node):
         metered[m.engine_id, m.window_ns] += m.energy_uj or 0
         assert m.energy_uj is None or m.energy_uj >= 0
     assert {k: v for k, v in posted.items() if v} == {k: v for k, v in metered.items() if v}
-    assert sum(posted.values()) == sum(meter.attributed_uj for meter in node.meters.values())
+    assert sum(posted.values()) == sum(meter.attributed_uj for meter in pipeline.meters.values())
     by_record = defaultdict(int)
     for p in rows.postings:
         by_record[p.record_id] += p.energy_uj or 0
@@ -110,11 +110,11 @@ def test_with_a_good_sensor_every_microjoule_is_on_a_row_or_the_devices_own(seed
     names = tuple(f"GPU-{n}" for n in range(devices))
     life = random_life(seed, rounds=40, profile=profile, devices=names)
     logs = {name: sensor_log(name, life.events[-1].at_ns, rng, faults=False) for name in names}
-    rows, engines, node = run({life.engine_id: life.events}, logs, rng)
+    rows, engines, pipeline = run({life.engine_id: life.events}, logs, rng)
     check(rows, engines)
-    check_energy(rows, node)
+    check_energy(rows, pipeline)
     for name, log in logs.items():
-        (meter,) = (meter for key, meter in node.meters.items() if key.endswith(f"/{name}"))
+        (meter,) = (meter for key, meter in pipeline.meters.items() if key.endswith(f"/{name}"))
         assert meter.attributed_uj + meter.outside_uj == counted_uj(log)
 
 
@@ -124,10 +124,10 @@ def test_whatever_a_sensor_suffers_time_and_energy_still_add_up(seed, profile, r
     lives[1].engine_id = "another"
     until_ns = max(life.events[-1].at_ns for life in lives)
     logs = {"GPU-0": sensor_log("GPU-0", until_ns, rng, faults=True)}
-    rows, engines, node = run({life.engine_id: life.events for life in lives}, logs, rng)
+    rows, engines, pipeline = run({life.engine_id: life.events for life in lives}, logs, rng)
     check(rows, engines)
-    check_energy(rows, node)
-    (meter,) = node.meters.values()
+    check_energy(rows, pipeline)
+    (meter,) = pipeline.meters.values()
     assert meter.attributed_uj + meter.outside_uj <= counted_uj(logs["GPU-0"])
 
 

@@ -1,4 +1,4 @@
-"""A device's first work is held: the same rows however often the agent looked, and wherever it was killed."""
+"""A device's first work is held: the same rows however often the agent swept, and wherever it was killed."""
 
 import random
 
@@ -19,7 +19,7 @@ BUSY = Profile(arrivals=0.5, pause=0.02)
 
 def late_counter(until_ns, seed, *, known_after_s=10, faults=False):
     """Readings of a counter that is renewed every 100 ms and 60 ms late, placed once its period is known."""
-    rng, at_ns, found = random.Random(seed), NS_PER_S // 2, []
+    rng, at_ns, log = random.Random(seed), NS_PER_S // 2, []
     last_uj = -1
     while at_ns < until_ns + 4 * NS_PER_S:
         at_ns += rng.randrange(80 * NS_PER_MS, 120 * NS_PER_MS)
@@ -31,7 +31,7 @@ def late_counter(until_ns, seed, *, known_after_s=10, faults=False):
         known = at_ns > known_after_s * NS_PER_S
         fault = rng.choice(["", "", "", "", "", "", "", "lost", "reset"]) if faults else ""
         held_ns = update_ns if known and uj != last_uj else at_ns
-        found.append(
+        log.append(
             Reading(
                 "GPU-0",
                 held_ns,
@@ -44,39 +44,39 @@ def late_counter(until_ns, seed, *, known_after_s=10, faults=False):
             )
         )
         last_uj = uj
-    return found
+    return log
 
 
 def rows_of(lives, log, rng, *, often, save=False):
-    """Postings, energy of the records, and the node; a share *often* of all events and readings is followed by a look.
+    """Postings, energy of the records, and the pipeline; it is swept after a share *often* of all events and readings.
 
-    The engines have said what they have, and their device been read once, before the first look.
+    All engines have started, and their device has been read once, before the first sweep.
     """
-    node, postings, records = Pipeline(Policy("roofline", "request"), NS_PER_S), [], []
+    pipeline, postings, records = Pipeline(Policy("roofline", "request"), NS_PER_S), [], []
     merged = [(at, 0, engine_id, event) for at, engine_id, event in in_order(lives)]
     merged += [(each.at_ns + each.lag_ns, 1, "", each) for each in log]
     merged.sort(key=lambda row: (not isinstance(row[3], SegmentHeader | EngineStarted), *row[:2]))
 
     def look(until_ns):
-        node.sweep(until_ns)
-        rows = node.take_rows()
+        pipeline.sweep(until_ns)
+        rows = pipeline.take_rows()
         postings.extend(rows.postings)
         records.extend((record.record_id, record.energy_uj) for record in rows.records)
 
     for reached_ns, _, engine_id, event in merged:
         if isinstance(event, Reading):
-            node.reading(BOOT_ID, event)
+            pipeline.reading(BOOT_ID, event)
             continue
         if isinstance(event, SegmentHeader):
-            node.add(engine_id, event)
-        node.feed(engine_id, event)
-        if node.meters and rng.random() < often:
+            pipeline.add(engine_id, event)
+        pipeline.take(engine_id, event)
+        if pipeline.meters and rng.random() < often:
             look(reached_ns - 1)
             if save:
-                node = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
+                pipeline = msgspec.json.decode(msgspec.json.encode(pipeline), type=Pipeline)
     look(1 << 60)
     look(1 << 60)
-    return postings, records, node
+    return postings, records, pipeline
 
 
 def by_window(postings):
@@ -97,8 +97,8 @@ def test_the_same_rows_however_often_the_agent_looked_and_wherever_it_was_killed
     ]
     assert by_window(ways[0][0]) == by_window(ways[1][0]) == by_window(ways[2][0])
     assert sorted(ways[0][1]) == sorted(ways[1][1]) == sorted(ways[2][1])
-    for postings, _, node in ways:
-        (meter,) = node.meters.values()
+    for postings, _, pipeline in ways:
+        (meter,) = pipeline.meters.values()
         assert meter.holds > 0, "there was something to hold"
         assert sum(posting.energy_uj or 0 for posting in postings) == meter.attributed_uj > 0
         if not faults:

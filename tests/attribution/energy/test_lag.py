@@ -1,4 +1,4 @@
-"""The lag of a counter is found from what the device was given to do, and not imagined where there is nothing."""
+"""The lag of a counter is found from what the device was given to do, and none is invented where there is none."""
 
 import random
 
@@ -59,8 +59,8 @@ def test_with_its_lag_a_late_counter_gives_each_step_what_it_drew():
     meter, numbers = metered(100)
     settled = [(meter.take(number), busy) for number, busy in numbers[1_200:1_900]]
     for busy, watts in ((True, BUSY_W), (False, IDLE_W)):
-        given = [result.uj for result, was in settled if was is busy]
-        assert sum(given) / len(given) == pytest.approx(watts * 20 * 1_000, rel=0.05)
+        energies_uj = [result.uj for result, was in settled if was is busy]
+        assert sum(energies_uj) / len(energies_uj) == pytest.approx(watts * 20 * 1_000, rel=0.05)
 
 
 def test_under_a_steady_load_no_lag_is_imagined():

@@ -33,8 +33,8 @@ def grant(devices, pieces=1):
 def proportions(model, one):
     """Of the parts of a step's energy, as they are shared."""
     time = step_prices(COEFFICIENTS, "roofline", FEATURES)
-    own = energy_prices(model.regression.coefficients(), time, FEATURES, sum(one.device_ns) / one.device_steps)
-    return (own.head / own.token, own.context / own.token)
+    prices = energy_prices(model.regression.coefficients(), time, FEATURES, sum(one.device_ns) / one.device_steps)
+    return (prices.head / prices.token, prices.context / prices.token)
 
 
 @pytest.mark.parametrize(("devices", "pieces"), [(8, 1), (1, 4), (8, 4)])
@@ -48,20 +48,20 @@ def test_a_step_without_length_is_whole():
 
 
 def test_what_a_step_takes_once_is_told_from_power_of_busy_time_though_both_go_nearly_together(model):
-    found = model.regression.coefficients()
-    assert found == pytest.approx([0.1, 0.3, 20_000, 0.0, 0.0, 1e6], rel=0.01)
+    coefficients = model.regression.coefficients()
+    assert coefficients == pytest.approx([0.1, 0.3, 20_000, 0.0, 0.0, 1e6], rel=0.01)
 
 
 def test_what_a_step_takes_once_is_shared_as_its_fixed_time_is():
     time = step_prices(COEFFICIENTS, "roofline", FEATURES)
-    own = energy_prices((0.0, 0.0, 0.0, 0.0, 0.0, 1e6), time, FEATURES, STEP_NS)
-    assert own.head * FEATURES.heads == pytest.approx(1e6)
-    assert (own.token, own.sequence, own.context) == (0.0, 0.0, 0.0)
+    prices = energy_prices((0.0, 0.0, 0.0, 0.0, 0.0, 1e6), time, FEATURES, STEP_NS)
+    assert prices.head * FEATURES.heads == pytest.approx(1e6)
+    assert (prices.token, prices.sequence, prices.context) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("method", ["tokens", "equal"])
 def test_where_time_has_no_fixed_part_it_is_shared_as_all_of_the_time_is(method):
     time = step_prices(None if method == "tokens" else COEFFICIENTS, method, FEATURES)
-    own = energy_prices((0.0, 0.0, 0.0, 0.0, 0.0, 1e6), time, FEATURES, STEP_NS)
-    assert step_total(own, FEATURES) == pytest.approx(1e6)
-    assert own.head == 0.0
+    prices = energy_prices((0.0, 0.0, 0.0, 0.0, 0.0, 1e6), time, FEATURES, STEP_NS)
+    assert step_total(prices, FEATURES) == pytest.approx(1e6)
+    assert prices.head == 0.0

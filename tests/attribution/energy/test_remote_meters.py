@@ -35,11 +35,11 @@ def away_header(host="node-b"):
     return SegmentHeader(1, JOURNAL, 1, 0, host, "another boot", 1, AWAY_NS, WALL_NS)
 
 
-def away_reading(at_s, uj, **more):
-    return Reading("GPU-away", s(at_s) + AWAY_NS, uj, None, "nvml_counter", **more)
+def away_reading(at_s, uj, **fields):
+    return Reading("GPU-away", s(at_s) + AWAY_NS, uj, None, "nvml_counter", **fields)
 
 
-def idle_engine(node, devices, *, until_s, settings=None):
+def idle_engine(pipeline, devices, *, until_s, settings=None):
     """An engine that is ready at once, and idles."""
     start = simulated_start(devices, NS_PER_S)
     start = msgspec.structs.replace(start, settings=settings or {})
@@ -50,110 +50,110 @@ def idle_engine(node, devices, *, until_s, settings=None):
         Heartbeat(s(until_s), WALL_NS + s(until_s), 0, 0),
     ):
         if isinstance(event, SegmentHeader):
-            node.add("engine", event)
-        node.feed("engine", event)
+            pipeline.add("engine", event)
+        pipeline.take("engine", event)
 
 
-def remote_node(wait_s=60):
-    node = Pipeline(Policy(), 60 * NS_PER_S, remote_wait_ns=s(wait_s), remote_clock_ns=5)
-    node.remote.open(JOURNAL, away_header())
-    return node
+def remote_pipeline(wait_s=60):
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S, remote_wait_ns=s(wait_s), remote_clock_ns=5)
+    pipeline.remote.open(JOURNAL, away_header())
+    return pipeline
 
 
-def metered(node, until_s):
+def metered(pipeline, until_s):
     """Meter rows of the engine once it has ended."""
-    node.feed("engine", EngineStopped(s(until_s)))
-    node.sweep(s(until_s) + 1)
-    return node.take_rows().meter
+    pipeline.take("engine", EngineStopped(s(until_s)))
+    pipeline.sweep(s(until_s) + 1)
+    return pipeline.take_rows().meter
 
 
 def test_a_reading_is_placed_by_wall_time_and_not_by_the_other_nodes_monotonic_clock():
-    node = remote_node()
-    idle_engine(node, ["GPU-away@node-b"], until_s=10)
+    pipeline = remote_pipeline()
+    idle_engine(pipeline, ["GPU-away@node-b"], until_s=10)
     for at_s in (0, 4, 11):
-        node.remote_reading(BOOT_ID, JOURNAL, away_reading(at_s, at_s * 1_000_000))
-    node.sweep(s(10))
-    meter = node.meters[f"{BOOT_ID}/GPU-away"]
+        pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(at_s, at_s * 1_000_000))
+    pipeline.sweep(s(10))
+    meter = pipeline.meters[f"{BOOT_ID}/GPU-away"]
     assert meter.last_ns == s(4), "on this node's clock; the reading at 11 s is in the future yet"
     assert meter.host == "node-b"
 
 
 def test_a_reading_of_before_this_nodes_clock_is_known_begins_the_first_window():
-    node = remote_node()
+    pipeline = remote_pipeline()
     for at_s in (0.25, 0.5):
-        node.remote_reading(BOOT_ID, JOURNAL, away_reading(at_s, round(at_s * 1_000_000)))
-    idle_engine(node, ["GPU-away@node-b"], until_s=10)
-    node.remote_reading(BOOT_ID, JOURNAL, away_reading(11, 11_000_000))
-    node.sweep(s(10))
-    node.feed("engine", EngineStopped(s(10)))
-    node.sweep(s(12))
-    node.sweep(s(12))
-    (row,) = node.take_rows().meter
-    outside = node.meters[f"{BOOT_ID}/GPU-away"].outside_uj
+        pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(at_s, round(at_s * 1_000_000)))
+    idle_engine(pipeline, ["GPU-away@node-b"], until_s=10)
+    pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(11, 11_000_000))
+    pipeline.sweep(s(10))
+    pipeline.take("engine", EngineStopped(s(10)))
+    pipeline.sweep(s(12))
+    pipeline.sweep(s(12))
+    (row,) = pipeline.take_rows().meter
+    outside = pipeline.meters[f"{BOOT_ID}/GPU-away"].outside_uj
     assert row.energy_uj + outside == 10_500_000
     assert (row.energy_unknown_ns, row.sensor.host, row.sensor.clock_ns) == (0, "node-b", 5)
 
 
 def test_while_nothing_arrives_the_time_is_pending_and_on_no_row():
-    node = remote_node()
-    idle_engine(node, ["GPU-here", "GPU-away@node-b"], until_s=10)
-    node.sweep(s(10))
-    rows = node.take_rows()
+    pipeline = remote_pipeline()
+    idle_engine(pipeline, ["GPU-here", "GPU-away@node-b"], until_s=10)
+    pipeline.sweep(s(10))
+    rows = pipeline.take_rows()
     assert (rows.postings, rows.meter) == ([], [])
-    (pending,) = node.pending_rows()
+    (pending,) = pipeline.pending_rows()
     assert (pending.device, pending.host, pending.engine_id) == ("GPU-away", "node-b", "engine")
     assert pending.device_ns == s(9)
 
 
 def test_after_the_wait_its_energy_is_unknown_and_its_time_is_billed():
-    node = remote_node(wait_s=60)
-    idle_engine(node, ["GPU-away@node-b"], until_s=10)
-    node.feed("engine", EngineStopped(s(10)))
-    node.sweep(s(69))
-    assert node.take_rows().meter == []
-    node.sweep(s(71))
-    node.sweep(s(71))
-    (row,) = node.take_rows().meter
+    pipeline = remote_pipeline(wait_s=60)
+    idle_engine(pipeline, ["GPU-away@node-b"], until_s=10)
+    pipeline.take("engine", EngineStopped(s(10)))
+    pipeline.sweep(s(69))
+    assert pipeline.take_rows().meter == []
+    pipeline.sweep(s(71))
+    pipeline.sweep(s(71))
+    (row,) = pipeline.take_rows().meter
     assert (row.energy_uj, row.energy_unknown_ns, row.sensor) == (None, s(9), None)
-    assert node.pending_rows() == []
+    assert pipeline.pending_rows() == []
 
 
 def test_without_other_nodes_homes_nothing_is_waited_for():
-    node = Pipeline(Policy(), 60 * NS_PER_S)
-    idle_engine(node, ["GPU-away@node-b"], until_s=10)
-    (row,) = metered(node, 10)
+    pipeline = Pipeline(Policy(), 60 * NS_PER_S)
+    idle_engine(pipeline, ["GPU-away@node-b"], until_s=10)
+    (row,) = metered(pipeline, 10)
     assert (row.energy_uj, row.energy_unknown_ns) == (None, s(9))
 
 
 def test_what_this_nodes_own_sensors_see_is_not_taken_from_another():
-    node = remote_node()
-    node.found(BOOT_ID, DeviceSeen("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter"))
-    idle_engine(node, ["GPU-away"], until_s=10)
-    node.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 1))
-    assert node.meters == {}
+    pipeline = remote_pipeline()
+    pipeline.device_seen(BOOT_ID, DeviceSeen("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter"))
+    idle_engine(pipeline, ["GPU-away"], until_s=10)
+    pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 1))
+    assert pipeline.meters == {}
 
 
 def test_an_index_on_another_node_is_never_looked_up_among_this_nodes_devices():
-    node = remote_node()
-    node.found(BOOT_ID, DeviceSeen("GPU-here", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
-    node.reading(BOOT_ID, Reading("GPU-here", NS_PER_S, 0, None, "nvml_counter"))
-    idle_engine(node, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
-    node.sweep(s(10))
-    assert node.engines["engine"].stage.devices == (f"{BOOT_ID}/cuda-node-b-0",)
-    node.remote.found(JOURNAL, DeviceSeen("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
-    node.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 0))
-    node.sweep(s(10))
-    assert node.engines["engine"].stage.devices == (f"{BOOT_ID}/GPU-away",)
+    pipeline = remote_pipeline()
+    pipeline.device_seen(BOOT_ID, DeviceSeen("GPU-here", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
+    pipeline.reading(BOOT_ID, Reading("GPU-here", NS_PER_S, 0, None, "nvml_counter"))
+    idle_engine(pipeline, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
+    pipeline.sweep(s(10))
+    assert pipeline.engines["engine"].energy_queue.devices == (f"{BOOT_ID}/cuda-node-b-0",)
+    pipeline.remote.device_seen(JOURNAL, DeviceSeen("GPU-away", 0, "H100", "gpu", "gpu", "nvml_counter", index=0))
+    pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(1, 0))
+    pipeline.sweep(s(10))
+    assert pipeline.engines["engine"].energy_queue.devices == (f"{BOOT_ID}/GPU-away",)
 
 
 def test_where_another_node_has_several_gpus_an_index_of_it_stays_unknown():
-    node = remote_node()
+    pipeline = remote_pipeline()
     for index, uuid in enumerate(("GPU-away", "GPU-other")):
-        node.remote.found(JOURNAL, DeviceSeen(uuid, 0, "H100", "gpu", "gpu", "nvml_counter", index=index))
-        node.remote_reading(BOOT_ID, JOURNAL, msgspec.structs.replace(away_reading(1, 0), device=uuid))
-    idle_engine(node, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
-    node.sweep(s(10))
-    assert node.engines["engine"].stage.devices == (f"{BOOT_ID}/cuda-node-b-0",)
+        pipeline.remote.device_seen(JOURNAL, DeviceSeen(uuid, 0, "H100", "gpu", "gpu", "nvml_counter", index=index))
+        pipeline.remote_reading(BOOT_ID, JOURNAL, msgspec.structs.replace(away_reading(1, 0), device=uuid))
+    idle_engine(pipeline, ["cuda-node-b-0@node-b"], until_s=10, settings={"cuda_visible_devices": "0"})
+    pipeline.sweep(s(10))
+    assert pipeline.engines["engine"].energy_queue.devices == (f"{BOOT_ID}/cuda-node-b-0",)
 
 
 def test_a_rank_of_a_peer_is_not_an_index():
@@ -172,10 +172,10 @@ def test_a_wall_clock_that_was_set_over_there_is_followed(set_by_s, moved_s):
 
 
 def test_the_state_of_a_node_survives_its_agent():
-    node = remote_node()
-    idle_engine(node, ["GPU-away@node-b"], until_s=10)
-    node.remote_reading(BOOT_ID, JOURNAL, away_reading(0, 0))
-    node.sweep(s(10))
-    again = msgspec.json.decode(msgspec.json.encode(node), type=Pipeline)
-    assert again == node
+    pipeline = remote_pipeline()
+    idle_engine(pipeline, ["GPU-away@node-b"], until_s=10)
+    pipeline.remote_reading(BOOT_ID, JOURNAL, away_reading(0, 0))
+    pipeline.sweep(s(10))
+    again = msgspec.json.decode(msgspec.json.encode(pipeline), type=Pipeline)
+    assert again == pipeline
     assert isinstance(again.engines["engine"].started, EngineStarted)

@@ -14,20 +14,20 @@ from costtrace.core.units import NS_PER_MS, NS_PER_S
 
 T0 = 10 * NS_PER_S
 COUNT = 5
-works = st.one_of(
+uses = st.one_of(
     st.none(),  # it sits the step out
     st.tuples(st.just(1), st.integers(10, 5_000)),  # (tokens, context): a decode with the prompt behind it
     st.tuples(st.integers(2, 2_000), st.integers(0, 3_000)),
 )
 lives = st.lists(
-    st.tuples(st.integers(1, 50), st.lists(works, min_size=COUNT, max_size=COUNT)), min_size=1, max_size=150
+    st.tuples(st.integers(1, 50), st.lists(uses, min_size=COUNT, max_size=COUNT)), min_size=1, max_size=150
 )
 """By step: its length in ms, and what each of five requests does in it."""
 methods = st.sampled_from(["auto", "roofline", "affine", "tokens", "equal"])
 
 
 def bill(life, *, order=range(COUNT), names=None, policy=Policy()):  # noqa: B008 - immutable
-    """Usage records by request. *order*: in which the participants stand in each step, and get their slots."""
+    """Usage records by request. *order*: in which the participants are listed in each step, and get their slots."""
     order = list(order)
     names = names or {who: f"r{who}" for who in order}
     events = [header("e", T0), started(("GPU-0",), T0), EngineReady(T0)]
@@ -35,8 +35,8 @@ def bill(life, *, order=range(COUNT), names=None, policy=Policy()):  # noqa: B00
         key = names[who]
         events.append(SequenceAdded(slot, T0, f"s{slot}", key, key, f"s{slot}", 1 << 20, "m", "ant", "header"))
     now = T0
-    for index, (length, works) in enumerate(life):
-        items = tuple((slot, *works[who]) for slot, who in enumerate(order) if works[who] is not None)
+    for index, (length, uses) in enumerate(life):
+        items = tuple((slot, *uses[who]) for slot, who in enumerate(order) if uses[who] is not None)
         events.append(Step(index, now, now + length * NS_PER_MS, (), (), items))
         now += length * NS_PER_MS
     events += [SequenceFinished(slot, now, len(life) - 1, "stop", 1) for slot, _ in enumerate(order)]
@@ -62,7 +62,7 @@ def test_the_order_in_which_requests_come_and_stand_does_not_matter(life, order,
 @settings(max_examples=40)
 @given(lives, methods)
 def test_who_uses_the_same_pays_the_same(life, method):
-    twins = [(length, [works[0], works[0], *works[2:]]) for length, works in life]
+    twins = [(length, [uses[0], uses[0], *uses[2:]]) for length, uses in life]
     used = bill(twins, policy=Policy(method))
     assert abs(used["r0"] - used["r1"]) <= close(life)
 
@@ -70,7 +70,7 @@ def test_who_uses_the_same_pays_the_same(life, method):
 @settings(max_examples=40)
 @given(lives, methods)
 def test_who_is_in_no_step_pays_nothing_and_changes_nobodys_bill(life, method):
-    without = [(length, [*works[:-1], None]) for length, works in life]
+    without = [(length, [*uses[:-1], None]) for length, uses in life]
     used = bill(without, policy=Policy(method))
     assert used[f"r{COUNT - 1}"] == 0
     alone = bill(without, order=range(COUNT - 1), policy=Policy(method))

@@ -1,7 +1,7 @@
 """The worked example of docs/method/rules.md, through the real code: three requests, four steps, one bill.
 
-Times are microseconds after the engine began; the coefficients are those of the text. What stands here is compared with
-the tables of the document, so that neither can change alone.
+Times are microseconds after the engine began; the coefficients are those of the text. The figures here are compared
+with the tables of the document, so that neither can change alone.
 """
 
 import re
@@ -51,17 +51,17 @@ EVENTS = [
 
 @pytest.fixture(scope="module")
 def rows():
-    node = Pipeline(Policy("roofline"), 3_600 * 10**9)
-    node.add("e", header("e", T0))
+    pipeline = Pipeline(Policy("roofline"), 3_600 * 10**9)
+    pipeline.add("e", header("e", T0))
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(at(5_000))):
-        node.feed("e", event)
-    node.sweep(T0)
-    node.engines["e"].attribution.coefficients = COEFFICIENTS
+        pipeline.take("e", event)
+    pipeline.sweep(T0)
+    pipeline.engines["e"].attribution.coefficients = COEFFICIENTS
     for event in EVENTS:
-        node.feed("e", event)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
-    check(rows, node.all_engine_rows())
+        pipeline.take("e", event)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
+    check(rows, pipeline.all_engine_rows())
     return rows
 
 
@@ -145,8 +145,8 @@ def test_the_bill_is_that_of_the_document(rows):
         if name not in records:
             assert gpu_ns == sum(p.gpu_ns for p in rows.postings if p.kind == name)
             continue
-        found = records[name]
-        assert (found.prefill_ns, found.decode_ns, found.gpu_ns, found.wasted_ns) == pytest.approx(
+        record = records[name]
+        assert (record.prefill_ns, record.decode_ns, record.gpu_ns, record.wasted_ns) == pytest.approx(
             (prefill_ns, decode_ns, gpu_ns, wasted_ns), abs=3
         )
     assert (total[3], total[5]) == (sum(line[3] for line in lines), sum(line[5] for line in lines))

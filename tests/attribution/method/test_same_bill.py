@@ -67,17 +67,17 @@ def bill(profile, policy, shape, rounds, period_ns):
     """Digest of all rows of a life, and of what its model has learned."""
     life = random_life(11, rounds=rounds, profile=profile)
     events = [header(life.engine_id, 3 * NS_PER_S), started(("GPU-0",), NS_PER_S, shape=shape), *life.events[2:]]
-    node = Pipeline(policy, 10 * NS_PER_S)
-    node.add(life.engine_id, events[0])
+    pipeline = Pipeline(policy, 10 * NS_PER_S)
+    pipeline.add(life.engine_id, events[0])
     if period_ns:
         for reading in readings(events[-1].at_ns, period_ns):
-            node.reading(BOOT_ID, reading)
+            pipeline.reading(BOOT_ID, reading)
     for number, event in enumerate(events):
-        node.feed(life.engine_id, event)
-        if number % 97 == 0 and not period_ns:  # what comes before its engine's time would be the device's own
-            node.sweep(1 << 62)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
+        pipeline.take(life.engine_id, event)
+        if number % 97 == 0 and not period_ns:  # energy before the engine's time is on none of its rows
+            pipeline.sweep(1 << 62)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
     digest = hashlib.sha256()
     for posting in rows.postings:
         digest.update(repr([getattr(posting, name) for name in COLUMNS]).encode())
@@ -94,7 +94,7 @@ def bill(profile, policy, shape, rounds, period_ns):
             meter.energy_unknown_ns,
         )
         digest.update(repr(seen).encode())
-    fit = node.all_fit_rows()[0]
+    fit = pipeline.all_fit_rows()[0]
     if period_ns:
         assert sum(posting.energy_uj or 0 for posting in rows.postings if posting.kind == "request") > 0
     digest.update(repr((fit.launch_as, fit.token_as, fit.context_as, fit.sequence_as, fit.observations)).encode())

@@ -21,8 +21,8 @@ chunk = st.builds(lambda c, p: (c, 0, c * p + c * c // 2), st.integers(2, 4_096)
 @settings(max_examples=60)
 @given(st.sampled_from(MODELS + EXPERTS), st.lists(decode, min_size=1, max_size=9))
 def test_in_a_memory_bound_step_the_prices_are_the_shapley_value(c, batch):
-    for truth, found in zip(shapley(len(batch), game(c, batch)), priced(c, batch), strict=True):
-        assert found == pytest.approx(truth, rel=1e-9)
+    for truth, share in zip(shapley(len(batch), game(c, batch)), priced(c, batch), strict=True):
+        assert share == pytest.approx(truth, rel=1e-9)
 
 
 short = st.builds(lambda c, p: (c, 0, c * p + c * c // 2), st.integers(2, 8), st.integers(0, 20_000))
@@ -31,15 +31,15 @@ short = st.builds(lambda c, p: (c, 0, c * p + c * c // 2), st.integers(2, 8), st
 @settings(max_examples=40)
 @given(st.sampled_from(PROMPTS), st.lists(decode | short, min_size=1, max_size=9))
 def test_below_the_knee_what_is_done_once_for_all_prompts_or_decodes_is_split_as_shapley_does(c, batch):
-    for truth, found in zip(shapley(len(batch), game(c, batch)), priced(c, batch), strict=True):
-        assert found == pytest.approx(truth, rel=1e-9)
+    for truth, share in zip(shapley(len(batch), game(c, batch)), priced(c, batch), strict=True):
+        assert share == pytest.approx(truth, rel=1e-9)
 
 
 @settings(max_examples=40)
 @given(st.sampled_from(PROMPTS), st.lists(chunk, min_size=1, max_size=2))
 def test_of_two_prompts_alone_the_prices_are_the_shapley_value_on_either_side_of_the_knee(c, batch):
-    for truth, found in zip(shapley(len(batch), game(c, batch)), priced(c, batch), strict=True):
-        assert found == pytest.approx(truth, rel=1e-9)
+    for truth, share in zip(shapley(len(batch), game(c, batch)), priced(c, batch), strict=True):
+        assert share == pytest.approx(truth, rel=1e-9)
 
 
 @settings(max_examples=60)
@@ -59,11 +59,11 @@ def batches(most, draws=1, seed=1):
 
 
 def mean_misplaced(models, most, draws):
-    found = []
+    errors = []
     for place, batch in enumerate(batches(most, draws)):
         c = models[place % len(models)]
-        found.append(misplaced(shapley(len(batch), game(c, batch)), priced(c, batch)))
-    return sum(found) / len(found)
+        errors.append(misplaced(shapley(len(batch), game(c, batch)), priced(c, batch)))
+    return sum(errors) / len(errors)
 
 
 def test_in_mixed_steps_less_than_half_a_per_cent_of_the_money_is_misplaced():
@@ -142,8 +142,8 @@ def test_a_model_that_is_off_by_at_most_e_misplaces_at_most_half_of_e_over_1_min
     truth = [weight for weight, _ in weights]
     model = [weight * (1 + most * error) for weight, error in weights]
     whole = sum(truth)
-    found = [weight * whole / sum(model) for weight in model]
-    assert misplaced(truth, found) <= most / (2 * (1 - most)) + 1e-12
+    shares = [weight * whole / sum(model) for weight in model]
+    assert misplaced(truth, shares) <= most / (2 * (1 - most)) + 1e-12
 
 
 def test_a_coefficient_that_is_not_there_costs_nothing():

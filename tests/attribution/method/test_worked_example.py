@@ -53,18 +53,18 @@ EVENTS = [
 
 
 def bill(method):
-    node = Pipeline(Policy(method), 3_600 * S)
+    pipeline = Pipeline(Policy(method), 3_600 * S)
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(T0)):
-        if event is not None and not node.engines:
-            node.add("e", event)
-        node.feed("e", event)
-    node.sweep(T0)
-    node.engines["e"].attribution.coefficients = COEFFICIENTS
+        if event is not None and not pipeline.engines:
+            pipeline.add("e", event)
+        pipeline.take("e", event)
+    pipeline.sweep(T0)
+    pipeline.engines["e"].attribution.coefficients = COEFFICIENTS
     for event in EVENTS:
-        node.feed("e", event)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
-    check(rows, node.all_engine_rows())
+        pipeline.take("e", event)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
+    check(rows, pipeline.all_engine_rows())
     assert sums(rows) == {"request": 15 * S, "idle": 1 * S, "overhead": 0, "unobserved": 0}
     return {record.request_id: record for record in rows.records}
 
@@ -160,15 +160,15 @@ def test_a_step_that_takes_twice_as_long_costs_everybody_twice_as_much():
         else msgspec.structs.replace(e, at_ns=2 * e.at_ns)
         for e in EVENTS
     ]
-    node = Pipeline(Policy("affine"), 3_600 * S)
-    node.add("e", header("e", 2 * T0))
+    pipeline = Pipeline(Policy("affine"), 3_600 * S)
+    pipeline.add("e", header("e", 2 * T0))
     for event in (header("e", 2 * T0), started(("GPU-0",), 2 * T0), EngineReady(2 * T0)):
-        node.feed("e", event)
-    node.sweep(2 * T0)
-    node.engines["e"].attribution.coefficients = COEFFICIENTS
+        pipeline.take("e", event)
+    pipeline.sweep(2 * T0)
+    pipeline.engines["e"].attribution.coefficients = COEFFICIENTS
     for event in slow:
-        node.feed("e", event)
-    node.sweep(1 << 62)
-    twice = {record.request_id: record for record in node.take_rows().records}
+        pipeline.take("e", event)
+    pipeline.sweep(1 << 62)
+    twice = {record.request_id: record for record in pipeline.take_rows().records}
     for name in "ABC":
         assert twice[name].gpu_ns == pytest.approx(2 * used[name].gpu_ns, abs=3)

@@ -56,12 +56,12 @@ def test_it_is_the_shapley_value_of_the_tree_game(forest):
     for slot, (document, blocks) in enumerate(prompts, 1):
         names = [(document, block) for block in range(blocks)]
         known = computed.get(document, 0)
-        found = min(known, blocks)
-        path = numbers.path(slot, 0, names, found * BLOCK)
+        cached = min(known, blocks)
+        path = numbers.path(slot, 0, names, cached * BLOCK)
         if path is not None:
             tree.path(path)
         paid[slot] = 0
-        for block in range(found, blocks):  # a chunk each: what a block costs is then known exactly
+        for block in range(cached, blocks):  # a chunk each: what a block costs is then known exactly
             cost = costs[(document * 5 + block) % len(costs)]
             tree.begin(slot, BLOCK, block * BLOCK)
             tree.charged(slot, 0, cost)
@@ -76,16 +76,16 @@ def test_it_is_the_shapley_value_of_the_tree_game(forest):
 
     assert all(sum(amounts[meter] for amounts in transfers.values()) == 0 for meter in range(3))
     fair = shapley(list(paid), cost_of)
-    for slot, own in paid.items():
-        pays = own + transfers.get(slot, [0, 0, 0])[0]
+    for slot, charged in paid.items():
+        pays = charged + transfers.get(slot, [0, 0, 0])[0]
         assert abs(pays - fair[slot]) < 25 * len(paid)  # each node's remainder stays with who computed it
 
 
 def test_sequences_of_one_request_are_one_user():
     numbers, tree = PrefixNumbers(BLOCK), PrefixTree()
     names = [("d", block) for block in range(4)]
-    for slot, found in ((1, 0), (2, 64), (3, 64), (4, 64)):
-        tree.path(numbers.path(slot, 0, names, found))
+    for slot, cached in ((1, 0), (2, 64), (3, 64), (4, 64)):
+        tree.path(numbers.path(slot, 0, names, cached))
     tree.begin(1, 64, 0)
     tree.charged(1, 0, 900)
     record_of = {1: "a", 2: "a", 3: "b", 4: "b"}
@@ -129,8 +129,8 @@ def test_a_path_of_two_writers_is_paid_to_both():
 def test_blocks_computed_again_after_an_eviction_are_new_ones_with_a_new_cost():
     numbers, tree = PrefixNumbers(BLOCK), PrefixTree()
     names = [("d", block) for block in range(2)]
-    for slot, found in ((1, 0), (2, 0), (3, 32)):
-        tree.path(numbers.path(slot, 0, names, found))
+    for slot, cached in ((1, 0), (2, 0), (3, 32)):
+        tree.path(numbers.path(slot, 0, names, cached))
     for slot in (1, 2):
         tree.begin(slot, 32, 0)
         tree.charged(slot, 0, 100)

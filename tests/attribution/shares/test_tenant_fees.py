@@ -1,4 +1,4 @@
-"""Policy `tenant`: the head fee is split by tenant, then by request, whoever comes and goes, in O(1)."""
+"""Policy `tenant`: the head fee is split by tenant, then by request, whichever requests come and go, in O(1)."""
 
 from collections import defaultdict
 from fractions import Fraction
@@ -52,18 +52,18 @@ def live(script):
 
 
 def bill(events, policy):
-    node = Pipeline(policy, 3_600 * S)
-    node.add("e", header("e", T0))
+    pipeline = Pipeline(policy, 3_600 * S)
+    pipeline.add("e", header("e", T0))
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(T0)):
-        node.feed("e", event)
-    node.sweep(T0)
-    node.engines["e"].attribution.coefficients = FEE_ONLY
+        pipeline.take("e", event)
+    pipeline.sweep(T0)
+    pipeline.engines["e"].attribution.coefficients = FEE_ONLY
     for event in events:
-        node.feed("e", event)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
-    check(rows, node.all_engine_rows())
-    return {record.request_key: record for record in rows.records}, node.engines["e"].attribution.accounts
+        pipeline.take("e", event)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
+    check(rows, pipeline.all_engine_rows())
+    return {record.request_key: record for record in rows.records}, pipeline.engines["e"].attribution.accounts
 
 
 @given(scripts)
@@ -88,19 +88,19 @@ def test_a_tenant_with_three_requests_pays_as_much_as_one_with_one():
 
 def test_of_a_thousand_requests_of_a_tenant_one_that_comes_or_goes_touches_no_other():
     """The others are not settled: their marks stay where they were."""
-    node = Pipeline(Policy("roofline", "tenant"), 3_600 * S)
-    node.add("e", header("e", T0))
+    pipeline = Pipeline(Policy("roofline", "tenant"), 3_600 * S)
+    pipeline.add("e", header("e", T0))
     for event in (header("e", T0), started(("GPU-0",), T0), EngineReady(T0)):
-        node.feed("e", event)
+        pipeline.take("e", event)
     for slot in range(1_001):
         key = f"r{slot}"
-        node.feed("e", SequenceAdded(slot, T0, key, key, key, key, 10, "m", "ant", "header"))
-    node.feed("e", Step(0, T0, T0 + S, (), tuple((slot, 10) for slot in range(1_000)), ()))
-    node.sweep(T0 + S)
-    accounts = node.engines["e"].attribution.accounts
+        pipeline.take("e", SequenceAdded(slot, T0, key, key, key, key, 10, "m", "ant", "header"))
+    pipeline.take("e", Step(0, T0, T0 + S, (), tuple((slot, 10) for slot in range(1_000)), ()))
+    pipeline.sweep(T0 + S)
+    accounts = pipeline.engines["e"].attribution.accounts
     before = [accounts.open[slot].marks for slot in range(1_000)]
-    node.feed("e", Step(1, T0 + S, T0 + 2 * S, (), ((1_000, 10),), ()))
-    node.feed("e", SequenceFinished(1_000, T0 + 2 * S, 1, "stop", 1))
-    node.feed("e", Step(2, T0 + 2 * S, T0 + 3 * S, (1_000,), (), ()))
-    node.sweep(T0 + 3 * S)
+    pipeline.take("e", Step(1, T0 + S, T0 + 2 * S, (), ((1_000, 10),), ()))
+    pipeline.take("e", SequenceFinished(1_000, T0 + 2 * S, 1, "stop", 1))
+    pipeline.take("e", Step(2, T0 + 2 * S, T0 + 3 * S, (1_000,), (), ()))
+    pipeline.sweep(T0 + 3 * S)
     assert [accounts.open[slot].marks for slot in range(1_000)] == before

@@ -22,15 +22,15 @@ def exact(batch, knee):
 @settings(max_examples=200)
 @given(st.lists(size, max_size=20), st.integers(0, 512), knees)
 def test_all_that_is_beyond_the_knee_is_paid_and_who_has_more_tokens_pays_no_less(sizes, singles, knee):
-    found = beyond_knee(sizes, singles, knee)
+    beyond = beyond_knee(sizes, singles, knee)
     tokens = sum(sizes) + singles
     if tokens <= knee:
-        assert found == {}
+        assert beyond == {}
         return
-    assert set(found) == {*sizes, *([1] if singles else [])}
-    whole = sum(found[tokens] for tokens in sizes) + (found[1] * singles if singles else 0.0)
+    assert set(beyond) == {*sizes, *([1] if singles else [])}
+    whole = sum(beyond[tokens] for tokens in sizes) + (beyond[1] * singles if singles else 0.0)
     assert whole == pytest.approx(tokens - knee, rel=1e-9, abs=1e-9)
-    paid = [found[tokens] for tokens in sorted(found)]
+    paid = [beyond[tokens] for tokens in sorted(beyond)]
     assert paid == sorted(paid) or paid == pytest.approx(sorted(paid), rel=1e-6, abs=1e-9)
     assert min(paid) >= 0.0
 
@@ -38,18 +38,18 @@ def test_all_that_is_beyond_the_knee_is_paid_and_who_has_more_tokens_pays_no_les
 @settings(max_examples=60)
 @given(st.lists(size.filter(lambda tokens: tokens > 1), min_size=1, max_size=2), st.integers(0, 9), knees)
 def test_with_two_prompts_at_most_it_is_the_shapley_value_to_a_fraction_of_a_token(sizes, singles, knee):
-    found = beyond_knee(sizes, singles, knee)
+    beyond = beyond_knee(sizes, singles, knee)
     truth = exact([*sizes, *[1] * singles], knee)
     for tokens, value in zip([*sizes, *[1] * singles], truth, strict=True):
-        assert found.get(tokens, 0.0) == pytest.approx(value, abs=0.6)
+        assert beyond.get(tokens, 0.0) == pytest.approx(value, abs=0.6)
 
 
 @settings(max_examples=60)
 @given(st.lists(size.filter(lambda tokens: tokens > 1), min_size=3, max_size=9), st.integers(0, 3), knees)
 def test_with_more_prompts_it_is_close_to_it(sizes, singles, knee):
-    found = beyond_knee(sizes, singles, knee)
+    beyond = beyond_knee(sizes, singles, knee)
     batch = [*sizes, *[1] * singles]
-    off = sum(abs(found.get(tokens, 0.0) - value) for tokens, value in zip(batch, exact(batch, knee), strict=True))
+    off = sum(abs(beyond.get(tokens, 0.0) - value) for tokens, value in zip(batch, exact(batch, knee), strict=True))
     assert off / 2 < 0.06 * sum(batch)
 
 

@@ -90,7 +90,7 @@ def test_rows_of_a_model_with_windows_add_up_to_the_meter(seed):
     node = Pipeline(Policy(), 10 * NS_PER_S)
     node.add(life.engine_id, events[0])
     for event in events:
-        node.feed(life.engine_id, event)
+        node.take(life.engine_id, event)
     node.sweep(1 << 62)
     rows = node.take_rows()
     assert sum(p.gpu_ns for p in rows.postings if p.kind == "request") == sum(m.request_ns for m in rows.meter) > 0

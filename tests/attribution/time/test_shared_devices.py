@@ -1,4 +1,4 @@
-"""Engines on common devices: each instant of a device is given out once, and it does not matter when one looks."""
+"""Engines on common devices: each instant of a device is given out once, and it does not matter when time is swept."""
 
 import random
 from itertools import pairwise
@@ -39,8 +39,8 @@ def engines(seed, count=3, rounds=25):
 
 @given(st.integers(0, 10_000), st.integers(1, 5))
 def test_the_grants_of_a_device_are_the_union_of_its_engines_lives(seed, count):
-    rows, found = attribute(engines(seed, count))
-    check(rows, found)
+    rows, engine_rows = attribute(engines(seed, count))
+    check(rows, engine_rows)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.randoms(use_true_random=False))
@@ -80,8 +80,8 @@ def test_engines_that_are_never_there_together_do_not_share():
     one = random_life(1, rounds=30, announced_ns=2 * NS_PER_S)
     begun = one.events[-1].at_ns + NS_PER_S
     two = random_life(2, rounds=30, started_ns=begun, announced_ns=begun + NS_PER_S)
-    rows, found = attribute({one.engine_id: one.events, two.engine_id: two.events}, window_ns=3_600 * NS_PER_S)
-    check(rows, found)
+    rows, engine_rows = attribute({one.engine_id: one.events, two.engine_id: two.events}, window_ns=3_600 * NS_PER_S)
+    check(rows, engine_rows)
     assert not any(m.shared for m in rows.meter)
 
 
@@ -91,8 +91,8 @@ def test_an_engine_restarted_on_its_device_begins_where_the_other_ended_or_at_it
     # It began to load while the first still served: of that time it can get nothing that was given out before.
     two = random_life(2, rounds=30, started_ns=end - NS_PER_S // 2, announced_ns=end + NS_PER_S)
     lives = {one.engine_id: one.events, two.engine_id: two.events}
-    rows, found = attribute(lives)
-    check(rows, found)
+    rows, engine_rows = attribute(lives)
+    check(rows, engine_rows)
     early = [m for m in rows.meter if m.engine_id == two.engine_id and m.start_ns < end]
     assert all(m.shared for m in early)
     assert sum(given_ns(m) for m in rows.meter if m.engine_id == one.engine_id) == end - NS_PER_S
@@ -103,10 +103,10 @@ def test_an_engine_that_came_and_went_while_another_was_loading_takes_only_its_o
     guest = random_life(1, rounds=5, started_ns=5 * NS_PER_S, announced_ns=6 * NS_PER_S)
     slow = random_life(2, rounds=5, started_ns=NS_PER_S, announced_ns=600 * NS_PER_S)
     assert guest.events[-1].at_ns < 600 * NS_PER_S
-    rows, found = attribute(
+    rows, engine_rows = attribute(
         {guest.engine_id: guest.events, slow.engine_id: slow.events}, sweep_at=(lambda _: True) if live else None
     )
-    check(rows, found)
+    check(rows, engine_rows)
     mine = sum(given_ns(m) for m in rows.meter if m.engine_id == slow.engine_id)
     whole = slow.events[-1].at_ns - NS_PER_S
     assert mine == whole - (guest.events[-1].at_ns - 5 * NS_PER_S)
@@ -117,8 +117,8 @@ def test_a_late_engine_that_connects_two_groups_shares_with_both():
     two = random_life(2, rounds=60, devices=("GPU-1",))
     both = random_life(3, rounds=20, devices=("GPU-0", "GPU-1"), started_ns=4 * NS_PER_S, announced_ns=4 * NS_PER_S)
     lives = {life.engine_id: life.events for life in (one, two, both)}
-    rows, found = attribute(lives, sweep_at=lambda n: n % 7 == 0)
-    check(rows, found)
+    rows, engine_rows = attribute(lives, sweep_at=lambda n: n % 7 == 0)
+    check(rows, engine_rows)
     for life in (one, two):
         mine = [m for m in rows.meter if m.engine_id == life.engine_id]
         assert {m.shared for m in mine} == {True, False}
@@ -128,8 +128,8 @@ def test_a_late_engine_that_connects_two_groups_shares_with_both():
 def test_two_equal_busy_engines_get_half_of_the_device_each_to_the_nanosecond():
     life = random_life(1, rounds=50)
     twin = msgspec.structs.replace(life.events[0], engine_id="twin")
-    rows, found = attribute({life.engine_id: life.events, "twin": [twin, *life.events[1:]]})
-    check(rows, found)
+    rows, engine_rows = attribute({life.engine_id: life.events, "twin": [twin, *life.events[1:]]})
+    check(rows, engine_rows)
     halves = [sum(given_ns(m) for m in rows.meter if m.engine_id == e) for e in (life.engine_id, "twin")]
     pre_announcement = 2 * NS_PER_S  # loading, before either was known: the first to be known has it
     assert abs(max(halves) - min(halves) - pre_announcement) <= len(life.events)
@@ -137,15 +137,15 @@ def test_two_equal_busy_engines_get_half_of_the_device_each_to_the_nanosecond():
 
 def test_nothing_is_said_of_an_engine_after_its_end():
     life = random_life(1, rounds=10)
-    rows, found = attribute(
+    rows, engine_rows = attribute(
         {life.engine_id: [*life.events, EngineStopped(life.events[-1].at_ns + 10**9), *life.events[3:]]}
     )
-    check(rows, found)
-    assert found[0].ended_ns == life.events[-1].at_ns
+    check(rows, engine_rows)
+    assert engine_rows[0].ended_ns == life.events[-1].at_ns
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)).map(sorted).map(tuple), max_size=12))
 def test_merged_intervals_are_the_same_union(intervals):
-    found = merged(intervals)
-    assert union_ns(found) == union_ns(intervals)
-    assert all(one[1] < two[0] for one, two in pairwise(found))
+    union = merged(intervals)
+    assert union_ns(union) == union_ns(intervals)
+    assert all(one[1] < two[0] for one, two in pairwise(union))

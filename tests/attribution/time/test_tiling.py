@@ -1,4 +1,4 @@
-"""Every instant of an engine's life is in exactly one segment, whatever stands in its journal and in whatever order."""
+"""Every instant of an engine's life is in exactly one segment, whatever its journal holds and in whatever order."""
 
 from itertools import pairwise
 
@@ -82,8 +82,8 @@ def test_any_events_tile_the_life_up_to_the_newest_time_that_they_show(all_event
 def test_every_step_is_there_once_and_the_engine_ends_when_it_said(all_events, end):
     items, timeline = feed(all_events, end or 1)
     assert_tiles(items, timeline)
-    told = [event for event in all_events if isinstance(event, Step)]
-    assert [item.step for item in items if isinstance(item, Segment) and item.step] == told
+    steps = [event for event in all_events if isinstance(event, Step)]
+    assert [item.step for item in items if isinstance(item, Segment) and item.step] == steps
     assert timeline.until_ns >= end
 
 

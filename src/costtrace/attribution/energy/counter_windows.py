@@ -2,14 +2,14 @@
 
 Between two readings of a device's counter lies a window. Its energy is distributed over the pieces of engines' time in
 it (steps, idle, start-up) by the energy model, rescaled so that the window adds up to the counter to the microjoule. A
-piece is complete once a reading lies beyond its end. What no engine had is the device's own (`outside_uj`).
+piece is complete once a reading lies beyond its end. Energy of time that no engine had is kept apart (`outside_uj`).
 
-The first `HOLD_NS` of a device's work are held, and distributed once it has been found when their readings hold
-(`energy_hold`): until then nothing that lies behind their begin is settled.
+Readings of the first `HOLD_NS` of a device's work are held until their times are known (`first_work`): until then
+nothing after the first of them is settled.
 
-A counter that falls has been reset, and one whose declared gain has changed counts anew: what that window took is
-unknown, never negative. A counter that stands still for
-longer than any sensor's period is not believed. Unknown is a gap, in nanoseconds, beside what is known.
+A counter that falls has been reset, and one whose declared gain has changed has begun a new count: the energy of that
+window is unknown, never negative. A counter that does not move for longer than any sensor's period is not believed.
+Time whose energy is unknown is counted in nanoseconds, beside the energy that is known.
 """
 
 from heapq import heapify, heappop, heappush
@@ -52,65 +52,67 @@ class Piece(msgspec.Struct):
     load: Load
     uj: int = 0
     done_ns: int = 0
-    """Device time that has been given its energy; the rest is a gap when the piece is taken."""
+    """Device time that has been given its energy; the rest is of unknown energy when the piece is taken."""
     coefficients: list[float] | None = None
-    """Of the energy model by which its end was distributed; None: it has not been."""
+    """Of the energy model that gave its end its energy; None: its end has none."""
 
 
 class Result(NamedTuple):
-    """A piece's energy. `energy_unknown_ns` of its device time has none that is known."""
+    """A piece's energy in uJ, and the device time whose energy is not known."""
 
     uj: int
     energy_unknown_ns: int
     coefficients: list[float] | None
-    """Of the energy model, as it was then: what is shared by it does not depend on when somebody looks."""
+    """Of the energy model, as it was then: shares do not depend on when the piece is taken."""
 
 
 class DeviceMeter(msgspec.Struct):
     """One device's counter, and the pieces that wait for it."""
 
     source: str = "none"
-    """As rows name it; ``estimated:...`` where it is a part of a board by rule."""
+    """How energy is obtained, as rows name it; ``estimated:...`` where it is a share of a board's by rule."""
     scope: str = ""
     simulated: bool = False
     last_ns: int = -1
     last_uj: int = -1
-    """The newest reading that stands (-1: none)."""
+    """Time and value of the reading with which the present window begins (-1: none)."""
     given_up_ns: int = -1
-    """What has no energy by now and lies before this instant gets none."""
-    told_ns: int = -1
-    """Time of the newest reading of any kind."""
+    """Time before this instant that has no energy yet gets none."""
+    newest_ns: int = msgspec.field(default=-1, name="told_ns")
+    """Time of the newest reading of any kind, less the lag."""
     pieces: dict[int, Piece] = {}
     coming: list[tuple[int, int]] | None = None
-    """Begin and number of the pieces behind the newest reading: a heap. None: a state of before there was one."""
+    """Begin and number of the pieces that begin after the newest reading: a heap. None: from an older agent's state."""
     under_way: list[int] = []
-    """Numbers of the others that have not been distributed to their end, by their begin."""
+    """Numbers of the pieces that have begun and lack the energy of their end, by their begin."""
     first_busy_ns: int = -1
-    """Begin of the first piece in which something ran, of those after what has been held. -1: there was none."""
+    """Begin of the first piece in which something ran, after those that have been held. -1: there is none."""
     held: list[Reading] = []
-    """Readings of the device's first work, that wait for their place."""
+    """Readings of the device's first work, whose times are not known yet."""
     holds: int = 0
+    """How often readings have been held and released."""
     begun: bool = False
-    """That is over: readings are distributed as they come."""
+    """No more are held: readings are distributed as they come."""
     next_piece: int = 0
     model: EnergyModel = msgspec.field(default_factory=EnergyModel)
     queue: list[Reading] = []
     outside_uj: int = 0
-    """Since the beginning, energy of time that no engine had."""
+    """Energy of time that no engine had, since the beginning."""
     attributed_uj: int = 0
     resets: int = 0
     lag: LagFinder = msgspec.field(default_factory=LagFinder)
     sensor: EnergyProvenance | None = None
-    """How it was read last; None: it has not been."""
+    """How the newest reading was made; None: there was none."""
     host: str = ""
-    """Whose agent reads it, where that is another node's."""
+    """The node whose agent reads it, if it is another one."""
     clock_ns: int = 0
-    """... and by how much that node's wall clock may differ from this one's, as declared."""
+    """By how much that node's wall clock may differ from this one's, as declared."""
     read_ns: int = -1
-    """When the newest reading that stands was made; it holds `lag` earlier."""
+    """The time of that reading before the lag is taken off."""
     read_mw: int | None = None
+    """Its power."""
     period_known: bool = False
-    """Readings hold when the sensor renewed its value; before its period was known, when they were made."""
+    """Readings carry the times at which the sensor renewed its value; before, those at which they were made."""
     check: CrossCheck = msgspec.field(default_factory=CrossCheck)
 
     def __post_init__(self) -> None:
@@ -119,7 +121,7 @@ class DeviceMeter(msgspec.Struct):
             heapify(self.coming)
 
     def add(self, piece: Piece) -> int:
-        """A piece waits from now on; returns its number."""
+        """Take in a piece that waits for its energy. Returns its number."""
         number = self.next_piece
         self.next_piece += 1
         self.pieces[number] = piece
@@ -130,7 +132,7 @@ class DeviceMeter(msgspec.Struct):
         return number
 
     def take(self, number: int) -> Result | None:
-        """A piece's energy, if all of it is settled; the piece is then forgotten."""
+        """Remove a piece whose energy is settled and return it; None: it is not settled yet."""
         piece = self.pieces[number]
         if piece.end_ns > self.settled_ns() and piece.end_ns > piece.start_ns:
             return None
@@ -143,33 +145,33 @@ class DeviceMeter(msgspec.Struct):
 
     def heard_ns(self) -> int:
         """Time of the newest reading of any kind, distributed or held."""
-        return max(self.told_ns, self.held[-1].at_ns) if self.held else self.told_ns
+        return max(self.newest_ns, self.held[-1].at_ns) if self.held else self.newest_ns
 
     def give_up(self, at_ns: int) -> None:
-        """Nothing more will be learned about the time before *at_ns*."""
+        """Settle the time before *at_ns*: what has no energy yet stays without."""
         if self.held:
             self._release()
         self.given_up_ns = max(self.given_up_ns, at_ns)
-        self._see(at_ns, self.given_up_ns)
+        self._advance(at_ns, self.given_up_ns)
 
     def read(self, reading: Reading) -> None:
-        """Take the next reading. All engines' time up to it has been added."""
+        """Take the next reading. The pieces of all engines up to it must have been added."""
         if not self._hold(reading):
             self._read(reading, learn=True)
 
     def _hold(self, reading: Reading) -> bool:
-        """Whether the reading waits, as it is of the device's first work."""
+        """Hold a reading of the device's first work; False: it is not held."""
         if self.begun or not 0 <= self.first_busy_ns < reading.at_ns or reading.source == "none":
             return False
         if self.held and sensor_of(reading, "", 0) != sensor_of(self.held[0], "", 0):
-            self._release()  # what comes now is another count
+            self._release()  # this reading begins another count
             return False
         sparse = self.heard_ns() >= 0 and reading.at_ns - self.heard_ns() > QUIET_NS
-        self._see(reading.at_ns)
+        self._advance(reading.at_ns)
         self.held.append(reading)
-        newest_ns = max((piece.end_ns for _, piece in self._under_way()), default=reading.at_ns)
+        busy_until_ns = max((piece.end_ns for _, piece in self._under_way()), default=reading.at_ns)
         long = reading.at_ns - self.held[0].at_ns >= HOLD_NS or len(self.under_way) > HOLD_PIECES
-        if sparse or long or reading.at_ns - newest_ns > QUIET_NS:
+        if sparse or long or reading.at_ns - busy_until_ns > QUIET_NS:
             self._release()
         return True
 
@@ -178,26 +180,26 @@ class DeviceMeter(msgspec.Struct):
         self.holds += 1
         readings, self.held = placed(self.held), []
         pieces = self._under_way()
-        works = [BusyStretch(piece.start_ns, piece.end_ns, piece.load) for _, piece in pieces]
-        learned = learn(readings, works, self.lag.lag_ns)
+        stretches = [BusyStretch(piece.start_ns, piece.end_ns, piece.load) for _, piece in pieces]
+        learned = learn(readings, stretches, self.lag.lag_ns)
         self.lag = LagFinder(self.lag.lag_ns if learned is None else learned.lag_ns)
         self.model = self.model if learned is None else learned.model
         assert self.coming is not None
         self.coming += [(piece.start_ns, number) for number, piece in pieces]
         heapify(self.coming)
         self.under_way = []
-        self.begun = self.holds >= HOLDS or sum(work.load.busy_ns for work in works) >= HOLD_BUSY_NS
+        self.begun = self.holds >= HOLDS or sum(each.load.busy_ns for each in stretches) >= HOLD_BUSY_NS
         for reading in readings:
             self._read(reading, learn=learned is None)
         coming = (self.pieces.get(number) for _, number in self.coming)
         self.first_busy_ns = min((piece.start_ns for piece in coming if piece and piece.load.busy_ns), default=-1)
 
     def _under_way(self) -> list[tuple[int, Piece]]:
-        """Without those that were taken before their energy came."""
+        """Pieces under way, without those that were taken before their energy was known."""
         return [(number, piece) for number in self.under_way if (piece := self.pieces.get(number)) is not None]
 
-    def _see(self, at_ns: int, settled_ns: int = -1) -> None:
-        """Pieces that begin before *at_ns* are under way; those that end by *settled_ns* are no longer."""
+    def _advance(self, at_ns: int, settled_ns: int = -1) -> None:
+        """Put pieces under way that begin before *at_ns*, and drop those that end by *settled_ns*."""
         assert self.coming is not None
         while self.coming and self.coming[0][0] < at_ns:
             number = heappop(self.coming)[1]
@@ -209,15 +211,15 @@ class DeviceMeter(msgspec.Struct):
             self.under_way = [number for number, piece in self._under_way() if piece.end_ns > settled_ns]
 
     def _read(self, reading: Reading, *, learn: bool) -> None:
-        """Take a reading at its place. *learn*: or its window has been learned from already."""
+        """Take a reading whose time is known. *learn*: False if the model has learned from its window already."""
         if reading.period_ns and not self.period_known:
             self.period_known = True
             self.lag.restart()
         at_ns, value = reading.at_ns - self.lag.lag_ns, reading.energy_uj
-        if at_ns <= self.told_ns and self.told_ns >= 0 and not reading.fault:
+        if at_ns <= self.newest_ns and self.newest_ns >= 0 and not reading.fault:
             return
-        self.told_ns = max(self.told_ns, at_ns)
-        self._see(reading.at_ns)
+        self.newest_ns = max(self.newest_ns, at_ns)
+        self._advance(reading.at_ns)
         if value is None:
             if (self.last_ns >= 0 and at_ns - self.last_ns > FAULT_NS) or self.last_ns < 0:
                 self.give_up(at_ns)
@@ -229,13 +231,13 @@ class DeviceMeter(msgspec.Struct):
             self.sensor = sensor_of(reading, self.host, self.clock_ns)
         if self.last_ns < 0:
             self.give_up(at_ns)
-            self._stand(reading, at_ns, value)
+            self._begin_window(reading, at_ns, value)
         elif another or value < self.last_uj or reading.fault == "reset":
             self.resets += 1
             self.give_up(at_ns)
-            self._stand(reading, at_ns, value)
+            self._begin_window(reading, at_ns, value)
         elif value == self.last_uj and at_ns - self.last_ns <= FROZEN_NS:
-            return  # it has not moved yet: the window goes on
+            return  # not renewed yet: the window goes on
         elif value == self.last_uj:
             self.give_up(at_ns)
         else:
@@ -244,30 +246,31 @@ class DeviceMeter(msgspec.Struct):
             if reading.source == "nvml_counter":
                 self.check.window(reading.at_ns - self.read_ns, gained_uj, (self.read_mw, reading.power_mw))
             if self.lag.window(self.read_ns, reading.at_ns, gained_uj, choose=learn):
-                self.model.begin_anew()  # what it had learned was of windows in the wrong place
-            self._stand(reading, at_ns, value)
+                self.model.restart()  # it had learned from windows in the wrong place
+            self._begin_window(reading, at_ns, value)
 
     def _of_another_count(self, reading: Reading) -> bool:
-        """The reading is of a count that does not go on from the last one: its gain, its scope, ... is another."""
-        known = self.sensor
-        return known is not None and sensor_of(reading, known.host, known.clock_ns) != known
+        """Whether a reading does not continue the last one's count: its gain, scope, share or source differs."""
+        last = self.sensor
+        return last is not None and sensor_of(reading, last.host, last.clock_ns) != last
 
-    def _stand(self, reading: Reading, at_ns: int, value: int) -> None:
+    def _begin_window(self, reading: Reading, at_ns: int, value: int) -> None:
+        """Begin the next window with a reading."""
         self.last_ns, self.last_uj = at_ns, value
         self.read_ns, self.read_mw = reading.at_ns, reading.power_mw
-        self._see(at_ns, at_ns)
+        self._advance(at_ns, at_ns)
 
     def _distribute(self, end_ns: int, energy_uj: int, *, learn: bool) -> None:
-        """Give a window's energy to the pieces in it, by the model's expectation of each."""
+        """Give a window's energy to the pieces in it, in proportion to what the model expects of each."""
         start_ns = self.last_ns
         if self.given_up_ns > start_ns:
-            # Part of the window is over for its pieces: its even share of the energy is the device's own.
-            gone_until_ns = min(self.given_up_ns, end_ns)
-            gone_uj = energy_uj * (gone_until_ns - start_ns) // (end_ns - start_ns)
-            self.outside_uj += gone_uj
-            energy_uj -= gone_uj
-            start_ns = gone_until_ns
-        names: list[int] = []
+            # The window's begin was given up: its even share of the energy goes to no piece.
+            until_ns = min(self.given_up_ns, end_ns)
+            given_up_uj = energy_uj * (until_ns - start_ns) // (end_ns - start_ns)
+            self.outside_uj += given_up_uj
+            energy_uj -= given_up_uj
+            start_ns = until_ns
+        numbers: list[int] = []
         loads: list[Load] = []
         covered_ns = 0
         coefficients = self.model.regression.coefficients()
@@ -276,9 +279,9 @@ class DeviceMeter(msgspec.Struct):
             if begin >= end:
                 continue
             length = piece.end_ns - piece.start_ns
-            names.append(number)
+            numbers.append(number)
             loads.append(piece.load.times((end - begin) / length))
-            # Cumulative, so that the windows of a piece sum to it.
+            # A difference of cumulative parts, so that the parts of a piece sum to it.
             device_ns = (
                 piece.device_ns * (end - piece.start_ns) // length
                 - piece.device_ns * (begin - piece.start_ns) // length
@@ -292,15 +295,15 @@ class DeviceMeter(msgspec.Struct):
         if not any(weights):
             weights = [max(1, int(load.ns)) for load in (*loads, uncovered)]
         shares = largest_remainder(energy_uj, weights)
-        for number, share in zip(names, shares, strict=False):
+        for number, share in zip(numbers, shares, strict=False):
             self.pieces[number].uj += share
         self.outside_uj += shares[-1]
         self.attributed_uj += energy_uj - shares[-1]
         if learn and end_ns - start_ns <= LEARN_NS:
-            whole = uncovered
+            total = uncovered
             for load in loads:
-                whole = whole.plus(load)
-            self.model.observe(whole, energy_uj)
+                total = total.plus(load)
+            self.model.observe(total, energy_uj)
 
 
 def piece_of(start_ns: int, end_ns: int, device_ns: int, load: Load = NOTHING) -> Piece:

@@ -1,6 +1,6 @@
-"""Two witnesses of one device: does its energy counter agree with its own power, integrated? Pure.
+"""Does a device's energy counter agree with its own power, integrated over time? Pure.
 
-What they differ by is published and changes nothing. 5 % is what others allow (InferenceX). A counter that integrates
+Their difference is published and changes no row. InferenceX allows 5 %. A counter that integrates
 only what a part-time sensor sees, and one-second averages of power, differ by more for a while and less over time.
 """
 
@@ -11,11 +11,11 @@ from costtrace.core.units import NS_PER_S
 LONGEST_NS = 5 * NS_PER_S // 2
 """Readings further apart than this are not compared: nothing is known of the power between them."""
 MEMORY_NS = 600 * NS_PER_S
-"""What is older counts half."""
+"""After so much compared time all sums are halved, so that older readings count less."""
 
 
 class CrossCheck(msgspec.Struct):
-    """One device's."""
+    """One device's counter and its integrated power, over the same windows."""
 
     compared_ns: int = 0
     counted_uj: int = 0
@@ -35,7 +35,7 @@ class CrossCheck(msgspec.Struct):
         self.integrated_uj += (before_mw + after_mw) * length_ns // 2_000_000
 
     def residual(self) -> float | None:
-        """By what share integrated power exceeds the counter; None: less than 10 s have been compared."""
+        """By what share integrated power exceeds the counter; None: fewer than 10 s have been compared."""
         if self.compared_ns < 10 * NS_PER_S or not self.counted_uj:
             return None
         return self.integrated_uj / self.counted_uj - 1

@@ -1,6 +1,6 @@
 """Which device of the sensors is the one that an engine names? Pure.
 
-An engine knows its devices by what its framework says: a full UUID, or what stands in CUDA_VISIBLE_DEVICES. The sensors
+An engine knows its devices by what its framework says: a full UUID, or an entry of CUDA_VISIBLE_DEVICES. The sensors
 know them by NVML's UUIDs, which are the same in every container; only which of them are visible differs. An index means
 something only among the devices that are visible to the engine, in their order there.
 
@@ -22,10 +22,10 @@ _FRAMEWORK = re.compile(r"(?:cuda|xpu|gpu)-(?!.*-peer-\d+$).*-(\d+)$")
 
 
 class Resolved(NamedTuple):
-    """A device of the sensors, or why it cannot be told which."""
+    """A device of the sensors, or why it is not known which one."""
 
     uuid: str
-    """Empty: it cannot be told."""
+    """Empty: it is not known."""
     why: str = ""
 
 
@@ -49,23 +49,23 @@ def meter_of(device: DeviceRef, sensed: Sequence[DeviceSeen], settings: Mapping[
     if device.uuid.startswith("CPU-"):
         return Resolved("", "the stand-in of a host without a GPU names itself")
     visible = settings.get("cuda_visible_devices")
-    found = resolve(device, sensed, visible)
+    match = resolve(device, sensed, visible)
     named = device.uuid.startswith(("GPU-", "MIG-"))
     boards = sum(each.kind == "gpu" and not each.parent for each in sensed)
-    if found.uuid and not named and visible is None and boards > 1:
+    if match.uuid and not named and visible is None and boards > 1:
         return Resolved("", f"{device.uuid!r} is an index, and which of {boards} GPUs it counts is not known")
-    return found
+    return match
 
 
 def visible_devices(text: str, sensed: Sequence[DeviceSeen]) -> list[Resolved]:
-    """All devices that a CUDA_VISIBLE_DEVICES shows, in CUDA's order. As CUDA does, stop at the first that is none."""
-    found: list[Resolved] = []
+    """The devices that a CUDA_VISIBLE_DEVICES shows, in CUDA's order, up to the first that is none (as CUDA does)."""
+    devices: list[Resolved] = []
     for entry in (part.strip() for part in text.split(",")):
-        each = _by_text(entry, sensed, None)
-        if not each.uuid or each in found:
+        match = _by_text(entry, sensed, None)
+        if not match.uuid or match in devices:
             break
-        found.append(each)
-    return found
+        devices.append(match)
+    return devices
 
 
 def _by_text(text: str, sensed: Sequence[DeviceSeen], visible: str | None) -> Resolved:
@@ -83,10 +83,10 @@ def _by_text(text: str, sensed: Sequence[DeviceSeen], visible: str | None) -> Re
 
 
 def _by_prefix(text: str, sensed: Sequence[DeviceSeen]) -> Resolved:
-    fits = [each.uuid for each in sensed if each.uuid.startswith(text)]
-    if len(fits) == 1:
-        return Resolved(fits[0])
-    return Resolved("", f"{len(fits)} devices begin with {text!r}" if fits else f"no sensor sees {text!r}")
+    matches = [each.uuid for each in sensed if each.uuid.startswith(text)]
+    if len(matches) == 1:
+        return Resolved(matches[0])
+    return Resolved("", f"{len(matches)} devices begin with {text!r}" if matches else f"no sensor sees {text!r}")
 
 
 def _by_instance(board: str, gpu_instance: str, compute_instance: str, *, sensed: Sequence[DeviceSeen]) -> Resolved:
@@ -105,7 +105,7 @@ def _by_index(number: int, sensed: Sequence[DeviceSeen], visible: str | None) ->
         return Resolved("", f"device {number} is not among CUDA_VISIBLE_DEVICES={visible}")
     boards = {each.index: each for each in sensed if each.kind == "gpu" and not each.parent}
     if len({each.name for each in boards.values()}) > 1:
-        # CUDA counts the fastest first unless it is told otherwise, NVML by place on the bus.
+        # CUDA counts the fastest first (unless CUDA_DEVICE_ORDER says otherwise), NVML by place on the bus.
         return Resolved("", f"an index ({number}) does not tell GPUs of different kinds apart; name them by UUID")
     if number not in boards:
         return Resolved("", f"NVML has no device {number}")

@@ -1,4 +1,4 @@
-"""How old is what a counter shows? Found by holding its windows against what the device was given to do.
+"""How old is what a counter shows? Found by comparing its windows with what the device was given to do.
 
 Drivers smooth and publish late (60 ms on A100, 100 ms on GA10x, 600 ms where power is a one-second average) and do
 not say so. A window that is taken as it was read then pays for steps before it. What the device was given to do (busy
@@ -21,24 +21,24 @@ LONGEST_LAG_NS = (CANDIDATES - 1) * BIN_NS
 BINS = CANDIDATES + 60
 """How far back the bins reach: the longest lag and the longest window."""
 LONGEST_NS = 500 * NS_PER_MS
-"""Windows longer than this tell nothing of a lag."""
+"""Windows longer than this say nothing about a lag."""
 FORGETTING = 0.9995
 ENOUGH = 60
-"""Windows that a choice is made from, at least."""
+"""Windows needed before a lag is chosen."""
 EVERY = 10
-"""Windows between two looks."""
+"""A lag is chosen once every so many windows."""
 LEAST = 0.2
-"""Share of the windows' variance that has to be explained."""
+"""Share of the power's variance that a lag has to explain."""
 BETTER = 0.03
-"""... and by how much more (of what is unexplained) than with the present lag."""
+"""How much more than the present lag it has to explain, as a share of what that leaves unexplained ..."""
 LITTLE = 0.005
-"""... and in any case by this much: of a load that repeats, several lags explain all."""
+"""... and of all variance: where a load repeats, several lags explain nearly everything."""
 STEADY = 1e-6
-"""Less relative variance than this is none."""
+"""Relative variance below this counts as none."""
 
 
 class Sums(msgspec.Struct, array_like=True):
-    """Of one candidate, over windows: busy share b and tokens a second t, with power."""
+    """Sums over windows for one candidate lag: of busy share b, tokens per ns t and power p (uJ per ns)."""
 
     b: float = 0.0
     t: float = 0.0
@@ -49,7 +49,7 @@ class Sums(msgspec.Struct, array_like=True):
     tp: float = 0.0
 
     def take(self, b: float, t: float, power: float) -> None:
-        """A window."""
+        """Add a window."""
         keep = FORGETTING
         self.b = self.b * keep + b
         self.t = self.t * keep + t
@@ -80,18 +80,19 @@ class LagFinder(msgspec.Struct):
     lag_ns: int = 0
     first_bin: int = 0
     busy: list[float] = []
-    """Busy ns in each bin; the last one is the newest."""
+    """Busy ns in each bin, from `first_bin` on."""
     tokens: list[float] = []
+    """Tokens in each bin."""
     seen: int = 0
     count: float = 0.0
     power: float = 0.0
     square: float = 0.0
-    """Of power."""
+    """Sums over windows, with forgetting: of 1, of power and of its square."""
     sums: list[Sums] = []
-    """By candidate."""
+    """By candidate lag."""
 
     def expect(self, start_ns: int, end_ns: int, load: Load) -> None:
-        """The device was given this to do (evenly over the time)."""
+        """Note what the device was given to do, evenly over [start, end)."""
         if not load.busy_ns or end_ns <= start_ns:
             return
         newest = (end_ns - 1) // BIN_NS
@@ -109,9 +110,9 @@ class LagFinder(msgspec.Struct):
             self.tokens[number - self.first_bin] += load.tokens * share
 
     def window(self, start_ns: int, end_ns: int, energy_uj: int, *, choose: bool = True) -> bool:
-        """Take a counter window at the times at which it was read. True if the lag has been changed.
+        """Take a counter window at the times at which it was read. True if that has changed the lag.
 
-        *choose*: whether it may be.
+        *choose*: whether it may change it.
         """
         length_ns = end_ns - start_ns
         if not 0 < length_ns <= LONGEST_NS or start_ns // BIN_NS - CANDIDATES < self.first_bin or not self.busy:
@@ -132,23 +133,24 @@ class LagFinder(msgspec.Struct):
         return choose and self.seen >= ENOUGH and self.seen % EVERY == 0 and self._choose()
 
     def restart(self) -> None:
-        """Readings are placed otherwise from now on: what was seen so far says nothing of the lag that they have."""
+        """Forget all windows, but not the lag: readings are placed at other times from now on."""
         self.seen, self.count, self.power, self.square, self.sums = 0, 0.0, 0.0, 0.0, []
 
     def _choose(self) -> bool:
         spread = self.square - self.power * self.power / self.count
         if spread <= STEADY * self.square:
             return False
-        found = [sums.explained(self.count, self.power, spread) for sums in self.sums]
-        best = max(range(CANDIDATES), key=found.__getitem__)
-        now = found[round(min(self.lag_ns, LONGEST_LAG_NS) / BIN_NS)]
-        if found[best] < LEAST or found[best] - now < max(BETTER * (1 - now), LITTLE):
+        explained = [sums.explained(self.count, self.power, spread) for sums in self.sums]
+        best = max(range(CANDIDATES), key=explained.__getitem__)
+        now = explained[round(min(self.lag_ns, LONGEST_LAG_NS) / BIN_NS)]
+        if explained[best] < LEAST or explained[best] - now < max(BETTER * (1 - now), LITTLE):
             return False
-        self.lag_ns = best * BIN_NS + _peak(found, best)
+        self.lag_ns = best * BIN_NS + _peak_offset_ns(explained, best)
         return True
 
 
 def _running(bins: list[float]) -> list[float]:
+    """Sums of the bins before each boundary."""
     upto = [0.0]
     for value in bins:
         upto.append(upto[-1] + value)
@@ -156,17 +158,17 @@ def _running(bins: list[float]) -> list[float]:
 
 
 def _at(upto: list[float], after_ns: int) -> float:
-    """A running sum at a time after the first bin's begin."""
+    """A running sum at a time after the first bin's begin, interpolated."""
     number, rest_ns = divmod(after_ns, BIN_NS)
     if number >= len(upto) - 1:
         return upto[-1]
     return upto[number] + (upto[number + 1] - upto[number]) * rest_ns / BIN_NS
 
 
-def _peak(found: list[float], best: int) -> int:
-    """How far the top of the parabola through the best and its neighbours lies from the best, in ns."""
-    if not 0 < best < len(found) - 1:
+def _peak_offset_ns(explained: list[float], best: int) -> int:
+    """How far the top of the parabola through the best candidate and its neighbours lies from the best."""
+    if not 0 < best < len(explained) - 1:
         return 0
-    before, top, after = found[best - 1 : best + 2]
+    before, top, after = explained[best - 1 : best + 2]
     bend = before - 2 * top + after
     return round(BIN_NS * (before - after) / (2 * bend)) if bend < 0 else 0

@@ -1,9 +1,9 @@
-"""What energy follows: the model by which a counter's windows are distributed over steps and idle time.
+"""The model by which the energy of a counter's windows is distributed over steps and idle time.
 
     E(window) = P0 * time + Pb * busy time + e_s * steps + e_t * tokens + e_c * KV tokens + e_a * prefill attention
 
-e_s is what a step takes once, whatever is in it: the weights are read. Without it their energy passes for power of
-busy time, and a token of a prompt for cheaper than it is.
+Energies in uJ, times in ns. e_s is what a step takes once, whatever is in it: the weights are read. Without it that
+energy would be taken for power of busy time, and a prompt's token would seem cheaper than it is.
 
 Fitted per device on its own counter windows, so that its idle watts are among the coefficients. Errors move energy
 between the steps of one window and never create or lose any: each window is rescaled to its counter.
@@ -23,7 +23,7 @@ PRIOR = (0.10, 0.35, 0.0, 0.0, 0.0, 0.0)
 """uJ per ns of time and of busy time (100 W idle, 350 W more when busy): round numbers; only proportions count."""
 
 LEAST_EXPECTED = 4.0
-"""A window's residual is taken of what was expected, or of this part of its energy if that is more."""
+"""A window's residual is relative to its expected energy, but at least to its energy divided by this."""
 
 
 class Load(NamedTuple):
@@ -37,11 +37,11 @@ class Load(NamedTuple):
     steps: float = 0.0
 
     def times(self, factor: float) -> "Load":
-        """A part of it."""
+        """The load times a factor."""
         return Load(*(value * factor for value in self))
 
     def plus(self, other: "Load") -> "Load":
-        """Both."""
+        """The sum of two loads."""
         return Load(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -56,7 +56,7 @@ class EnergyModel(msgspec.Struct):
     error_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.regression.prior) != len(PRIOR):  # kept by a release that knew fewer regressors
+        if len(self.regression.prior) != len(PRIOR):  # a state of a release with fewer regressors
             self.regression = Regression(list(PRIOR), forgetting=self.regression.forgetting)
 
     def weight(self, load: Load) -> float:
@@ -64,7 +64,7 @@ class EnergyModel(msgspec.Struct):
         return self.regression.predict(list(load))
 
     def observe(self, load: Load, energy_uj: int) -> None:
-        """Learn from a counter window; by how much of it the model is off counts, as power varies by so much of it."""
+        """Learn from a counter window. Residuals are relative: power varies in proportion to itself."""
         if energy_uj <= 0:
             return
         expected_uj = self.weight(load)
@@ -77,21 +77,21 @@ class EnergyModel(msgspec.Struct):
         """Power of the device when nothing runs on it, in W; None: it has learned from nothing yet."""
         return None if not self.regression.weight else self.regression.coefficients()[0] * 1e3
 
-    def begin_anew(self) -> None:
-        """Windows are placed otherwise from now on: what was learned counts as a prior."""
+    def restart(self) -> None:
+        """Keep what was learned as a prior only: windows are placed at other times from now on."""
         self.regression.forget()
 
     def unexplained(self) -> float:
-        """Sum of the squares of what is left of its windows."""
+        """Sum of the squared residuals of its windows."""
         return self.regression.residual()
 
     def mape(self) -> float | None:
-        """Mean error of its predictions over the last windows, as a share; None: it has seen none."""
+        """Mean absolute error of recent predictions, as a share of a window's energy; None: no window yet."""
         return self.error_sum / self.error_weight if self.error_weight else None
 
 
 def energy_prices(coefficients: Sequence[float], time_prices: Prices, features: Features, step_ns: float) -> Prices:
-    """Energy prices of a step: what follows time is shared as time is, the rest by what it is for.
+    """Energy prices of a step, in uJ: what follows time is shared as time is, the rest by what it is for.
 
     What a step takes once is shared as its fixed time is (head fees, and for experts who made them be read); as all of
     its time, where the time prices have no such part. *step_ns*: all of the step's time on one device; the

@@ -5,7 +5,7 @@ their journals. Monotonic clocks of different hosts have nothing in common, so a
 
     here = there + (wall - monotonic, there) - (wall - monotonic, here)
 
-Wrong by as much as the two wall clocks differ; how much that can be is declared, and stands on the rows.
+Wrong by as much as the two wall clocks differ. How much that can be is declared, and is on the rows.
 """
 
 import msgspec
@@ -34,17 +34,17 @@ class RemoteMeters(msgspec.Struct):
     """By device, the newest reading (on wall time) of before this node's clock was known: windows begin with it."""
 
     def open(self, name: str, header: SegmentHeader) -> None:
-        """A journal has been found; nothing happens if it was known."""
+        """Take in a journal by its header; nothing happens if it is known."""
         if name not in self.journals:
             self.journals[name] = RemoteJournal(header.host, header.wall_ns - header.monotonic_ns)
 
     def beat(self, name: str, beat: Heartbeat) -> None:
-        """Its wall clock may have been set."""
+        """Take a heartbeat of a journal: its host's wall clock may have been set."""
         journal = self.journals[name]
         journal.wall_offset_ns = wall_offset(journal.wall_offset_ns, beat)
 
-    def found(self, name: str, device: DeviceSeen) -> None:
-        """Its sensors have found a device."""
+    def device_seen(self, name: str, device: DeviceSeen) -> None:
+        """The sensors of a journal have found a device."""
         host = self.journals[name].host
         self.devices.setdefault(host, {})[device.uuid] = device
         self.hosts[device.uuid] = host
@@ -63,5 +63,5 @@ class RemoteMeters(msgspec.Struct):
         ]
 
     def forget(self, name: str) -> None:
-        """A journal is there no longer."""
+        """Drop a journal that is no longer there."""
         self.journals.pop(name, None)

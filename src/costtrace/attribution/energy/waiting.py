@@ -1,6 +1,7 @@
 """Between time and accounts: each engine's granted time waits here until its energy is known.
 
-Work is worked out on the way in (the energy model needs it), energy is joined on the way out. Events pass in order.
+What a step did is derived when its grant comes in (the energy model needs it); its energy is added when it goes out.
+Events keep their place among the grants.
 """
 
 from collections.abc import Iterator
@@ -17,50 +18,50 @@ from costtrace.core.events import EngineStarted, EngineStopped, SequenceAdded, S
 
 
 class Energy(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Energy of a grant: what is known of it, by device, and the device time of which none is known."""
+    """Energy of a grant by device, in uJ, and the device time in ns whose energy is not known."""
 
     uj: tuple[int, ...]
     energy_unknown_ns: tuple[int, ...]
 
 
 class Waiting(msgspec.Struct, gc=False):
-    """A grant or an event on its way, with what attribution needs to know of it."""
+    """A grant or an event in the queue, with what attribution needs beside it."""
 
     item: Grant | TimelineItem
     work: StepWork | None = None
-    """Of a grant that is a piece of a step."""
+    """What the step did; for a grant that is a piece of a step."""
     contexts: dict[int, int] | None = None
-    """Of a snapshot or an end: KV tokens of the open sequences, for certain."""
+    """By slot, the least KV tokens that an open sequence has for certain; for a snapshot or an end."""
     pieces: list[tuple[int, int]] | None = None
-    """(index of the device, number of the piece there) that are waited for; None: no device is measured."""
+    """(index of the device, number of the piece there) whose energy is still missing; None: no device is measured."""
     uj: list[int] | None = None
     energy_unknown_ns: list[int] | None = msgspec.field(default=None, name="gap_ns")
     spends: tuple[int, list[float]] | None = None
     """How the first of its devices spends energy: index, coefficients of its model when that piece was settled."""
 
     def energy(self, device_ns: tuple[int, ...]) -> Energy:
-        """Of a grant of *device_ns* that has left the stage."""
+        """Energy of a complete grant of *device_ns*; all of it unknown where no device is measured."""
         if self.uj is None or self.energy_unknown_ns is None:
             return Energy((0,) * len(device_ns), device_ns)
         return Energy(tuple(self.uj), tuple(self.energy_unknown_ns))
 
 
 class EnergyQueue(msgspec.Struct):
-    """One engine's queue."""
+    """One engine's grants and events, in order, until the energy of the first one is known."""
 
     devices: tuple[str, ...]
     """Keys of its devices' meters."""
     membership: Membership = msgspec.field(default_factory=Membership)
     work: StepWork | None = None
-    """Of the step whose pieces are coming in."""
+    """What the newest step did, whose pieces are coming in."""
     queue: list[Waiting] = []
 
     def put(self, item: Grant | TimelineItem, meters: dict[str, DeviceMeter]) -> None:
-        """Take the next grant or event in. *meters*: the devices whose energy is measured."""
-        staged = Waiting(item)
+        """Take in the next grant or event. *meters*: the devices whose energy is measured, by key."""
+        entry = Waiting(item)
         match item:
             case Grant():
-                self._put_grant(staged, item, meters)
+                self._put_grant(entry, item, meters)
             case SequenceAdded():
                 self.membership.added(item)
             case SequenceFinished():
@@ -69,64 +70,64 @@ class EnergyQueue(msgspec.Struct):
                 self.membership.set_reach(reach_of(item.shape))
             case Snapshot() | EngineStopped():
                 slots = self.membership.states
-                staged.contexts = {slot: self.membership.certain_context(slot) for slot in slots}
+                entry.contexts = {slot: self.membership.certain_context(slot) for slot in slots}
                 if isinstance(item, Snapshot):
                     self.membership.resync(item)
             case _:
                 pass
-        self.queue.append(staged)
+        self.queue.append(entry)
 
     def take(self, meters: dict[str, DeviceMeter]) -> Iterator[Waiting]:
-        """What is complete, in order."""
+        """Remove and yield what is complete, in order, up to the first grant that is not."""
         taken = 0
-        for staged in self.queue:
-            if staged.pieces and not self._complete(staged, staged.pieces, meters):
+        for entry in self.queue:
+            if entry.pieces and not self._complete(entry, entry.pieces, meters):
                 break
-            yield staged
+            yield entry
             taken += 1
         del self.queue[:taken]
 
     def waiting(self, meters: dict[str, DeviceMeter]) -> Iterator[tuple[int, int, int]]:
         """(window, place of the device, device time) of each grant whose energy is not settled on that device."""
-        for staged in self.queue:
-            grant = staged.item
+        for entry in self.queue:
+            grant = entry.item
             if isinstance(grant, Grant):
-                for place, _ in staged.pieces or ():
+                for place, _ in entry.pieces or ():
                     if grant.end_ns > meters[self.devices[place]].settled_ns():
                         yield grant.window_ns, place, grant.device_ns[place]
 
-    def _put_grant(self, staged: Waiting, grant: Grant, meters: dict[str, DeviceMeter]) -> None:
+    def _put_grant(self, entry: Waiting, grant: Grant, meters: dict[str, DeviceMeter]) -> None:
         segment = grant.segment
         if segment.step is not None:
             if self.work is None or self.work.index != segment.step.index:
                 self.work = self.membership.take(segment.step)
-            staged.work = self.work
+            entry.work = self.work
         if not meters:
             return
-        staged.uj, staged.energy_unknown_ns, staged.pieces = [0] * len(grant.device_ns), list(grant.device_ns), []
+        entry.uj, entry.energy_unknown_ns, entry.pieces = [0] * len(grant.device_ns), list(grant.device_ns), []
         for index, (key, device_ns) in enumerate(zip(self.devices, grant.device_ns, strict=True)):
             if key in meters:
-                staged.pieces.append((index, meters[key].add(self._piece(grant, device_ns))))
+                entry.pieces.append((index, meters[key].add(self._piece(grant, device_ns))))
 
     def _piece(self, grant: Grant, device_ns: int) -> Piece:
         load = NOTHING
         if self.work is not None and grant.segment.step is not None:
-            whole = grant.segment.end_ns - grant.segment.start_ns
-            share = (grant.end_ns - grant.start_ns) / whole if whole else 1.0
+            segment_ns = grant.segment.end_ns - grant.segment.start_ns
+            share = (grant.end_ns - grant.start_ns) / segment_ns if segment_ns else 1.0
             load = step_load(self.work, device_ns, share)
         return piece_of(grant.start_ns, grant.end_ns, device_ns, load)
 
-    def _complete(self, staged: Waiting, pieces: list[tuple[int, int]], meters: dict[str, DeviceMeter]) -> bool:
-        assert staged.uj is not None
-        assert staged.energy_unknown_ns is not None
-        waiting = []
+    def _complete(self, entry: Waiting, pieces: list[tuple[int, int]], meters: dict[str, DeviceMeter]) -> bool:
+        assert entry.uj is not None
+        assert entry.energy_unknown_ns is not None
+        missing = []
         for index, number in pieces:
             result = meters[self.devices[index]].take(number)
             if result is None:
-                waiting.append((index, number))
+                missing.append((index, number))
             else:
-                staged.uj[index], staged.energy_unknown_ns[index], coefficients = result
-                if coefficients is not None and (staged.spends is None or index < staged.spends[0]):
-                    staged.spends = (index, coefficients)
-        staged.pieces = waiting
-        return not waiting
+                entry.uj[index], entry.energy_unknown_ns[index], coefficients = result
+                if coefficients is not None and (entry.spends is None or index < entry.spends[0]):
+                    entry.spends = (index, coefficients)
+        entry.pieces = missing
+        return not missing

@@ -1,4 +1,4 @@
-"""What is open on an engine: parts (requests on this engine) and what their sequences leave behind when they close."""
+"""A request on one engine (a part): what it owes and has posted, and what its closed sequences leave behind."""
 
 import hashlib
 
@@ -10,17 +10,17 @@ from costtrace.core.events import SequenceAdded
 from costtrace.core.rows import Posting, UsageRecord, is_known
 
 ABORTED = frozenset({"abort", "interrupted", "error"})
-"""Finish reasons after which all that a sequence used counts as wasted, too."""
+"""Finish reasons after which all that a sequence used counts as wasted."""
 UNOBSERVED = "unobserved"
 """Tenant source of a sequence whose arrival was lost."""
 LATER_STAGE = "stage"
 """Role of a part on a later pipeline stage: it has time of its own, and its tokens are counted on the first stage."""
 UNOBSERVED_TENANT = "__unobserved__"
-"""Who stands for it on the rows: nobody's bill."""
+"""Tenant of such a sequence on the rows: it is on nobody's bill."""
 
 
 class Closed(msgspec.Struct, array_like=True):
-    """What remains of a sequence that has closed, until its part does."""
+    """What is kept of a closed sequence until its part closes."""
 
     slot: int
     reason: str
@@ -28,14 +28,14 @@ class Closed(msgspec.Struct, array_like=True):
 
 
 class Paid(msgspec.Struct, array_like=True):
-    """What a sequence has owed since it began, by meter: an abort makes all of it a waste."""
+    """Fixed-point amounts by meter that a sequence has owed since it began: an abort makes all of them waste."""
 
     owed: list[int] = msgspec.field(default_factory=nothing)
     wasted: list[int] = msgspec.field(default_factory=nothing)
 
 
 class Phases(msgspec.Struct, array_like=True):
-    """Whole units of one meter by phase; `wasted` is a view of the same units."""
+    """Whole units of one meter by phase; `wasted` is a part of the same units."""
 
     prefill: int = 0
     decode: int = 0
@@ -52,15 +52,15 @@ class RequestPart(msgspec.Struct):
     paid: dict[int, Paid] = {}
     prompts: dict[str, int] = {}
     delivered: dict[int, tuple[str, int]] = {}
-    """By slot, what the front end gave the client: reason, output tokens."""
+    """By slot: (finish reason, output tokens) as the front end delivered them to the client."""
     empty_since_ns: int = 0
     """When its last sequence closed (0: one is open)."""
     prefill: list[int] = msgspec.field(default_factory=nothing)
     decode: list[int] = msgspec.field(default_factory=nothing)
-    """Fixed-point parts by meter that have not been posted."""
+    """Fixed-point amounts by meter that have not been posted yet."""
     owed: list[int] = msgspec.field(default_factory=nothing)
     wasted: list[int] = msgspec.field(default_factory=nothing)
-    """Fixed-point parts by meter since it began."""
+    """Fixed-point amounts by meter since it began."""
     posted: list[Phases] = msgspec.field(default_factory=lambda: [Phases(), Phases(), Phases()])
     """Whole units by meter."""
     energy_source: str = ""
@@ -69,12 +69,12 @@ class RequestPart(msgspec.Struct):
     decoding_ns: int = 0
     ended_ns: int = 0
     cached: dict[str, tuple[int, int]] = {}
-    """By prompt: its first sequence's slot, and what that found in the cache (siblings find what it computed)."""
+    """By prompt: its first sequence's slot, and the tokens that this one found in the cache (siblings find its own)."""
     computed_tokens: int = 0
     shares_prefix: bool = False
-    """It has computed what others may find, or found what another computed (policy `tree`)."""
+    """Whether it has computed what others may find, or found what another computed (policy `tree`)."""
     prefix: int = 0
-    """Device time that came onto its account by such sharing, in fixed point; negative: off it."""
+    """Device time that such sharing has put on its account, in fixed point; negative: taken off it."""
     head: int = 0
     """Head fees of its closed sequences, in fixed point."""
     steps: int = 0
@@ -87,10 +87,10 @@ class RequestPart(msgspec.Struct):
         return UNOBSERVED_TENANT if self.first.tenant_source == UNOBSERVED else self.first.tenant
 
     def take(self, slot: int, account: Account) -> None:
-        """What a sequence owes is the part's now."""
+        """Move what a sequence's account owes to the part."""
         paid = self.paid.setdefault(slot, Paid())
-        for owed, mine in ((account.prefill, self.prefill), (account.decode, self.decode)):
-            add(mine, owed)
+        for owed, unposted in ((account.prefill, self.prefill), (account.decode, self.decode)):
+            add(unposted, owed)
             add(self.owed, owed)
             add(paid.owed, owed)
         add(self.wasted, account.wasted)
@@ -98,18 +98,18 @@ class RequestPart(msgspec.Struct):
         account.prefill, account.decode, account.wasted = nothing(), nothing(), nothing()
 
     def slots(self) -> list[int]:
-        """Its sequences: open ones, and closed ones."""
+        """Slots of its sequences, open and closed."""
         return [*self.open_slots, *(closed.slot for closed in self.closed)]
 
     def transfer(self, slot: int, amounts: list[int]) -> None:
-        """A part of a shared prefix comes onto its account, or off it: prefill that *slot* has not been posted yet."""
+        """Put a share of a shared prefix on *slot*'s account, as prefill; negative amounts take it off."""
         add(self.prefill, amounts)
         add(self.owed, amounts)
         add(self.paid.setdefault(slot, Paid()).owed, amounts)
         self.prefix += amounts[0]
 
     def close(self, slot: int, account: Account) -> None:
-        """A sequence is over: keep what its record will tell."""
+        """Close a sequence: keep what the part's record needs of it."""
         self.take(slot, account)
         end = account.finished
         assert end is not None
@@ -130,7 +130,7 @@ class RequestPart(msgspec.Struct):
             self.decoding_ns = min(self.decoding_ns or account.decoding_ns, account.decoding_ns)
 
     def settle_waste(self) -> None:
-        """Now that its sequences' ends are known: what an aborted sequence used was wasted."""
+        """Count as wasted all that aborted sequences used. The ends of all sequences must be known."""
         for closed in self.closed:
             reason, _ = self.delivered.get(closed.slot, (closed.reason, 0))
             if reason in ABORTED:
@@ -138,11 +138,11 @@ class RequestPart(msgspec.Struct):
                 add(self.wasted, [owed - wasted for owed, wasted in zip(paid.owed, paid.wasted, strict=True)])
 
     def post(self, rounders: list[Rounder], engine_id: str, window_ns: int) -> Posting | None:
-        """What it owes since the last posting, in whole units; None if that is nothing."""
-        time, energy, gap = (self._post(meter, rounder) for meter, rounder in enumerate(rounders))
+        """A posting of what it owes since the last one, in whole units; None if that is nothing."""
+        time, energy, unknown = (self._post(meter, rounder) for meter, rounder in enumerate(rounders))
         if not (time.prefill or time.decode or time.wasted or energy.prefill or energy.decode):
             return None
-        gpu_ns, energy_uj, energy_unknown_ns = (phases.prefill + phases.decode for phases in (time, energy, gap))
+        gpu_ns, energy_uj, energy_unknown_ns = (phases.prefill + phases.decode for phases in (time, energy, unknown))
         known = is_known(gpu_ns, energy_uj, energy_unknown_ns)
         return Posting(
             window_ns=window_ns,
@@ -170,8 +170,8 @@ class RequestPart(msgspec.Struct):
         posted = self.posted[meter]
         posted.prefill += prefill
         posted.decode += decode
-        # A view of the same units, rounded by its sum so far. An end that makes earlier windows' time a waste (an
-        # abort) shows in the newest posting, whose waste may then exceed its own time.
+        # Waste is a part of the same units, rounded by its sum so far. An abort makes time of earlier windows waste
+        # too: it shows in the newest posting, whose waste may then exceed its time.
         whole = posted.prefill + posted.decode
         wasted = whole if self.wasted[meter] == self.owed[meter] else min(whole, self.wasted[meter] >> SHIFT)
         wasted, posted.wasted = wasted - posted.wasted, wasted
@@ -234,5 +234,5 @@ class RequestPart(msgspec.Struct):
 
 
 def record_id(engine_id: str, request_key: str, first_slot: int) -> str:
-    """Name of a part's usage record: the same whenever the same journal is read."""
+    """Id of a part's usage record: the same whenever the same journal is read."""
     return hashlib.sha256(f"{engine_id}\0{request_key}\0{first_slot}".encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""What an engine's devices gave in the window that is being filled: sums, until it is closed and becomes rows."""
+"""What an engine's devices gave in one window: sums while it is filled, rows when it is closed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,18 +17,20 @@ class BillingWindow(msgspec.Struct):
     start_ns: int = 0
     end_ns: int = 0
     device_ns: dict[str, list[int]] = {}
-    """Kind -> ns by device."""
+    """By kind: ns by device."""
     rows: dict[str, dict[str, list[int]]] = {}
-    """Kind other than request -> reason -> amounts by meter."""
+    """By kind (other than request) and reason: amounts by meter."""
     device_uj: list[int] = []
+    """By device: energy."""
     device_energy_unknown_ns: list[int] = msgspec.field(default_factory=list, name="device_gap_ns")
+    """By device: device time whose energy is not known."""
     shared: set[int] = set()
     """Devices (by place) that other engines had at the same time."""
     sensors: list[EnergyProvenance | None] = []
-    """By device, how its energy was read at the end."""
+    """By device: how its energy was read at the window's end."""
 
     def add(self, kind: Kind, reason: str, device_ns: tuple[int, ...], energy: Energy) -> None:
-        """Take in what the devices gave."""
+        """Add what the devices gave: *device_ns* by device, with its energy."""
         if not self.device_uj:
             self.device_uj = [0] * len(device_ns)
             self.device_energy_unknown_ns = [0] * len(device_ns)
@@ -44,7 +46,7 @@ class BillingWindow(msgspec.Struct):
             add(amounts, [sum(device_ns), sum(energy.uj), sum(energy.energy_unknown_ns)])
 
     def postings(self, engine_id: str, model: str) -> Iterator[Posting]:
-        """What served nobody: a posting for each kind and reason."""
+        """A posting for each kind and reason of time that served nobody."""
         for kind, by_reason in self.rows.items():
             for reason, amounts in by_reason.items():
                 if not any(amounts):
@@ -64,7 +66,7 @@ class BillingWindow(msgspec.Struct):
     def meter_rows(
         self, engine_id: str, devices: Sequence[DeviceRef], energy_source: str, energy_scope: str
     ) -> list[MeterRow]:
-        """What each device gave: what the window's postings add up to."""
+        """A row for each device: what the window's postings add up to."""
         if self.end_ns == self.start_ns:  # a step without length, and then the wall clock was set
             return []
         by_kind = {kind: self.device_ns.get(kind, [0] * len(devices)) for kind in KINDS}

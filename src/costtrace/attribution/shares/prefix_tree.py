@@ -2,11 +2,11 @@
 
 Cached blocks form a tree: each is found only behind the ones before it. The fair share of such a tree's cost
 (Littlechild and Owen 1973 for a chain, Megiddo 1978 for a tree; both are Shapley values) is that each node is split
-evenly among all requests that use it. A node here is a block of one prompt; what computing it cost is its tokens' part
-of the chunk that it was in; its users are who computed it and who found it in the same window. At the window's end its
-writer gives the others' parts back, in integers: what is taken equals what is given.
+evenly among all requests that use it. A node is a block of one prompt; its cost is its tokens' part of the chunk in
+which it was computed; its users are the request that computed it and those that found it in the same window. At the
+window's end the others' parts move from its writer to them, in integers: what is taken equals what is given.
 
-It is wrong where chunks are long and attention weighs much: inside a chunk all tokens count alike.
+Wrong where chunks are long and attention weighs much: inside a chunk all tokens count alike.
 """
 
 from bisect import bisect_right
@@ -18,18 +18,18 @@ import msgspec
 from costtrace.core.events import PrefixPath
 
 Transfers = dict[int, list[int]]
-"""Slot -> fixed-point parts by meter that come onto its account; negative: off it. Each meter sums to 0."""
+"""By slot: fixed-point amounts by meter to put on its account; negative: to take off. Each meter sums to 0."""
 
 
 class Chunk(msgspec.Struct, array_like=True):
-    """Tokens [start, end) of a prompt that were computed in this window, and what they were charged, by meter."""
+    """Tokens [start, end) of a prompt that were computed in this window, and their charge by meter, in fixed point."""
 
     start: int
     end: int
     parts: list[int]
 
     def until(self, token: int, meter: int) -> int:
-        """What its tokens before *token* cost."""
+        """The charge of its tokens before *token*."""
         return self.parts[meter] * (token - self.start) // (self.end - self.start)
 
 
@@ -51,28 +51,28 @@ class Writer(msgspec.Struct):
     end: int
     """The end of its last whole block."""
     high: int = 0
-    """Tokens below have been computed already: what is computed again after a preemption is nobody else's business."""
+    """Tokens below it have been computed: computing them again after a preemption is not shared."""
     newest: tuple[int, int, int] = (0, 0, 0)
-    """Of the step that is being charged: [start, end) of what is new in it, and all of its tokens."""
+    """Of the step that is being charged: [start, end) of the new tokens, and the number of all tokens."""
     chunks: list[Chunk] = []
     reads: list[Read] = []
 
 
 class PrefixTree(msgspec.Struct):
-    """The part of the tree that has been computed in the window that is being filled."""
+    """The part of the tree that is computed in the present window."""
 
     block_tokens: int = 0
     writers: dict[int, Writer] = {}
     """By slot."""
     firsts: list[int] = []
-    """First node of each writer, ascending, and ..."""
+    """The first node of each writer, ascending ..."""
     slots: list[int] = []
-    """... whose it is."""
+    """... and the writer's slot."""
 
     def path(self, event: PrefixPath) -> bool:
-        """A sequence begins: what it found, and which nodes it will compute; False if none of it can be shared.
+        """Take in what a sequence found and which nodes it will compute; False if none of it can be shared.
 
-        Nodes of windows that are over are nobody's any more: they are paid.
+        Nodes of past windows are not in the tree: they have been paid.
         """
         size = self.block_tokens = event.block_tokens
         shared = False
@@ -87,7 +87,7 @@ class PrefixTree(msgspec.Struct):
         return shared or event.own > 0
 
     def _read(self, slot: int, first: int, count: int, size: int) -> bool:
-        """Nodes [first, first + count) were found: one writer's, for numbers of different writers never touch."""
+        """Note that nodes [first, first + count) were found. They are one writer's: numbers of writers never touch."""
         place = bisect_right(self.firsts, first) - 1
         writer = self.writers.get(self.slots[place]) if place >= 0 else None
         if writer is None:
@@ -100,7 +100,7 @@ class PrefixTree(msgspec.Struct):
         return True
 
     def begin(self, slot: int, tokens: int, context: int) -> None:
-        """A step is about to be charged in which the sequence computes *tokens* after *context*."""
+        """Note that the step to be charged next computes *tokens* of the sequence after *context*."""
         if (writer := self.writers.get(slot)) is None:
             return
         start = max(context, writer.high, writer.start)
@@ -109,7 +109,7 @@ class PrefixTree(msgspec.Struct):
         writer.high = max(writer.high, end)
 
     def charged(self, slot: int, meter: int, owed: int) -> None:
-        """The sequence was charged *owed* parts for its chunk in this step (or for a piece of the step)."""
+        """Note that the sequence was charged *owed* for its chunk in this step, or in a piece of the step."""
         if (writer := self.writers.get(slot)) is None:
             return
         start, end, tokens = writer.newest
@@ -120,9 +120,9 @@ class PrefixTree(msgspec.Struct):
         writer.chunks[-1].parts[meter] += owed * (end - start) // tokens
 
     def true_up(self, record_of: dict[int, str]) -> Transfers:
-        """The window is over: who has to pay how much more, or less. Sequences of one record are one user.
+        """End the window: by slot, how much more or less it has to pay. Sequences of one record are one user.
 
-        *record_of*: the record of each slot that can still be charged. Forgets what has been settled.
+        *record_of*: the record of each slot that can still be charged. What has been settled is dropped.
         """
         transfers: Transfers = {}
         for slot, writer in self.writers.items():
@@ -134,7 +134,7 @@ class PrefixTree(msgspec.Struct):
         return transfers
 
     def _forget(self, record_of: dict[int, str]) -> None:
-        """Keep who may compute more: what was computed and found until now is settled."""
+        """Keep only writers that may compute more, without what is settled."""
         kept = {slot for slot, writer in self.writers.items() if slot in record_of and writer.high < writer.end}
         self.writers = {slot: writer for slot, writer in self.writers.items() if slot in kept}
         for writer in self.writers.values():
@@ -144,7 +144,7 @@ class PrefixTree(msgspec.Struct):
 
 
 class _User(NamedTuple):
-    """Tokens [start, end) that a record found, by its sequence that pays for them."""
+    """Tokens [start, end) that a record found, and its sequence that pays for them."""
 
     start: int
     end: int
@@ -152,21 +152,21 @@ class _User(NamedTuple):
 
 
 def _users(reads: list[Read], record_of: dict[int, str], *, but: str) -> list[_User]:
-    """Who found what, each token once a record; without the writer's own record."""
+    """What each record found, each token once; without the writer's record."""
     by_record: dict[str, list[_User]] = {}
     for read in sorted(reads, key=lambda read: (read.start, -read.end, read.slot)):
         record = record_of.get(read.slot)
         if record is None or record == but:
             continue
-        mine = by_record.setdefault(record, [])
-        start = max(read.start, mine[-1].end) if mine else read.start
+        users = by_record.setdefault(record, [])
+        start = max(read.start, users[-1].end) if users else read.start
         if start < read.end:
-            mine.append(_User(start, read.end, read.slot))
+            users.append(_User(start, read.end, read.slot))
     return [user for users in by_record.values() for user in users]
 
 
 def _split(writer: int, chunks: list[Chunk], users: list[_User], transfers: Transfers) -> None:
-    """Each stretch between two edges is split evenly among the writer and those who found it.
+    """Split each stretch between two edges evenly among the writer and the users that found it.
 
     Sums over stretches are kept (the airport game's closed form): a user costs two look-ups, however long its path.
     """
@@ -179,7 +179,7 @@ def _split(writer: int, chunks: list[Chunk], users: list[_User], transfers: Tran
     for user in users:
         count[place[user.start]] += 1
         count[place[user.end]] -= 1
-    finding = list(accumulate(count))
+    users_at = list(accumulate(count))
     sums: list[list[int]] = [[0], [0], [0]]
     by_start = sorted(chunks, key=lambda chunk: chunk.start)
     nth = 0
@@ -189,7 +189,7 @@ def _split(writer: int, chunks: list[Chunk], users: list[_User], transfers: Tran
         chunk = by_start[nth] if nth < len(by_start) and by_start[nth].start <= start else None
         for meter, so_far in enumerate(sums):
             cost = 0 if chunk is None else chunk.until(end, meter) - chunk.until(start, meter)
-            so_far.append(so_far[-1] + cost // (1 + finding[i]))
+            so_far.append(so_far[-1] + cost // (1 + users_at[i]))
     gives = transfers.setdefault(writer, [0, 0, 0])
     for user in users:
         takes = transfers.setdefault(user.slot, [0, 0, 0])

@@ -1,9 +1,9 @@
-"""Among whom a step's fixed cost is split: policy `tenant`, in O(1) whatever the tenant's number of requests.
+"""Head fees by tenant (policy `tenant`), in O(1) whatever a tenant's number of requests.
 
 The fee is split evenly over the tenants that run, and a tenant's part evenly over its running requests: the Owen value,
-for a cost that is there as soon as anybody is (docs/method/paper.md section 7). When a request of a tenant comes or
-goes, the parts of all its others change; they are not touched. Each tenant keeps what a whole request of it has paid so
-far, by meter, and a member's payment is a difference of that.
+for a cost that is there as soon as anybody is (docs/method/paper.md section 7). When a request of a tenant
+comes or goes, the parts of all its others change, but none of them is touched: each tenant keeps what a whole request
+of it has paid so far, by meter, and a member's payment is a difference of two such sums.
 """
 
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from costtrace.attribution.shares.virtual_time import HEAD, Cohort, CostCounter
 
 
 class TenantGroup(msgspec.Struct):
-    """One tenant."""
+    """One tenant's running requests, and what a member of it has paid."""
 
     requests: int = 0
-    """Of it, running."""
+    """Running requests."""
     weight: int = 0
-    """Of its members in the cohort, in `HEAD` for a whole request."""
+    """Weight of its members in the cohort; `HEAD` for a whole request."""
     paid: list[int] = []
-    """By meter, what a member has paid for each unit of its weight."""
+    """By meter: what a member has paid for each unit of its weight."""
     marks: list[int] = []
-    """Where each clock's fee counter stood when `paid` was brought up to date."""
+    """Each cost counter's head fee when `paid` was last brought up to date."""
 
     def unit(self) -> int:
-        """Its part of a head for each of its requests, in parts of `HEAD`."""
+        """The part of a head that each of its requests pays, in parts of `HEAD`."""
         return HEAD // max(1, self.requests)
 
 
@@ -36,18 +36,18 @@ class TenantFees(msgspec.Struct):
     groups: dict[str, TenantGroup] = {}
 
     def unit(self, tenant: str) -> int:
-        """A request's part of a head, in parts of `HEAD`."""
+        """The part of a head that a request of *tenant* pays, in parts of `HEAD`."""
         group = self.groups.get(tenant)
         return HEAD if group is None else group.unit()
 
     def paid(self, tenant: str, clocks: Sequence[CostCounter]) -> list[int]:
-        """Up to now, what a member of *tenant* has paid for each unit of its weight, by meter."""
+        """What a member of *tenant* has paid so far for each unit of its weight, by meter."""
         group = self.groups.setdefault(tenant, TenantGroup())
         self._bring(group, clocks)
         return list(group.paid)
 
     def weigh(self, tenant: str, weight: int, cohort: Cohort, clocks: Sequence[CostCounter]) -> None:
-        """Members with *weight* together have come into the cohort (or, negative, have left it)."""
+        """Members with *weight* together have entered the cohort; negative: have left it."""
         group = self.groups.setdefault(tenant, TenantGroup())
         self._bring(group, clocks)
         group.weight += weight
@@ -55,7 +55,7 @@ class TenantFees(msgspec.Struct):
         self._drop(tenant, group)
 
     def run(self, tenant: str, requests: int, cohort: Cohort, clocks: Sequence[CostCounter]) -> None:
-        """So many requests more run (or, negative, have ended)."""
+        """So many requests have begun to run; negative: have ended."""
         group = self.groups.setdefault(tenant, TenantGroup())
         self._bring(group, clocks)
         before = group.unit()

@@ -6,14 +6,13 @@
 F is launch and host work, ct the compute of a token, W the reading of the weights (the roofline's knee: below it
 tokens ride for free), kb the reading of a KV token, q a unit of prefill attention, s the bookkeeping of a sequence, e
 an encoder token, p what a step does once if there is any prefill chunk in it, d if there is any decode (kernels of
-their own). cover(S) is the
-part of the weights that is read: all of them, or for a mixture of experts ``1 - x * (1 - k/E)**tok``, x being the
-experts' part of the weights. Seconds, but only proportions matter: shares are scaled to the measured time
-(docs/method/paper.md section 1).
+their own). cover(S) is the part of the weights that is read: all of them, or for a mixture of experts
+``1 - x * (1 - k/E)**tok``, x being the experts' part of the weights. In seconds, but only proportions matter: shares
+are scaled to the measured time (docs/method/paper.md section 1).
 
-The prices are Shapley's where that is a formula: everybody pays a head fee for what must be done once, and for the
-tokens beyond the knee as far as he brings them about (`beyond_knee`). Experts are paid by who made them be read
-(`expert_units`).
+The prices are the Shapley value where that is a formula: each head pays a fee for what must be done once, and each
+participant for the tokens beyond the knee that it brings about (`beyond_knee`). The reading of experts is paid by those
+who cause it (`expert_units`).
 """
 
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ class Features(NamedTuple):
     prompts: int = 0
     """Prefill chunks."""
     beyond: float = 0.0
-    """Sum of the participants' `Usage.beyond`."""
+    """Sum of the participants' `ItemUse.beyond`."""
 
 
 class Coefficients(NamedTuple):
@@ -75,8 +74,8 @@ GENERIC_SHAPE = ModelShape(16 * 10**9, 8 * 10**9, 32, 131_072, 4_096, 32, 128)
 def prior(shape: ModelShape, device_kind: str, devices: int, peak: DevicePeak | None = None) -> Coefficients | None:
     """Coefficients from the model's shape and the device's peaks; None where the shape is not known.
 
-    Wrong by the devices' efficiency (a factor the scaling to measured time takes out) and by everything that is not
-    compute or bandwidth; a fit on measured steps replaces it.
+    Wrong by the devices' efficiency (a factor, which the scaling to measured time takes out) and by everything that is
+    not compute or bandwidth. A fit on measured steps replaces it.
     """
     if not shape.active_params or not shape.weight_bytes:
         return None
@@ -115,7 +114,7 @@ def cover(c: Coefficients, tokens: int) -> float:
 
 
 def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
-    """How much of the reading of experts a participant with *tokens* of *all_tokens* brings about.
+    """How much of the reading of experts a participant with *tokens* of *all_tokens* causes.
 
     What it adds on average, when participants arrive in random order and those before it have any number of the other
     tokens with equal chance. Exact for the Shapley value where all have one token; else close to it
@@ -128,15 +127,18 @@ def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
 
 
 def more_beyond_knee(c: Coefficients, sizes: Sequence[int], singles: int) -> dict[int, float]:
-    """`Usage.beyond` by tokens, of those who are not among *singles*, who have one token each (`beyond_knee`)."""
+    """`ItemUse.beyond` by tokens, of the participants that are not among *singles* (`beyond_knee`).
+
+    What they bring beyond the knee on top of the price that each of their tokens pays like a single one.
+    """
     tokens = singles + sum(sizes)
     read = c.weights * cover(c, tokens)
     if c.token * tokens <= read or max(sizes, default=1) == 1:
         return {}
     knee = read / c.token
-    found = beyond_knee(sizes, singles, knee)
-    single = found.get(1, 1.0 - knee / tokens)
-    return {size: value - size * single for size, value in found.items()}
+    beyond = beyond_knee(sizes, singles, knee)
+    single = beyond.get(1, 1.0 - knee / tokens)
+    return {size: value - size * single for size, value in beyond.items()}
 
 
 def roofline_prices(c: Coefficients, step: Features) -> Prices:
@@ -150,7 +152,7 @@ def roofline_prices(c: Coefficients, step: Features) -> Prices:
 
 
 def affine_prices(c: Coefficients, step: Features) -> Prices:
-    """The same without the knee: weights and compute both count in full."""
+    """Prices of a step without the knee: weights and compute both count in full."""
     return _prices(c, step, c.token, "affine")
 
 
@@ -194,7 +196,7 @@ def step_total(prices: Prices, step: Features) -> float:
 
 
 def step_prices(coefficients: Coefficients | None, method: str, step: Features) -> Prices:
-    """Prices of a step by *method*, or by tokens where there are no coefficients; the method used is on them."""
+    """Prices of a step by *method*, or by tokens where there are no coefficients. They carry the method used."""
     if method == "equal":
         return EQUAL
     if method.startswith(ESTIMATED):

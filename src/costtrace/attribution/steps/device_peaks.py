@@ -17,7 +17,7 @@ class DevicePeak(NamedTuple):
     bytes_per_s: float
     source: str
     generic: bool = False
-    """True: nothing is known of this device, these are another's."""
+    """True: nothing is known of this device, these are another's figures."""
 
 
 GENERIC_GPU = DevicePeak(
@@ -41,7 +41,7 @@ _TABLE: tuple[tuple[tuple[str, ...], DevicePeak], ...] = (
     (("L40S",), DevicePeak("NVIDIA L40S", 3.62e14, 8.64e11, "NVIDIA L40S datasheet")),
     (("MI300X",), DevicePeak("AMD Instinct MI300X", 1.3074e15, 5.3e12, "AMD Instinct MI300X datasheet")),
 )
-"""Words that a device's name must hold, and its figures. The first that fits holds."""
+"""Words that a device's name must hold, and its figures. The first entry that fits counts."""
 
 _MEMORY_EIGHTHS = {1: 1, 2: 2, 3: 4, 4: 4, 7: 8}
 """NVIDIA MIG user guide: memory slices (of 8) that go with so many compute slices (of 7)."""
@@ -50,26 +50,26 @@ _MEMORY_EIGHTHS = {1: 1, 2: 2, 3: 4, 4: 4, 7: 8}
 def peak_of(name: str, kind: str) -> DevicePeak:
     """Figures of a device by its vendor's name and kind (``gpu``, ``mig``, ``cpu``); generic where it is not known.
 
-    An instance of a MIG board gets its slices' part where its name tells them (``... MIG 3g.40gb``). One whose name is
+    An instance of a MIG board gets its slices' part where its name has them (``... MIG 3g.40gb``). One whose name is
     the board's gets the board's figures: its compute and its bandwidth are then too large by about the same factor.
     """
     if kind == "cpu":
         return GENERIC_CPU
     words = name.upper()
-    found = next((peak for needles, peak in _TABLE if _holds(words, needles)), GENERIC_GPU)
+    peak = next((peak for needles, peak in _TABLE if _holds(words, needles)), GENERIC_GPU)
     slices = _mig_slices(words)
     if slices is None:
-        return found
-    return found._replace(
-        name=f"{found.name}, {slices} of 7 slices",
-        flops=found.flops * slices / 7,
-        bytes_per_s=found.bytes_per_s * _MEMORY_EIGHTHS[slices] / 8,
+        return peak
+    return peak._replace(
+        name=f"{peak.name}, {slices} of 7 slices",
+        flops=peak.flops * slices / 7,
+        bytes_per_s=peak.bytes_per_s * _MEMORY_EIGHTHS[slices] / 8,
     )
 
 
 def _holds(words: str, needles: tuple[str, ...]) -> bool:
     model, *rest = needles
-    # GH200 is not an H200, and B200 is not a GB200: the model stands by itself.
+    # GH200 is not an H200, and B200 is not a GB200: the model has to be a word by itself.
     separate = words.replace("-", " ").replace("_", " ").split()
     return model in separate and all(needle in words for needle in rest)
 

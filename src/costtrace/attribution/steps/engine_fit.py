@@ -8,13 +8,11 @@ from costtrace.core.events import EngineStarted
 from costtrace.core.rows import FitRow
 
 ATTO = 1e18
-
-
 PPM = 1_000_000
 
 
 def fit_row(engine_id: str, fit: StepFit, method: str) -> FitRow:
-    """Coefficients are those of the affine model where that is the method, else the roofline's."""
+    """A step model as a row. Its coefficients are those of *method*: the roofline's, unless that is ``affine``."""
     c = fit.coefficients(method)
     errors = {
         f"{rung}_error_ppm": None if (mean := fit.errors.mean(place)) is None else round(mean * PPM)
@@ -48,11 +46,11 @@ def fit_row(engine_id: str, fit: StepFit, method: str) -> FitRow:
 
 
 def first_fit(started: EngineStarted) -> StepFit:
-    """Where learning begins: the prior of this model on these devices, as far as both are known."""
+    """A step model that has seen nothing: the prior of this model on these devices, as far as both are known."""
     first = started.devices[0] if started.devices else None
     name, kind = (first.name, first.kind) if first is not None else ("", "gpu")
     peak, devices = peak_of(name, kind), max(1, len(started.devices))
-    own = prior(started.shape, kind, devices, peak)
-    start = own or prior(GENERIC_SHAPE, kind, devices, peak)
+    of_shape = prior(started.shape, kind, devices, peak)
+    start = of_shape or prior(GENERIC_SHAPE, kind, devices, peak)
     assert start is not None
-    return StepFit(start, known=own is not None, device=peak.name, generic=peak.generic)
+    return StepFit(start, known=of_shape is not None, device=peak.name, generic=peak.generic)

@@ -1,14 +1,14 @@
-"""Learning what a step costs from the steps themselves: one `StepFit` an engine, fed its steps in their order.
+"""Learn what a step costs from the steps themselves: one `StepFit` for each engine, fed its steps in order.
 
-The model of `step_model` is linear once the knee (in tokens) is chosen, so it is fitted for a handful of knees at once:
+The model of `cost_model` is linear once the knee (in tokens) is chosen, so it is fitted for a handful of knees at once:
 weighted least squares on running sums, non-negative, with forgetting, drawn to the prior where the steps say nothing.
 The knee 0 is the affine model. Residuals are relative: a step of 5 ms counts as much as one of 500 ms.
 
-An outlier (a collection of garbage, a graph's capture) counts with no more than a multiple of the usual error (Huber).
-A drift of all residuals to one side (clocks throttled, another model) starts the fit anew from where it stands.
+An outlier (garbage collection, capture of a CUDA graph) counts with no more than a multiple of the usual error (Huber).
+A drift of all residuals to one side (throttled clocks, another model) restarts the fit from what it has learned.
 
-Everything is in its fields, and it is a pure function of the steps: the same journal gives the same prices, wherever an
-agent was killed in between. A step costs a fixed number of additions, and few of the steady ones are looked at.
+All state is in the fields, and the fit is a pure function of the steps: the same journal gives the same prices,
+wherever an agent was killed in between. A step costs a fixed number of additions; few of the steady ones are looked at.
 """
 
 import msgspec
@@ -18,30 +18,33 @@ from costtrace.attribution.steps.fit_sums import DECODE, KNEES, RUNGS, SHARED, E
 from costtrace.attribution.steps.least_squares import objective, solve
 
 RIDGE = 0.02
-"""Weight of the start, in steps of typical size."""
+"""Weight of the prior, in steps of typical size."""
 RIDGE_DECODE = 0.1
-"""The same for what a step does once for its decodes. As long as all steps decode it cannot be told from what every
-step does, and is to be laid to that; a few steps without any decode tell them apart."""
+"""The same for what a step does once for its decodes. As long as all steps decode it cannot be separated from what
+every step does, and is counted there; a few steps without any decode separate them."""
 WARM = 64
-"""Steps before the fit is believed, outliers are told, and the ladder may move."""
+"""Steps before the fit is believed, outliers are recognised, and the ladder may move."""
 SOLVE_EVERY = 128
 EARLY = frozenset({1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96})
+"""The fit is solved after so many steps looked at, then after each `SOLVE_EVERY`."""
 ALL_UNTIL = 512
 """So many steps are all looked at; then one in `STRIDE` of the steady ones (nobody joined, left or was prefilled)."""
 STRIDE = 8
 OUTLIER = 4.0
-"""In mean errors. Beyond, a residual counts as this much."""
+"""Residuals are clipped at this many usual errors (`StepFit.spread`) ..."""
 LEAST_OUTLIER = 0.05
+"""... and not below this relative error."""
 LEAST_CHANGE = 0.2
-"""Drift is measured in outliers, of this size at least: what the model gets wrong of a phase of work is no change."""
+"""Drift is measured in clipping limits of at least this: a phase of work that the model gets wrong is no change."""
 DRIFT_SLACK = 0.3
 DRIFT = 8.0
-"""Sum of one-sided residuals (in outliers, less the slack) at which the engine has changed."""
+"""Sum of one-sided residuals (in clipping limits, less the slack for each step) at which the engine has changed."""
 RECENT = 15
+"""The newest steps, whose median says by how much the engine has changed."""
 REMEMBERED = 64.0
-"""Steps of each kind that all before a change count for."""
+"""All steps before a change count for no more than this many of each kind."""
 KNEE_MARGIN = 0.02
-"""By so much of its squared error another knee has to be better."""
+"""Share of its squared error by which another knee has to be better than the present one."""
 DOWN, UP, GOOD = 0.75, 0.95, 0.05
 """The ladder goes down where a lower rung's error is below 0.75 of the present one's (and that is above 5 %), and up
 again where a higher one's is below 0.95 of it."""
@@ -53,28 +56,31 @@ class StepFit(msgspec.Struct):
     """One engine's step model, learned online."""
 
     start: Coefficients
-    """Where it is drawn to: the prior."""
+    """The prior, to which the fit is drawn."""
     known: bool = True
-    """The prior is of this model's shape; else of a generic one, and nothing is believed before it is learned."""
+    """Whether the prior is of this model's shape; one of a generic shape is not believed before `WARM` steps."""
     device: str = ""
-    """Whose figures made the prior."""
+    """The device whose figures the prior is made from."""
     generic: bool = False
-    """They are not this device's."""
+    """Whether those are another device's."""
     knees: list[float] = []
+    """`KNEES` in tokens."""
     sums: list[Sums] = msgspec.field(default_factory=lambda: [Sums(), Sums()])
-    """Of pure decodes, and of steps with others in them."""
+    """Of steps of pure decodes, and of all others."""
     knee: int = KNEES.index(1.0)
     """Place of the knee that fits best."""
     roofline: Coefficients | None = None
     affine: Coefficients | None = None
+    """None: not solved yet."""
     per_token: float = 0.0
     per_sequence: float = 0.0
+    """Seconds, by the two lowest rungs."""
     observations: int = 0
     """Steps looked at."""
     spread: float = 0.5
-    """Usual relative error: the scale of outliers."""
+    """The usual relative error: the scale of outliers."""
     recent: list[float] = []
-    """Of the newest steps, time over expectation."""
+    """Time over expected time, of the newest steps."""
     drift_up: float = 0.0
     drift_down: float = 0.0
     errors: Errors = msgspec.field(default_factory=Errors)
@@ -86,7 +92,7 @@ class StepFit(msgspec.Struct):
     moves: int = 0
     fitted_ns: int = 0
     step_ns: int = 0
-    """Step time so far, and of it what a fit (not the prior, not a lower rung) has shared."""
+    """All step time, and (`fitted_ns`) the part that was shared by a fit: not by the prior, not by a lower rung."""
 
     def __post_init__(self) -> None:
         if not self.knees:
@@ -94,10 +100,10 @@ class StepFit(msgspec.Struct):
             self.knees = [part * middle for part in KNEES]
             self.rung = 0 if self.known else RUNGS.index("tokens")
 
-    # -- what it is good for ------------------------------------------------------------------------------------
+    # -- what it says -------------------------------------------------------------------------------------------
 
     def trusted(self) -> bool:
-        """It has seen enough to stand for itself."""
+        """Whether it has seen enough steps to be believed."""
         return self.observations >= WARM
 
     def method(self, asked: str) -> str:
@@ -109,7 +115,7 @@ class StepFit(msgspec.Struct):
         return asked
 
     def coefficients(self, method: str) -> Coefficients:
-        """Of a method's model, as it stands."""
+        """Coefficients of a method's model, as they are now."""
         if method == "affine" and self.affine is not None:
             return self.affine
         return self.roofline or self.start
@@ -117,7 +123,7 @@ class StepFit(msgspec.Struct):
     # -- learning -----------------------------------------------------------------------------------------------
 
     def observe(self, step: Features, took_ns: int, *, steady: bool, index: int, method: str) -> None:
-        """A step is over. *steady*: it was one in which nothing but decoding happened, as in the one before."""
+        """Learn from a step that is over. *steady*: the sequences of the step before decoded, and nothing else."""
         self.step_ns += took_ns
         if self.observations >= WARM and method in {"roofline", "affine"}:
             self.fitted_ns += took_ns
@@ -128,22 +134,22 @@ class StepFit(msgspec.Struct):
         guesses = self._guess(step, x, tokens)
         if self.roofline is not None:
             self.errors.add([abs(guess - y) / y for guess in guesses])
-        y, weight = self._tame(guesses[0], y)
+        y, weight = self._clip(guesses[0], y)
         self.sums[int(step.tokens != step.sequences or step.attention > 0)].add(x, tokens, y, weight)
         self.observations += 1
         self.moved += 1
         if self.drift_up > DRIFT or self.drift_down > DRIFT:
-            self._begin_anew()
+            self._restart()
         elif self.observations in EARLY or self.observations % SOLVE_EVERY == 0:
             self._solve()
             self._climb()
 
     def predictions(self, step: Features) -> list[float]:
-        """Seconds that a step is expected to take, by each rung's own model as it stands."""
+        """Seconds that a step is expected to take, by the present model of each rung."""
         return self._guess(step, *self._regressors(step))
 
     def _regressors(self, step: Features) -> tuple[Shared, list[float]]:
-        """Those that all knees share, and the tokens' for each knee."""
+        """Regressors that all knees share, and the token regressor for each knee."""
         read = cover(self.start, step.tokens)
         totals = (float(step.sequences), float(step.context), float(step.attention), float(step.encoder))
         any_prompt, any_decode = step.prompts > 0, step.sequences > step.prompts
@@ -159,10 +165,10 @@ class StepFit(msgspec.Struct):
             self.per_sequence * step.sequences,
         ]
 
-    def _tame(self, expected: float, y: float) -> tuple[float, float]:
-        """The time that a step counts with, and its weight."""
+    def _clip(self, expected: float, y: float) -> tuple[float, float]:
+        """The time that a step counts with, clipped if it is an outlier, and its weight."""
         if self.observations < WARM or expected <= 0.0:
-            # The level is not known yet. By the larger of both, no step can pull by more than its own size.
+            # The level is not known yet. Relative to the larger of both, no step can pull by more than its own size.
             scale = max(expected, y) if self.roofline is not None else y
             self._widen(abs(y - expected) / scale, 1.0)
             return y, 1.0 / (scale * scale)
@@ -180,10 +186,10 @@ class StepFit(msgspec.Struct):
     def _widen(self, error: float, limit: float) -> None:
         self.spread += 0.02 * (min(error, limit) - self.spread)
 
-    def _begin_anew(self) -> None:
-        """The engine is another one now: most likely slower or faster as a whole, perhaps in its proportions.
+    def _restart(self) -> None:
+        """Start again after a change: the engine is slower or faster as a whole, perhaps in its proportions too.
 
-        What had been learned is taken over at the new level, and counts for few steps.
+        What was learned is taken over at the new level, and counts for few steps.
         """
         ratio = sorted(self.recent)[len(self.recent) // 2]
         self.changes += 1
@@ -212,25 +218,25 @@ class StepFit(msgspec.Struct):
     # -- the solution -------------------------------------------------------------------------------------------
 
     def _solve(self) -> None:
-        # All knees at first and now and then; else the affine model, and this knee with its neighbours.
+        # All knees at first and at times; otherwise the affine model, and the present knee with its neighbours.
         near = {0, self.knee, max(1, self.knee - 1), min(len(KNEES) - 1, self.knee + 1)}
         knees = (
             range(len(KNEES))
             if self.observations in EARLY or self.observations % (4 * SOLVE_EVERY) == 0
             else sorted(near)
         )
-        best, found = self.knee, {knee: self._solve_knee(knee) for knee in knees}
+        best, solutions = self.knee, {knee: self._solve_knee(knee) for knee in knees}
         for knee in [knee for knee in knees if knee]:
-            if found[knee][1] < found[best][1] * (1.0 - (KNEE_MARGIN if best == self.knee else 0.0)):
+            if solutions[knee][1] < solutions[best][1] * (1.0 - (KNEE_MARGIN if best == self.knee else 0.0)):
                 best = knee
         self.knee = best
-        self.roofline, self.affine = found[best][0], found[0][0]
-        plain = self._equations(0)
-        self.per_token = _ratio(plain.b[SHARED], plain.a[SHARED][SHARED])
-        self.per_sequence = _ratio(plain.b[1], plain.a[1][1])
+        self.roofline, self.affine = solutions[best][0], solutions[0][0]
+        equations = self._equations(0)
+        self.per_token = _ratio(equations.b[SHARED], equations.a[SHARED][SHARED])
+        self.per_sequence = _ratio(equations.b[1], equations.a[1][1])
 
     def _equations(self, knee: int) -> Equations:
-        """Both kinds together, in order of regressors: the shared ones, then the tokens'."""
+        """Normal equations of both kinds of steps together: the shared regressors, then the token regressor."""
         size = SHARED + 1
         a = [[0.0] * size for _ in range(size)]
         b = [0.0] * size
@@ -252,14 +258,14 @@ class StepFit(msgspec.Struct):
         return Equations(a, b, yy, weight)
 
     def _solve_knee(self, knee: int) -> tuple[Coefficients, float]:
-        """Coefficients for one knee, and the squared relative error that is left."""
+        """Coefficients for one knee, and the squared relative error that they leave."""
         equations = self._equations(knee)
         size = SHARED + 1
         scales = [(equations.a[j][j] / equations.weight) ** 0.5 or 1.0 for j in range(size)]
         a = [[equations.a[i][j] / (scales[i] * scales[j]) for j in range(size)] for i in range(size)]
         b = [equations.b[i] / scales[i] for i in range(size)]
         start = [value * scale for value, scale in zip(self._start(knee), scales, strict=True)]
-        # Of the start only the proportions are known: its level is fitted first.
+        # Of the prior only the proportions are known: its level is fitted first.
         bend = sum(start[i] * start[j] * a[i][j] for i in range(size) for j in range(size))
         pull = sum(start[i] * b[i] for i in range(size))
         level = pull / bend if bend > 0 and pull > 0 else 1.0
@@ -272,7 +278,7 @@ class StepFit(msgspec.Struct):
         return self._named([value / scale for value, scale in zip(u, scales, strict=True)], knee), max(left, 1e-12)
 
     def _start(self, knee: int) -> list[float]:
-        """The start, as if the knee were there: half of the difference is laid to compute, half to the weights."""
+        """The prior with its knee moved: half of the difference is put down to compute, half to the weights."""
         c = self.start
         shared = [c.launch, c.sequence, c.context, c.attention, c.encoder, c.prompt, c.decode]
         if not self.knees[knee]:
@@ -280,10 +286,11 @@ class StepFit(msgspec.Struct):
         return [*shared, c.token * (c.weights / (c.token * self.knees[knee])) ** 0.5 if c.token > 0 else 0.0]
 
     def _named(self, u: list[float], knee: int) -> Coefficients:
+        """A solution as coefficients."""
         launch, sequence, context, attention, encoder, prompt, decode, token = u
         part, miss = self.start.expert_part, self.start.expert_miss
         if not self.knees[knee]:
-            # Without a knee the reading of the weights is in the constant: for experts it is divided as the start was.
+            # Without a knee the constant holds the reading of the weights: for experts it is divided as in the prior.
             fixed = self.start.launch + self.start.weights
             weights = launch * self.start.weights / fixed if part and fixed > 0 else 0.0
             launch -= weights
@@ -301,19 +308,8 @@ def _predict(c: Coefficients, x: Shared, tokens: float) -> float:
 
 def slower(c: Coefficients, ratio: float) -> Coefficients:
     """The same proportions, *ratio* times as long."""
-    return Coefficients(
-        c.launch * ratio,
-        c.token * ratio,
-        c.weights * ratio,
-        c.context * ratio,
-        c.attention * ratio,
-        c.sequence * ratio,
-        c.encoder * ratio,
-        c.expert_part,
-        c.expert_miss,
-        c.prompt * ratio,
-        c.decode * ratio,
-    )
+    longer = Coefficients(*(value * ratio for value in c))
+    return longer._replace(expert_part=c.expert_part, expert_miss=c.expert_miss)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -6,24 +6,25 @@ With them, a fit costs a fixed number of additions a step, and its state a fixed
 import msgspec
 
 KNEES = (0.0, 0.12, 0.25, 0.45, 0.7, 1.0, 1.5, 3.0)
-"""In parts of the prior's knee; the first is the affine model, which has none."""
+"""Candidate knees, as multiples of the prior's; the first is the affine model, which has none."""
 SHARED = 7
 """Regressors that do not depend on the knee: 1, sequences, KV tokens, attention, encoder tokens, whether there is any
 prefill, whether there is any decode."""
 FORGET = 0.999
-"""A step's weight when another of its kind has been looked at: the newest 1,000 count. Quiet nights of decoding do not
-wear out what is known of prompts: the two kinds forget by themselves."""
+"""A step's weight is multiplied by this for each later step of its kind: about 1,000 count. The two kinds forget
+separately, so that a night of decoding does not wear out what is known about prompts."""
 RESCALE = 1e9
+"""A gain at which all sums are rescaled, to stay within the range of a float."""
 
 DECODE = SHARED - 1
-"""Place of the last of them."""
+"""Place of the shared regressor that is 1 if there is any decode."""
 
 Shared = tuple[float, float, float, float, float, float, float]
 """1, sequences, KV tokens, attention, encoder tokens, 1 if there is any prefill, 1 if there is any decode."""
 
 
 class Sums(msgspec.Struct):
-    """Weighted sums over steps of one kind. Weights grow instead of the sums shrinking, and are rescaled at times."""
+    """Weighted sums over steps of one kind. The weight of new steps grows, instead of the sums shrinking."""
 
     gain: float = 1.0
     """Weight of the next step."""
@@ -33,32 +34,34 @@ class Sums(msgspec.Struct):
     """Of the regressors that all knees share; row <= column is kept."""
     xy: list[float] = msgspec.field(default_factory=lambda: [0.0] * SHARED)
     mx: list[list[float]] = msgspec.field(default_factory=lambda: [[0.0] * SHARED for _ in KNEES])
-    """By knee: its token regressor with the shared ones, with itself, with the time."""
+    """By knee: its token regressor times each shared one."""
     mm: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(KNEES))
+    """By knee: its token regressor, squared."""
     my: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(KNEES))
+    """By knee: its token regressor times the step's time."""
 
     def __post_init__(self) -> None:
-        if len(self.xy) != SHARED:  # kept by a version with other regressors: learn anew
+        if len(self.xy) != SHARED:  # a state of a version with other regressors: start again
             fresh = Sums()
             self.gain, self.weight, self.yy, self.xx, self.xy = fresh.gain, fresh.weight, fresh.yy, fresh.xx, fresh.xy
             self.mx, self.mm, self.my = fresh.mx, fresh.mm, fresh.my
 
     def add(self, x: Shared, tokens: list[float], y: float, weight: float) -> None:
-        """Take in a step: shared regressors, token regressor by knee, time, weight."""
+        """Take in a step: shared regressors, token regressor by knee, time in s, weight."""
         self.gain /= FORGET
         w = weight * self.gain
         self.weight += self.gain
         self.yy += w * y * y
         xx, xy = self.xx, self.xy
-        there = [(place, value) for place, value in enumerate(x) if value]
-        for first, (i, value) in enumerate(there):
+        present = [(place, value) for place, value in enumerate(x) if value]
+        for first, (i, value) in enumerate(present):
             wx, row = w * value, i * SHARED
             xy[i] += wx * y
-            for j, other in there[first:]:
+            for j, other in present[first:]:
                 xx[row + j] += wx * other
         mm, my = self.mm, self.my
         _, sequences, context, attention, encoder, prompts, decodes = x
-        for knee, (m, mx) in enumerate(zip(tokens, self.mx, strict=True)):  # unrolled: it is most of a step's cost
+        for knee, (m, mx) in enumerate(zip(tokens, self.mx, strict=True)):  # unrolled, as most of a step's cost is here
             wm = w * m
             mx[0] += wm
             mx[1] += wm * sequences
@@ -77,7 +80,7 @@ class Sums(msgspec.Struct):
             self._rescale(1.0 / self.gain)
 
     def slow_down(self, ratio: float, most: float) -> None:
-        """As if all steps had taken *ratio* times as long; and let them count for *most* steps at most."""
+        """Make the sums those of steps *ratio* times as long, and let them count for *most* steps at most."""
         by = 1.0 / (ratio * ratio)  # weights are by expected times, squared
         self.xx = [value * by for value in self.xx]
         self.mx = [[value * by for value in row] for row in self.mx]
@@ -96,10 +99,11 @@ class Sums(msgspec.Struct):
 
 
 RUNGS = ("roofline", "affine", "tokens", "equal")
+"""The ladder of methods: from the full model down to equal shares."""
 
 
 class Equations(msgspec.Struct):
-    """Normal equations for one knee, by step."""
+    """Normal equations for one knee: of both kinds of steps together."""
 
     a: list[list[float]]
     b: list[float]
@@ -114,11 +118,11 @@ class Errors(msgspec.Struct):
     weight: float = 0.0
 
     def add(self, errors: list[float]) -> None:
-        """Take in a step's."""
+        """Take in a step's relative errors, by rung."""
         keep = 1.0 - 1.0 / 512
         self.weight = self.weight * keep + 1.0
         self.sums = [so_far * keep + min(1.0, error) for so_far, error in zip(self.sums, errors, strict=True)]
 
     def mean(self, rung: int) -> float | None:
-        """Of one rung; None: no step has been seen."""
+        """Mean error of one rung; None: no step has been seen."""
         return self.sums[rung] / self.weight if self.weight else None

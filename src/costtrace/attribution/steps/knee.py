@@ -1,9 +1,9 @@
 """Whose tokens are beyond the roofline's knee: the Shapley value of ``max(tokens - knee, 0)``, nearly.
 
-Shares of what the tokens of a step cost beyond the reading of the weights (docs/method/paper.md section 2). Who stands
-before a participant in a random order is told apart in two: of the two largest others each is before it or not, all
-that are left are before it in part. With at most two who have more than one token beside those who decode one each,
-that is the Shapley value but for the corner that a whole token makes of a line; with more of them it is close to it.
+Shares of what the tokens of a step cost beyond the reading of the weights (docs/method/paper.md section 2). Who comes
+before a participant in a random order is taken in two groups: each of the two largest others is before it or not; of
+all the rest, a part is before it. With at most two participants of more than one token beside those that decode one
+each, that is the Shapley value, except that the rest is taken as a line and not in whole tokens. With more it is close.
 
 Only additions, multiplications and divisions in a fixed order: the same bits on every machine.
 """
@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterable
 
 _Means = tuple[float, float, float]
-"""Of a random moment t in (0, 1), the means of some quantity times 1, t and t squared."""
+"""Means of a quantity times 1, times t and times t squared, over a random moment t in (0, 1)."""
 
 
 def beyond_knee(sizes: Iterable[int], singles: int, knee: float) -> dict[int, float]:
-    """Tokens beyond the knee that a participant brings about, by its tokens; of all together ``tokens - knee``.
+    """Tokens beyond the knee that a participant brings about, by its tokens; all together ``tokens - knee``.
 
-    *sizes*: the tokens of those who are not among *singles*, who have one each. Empty where the knee is not reached.
-    A cost of about six microseconds for each different size.
+    *sizes*: the tokens of each participant beside the *singles*, which have one each. Empty below the knee.
+    Takes about six microseconds for each different size.
     """
     count = Counter(sizes)
     if singles:
@@ -28,16 +28,16 @@ def beyond_knee(sizes: Iterable[int], singles: int, knee: float) -> dict[int, fl
     if tokens <= knee:
         return {}
     large = [size for size in sorted(count, reverse=True)[:3] for _ in range(min(3, count[size])) if size > 1][:3]
-    found = {size: _brings(size, large, tokens, knee) for size in sorted(count)}
-    whole = sum(value * count[size] for size, value in found.items())
+    beyond = {size: _brings(size, large, tokens, knee) for size in sorted(count)}
+    whole = sum(value * count[size] for size, value in beyond.items())
     if not whole > 0.0:  # the knee is within rounding of all tokens
-        return {size: size * (tokens - knee) / tokens for size in found}
+        return {size: size * (tokens - knee) / tokens for size in beyond}
     scale = (tokens - knee) / whole
-    return {size: value * scale for size, value in found.items()}
+    return {size: value * scale for size, value in beyond.items()}
 
 
 def _brings(size: int, large: list[int], tokens: int, knee: float) -> float:
-    """What one of *size* adds on average, with the *large*st of the step before it or not."""
+    """What one participant of *size* adds on average, with each of the *large*st others before it or not."""
     others = list(large)
     if size in others:
         others.remove(size)
@@ -55,13 +55,13 @@ def _brings(size: int, large: list[int], tokens: int, knee: float) -> float:
 
 
 def _added(above: float, size: int, rest: float) -> _Means:
-    """Tokens beyond the knee with *size* more, less those without, where *above* + t * *rest* are beyond it."""
-    more, less = _above(above + size, rest), _above(above, rest)
-    return more[0] - less[0], more[1] - less[1], more[2] - less[2]
+    """What *size* more tokens add beyond the knee, where *above* + t * *rest* are beyond it without them."""
+    after, before = _above(above + size, rest), _above(above, rest)
+    return after[0] - before[0], after[1] - before[1], after[2] - before[2]
 
 
 def _above(start: float, rest: float) -> _Means:
-    """Of ``max(start + t * rest, 0)``."""
+    """Means of ``max(start + t * rest, 0)``."""
     if start >= 0.0 or rest <= 0.0:
         start = max(start, 0.0)
         return start + rest / 2.0, start / 2.0 + rest / 3.0, start / 3.0 + rest / 4.0

@@ -1,4 +1,4 @@
-"""Small online regression: non-negative least squares with forgetting, on running sums. Pure Python, deterministic.
+"""A small online regression: non-negative least squares with forgetting, on running sums. Pure Python, deterministic.
 
 Minimises  sum_k lambda**age (y_k - x_k . b)**2 + ridge * sum_j (scale_j * (b_j - prior_j))**2   over b >= 0.
 
@@ -43,7 +43,7 @@ class Regression(msgspec.Struct):
         self.solution = []
 
     def coefficients(self) -> list[float]:
-        """The best non-negative coefficients; the prior's own while nothing has been observed."""
+        """The best non-negative coefficients; the prior while nothing has been observed."""
         if not self.weight:
             return list(self.prior)
         if not self.solution:
@@ -51,23 +51,23 @@ class Regression(msgspec.Struct):
         return self.solution
 
     def predict(self, x: list[float]) -> float:
-        """What the model expects."""
+        """The value that the model expects at *x*."""
         return sum(a * b for a, b in zip(x, self.coefficients(), strict=True))
 
     def residual(self) -> float:
-        """Sum of squares that the coefficients leave unexplained, of the observations that count."""
+        """Sum of the squared residuals, of the observations that count."""
         if not self.weight:
             return 0.0
         b = self.coefficients()
         return self.yy - 2.0 * _dot(b, self.xy) + _quadratic(b, self.xx)
 
     def forget(self) -> None:
-        """What was observed so far is of another time (another model, other clocks): keep its result as the prior."""
+        """Keep the result as the prior, and drop the observations: they are of another time (other clocks)."""
         self.prior = list(self.coefficients())
         self.xx, self.xy, self.yy, self.weight, self.solution = [], [], 0.0, 0.0, []
 
     def _solve(self) -> list[float]:
-        """On scaled regressors, and exactly: those of a GPU's energy (time, busy time, steps) are nearly the same."""
+        """Solve on scaled regressors, and exactly: a GPU's (time, busy time, steps) are nearly collinear."""
         size = len(self.prior)
         scales = [(self.xx[j][j] / self.weight) ** 0.5 or 1.0 for j in range(size)]
         a = [[self.xx[i][j] / self.weight / scales[i] / scales[j] for j in range(size)] for i in range(size)]
@@ -77,10 +77,10 @@ class Regression(msgspec.Struct):
         level = _dot(start, b) / (_quadratic(start, a) or 1.0)
         if level > 0:
             start = [value * level for value in start]
-        own = RIDGE / max(1.0, self.weight)
+        ridge = RIDGE / max(1.0, self.weight)
         for j in range(size):
-            a[j][j] += own
-            b[j] += own * start[j]
+            a[j][j] += ridge
+            b[j] += ridge * start[j]
         return [value / scale for value, scale in zip(solve(a, b), scales, strict=True)]
 
 
@@ -93,11 +93,8 @@ def _quadratic(u: list[float], a: list[list[float]]) -> float:
 
 
 ROUNDS = 24
-"""Regressors let in or put out, at most: with six of them it is over after a few."""
-
-
+"""At most so many regressors are let in or put out: with six of them a few are enough."""
 TOLERANCE = 1e-12
-
 
 Matrix = Sequence[Sequence[float]]
 
@@ -105,8 +102,8 @@ Matrix = Sequence[Sequence[float]]
 def solve(a: Matrix, b: Sequence[float]) -> list[float]:
     """The best non-negative coefficients.
 
-    Active set: solve for those that are in, put out the most negative, let in whom the gradient asks for. If that has
-    not settled after `ROUNDS`, what is there is returned with its negatives at 0.
+    Active set: solve for the regressors that are in, put out the most negative one, let in the one that the gradient
+    asks for most. If that has not settled after `ROUNDS`, the last solution is returned with its negatives at 0.
     """
     size = len(b)
     inside = list(range(size))
@@ -139,7 +136,7 @@ def objective(a: Matrix, b: Sequence[float], u: Sequence[float]) -> float:
 
 
 def _cholesky(a: Matrix, b: Sequence[float], inside: Sequence[int]) -> list[float]:
-    """Solve for the regressors *inside* alone."""
+    """Solve for the regressors *inside* alone, by Cholesky's decomposition."""
     size = len(inside)
     low: list[list[float]] = []
     y: list[float] = []

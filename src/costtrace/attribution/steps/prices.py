@@ -7,7 +7,7 @@ class Prices(NamedTuple):
     """What a step charges, in any unit: only their proportions matter, the sum is scaled to what was measured."""
 
     head: float
-    """For a whole head fee (`HEAD` weights)."""
+    """For a whole head fee."""
     sequence: float
     """For each sequence in the step."""
     token: float
@@ -18,7 +18,7 @@ class Prices(NamedTuple):
     """For each unit of prefill attention work (chunk tokens x context tokens)."""
     method: str
     expert: float = 0.0
-    """For the experts' weights that one decoded token makes be read."""
+    """For each unit of experts' weights that a participant causes to be read (`expert_units`)."""
     encoder: float = 0.0
     """For each encoder token."""
     prompt: float = 0.0
@@ -26,4 +26,4 @@ class Prices(NamedTuple):
     decode: float = 0.0
     """For each decode: its part of what a step with any of them does once."""
     beyond: float = 0.0
-    """For each token beyond the knee that one who is not in the cohort brings about, on top of `token`."""
+    """For each token beyond the knee that a participant outside the cohort brings about, on top of `token`."""

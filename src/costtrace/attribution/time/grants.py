@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from costtrace.attribution.time.segments import Segment
-from costtrace.core.events import (
-    Event,
-)
+from costtrace.core.events import Event
 
 
 class Grant(Event, tag=101, frozen=True):
@@ -25,9 +23,9 @@ class Grant(Event, tag=101, frozen=True):
 
     @property
     def device_steps(self) -> float:
-        """How many device-steps of work it is: the part of its segment that it is long, on each of its devices."""
-        whole_ns = self.segment.end_ns - self.segment.start_ns
-        return len(self.device_ns) * ((self.end_ns - self.start_ns) / whole_ns if whole_ns else 1.0)
+        """How many device-steps it is: its part of the segment's length, on each device."""
+        segment_ns = self.segment.end_ns - self.segment.start_ns
+        return len(self.device_ns) * ((self.end_ns - self.start_ns) / segment_ns if segment_ns else 1.0)
 
 
 def cut(segment: Segment, wall_offset_ns: int, window_length_ns: int) -> Iterable[tuple[int, int, int, bool]]:
@@ -49,7 +47,7 @@ def cut(segment: Segment, wall_offset_ns: int, window_length_ns: int) -> Iterabl
 def grants_alone(segment: Segment, wall_offset_ns: int, window_length_ns: int, devices: int) -> Iterable[Grant]:
     """Grants of an engine that has its devices to itself: wall time on each of them."""
     window_ns = (segment.start_ns + wall_offset_ns) // window_length_ns * window_length_ns
-    if segment.end_ns <= window_ns + window_length_ns - wall_offset_ns:  # nearly always: it lies in one window
+    if segment.end_ns <= window_ns + window_length_ns - wall_offset_ns:  # nearly always it lies in one window
         length = segment.end_ns - segment.start_ns
         yield Grant(segment, segment.start_ns, segment.end_ns, window_ns, (length,) * devices, last=True)
         return
@@ -61,7 +59,7 @@ def split_equally(start_ns: int, end_ns: int, claimants: Sequence[str]) -> dict[
     """[start, end) in whole ns by claimant: they take turns, nanosecond by nanosecond, in the order of their names.
 
     Sums to the length; shares differ by 1 ns at most. However a stretch is cut, its pieces add up to the same shares:
-    what an engine is granted does not depend on when somebody looked.
+    what an engine is granted does not depend on when it is computed.
     """
     count = len(claimants)
 

@@ -1,10 +1,8 @@
-"""Whose time is it? An engine's events become segments that tile its life; devices shared by engines are split.
+"""Whose time is it? An engine's events become segments that tile its life (docs/method/rules.md section 2).
 
-Design 5.1: step k owns from ``max(done of k-1, dispatch of k)`` to its done; what is between steps is idle; before the
-engine is ready it is start-up overhead; what the recorder lost is unobserved. Every instant is in exactly one segment.
-
-Where engines share a device, each instant of it is split equally among those who are busy (or starting up) at that
-instant; if none is, among those who are unobserved; else it is idle, split among all who are there. All integers.
+Step k owns the time from ``max(done of k-1, dispatch of k)`` until it is done. Time between steps is idle, time before
+the engine is ready is start-up overhead, and what the recorder lost is unobserved. Every instant is in exactly one
+segment, in whole nanoseconds. How engines divide a device that they share is in `shared_devices`.
 """
 
 from typing import Literal
@@ -36,32 +34,32 @@ class Segment(Event, tag=100, frozen=True):
     kind: SegmentKind
     reason: str = ""
     step: Step | None = None
-    """Of a busy segment."""
+    """The step of a busy segment."""
 
 
 TimelineItem = Segment | AnyEvent
-"""Segments, and the events that are not time, in the order in which attribution has to see them."""
+"""A segment, or an event that is not time, in the order in which attribution has to see them."""
 
 
 class EngineTimeline(msgspec.Struct):
-    """Tiles one engine's life. Its fields are all its state, so that an agent can go on where another was killed."""
+    """Tiles one engine's life. All state is in the fields, so that an agent can go on where another was killed."""
 
     started_ns: int = 0
     until_ns: int = 0
-    """Everything before this instant has been given out."""
+    """Time before this instant is in segments."""
     seen_ns: int = 0
-    """Newest time that any event showed."""
+    """The newest time on any event."""
     announced_ns: int = 0
-    """When the journal began: before it, no other engine could know of this one (see `sharing`)."""
+    """When the journal began: other engines know of this one from then on (`shared_devices`)."""
     ready: bool = False
     ended: bool = False
     gap_unobserved: str = ""
-    """Why the time up to the next event is not known; '' where it is."""
+    """Why the time up to the next event is not known; empty where it is."""
     in_flight_since_ns: int = 0
     last_scheduled_ns: int = 0
 
     def feed(self, event: AnyEvent) -> list[TimelineItem]:
-        """Segments and events that *event* makes known, in order."""
+        """Take the next event; return the segments and events that it completes, in order."""
         match event:
             case Step():
                 return self._step(event)
@@ -74,7 +72,7 @@ class EngineTimeline(msgspec.Struct):
                 self.started_ns = self.until_ns = self.seen_ns = event.started_ns
                 return [event]
             case EngineReady():
-                if self.ready:  # said again at the head of a later segment
+                if self.ready:  # repeated at the head of a later segment file
                     return [event]
                 segments = self._to(event.at_ns, "overhead", "startup")
                 self.ready = True
@@ -94,7 +92,7 @@ class EngineTimeline(msgspec.Struct):
                 return [event]
 
     def interrupted(self) -> list[TimelineItem]:
-        """The engine died without a word: its life ends with the newest time that it showed."""
+        """End the life of an engine that died without reporting it, at the newest time that it showed."""
         if self.ended or not self.started_ns:
             return []
         end = max(self.seen_ns, self.until_ns)
@@ -105,30 +103,30 @@ class EngineTimeline(msgspec.Struct):
         segments: list[TimelineItem] = []
         if step.scheduled_ns > self.until_ns or self.gap_unobserved:
             segments += self._gap(step.scheduled_ns)
-        # A step that was done before the one in front of it (clocks of two threads) owns no time, but did happen.
+        # A step that was done before its predecessor (clocks of two threads) owns no time, but it did happen.
         end = max(self.until_ns, step.done_ns)
         segments.append(Segment(self.until_ns, end, "busy", "", step))
         self.until_ns = end
         self.last_scheduled_ns = step.scheduled_ns
-        # Whoever serves is ready, also where the damage of a journal took the word of it.
+        # An engine that serves is ready, also where damage took its `EngineReady`.
         self.ready = self.ready or bool(step.enters or step.items)
         self.in_flight_since_ns = 0
         return segments
 
     def _heartbeat(self, beat: Heartbeat) -> list[Segment]:
         self.seen_ns = max(self.seen_ns, beat.at_ns)
-        flying = beat.in_flight_since_ns
-        self.in_flight_since_ns = flying if flying > self.last_scheduled_ns else 0
+        since_ns = beat.in_flight_since_ns
+        self.in_flight_since_ns = since_ns if since_ns > self.last_scheduled_ns else 0
         if not self.ready:
             return self._to(beat.at_ns, "overhead", "startup")
         return self._gap(min(beat.at_ns, self.in_flight_since_ns) if self.in_flight_since_ns else beat.at_ns)
 
     def _lost(self, lost: Lost) -> list[TimelineItem]:
-        if not lost.at_ns:  # damage on the disk: nobody knows until when
+        if not lost.at_ns:  # damage on the disk: until when is not known
             self.gap_unobserved = self.gap_unobserved or lost.reason
             return [lost]
         self.seen_ns = max(self.seen_ns, lost.at_ns)
-        if not lost.steps:  # only notes were lost: the time itself is known
+        if not lost.steps:  # no step was lost: the time itself is known
             return [lost]
         return [*self._to(lost.to_ns or lost.at_ns, "unobserved", lost.reason), lost]
 
@@ -145,7 +143,7 @@ class EngineTimeline(msgspec.Struct):
         return segments
 
     def _gap(self, to_ns: int) -> list[Segment]:
-        """Time between steps: idle, or unobserved where something was lost."""
+        """Fill the time up to *to_ns* between steps: idle, or unobserved where something was lost."""
         if self.gap_unobserved:
             segments = self._to(to_ns, "unobserved", self.gap_unobserved)
             if to_ns > 0:
@@ -156,6 +154,7 @@ class EngineTimeline(msgspec.Struct):
         return self._to(to_ns, "idle", "")
 
     def _to(self, to_ns: int, kind: SegmentKind, reason: str) -> list[Segment]:
+        """Fill the time up to *to_ns* with one segment."""
         if to_ns <= self.until_ns:
             return []
         segment = Segment(self.until_ns, to_ns, kind, reason)

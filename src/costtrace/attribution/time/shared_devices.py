@@ -5,12 +5,12 @@ up to a limit up to which everything is known, and grants each engine its share 
 
 * split equally among the engines that are busy or starting up at that instant;
 * if there are none, among those whose time was not observed;
-* else the instant is idle, and split among all engines that are there (they all hold the device's memory).
+* otherwise the instant is idle, and split among all engines of the group (they all hold the device's memory).
 
-An engine is known to the others from its announcement (when its journal began). Start-up time before that is its own
-only where no other engine had the device: history is never given out twice.
+Other engines know of an engine from its announcement (when its journal began). Start-up time before that is its own
+only where no other engine had the device: no time is given out twice.
 
-What is given does not depend on how often, or up to when, a sweep is made: the same journals give the same rows.
+Grants do not depend on how often, or up to when, a sweep is made: the same journals give the same rows.
 """
 
 from collections import deque
@@ -38,7 +38,7 @@ class GroupMember(msgspec.Struct):
     known_ns: int = 0
     """Its segments are complete up to here."""
     swept_ns: int = 0
-    """Its time has been given out up to here, by a group that has become a part of this one."""
+    """Its time has been given out up to here by another group, which this one has absorbed."""
     joined: bool = False
     """Its time before the announcement has been given out; it takes part in the sweep."""
     ended: bool = False
@@ -60,18 +60,18 @@ class DeviceGroup(msgspec.Struct):
     members: dict[str, GroupMember] = {}
     swept_ns: int = 0
     claimed_ns: dict[str, list[tuple[int, int]]] = {}
-    """When a device had been given to engines that have ended: (from, to), sorted, disjoint."""
+    """By device, when engines that have ended had it: (from, to), sorted, disjoint."""
 
     def join(self, member: GroupMember) -> None:
-        """An engine is there; it should be in before anything after its announcement is swept."""
+        """Take an engine into the group, best before anything after its announcement has been swept."""
         member.announced_ns = max([member.announced_ns, self.swept_ns, *(m.swept_ns for m in self.members.values())])
         self.members[member.engine_id] = member
 
     def absorb(self, other: "DeviceGroup") -> None:
-        """A new engine's devices connect two groups, each of which has been swept as far as it was known."""
-        for sharing in (self, other):
-            for member in sharing.members.values():
-                member.swept_ns = max(member.swept_ns, sharing.swept_ns)
+        """Take over the members of a group that a new engine's devices connect with this one."""
+        for group in (self, other):
+            for member in group.members.values():
+                member.swept_ns = max(member.swept_ns, group.swept_ns)
         self.members |= other.members
         self.swept_ns = min(self.swept_ns, other.swept_ns)
         for device, claims in other.claimed_ns.items():
@@ -82,20 +82,20 @@ class DeviceGroup(msgspec.Struct):
         for member in sorted(self.members.values(), key=lambda m: (m.announced_ns, m.engine_id)):
             if member.joined:
                 continue
-            # Its own time up to then has to be known, and whether another engine still had a device.
+            # Its time up to then has to be known, and whether another engine still had one of its devices.
             others = [m for m in self.members.values() if m.joined or m is member]
             if member.announced_ns > min([limit_ns, *(m.known_ns for m in others if not m.ended)]):
                 break
             yield from self._before_announcement(member)
             member.joined = True
-        there = [m for m in self.members.values() if m.joined]
-        limit_ns = min([limit_ns, *(m.known_ns for m in there if not m.ended)])
+        joined = [m for m in self.members.values() if m.joined]
+        limit_ns = min([limit_ns, *(m.known_ns for m in joined if not m.ended)])
         limit_ns = min([limit_ns, *(m.announced_ns for m in self.members.values() if not m.joined)])
-        if len(self.members) == 1 and there:
-            yield from self._alone(there[0], limit_ns)
-        elif there:
-            yield from self._together(there, limit_ns)
-        for member in [m for m in there if m.ended and not m.queue]:
+        if len(self.members) == 1 and joined:
+            yield from self._alone(joined[0], limit_ns)
+        elif joined:
+            yield from self._together(joined, limit_ns)
+        for member in [m for m in joined if m.ended and not m.queue]:
             del self.members[member.engine_id]
             for device in member.devices:
                 claims = [*self.claimed_ns.get(device, []), (member.started_ns, member.known_ns)]
@@ -104,7 +104,7 @@ class DeviceGroup(msgspec.Struct):
     def _alone(self, member: GroupMember, limit_ns: int) -> Iterator[Granted]:
         """The usual case: an engine with its devices to itself."""
         taken = 0
-        # A piece that was being swept while others were there goes on where the sweep stood.
+        # A piece that was begun while others shared the devices goes on where that sweep ended.
         resume_ns = max(self.swept_ns, member.swept_ns) if member.piece_start_ns >= 0 else member.swept_ns
         for item in member.queue:
             if isinstance(item, Segment):
@@ -139,7 +139,7 @@ class DeviceGroup(msgspec.Struct):
         return member.engine_id, item
 
     def _before_announcement(self, member: GroupMember) -> Iterator[Granted]:
-        """Start-up before anybody could know of it: granted where the device was nobody else's."""
+        """Grant start-up time before the announcement, where no other engine had the device."""
         taken = [self._taken(device, member) for device in member.devices]
         queue = deque(member.queue)
         kept: list[TimelineItem] = []
@@ -172,22 +172,23 @@ class DeviceGroup(msgspec.Struct):
         )
         return sorted(taken)
 
-    def _together(self, there: list[GroupMember], limit_ns: int) -> Iterator[Granted]:
-        now = self.swept_ns or min(m.announced_ns for m in there)
+    def _together(self, joined: list[GroupMember], limit_ns: int) -> Iterator[Granted]:
+        """Several engines: from one boundary of any of their segments or windows to the next."""
+        now = self.swept_ns or min(m.announced_ns for m in joined)
         while True:
-            for member in there:
+            for member in joined:
                 yield from self._pass_events(member, now)
-            ahead = self._next_boundary(there, now, limit_ns)
+            ahead = self._next_boundary(joined, now, limit_ns)
             if ahead <= now:
                 break
-            self._give(there, now, ahead)
+            self._give(joined, now, ahead)
             now = ahead
-            for member in there:
+            for member in joined:
                 yield from self._finish_pieces(member, now)
         self.swept_ns = max(self.swept_ns, now)
 
     def _pass_events(self, member: GroupMember, now: int) -> Iterator[Granted]:
-        """Events and segments without length that stand at the head of the queue."""
+        """Yield events and segments without length from the head of the queue."""
         while member.queue:
             head = member.queue[0]
             if isinstance(head, Segment):
@@ -201,11 +202,11 @@ class DeviceGroup(msgspec.Struct):
                 yield self._event(member, head)
             del member.queue[0]
 
-    def _next_boundary(self, there: list[GroupMember], now: int, limit_ns: int) -> int:
-        if not any(member.queue for member in there):
+    def _next_boundary(self, joined: list[GroupMember], now: int, limit_ns: int) -> int:
+        if not any(member.queue for member in joined):
             return now
         ahead = limit_ns
-        for member in there:
+        for member in joined:
             head = member.queue[0] if member.queue else None
             if isinstance(head, Segment):
                 start_ns = max(head.start_ns, member.swept_ns)
@@ -215,9 +216,9 @@ class DeviceGroup(msgspec.Struct):
                 ahead = min(ahead, window_end)
         return ahead
 
-    def _give(self, there: list[GroupMember], start_ns: int, end_ns: int) -> None:
+    def _give(self, joined: list[GroupMember], start_ns: int, end_ns: int) -> None:
         current: dict[str, tuple[GroupMember, str]] = {}
-        for member in there:
+        for member in joined:
             head = member.queue[0] if member.queue else None
             if isinstance(head, Segment) and max(head.start_ns, member.swept_ns) <= start_ns:
                 current[member.engine_id] = (member, head.kind)
@@ -249,18 +250,8 @@ class DeviceGroup(msgspec.Struct):
         if not last and (now + member.wall_offset_ns) % length:
             return
         window_ns = (member.piece_start_ns + member.wall_offset_ns) // length * length
-        yield (
-            member.engine_id,
-            Grant(
-                head,
-                member.piece_start_ns,
-                now,
-                window_ns,
-                tuple(member.piece_ns),
-                last,
-                tuple(sorted(member.piece_shared)),
-            ),
-        )
+        device_ns, shared = tuple(member.piece_ns), tuple(sorted(member.piece_shared))
+        yield member.engine_id, Grant(head, member.piece_start_ns, now, window_ns, device_ns, last, shared)
         member.piece_ns, member.piece_shared = [], set()
         member.piece_start_ns = now
         if last:
@@ -269,13 +260,13 @@ class DeviceGroup(msgspec.Struct):
 
 def merged(intervals: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The union of *intervals* as sorted, disjoint ones."""
-    found: list[tuple[int, int]] = []
+    union: list[tuple[int, int]] = []
     for start, end in sorted(intervals):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
+        if union and start <= union[-1][1]:
+            union[-1] = (union[-1][0], max(union[-1][1], end))
         else:
-            found.append((start, end))
-    return found
+            union.append((start, end))
+    return union
 
 
 def _free_length(start_ns: int, end_ns: int, taken: list[tuple[int, int]]) -> int:

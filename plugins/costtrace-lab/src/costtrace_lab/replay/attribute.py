@@ -106,7 +106,7 @@ def _rows(pipeline: Pipeline, journals: Iterable[Path], progress: Progress) -> I
                 if isinstance(event, SegmentHeader):
                     pipeline.add(name, event)
                 if name in pipeline.engines:
-                    pipeline.feed(name, event)
+                    pipeline.take(name, event)
             count += len(events)
             if not events:
                 if name in pipeline.engines:
