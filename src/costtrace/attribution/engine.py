@@ -148,10 +148,10 @@ class EngineAttribution(msgspec.Struct):
         if grant.shared:
             self.window.shared.update(grant.shared)
         segment, energy = grant.segment, entry.energy(grant.device_ns)
-        measured = [meter for meter in meters if meter is not None]
-        self.window.sensors = [None if meter is None else meter.sensor for meter in meters] if meters else []
-        if measured or self.energy_source != "none":
-            self._label(measured)
+        self.window.sensors = []
+        if meters or self.energy_source != "none":
+            self.window.sensors = [None if meter is None else meter.sensor for meter in meters]
+            self._label([meter for meter in meters if meter is not None])
         if segment.kind != "busy":
             self.window.add(segment.kind, segment.reason, grant.device_ns, energy)
         elif segment.step is not None and entry.work is not None:

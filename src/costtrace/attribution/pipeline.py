@@ -25,6 +25,7 @@ from costtrace.core.events import (
     Lost,
     Reading,
     SegmentHeader,
+    Step,
 )
 from costtrace.core.rows import EngineRow, FitRow, PendingRow, Rows
 from costtrace.core.units import NS_PER_S
@@ -94,22 +95,31 @@ class Pipeline(msgspec.Struct):
     def take(self, engine_id: str, event: AnyEvent) -> None:
         """Take an event of an engine that has been added, in the order of its journal."""
         engine = self.engines[engine_id]
-        if engine.ended or (engine.started is not None and isinstance(event, EngineStarted)):
-            return  # after its end only damage can follow; a second beginning repeats the first
-        if isinstance(event, Heartbeat):
-            self._check_clock(engine, event)
-        if isinstance(event, Lost):
-            self._count_lost(engine, event)
-        items = engine.timeline.feed(event)
-        if isinstance(event, EngineStarted):
-            engine.started = event
-            self._join(engine, event)
+        if engine.ended:
+            return  # only damage can follow
+        if isinstance(event, Step):  # most are
+            items = engine.timeline.feed(event)
+        else:
+            if engine.started is not None and isinstance(event, EngineStarted):
+                return  # a second beginning repeats the first
+            items = engine.timeline.feed(event)
+            match event:
+                case Heartbeat():
+                    self._check_clock(engine, event)
+                case Lost():
+                    self._count_lost(engine, event)
+                case EngineStarted():
+                    engine.started = event
+                    self._join(engine, event)
+                case EngineStopped():
+                    engine.ended = engine.group >= 0
+                case _:
+                    pass
         if engine.group >= 0:
             member = self.groups[engine.group].members[engine_id]
             member.queue.extend(items)
             member.known_ns = engine.timeline.until_ns
-            if isinstance(event, EngineStopped):
-                member.ended = engine.ended = True
+            member.ended = engine.ended
 
     def end(self, engine_id: str) -> None:
         """The journal is read and its writer is gone: an engine that has not reported its end was interrupted."""

@@ -37,13 +37,15 @@ class BillingWindow(msgspec.Struct):
         granted = self.device_ns.get(kind)
         if granted is None:
             granted = self.device_ns[kind] = [0] * len(device_ns)
+        energy_uj, energy_unknown_ns = energy.uj, energy.energy_unknown_ns
+        device_uj, device_unknown_ns = self.device_uj, self.device_energy_unknown_ns
         for place, ns in enumerate(device_ns):
             granted[place] += ns
-            self.device_uj[place] += energy.uj[place]
-            self.device_energy_unknown_ns[place] += energy.energy_unknown_ns[place]
+            device_uj[place] += energy_uj[place]
+            device_unknown_ns[place] += energy_unknown_ns[place]
         if kind != "request":
             amounts = self.rows.setdefault(kind, {}).setdefault(reason, nothing())
-            add(amounts, [sum(device_ns), sum(energy.uj), sum(energy.energy_unknown_ns)])
+            add(amounts, [sum(device_ns), sum(energy_uj), sum(energy_unknown_ns)])
 
     def postings(self, engine_id: str, model: str) -> Iterator[Posting]:
         """A posting for each kind and reason of time that served nobody."""

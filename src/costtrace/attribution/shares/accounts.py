@@ -112,6 +112,8 @@ class Accounts(msgspec.Struct):
     def begin(self, step: Step, work: StepWork) -> None:
         """A step is about to be charged. All its slots are open."""
         self.work = work
+        if not (work.leaves or work.enters or step.items):  # a steady step: most are
+            return
         for slot in work.leaves:
             if (account := self.open.get(slot)) is not None:
                 self.leave(account)
@@ -139,17 +141,18 @@ class Accounts(msgspec.Struct):
         work = self.work
         if work is None or not (self.cohort.count or work.items):
             return False
+        gpu_ns, energy_uj, energy_unknown_ns = amounts
         usages = self._usages(work, coefficients, method) if work.items else []
         features = self.features = self._features(work, usages, coefficients)
-        if not amounts[TIME] and not amounts[ENERGY]:
+        if not gpu_ns and not energy_uj:
             return True
         prices = step_prices(coefficients, method, features)
         self.method = prices.method
-        time, unknown = self.clocks[TIME], self.clocks[GAP]
+        time, energy_clock, unknown = self.clocks
         # As long as no energy is known, the clock of what is not known goes with that of time: one calculation.
-        same = amounts[GAP] == amounts[TIME] and unknown == time
-        if amounts[TIME]:
-            parts = time.charge(amounts[TIME], self.cohort, usages, prices)
+        same = energy_unknown_ns == gpu_ns and unknown == time
+        if gpu_ns:
+            parts = time.charge(gpu_ns, self.cohort, usages, prices)
             if same:
                 unknown.follow(time)
             if parts:
@@ -158,14 +161,14 @@ class Accounts(msgspec.Struct):
                     self.open[item.slot].head += int(time.fee * usage.weight / HEAD)
                 if same:
                     self._owe(work, GAP, parts)
-        if amounts[ENERGY]:
+        if energy_uj:
             own = prices
             if energy is not None:
                 coefficients_uj, device_steps = energy
-                own = energy_prices(coefficients_uj, prices, features, amounts[TIME] / (device_steps or 1.0))
-            self._owe(work, ENERGY, self.clocks[ENERGY].charge(amounts[ENERGY], self.cohort, usages, own))
-        if amounts[GAP] and not same:
-            self._owe(work, GAP, unknown.charge(amounts[GAP], self.cohort, usages, prices))
+                own = energy_prices(coefficients_uj, prices, features, gpu_ns / (device_steps or 1.0))
+            self._owe(work, ENERGY, energy_clock.charge(energy_uj, self.cohort, usages, own))
+        if energy_unknown_ns and not same:
+            self._owe(work, GAP, unknown.charge(energy_unknown_ns, self.cohort, usages, prices))
         return True
 
     def _owe(self, work: StepWork, meter: int, parts: list[int]) -> None:
