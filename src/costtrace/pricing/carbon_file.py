@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import wall_ns
 from costtrace.pricing.carbon import CarbonIntensity, Intensity
@@ -60,3 +61,9 @@ def _checked(grams: Decimal, where: str) -> Decimal:
             f"{where}: {grams} g/kWh cannot be: it must be from 0 to {HIGHEST}. Is it in another unit?"
         )
     return grams
+
+
+def stated_intensity() -> CarbonIntensity | None:
+    """The intensity that the settings state; None: none is. Raises: CosttraceError."""
+    settings = load()
+    return load_intensity(settings.carbon_intensity, settings.carbon_pue) if settings.carbon_intensity else None

@@ -11,7 +11,6 @@ from costtrace.core.errors import CosttraceError
 from costtrace.ledger.dimensions import DIMENSIONS, TIME_DIMENSIONS
 from costtrace.ledger.queries import used
 from costtrace.ledger.reader import Filter, open_ledger
-from costtrace.pricing.carbon import CarbonIntensity
 from costtrace.pricing.carbon_file import load_intensity
 from costtrace.reports.evidence.carbon import carbon_table
 from costtrace.reports.output.render import render
@@ -72,12 +71,6 @@ def carbon(
         rows = used(store, which, (*names, "hour"), Filter(tenant, model, None))
         table = carbon_table(names, rows, grid, f"Energy and its carbon, {name_period(which, where)}")
     out(render([table], form))
-
-
-def stated_intensity() -> CarbonIntensity | None:
-    """The intensity that the settings state; None: none is. Raises: CosttraceError."""
-    settings = load()
-    return load_intensity(settings.carbon_intensity, settings.carbon_pue) if settings.carbon_intensity else None
 
 
 def _pue(text: str) -> Decimal:

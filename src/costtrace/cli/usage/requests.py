@@ -19,7 +19,6 @@ from costtrace.cli.options import (
     store_option,
     zone,
 )
-from costtrace.cli.usage.carbon import stated_intensity
 from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_S
@@ -27,6 +26,7 @@ from costtrace.ledger.cost_by_now import renew
 from costtrace.ledger.queries import ORDERS, find_requests, habits
 from costtrace.ledger.queries import requests as find
 from costtrace.ledger.reader import Filter, Store, open_ledger
+from costtrace.pricing.carbon_file import stated_intensity
 from costtrace.reports.output.render import render
 from costtrace.reports.requests.joined import join
 from costtrace.reports.requests.joined_query import find_parts, parts

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, home_option, out, zone
-from costtrace.cli.usage.carbon import stated_intensity
 from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.reader import open_ledger
+from costtrace.pricing.carbon_file import stated_intensity
 from costtrace_ui.web.responses import Responder
 from costtrace_ui.web.server import AccessPolicy, Server, load_style
 
