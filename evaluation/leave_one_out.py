@@ -67,7 +67,7 @@ def play(url, number, tenants, planned):
         if tenant not in tenants:
             continue
         time.sleep(max(0.0, began + at_s - time.monotonic()))
-        # Every prompt begins anew: nothing is found in the prefix cache.
+        # Every prompt begins differently: nothing is found in the prefix cache.
         prompt = f"{number:03d} {place:03d} " + " ".join(SENTENCES[n % len(SENTENCES)] for n in range(sentences))
         body = {"model": "tiny-model", "prompt": prompt, "max_tokens": output, "ignore_eos": True, "temperature": 0}
         threads.append(

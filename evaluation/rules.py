@@ -25,7 +25,7 @@ class Score(NamedTuple):
     """Mean over requests of the relative error."""
     p95_error: float
     misplaced: float
-    """Part of all time that stands on the wrong request."""
+    """Part of all time that is charged to the wrong request."""
     worst_tenant: float
     input_share: float | None
     """Part of all time that is put on prompts; None: the rule does not say."""

@@ -1,6 +1,6 @@
 """Every command line of costtrace that the documents show is run, on a ledger that was closed, with files as they say.
 
-What cannot run without a server, a fleet store or what only its reader has stands in `ELSEWHERE`, with where it is run.
+What cannot run without a server, a fleet store or what only its reader has is in `ELSEWHERE`, with where it is run.
 """
 
 import os

@@ -165,7 +165,7 @@ def tenant(name: str | bytes) -> tuple[str, str | bytes]:
 
 
 class Traffic:
-    """Clients that go on asking until told to stop; `replies` is what they were told."""
+    """Clients that go on asking until stopped; `replies` is what they were answered."""
 
     def __init__(self, url: str, *, workers: int = 3, tokens: int = 24) -> None:
         self.replies: list[Reply] = []

@@ -143,7 +143,7 @@ class DroppedError(Exception):
     """Dynamo itself took a worker off its list: this machine stood still, or was too busy, for ten seconds."""
 
 
-def anew(deploy: Callable[[Path], Seen], folders: pytest.TempPathFactory, name: str) -> Seen:
+def served_once(deploy: Callable[[Path], Seen], folders: pytest.TempPathFactory, name: str) -> Seen:
     """Deploy, again where Dynamo dropped a worker of the deployment before. Raises: DroppedError, the fourth time."""
     for _ in range(3):
         with suppress(DroppedError):
@@ -168,7 +168,7 @@ LONG_TOKENS = 600
 
 @pytest.fixture(scope="module")
 def aggregated(tiny_model, tmp_path_factory):
-    return anew(partial(serve_aggregated, tiny_model), tmp_path_factory, "dynamo-aggregated")
+    return served_once(partial(serve_aggregated, tiny_model), tmp_path_factory, "dynamo-aggregated")
 
 
 def serve_aggregated(tiny_model: Path, folder: Path) -> Seen:
@@ -305,7 +305,7 @@ def test_the_report_counts_each_request_once_and_splits_by_worker(aggregated):
 
 @pytest.fixture(scope="module")
 def disaggregated(tiny_model, tmp_path_factory):
-    return anew(partial(serve_disaggregated, tiny_model), tmp_path_factory, "dynamo-disaggregated")
+    return served_once(partial(serve_disaggregated, tiny_model), tmp_path_factory, "dynamo-disaggregated")
 
 
 def serve_disaggregated(tiny_model: Path, folder: Path) -> Seen:
@@ -377,7 +377,7 @@ def test_without_traces_the_bill_is_the_same_and_fits_the_workers_own_forward_pa
     tiny_model, tmp_path_factory, what
 ):
     off = what == "tracing off"
-    seen = anew(partial(serve_quietly, tiny_model, what), tmp_path_factory, "dynamo-quiet")
+    seen = served_once(partial(serve_quietly, tiny_model, what), tmp_path_factory, "dynamo-quiet")
     seen.home.check_closed_books()
     seen.home.verify()
     wholes = seen.wholes()

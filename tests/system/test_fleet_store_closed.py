@@ -167,7 +167,7 @@ def test_a_ledger_that_was_compacted_before_its_first_push_is_the_same_on_both_s
 
 
 class Breaking:
-    """The store whose insert number *left* arrives, and the line breaks before it is said."""
+    """The store whose insert number *left* arrives, and the connection breaks before the answer."""
 
     def __init__(self, fleet, left):
         self.where, self.fleet, self.left = fleet.where, fleet, left

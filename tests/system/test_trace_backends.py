@@ -80,7 +80,7 @@ def backend(command, ready, folder, **variables):
 
 @pytest.fixture
 def asked():
-    """Requests that differ in every figure; the last one stands in a caller's trace."""
+    """Requests that differ in every figure; the last one is part of a caller's trace."""
     made = [
         record(
             number,

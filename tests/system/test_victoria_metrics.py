@@ -35,7 +35,7 @@ RULE_EXPRESSIONS = [
 def victoria(folder, port, *arguments):
     """One that listens on *port* and keeps its data below *folder*."""
     command = [str(BINARY), f"-httpListenAddr=127.0.0.1:{port}", f"-storageDataPath={folder / 'data'}"]
-    # Unless it is told otherwise, it answers without the newest 30 s.
+    # Unless it is set otherwise, it answers without the newest 30 s.
     server = Queried(f"http://127.0.0.1:{port}", "/health", latency_offset="1ms", nocache="1")
     folder.mkdir()
     return running_server(server, [*command, "-loggerLevel=WARN", *arguments], folder / "victoria.log")

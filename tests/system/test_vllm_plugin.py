@@ -38,7 +38,7 @@ def special(model: str) -> list[Request]:
         Request("several prompts", COMPLETIONS, {**completion(model, "", 6), "prompt": ["one two", "three"]}, "acme"),
         Request("own id", CHAT, chat(model, "hello you", 9), "acme", headers={"X-Request-Id": "mine_1"}),
         Request("own id", COMPLETIONS, completion(model, "hello you", 9), "acme", headers={"X-Request-Id": "mine-2-3"}),
-        Request("stop, told by the engine", COMPLETIONS, completion(model, "a", 30, min_tokens=2, **GREEDY), "acme"),
+        Request("stop, by the engine", COMPLETIONS, completion(model, "a", 30, min_tokens=2, **GREEDY), "acme"),
     ]
 
 

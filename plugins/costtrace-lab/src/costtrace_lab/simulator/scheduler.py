@@ -1,6 +1,6 @@
 """A scheduler as engines have it: continuous batching, chunked prefill, prefix cache, preemption, drafts.
 
-Decodes go first, then prompts under way in chunks while the token budget lasts, then whoever waits. Where the KV cache
+Decodes go first, then prompts under way in chunks while the token budget lasts, then those that wait. Where the KV cache
 is full the newest sequence is preempted and computes again. One step is in flight at a time. A steady decode step costs
 the same whatever the batch's size.
 
