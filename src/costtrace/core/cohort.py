@@ -45,11 +45,11 @@ class CohortEncoder(Generic[Key]):
         self.turn = 0
         """Steps so far."""
         self.members: dict[Key, tuple[int, int]] = {}
-        """Who was in the last step, in order: slot, and the context expected in the next one less `turn`."""
+        """The sequences of the last step, in order: slot, and the context expected in the next one less `turn`."""
         self.outside: dict[Key, None] = {}
         """Of `members`, those who were items: they are predicted as well, but are not in the cohort."""
         self.base_sum = 0
-        """Of the second values of `members`."""
+        """Sum of the second values of `members`."""
         self.order: list[Key] | None = None
         """`members` as the engine lists them, if all are in the cohort. None: not known.
 

@@ -11,8 +11,8 @@ their own). cover(S) is the part of the weights that is read: all of them, or fo
 are scaled to the measured time (docs/method/paper.md section 1).
 
 The prices are the Shapley value where that is a formula: each head pays a fee for what must be done once, and each
-participant for the tokens beyond the knee that it brings about (`knee.beyond_knee`). The reading of experts is paid by those
-who cause it (`expert_units`).
+participant for the tokens beyond the knee that it brings about (`knee`). The reading of experts is paid by those who
+cause it (`expert_units`).
 """
 
 from collections.abc import Sequence

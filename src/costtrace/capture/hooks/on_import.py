@@ -19,7 +19,7 @@ Action = Callable[[ModuleType], None]
 
 
 class _Hook(Protocol):
-    """What is needed of a hook here."""
+    """A hook, as far as this module uses it."""
 
     @property
     def module(self) -> str:

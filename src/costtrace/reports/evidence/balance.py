@@ -165,7 +165,7 @@ def _exact_money(line: MoneyLine) -> Row:
         "difference_nano": line.difference_nano,
     }
     names = {"engine": line.engine, "rate_id": line.rate_id, "currency": line.currency}
-    if line.rate_id == _NO_PRICE:  # JSON has had the time last here
+    if line.rate_id == _NO_PRICE:  # released JSON has `gpu_ns` last here
         return {**names, **amounts, "gpu_ns": line.gpu_ns}
     return {**names, "gpu_ns": line.gpu_ns, **amounts}
 

@@ -1,8 +1,8 @@
 """A scheduler as engines have it: continuous batching, chunked prefill, prefix cache, preemption, drafts.
 
-Decodes go first, then prompts under way in chunks while the token budget lasts, then those that wait. Where the KV cache
-is full the newest sequence is preempted and computes again. One step is in flight at a time. A steady decode step costs
-the same whatever the batch's size.
+Decodes go first, then prompts under way in chunks while the token budget lasts, then those that wait. Where the KV
+cache is full the newest sequence is preempted and computes again. One step is in flight at a time. A steady decode step
+costs the same whatever the batch's size.
 
 What it does not have: asynchronous scheduling, several engines, priorities. Cached prefixes are kept by least recent
 use, beside the running sequences and not at their expense.
@@ -31,9 +31,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     max_sequences: int = 256
     token_budget: int = 2_048
-    """Tokens of a step."""
+    """Tokens of a step, at most."""
     kv_tokens: int = 500_000
-    """That fit into the KV cache."""
+    """Tokens that fit into the KV cache."""
     prefix_cache: bool = True
     block_tokens: int = MOONCAKE_BLOCK
     """Tokens behind one name of a workload's prefixes."""
