@@ -38,8 +38,8 @@ def requests_of(records, slots):
         slot = int(r.request_key.removeprefix("sim-"))
         tenants[slot] = r.tenant
         prefill_ns, decode_ns = r.decode_ns_at - r.scheduled_ns, r.ended_ns - r.decode_ns_at
-        found = (r.input_tokens, r.cached_tokens, r.output_tokens, prefill_ns * 1e-9, decode_ns * 1e-9)
-        for column, value in zip(whole, found, strict=True):
+        values = (r.input_tokens, r.cached_tokens, r.output_tokens, prefill_ns * 1e-9, decode_ns * 1e-9)
+        for column, value in zip(whole, values, strict=True):
             column[slot] = value
     return Requests(tenants, *whole)
 

@@ -50,17 +50,17 @@ SHOWN = {
 
 
 def lines():
-    found = {}
+    lines = {}
     for path in DOCUMENTS:
         if path.name not in {"cli.md", "CHANGELOG.md"} and path.parent.name != "decisions":
             for line in commands(path):
-                found.setdefault(line, path)
-    return found
+                lines.setdefault(line, path)
+    return lines
 
 
 def _typed(body):
     return [
-        re.split(r"\s{2,}", found.strip())[0] for found in re.findall(r"^costtrace ([^|>&;)#\n]*)", body, re.MULTILINE)
+        re.split(r"\s{2,}", line.strip())[0] for line in re.findall(r"^costtrace ([^|>&;)#\n]*)", body, re.MULTILINE)
     ]
 
 

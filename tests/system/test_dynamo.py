@@ -72,17 +72,17 @@ class Seen:
     def wholes(self):
         """All requests with all their parts, long after."""
         with open_ledger(self.home.path) as store:
-            found = parts([store], Period(0, 1 << 62), Filter(), "ended", 10_000)
-        newest = max(part.record.ended_ns for part in found)
-        return {whole.request_key: whole for whole in join(found, newest + WAIT_NS, WAIT_NS)}
+            all_parts = parts([store], Period(0, 1 << 62), Filter(), "ended", 10_000)
+        newest = max(part.record.ended_ns for part in all_parts)
+        return {whole.request_key: whole for whole in join(all_parts, newest + WAIT_NS, WAIT_NS)}
 
     def records(self, key: str):
         return self.home.rows("SELECT * FROM usage WHERE request_key = ? ORDER BY arrived_ns", key)
 
     def dynamos_spans(self, number: int):
         """What Dynamo's own processes exported of a request's trace, by span id."""
-        found = [span for span in self.receiver.spans if span.trace_id.hex() == trace_of(number)]
-        return {span.span_id: span for span in found if not span.name.startswith("costtrace.")}
+        spans = [span for span in self.receiver.spans if span.trace_id.hex() == trace_of(number)]
+        return {span.span_id: span for span in spans if not span.name.startswith("costtrace.")}
 
     def workers_spans(self, number: int):
         """Of those, the ones of its workers."""
@@ -266,9 +266,9 @@ def test_a_client_that_cancels_pays_for_what_was_computed_and_all_of_it_is_waste
 def test_an_answer_whose_worker_was_killed_is_one_request_of_two_attempts(aggregated):
     check_answered(aggregated, LONG)
     wholes = aggregated.wholes()
-    found = [wholes[key_of(aggregated.replies[number])] for number in LONG]
-    assert {whole.output_tokens for whole in found} == {LONG_TOKENS}
-    migrated = [whole for whole in found if len(whole.attempts) > 1]
+    long = [wholes[key_of(aggregated.replies[number])] for number in LONG]
+    assert {whole.output_tokens for whole in long} == {LONG_TOKENS}
+    migrated = [whole for whole in long if len(whole.attempts) > 1]
     assert len(migrated) >= 1, "one of the two was on the worker that was killed"
     for whole in migrated:
         first, second = whole.attempts
@@ -344,8 +344,8 @@ def test_both_parts_are_in_the_clients_trace_under_the_spans_of_their_own_worker
     traces = disaggregated.wholes()
     for number in range(TRACED):
         whole = traces[key_of(disaggregated.replies[number])]
-        found = {attempt.part.record.traceparent[3:35] for attempt in whole.attempts}
-        assert found == {trace_of(number)}
+        in_traces = {attempt.part.record.traceparent[3:35] for attempt in whole.attempts}
+        assert in_traces == {trace_of(number)}
         roots = [span for span in disaggregated.receiver.roots if span.trace_id.hex() == trace_of(number)]
         assert len(roots) == 2
         assert {span.parent_span_id for span in roots} == set(disaggregated.workers_spans(number))
