@@ -77,11 +77,11 @@ def make_journal(home, requests):
 
 def read_events(home, engine_id):
     reader = JournalReader(home / "journal" / engine_id)
-    found = []
+    all_events = []
     while events := reader.read().events:
-        found += events
+        all_events += events
     reader.close()
-    return found
+    return all_events
 
 
 def attribute(events):
@@ -177,8 +177,8 @@ def main():
             print(name, spread(booked, "finished requests/s"))
     print("\nrunning   us/step (attribution)            ms to encode the state   its kB   ms to close a window")
     for running in RUNNING:
-        found = [steady(running) for _ in rounds]
-        step_us, save_ms, size, close_ms = (list(column) for column in zip(*found, strict=True))
+        results = [steady(running) for _ in rounds]
+        step_us, save_ms, size, close_ms = (list(column) for column in zip(*results, strict=True))
         print(
             f"{running:7,}   {spread(step_us, '', 2)}   {statistics.median(save_ms):10.2f}   "
             f"{statistics.median(size) / 1e3:14,.0f}   {statistics.median(close_ms):10.2f}"

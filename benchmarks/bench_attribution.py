@@ -291,12 +291,12 @@ def main():
     )
     for running in RUNNING:
         steps = max(50, min(STEPS, 400_000 // running))
-        found = {name: [timed(way(running, steps)[0], steps) for _ in rounds] for name, way in WAYS.items()}
-        found["steady"] = [by_agent(running) for _ in rounds]
-        found["settle"] = [settle(running) for _ in rounds]
-        least = statistics.median(found["counters"])
-        ratios = [statistics.median(found[name]) / least for name in WAYS if name != "counters"]
-        columns = [f"{show(values):>24}" for values in found.values()] + [f"{ratio:13.1f}" for ratio in ratios]
+        times = {name: [timed(way(running, steps)[0], steps) for _ in rounds] for name, way in WAYS.items()}
+        times["steady"] = [by_agent(running) for _ in rounds]
+        times["settle"] = [settle(running) for _ in rounds]
+        least = statistics.median(times["counters"])
+        ratios = [statistics.median(times[name]) / least for name in WAYS if name != "counters"]
+        columns = [f"{show(values):>24}" for values in times.values()] + [f"{ratio:13.1f}" for ratio in ratios]
         print(f"{running:7,}   " + "   ".join(columns))
     print("\nCPU s for a second of 100 engines at 100 steps a second each (10,000 steps; 1.0 is all of one core)")
     for running in (16, 256):

@@ -96,13 +96,13 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     began = time.perf_counter()
-    found = run(given.steps, given.seed)
+    result = run(given.steps, given.seed)
     took = time.perf_counter() - began
-    print(f"{found.steps:,} steps, {found.left:,} sequences left, {found.given >> SHIFT:,} ns given")
-    print(f"made or lost: {found.lost()} parts of 2**-40 ns")
-    print(f"64-bit floats would have been off by up to {found.worst_float:.1e} (relative, newest sequences)")
-    print(f"{took:.0f} s, {took / found.steps * 1e6:.2f} us a step, all of this program included")
-    assert found.lost() == 0
+    print(f"{result.steps:,} steps, {result.left:,} sequences left, {result.given >> SHIFT:,} ns given")
+    print(f"made or lost: {result.lost()} parts of 2**-40 ns")
+    print(f"64-bit floats would have been off by up to {result.worst_float:.1e} (relative, newest sequences)")
+    print(f"{took:.0f} s, {took / result.steps * 1e6:.2f} us a step, all of this program included")
+    assert result.lost() == 0
 
 
 if __name__ == "__main__":

@@ -140,8 +140,8 @@ def fill(home, records):
 def check(home, records):
     """What the report says is what was put in: requests, output tokens, device time, money."""
     words = ("report", "--by", "device", "--format", "json", "--home", str(home))
-    said = json.loads(subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=True).stdout)
-    lines = {row["device"]: row for row in said["summary"] if row["kind"] == "request"}
+    report = json.loads(subprocess.run([SCRIPT, *words], capture_output=True, text=True, check=True).stdout)
+    lines = {row["device"]: row for row in report["summary"] if row["kind"] == "request"}
     per_window = records // (WINDOWS * ENGINES)
     for pool, rate in RATES.items():
         above, below, windows = int(rate[4]), int(rate[5]), WINDOWS * ENGINES // 2
@@ -161,7 +161,7 @@ class Measured(NamedTuple):
     seconds: float
     megabytes: float
     """Peak memory."""
-    said: str
+    digest: str
     """Digest of all that it wrote."""
 
 
@@ -224,9 +224,11 @@ def main():
         for name, words in COMMANDS.items():
             if words[0] in given.skip:
                 continue
-            found = [measure((*words, *place), home / "out") for place in places.values()]
-            assert len({each.said for each in found}) == 1, f"{name}: the stores do not say the same"
-            print(f"{name:34}" + "".join(f"{each.seconds:14.1f} s{each.megabytes:8.0f}" for each in found), flush=True)
+            measured = [measure((*words, *place), home / "out") for place in places.values()]
+            assert len({each.digest for each in measured}) == 1, f"{name}: the stores do not say the same"
+            print(
+                f"{name:34}" + "".join(f"{each.seconds:14.1f} s{each.megabytes:8.0f}" for each in measured), flush=True
+            )
         print(f"peak of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
     finally:
         if given.home is None:

@@ -119,7 +119,7 @@ def serve(served, batches, *, stats: bool) -> float:
 
 def measure(size: int, kind: str) -> dict[str, float]:
     count = max(200, 20_000 // size)
-    found = []
+    differences_us = []
     for _ in range(ROUNDS):
         hooked, bare = Hooked(), Bare()
         recorder = Recorder(capacity=4 * count + 4 * size)
@@ -130,8 +130,8 @@ def measure(size: int, kind: str) -> dict[str, float]:
         theirs = serve(bare, list(iterations(size, kind, count)), stats=native)
         steps = [e for e in Translator("m").translate(recorder.drain()) if isinstance(e, Step)]
         assert len(steps) >= count - 1, "every step is recorded"
-        found.append((ours - theirs) / count * 1e6)
-    return {"median": statistics.median(found), "min": min(found), "max": max(found)}
+        differences_us.append((ours - theirs) / count * 1e6)
+    return {"median": statistics.median(differences_us), "min": min(differences_us), "max": max(differences_us)}
 
 
 def main() -> None:

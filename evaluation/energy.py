@@ -170,13 +170,13 @@ def _time_of(event: Any) -> int:
 
 def by_step(case: Case, energy_uj: Callable[[int, int], float]) -> dict[str, float]:
     """Energy by request under a rule that knows each step's, shared by the truth's own parts."""
-    found: dict[str, float] = {}
+    by_request: dict[str, float] = {}
     for span in case.served.spans:
         if span.shares:
             uj = energy_uj(span.from_ns, span.until_ns)
             for slot, share in span.shares:
-                found[f"request-{slot}"] = found.get(f"request-{slot}", 0.0) + uj * share
-    return found
+                by_request[f"request-{slot}"] = by_request.get(f"request-{slot}", 0.0) + uj * share
+    return by_request
 
 
 def windows(case: Case) -> dict[str, float]:
@@ -226,17 +226,17 @@ def per_output_token(case: Case) -> dict[str, float]:
     return {request.request_id: total * request.output / tokens for request in case.served.requests}
 
 
-def score(case: Case, found: dict[str, float]) -> Score:
+def score(case: Case, energy_uj: dict[str, float]) -> Score:
     """Compare with the truth."""
     requests = case.served.requests
-    errors = {r: 100 * abs(found.get(r.request_id, 0.0) - r.energy_uj) / r.energy_uj for r in requests}
+    errors = {r: 100 * abs(energy_uj.get(r.request_id, 0.0) - r.energy_uj) / r.energy_uj for r in requests}
     late = [error for request, error in errors.items() if request.arrived_s >= LEARNED_S] or [float("nan")]
     true_uj = sum(r.energy_uj for r in requests)
     return Score(
         statistics.median(errors.values()),
         _p95(list(errors.values())),
         statistics.fmean(errors.values()),
-        100 * (sum(found.values()) - true_uj) / true_uj,
+        100 * (sum(energy_uj.values()) - true_uj) / true_uj,
         statistics.median(late),
         _p95(late),
     )
@@ -259,7 +259,7 @@ def evaluate(
     seeds: list[int], loads: dict[str, tuple[float, float]], trace: Path | None
 ) -> dict[tuple[str, str], dict[str, list[Score]]]:
     """All rules on every load and sensor: a score for each seed."""
-    found = {}
+    results = {}
     for load, (rate, seconds) in loads.items():
         runs = [serve(seed, rate, seconds, base_ns=BASE_NS, device=DEVICE, trace=trace) for seed in seeds]
         for served in runs:
@@ -275,8 +275,8 @@ def evaluate(
                     if rule != "counter difference per step" or settings["counter"]["mode"] != "missing":
                         scores.setdefault(rule, []).append(score(case, estimate(case)))
             show(f"{load}, {sensor}", scores)
-            found[load, sensor] = scores
-    return found
+            results[load, sensor] = scores
+    return results
 
 
 def show(title: str, scores: dict[str, list[Score]]) -> None:

@@ -91,11 +91,11 @@ def requests(seed: int, rate: float, seconds: float, trace: Path | None) -> list
     """Poisson arrivals; lengths from *trace* (Azure 2023 format), else lognormal with the means of such a trace."""
     rng = random.Random(seed)
     lengths = _lengths(trace) if trace is not None else []
-    found, at = [], 2.0
+    requests, at = [], 2.0
     while (at := at + rng.expovariate(rate)) < seconds:
         prompt, output = rng.choice(lengths) if lengths else (_lognormal(rng, 900, 0.7), _lognormal(rng, 170, 0.65))
-        found.append(Request(at, max(1, min(prompt, 8_000)), max(1, min(output, 1_000))))
-    return found
+        requests.append(Request(at, max(1, min(prompt, 8_000)), max(1, min(output, 1_000))))
+    return requests
 
 
 def _lengths(trace: Path) -> list[tuple[int, int]]:
@@ -215,7 +215,7 @@ class Server:
         self._beat()
 
     def _chunks(self, budget: int) -> list[tuple[_Running, int]]:
-        found = []
+        chunks = []
         prefilling = [each for each in self._running if each.computed < each.request.prompt]
         while budget > 0 and (prefilling or (self._waiting and len(self._running) < MAX_RUNNING)):
             if not prefilling:
@@ -224,8 +224,8 @@ class Server:
             each = prefilling.pop(0)
             chunk = min(budget, each.request.prompt - each.computed)
             budget -= chunk
-            found.append((each, chunk))
-        return found
+            chunks.append((each, chunk))
+        return chunks
 
     def _physics(
         self, step: Features, tokens: dict[int, int], reads: dict[int, int], works: dict[int, int]

@@ -34,18 +34,18 @@ def main() -> None:
     args = parser.parse_args()
     records, _ = attributed(simulated(args), Policy(), WINDOW_S)
     by_end = sorted(records.values(), key=lambda record: record.ended_ns)
-    found = compared(by_end, args.history)
-    ratios = sorted(one / final for one, final in found)
+    pairs = compared(by_end, args.history)
+    ratios = sorted(one / final for one, final in pairs)
     shown = ", ".join(f"{ratios[p * (len(ratios) - 1) // 100]:.2f}" for p in PERCENTILES)
     batch = sum(record.batch_milli for record in by_end) / len(by_end) / 1_000
-    print(f"SIMULATED: {len(found):,} requests of {args.trace.name}, in batches of {batch:.1f} in the mean")
-    print(f"all estimates over all final figures: {sum(e for e, _ in found) / sum(f for _, f in found):.3f}")
+    print(f"SIMULATED: {len(pairs):,} requests of {args.trace.name}, in batches of {batch:.1f} in the mean")
+    print(f"all estimates over all final figures: {sum(e for e, _ in pairs) / sum(f for _, f in pairs):.3f}")
     print(f"of each, percentiles {', '.join(map(str, PERCENTILES))}: {shown}")
 
 
 def compared(by_end, history):
     """Estimate and final figure (ns) of each request but the first *history*, by those that ended before it."""
-    found, sums = [], [0] * 5
+    pairs, sums = [], [0] * 5
     for place, record in enumerate(by_end):
         inputs, cached, outputs, *spent = sums
         if place >= history:
@@ -55,13 +55,13 @@ def compared(by_end, history):
             )
             made = estimate(means, Used(record.input_tokens, record.cached_tokens, record.output_tokens))
             if made is not None:
-                found.append((made.nano, record.gpu_ns))
+                pairs.append((made.nano, record.gpu_ns))
         own = (
             *(record.input_tokens, record.cached_tokens, record.output_tokens),
             *(record.prefill_ns, record.decode_ns),
         )
         sums = [total + more for total, more in zip(sums, own, strict=True)]
-    return found
+    return pairs
 
 
 if __name__ == "__main__":

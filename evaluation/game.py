@@ -218,7 +218,7 @@ def sampled(cost, columns, pairs, rng):
 def shapley(events, game, slots, *, pairs=8, seed=1, pauses=()):
     """The truth of a journal. A step's values are scaled to the time that it took; a pause is its players' equally.
 
-    (A pause is there whoever is in the step: every player is as likely to be the first.)
+    (A pause does not depend on who is in the step: every player is as likely to be the first.)
     """
     rng = np.random.default_rng(seed)
     seconds, variance = np.zeros(slots + 1), np.zeros(slots + 1)

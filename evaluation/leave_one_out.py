@@ -35,14 +35,14 @@ PAUSE_S = 1.0
 
 def schedule(seconds, seed=1):
     """(when, tenant, sentences, output tokens): the same in every run."""
-    found = []
+    planned = []
     for tenant, (rate, sentences, output) in KINDS.items():
         rng = random.Random(f"{seed}/{tenant}")
         at_s = rng.expovariate(rate)
         while at_s < seconds:
-            found.append((at_s, tenant, rng.randint(1, 2 * sentences), rng.randint(1, 2 * output)))
+            planned.append((at_s, tenant, rng.randint(1, 2 * sentences), rng.randint(1, 2 * output)))
             at_s += rng.expovariate(rate)
-    return sorted(found)
+    return sorted(planned)
 
 
 def runs(repeats):
@@ -67,7 +67,7 @@ def play(url, number, tenants, planned):
         if tenant not in tenants:
             continue
         time.sleep(max(0.0, began + at_s - time.monotonic()))
-        # Every prompt begins anew: nothing is found in the prefix cache.
+        # Every prompt begins differently: nothing is found in the prefix cache.
         prompt = f"{number:03d} {place:03d} " + " ".join(SENTENCES[n % len(SENTENCES)] for n in range(sentences))
         body = {"model": "tiny-model", "prompt": prompt, "max_tokens": output, "ignore_eos": True, "temperature": 0}
         threads.append(
@@ -108,16 +108,16 @@ def evaluate(done, seconds):
     for number, tenants in enumerate(done):
         whole.setdefault(tenants, []).append(sum(seconds.get(f"r{number:03d}-{tenant}", 0.0) for tenant in tenants))
     everybody = tuple(KINDS)
-    found = {}
+    by_tenant = {}
     for tenant in everybody:
         charged = [seconds[f"r{n:03d}-{tenant}"] for n, tenants in enumerate(done) if tenants == everybody]
         without = whole[tuple(t for t in everybody if t != tenant)]
-        found[tenant] = {
+        by_tenant[tenant] = {
             "marginal_s": spread([a - b for a, b in zip(whole[everybody], without, strict=True)]),
             "charged_s": spread(charged),
             "alone_s": spread(whole[tenant,]),
         }
-    return {"together_s": spread(whole[everybody]), "tenants": found}
+    return {"together_s": spread(whole[everybody]), "tenants": by_tenant}
 
 
 def text(methods, fit, given):
@@ -179,10 +179,10 @@ def main():
             fit = fit or row
             methods[method] = evaluate(done, seconds)
     given.out.mkdir(parents=True, exist_ok=True)
-    found = text(methods, fit, given)
-    (given.out / "leave_one_out.md").write_text(found, encoding="utf-8")
+    report = text(methods, fit, given)
+    (given.out / "leave_one_out.md").write_text(report, encoding="utf-8")
     (given.out / "leave_one_out.json").write_text(json.dumps(methods, indent=1) + "\n", encoding="utf-8")
-    print(found)
+    print(report)
 
 
 if __name__ == "__main__":

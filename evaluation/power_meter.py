@@ -146,12 +146,12 @@ def _correlation(a: list[float], b: list[float]) -> float:
 
 def recordings(folders: list[Path]) -> dict[tuple[str, str], Found]:
     """By column and folder."""
-    found = {}
+    results = {}
     for folder in folders:
         true = meter(folder)
         for column, curve in nvml(folder, true.at_ns[0]).items():
-            found[column, folder.name] = look(true, curve)
-    return found
+            results[column, folder.name] = look(true, curve)
+    return results
 
 
 def main() -> None:
@@ -162,9 +162,9 @@ def main() -> None:
     missing = [str(folder) for folder in given.folders if not (folder / "PMD_data.bin").is_file()]
     if missing:
         sys.exit(f"no recording of a meter (PMD_data.bin) in {', '.join(missing)}")
-    found = recordings(given.folders)
-    for (column, name), one in found.items():
-        others = [each.gain for (c, n), each in found.items() if c == column and n != name]
+    results = recordings(given.folders)
+    for (column, name), one in results.items():
+        others = [each.gain for (c, n), each in results.items() if c == column and n != name]
         period = f"{one.period_ms:.1f} ms" if one.period_ms else "not found"
         line = f"{name:20} {column:20} lag {one.lag_ms:4d} ms, period {period:9}, energy {one.error():+.2f} %"
         if others:

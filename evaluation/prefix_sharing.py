@@ -46,12 +46,12 @@ def main() -> None:
         "| window | prefill time moved | requests relieved | requests charged | on another request than by one window |"
     )
     print("| --- | --- | --- | --- | --- |")
-    found = {}
+    by_window = {}
     for window_s in WINDOWS_S:
-        found[window_s], total = attributed(events, Policy(prefix_sharing="tree"), window_s)
+        by_window[window_s], total = attributed(events, Policy(prefix_sharing="tree"), window_s)
         assert total == paid, "the tree made or lost time"
-    whole = found[WINDOWS_S[-1]]
-    for window_s, records in found.items():
+    whole = by_window[WINDOWS_S[-1]]
+    for window_s, records in by_window.items():
         moved = [record.prefix_ns for record in records.values()]
         apart = sum(abs(record.prefix_ns - whole[key].prefix_ns) for key, record in records.items()) / 2
         print(

@@ -5,12 +5,12 @@ def per_cent(part, digits=1):
     return "" if part is None else f"{100 * part:.{digits}f} %"
 
 
-def text(found):
+def text(by_table):
     parts = ["All figures are SIMULATED. Errors are against Shapley of the measured game.\n"]
-    parts += [_scores(result) for result in (*found.get("loads", []), *found.get("servegen", []))]
-    parts += [_tenants(result) for result in found.get("servegen", [])]
-    if found.get("misspecification"):
-        parts.append(_misspecification(found["misspecification"]))
+    parts += [_scores(result) for result in (*by_table.get("loads", []), *by_table.get("servegen", []))]
+    parts += [_tenants(result) for result in by_table.get("servegen", [])]
+    if by_table.get("misspecification"):
+        parts.append(_misspecification(by_table["misspecification"]))
     return "\n".join(parts)
 
 
@@ -65,7 +65,7 @@ def _misspecification(results):
     return "\n".join(lines) + "\n"
 
 
-def plots(found, out):
+def plots(by_table, out):
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -73,7 +73,7 @@ def plots(found, out):
     import matplotlib.pyplot as plt
 
     for key, title in (("mean_error", "mean request error"), ("worst_tenant", "worst tenant's error")):
-        results = [*found.get("loads", []), *found.get("servegen", [])]
+        results = [*by_table.get("loads", []), *by_table.get("servegen", [])]
         figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
         names = [s["rule"] for s in results[0]["scores"]]
         width = 0.8 / len(results)

@@ -25,7 +25,7 @@ class Score(NamedTuple):
     """Mean over requests of the relative error."""
     p95_error: float
     misplaced: float
-    """Part of all time that stands on the wrong request."""
+    """Part of all time that is charged to the wrong request."""
     worst_tenant: float
     input_share: float | None
     """Part of all time that is put on prompts; None: the rule does not say."""
@@ -38,8 +38,8 @@ def requests_of(records, slots):
         slot = int(r.request_key.removeprefix("sim-"))
         tenants[slot] = r.tenant
         prefill_ns, decode_ns = r.decode_ns_at - r.scheduled_ns, r.ended_ns - r.decode_ns_at
-        found = (r.input_tokens, r.cached_tokens, r.output_tokens, prefill_ns * 1e-9, decode_ns * 1e-9)
-        for column, value in zip(whole, found, strict=True):
+        values = (r.input_tokens, r.cached_tokens, r.output_tokens, prefill_ns * 1e-9, decode_ns * 1e-9)
+        for column, value in zip(whole, values, strict=True):
             column[slot] = value
     return Requests(tenants, *whole)
 

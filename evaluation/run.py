@@ -85,17 +85,17 @@ def main():
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {len(todo)} runs. All SIMULATED."
     )
-    found = {}
+    by_table = {}
     with multiprocessing.get_context("spawn").Pool(given.processes) as pool:
         results = pool.imap(run, [scenario for _, scenario in todo])
         for (table, scenario), result in zip(todo, results, strict=True):
             print(f"  {result['took_s']:6.1f} s  {scenario.name}", flush=True)
-            found.setdefault(table, []).append(result)
-    (given.out / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text = render.text(found)
+            by_table.setdefault(table, []).append(result)
+    (given.out / "results.json").write_text(json.dumps(by_table, indent=1) + "\n", encoding="utf-8")
+    text = render.text(by_table)
     (given.out / "results.md").write_text(text, encoding="utf-8")
     print(text)
-    for path in render.plots(found, given.out):
+    for path in render.plots(by_table, given.out):
         print(f"wrote {path}")
 
 

@@ -144,24 +144,24 @@ def run(scenario: Scenario) -> dict[str, Any]:
 
 def tenants(mine, truth, requests):
     """By tenant: seconds by costtrace and by Shapley, and the standard error of the latter as a part of it."""
-    found = {}
+    rows = {}
     for tenant in sorted(set(requests.tenant[1:])):
         its = requests.tenant == tenant
         whole = float(truth.seconds[its].sum())
         # The errors of one step's players are not independent (they sum to 0): this is on the safe side.
         error = float(np.sqrt(truth.variance[its].sum())) / whole
         row = {"requests": int(its.sum()), "shapley_s": whole, "costtrace_s": float(mine[its].sum())}
-        found[tenant] = {**row, "standard_error": error}
-    return found
+        rows[tenant] = {**row, "standard_error": error}
+    return rows
 
 
 def read(directory):
     reader = JournalReader(directory)
-    found = []
+    all_events = []
     while events := reader.read().events:
-        found += events
+        all_events += events
     reader.close()
-    return found
+    return all_events
 
 
 def attribute(events, method):

@@ -82,9 +82,9 @@ def explain(scenario):
         ("online", "hindsight"),
         ("hindsight", "its game"),
     ):
-        found = rules.score(name, ways[name], ways[other], requests)
+        score = rules.score(name, ways[name], ways[other], requests)
         print(
-            f"  {name + ' against ' + other:34}{found.mean_error:9.2%}{found.worst_tenant:9.2%}{found.misplaced:11.2%}"
+            f"  {name + ' against ' + other:34}{score.mean_error:9.2%}{score.worst_tenant:9.2%}{score.misplaced:11.2%}"
         )
     print(f"  {'standard error of sampling (truth)':34}{sampling:9.2%}", flush=True)
 

@@ -55,7 +55,8 @@ ENGINE_SIDE = ("core", "config", "journal", "capture")
 NOT_IN_AN_ENGINE = "click clickhouse_connect google grpc jwt opentelemetry prometheus_client pyarrow pynvml reportlab"
 NOT_IN_AN_ENGINE += " requests rich yaml sqlite3"
 ENGINES = "vllm tensorrt_llm dynamo sglang torch transformers"
-MEMBERS = "costtrace_board costtrace_dynamo costtrace_lab costtrace_nvml_sim costtrace_tensorrt_llm costtrace_vllm"
+MEMBERS = "costtrace_board costtrace_dynamo costtrace_lab costtrace_nvml_sim costtrace_tensorrt_llm costtrace_ui"
+MEMBERS += " costtrace_vllm"
 
 PURE = ("attribution", "pricing", "reports")
 """The same input gives the same output, anywhere: no clock, file, thread or environment. What reads or writes files is
@@ -130,7 +131,7 @@ MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
 
 
 def package_of(module):
-    """The first name below `costtrace`: one of the twelve; '' for what stands beside them."""
+    """The first name below `costtrace`: one of the twelve; '' for what is beside them."""
     parts = module.split(".")
     return parts[1] if len(parts) > 2 else ""
 

@@ -29,8 +29,8 @@ def name_of(path):
     return str(path.relative_to(ROOT))
 
 
-def complain(found):
-    assert not found, "\n" + "\n".join(found)
+def complain(problems):
+    assert not problems, "\n" + "\n".join(problems)
 
 
 def generate(*arguments):
@@ -171,11 +171,11 @@ def test_every_make_rule_that_is_named_exists():
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     complain(
         [
-            f"{name_of(path)}: there is no rule {found[1]}"
+            f"{name_of(path)}: there is no rule {match[1]}"
             for path in DOCUMENTS
             for text in [path.read_text(encoding="utf-8")]
             for code in [*inline(text), *(line for body in fenced(text, "sh") for line in body.splitlines())]
-            if (found := re.match(r"make ([a-z-]+)", code)) and found[1] not in rules
+            if (match := re.match(r"make ([a-z-]+)", code)) and match[1] not in rules
         ]
     )
 
@@ -231,9 +231,9 @@ NAMED_TEST = re.compile(r"`((?:tests|plugins)/[\w./-]+\.py)(?:::(\w+))?`")
 def rules():
     """(number, text) of each numbered rule, and that no line that looks like one was passed over."""
     text = RULES.read_text(encoding="utf-8")
-    found = [((int(rule[1]), int(rule[2])), rule[3]) for rule in RULE.finditer(text)]
-    assert len(found) == len(re.findall(r"^\s*[-*] \*\*\d", text, re.MULTILINE))
-    return found
+    rules = [((int(rule[1]), int(rule[2])), rule[3]) for rule in RULE.finditer(text)]
+    assert len(rules) == len(re.findall(r"^\s*[-*] \*\*\d", text, re.MULTILINE))
+    return rules
 
 
 def defined_tests(path):

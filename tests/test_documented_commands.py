@@ -1,6 +1,6 @@
 """Every command line of costtrace that the documents show is run, on a ledger that was closed, with files as they say.
 
-What cannot run without a server, a fleet store or what only its reader has stands in `ELSEWHERE`, with where it is run.
+What cannot run without a server, a fleet store or what only its reader has is in `ELSEWHERE`, with where it is run.
 """
 
 import os
@@ -50,17 +50,17 @@ SHOWN = {
 
 
 def lines():
-    found = {}
+    lines = {}
     for path in DOCUMENTS:
         if path.name not in {"cli.md", "CHANGELOG.md"} and path.parent.name != "decisions":
             for line in commands(path):
-                found.setdefault(line, path)
-    return found
+                lines.setdefault(line, path)
+    return lines
 
 
 def _typed(body):
     return [
-        re.split(r"\s{2,}", found.strip())[0] for found in re.findall(r"^costtrace ([^|>&;)#\n]*)", body, re.MULTILINE)
+        re.split(r"\s{2,}", line.strip())[0] for line in re.findall(r"^costtrace ([^|>&;)#\n]*)", body, re.MULTILINE)
     ]
 
 

@@ -44,18 +44,18 @@ releases = pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.na
 def content(path, table, columns="*"):
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     connection.row_factory = sqlite3.Row
-    found = [dict(row) for row in connection.execute(f"SELECT {columns} FROM {table}")]
+    rows = [dict(row) for row in connection.execute(f"SELECT {columns} FROM {table}")]
     connection.close()
-    for row in found:
+    for row in rows:
         row.pop(NUMBERS.get(table), None)
-    return Counter(tuple(row.items()) for row in found)
+    return Counter(tuple(row.items()) for row in rows)
 
 
 def bill(path):
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    found = set(connection.execute(BILL))
+    rows = set(connection.execute(BILL))
     connection.close()
-    return found
+    return rows
 
 
 def schema_of(path):

@@ -44,7 +44,7 @@ def _rewritten(page: Path, source: Path) -> str:
     text, written, at = page.read_text("utf-8"), [], 0
     for fence in [*FENCE.finditer(text), None]:
         end = fence.start() if fence else len(text)
-        written.append(LINK.sub(lambda found: _linked(found, page, source), text[at:end]))
+        written.append(LINK.sub(lambda match: _linked(match, page, source), text[at:end]))
         if fence:
             written.append(fence[0])
             at = fence.end()

@@ -46,12 +46,12 @@ def main() -> int:
     parser.add_argument("version", help="version of vLLM, as 0.33.0")
     wheel = fetch(parser.parse_args().version)
     checks = check(wheel)
-    for found in checks:
-        print(f"{'fits' if found.ok else 'LOST':5} {found.hook.name:32} {found.why}")
-        if not found.ok:
-            print(f"      lost: {found.hook.lost}")
-    print(f"{wheel.name}: {sum(found.ok for found in checks)} of {len(checks)} hooks fit")
-    return 0 if all(found.ok for found in checks) else 1
+    for each in checks:
+        print(f"{'fits' if each.ok else 'LOST':5} {each.hook.name:32} {each.why}")
+        if not each.ok:
+            print(f"      lost: {each.hook.lost}")
+    print(f"{wheel.name}: {sum(each.ok for each in checks)} of {len(checks)} hooks fit")
+    return 0 if all(each.ok for each in checks) else 1
 
 
 if __name__ == "__main__":

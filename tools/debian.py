@@ -22,8 +22,8 @@ def mirror() -> str:
         raise SetupError(f"there is no {', no '.join(missing)}.", "This can be set up on Debian only.")
     files = [path for top in SOURCES for path in ([top] if top.is_file() else sorted(top.glob("*")))]
     for path in files:
-        if found := MIRROR.search(path.read_text(encoding="utf-8", errors="replace")):
-            return found.group(1)
+        if match := MIRROR.search(path.read_text(encoding="utf-8", errors="replace")):
+            return match.group(1)
     raise SetupError("the apt sources of this system name no Debian mirror.", f"Add one below {SOURCES[1]}.")
 
 

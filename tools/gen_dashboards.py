@@ -289,7 +289,7 @@ def panel_json(panel: Panel, number: int, at: tuple[int, int]) -> dict[str, Any]
 
 
 def dashboard(board: Board) -> dict[str, Any]:
-    """Grafana's form of a dashboard; panels stand in rows of `WIDTH`."""
+    """Grafana's form of a dashboard; panels are laid out in rows of `WIDTH`."""
     panels, x, y = [], 0, 0
     for number, panel in enumerate(board.panels, 1):
         if x + panel.width > WIDTH:

@@ -16,13 +16,13 @@ def write_or_compare(wanted: Mapping[Path, str], *, check: bool) -> int:
     """
     stale = []
     for path, content in wanted.items():
-        found = path.read_text(encoding="utf-8") if path.exists() else ""
-        if found == content:
+        present = path.read_text(encoding="utf-8") if path.exists() else ""
+        if present == content:
             continue
         if check:
             stale.append(path.name)
             names = f"{path} (as it is)", f"{path} (as it should be)"
-            difference = difflib.unified_diff(found.splitlines(), content.splitlines(), *names, lineterm="")
+            difference = difflib.unified_diff(present.splitlines(), content.splitlines(), *names, lineterm="")
             print("\n".join(list(difference)[:HEAD_LINES]))
         else:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ def pip_settings(python: str | Path) -> dict[str, str]:
     """
     done = subprocess.run([str(python), "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
     ranks = {"global": 0, "install": 1, ":env:": 2}
-    found: dict[str, tuple[int, str]] = {}
+    options: dict[str, tuple[int, str]] = {}
     for line in done.stdout.splitlines():
         key, _, quoted = line.partition("=")
         section, _, option = key.partition(".")
@@ -47,9 +47,9 @@ def pip_settings(python: str | Path) -> dict[str, str]:
             value = str(ast.literal_eval(quoted))
         except (ValueError, SyntaxError):
             continue
-        if option not in found or ranks[section] >= found[option][0]:
-            found[option] = (ranks[section], value)
-    return {option: value for option, (_, value) in found.items()}
+        if option not in options or ranks[section] >= options[option][0]:
+            options[option] = (ranks[section], value)
+    return {option: value for option, (_, value) in options.items()}
 
 
 def uv_arguments(settings: Mapping[str, str]) -> list[str]:

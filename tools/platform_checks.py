@@ -31,9 +31,9 @@ def check_glibc(library: str, version: str) -> None:
     """Raise unless the C library is a glibc that the wheels can be loaded with."""
     digits = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if library != "glibc" or digits < OLDEST_GLIBC:
-        found = f"{library} {version}".strip() or "no glibc (musl, as on Alpine?)"
+        present = f"{library} {version}".strip() or "no glibc (musl, as on Alpine?)"
         raise SetupError(
-            f"the CPU build of vLLM needs glibc 2.28 or newer; this machine has {found}.",
+            f"the CPU build of vLLM needs glibc 2.28 or newer; this machine has {present}.",
             "Use Debian 10, Ubuntu 20.04, RHEL 8 or anything newer.",
         )
 

@@ -164,13 +164,13 @@ class Setup:
         if decided.get("kind") == "cuda" and decided.get("python") == self.options.python:
             return "cuda"
         with self.stages.stage(f"looking for a vLLM in {self.options.python}"):
-            found = existing_vllm(self.options.python)
-        if found is None:
+            installed = existing_vllm(self.options.python)
+        if installed is None:
             say(
                 f"[{self.name}] there is a GPU, but {self.options.python} has no vLLM: the CPU build is installed. "
                 "To use the GPU, name a Python that has vLLM with --python."
             )
-        return "cpu" if found is None else kind
+        return "cpu" if installed is None else kind
 
     def _make_venv(self) -> None:
         """Start from nothing: half an environment, left by an interrupted run, is not worth repairing."""

@@ -50,8 +50,8 @@ def costtrace(home: Path, *words: str) -> str:
 def requests_booked(home: Path) -> int:
     """Whole requests in the ledger of which no part is missing."""
     shown = costtrace(home, "requests", "--joined", "--limit", "1000", "--format", "json") or "{}"
-    found = json.loads(shown).get("requests", [])
-    return sum(request["tenant"] in TENANTS and request["finality"] == "final" for request in found)
+    requests = json.loads(shown).get("requests", [])
+    return sum(request["tenant"] in TENANTS and request["finality"] == "final" for request in requests)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The command line as a whole: groups, commands of other distributions, and what is said where one is missing."""
+"""The command line as a whole: groups, commands of other distributions, and what is reported where one is missing."""
 
 import re
 import tomllib

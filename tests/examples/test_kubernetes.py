@@ -34,14 +34,14 @@ overlays = pytest.mark.parametrize("overlay", OVERLAYS)
 def collected(folder):
     """All objects of a kustomization, without what kustomize does to names."""
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    found = []
+    objects = []
     for resource in kustomization["resources"]:
         path = (folder / resource).resolve()
-        found += collected(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
+        objects += collected(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
     for generated in kustomization.get("configMapGenerator", []):
         data = {name: (folder / name).read_text() for name in generated["files"]}
-        found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generated["name"]}, "data": data})
-    return found
+        objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generated["name"]}, "data": data})
+    return objects
 
 
 def workloads(overlay):
@@ -119,28 +119,28 @@ def test_nothing_runs_as_root_or_writes_where_it_need_not(overlay):
 
 @overlays
 def test_the_agent_sees_all_gpus_and_takes_none(overlay):
-    found = {container["name"]: (pod, container) for _, pod, container in containers(overlay)}
-    pod, agent = found["costtrace-agent"]
+    by_name = {container["name"]: (pod, container) for _, pod, container in containers(overlay)}
+    pod, agent = by_name["costtrace-agent"]
     environment = plain_environment(agent)
     assert (environment["NVIDIA_VISIBLE_DEVICES"], environment["NVIDIA_DRIVER_CAPABILITIES"]) == ("all", "utility")
     assert pod["runtimeClassName"] == "nvidia"
     assert not any("nvidia" in name for part in agent["resources"].values() for name in part)
-    assert found["vllm"][1]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert by_name["vllm"][1]["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
 @overlays
 def test_engine_and_agent_have_settings_that_fit_each_other(overlay):
-    found = {container["name"]: (pod, container) for _, pod, container in containers(overlay)}
+    by_name = {container["name"]: (pod, container) for _, pod, container in containers(overlay)}
     loaded = {}
     for name in ("vllm", "costtrace-agent"):
-        env = {k: v for k, v in plain_environment(found[name][1]).items() if k.startswith("COSTTRACE_")}
+        env = {k: v for k, v in plain_environment(by_name[name][1]).items() if k.startswith("COSTTRACE_")}
         loaded[name] = config.load(env=env)
     engine, agent = loaded["vllm"], loaded["costtrace-agent"]
     assert (engine.home, engine.host, engine.agent) == (agent.home, agent.host, "external")
-    [port] = found["costtrace-agent"][1]["ports"]
+    [port] = by_name["costtrace-agent"][1]["ports"]
     assert (port["containerPort"], agent.prometheus_host) == (agent.prometheus_port, "0.0.0.0")
     volumes = {}
-    for name, (pod, container) in found.items():
+    for name, (pod, container) in by_name.items():
         mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         there = {volume["name"]: volume for volume in pod["volumes"]}
         claims = [
@@ -151,8 +151,8 @@ def test_engine_and_agent_have_settings_that_fit_each_other(overlay):
         assert str(agent.home).startswith("/var/lib/costtrace/")
     assert volumes["vllm"] == volumes["costtrace-agent"], "one home, on one volume"
     if overlay == "sidecar":
-        assert found["vllm"][0] is found["costtrace-agent"][0]
-        assert found["vllm"][0]["shareProcessNamespace"] is True
+        assert by_name["vllm"][0] is by_name["costtrace-agent"][0]
+        assert by_name["vllm"][0]["shareProcessNamespace"] is True
 
 
 @overlays

@@ -37,9 +37,9 @@ def panels():
 def test_rules_and_panels_ask_for_metrics_that_there_are():
     expressions = [rule["expr"] for rule in rules()]
     expressions += [panel["targets"][0]["expr"] for panel in panels() if panel["datasource"]["type"] == "prometheus"]
-    found = set().union(*map(asked, expressions))
-    assert len(found) > 20
-    assert found <= NAMES, found - NAMES
+    names = set().union(*map(asked, expressions))
+    assert len(names) > 20
+    assert names <= NAMES, names - NAMES
 
 
 def test_alerts_ask_for_rules_that_are_recorded_and_say_what_to_do():

@@ -275,7 +275,7 @@ def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small,
         path.write_bytes(bytes(content))
     whole = read_all(directory)
     assert_sound(whole, written)
-    # A reader that is started anew from its position after every batch sees the same.
+    # A reader that is started again from its position after every batch sees the same.
     events_read, position = [], None
     batch = data.draw(st.integers(1, 5))
     while True:

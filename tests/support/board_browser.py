@@ -37,8 +37,8 @@ def main():
             page = browser.new_page(color_scheme=scheme, viewport={"width": 1200, "height": 900})
             watch(page, seen)
             page.goto(address)
-            found = Axe().run(page).response["violations"]
-            seen["violations"][scheme] = [[one["id"], [node["html"] for node in one["nodes"]]] for one in found]
+            violations = Axe().run(page).response["violations"]
+            seen["violations"][scheme] = [[one["id"], [node["html"] for node in one["nodes"]]] for one in violations]
             seen["overflow"][scheme] = page.evaluate(
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )

@@ -21,8 +21,8 @@ def commands(path):
     places = [*inline(text), *(line for body in fenced(text, "sh") for line in body.splitlines())]
     places += re.findall(r"^    (.*)$", FENCE.sub("", text), re.MULTILINE) if path.parent.name == "docs" else []
     for place in places:
-        for found in re.finditer(r"(?:^|[\s(])costtrace ([a-z-][^|>&;)#]*)", place):
-            yield re.split(r"\s{2,}", found[1].strip())[0]
+        for match in re.finditer(r"(?:^|[\s(])costtrace ([a-z-][^|>&;)#]*)", place):
+            yield re.split(r"\s{2,}", match[1].strip())[0]
 
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

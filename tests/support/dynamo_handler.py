@@ -144,13 +144,13 @@ async def main():
     from costtrace_tensorrt_llm import request_context
     from costtrace_tensorrt_llm.process import process
 
-    told = [request_context.decode(process.contexts.of(-1, -1, name)) for name in (1, 2, 3)]
+    contexts = [request_context.decode(process.contexts.of(-1, -1, name)) for name in (1, 2, 3)]
     by_id = [request_context.decode(process.contexts.of(1_000 + name, -1, -1)) for name in (1, 2, 3)]
     sys.stdout.write(json.dumps({
         "answers": [len(chunks) for chunks in answers],
-        "told": sorted([c.tenant, c.tenant_source, c.traceparent] for c in told),
-        "same": told == by_id,
-        "keys": sorted(c.request_key for c in told),
+        "claims": sorted([c.tenant, c.tenant_source, c.traceparent] for c in contexts),
+        "same": contexts == by_id,
+        "keys": sorted(c.request_key for c in contexts),
         "handler": getattr(HandlerBase.generate_locally, "__module__", ""),
     }) + "\n")  # fmt: skip
 

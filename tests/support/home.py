@@ -54,8 +54,8 @@ class Home:
 
     def one(self, sql: str, *parameters: Any) -> Any:
         """The first value of the first row."""
-        found = self.rows(sql, *parameters)
-        return found[0][0] if found else None
+        rows = self.rows(sql, *parameters)
+        return rows[0][0] if rows else None
 
     def usage(self, request_id: str) -> sqlite3.Row:
         """The one row of a request."""
@@ -79,10 +79,10 @@ class Home:
         """Until every engine's journal is booked to its end (the last agent's own sensors write until it ends)."""
 
         def still_open() -> set[str]:
-            found = {row[0] for row in self.rows("SELECT engine_id FROM position WHERE done = 1")}
+            closed = {row[0] for row in self.rows("SELECT engine_id FROM position WHERE done = 1")}
             journals = self.path / "journal"
             names = {path.name for path in journals.iterdir() if not path.name.startswith(f"{SENSORS}-")}
-            return names - found if found else names | {"no journal is at its end"}
+            return names - closed if closed else names | {"no journal is at its end"}
 
         assert wait_until(lambda: not still_open(), bound_s, 0.1), (
             f"after {bound_s} s: open {still_open()}, agent {self.agent_pid()}, status {status(self.path)}, "
@@ -97,16 +97,16 @@ class Home:
 
     def agent_pid(self) -> int | None:
         """Process id of the agent that has taken up its work; None: there is none."""
-        told = status(self.path)
-        pid = told.get("pid")
-        works = told.get("state") == RUNNING and running(self.path)
+        fields = status(self.path)
+        pid = fields.get("pid")
+        works = fields.get("state") == RUNNING and running(self.path)
         return pid if works and isinstance(pid, int) and Path(f"/proc/{pid}").exists() else None
 
     def wait_for_agent(self, not_this: int | None = None, bound_s: float = 60) -> int:
         assert wait_until(lambda: self.agent_pid() not in {None, not_this}, bound_s), self.log()[-2000:]
-        found = self.agent_pid()
-        assert found is not None
-        return found
+        pid = self.agent_pid()
+        assert pid is not None
+        return pid
 
     def kill_agent(self) -> int:
         """SIGKILL it; return once it is gone."""

@@ -11,7 +11,7 @@ from costtrace.ledger.store import Charge, Ledger
 WINDOW_NS = 10_000_000_000
 WALL_NS = 1_790_000_000_000_000_000  # a window begins here
 DAY_NS = 86_400_000_000_000
-DEAR = ("rate-dear", "book-1", "USD", "H100", "4000000001", "3600000000000", "150000001", "3600000000000", 0)
+COSTLY = ("rate-costly", "book-1", "USD", "H100", "4000000001", "3600000000000", "150000001", "3600000000000", 0)
 CHEAP = ("rate-cheap", "book-2", "USD", "H100", "2500000003", "3600000000000", "150000001", "3600000000000", 0)
 WHOLE = ("rate-whole", "book-1", "EUR", "L40S", "790000007", "3600000000000", "", "", 1)
 
@@ -31,12 +31,12 @@ class Plan(NamedTuple):
 
 
 PLANS = (
-    Plan("engine-a", ("GPU-1", "GPU-2"), "NVIDIA H100", (DEAR, DEAR, CHEAP), True, 0, 9),
+    Plan("engine-a", ("GPU-1", "GPU-2"), "NVIDIA H100", (COSTLY, COSTLY, CHEAP), True, 0, 9),
     Plan("engine-b", ("GPU-3",), "NVIDIA L40S", (WHOLE,), True, 2, 5),
     Plan("engine-c", ("GPU-4",), "NVIDIA B200", (), False, 0, 6),
     Plan("engine-d", ("GPU-5",), "NVIDIA L40S", (WHOLE,), False, 1, 6, share=2),
     Plan("engine-e", ("GPU-5",), "NVIDIA L40S", (WHOLE,), False, 1, 6, share=2),
-    Plan("engine-f", ("GPU-1",), "NVIDIA H100", (DEAR,), True, 9, 4, ended=False),
+    Plan("engine-f", ("GPU-1",), "NVIDIA H100", (COSTLY,), True, 9, 4, ended=False),
 )
 TENANTS = ("acme", "blue")
 
@@ -237,7 +237,7 @@ def write(home: Path, *, seed: int = 1, requests_per_window: int = 3, plans: tup
     """A ledger in balance under *home*; returns its path."""
     ledger = Ledger(home / "ledger.sqlite")
     with ledger.transaction():
-        for rate in (DEAR, CHEAP, WHOLE):
+        for rate in (COSTLY, CHEAP, WHOLE):
             ledger.put_rate(rate)
         writer = Writer(ledger, seed, requests_per_window)
         for plan in plans:

@@ -49,11 +49,11 @@ class Reply:
 
     @property
     def usage(self) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        usage: dict[str, Any] = {}
         for event, body in zip(self.events, self.bodies, strict=True):
-            found |= body.get("usage") or {}
-            found |= event.get("usage") or {}
-        return found
+            usage |= body.get("usage") or {}
+            usage |= event.get("usage") or {}
+        return usage
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -71,13 +71,13 @@ class Reply:
     @property
     def reasons(self) -> list[str]:
         """Finish reason of each choice, in order."""
-        found = {
+        reasons = {
             int(choice["index"]): str(choice["finish_reason"])
             for body in self.bodies
             for choice in body.get("choices") or ()
             if choice.get("finish_reason")
         }
-        return [found[index] for index in sorted(found)]
+        return [reasons[index] for index in sorted(reasons)]
 
 
 def ask(url: str, wanted: Ask, timeout_s: float = 120, into: Reply | None = None) -> Reply:
@@ -110,8 +110,8 @@ def _read(response: http.client.HTTPResponse, wanted: Ask, reply: Reply) -> None
     if "text/event-stream" not in (response.getheader("content-type") or ""):
         reply.text = response.read().decode(errors="replace")
         with suppress(ValueError):
-            found = json.loads(reply.text)
-            reply.events = [found] if isinstance(found, dict) else []
+            body = json.loads(reply.text)
+            reply.events = [body] if isinstance(body, dict) else []
         return
     for raw in response:
         line = raw.decode(errors="replace").strip()
@@ -165,7 +165,7 @@ def tenant(name: str | bytes) -> tuple[str, str | bytes]:
 
 
 class Traffic:
-    """Clients that go on asking until told to stop; `replies` is what they were told."""
+    """Clients that go on asking until stopped; `replies` is what they were answered."""
 
     def __init__(self, url: str, *, workers: int = 3, tokens: int = 24) -> None:
         self.replies: list[Reply] = []

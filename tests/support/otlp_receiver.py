@@ -171,7 +171,7 @@ def attributes(of: Any) -> dict[str, Any]:
 
 
 class Receiver:
-    """An OTLP/HTTP receiver that keeps what it takes and answers as it is told to."""
+    """An OTLP/HTTP receiver that keeps what it takes and answers as it is set to."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []

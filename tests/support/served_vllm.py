@@ -148,10 +148,10 @@ def settled(world: Served) -> tuple[list[Sample], sqlite3.Connection]:
         with closing(sqlite3.connect(f"file:{world.home.path / 'ledger.sqlite'}?mode=ro", uri=True)) as ledger:
             ledger.backup(copy)
         time.sleep(0.3)  # metrics are shown after the transaction
-        found = world.metrics()
+        metrics = world.metrics()
         newest = world.home.one("SELECT max(posting_id) FROM posting")
         if copy.execute("SELECT max(posting_id) FROM posting").fetchone()[0] == newest:
-            return found, copy
+            return metrics, copy
     raise AssertionError("the ledger never stood still")
 
 

@@ -58,6 +58,6 @@ def priced(c, batch, prices_of=roofline_prices):
     ]
 
 
-def misplaced(truth, found):
+def misplaced(truth, shares):
     """The part of the money that is with the wrong payer."""
-    return sum(abs(a - b) for a, b in zip(truth, found, strict=True)) / 2 / sum(truth)
+    return sum(abs(a - b) for a, b in zip(truth, shares, strict=True)) / 2 / sum(truth)

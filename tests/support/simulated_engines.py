@@ -57,9 +57,9 @@ class Queried:
     def ask(self, query: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each sample."""
         parameters = {"query": query, "time": str(at or time.time()), **self._parameters}
-        found = httpx.get(f"{self.url}/api/v1/query", params=parameters).json()
-        assert found["status"] == "success", (query, found)
-        return [(one["metric"], float(one["value"][1])) for one in found["data"]["result"]]
+        answer = httpx.get(f"{self.url}/api/v1/query", params=parameters).json()
+        assert answer["status"] == "success", (query, answer)
+        return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
 
     def is_up(self) -> bool:
         try:

@@ -29,9 +29,9 @@ def look(browser, address, folder, seen, scheme, size):
     watch(page, seen)
     for name, path in PAGES.items():
         page.goto(address + path)
-        found = Axe().run(page).response["violations"]
+        violations = Axe().run(page).response["violations"]
         where = f"{name}, {scheme}, {size}"
-        seen["violations"] += [[where, one["id"], [node["html"] for node in one["nodes"]]] for one in found]
+        seen["violations"] += [[where, one["id"], [node["html"] for node in one["nodes"]]] for one in violations]
         seen["wider"][where] = page.evaluate(WIDER)
         page.screenshot(path=folder / f"ui-{name}-{scheme}-{size}.png", full_page=True)
     page.close()

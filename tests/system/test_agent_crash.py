@@ -322,10 +322,10 @@ def test_an_unreadable_journal_is_told_and_the_others_are_booked(tmp_path):
             book_all(home)
         finally:
             os.seteuid(0)
-        told = [n["message"] for n in table(home, "notice") if n["subject"] == "journal"]
-        assert len(told) == 1
-        assert "theirs" in told[0]
-        assert "must run as the engine's user" in told[0]
+        messages = [n["message"] for n in table(home, "notice") if n["subject"] == "journal"]
+        assert len(messages) == 1
+        assert "theirs" in messages[0]
+        assert "must run as the engine's user" in messages[0]
         assert [e["engine_id"] for e in table(home, "engine")] == ["mine"]
         book_all(home)  # as root: what could not be read is still there
     assert [e["engine_id"] for e in table(home, "engine")] == ["mine", "theirs"]

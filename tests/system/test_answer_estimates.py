@@ -88,7 +88,7 @@ def world(request, tiny_model, adapter, tmp_path_factory):
         for number in range(2):
             made.home.wait_for(ask_all(made.url, like_before(number)))
         assert wait_until(lambda: "cost" in made.ask(CHAT, chat(), tenant("acme")).usage, TOLD_S, 0.5), made.home.log()
-        made.told = as_client(environment, made.url, "acme", *KINDS, "chat-streamed-without-usage")
+        made.answers = as_client(environment, made.url, "acme", *KINDS, "chat-streamed-without-usage")
         yield made
 
 
@@ -100,7 +100,7 @@ def test_before_anything_is_known_there_is_the_id_and_no_estimate(world):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_openais_client_reads_an_estimate_that_says_so(world, kind):
-    answer = world.told[kind]
+    answer = world.answers[kind]
     details = stated(answer)
     assert details["estimate"] is True
     assert details["currency"] == "USD"
@@ -111,15 +111,15 @@ def test_openais_client_reads_an_estimate_that_says_so(world, kind):
 
 def test_the_headers_of_a_whole_answer_have_it_too_and_those_of_a_stream_cannot(world):
     for kind in KINDS:
-        found = {name: world.told[kind]["headers"].get(name) for name in HEADERS}
-        wanted = (None, None) if kind in STREAMED else (stated(world.told[kind])["amount"], "USD")
-        assert tuple(found.values()) == wanted
+        headers = {name: world.answers[kind]["headers"].get(name) for name in HEADERS}
+        wanted = (None, None) if kind in STREAMED else (stated(world.answers[kind])["amount"], "USD")
+        assert tuple(headers.values()) == wanted
 
 
 def test_a_stream_states_it_once_at_its_end_and_only_where_usage_was_asked_for(world):
     for kind in STREAMED:
-        assert ["cost" in usage for usage in world.told[kind]["stated"]] == [True]
-    assert world.told["chat-streamed-without-usage"]["stated"] == []
+        assert ["cost" in usage for usage in world.answers[kind]["stated"]] == [True]
+    assert world.answers["chat-streamed-without-usage"]["stated"] == []
 
 
 def test_usage_in_the_middle_of_a_stream_is_as_it_was(world):
@@ -143,13 +143,13 @@ def test_the_final_figure_is_where_the_answer_says_and_is_of_the_same_order(worl
     world.home.wait_for(replies)
     with final_figures(world.home) as ask:
         final = [int(ask(reply.usage["cost_details"]["request_id"])["cost_nano"]) for reply in replies]
-        alone = [int(ask(stated(world.told[kind])["request_id"])["cost_nano"]) for kind in KINDS]
+        alone = [int(ask(stated(world.answers[kind])["request_id"])["cost_nano"]) for kind in KINDS]
     estimated = [int(Decimal(reply.usage["cost_details"]["amount"]) * 10**9) for reply in replies]
     ratios = sorted(one / other for one, other in zip(estimated, final, strict=True))
     log.info(
         "estimate over final figure: %.2f of all together, %.2f to %.2f of each; of requests alone %s",
         *(sum(estimated) / sum(final), ratios[0], ratios[-1]),
-        [round(world.told[kind]["usage"]["cost"] * 1e9 / one, 2) for kind, one in zip(KINDS, alone, strict=True)],
+        [round(world.answers[kind]["usage"]["cost"] * 1e9 / one, 2) for kind, one in zip(KINDS, alone, strict=True)],
     )
     assert 1 / 100 < sum(estimated) / sum(final) < 100
 
@@ -189,6 +189,6 @@ def test_an_embedding_states_it_too(vllm_environment, tmp_path):
         ]
         assert {reply.status for reply in ask_all(made.url, asks)} == {200}
         assert wait_until(lambda: stated(answer()), TOLD_S, 2.0), made.home.log()
-        told = answer()
-        assert "requests of all tenants for this model" in stated(told)["basis"]
-        assert told["headers"]["x-costtrace-cost-estimate"] == stated(told)["amount"]
+        reply = answer()
+        assert "requests of all tenants for this model" in stated(reply)["basis"]
+        assert reply["headers"]["x-costtrace-cost-estimate"] == stated(reply)["amount"]

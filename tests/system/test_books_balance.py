@@ -48,9 +48,9 @@ def test_what_two_engines_on_one_device_recorded_is_in_balance_and_in_the_report
     assert booked.returncode == 0, booked.stderr
 
     verified = run(tmp_path, "verify", "--format", "json")
-    found = json.loads(verified.stdout)
-    assert (verified.returncode, found["discrepancies"]) == (0, [])
-    device = found["time"][-1]
+    balance = json.loads(verified.stdout)
+    assert (verified.returncode, balance["discrepancies"]) == (0, [])
+    device = balance["time"][-1]
     assert (device["engine"], device["difference_ns"]) == ("(all engines)", 0)
 
     report = json.loads(run(tmp_path, "report", "--format", "json").stdout)
@@ -60,7 +60,7 @@ def test_what_two_engines_on_one_device_recorded_is_in_balance_and_in_the_report
     assert everything["requests"] == len(
         json.loads(run(tmp_path, "requests", "--limit", "9999", "--format", "json").stdout)["requests"]
     )
-    assert everything["cost_nano"] == sum(row["charged_nano"] for row in found["money"])
+    assert everything["cost_nano"] == sum(row["charged_nano"] for row in balance["money"])
     shown = run(tmp_path, "journal", "show").stdout
     assert "finished" in shown
     assert "steady step" in shown

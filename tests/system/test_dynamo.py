@@ -72,17 +72,17 @@ class Seen:
     def wholes(self):
         """All requests with all their parts, long after."""
         with open_ledger(self.home.path) as store:
-            found = parts([store], Period(0, 1 << 62), Filter(), "ended", 10_000)
-        newest = max(part.record.ended_ns for part in found)
-        return {whole.request_key: whole for whole in join(found, newest + WAIT_NS, WAIT_NS)}
+            all_parts = parts([store], Period(0, 1 << 62), Filter(), "ended", 10_000)
+        newest = max(part.record.ended_ns for part in all_parts)
+        return {whole.request_key: whole for whole in join(all_parts, newest + WAIT_NS, WAIT_NS)}
 
     def records(self, key: str):
         return self.home.rows("SELECT * FROM usage WHERE request_key = ? ORDER BY arrived_ns", key)
 
     def dynamos_spans(self, number: int):
         """What Dynamo's own processes exported of a request's trace, by span id."""
-        found = [span for span in self.receiver.spans if span.trace_id.hex() == trace_of(number)]
-        return {span.span_id: span for span in found if not span.name.startswith("costtrace.")}
+        spans = [span for span in self.receiver.spans if span.trace_id.hex() == trace_of(number)]
+        return {span.span_id: span for span in spans if not span.name.startswith("costtrace.")}
 
     def workers_spans(self, number: int):
         """Of those, the ones of its workers."""
@@ -143,7 +143,7 @@ class DroppedError(Exception):
     """Dynamo itself took a worker off its list: this machine stood still, or was too busy, for ten seconds."""
 
 
-def anew(deploy: Callable[[Path], Seen], folders: pytest.TempPathFactory, name: str) -> Seen:
+def served_once(deploy: Callable[[Path], Seen], folders: pytest.TempPathFactory, name: str) -> Seen:
     """Deploy, again where Dynamo dropped a worker of the deployment before. Raises: DroppedError, the fourth time."""
     for _ in range(3):
         with suppress(DroppedError):
@@ -168,7 +168,7 @@ LONG_TOKENS = 600
 
 @pytest.fixture(scope="module")
 def aggregated(tiny_model, tmp_path_factory):
-    return anew(partial(serve_aggregated, tiny_model), tmp_path_factory, "dynamo-aggregated")
+    return served_once(partial(serve_aggregated, tiny_model), tmp_path_factory, "dynamo-aggregated")
 
 
 def serve_aggregated(tiny_model: Path, folder: Path) -> Seen:
@@ -266,9 +266,9 @@ def test_a_client_that_cancels_pays_for_what_was_computed_and_all_of_it_is_waste
 def test_an_answer_whose_worker_was_killed_is_one_request_of_two_attempts(aggregated):
     check_answered(aggregated, LONG)
     wholes = aggregated.wholes()
-    found = [wholes[key_of(aggregated.replies[number])] for number in LONG]
-    assert {whole.output_tokens for whole in found} == {LONG_TOKENS}
-    migrated = [whole for whole in found if len(whole.attempts) > 1]
+    long = [wholes[key_of(aggregated.replies[number])] for number in LONG]
+    assert {whole.output_tokens for whole in long} == {LONG_TOKENS}
+    migrated = [whole for whole in long if len(whole.attempts) > 1]
     assert len(migrated) >= 1, "one of the two was on the worker that was killed"
     for whole in migrated:
         first, second = whole.attempts
@@ -305,7 +305,7 @@ def test_the_report_counts_each_request_once_and_splits_by_worker(aggregated):
 
 @pytest.fixture(scope="module")
 def disaggregated(tiny_model, tmp_path_factory):
-    return anew(partial(serve_disaggregated, tiny_model), tmp_path_factory, "dynamo-disaggregated")
+    return served_once(partial(serve_disaggregated, tiny_model), tmp_path_factory, "dynamo-disaggregated")
 
 
 def serve_disaggregated(tiny_model: Path, folder: Path) -> Seen:
@@ -344,8 +344,8 @@ def test_both_parts_are_in_the_clients_trace_under_the_spans_of_their_own_worker
     traces = disaggregated.wholes()
     for number in range(TRACED):
         whole = traces[key_of(disaggregated.replies[number])]
-        found = {attempt.part.record.traceparent[3:35] for attempt in whole.attempts}
-        assert found == {trace_of(number)}
+        in_traces = {attempt.part.record.traceparent[3:35] for attempt in whole.attempts}
+        assert in_traces == {trace_of(number)}
         roots = [span for span in disaggregated.receiver.roots if span.trace_id.hex() == trace_of(number)]
         assert len(roots) == 2
         assert {span.parent_span_id for span in roots} == set(disaggregated.workers_spans(number))
@@ -377,7 +377,7 @@ def test_without_traces_the_bill_is_the_same_and_fits_the_workers_own_forward_pa
     tiny_model, tmp_path_factory, what
 ):
     off = what == "tracing off"
-    seen = anew(partial(serve_quietly, tiny_model, what), tmp_path_factory, "dynamo-quiet")
+    seen = served_once(partial(serve_quietly, tiny_model, what), tmp_path_factory, "dynamo-quiet")
     seen.home.check_closed_books()
     seen.home.verify()
     wholes = seen.wholes()

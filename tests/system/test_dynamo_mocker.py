@@ -26,11 +26,11 @@ pytestmark = pytest.mark.timeout(180)
 
 def packages(version):
     """Where a version is, for PYTHONPATH; None for the one that is installed. Skips where it is not there."""
-    found = VERSIONS[version]
+    folder = VERSIONS[version]
     there = (DYNAMO / "env.json").is_file() and (BUILD / "tiny-model").is_dir()
-    if not there or (found is not None and not list((found / "dynamo").glob("_core*"))):
+    if not there or (folder is not None and not list((folder / "dynamo").glob("_core*"))):
         pytest.skip(f"Dynamo {version} is not there: `make setup-dynamo model` fetches it")
-    return found
+    return folder
 
 
 @pytest.mark.parametrize("how", ["aggregated", "disaggregated"])
@@ -68,8 +68,8 @@ def test_the_passes_of_simulated_workers_are_handed_out_to_the_requests_that_wer
          "--per-hour", "2", "--format", "json"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found = json.loads(done.stdout)
-    rows = {row["request_id"]: row for row in found["estimates"]}
+    estimate = json.loads(done.stdout)
+    rows = {row["request_id"]: row for row in estimate["estimates"]}
     assert {row["method"] for row in rows.values()} == {METHOD}
     assert sum(row["busy_ns"] for row in rows.values()) == sum(one.wall_ns for one in passes.records) > 0
     workers = {one.worker for one in passes.records}

@@ -68,10 +68,10 @@ def test_a_span_arrives_in_its_callers_trace_with_its_figures_and_real_times(tmp
     root = receiver.roots[0]
     assert (root.trace_id.hex(), root.parent_span_id.hex()) == (TRACE, PARENT)
     assert (root.start_time_unix_nano, root.end_time_unix_nano) == (asked.arrived_ns, asked.ended_ns)
-    found = attributes(root)
-    assert found["costtrace.gpu.time"] == 0.03
-    assert found["costtrace.cost.amount"] == found["gen_ai.usage.cost"] == 30_000e-9
-    assert found["gen_ai.response.finish_reasons"] == ("stop",)
+    values = attributes(root)
+    assert values["costtrace.gpu.time"] == 0.03
+    assert values["costtrace.cost.amount"] == values["gen_ai.usage.cost"] == 30_000e-9
+    assert values["gen_ai.response.finish_reasons"] == ("stop",)
     children = [span for span in receiver.spans if span is not root]
     assert {span.parent_span_id for span in children} == {root.span_id}
     assert {span.name for span in children} == {"costtrace.queue", "costtrace.prefill", "costtrace.decode"}
@@ -97,8 +97,8 @@ def test_names_with_any_characters_arrive_as_they_are(tmp_path):
     with listening(receiver) as at, emitting(ledger, at.url):
         assert receiver.wait(lambda: receiver.roots)
 
-    found = attributes(receiver.roots[0])
-    assert found["tenant.id"] == found["gen_ai.request.model"] == found[f"costtrace.label.{name}"] == name
+    values = attributes(receiver.roots[0])
+    assert values["tenant.id"] == values["gen_ai.request.model"] == values[f"costtrace.label.{name}"] == name
 
 
 def test_headers_compression_and_resource_are_opentelemetrys_own(tmp_path, otel):

@@ -82,14 +82,14 @@ def world(tmp_path_factory):
 
 def readings(home):
     """Of all agents' sensors, by device, in the order of their times."""
-    found = {}
+    by_device = {}
     for path in sorted((home.path / "journal").glob(f"{SENSORS}-*")):
         reader = JournalReader(path)
         while batch := reader.read(10_000).events:
             for event in batch:
                 if isinstance(event, Reading):
-                    found.setdefault(event.device, []).append(event)
-    return {device: sorted(those, key=lambda one: one.at_ns) for device, those in found.items()}
+                    by_device.setdefault(event.device, []).append(event)
+    return {device: sorted(those, key=lambda one: one.at_ns) for device, those in by_device.items()}
 
 
 def known(log):

@@ -72,12 +72,12 @@ class Nodes:
 
 def readings(home, device):
     """What a node's sensors said of a device, with a value, in order."""
-    found = []
+    readings = []
     for path in sorted((home.path / "journal").glob(f"{SENSORS}-*")):
         reader = JournalReader(path)
         while batch := reader.read(10_000).events:
-            found += [each for each in batch if isinstance(each, Reading) and each.device == device]
-    return [each for each in found if each.energy_uj is not None]
+            readings += [each for each in batch if isinstance(each, Reading) and each.device == device]
+    return [each for each in readings if each.energy_uj is not None]
 
 
 @pytest.fixture(scope="module")

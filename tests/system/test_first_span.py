@@ -33,9 +33,9 @@ def blocks():
     """The shell blocks of the quickstart's section on vLLM: install and serve, ask, look."""
     text = (ROOT / "docs" / "quickstart.md").read_text()
     section = re.search(r"^## vLLM\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
-    found = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    assert [word in block for word, block in zip(("vllm serve", "curl", "costtrace verify"), found, strict=True)]
-    return found
+    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert [word in block for word, block in zip(("vllm serve", "curl", "costtrace verify"), blocks, strict=True)]
+    return blocks
 
 
 @pytest.fixture
@@ -119,10 +119,10 @@ def test_from_a_fresh_clone_to_ones_own_cost_span_in_under_five_minutes(environm
         assert wait_until(lambda: not running(tmp_path / "costtrace"), 30)
     span = receiver.roots[0]
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, CALLER)
-    found = attributes(span)
-    assert found["tenant.id"] == "acme"
-    assert found["costtrace.cost.amount"] > 0
-    assert found["costtrace.gpu.time"] > 0
+    values = attributes(span)
+    assert values["tenant.id"] == "acme"
+    assert values["costtrace.cost.amount"] > 0
+    assert values["costtrace.gpu.time"] > 0
     assert "acme" in seen
     assert "in balance" in seen
     sys.stdout.write(f"from a fresh clone to the first own cost span: {took_s:.0f} s\n")

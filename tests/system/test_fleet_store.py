@@ -55,9 +55,9 @@ def stores(month):
 @pytest.mark.parametrize("by", [(), *((name,) for name in DIMENSIONS), ("tenant", "model", "day", "device")])
 def test_sums_are_the_same_on_both_stores(stores, by):
     for ask in (used, ended):
-        found = [sorted(ask(store, MONTH, by), key=repr) for store in stores]
-        assert found[0] == found[1]
-        assert found[0]
+        answers = [sorted(ask(store, MONTH, by), key=repr) for store in stores]
+        assert answers[0] == answers[1]
+        assert answers[0]
 
 
 def test_requests_and_bounds_are_the_same_on_both_stores(stores):

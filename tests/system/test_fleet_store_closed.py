@@ -91,21 +91,21 @@ class Books:
 
 def dearest(store, prefix=""):
     """What the dearest requests cost by now. The number of a re-rating is the store's own."""
-    found = [each for each in requests(store, ALWAYS, Only(), "cost", 10**6) if each.record_id.startswith(prefix)]
-    return [each._replace(rerated=bool(each.rerated)) for each in renew(store, found[:12])]
+    costliest = [each for each in requests(store, ALWAYS, Only(), "cost", 10**6) if each.record_id.startswith(prefix)]
+    return [each._replace(rerated=bool(each.rerated)) for each in renew(store, costliest[:12])]
 
 
 def said(store):
     """Everything that reports ask of a store."""
-    found = [sorted(ask(store, ALWAYS, by), key=repr) for ask in (used, ended) for by in DIMENSIONS]
-    found += [bounds(store), list(claims(store, ALWAYS)), requests(store, ALWAYS, Only(), "ended", 10**6)]
-    found.append(dearest(store))
+    answers = [sorted(ask(store, ALWAYS, by), key=repr) for ask in (used, ended) for by in DIMENSIONS]
+    answers += [bounds(store), list(claims(store, ALWAYS)), requests(store, ALWAYS, Only(), "ended", 10**6)]
+    answers.append(dearest(store))
     for period in (NOVEMBER, Period(NOVEMBER.until_ns, 2**62)):
         source = load(store, period, UTC, slots=True)
-        found += [settle(source, IdlePolicy(policy)) for policy in POLICIES]
+        answers += [settle(source, IdlePolicy(policy)) for policy in POLICIES]
     audit = Audit(store)
     assert list(audit.discrepancies()) == []
-    return [*found, audit.counts(), audit.accounts(), audit.devices(), audit.engine_totals(), audit.totals()]
+    return [*answers, audit.counts(), audit.accounts(), audit.devices(), audit.engine_totals(), audit.totals()]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_a_ledger_that_was_compacted_before_its_first_push_is_the_same_on_both_s
 
 
 class Breaking:
-    """The store whose insert number *left* arrives, and the line breaks before it is said."""
+    """The store whose insert number *left* arrives, and the connection breaks before the answer."""
 
     def __init__(self, fleet, left):
         self.where, self.fleet, self.left = fleet.where, fleet, left

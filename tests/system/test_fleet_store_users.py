@@ -35,8 +35,8 @@ pytestmark = pytest.mark.heavy
 def configuration(folder, me):
     """Of an engine whose user is the tenant *me*; "default" is who `currentUser()` says, others are named."""
     made = row_policies(Layout())
-    grants = "".join(f"<query>{found[1]}</query>" for text in made if (found := GRANT.fullmatch(text)))
-    policies = [found.groups() for text in made if (found := POLICY.fullmatch(text))]
+    grants = "".join(f"<query>{match[1]}</query>" for text in made if (match := GRANT.fullmatch(text)))
+    policies = [match.groups() for text in made if (match := POLICY.fullmatch(text))]
     condition = f"tenant = '{me}'"
     filters = "".join(
         f"<{table}><filter>{own if me == 'default' else condition}</filter></{table}>" for table, own in policies
@@ -88,8 +88,8 @@ def test_a_tenant_reads_all_rows_of_its_own_and_none_of_another(store, me, other
     sums = "SELECT count(*), sum(gpu_ns), sum(device_nano) FROM costtrace"
     honest = [f"{sums}.posting", f"{sums}.line", f"{sums}.posting_rows"]
     counts = [f"SELECT count(*) FROM costtrace.{name}" for name in ("usage", "usage_line", "usage_rows")]
-    found = ask(store, me, *honest, *counts)
-    assert found == [("rows", f"{own}\n")] * 3 + [("rows", f"{records}\n")] * 3
+    answers = ask(store, me, *honest, *counts)
+    assert answers == [("rows", f"{own}\n")] * 3 + [("rows", f"{records}\n")] * 3
     tables = ("posting", "line", "posting_rows", "usage", "usage_line", "usage_rows")
     asked = [f"SELECT countIf(tenant = '{other}'), groupUniqArray(tenant) FROM costtrace.{name}" for name in tables]
     assert ask(store, me, *asked) == [("rows", f"0\t['{me}']\n")] * len(tables)

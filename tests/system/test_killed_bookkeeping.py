@@ -73,8 +73,8 @@ def test_agents_and_re_ratings_that_are_killed_together_leave_a_ledger_in_balanc
     check_settled(home)
     in_balance(home)
 
-    def booked(found):
-        return {key: number for key, number in found.items() if key[0] != "rate"}
+    def booked(numbers):
+        return {key: number for key, number in numbers.items() if key[0] != "rate"}
 
     assert booked(rows(home)) == booked(undisturbed(home, book)), "nothing that was booked has changed"
     with closing(Ledger(home / "ledger.sqlite", read_only=True)) as ledger:

@@ -114,21 +114,21 @@ reader = InMemoryMetricReader()
 metrics.set_meter_provider(MeterProvider(metric_readers=[reader]))
 from openlit.instrumentation.gpu import GPUInstrumentor
 GPUInstrumentor().instrument(application_name="a", environment="e")
-found = {}
+values = {}
 for resource in reader.get_metrics_data().resource_metrics:
     for scope in resource.scope_metrics:
         for metric in scope.metrics:
-            found[metric.name] = [point.value for point in metric.data.data_points]
-print(json.dumps(found))
+            values[metric.name] = [point.value for point in metric.data.data_points]
+print(json.dumps(values))
 """
 
 
 def test_openlit_publishes_the_power_of_each_device(tmp_path):
     need("openlit", "pynvml")
-    found = json.loads(run_peer(tmp_path, "-c", OPENLIT).splitlines()[-1])
-    assert found["gpu.power.draw"] == [300, 650]
-    assert found["gpu.power.limit"] == [700, 700]
-    assert found["gpu.memory.used"][0] > found["gpu.memory.used"][1]
+    values = json.loads(run_peer(tmp_path, "-c", OPENLIT).splitlines()[-1])
+    assert values["gpu.power.draw"] == [300, 650]
+    assert values["gpu.power.limit"] == [700, 700]
+    assert values["gpu.memory.used"][0] > values["gpu.memory.used"][1]
 
 
 def test_run_command_hands_the_peer_the_devices(tmp_path):

@@ -15,7 +15,7 @@ VARIABLES = {"COSTTRACE_PREFIX_SHARING": "tree"}
 
 
 @pytest.fixture(scope="module")
-def told(vllm_environment, tiny_model, tmp_path_factory):
+def served(vllm_environment, tiny_model, tmp_path_factory):
     """The tenants' rows, of requests that were in one window, and the home with all the rest."""
     with serving(vllm_environment, tiny_model, tmp_path_factory.mktemp("prefixes"), variables=VARIABLES) as served:
         for attempt in range(10):  # until all of it falls into one window
@@ -33,8 +33,8 @@ def told(vllm_environment, tiny_model, tmp_path_factory):
         yield {name: served.home.usage(reply.id) for name, reply in replies.items()}, served.home
 
 
-def test_who_found_the_prefix_pays_for_it_as_who_computed_it_does(told):
-    rows, _ = told
+def test_who_found_the_prefix_pays_for_it_as_who_computed_it_does(served):
+    rows, _ = served
     first, second, third, alone = (rows[name] for name in TENANTS)
     assert first["cached_tokens"] < second["cached_tokens"] == third["cached_tokens"]
     assert first["prefix_ns"] < 0 < second["prefix_ns"] == third["prefix_ns"]
@@ -46,8 +46,8 @@ def test_who_found_the_prefix_pays_for_it_as_who_computed_it_does(told):
     assert second["prefix_ns"] == pytest.approx(own_ns * shared / computed / 3, rel=0.02)
 
 
-def test_the_bill_adds_up_and_the_engine_says_that_paths_are_recorded(told):
-    _, home = told
+def test_the_bill_adds_up_and_the_engine_says_that_paths_are_recorded(served):
+    _, home = served
     assert home.rows('SELECT settings FROM engine WHERE settings LIKE \'%"prefix_paths": "recorded"%\'')
     home.verify()
     home.check_open_books()

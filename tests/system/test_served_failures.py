@@ -204,7 +204,7 @@ def test_an_engine_that_is_killed_has_its_open_requests_interrupted_and_all_its_
         row = world.home.usage(reply.id)
         assert json.loads(row["finish_reasons"]) == ["interrupted"]
         assert row["input_tokens"] == reply.tokens[0]
-        # The journal is written every 50 ms: the client may have been told a little more.
+        # The journal is written every 50 ms: the client may have received a little more.
         assert 0 < row["output_tokens"] < 950
         assert abs(row["output_tokens"] - reply.tokens[1]) <= 40
         assert row["gpu_ns"] > 0

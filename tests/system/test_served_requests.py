@@ -94,7 +94,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def told(world):
+def replies(world):
     """What the server said to each case; all were in the engine together."""
     asks = [Ask(path, content, [tenant(name), AUTHORIZED]) for name, (path, content) in CASES.items()]
     replies = ask_all(world.url, asks)
@@ -106,8 +106,8 @@ def told(world):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_answered_request_is_in_the_ledger_once_with_the_servers_own_tokens(world, told, case):
-    reply = told[case]
+def test_an_answered_request_is_in_the_ledger_once_with_the_servers_own_tokens(world, replies, case):
+    reply = replies[case]
     assert reply.status == 200, reply.text
     row = world.home.usage(reply.id)
     assert (row["tenant"], row["tenant_source"], row["model"]) == (case, "header", "tiny-model")
@@ -127,17 +127,17 @@ def test_an_answered_request_is_in_the_ledger_once_with_the_servers_own_tokens(w
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_header_of_an_answer_leads_to_its_row(world, told, case):
-    known = told[case].headers["x-costtrace-request-id"]
+def test_the_header_of_an_answer_leads_to_its_row(world, replies, case):
+    known = replies[case].headers["x-costtrace-request-id"]
     assert world.home.one("SELECT tenant FROM usage WHERE ? IN (request_id, request_key)", known) == case
-    assert world.home.usage(told[case].id)["request_id"] == told[case].id
+    assert world.home.usage(replies[case].id)["request_id"] == replies[case].id
 
 
-def test_the_header_is_what_the_command_line_takes(world, told):
-    known = told["chat-streamed"].headers["x-costtrace-request-id"]
-    found = world.home.command("requests", "--id", known, "--format", "json")
-    assert found.returncode == 0, found.stderr
-    assert told["chat-streamed"].id in found.stdout
+def test_the_header_is_what_the_command_line_takes(world, replies):
+    known = replies["chat-streamed"].headers["x-costtrace-request-id"]
+    shown = world.home.command("requests", "--id", known, "--format", "json")
+    assert shown.returncode == 0, shown.stderr
+    assert replies["chat-streamed"].id in shown.stdout
 
 
 def test_what_makes_no_engine_work_has_no_header(world):
@@ -146,8 +146,8 @@ def test_what_makes_no_engine_work_has_no_header(world):
     assert "x-costtrace-request-id" not in reply.headers
 
 
-def test_a_prompt_beyond_the_batchs_budget_is_computed_in_chunks_and_counted_once(world, told):
-    row = world.home.usage(told["long-prompt"].id)
+def test_a_prompt_beyond_the_batchs_budget_is_computed_in_chunks_and_counted_once(world, replies):
+    row = world.home.usage(replies["long-prompt"].id)
     assert row["input_tokens"] > 256
     assert row["computed_tokens"] == row["input_tokens"] - row["cached_tokens"] + row["output_tokens"] - 1
     assert row["steps"] > row["output_tokens"]
@@ -265,12 +265,12 @@ def test_a_request_with_a_traceparent_is_a_child_of_its_caller_in_that_trace(wor
         assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= root.end_time_unix_nano
     assert (root.start_time_unix_nano, root.end_time_unix_nano) == (row["arrived_ns"], row["ended_ns"])
-    found = attributes(root)
-    assert found["costtrace.gpu.time"] == row["gpu_ns"] / 1e9
-    assert found["costtrace.cost.amount"] == row["cost_nano"] / 1e9
-    assert (found["costtrace.cost.currency"], found["tenant.id"]) == ("USD", "traced")
-    assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (16, 12)
-    assert found["gen_ai.response.finish_reasons"] == ("length",)
+    values = attributes(root)
+    assert values["costtrace.gpu.time"] == row["gpu_ns"] / 1e9
+    assert values["costtrace.cost.amount"] == row["cost_nano"] / 1e9
+    assert (values["costtrace.cost.currency"], values["tenant.id"]) == ("USD", "traced")
+    assert (values["gen_ai.usage.input_tokens"], values["gen_ai.usage.output_tokens"]) == (16, 12)
+    assert values["gen_ai.response.finish_reasons"] == ("length",)
 
 
 def test_requests_without_a_traceparent_each_have_a_trace_of_their_own(world):
@@ -294,9 +294,9 @@ def test_a_request_has_its_workload_and_its_route_in_the_ledger_and_on_its_span(
     workload = ("x-costtrace-workload", "nightly summaries")
     row = world.answered(CHAT, chat(tokens=2), tenant("labelled"), workload, AUTHORIZED)
     assert json.loads(row["labels"]) == {"workload": "nightly summaries", "route": "chat/completions"}
-    found = attributes(spans_of(world, row)[0])
-    assert found["costtrace.label.workload"] == "nightly summaries"
-    assert found["costtrace.label.route"] == "chat/completions"
+    values = attributes(spans_of(world, row)[0])
+    assert values["costtrace.label.workload"] == "nightly summaries"
+    assert values["costtrace.label.route"] == "chat/completions"
     row = world.answered(RESPONSES, responses(), tenant("labelled"), AUTHORIZED)
     assert json.loads(row["labels"]) == {"route": "responses"}
 
@@ -349,7 +349,7 @@ def test_a_trace_that_is_not_sampled_has_no_span_and_stands_on_the_bill(world):
 # -- metrics ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_prometheus_endpoint_adds_up_to_the_ledger(world, told):
+def test_the_prometheus_endpoint_adds_up_to_the_ledger(world, replies):
     shown, ledger = settled(world)
 
     def kept(sql):
@@ -372,8 +372,8 @@ def test_the_prometheus_endpoint_adds_up_to_the_ledger(world, told):
 
 
 @pytest.mark.parametrize("case", ["chat", "two-prompts-two-answers-each", "long-prompt"])
-def test_the_metrics_of_a_tenant_are_its_row(world, told, case):
-    row, shown = world.home.usage(told[case].id), world.metrics()
+def test_the_metrics_of_a_tenant_are_its_row(world, replies, case):
+    row, shown = world.home.usage(replies[case].id), world.metrics()
     seconds = total(shown, "costtrace_gpu_time_seconds_total", tenant=case)
     assert seconds == pytest.approx(row["gpu_ns"] / 1e9, rel=1e-9)
     tokens = {kind: total(shown, "costtrace_tokens_total", tenant=case, type=kind) for kind in ("input", "output")}
@@ -452,8 +452,8 @@ def send_tenants(world, prefix, count):
     replies = ask_all(world.url, asks, workers=48)
     assert Counter(reply.status for reply in replies) == {200: count}
     world.home.wait_for(replies)
-    found = world.home.rows("SELECT tenant, count(*) FROM usage WHERE tenant LIKE ? GROUP BY 1", f"{prefix}-%")
-    assert {row[0]: row[1] for row in found} == {f"{prefix}-{n}": 1 for n in range(count)}
+    rows = world.home.rows("SELECT tenant, count(*) FROM usage WHERE tenant LIKE ? GROUP BY 1", f"{prefix}-%")
+    assert {row[0]: row[1] for row in rows} == {f"{prefix}-{n}": 1 for n in range(count)}
 
     shown, ledger = settled(world)
     requests = [sample for sample in shown if sample.name == "costtrace_requests_total"]
@@ -491,12 +491,12 @@ def token_forms(ids):
 
 def everything(world):
     """All bytes that costtrace has written, sent or said, by where they are."""
-    found = {str(path): path.read_bytes() for path in sorted(world.home.path.rglob("*")) if path.is_file()}
-    found |= {f"export {n}": body for n, body in enumerate(world.receiver.bodies)}
-    found["metrics"] = httpx.get(world.prometheus).content
+    contents = {str(path): path.read_bytes() for path in sorted(world.home.path.rglob("*")) if path.is_file()}
+    contents |= {f"export {n}": body for n, body in enumerate(world.receiver.bodies)}
+    contents["metrics"] = httpx.get(world.prometheus).content
     lines = world.server.log_path.read_bytes().split(b"\n")
-    found["what it says in vLLM's log"] = b"\n".join(line for line in lines if b"costtrace" in line.lower())
-    return found
+    contents["what it says in vLLM's log"] = b"\n".join(line for line in lines if b"costtrace" in line.lower())
+    return contents
 
 
 def test_neither_prompts_nor_answers_nor_keys_are_written_or_sent(world):
@@ -523,7 +523,9 @@ def test_neither_prompts_nor_answers_nor_keys_are_written_or_sent(world):
     secrets = [what for what in (PROMPT, KEY, KEY.removeprefix("sk-"), *answers) if len(what) > 5]
     needles = {needle: what for what in secrets for needle in forms(what)}
     needles |= dict.fromkeys(token_forms(ids[:12]), "token ids")
-    leaks = [(where, what) for where, found in haystacks.items() for needle, what in needles.items() if needle in found]
+    leaks = [
+        (where, what) for where, content in haystacks.items() for needle, what in needles.items() if needle in content
+    ]
     assert leaks == []
     # The same search finds what has to be there, in each kind of place.
     for kind, word in (
@@ -532,10 +534,10 @@ def test_neither_prompts_nor_answers_nor_keys_are_written_or_sent(world):
         ("export", "canary"),
         ("metrics", "tiny-model"),
     ):
-        assert any(kind in where and word.encode() in found for where, found in haystacks.items()), kind
+        assert any(kind in where and word.encode() in content for where, content in haystacks.items()), kind
 
 
-def test_everything_is_for_its_owner_only(world, told):
+def test_everything_is_for_its_owner_only(world, replies):
     for path in (world.home.path, *world.home.path.rglob("*")):
         assert path.stat().st_mode & 0o077 == 0, path
 
@@ -543,7 +545,7 @@ def test_everything_is_for_its_owner_only(world, told):
 # -- the trial balance ------------------------------------------------------------------------------------------------
 
 
-def test_after_all_of_this_the_books_balance_while_it_runs_and_when_it_has_ended(world, told):
+def test_after_all_of_this_the_books_balance_while_it_runs_and_when_it_has_ended(world, replies):
     world.home.verify()
     world.home.check_open_books()
     world.server.stop()

@@ -30,9 +30,9 @@ def scratch(tmp_path):
 
 @oldest_and_newest
 def test_the_environment_is_what_its_description_says(vllm_environment):
-    found = json.loads((vllm_environment / "env.json").read_text())
+    written = json.loads((vllm_environment / "env.json").read_text())
     version = vllm_environment.name.removeprefix("vllm-")
-    assert found == {
+    assert written == {
         "python": str(vllm_environment / "venv" / "bin" / "python"),
         "vllm_version": version,
         "kind": "cpu",
@@ -93,10 +93,10 @@ def test_an_existing_vllm_is_used_and_left_untouched(vllm_environment, scratch):
         check=True,
         capture_output=True,
     )
-    found = json.loads((scratch / "env.json").read_text())
-    assert (found["kind"], found["vllm_version"]) == ("existing", VERSIONS[0])
+    written = json.loads((scratch / "env.json").read_text())
+    assert (written["kind"], written["vllm_version"]) == ("existing", VERSIONS[0])
     probe = "import vllm, costtrace; print(vllm.__file__, costtrace.__file__)"
-    vllm_path, costtrace_path = output(found["python"], "-c", probe).splitlines()[-1].split()
+    vllm_path, costtrace_path = output(written["python"], "-c", probe).splitlines()[-1].split()
     assert Path(vllm_path).is_relative_to(below)
     assert Path(costtrace_path).is_relative_to(scratch)
     assert sorted(path.name for path in below.glob("lib/python*/site-packages/*")) == before

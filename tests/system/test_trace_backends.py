@@ -80,7 +80,7 @@ def backend(command, ready, folder, **variables):
 
 @pytest.fixture
 def asked():
-    """Requests that differ in every figure; the last one stands in a caller's trace."""
+    """Requests that differ in every figure; the last one is part of a caller's trace."""
     made = [
         record(
             number,
@@ -111,19 +111,19 @@ def ledger(asked, tmp_path):
 def rows(tmp_path):
     with open_ledger(tmp_path / "home") as store:
         names = ", ".join({column for column, _ in FIGURES.values()} | {"record_id", "tenant"})
-        found = [dict(zip(names.split(", "), one, strict=True)) for one in store.rows(f"SELECT {names} FROM usage")]
-    return {row["record_id"]: row for row in found}
+        records = [dict(zip(names.split(", "), one, strict=True)) for one in store.rows(f"SELECT {names} FROM usage")]
+    return {row["record_id"]: row for row in records}
 
 
-def check(found, expected):
-    """*found*: attributes of each costtrace.request span by record id."""
-    assert found.keys() == expected.keys()
-    for record_id, attributes in found.items():
+def check(spans, expected):
+    """*spans*: attributes of each costtrace.request span by record id."""
+    assert spans.keys() == expected.keys()
+    for record_id, attributes in spans.items():
         assert attributes["tenant.id"] == expected[record_id]["tenant"]
         for name, (column, unit) in FIGURES.items():
             assert float(attributes[name]) == expected[record_id][column] / unit, (record_id, name)
     for name, (column, unit) in FIGURES.items():  # and so do the sums, as the ledger's integers
-        assert sum(round(float(one[name]) * unit) for one in found.values()) == sum(
+        assert sum(round(float(one[name]) * unit) for one in spans.values()) == sum(
             r[column] for r in expected.values()
         )
 
@@ -146,7 +146,7 @@ def test_mlflow_has_every_cost_as_the_ledger_has_it(ledger, asked, tmp_path, ote
         otel.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
         with emitting(ledger, url) as emission:
             assert until(emission.drained, 90)
-        found = {}
+        spans = {}
         for one in asked:
             trace = {"trace_id": f"tr-{span_ids(one).trace_id:032x}"}
             kept = httpx.get(f"{url}/api/3.0/mlflow/traces/get", params=trace, timeout=60).json()["trace"]
@@ -159,8 +159,8 @@ def test_mlflow_has_every_cost_as_the_ledger_has_it(ledger, asked, tmp_path, ote
             if one.traceparent:
                 assert base64.b64decode(root["parent_span_id"]).hex() == PARENT
             plain = {each["key"]: next(iter(each["value"].values())) for each in root["attributes"]}
-            found[plain["costtrace.record.id"]] = plain
-    check(found, rows(tmp_path))
+            spans[plain["costtrace.record.id"]] = plain
+    check(spans, rows(tmp_path))
 
 
 def test_phoenix_has_every_cost_as_the_ledger_has_it(ledger, asked, tmp_path, otel):

@@ -24,12 +24,12 @@ def test_what_dynamo_says_of_a_request_reaches_rank_0_and_two_that_take_turns_ar
         env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["handler"] == "dynamo.trtllm.request_handlers.handler_base", "the wheel's own"
-    assert told["answers"] == [2, 2, 2]
-    assert told["keys"] == ["dynamo:uuid-1", "dynamo:uuid-2", "dynamo:uuid-3"], "by which parts are joined"
-    assert told["same"], "by the client's id and by the executor's"
-    assert told["told"] == [
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["handler"] == "dynamo.trtllm.request_handlers.handler_base", "the wheel's own"
+    assert answer["answers"] == [2, 2, 2]
+    assert answer["keys"] == ["dynamo:uuid-1", "dynamo:uuid-2", "dynamo:uuid-3"], "by which parts are joined"
+    assert answer["same"], "by the client's id and by the executor's"
+    assert answer["claims"] == [
         ["acme", "header", f"00-{'1' * 32}-{'1' * 16}-01"],
         ["default", "default", f"00-{'3' * 32}-{'3' * 16}-01"],
         ["globex", "header", f"00-{'2' * 32}-{'2' * 16}-01"],

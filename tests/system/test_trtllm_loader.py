@@ -74,11 +74,11 @@ from worker import probe
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
     with MPIPoolExecutor(max_workers=2, path=sys.path, **options) as pool:
-        found, deadline = {}, time.monotonic() + 60
-        while len(found) < 2 and time.monotonic() < deadline:
-            for told in pool.map(probe, range(8)):
-                found.setdefault(told["pid"], told)
-    print(json.dumps(list(found.values())))
+        answers, deadline = {}, time.monotonic() + 60
+        while len(answers) < 2 and time.monotonic() < deadline:
+            for answer in pool.map(probe, range(8)):
+                answers.setdefault(answer["pid"], answer)
+    print(json.dumps(list(answers.values())))
 """
 STEPS = [
     "_append_iter_stats", "_forward_step", "_handle_errors", "_handle_responses", "_process_iter_stats",
@@ -116,13 +116,13 @@ def call(place, *words, **env):
 
 
 def spawned(place, options, **env):
-    told = json.loads(call(place, sys.executable, "spawn.py", json.dumps(options), **env).splitlines()[-1])
-    assert len(told) == 2, "two workers were spawned, and both have answered"
-    return told
+    answers = json.loads(call(place, sys.executable, "spawn.py", json.dumps(options), **env).splitlines()[-1])
+    assert len(answers) == 2, "two workers were spawned, and both have answered"
+    return answers
 
 
-def loaded(told):
-    return {name.partition(".")[0] for name in told}
+def loaded(names):
+    return {name.partition(".")[0] for name in names}
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def loaded(told):
     ],
 )
 def test_the_hooks_are_in_place_in_every_spawned_worker_before_their_first_use(place, options):
-    for told in spawned(place, options, TRTLLM_COSTTRACE_ENABLED="1"):
-        assert told["before"] == ["costtrace_tensorrt_llm_autoload"]
-        assert told["hooked"] == STEPS
-        assert told["answer"] == "forward"
+    for answer in spawned(place, options, TRTLLM_COSTTRACE_ENABLED="1"):
+        assert answer["before"] == ["costtrace_tensorrt_llm_autoload"]
+        assert answer["hooked"] == STEPS
+        assert answer["answer"] == "forward"
 
 
 @pytest.mark.heavy
 def test_a_setting_that_only_mpi4py_forwards_comes_after_the_pth_file_and_is_still_in_time(place):
-    for told in spawned(place, {"env": {"TRTLLM_COSTTRACE_ENABLED": "1"}}):
-        assert told["hooked"] == STEPS
+    for answer in spawned(place, {"env": {"TRTLLM_COSTTRACE_ENABLED": "1"}}):
+        assert answer["hooked"] == STEPS
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ def test_a_setting_that_only_mpi4py_forwards_comes_after_the_pth_file_and_is_sti
     ],
 )
 def test_disabled_nothing_is_hooked_and_nothing_is_imported(place, env):
-    for told in spawned(place, {}, **env):
-        assert told["hooked"] == []
-        assert told["after"] == ["costtrace_tensorrt_llm_autoload"]
-        assert told["answer"] == "forward"
+    for answer in spawned(place, {}, **env):
+        assert answer["hooked"] == []
+        assert answer["after"] == ["costtrace_tensorrt_llm_autoload"]
+        assert answer["answer"] == "forward"
 
 
 def test_the_pth_file_imports_nothing_that_the_interpreter_has_not_loaded_anyway(place):
@@ -174,10 +174,10 @@ def test_the_pth_file_imports_nothing_that_the_interpreter_has_not_loaded_anyway
 def test_a_plugin_that_cannot_be_loaded_does_not_keep_the_engine_from_starting(place):
     (place / "costtrace").mkdir()
     (place / "costtrace" / "__init__.py").write_text("raise RuntimeError('planted')")
-    told = call(
+    answer = call(
         place, sys.executable, "-c", "from worker import probe; print(probe(0)['answer'])", COSTTRACE_ENABLED="1"
     )
-    assert told == "forward\n"
+    assert answer == "forward\n"
 
 
 NODE = """
@@ -185,9 +185,9 @@ import json, os, sys
 before = sorted(name for name in sys.modules if name.startswith("costtrace") and "autoload" not in name)
 from worker import probe
 
-told = probe(0)
+answer = probe(0)
 with open(f"node-{os.getpid()}.json", "w") as out:
-    json.dump(told, out)
+    json.dump(answer, out)
 """
 
 
@@ -198,8 +198,8 @@ def test_the_nodes_that_trtllm_llmapi_launch_starts_are_hooked(place):
     (place / "tensorrt_llm" / "llmapi" / "mgmn_worker_node.py").write_text(NODE)
     module = "tensorrt_llm.llmapi.mgmn_worker_node"
     call(place, "mpiexec", "-n", "2", sys.executable, "-m", module, TRTLLM_COSTTRACE_ENABLED="1")
-    found = [json.loads(path.read_text()) for path in place.glob("node-*.json")]
-    assert [told["hooked"] for told in found] == [STEPS, STEPS]
+    answers = [json.loads(path.read_text()) for path in place.glob("node-*.json")]
+    assert [answer["hooked"] for answer in answers] == [STEPS, STEPS]
 
 
 POOL = """
@@ -218,8 +218,8 @@ if __name__ == "__main__":
 def test_processes_that_python_starts_are_hooked(place, way):
     """As postprocessing workers are, and Ray's: a new interpreter of the same environment with the same variables."""
     (place / "pool.py").write_text(POOL)
-    told = json.loads(call(place, sys.executable, "pool.py", way, TRTLLM_COSTTRACE_ENABLED="1"))
-    assert told["hooked"] == STEPS
+    answer = json.loads(call(place, sys.executable, "pool.py", way, TRTLLM_COSTTRACE_ENABLED="1"))
+    assert answer["hooked"] == STEPS
 
 
 BROADCAST = """
@@ -236,14 +236,14 @@ if comm.rank == 0:
     requests._queueing.text = encode(RequestContext("key", "acme", "header"))
     item = RequestQueueItem(8, "request", child_req_ids=[9])
 item = comm.bcast(item, root=0)
-found = [decode(process.contexts.of(name, -1, -1)).tenant for name in (8, 9)]
-told = comm.gather([comm.rank, found, item == RequestQueueItem(8, "request", child_req_ids=[9])], root=0)
+tenants = [decode(process.contexts.of(name, -1, -1)).tenant for name in (8, 9)]
+answer = comm.gather([comm.rank, tenants, item == RequestQueueItem(8, "request", child_req_ids=[9])], root=0)
 if comm.rank == 0:  # lines of two ranks could mix
-    print(json.dumps(told), flush=True)
+    print(json.dumps(answer), flush=True)
 """
 
 
 def test_under_mpiexec_the_tenant_comes_to_every_rank_with_the_broadcast_request(place):
     (place / "broadcast.py").write_text(BROADCAST)
-    told = call(place, "mpiexec", "-n", "2", sys.executable, "broadcast.py", TRTLLM_COSTTRACE_ENABLED="1")
-    assert json.loads(told) == [[0, ["acme", "acme"], True], [1, ["acme", "acme"], True]]
+    answer = call(place, "mpiexec", "-n", "2", sys.executable, "broadcast.py", TRTLLM_COSTTRACE_ENABLED="1")
+    assert json.loads(answer) == [[0, ["acme", "acme"], True], [1, ["acme", "acme"], True]]

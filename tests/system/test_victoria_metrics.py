@@ -35,7 +35,7 @@ RULE_EXPRESSIONS = [
 def victoria(folder, port, *arguments):
     """One that listens on *port* and keeps its data below *folder*."""
     command = [str(BINARY), f"-httpListenAddr=127.0.0.1:{port}", f"-storageDataPath={folder / 'data'}"]
-    # Unless it is told otherwise, it answers without the newest 30 s.
+    # Unless it is set otherwise, it answers without the newest 30 s.
     server = Queried(f"http://127.0.0.1:{port}", "/health", latency_offset="1ms", nocache="1")
     folder.mkdir()
     return running_server(server, [*command, "-loggerLevel=WARN", *arguments], folder / "victoria.log")
@@ -83,14 +83,14 @@ KINDS = ["costtrace_kind", "tenant_id", "gen_ai_request_model"]
 @pytest.mark.parametrize(("metric", "unit", "column"), SUMS, ids=[metric for metric, *_ in SUMS])
 def test_what_was_sent_is_what_the_ledger_has_by_kind_tenant_and_model(world, metric, unit, column):
     sent, _, home, _ = world
-    found = exact(sent.ask(f"sum by ({', '.join(KINDS)}) ({metric})"), unit, *KINDS)
+    sums = exact(sent.ask(f"sum by ({', '.join(KINDS)}) ({metric})"), unit, *KINDS)
     rows = home.rows(
         f"SELECT kind, tenant, CASE kind WHEN 'request' THEN model ELSE m END, sum({column}) FROM "
         "(SELECT p.*, e.model AS m FROM posting p JOIN engine e USING (engine_id)) GROUP BY 1, 2, 3"
     )
     booked = {(kind, tenant, model): total for kind, tenant, model, total in rows if total}
     assert len(booked) >= 5
-    assert found == booked
+    assert sums == booked
 
 
 def test_what_was_sent_is_what_report_says(world):
@@ -124,6 +124,6 @@ def test_each_panel_has_data_of_the_run_that_was_scraped(world, board, title, qu
 )
 def test_each_rule_is_understood_and_a_recording_has_data(world, file, name, expression):
     _, scraped, _, serving = world
-    found = scraped.ask(expression, serving)
+    series = scraped.ask(expression, serving)
     # Nothing of this run went unobserved, and nothing is there to alert of.
-    assert found or file != "recording-rules.yaml" or "unobserved" in expression
+    assert series or file != "recording-rules.yaml" or "unobserved" in expression

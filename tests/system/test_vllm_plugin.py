@@ -38,7 +38,7 @@ def special(model: str) -> list[Request]:
         Request("several prompts", COMPLETIONS, {**completion(model, "", 6), "prompt": ["one two", "three"]}, "acme"),
         Request("own id", CHAT, chat(model, "hello you", 9), "acme", headers={"X-Request-Id": "mine_1"}),
         Request("own id", COMPLETIONS, completion(model, "hello you", 9), "acme", headers={"X-Request-Id": "mine-2-3"}),
-        Request("stop, told by the engine", COMPLETIONS, completion(model, "a", 30, min_tokens=2, **GREEDY), "acme"),
+        Request("stop, by the engine", COMPLETIONS, completion(model, "a", 30, min_tokens=2, **GREEDY), "acme"),
     ]
 
 
@@ -65,12 +65,12 @@ def test_every_request_and_every_step_is_recorded_as_the_server_says(start_vllm,
 def prefills(journal) -> dict[str, list[int]]:
     """Steps of each sequence that computed some of its prompt."""
     prompts = {added.sequence_id: added.prompt_tokens for added in journal.added.values()}
-    found: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for index, seen in journal.steps.steps.items():
         for name, (_, context) in seen.items():
             if context < prompts[name]:
-                found.setdefault(name, []).append(index)
-    return found
+                indices.setdefault(name, []).append(index)
+    return indices
 
 
 def test_several_api_servers_and_data_parallel_engines_share_nothing_and_lose_nothing(start_vllm, tmp_path):
@@ -158,8 +158,8 @@ if __name__ == "__main__":
         text = llm.generate(["the quick brown fox"], SamplingParams(max_tokens=30, temperature=0, ignore_eos=True))
         stop = text[0].outputs[0].text[8:10]
         parameters = SamplingParams(max_tokens=30, temperature=0, ignore_eos=True, stop=[stop])
-        [found] = llm.generate(["the quick brown fox"], parameters)
-        print("STOPPED", len(found.outputs[0].token_ids), found.outputs[0].finish_reason, flush=True)
+        [result] = llm.generate(["the quick brown fox"], parameters)
+        print("STOPPED", len(result.outputs[0].token_ids), result.outputs[0].finish_reason, flush=True)
         llm.generate(["a", "b c d"], SamplingParams(n=2, max_tokens=5, ignore_eos=True))
         if hasattr(llm.llm_engine.engine_core, "shutdown"):
             llm.llm_engine.engine_core.shutdown()
@@ -186,8 +186,8 @@ def test_offline_generation_is_recorded_with_the_process_as_its_tenant(vllm_envi
         check_work(journal)
         assert journal.idle
         assert {(a.tenant, a.tenant_source) for a in journal.added.values()} == {("night", "process")}
-        (told,) = journal.all_of(Delivered)
-        assert (told.output_tokens, told.reason) == (int(tokens), reason)
+        (delivered,) = journal.all_of(Delivered)
+        assert (delivered.output_tokens, delivered.reason) == (int(tokens), reason)
         outputs = [finished.output_tokens for _, finished in sorted(journal.finished.items())]
         assert [outputs[0], *outputs[2:]] == [30, 5, 5, 5, 5]
         # The stop string is found by the front end: an engine of its own process may be a few steps ahead of it.

@@ -211,7 +211,7 @@ def test_a_python_without_the_venv_module_is_told_the_package(tmp_path):
 def test_vllm_finds_its_version_in_the_metadata_that_is_added(tmp_path):
     setup_vllm.write_vllm_metadata(tmp_path, "0.32.0")
     setup_vllm.write_vllm_metadata(tmp_path, "0.32.0")
-    assert [found.version for found in distributions(name="vllm", path=[str(tmp_path)])] == ["0.32.0+cpu"]
+    assert [each.version for each in distributions(name="vllm", path=[str(tmp_path)])] == ["0.32.0+cpu"]
 
 
 def test_an_unknown_python_has_no_vllm():

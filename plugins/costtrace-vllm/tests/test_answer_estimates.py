@@ -231,7 +231,7 @@ def test_answers_are_hooked_only_where_estimates_are_wanted(configure, monkeypat
     installed = []
     monkeypatch.setattr(hooks, "_registered", False)
     monkeypatch.setattr(hooks, "_remember_start", lambda: None)
-    monkeypatch.setattr(hooks.on_import, "when_theirs_are", lambda these, _: installed.extend(these))
+    monkeypatch.setattr(hooks.on_import, "install_when_imported", lambda these, _: installed.extend(these))
     hooks.register()
     assert len([hook for hook in installed if hook.name.startswith("answer")]) == wanted
     assert len(installed) == len(contract.HOOKS) - 6 + wanted

@@ -84,10 +84,10 @@ def test_a_step_without_tokens_is_left_out_and_changes_nobody():
 
 def test_a_sequence_whose_arrival_was_dropped_is_nobodys():
     events = Translator("m").translate([step(0, batch(new=[("cmpl-x-0-0123abcd", 4, 0, 4)]))])
-    found = events[0]
-    assert isinstance(found, SequenceAdded)
-    assert (found.tenant, found.tenant_source, found.prompt_tokens) == ("", "unobserved", 4)
-    assert steps(events)[0].items == ((found.slot, 4, 0),)
+    added = events[0]
+    assert isinstance(added, SequenceAdded)
+    assert (added.tenant, added.tenant_source, added.prompt_tokens) == ("", "unobserved", 4)
+    assert steps(events)[0].items == ((added.slot, 4, 0),)
 
 
 def test_an_end_whose_note_was_dropped_is_taken_from_the_next_batch():
@@ -184,10 +184,10 @@ def test_a_snapshot_holds_what_is_open_and_where_the_cohort_will_be():
     both = batch(new=[("a", 1, 0, 1), ("b", 1, 0, 1)])
     translator.translate([added("a", 1), added("b", 1), added("c", 8), step(0, both)])
     translator.translate([step(1, batch([("a", 1, 1), ("b", 1, 1)], [("c", 4, 0, 8)])), freed("b", 1)])
-    found = translator.snapshot(42, 99)
-    assert (found.sequence, found.at_ns, found.next_index) == (42, 99, 2)
-    assert [event.sequence_id for event in found.open] == ["a", "c"]
-    assert found.cohort == ((1, 2),)
+    snapshot = translator.snapshot(42, 99)
+    assert (snapshot.sequence, snapshot.at_ns, snapshot.next_index) == (42, 99, 2)
+    assert [event.sequence_id for event in snapshot.open] == ["a", "c"]
+    assert snapshot.cohort == ((1, 2),)
 
 
 def check(world: World, choose) -> None:

@@ -106,7 +106,7 @@ class Checkpoint:
             ledger.put_state(f"engine:{engine_id}", None if engine is None else _encode(engine))
         for number, group in pipeline.groups.items():
             ledger.put_state(f"group:{number}", _encode(group))
-        for number in self._stored_groups - pipeline.groups.keys():  # merged into another
+        for number in self._stored_groups - pipeline.groups.keys():  # groups that were merged into another
             ledger.put_state(f"group:{number}", None)
         ledger.put_state("meters", _encode(Meters(pipeline.meters)))
         node = NodeState(pipeline.group_of_device, pipeline.next_group, pipeline.remote, pipeline.wall_offsets)

@@ -42,7 +42,7 @@ class BudgetRefusals(Periodic):
             for budget in budgets:
                 try:
                     one = budget_status(store, budget, now_ns)
-                except ConfigError as error:  # the other budgets hold
+                except ConfigError as error:  # the other budgets still apply
                     problem = problem or f"nobody is refused for budget {budget.name}: {error}"
                     continue
                 if one.state == HARD:

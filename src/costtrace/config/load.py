@@ -139,20 +139,20 @@ def allowed(key: str) -> str:
 
 def _resolve(overrides: Mapping[str, object] | None, env: Mapping[str, str]) -> tuple[Settings, dict[str, _Found]]:
     problems: list[str] = []
-    found = _from_file(env, problems)
-    found.update(_from_env(env, problems))
-    found.update(_from_flags(overrides or {}, problems))
-    found = {key: _without_removed_value(key, item) for key, item in found.items()}
-    values = {key: _based(key, item) for key, item in found.items()}
+    items = _from_file(env, problems)
+    items.update(_from_env(env, problems))
+    items.update(_from_flags(overrides or {}, problems))
+    items = {key: _without_removed_value(key, item) for key, item in items.items()}
+    values = {key: _based(key, item) for key, item in items.items()}
     values.setdefault("home", default_home(env))
     settings = None
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        problems += _told(error, found)
+        problems += _messages(error, items)
     if problems or settings is None:
         raise ConfigError("\n".join(problems))
-    return settings, found
+    return settings, items
 
 
 def _config_file(env: Mapping[str, str]) -> _Found | None:
@@ -244,11 +244,11 @@ def _based(key: str, item: _Found) -> object:
     return item.value
 
 
-def _told(error: ValidationError, found: Mapping[str, _Found]) -> Iterator[str]:
-    """Say of each wrong value where it is from, what is wrong with it and what would be right."""
+def _messages(error: ValidationError, items: Mapping[str, _Found]) -> Iterator[str]:
+    """For each wrong value: where it is from, what is wrong with it and what would be right."""
     for problem in error.errors(include_url=False):
         key = str(problem["loc"][0])
-        item = found.get(key, _Found("", DEFAULT))
+        item = items.get(key, _Found("", DEFAULT))
         shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
         why = problem["msg"].removeprefix("Value error, ")
         hint = f" {choices}" if (choices := allowed(key).strip()) else ""

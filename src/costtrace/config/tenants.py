@@ -110,7 +110,7 @@ class TenantSettings(BaseModel):
         None,
         group=TENANTS,
         about="File with a secret (20 characters or more): a peer that sends it as `x-costtrace-secret` is trusted.",
-        example="/run/secrets/costtrace-hop",
+        example="/run/secrets/costtrace-proxy",
     )
     tenant_models: Mapping[str, str] = setting(
         {},

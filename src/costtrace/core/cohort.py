@@ -5,9 +5,9 @@ A steady decode step is a few bytes because the journal writes only differences.
 1. A member computes one token a step and its context (the KV tokens it reads) grows by one a step. Neither is repeated.
 2. ``leaves`` come first: slots that are no longer members, from this step on. To leave without being a member is
    nothing.
-3. ``enters`` come next: ``(slot, context)``, the context being what it reads in this step. Whoever's context is not the
+3. ``enters`` come next: ``(slot, context)``, the context being what it reads in this step. One whose context is not the
    predicted one (rejected drafts, a preemption, lost steps) leaves and enters in one step.
-4. ``items`` are everybody else in the step: ``(slot, tokens, context)``. An item is not a member, whatever it was.
+4. ``items`` are all other sequences in the step: ``(slot, tokens, context)``. An item is not a member, whatever it was.
 5. When the step is over, every member's context is one more. Steps count in the order in which they are written; a step
    that nobody was in is not written.
 6. A sequence that has ended (`SequenceFinished`) is a member up to its last step, and is out with the first step after
@@ -45,18 +45,18 @@ class CohortEncoder(Generic[Key]):
         self.turn = 0
         """Steps so far."""
         self.members: dict[Key, tuple[int, int]] = {}
-        """Who was in the last step, in order: slot, and the context expected in the next one less `turn`."""
+        """The sequences of the last step, in order: slot, and the context expected in the next one less `turn`."""
         self.outside: dict[Key, None] = {}
         """Of `members`, those who were items: they are predicted as well, but are not in the cohort."""
         self.base_sum = 0
-        """Of the second values of `members`."""
+        """Sum of the second values of `members`."""
         self.order: list[Key] | None = None
         """`members` as the engine lists them, if all are in the cohort. None: not known.
 
         For translators that compare lists: set by them after `close`, cleared by whatever changes the members.
         """
         self.leaves: list[int] = []
-        """To be said with the next step, as are the next two."""
+        """What has changed since the last step, for the event of the next one: this and the next two."""
         self.enters: list[tuple[int, int]] = []
         self.items: list[tuple[int, int, int]] = []
         self._before: dict[Key, tuple[int, int]] = {}
@@ -196,7 +196,7 @@ class ReachCrossings(msgspec.Struct):
 
 
 class CohortState(msgspec.Struct):
-    """A reader's cohort: sums over its members. Whoever holds it keeps, for each member, what it entered with.
+    """A reader's cohort: sums over its members. Its owner keeps, for each member, what it entered with.
 
     *crossings* is None for a model whose layers see all of the context; else it is always the same one.
     """

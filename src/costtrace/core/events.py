@@ -247,7 +247,7 @@ class Reading(Event, tag=12, frozen=True):
     scope: str = "gpu"
     """``gpu``, ``module``, ``board_shared_by_mig``, ``package``."""
     fault: str = ""
-    """Why a value is missing, or (``reset``, with a value) that the count begins anew: what was drawn since the
+    """Why a value is missing, or (``reset``, with a value) that the count starts again: what was drawn since the
     reading before is unknown. docs/method/rules.md section 7 says what each does to the rows."""
     gain: str = "1"
     """The declared correction that `energy_uj` and `power_mw` were multiplied by: a decimal number."""

@@ -57,9 +57,9 @@ class EnergyProvenance(msgspec.Struct, frozen=True, kw_only=True):
     share: str
     """The part of its board's energy that a MIG instance is given by rule (``2/7``): an estimate. '': measured."""
     host: str
-    """The node whose agent read it, if that is another one: its readings were placed by wall time ..."""
+    """The node whose agent read it, if that is another one: its readings were placed by wall time."""
     clock_ns: int
-    """... with this declared uncertainty."""
+    """The declared uncertainty of that placement; 0 for readings of this node."""
     simulated: bool
 
 

@@ -6,9 +6,9 @@ Used where sensors are read and where their readings are attributed.
 from typing import NamedTuple
 
 CLOSE_SHARE = 0.04
-"""The phase may be off by this share of a period ..."""
+"""The phase may be off by this share of a period, and by `DRIFT`."""
 DRIFT = 2e-4
-"""... and by this share of the time since. A read this close to an update may have seen it or the one before."""
+"""The phase may also be off by this share of the time since then. A read so close to an update may have seen either."""
 
 
 class Phase(NamedTuple):

@@ -134,7 +134,7 @@ class Booking:
 
     def _close(self, record: UsageRecord) -> UsageCost:
         cost = self._open.pop(record.record_id, None)
-        if cost is None:  # it never ran
+        if cost is None:  # the request never ran: it has no posting
             rate = self._rate(self._engines[record.engine_id], record.ended_ns)
             return UsageCost() if rate is None else UsageCost(0, 0, 0, rate.currency, rate.price_book)
         if cost.unknown:

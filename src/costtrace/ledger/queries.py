@@ -76,7 +76,7 @@ def used(store: Store, period: Period, by: Sequence[str], only: Filter = Filter(
     width = len(by)
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, **only.parameters()}):
         kind, reason, currency, _, *sums = row[width:]
-        if any(sums[:-1]):  # all 0: an adjustment took everything back
+        if any(sums[:-1]):  # a group whose sums are all 0 was taken back by adjustments
             yield Used(row[:width], kind, reason, currency, *sums)
 
 

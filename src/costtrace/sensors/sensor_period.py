@@ -16,9 +16,9 @@ from costtrace.core.units import NS_PER_MS, NS_PER_S
 KEEP = 192
 """Intervals that are searched at most."""
 ENOUGH = 48
-"""Intervals that a search needs at least ..."""
+"""The fewest intervals for a search."""
 LEAST_STILL = 4
-"""... and of them, intervals without a change."""
+"""Of these, the fewest in which the value did not change."""
 FINE = 1 + 1e-4
 """The search ends when neighbouring periods differ by less than this factor."""
 FIT = 0.97
@@ -27,9 +27,9 @@ CLOSE = 1.01
 """If periods that fit equally well differ by more than this factor, none is taken."""
 LONGEST_NS = NS_PER_S
 EVERY_NS = 20 * NS_PER_S
-"""A finder searches this often once it has found a period; until then less and less often, ..."""
+"""A finder searches this often once it has found a period; until then less and less often."""
 LONGEST_PATIENCE_NS = 600 * NS_PER_S
-"""... at least this often."""
+"""The longest time between two searches."""
 
 
 class Interval(NamedTuple):

@@ -183,7 +183,7 @@ class SpanShipper:
 
     def _read(self, ledger: Ledger) -> SpanBatch | None:
         connection = ledger.connection
-        wakes = self._wakes  # before the ledger is read: a later wake asks for another look
+        wakes = self._wakes  # noted before the ledger is read: a wake during the read leads to another read
         if self._position is None:
             row = connection.execute("SELECT usage_id FROM cursor WHERE consumer = ?", (self._name,)).fetchone()
             self._position = row[0] if row else 0

@@ -204,7 +204,7 @@ _GRPC_REFUSED = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INT
 def _grpc_answer(code: grpc.StatusCode, details: str) -> Answer:
     outcome = Outcome.REFUSED if code in _GRPC_REFUSED else Outcome.AGAIN
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
-        outcome = Outcome.TOO_BIG  # otherwise it is busy
+        outcome = Outcome.TOO_BIG  # without that text the receiver is only busy
     return Answer(outcome, f"gRPC {code.name}: {details}")
 
 

@@ -1,6 +1,6 @@
 """The same journal gives the same bill, release after release: fixed lives, and the digests of their first rows.
 
-Whoever changes on purpose how time is shared makes new digests (a failing run shows them) and says so in the changelog.
+If you change on purpose how time is shared, make new digests (a failing run shows them) and say so in the changelog.
 A change for speed leaves them alone.
 """
 

@@ -124,9 +124,9 @@ def test_the_counters_say_what_a_loop_over_the_batch_says_and_nothing_is_lost(sc
 def test_each_pays_its_share_to_within_float_rounding(script):
     for shares, paid_now, *_ in play(script):
         total = sum(shares)
-        for exact, found in zip(shares, paid_now, strict=True):
+        for exact, paid in zip(shares, paid_now, strict=True):
             # 2**-48 of the step, and for each participant (and each KV token of it) one fixed-point part.
-            assert abs(exact - found) <= total / 2**46 + 2**22
+            assert abs(exact - paid) <= total / 2**46 + 2**22
 
 
 @given(st.lists(usages, min_size=1, max_size=6), st.integers(0, 10**10), prices, st.randoms(use_true_random=False))

@@ -129,5 +129,5 @@ QWEN = {"hidden_size": 2_048, "num_hidden_layers": 48, "num_attention_heads": 32
 )
 def test_the_window_is_read_from_the_models_configuration(more, expected):
     model = SimpleNamespace(hf_config=SimpleNamespace(**{**QWEN, **more}), dtype="torch.bfloat16")
-    found = model_shape(SimpleNamespace(model_config=model), 0)
-    assert (found.window, found.sliding_layers) == expected
+    shape = model_shape(SimpleNamespace(model_config=model), 0)
+    assert (shape.window, shape.sliding_layers) == expected

@@ -1,4 +1,4 @@
-"""Whose request is it? Only what a trusted hop says counts."""
+"""Whose request is it? Only what a trusted peer says counts."""
 
 import pytest
 from hypothesis import given

@@ -143,7 +143,7 @@ def test_of_a_key_nothing_goes_to_the_engine_or_into_a_log(keys, monkeypatch, ca
         assert secret not in caplog.text
 
 
-# -- the hop, the adapter, the user -------------------------------------------------------------------------------
+# -- the proxy, the adapter, the user -------------------------------------------------------------------------------
 
 
 def test_a_hop_that_knows_the_secret_is_trusted_and_a_short_or_doubled_secret_is_none():

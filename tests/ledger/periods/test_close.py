@@ -15,7 +15,7 @@ import honest_ledger
 import pytest
 from click.testing import CliRunner
 from dying_command import command_that_dies
-from honest_ledger import DEAR, PLANS, WINDOW_NS, write
+from honest_ledger import COSTLY, PLANS, WINDOW_NS, write
 
 from costtrace.cli.app import cli, run
 from costtrace.core.errors import LedgerError, PriceBookError
@@ -189,7 +189,7 @@ def test_one_row_that_was_changed_after_closing_is_found_and_named(ledger, table
     number, one = (
         0,
         {
-            "rate": f"rate_id = '{DEAR[0]}'",
+            "rate": f"rate_id = '{COSTLY[0]}'",
             "meter": f"start_ns = (SELECT min(start_ns) FROM meter) AND window_ns < {DAY.until_ns}",
         }.get(table),
     )

@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing, contextmanager
 
 import pytest
-from honest_ledger import CHEAP, DEAR, PLANS, WHOLE, WINDOW_NS, Plan, write
+from honest_ledger import CHEAP, COSTLY, PLANS, WHOLE, WINDOW_NS, Plan, write
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -129,7 +129,7 @@ def test_every_row_that_is_somebody_elses_is_found(ledger, data):
         "record_id": ["record-00001", "record-00099", "nobody"] + ([] if request else ["record-00002"]),
         "tenant": ["acme", "blue", ""],
         "model": ["m-large", "m-small"],
-        "rate_id": [DEAR[0], CHEAP[0], WHOLE[0], "nobody", ""],
+        "rate_id": [COSTLY[0], CHEAP[0], WHOLE[0], "nobody", ""],
         "kind": ["request", "idle", "overhead", "unobserved"],
         "window_ns": [row.get("window_ns", 0) + by * WINDOW_NS for by in (-1, 1)],
         "method": [""],
@@ -168,14 +168,14 @@ def test_every_row_that_is_gone_or_there_twice_is_found(ledger, data):
 
 
 def test_a_wrong_rate_is_found(ledger):
-    with changed(ledger, "UPDATE rate SET device_numerator = '4400000001' WHERE rate_id = ?", DEAR[0]):
+    with changed(ledger, "UPDATE rate SET device_numerator = '4400000001' WHERE rate_id = ?", COSTLY[0]):
         assert {item.check for item in discrepancies_in(ledger)} == {"money = rate"}
 
 
 @pytest.mark.parametrize("broken", ["", "x", "-"])
 def test_a_rate_that_is_no_number_is_named(ledger, broken):
-    with changed(ledger, "UPDATE rate SET device_denominator = ? WHERE rate_id = ?", broken, DEAR[0]):
-        assert any(item.row == f"rate {DEAR[0]}" for item in discrepancies_in(ledger))
+    with changed(ledger, "UPDATE rate SET device_denominator = ? WHERE rate_id = ?", broken, COSTLY[0]):
+        assert any(item.row == f"rate {COSTLY[0]}" for item in discrepancies_in(ledger))
 
 
 def test_a_request_may_be_open_only_while_its_engine_runs(ledger):
@@ -254,7 +254,9 @@ def test_monotonic_times_of_two_boots_are_not_compared(tmp_path):
 
 
 def test_two_wrong_amounts_of_money_are_two_discrepancies_and_not_a_thousand(ledger):
-    ids = [row[0] for row in ledger.connection.execute("SELECT posting_id FROM posting WHERE rate_id = ?", (DEAR[0],))]
+    ids = [
+        row[0] for row in ledger.connection.execute("SELECT posting_id FROM posting WHERE rate_id = ?", (COSTLY[0],))
+    ]
     wrong = (ids[3], ids[20])
     with changed(ledger, f"UPDATE posting SET device_nano = device_nano + 1000 WHERE posting_id IN {wrong}"):
         discrepancies = [item for item in discrepancies_in(ledger) if item.check == "money = rate"]

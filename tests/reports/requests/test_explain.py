@@ -1,4 +1,4 @@
-"""`costtrace explain` and `costtrace model`: what a person is told of one request, and of how steps are shared."""
+"""`costtrace explain` and `costtrace model`: what a person reads of one request, and of how steps are shared."""
 
 import json
 import shutil

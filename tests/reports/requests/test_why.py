@@ -1,4 +1,4 @@
-"""Why a request was dear: each cause is found, and named first where it tells most."""
+"""Why a request was expensive: each cause is found, and named first where it explains most."""
 
 import pytest
 from plain_request import KEY, PLAIN

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not 
 
 
 def counted_uj(readings):
-    """Energy of the stretches that continue, and how often the count began anew."""
+    """Energy of the stretches that continue, and how often the count started again."""
     total, begun, last = 0, 0, None
     for each in readings:
         if each.energy_uj is None:

@@ -38,7 +38,7 @@ def register() -> None:
     with guard("dynamo.register"):
         if not process.settings.enabled:
             return
-        on_import.when_theirs_are(contract.HOOKS, _install)
+        on_import.install_when_imported(contract.HOOKS, _install)
         if os.environ.get(ROLE):
             on_import.when_imported("vllm.v1.engine.core", _describe_engine)
 
@@ -57,7 +57,7 @@ def _install(hooks: list[contract.Hook], module: ModuleType) -> None:
             owner = getattr(module, hook.owner, None) if hook.owner else module
             why = contract.why_not(owner, hook)
             if why:
-                process.status.say_lost(f"dynamo.{hook.name}", f"{hook.module} {hook.function}: {why}", hook.lost)
+                process.status.report_lost(f"dynamo.{hook.name}", f"{hook.module} {hook.function}: {why}", hook.lost)
                 continue
             setattr(owner, hook.function, wrappers[hook.name](vars(owner)[hook.function]))
             process.status.installed.append(f"dynamo.{hook.name}")

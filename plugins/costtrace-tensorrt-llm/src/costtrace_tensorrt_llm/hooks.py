@@ -27,7 +27,7 @@ def register() -> None:
         return
     _registered = True
     with guard("trtllm.register"):
-        on_import.when_theirs_are(HOOKS, install)
+        on_import.install_when_imported(HOOKS, install)
 
 
 def wrappers() -> dict[str, Callable[[Method], Method]]:
@@ -70,7 +70,7 @@ def install(hooks: list[Hook], module: ModuleType) -> None:
                     owner.__setstate__ = unpack_queue_item
                 process.status.installed.append(hook.name)
             elif not hook.optional and hook.name != "enqueue.1.0":  # only versions without `enqueue` have it
-                process.status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
+                process.status.report_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
 
 
 def _why_not(owner: Any, hook: Hook) -> str:

@@ -13,7 +13,7 @@ def engine_version() -> str:
 
 
 class TensorRtLlmProcess(EngineProcess):
-    """A server's process, or a rank's."""
+    """What this plugin keeps in a server's process or in a rank's."""
 
     def __init__(self) -> None:
         remedy = "`costtrace doctor --engine tensorrt-llm` shows all of them."

@@ -58,7 +58,7 @@ def register() -> None:
         _remember_start()
         # Without estimates, answers are left alone and a hook on them that does not fit is no loss.
         estimates = process.settings.cost_estimates != "off"
-        on_import.when_theirs_are(
+        on_import.install_when_imported(
             (hook for hook in contract.HOOKS if estimates or not hook.name.startswith("answer.")), _install
         )
 
@@ -85,7 +85,7 @@ def _install(hooks: list[contract.Hook], module: ModuleType) -> None:
             owner = getattr(module, hook.owner, None)
             why = _why_not(owner, hook)
             if why:
-                process.status.say_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
+                process.status.report_lost(hook.name, f"{hook.module}.{hook.owner} {hook.function}: {why}", hook.lost)
             elif hook.name in WRAPPERS:
                 name = hook.function or "__init__"
                 # vLLM's own class may inherit its `__init__`.

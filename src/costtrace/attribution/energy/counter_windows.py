@@ -246,7 +246,7 @@ class DeviceMeter(msgspec.Struct):
             if reading.source == "nvml_counter":
                 self.check.window(reading.at_ns - self.read_ns, gained_uj, (self.read_mw, reading.power_mw))
             if self.lag.window(self.read_ns, reading.at_ns, gained_uj, choose=learn):
-                self.model.restart()  # it had learned from windows in the wrong place
+                self.model.restart()  # what it learned was from windows at another lag
             self._begin_window(reading, at_ns, value)
 
     def _of_another_count(self, reading: Reading) -> bool:

@@ -20,9 +20,9 @@ from costtrace.core.units import NS_PER_MS, NS_PER_S
 HOLD_NS = 20 * NS_PER_S
 """How long readings are held, from the first one under load."""
 HOLD_BUSY_NS = 5 * NS_PER_S
-"""If the device was busy for less than this meanwhile (a warm-up, a single request), the next work is held too ..."""
+"""If the device was busy for less than this meanwhile (a warm-up, a single request), the next work is held too."""
 HOLDS = 3
-"""... but no more often than this."""
+"""How often a device's work is held at most."""
 HOLD_PIECES = 10_000
 """With more pieces than this holding ends: the agent writes them with its state."""
 QUIET_NS = 2 * NS_PER_S
@@ -171,7 +171,7 @@ class _Done:
         self._times: list[int] = []
         self._upto: list[Load] = []
         self._rates: list[Load] = []
-        """From each time on, per ns."""
+        """Loads per ns, each from its time in `_times` on."""
         upto, rate, running, at_ns = NOTHING, NOTHING, 0, 0
         for edge_ns, sign, number in edges:
             start_ns, end_ns, load = stretches[number]

@@ -30,9 +30,9 @@ EVERY = 10
 LEAST = 0.2
 """Share of the power's variance that a lag has to explain."""
 BETTER = 0.03
-"""How much more than the present lag it has to explain, as a share of what that leaves unexplained ..."""
+"""How much more than the present lag it has to explain, as a share of what that leaves unexplained."""
 LITTLE = 0.005
-"""... and of all variance: where a load repeats, several lags explain nearly everything."""
+"""The same as a share of all variance: where a load repeats, several lags explain nearly everything."""
 STEADY = 1e-6
 """Relative variance below this counts as none."""
 

@@ -1,6 +1,6 @@
 """Readings of another node's sensors, placed on this node's clock. Pure.
 
-An engine's devices can stand on several nodes. Each node's agent reads its own; the agent of the engine's node reads
+An engine's devices can be on several nodes. Each node's agent reads its own; the agent of the engine's node reads
 their journals. Monotonic clocks of different hosts have nothing in common, so a reading travels by wall time:
 
     here = there + (wall - monotonic, there) - (wall - monotonic, here)

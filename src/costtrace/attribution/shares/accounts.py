@@ -66,7 +66,7 @@ class Account(msgspec.Struct):
     """KV tokens after its newest step outside the cohort."""
     scheduled_ns: int = 0
     decoding_ns: int = 0
-    """When its prompt was through (0: not yet)."""
+    """When the last step of its prompt ended; 0: not yet."""
 
 
 class Accounts(msgspec.Struct):
@@ -89,9 +89,9 @@ class Accounts(msgspec.Struct):
     siblings: dict[str, list[int]] = {}
     """Running slots of a request (policy `request`)."""
     work: StepWork | None = None
-    """Of the step that is being charged."""
+    """What the step that is being charged had to do."""
     method: str = ""
-    """Of the newest step that was charged."""
+    """Method by which the newest step was charged."""
     features: Features | None = None
     """Of the step that is being charged; None: nobody is in it."""
 

@@ -65,9 +65,9 @@ class PrefixTree(msgspec.Struct):
     writers: dict[int, Writer] = {}
     """By slot."""
     firsts: list[int] = []
-    """The first node of each writer, ascending ..."""
+    """Number of each writer's first node, ascending."""
     slots: list[int] = []
-    """... and the writer's slot."""
+    """Slot of the writer at the same place in `firsts`."""
 
     def path(self, event: PrefixPath) -> bool:
         """Take in what a sequence found and which nodes it will compute; False if none of it can be shared.

@@ -79,7 +79,7 @@ class CostCounter(msgspec.Struct):
     carry: int = 0
     """Fixed-point parts that the last step could not divide evenly: part of the next one."""
     fee: float = 0.0
-    """What a whole head paid of the newest step, in fixed point: for those outside the cohort to be told."""
+    """What a whole head paid of the newest step, in fixed point: the head fee of a participant outside the cohort."""
 
     def mark(self) -> Mark:
         """The counters now."""

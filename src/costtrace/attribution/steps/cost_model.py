@@ -11,8 +11,8 @@ their own). cover(S) is the part of the weights that is read: all of them, or fo
 are scaled to the measured time (docs/method/paper.md section 1).
 
 The prices are the Shapley value where that is a formula: each head pays a fee for what must be done once, and each
-participant for the tokens beyond the knee that it brings about (`beyond_knee`). The reading of experts is paid by those
-who cause it (`expert_units`).
+participant for the tokens beyond the knee that it brings about (`knee`). The reading of experts is paid by those who
+cause it (`expert_units`).
 """
 
 from collections.abc import Sequence
@@ -127,7 +127,7 @@ def expert_units(miss: float, tokens: int, all_tokens: int) -> float:
 
 
 def more_beyond_knee(c: Coefficients, sizes: Sequence[int], singles: int) -> dict[int, float]:
-    """`ItemUse.beyond` by tokens, of the participants that are not among *singles* (`beyond_knee`).
+    """`ItemUse.beyond` by tokens, of the participants that are not among *singles* (`knee.beyond_knee`).
 
     What they bring beyond the knee on top of the price that each of their tokens pays like a single one.
     """

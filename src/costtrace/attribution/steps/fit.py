@@ -31,9 +31,9 @@ ALL_UNTIL = 512
 """So many steps are all looked at; then one in `STRIDE` of the steady ones (nobody joined, left or was prefilled)."""
 STRIDE = 8
 OUTLIER = 4.0
-"""Residuals are clipped at this many usual errors (`StepFit.spread`) ..."""
+"""Residuals are clipped at this many usual errors (`StepFit.spread`), or at `LEAST_OUTLIER` if that is more."""
 LEAST_OUTLIER = 0.05
-"""... and not below this relative error."""
+"""The least relative error at which residuals are clipped."""
 LEAST_CHANGE = 0.2
 """Drift is measured in clipping limits of at least this: a phase of work that the model gets wrong is no change."""
 DRIFT_SLACK = 0.3
@@ -62,11 +62,11 @@ class StepFit(msgspec.Struct):
     device: str = ""
     """The device whose figures the prior is made from."""
     generic: bool = False
-    """Whether those are another device's."""
+    """Whether they are generic figures, because this device is not in the table."""
     knees: list[float] = []
     """`KNEES` in tokens."""
     sums: list[Sums] = msgspec.field(default_factory=lambda: [Sums(), Sums()])
-    """Of steps of pure decodes, and of all others."""
+    """Running sums: first of steps that only decode, then of all others."""
     knee: int = KNEES.index(1.0)
     """Place of the knee that fits best."""
     roofline: Coefficients | None = None

@@ -73,7 +73,7 @@ class StepWork(msgspec.Struct, frozen=True, gc=False):
 
 
 class SequenceState(msgspec.Struct):
-    """Where a sequence stands."""
+    """How far a sequence has been computed."""
 
     prompt_tokens: int
     context: int = 0

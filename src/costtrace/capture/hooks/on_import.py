@@ -19,7 +19,7 @@ Action = Callable[[ModuleType], None]
 
 
 class _Hook(Protocol):
-    """What is needed of a hook here."""
+    """A hook, as far as this module uses it."""
 
     @property
     def module(self) -> str:
@@ -80,7 +80,7 @@ def when_imported(name: str, action: Action) -> None:
         sys.meta_path.insert(0, _watcher)
 
 
-def when_theirs_are(hooks: Iterable[H], install: Callable[[list[H], ModuleType], None]) -> None:
+def install_when_imported(hooks: Iterable[H], install: Callable[[list[H], ModuleType], None]) -> None:
     """Run *install* with each module that *hooks* name, and its hooks, as soon as it has been imported."""
     by_module: dict[str, list[H]] = {}
     for hook in hooks:

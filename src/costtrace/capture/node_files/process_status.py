@@ -26,7 +26,7 @@ class HookStatus:
         """Hooks that do not fit: name -> why, and what is lost."""
         self._remedy = remedy
 
-    def say_lost(self, name: str, why: str, what: str) -> None:
+    def report_lost(self, name: str, why: str, what: str) -> None:
         """Note a hook that does not fit, and log it once. *what*: what is lost by it."""
         if name in self.lost:
             return

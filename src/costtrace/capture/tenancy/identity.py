@@ -91,7 +91,7 @@ class HeaderSource:
         self._default = default
 
     def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
-        """See `Source`."""
+        """The tenant that a trusted peer's header names; see `Source`."""
         wanted = self._wanted
         claims = [(key, value) for name, value in headers if (key := name.lower()) in wanted]
         if not claims:

@@ -137,7 +137,7 @@ class BaggageSource:
         self._max_length = max_length
 
     def __call__(self, headers: Headers, *, trusted: bool) -> Identity | None:
-        """See `Source`."""
+        """The tenant in the baggage of a trusted peer; see `Source`."""
         values = [value for name, value in headers if name.lower() == b"baggage"]
         whole = b",".join(values)
         if self._member not in whole:

@@ -174,5 +174,5 @@ def _exact(seal: SealLine) -> Row:
 def _open(home: Path) -> Ledger:
     path = home / LEDGER_NAME
     if not path.exists():
-        Ledger(path, read_only=True)  # says what is missing
+        Ledger(path, read_only=True)  # raises an error that says what is missing
     return Ledger(path)

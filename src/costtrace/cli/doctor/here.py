@@ -68,7 +68,7 @@ def plugin(env: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def tensorrt_llm(env: Mapping[str, str]) -> Iterator[Finding]:
-    """Say whether a TensorRT-LLM of this environment would be recorded. Nothing is said where there is none."""
+    """Say whether a TensorRT-LLM of this environment would be recorded. No finding where there is none."""
     if util.find_spec("tensorrt_llm") is None:
         return
     loader = "costtrace_tensorrt_llm_autoload"

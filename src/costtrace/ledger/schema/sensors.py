@@ -16,7 +16,7 @@ SENSORS = """
         PRIMARY KEY (engine_id, device, window_ns)
     ) STRICT, WITHOUT ROWID;
 
-    -- Time of engines that is on no row yet: the energy of a device on another node is waited for. Always written anew.
+    -- Time of engines that is on no row yet: the energy of a device on another node is waited for. Replaced each time.
     CREATE TABLE pending (
         window_ns INTEGER NOT NULL,
         engine_id TEXT NOT NULL,

@@ -1,6 +1,6 @@
 """The ledger's tables. Integers are exact: ns, uJ and nano-units of a currency; times are wall ns since the epoch.
 
-A later version appends to `MIGRATIONS` and never edits what stands there: a ledger of any older version is brought up
+A later version appends to `MIGRATIONS` and never edits what is there: a ledger of any older version is brought up
 by applying what it lacks, in one transaction.
 """
 
@@ -143,7 +143,7 @@ MIGRATIONS: tuple[str, ...] = (
         includes_energy INTEGER NOT NULL
     ) STRICT;
 
-    -- Where the agent stands in each journal, in the same transaction as what it made of all before.
+    -- The position of the agent in each journal, in the same transaction as what it made of all before.
     CREATE TABLE position (
         engine_id TEXT PRIMARY KEY,
         segment INTEGER NOT NULL,

@@ -73,7 +73,7 @@ def time_table(lines: Sequence[DeviceLine], devices: Iterable[Device]) -> Table[
         parts = [line for line in lines if line.device == device.device and line.engine_id in device.engines]
         times.append(_time_line(device.device, EVERY_ENGINE, device.wall_ns, parts, device.off_ns))
     if shared:
-        notes.append("A device of several engines: each has a part of its time, the difference stands on its own line.")
+        notes.append("A device of several engines: each has a part of its time, the difference has a line of its own.")
     if open_ns := sum(device.open_ns for device in shared):
         notes.append(f"Still open: {seconds(open_ns):.3f} s of shared devices, until every engine has its rows there.")
     columns: tuple[Column[TimeLine], ...] = (
@@ -165,7 +165,7 @@ def _exact_money(line: MoneyLine) -> Row:
         "difference_nano": line.difference_nano,
     }
     names = {"engine": line.engine, "rate_id": line.rate_id, "currency": line.currency}
-    if line.rate_id == _NO_PRICE:  # JSON has had the time last here
+    if line.rate_id == _NO_PRICE:  # released JSON has `gpu_ns` last here
         return {**names, **amounts, "gpu_ns": line.gpu_ns}
     return {**names, "gpu_ns": line.gpu_ns, **amounts}
 

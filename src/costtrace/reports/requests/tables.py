@@ -59,7 +59,7 @@ def list_table(
         Column("GPU time", lambda request: show_seconds(request.gpu_ns)),
         Column("energy", lambda request: show_joules(request.energy_uj, simulated=bool(request.simulated))),
     ]
-    notes = ["Cost without idle. Tokens: input as the client is told, cached is part of input."]
+    notes = ["Cost without idle. Tokens: input as the client sees it, cached is part of input."]
     fields = [*Request._fields]
     if carbon is not None:
         columns.append(_carbon_column(carbon))

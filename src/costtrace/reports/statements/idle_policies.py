@@ -82,7 +82,7 @@ def hand_out(policy: str, kind: str, pot: Pot, claims: Mapping[str, Claim]) -> H
     """
     basis, weights = _weights(policy, kind, pot, claims)
     takers = {tenant: weight for tenant, weight in sorted(weights.items()) if weight}
-    if not any(takers):  # no names but that of nobody
+    if not any(takers):  # no tenant has a weight: all of it stays
         return Handed({}, pot, basis, {NOBODY: 1})
     parts = split(pot, list(takers.values()))
     shares = dict(zip(takers, parts, strict=True))

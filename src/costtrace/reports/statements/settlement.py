@@ -87,7 +87,7 @@ class SettlementLine(NamedTuple):
     cached_tokens: int = 0
     output_tokens: int = 0
     basis: str = ""
-    """Of a share: what it was measured in."""
+    """On a share of idle or overhead: the quantity that its weight is in."""
     weight: int = 0
     weights: int = 0
     """Its weight, of all weights."""

@@ -231,7 +231,7 @@ _ALL_TIME = "all device time"
 
 
 def used_table(settlement: Settlement) -> Table[Share]:
-    """Used, wasted, idle, overhead and unobserved time: always shown, whoever pays for it."""
+    """Used, wasted, idle, overhead and unobserved time: always shown, no matter who pays for it."""
     uses = dict.fromkeys(("used", "wasted", *KINDS[1:]), 0)
     for line in settlement.lines:
         if line.kind == REQUESTS:

@@ -195,7 +195,7 @@ class _Writer:
     def _requests(self, engine: Engine, window_ns: int, rate: Rate, load: float, gpu_ns: int, energy_uj: int) -> None:
         wants = [self.random.randrange(500, 1_500) for _ in TENANTS]
         batch = max(0.05, load)
-        # Small batches are dear: the step's fixed part is shared by fewer.
+        # Small batches are expensive: the step's fixed part is shared by fewer.
         tokens = int(engine.peak * batch / (0.25 + 0.75 * batch) * (gpu_ns / GPUS_PER_ENGINE) / NS_PER_S)
         shares = zip(TENANTS, *(largest_remainder(whole, wants) for whole in (gpu_ns, energy_uj, tokens)), strict=True)
         for tenant, ns, uj, outputs in shares:

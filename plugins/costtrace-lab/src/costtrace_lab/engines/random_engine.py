@@ -89,7 +89,7 @@ class Done(NamedTuple):
 
 
 class Note(NamedTuple):
-    """Something happens to a sequence. The event's times are 0: whoever plays this knows the time."""
+    """Something happens to a sequence. The event's times are 0: the caller that plays this knows the time."""
 
     event: Event
 

@@ -1,8 +1,8 @@
 """A scheduler as engines have it: continuous batching, chunked prefill, prefix cache, preemption, drafts.
 
-Decodes go first, then prompts under way in chunks while the token budget lasts, then whoever waits. Where the KV cache
-is full the newest sequence is preempted and computes again. One step is in flight at a time. A steady decode step costs
-the same whatever the batch's size.
+Decodes go first, then prompts under way in chunks while the token budget lasts, then those that wait. Where the KV
+cache is full the newest sequence is preempted and computes again. One step is in flight at a time. A steady decode step
+costs the same whatever the batch's size.
 
 What it does not have: asynchronous scheduling, several engines, priorities. Cached prefixes are kept by least recent
 use, beside the running sequences and not at their expense.
@@ -31,9 +31,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     max_sequences: int = 256
     token_budget: int = 2_048
-    """Tokens of a step."""
+    """Tokens of a step, at most."""
     kv_tokens: int = 500_000
-    """That fit into the KV cache."""
+    """Tokens that fit into the KV cache."""
     prefix_cache: bool = True
     block_tokens: int = MOONCAKE_BLOCK
     """Tokens behind one name of a workload's prefixes."""
@@ -200,18 +200,18 @@ class Simulator:
                 budget, room = budget - tokens, room - tokens
         while self._waiting and len(self._running) < config.max_sequences and budget > 0:
             one = self._waiting[0]
-            found = self._cached(one)
+            cached = self._cached(one)
             if left(one) > room:
                 break
             self._waiting.popleft()
-            one.computed = found
-            self._kv += found
+            one.computed = cached
+            self._kv += cached
             if self._prefixes is not None and not one.preemptions:
-                self._admitted.append((one, found))
+                self._admitted.append((one, cached))
             self._running[one.slot] = self._others[one.slot] = one
             tokens = min(left(one), budget)
             items.append((one, tokens))
-            budget, room = budget - tokens, room - tokens - found
+            budget, room = budget - tokens, room - tokens - cached
         return items
 
     def _load(self, items: list[tuple[Running, int]]) -> Load:
@@ -270,10 +270,10 @@ class Simulator:
 
     def _paths(self, now_ns: int) -> Iterator[AnyEvent]:
         """Who found what, of those who are in the step for the first time."""
-        for one, found in self._admitted:
+        for one, cached in self._admitted:
             assert self._prefixes is not None
             whole = one.arrival.prompt_tokens // self._config.block_tokens
-            path = self._prefixes.path(one.slot, now_ns, one.arrival.prefix[:whole], found)
+            path = self._prefixes.path(one.slot, now_ns, one.arrival.prefix[:whole], cached)
             if path is not None:
                 yield path
         self._admitted.clear()

@@ -87,7 +87,7 @@ class RankRecorder:
         not_timed = isinstance(error, NotTimed)
         tier = "T1" if not_timed and _is_installed("T1") else "T2" if _is_installed("T2") else "none"
         why = f"upstream did not time its last {UNTIMED} batches" if not_timed else str(error)
-        process.status.say_lost("batch", why, f"{self.tier}; {tier} is used from here on")
+        process.status.report_lost("batch", why, f"{self.tier}; {tier} is used from here on")
         if self.steps is not None:
             self.steps.hand_over()
         if tier == "none":

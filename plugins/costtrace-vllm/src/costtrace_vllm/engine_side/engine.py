@@ -82,7 +82,7 @@ def wrap_devices(original: Callable[..., Any]) -> Callable[..., Any]:
             startup.devices = describe.devices_of(workers)
             for worker in workers:
                 if worker["error"]:
-                    process.status.say_lost(
+                    process.status.report_lost(
                         f"device of rank {worker['rank']}", worker["error"], "its time, energy or shape"
                     )
             startup.shape = describe.model_shape(vllm_config, sum(worker["weight_bytes"] for worker in workers))

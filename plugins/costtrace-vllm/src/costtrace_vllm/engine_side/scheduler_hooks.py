@@ -33,7 +33,7 @@ def record_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = Fal
         method = getattr(scheduler, name, None)
         why = contract.check_callable(method, parameters)
         if why:
-            process.status.say_lost(f"scheduler.{name}", f"{type(scheduler).__name__}.{name}: {why}", lost)
+            process.status.report_lost(f"scheduler.{name}", f"{type(scheduler).__name__}.{name}: {why}", lost)
         elif method is not None:
             fitting[name] = method
     if not {"schedule", "update_from_output"} <= fitting.keys():
