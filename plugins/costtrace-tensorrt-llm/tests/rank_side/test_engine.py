@@ -154,7 +154,7 @@ def test_where_upstream_stops_timing_its_own_events_go_on_in_a_journal_of_their_
     before, after = sorted(journals(tmp_path / "home"), key=lambda events: of(events, EngineStarted)[0].started_ns)
     assert (metering(before), metering(after)) == ("trtllm.steps.upstream-events", "trtllm.steps.cuda-events")
     assert (len(of(before, Step)), len(of(after, Step))) == (0, len(served.batches) - 16)
-    assert [event.reason for event in before if hasattr(event, "steps")] == ["upstream gave no time"] * 16
+    assert [event.reason for event in before if hasattr(event, "steps")] == ["upstream told no time"] * 16
     assert (
         process.status.lost["batch"]
         == "upstream did not time its last 16 batches; lost: T1-native; T1 is used from here on"

@@ -67,7 +67,7 @@ def test_a_batch_that_is_not_done_when_upstream_reports_it_is_unobserved_and_not
     rank = Rank(monkeypatch, [Plan(1_000_000_000, 20, 12)], tier="T1-native", stats=True).serve()
     assert_wall_time(rank, bill(rank))
     lost = [event.reason for event in rank.events if isinstance(event, Lost)]
-    assert lost == ["it was not done when upstream reported it"] * 3
+    assert lost == ["it was not done when upstream told of it"] * 3
     assert sum(isinstance(event, Step) for event in rank.events) == len(rank.executor.batches) - 3
 
 

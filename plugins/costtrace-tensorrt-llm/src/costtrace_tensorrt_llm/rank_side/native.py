@@ -34,7 +34,7 @@ class UpstreamMeter(BatchMeter):
         if self._untimed >= UNTIMED:
             raise NotTimed
         if len(self._flying) >= IN_FLIGHT:
-            self._miss("upstream gave no time")
+            self._miss("upstream told no time")
         return self._launch(Flight(self._batch_of(executor, scheduled), scheduled))
 
     def forwarded(self, flight: Flight, *, failed: bool) -> None:
@@ -49,13 +49,13 @@ class UpstreamMeter(BatchMeter):
         if not any(flight.scheduled is scheduled for flight in self._flying):
             return
         while self._flying[0].scheduled is not scheduled:
-            self._miss("upstream gave no time")
+            self._miss("upstream told no time")
         start, end = (getattr(state, f"gpu_forward_{edge}_event", None) for edge in ("start", "end"))
         if start is None or end is None:
-            self._miss("upstream gave no time")
+            self._miss("upstream told no time")
             return
         if not end.query():
-            self._miss("it was not done when upstream reported it")
+            self._miss("it was not done when upstream told of it")
             return
         flight = self._flying.popleft()
         self._untimed = 0
