@@ -21,7 +21,7 @@ from costtrace.reports.output.render import clean, render
 from costtrace.reports.output.tables import Column, Table, count, text
 
 POLL_S = 0.2
-_JSON_NAMES = {DeviceSeen: "Sensed"}
+_JSON_NAMES: dict[type[Event], str] = {DeviceSeen: "Sensed"}
 """Events whose name in ``--json`` is not that of their class: what users parse stays."""
 
 
