@@ -65,6 +65,10 @@ def schema_of(path):
     return {(kind, name): re.sub(r"\s+", " ", sql.replace('"', "")).strip() for kind, name, sql in rows}
 
 
+RENAMED = {"Sensed": "DeviceSeen"}
+"""Classes of events that have another name than when the files were written. Their tags, and so the files, are the same."""
+
+
 def settings_of(release, home):
     return config.load({"home": home}, {"COSTTRACE_CONFIG": str(release / "costtrace.yaml")})
 
@@ -81,7 +85,8 @@ def test_this_version_has_its_golden_files_with_every_kind_of_record():
     assert files in RELEASES, REMEDY
     kinds = {type(event).__name__ for event in gen_golden.journal_events(files / "journal")}
     assert kinds == {kind.__name__ for kind in get_args(AnyEvent)}, REMEDY
-    assert sorted(kinds) == json.loads((files / "written.json").read_text())["kinds"]
+    written = json.loads((files / "written.json").read_text())["kinds"]
+    assert kinds == {RENAMED.get(name, name) for name in written}
 
 
 def test_the_golden_files_of_this_version_have_its_schema(tmp_path):

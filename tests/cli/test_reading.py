@@ -108,6 +108,16 @@ def test_json_is_json_and_csv_has_a_header(home, command):
     assert bool(rows) == (command != "verify")
 
 
+@pytest.mark.parametrize("words", [(), ("--why",)])
+def test_the_header_of_no_requests_has_the_names_that_requests_have(home, words):
+    some, none = (
+        next(csv.reader(io.StringIO(printed(home, "requests", "--format", "csv", *words, *which))))
+        for which in ((), ("--tenant", "nobody"))
+    )
+    assert [name for name in some if name in none] == none
+    assert "gap_ns" in none
+
+
 def test_report_takes_dimensions_and_a_period(home):
     until = show_time(WALL_NS + HOUR_NS).replace(" ", "T")
     text = printed(home, "report", "--by", "engine,hour", "--since", "2026-09-21", "--until", until, "--format", "json")

@@ -12,6 +12,7 @@ from costtrace.core.clock import Anchor
 from costtrace.core.events import (
     Delivered,
     DeviceRef,
+    DeviceSeen,
     EngineReady,
     EngineStarted,
     EngineStopped,
@@ -148,6 +149,12 @@ def test_json_is_one_object_an_event(tmp_path):
         "SequenceAdded",
     ]
     assert len(events) == len(LIFE) + 1
+
+
+def test_json_has_a_seen_device_under_the_name_that_it_had_from_the_first(tmp_path):
+    write_journal(tmp_path, "sensors-1", [DeviceSeen("GPU-1", MS, "NVIDIA H100", "gpu", "gpu", "nvml_counter")]).close()
+    *_, seen = map(json.loads, show(tmp_path, "--json").stdout.splitlines())
+    assert (seen["event"], seen["uuid"]) == ("Sensed", "GPU-1")
 
 
 def test_a_torn_tail_does_not_hide_the_rest(tmp_path):

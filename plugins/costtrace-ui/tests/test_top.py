@@ -81,6 +81,14 @@ def test_its_sums_are_those_of_report_for_the_same_windows(home, by, over):
     assert sum(row["device_ns"] for row in printed["devices"]) == sum(row["gpu_ns"] for row in everything)
 
 
+def test_a_device_in_json_has_the_names_of_the_ledger_in_their_order(home):
+    (row, *_) = json_of(home, "top", "--once")["devices"]
+    assert [name for name in row if not name.endswith("_ppm")] == [
+        *("device", "name", "engines", "request_ns", "idle_ns", "overhead_ns", "unobserved_ns", "energy_uj", "gap_ns"),
+        *("simulated", "kind", "span_ns", "device_ns", "power_mw"),
+    ]
+
+
 def test_a_joule_per_token_is_of_requests_whose_energy_is_known_in_full(home):
     snapshot = read(home)
     rows = {row["name"]: row for row in VIEWS[0].rows(snapshot)}

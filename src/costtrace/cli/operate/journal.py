@@ -13,7 +13,7 @@ import msgspec
 from costtrace.cli.options import examples, home_option, out, zone
 from costtrace.core.clock import Anchor
 from costtrace.core.errors import CosttraceError
-from costtrace.core.events import Event
+from costtrace.core.events import DeviceSeen, Event
 from costtrace.journal.printer import Storyteller
 from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import SEGMENT_SUFFIX
@@ -21,6 +21,8 @@ from costtrace.reports.output.render import clean, render
 from costtrace.reports.output.tables import Column, Table, count, text
 
 POLL_S = 0.2
+_JSON_NAMES: dict[type[Event], str] = {DeviceSeen: "Sensed"}
+"""Events whose name in ``--json`` is not that of their class: what users parse stays."""
 
 
 @click.group(short_help="What an engine recorded, line by line.")
@@ -104,7 +106,7 @@ def _objects(reader: JournalReader) -> Iterator[str]:
     for events in _batches(reader):
         for event in events:
             fields = {name: getattr(event, name) for name in event.__struct_fields__}
-            plain = msgspec.to_builtins({"event": type(event).__name__, **fields})
+            plain = msgspec.to_builtins({"event": _JSON_NAMES.get(type(event), type(event).__name__), **fields})
             yield json.dumps(plain).replace("\x7f", "\\u007f") + "\n"
 
 

@@ -21,9 +21,13 @@ class Field(NamedTuple):
     shown: str
 
 
+_NAMES = tuple("gap_ns" if name == "energy_unknown_ns" else name for name in Request._fields)
+"""The fields of a request in JSON and CSV, also of no requests: the ledger's columns, as from the first."""
+
+
 def request_fields(request: Request) -> dict[str, Value]:
-    """All fields of a request under the names that JSON and CSV have had from the first: the ledger's columns."""
-    return {"gap_ns" if name == "energy_unknown_ns" else name: value for name, value in request._asdict().items()}
+    """All fields of a request under their names in JSON and CSV."""
+    return dict(zip(_NAMES, request, strict=True))
 
 
 def exact_request(request: Request, peers: Peers | None, carbon: CarbonIntensity | None = None) -> Row:
@@ -60,7 +64,7 @@ def list_table(
         Column("energy", lambda request: show_joules(request.energy_uj, simulated=bool(request.simulated))),
     ]
     notes = ["Cost without idle. Tokens: input as the client sees it, cached is part of input."]
-    fields = [*Request._fields]
+    fields = [*_NAMES]
     if carbon is not None:
         columns.append(_carbon_column(carbon))
         fields += ["carbon_ug", "carbon_method"]

@@ -198,8 +198,9 @@ def _group_row(snapshot: Snapshot, line: Line, name: str, sums: RatioSums, idle_
 def _device_row(snapshot: Snapshot, device: DeviceUse) -> Row:
     device_ns = device.request_ns + device.idle_ns + device.overhead_ns + device.unobserved_ns
     metered_ns = device_ns - device.energy_unknown_ns
-    row: dict[str, Value] = {**device._asdict(), "kind": REQUESTS, "span_ns": snapshot.span_ns, "device_ns": device_ns}
-    row["gap_ns"] = row.pop("energy_unknown_ns")  # the name in JSON
+    # In JSON a time without known energy is called gap_ns.
+    row: dict[str, Value] = {name.replace("energy_unknown", "gap"): value for name, value in device._asdict().items()}
+    row |= {"kind": REQUESTS, "span_ns": snapshot.span_ns, "device_ns": device_ns}
     for kind in ("request", "idle", "overhead", "unobserved"):
         row[f"{kind}_ppm"] = _ratio(int(getattr(device, f"{kind}_ns")) * PPM, device_ns)
     # uJ / ns = kW: a million times as many mW.
