@@ -66,7 +66,7 @@ def schema_of(path):
 
 
 RENAMED = {"Sensed": "DeviceSeen"}
-"""Classes of events that have another name than when the files were written. Their tags, and so the files, are the same."""
+"""Classes of events that have another name than when the files were written. Their tags are the same."""
 
 
 def settings_of(release, home):
