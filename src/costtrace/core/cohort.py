@@ -103,9 +103,12 @@ class CohortEncoder(Generic[Key]):
     def enter(self, key: Key, slot: int, context: int) -> None:
         """*key*, not in the cohort so far, computes one token in this step; *context* tokens are there before it."""
         base, old = context - self.turn, self.members.get(key)
-        self.base_sum += base if old is None else base - old[1]
         self.members[key] = slot, base
-        self.outside.pop(key, None)
+        if old is None:
+            self.base_sum += base
+        else:
+            self.base_sum += base - old[1]
+            self.outside.pop(key, None)
         self.enters.append((slot, context))
 
     def item(self, key: Key, slot: int, tokens: int, context: int) -> None:
@@ -138,8 +141,11 @@ class CohortEncoder(Generic[Key]):
         if self._before:
             self.leaves += [slot for slot, _ in self._before.values()]
             self._before = {}
-        step = Step(index, scheduled_ns, done_ns, tuple(self.leaves), tuple(self.enters), tuple(self.items), encoder)
-        self.leaves, self.enters, self.items, self.order = [], [], [], None
+        leaves, enters, items = self.leaves, self.enters, self.items
+        step = Step(index, scheduled_ns, done_ns, tuple(leaves), tuple(enters), tuple(items), encoder)
+        for changes in (leaves, enters, items):
+            changes.clear()
+        self.order = None
         self.turn += 1
         return step
 

@@ -152,7 +152,7 @@ class Translator:
         """A batch that is as predicted: only those who were outside the cohort can enter it."""
         cohort, known = self._cohort, self._sequences.known
         for name in list(cohort.outside):
-            self._place(known[name], name, tokens[name], cohort.context(name))
+            self._place(known[name], name, tokens[name], cohort.members[name][1] + cohort.turn)
 
     def _is_scattered(self, batch: Any) -> bool:
         """Whether a cohort would only come and go: most have drafts to check, or the batch shares nobody with the last.
