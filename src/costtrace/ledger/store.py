@@ -209,3 +209,11 @@ def put_pending(connection: sqlite3.Connection, rows: Iterable[PendingRow]) -> N
     """Replace the rows of what is pending."""
     connection.execute("DELETE FROM pending")
     connection.executemany("INSERT INTO pending VALUES (?,?,?,?,?)", [msgspec.structs.astuple(row) for row in rows])
+
+
+def open_existing(home: Path) -> Ledger:
+    """Open the ledger under *home* for writing; it is not made where there is none. Raises: LedgerError."""
+    path = home / LEDGER_NAME
+    if not path.exists():
+        Ledger(path, read_only=True)  # raises an error that says what is missing
+    return Ledger(path)

@@ -7,15 +7,13 @@ import click
 
 from costtrace.cli.options import examples, format_option, home_option, out, period, zone
 from costtrace.config.load import load
-from costtrace.core.units import NS_PER_HOUR, show_amount, show_seconds
+from costtrace.core.units import show_amount, show_seconds
 from costtrace.core.wall_time import show_time
-from costtrace.ledger.backup import back_up
 from costtrace.ledger.periods.close import close_period, closed_until, parse_period
-from costtrace.ledger.periods.compact import compact_period, compactable
 from costtrace.ledger.periods.rerate import Rerated
 from costtrace.ledger.periods.rerate import rerate as adjust
 from costtrace.ledger.reader import SqliteStore, open_ledger
-from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.ledger.store import open_existing
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.ledger.verify.seals import SealLine
 from costtrace.pricing.price_book_file import load_price_book
@@ -42,7 +40,7 @@ def close(name: str, tz: str, home: Path, *, open_engines: bool) -> None:
     period's bill does not change: rows that come late and re-ratings are booked in the period that is open then.
     Keep the hash that is printed outside of this machine: `costtrace verify` shows it again if nothing was changed.
     """
-    ledger = _open(home)
+    ledger = open_existing(home)
     try:
         seal = close_period(ledger, name, parse_period(name, zone(tz)), time.time_ns(), open_engines=open_engines)
     finally:
@@ -71,7 +69,7 @@ def rerate(*, price_book: Path, since: str, until: str | None, tz: str, reason: 
         raise click.UsageError("--reason must be a printable text of at most 500 characters")
     settings = load()
     book = load_price_book(price_book, settings.currency, settings.node_pool, settings.region)
-    ledger = _open(home)
+    ledger = open_existing(home)
     try:
         which = period(SqliteStore(ledger), since, until, zone(tz))
         rerated = adjust(ledger, book, which, reason.strip(), time.time_ns())
@@ -93,50 +91,6 @@ def _summary(rerated: Rerated) -> str:
             lines.append(f"  the cost of {show_seconds(ns)} of device time {when} unknown")
     lines += [f"  {name} is closed: its adjustments are booked in the open period" for name in rerated.periods]
     return "\n".join(lines) + "\n"
-
-
-@click.command(
-    short_help="Keep closed periods by the hour.",
-    epilog=examples("costtrace compact --keep 90d          periods that ended more than 90 days ago"),
-)
-@click.option("--keep", default="90d", show_default=True, help="How long closed periods stay in full detail, in days.")
-@home_option
-def compact(keep: str, home: Path) -> None:
-    """Turn old closed periods into rows of an hour. Every total stays, and `costtrace verify` checks them.
-
-    Single requests of those periods can no longer be looked up, and their prices can no longer be adjusted: make a
-    `costtrace backup` first if you may need them. The agent waits while it runs; nothing is lost.
-    """
-    days = keep.removesuffix("d")
-    if not (days.isascii() and days.isdigit() and int(days) < 36_500):
-        raise click.UsageError(f"--keep {keep}: write days, as in 90d")
-    now_ns = time.time_ns()
-    ledger = _open(home)
-    try:
-        closed = compactable(seals(SqliteStore(ledger)), now_ns - int(days) * 24 * NS_PER_HOUR)
-        for seal in closed:
-            compacted = compact_period(ledger, seal, now_ns)
-            out(f"{seal.period} is compacted\nhash {compacted.hash}\n")
-    finally:
-        ledger.close()
-    if not closed:
-        out(f"no closed period in full detail ended more than {days} days ago\n")
-
-
-@click.command(short_help="Copy the ledger while it is written.")
-@click.argument("target", type=click.Path(path_type=Path), metavar="FILE")
-@home_option
-def backup(target: Path, home: Path) -> None:
-    """Copy the ledger to FILE, beside the running agent. The copy is whole, checked, and readable by its owner only.
-
-    To use it, put it as ledger.sqlite into a directory of its own: `costtrace verify --home DIRECTORY`.
-    """
-    ledger = Ledger(home / LEDGER_NAME, read_only=True)
-    try:
-        size = back_up(ledger, target)
-    finally:
-        ledger.close()
-    out(f"{target}: {size:,} bytes\n")
 
 
 @click.command(short_help="Which periods are closed.")
@@ -169,10 +123,3 @@ def _exact(seal: SealLine) -> Row:
         "at": show_time(seal.at_ns),
         "hash": seal.hash,
     }
-
-
-def _open(home: Path) -> Ledger:
-    path = home / LEDGER_NAME
-    if not path.exists():
-        Ledger(path, read_only=True)  # raises an error that says what is missing
-    return Ledger(path)

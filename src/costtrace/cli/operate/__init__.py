@@ -1,1 +1,1 @@
-"""Commands that run the agent and look into journals."""
+"""Commands that run the agent, look into journals, and keep the ledger small and safe."""
