@@ -19,7 +19,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from otlp_receiver import Receiver, engine, listening, new_ledger, record, turn, write
