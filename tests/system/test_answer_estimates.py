@@ -20,7 +20,7 @@ from vllm_server import BUILD, ENVIRONMENTS, need
 
 pytestmark = [pytest.mark.heavy, pytest.mark.vllm, pytest.mark.timeout(400)]
 
-CLIENT = Path(__file__).with_name("openai_client.py")
+CLIENT = Path(__file__).parents[1] / "support" / "openai_client.py"
 TOLD_S = 90.0
 """The agent writes what requests cost every few seconds, more rarely on a machine that is busy with tests."""
 KINDS = ("chat", "completion", "chat-streamed", "completion-streamed")

@@ -30,7 +30,7 @@ HERE = "GPU-aaaaaaaa-0000-4000-8000-000000000001"
 THERE = "GPU-bbbbbbbb-0000-4000-8000-000000000002"
 ELSEWHERE = f"""
 import sys, time
-import costtrace.clock
+import costtrace.core.clock
 now = time.monotonic_ns
 time.monotonic_ns = lambda: now() + {7_777 * 10**9}
 costtrace.core.clock.boot_id = lambda: "22222222-0000-4000-8000-000000000000"

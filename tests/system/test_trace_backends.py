@@ -146,7 +146,7 @@ def test_mlflow_has_every_cost_as_the_ledger_has_it(ledger, asked, tmp_path, ote
         otel.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
         with emitting(ledger, url) as emission:
             assert until(emission.drained, 90)
-        spans = {}
+        attributes = {}
         for one in asked:
             trace = {"trace_id": f"tr-{span_ids(one).trace_id:032x}"}
             kept = httpx.get(f"{url}/api/3.0/mlflow/traces/get", params=trace, timeout=60).json()["trace"]
@@ -159,8 +159,8 @@ def test_mlflow_has_every_cost_as_the_ledger_has_it(ledger, asked, tmp_path, ote
             if one.traceparent:
                 assert base64.b64decode(root["parent_span_id"]).hex() == PARENT
             plain = {each["key"]: next(iter(each["value"].values())) for each in root["attributes"]}
-            spans[plain["costtrace.record.id"]] = plain
-    check(spans, rows(tmp_path))
+            attributes[plain["costtrace.record.id"]] = plain
+    check(attributes, rows(tmp_path))
 
 
 def test_phoenix_has_every_cost_as_the_ledger_has_it(ledger, asked, tmp_path, otel):
