@@ -68,7 +68,12 @@ test-quick: setup ## run the tests that start no server (under three minutes on 
 	@$(BIN)/python -m pytest -n $(JOBS) -m "not heavy and not vllm" --ignore tests/system $(T)
 
 test: setup model ## run all tests but the heavy ones, real vLLM servers included
+ifeq ($(T),)
+	@$(MAKE) --no-print-directory test-quick
+	@$(BIN)/python -m pytest -m "not heavy" tests/system
+else
 	@$(BIN)/python -m pytest -m "not heavy" $(T)
+endif
 
 test-heavy: setup model setup-dynamo ## check the newest CUDA wheel's sources (fetched once), and run the heavy tests
 	@$(PYTHON) tools/setup_others.py peers

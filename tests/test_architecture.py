@@ -298,3 +298,10 @@ def test_what_stands_beside_an_engine_is_small_and_only_the_product(engine):
     complain(
         [str(path) for path in files for part in path.parts[len(ROOT.parts) :] if any(i in part for i in instruments)]
     )
+
+
+def test_what_needs_a_real_server_is_in_the_folder_that_make_test_runs_for_it():
+    files = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "plugins").glob("*/tests/**/test_*.py")]
+    marked = {path for path in files if "pytest.mark." + "vllm" in path.read_text(encoding="utf-8")}
+    assert marked
+    complain([str(path) for path in marked if ROOT / "tests" / "system" not in path.parents])
