@@ -3,8 +3,8 @@
 from copy import deepcopy
 
 import pytest
-from attributed import attribute
-from balance import Books, books_in, books_of, check, check_energy, check_open
+from attributed import WINDOW_NS, attribute
+from balance import Books, books_in, books_of, check, check_energy, check_open, check_window_lengths
 from costtrace_lab.engines import random_life
 from honest_ledger import write
 
@@ -69,3 +69,9 @@ def test_one_nano_unit_or_microjoule_of_a_ledger_is_found(priced, table, field):
     all_that_holds_while_an_engine_runs(priced)
     with pytest.raises(AssertionError):
         all_that_holds_while_an_engine_runs(changed(priced, table, field, 1))
+
+
+def test_a_window_that_is_not_whole_is_found(attributed):
+    check_window_lengths(attributed, WINDOW_NS)
+    with pytest.raises(AssertionError):
+        check_window_lengths(attributed, WINDOW_NS + 1)

@@ -172,11 +172,19 @@ class Home:
     def check_open_books(self) -> None:
         """What holds while engines still run."""
         assert self.rows("SELECT 1 FROM meter LIMIT 1")
-        balance.check_open(balance.books_in(self.path))
+        self._check_as_configured(balance.books_in(self.path))
 
     def check_closed_books(self) -> None:
         """What holds in the end: every ns of every device of every engine, from its start to its end."""
-        balance.check(balance.books_in(self.path))
+        books = balance.books_in(self.path)
+        self._check_as_configured(books)
+        balance.check(books)
+
+    def _check_as_configured(self, books: balance.Books) -> None:
+        """What holds at any moment, with the windows and the price book of these tests."""
+        balance.check_open(books)
+        balance.check_window_lengths(books, WINDOW_S * 10**9)
+        assert all(rate["includes_energy"] == 1 for rate in books.rates.values())
 
 
 def _clean_environment() -> dict[str, str]:

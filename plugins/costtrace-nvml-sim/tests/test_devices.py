@@ -5,7 +5,7 @@ import shutil
 import pytest
 from nvml_sim_support import double
 
-from costtrace.sensors.nvml.library import is_simulated
+from costtrace.sensors.nvml.binding import is_simulated
 
 pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")

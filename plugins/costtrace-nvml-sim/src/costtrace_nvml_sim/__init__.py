@@ -5,7 +5,7 @@ simulated ones. The library that takes the driver's place is called the double. 
 simulated: see ``costtrace_nvml_sim.detect``. Guide: docs/nvml-sim.md.
 """
 
-from costtrace.sensors.nvml.library import is_simulated
+from costtrace.sensors.nvml.binding import is_simulated
 from costtrace_nvml_sim.detect import loaded_library_version
 from costtrace_nvml_sim.errors import NvmlSimError
 

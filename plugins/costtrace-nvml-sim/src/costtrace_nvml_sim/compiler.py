@@ -5,7 +5,7 @@ import uuid
 from decimal import Decimal
 from pathlib import Path
 
-from costtrace.sensors.nvml.library import SIMULATED_SERIAL, SIMULATED_SUFFIX
+from costtrace.sensors.nvml.binding import SIMULATED_SERIAL, SIMULATED_SUFFIX
 from costtrace_nvml_sim import faults
 from costtrace_nvml_sim.compiled import (
     BEFORE_ALL,

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.sensors.energy_count import BREAKS, FROZEN_NS, Counted, CounterTrack, Gain, PowerTrack, Shares
-from costtrace.sensors.nvml.library import (
+from costtrace.sensors.nvml.binding import (
     ENERGY,
     POWER_INSTANT,
     SCOPE_GPU,

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from costtrace.core.events import DeviceSeen
-from costtrace.sensors.nvml.library import NvmlLibrary
+from costtrace.sensors.nvml.binding import NvmlLibrary
 
 RULES = ("slices", "equal")
 

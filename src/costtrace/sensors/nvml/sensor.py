@@ -10,8 +10,8 @@ from costtrace.core import clock
 from costtrace.core.events import DeviceSeen, Reading
 from costtrace.core.units import NS_PER_S
 from costtrace.sensors.energy_count import gain_of
+from costtrace.sensors.nvml.binding import NvmlFault, NvmlLibrary, is_simulated
 from costtrace.sensors.nvml.board import GpuBoard
-from costtrace.sensors.nvml.library import NvmlFault, NvmlLibrary, is_simulated
 from costtrace.sensors.nvml.mig import instances_of
 from costtrace.sensors.sensor import Clocks, Notice
 
