@@ -1,4 +1,3 @@
-import time
 import urllib.request
 from pathlib import Path
 
@@ -59,10 +58,10 @@ def test_the_engine_can_be_killed_alone_and_the_rest_is_cleaned_up(start_vllm):
     engine = server.kill_engine()
     assert engine not in {member.pid for member in server.members}
     assert server.pid in {member.pid for member in server.members}
-    began = time.monotonic()
-    server.stop()
-    assert time.monotonic() - began < 30
+    killed = server.stop()
     assert session_members(server.pid) == []
+    # A front end of vLLM's that hangs once its engine is dead is killed; what it hangs in must not be costtrace.
+    assert killed == [] or "costtrace" not in server.log_path.read_text().partition("Fatal Python error: Aborted")[2]
 
 
 def test_a_server_that_cannot_start_shows_the_end_of_its_log(start_vllm, tmp_path):

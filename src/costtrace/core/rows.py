@@ -36,7 +36,11 @@ class Posting(msgspec.Struct, frozen=True, kw_only=True):
     prefill_ns: int = 0
     decode_ns: int = 0
     wasted_ns: int = 0
-    """Of `gpu_ns`, what served nobody in the end: recomputed, after the end, aborted."""
+    """What served nobody in the end: recomputed, after the end, aborted.
+
+    An abort also makes what was posted in earlier windows wasted, all of it on the newest posting: this can exceed the
+    posting's `gpu_ns`, but never does so over all postings of a record.
+    """
     energy_uj: int | None = None
     """None: not measured. The same split as `gpu_ns` applies."""
     energy_unknown_ns: int = msgspec.field(default=0, name="gap_ns")

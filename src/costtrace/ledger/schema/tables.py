@@ -43,7 +43,7 @@ MIGRATIONS: tuple[str, ...] = (
         gpu_ns INTEGER NOT NULL,           -- device-nanoseconds
         prefill_ns INTEGER NOT NULL,
         decode_ns INTEGER NOT NULL,
-        wasted_ns INTEGER NOT NULL,        -- part of gpu_ns
+        wasted_ns INTEGER NOT NULL,        -- over all postings of a record a part of gpu_ns
         energy_uj INTEGER,                 -- NULL: not measured
         prefill_uj INTEGER,
         decode_uj INTEGER,

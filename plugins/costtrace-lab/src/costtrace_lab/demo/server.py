@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
+    "PYTHONFAULTHANDLER": "1",  # what hangs says where, see stop()
 }
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -241,18 +242,28 @@ class VllmServer:
         return pid
 
     def stop(self, bound_s: float = STOP_BOUND_S) -> list[Process]:
-        """SIGTERM the front end, wait, and kill what is left; return what had to be killed. Can be called twice."""
+        """SIGTERM the front end, wait, and kill what is left; return what had to be killed. Can be called twice.
+
+        A front end that is still there after *bound_s* seconds gets SIGABRT before, so that its log shows the stack of
+        each of its threads.
+        """
         process = self._process
         if process is None:
             return []
         atexit.unregister(self.stop)
+        killed: list[Process] = []
         if process.poll() is None:
             process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(bound_s)
+            except subprocess.TimeoutExpired:
+                killed = [member for member in self.members if member.pid == process.pid]
+                process.send_signal(signal.SIGABRT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(OTHERS_BOUND_S)
         # The other processes end by themselves shortly after the front end: wait for that, then kill.
-        gone = process.poll() is not None and wait_until(lambda: not session_members(process.pid), OTHERS_BOUND_S)
-        killed = [] if gone else kill_session(process.pid)
+        if process.poll() is None or not wait_until(lambda: not self.members, OTHERS_BOUND_S):
+            killed += [member for member in kill_session(process.pid) if member not in killed]
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(OTHERS_BOUND_S)
         if self._sockets is not None:
