@@ -210,7 +210,7 @@ def test_every_link_leads_somewhere():
 
 
 def test_every_file_that_is_named_exists():
-    ours = re.compile(r"(src|docs|tests|tools|examples|plugins|benchmarks|\.ci)/[\w./-]*\w")
+    ours = re.compile(r"(src|docs|tests|tools|examples|plugins|evaluation|benchmarks|\.ci)/[\w./-]*\w")
     complain(
         [
             f"{name_of(path)}: there is no {code}"

@@ -6,9 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 
-DOCUMENTS = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md"), *ROOT.glob("examples/**/*.md")]
-)
+FOLDERS = ("*.md", "docs/**/*.md", "plugins/*/README.md", "examples/**/*.md", "evaluation/*.md", "benchmarks/*.md")
+DOCUMENTS = sorted(path for pattern in FOLDERS for path in ROOT.glob(pattern))
 
 
 def fenced(text, *languages):
