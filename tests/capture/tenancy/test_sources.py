@@ -320,6 +320,7 @@ FORGED = {
     "that names a list": lambda issuer: issuer.sign(tenant=["acme"]),
     "that names one of costtrace's rows": lambda issuer: issuer.sign(tenant="__other__"),
     "that names a line break": lambda issuer: issuer.sign(tenant="a\r\nb"),
+    "that names half of a character": lambda issuer: issuer.sign(tenant="a\ud800"),
     "that is too long": lambda issuer: issuer.sign(pad="x" * 9_000),
     "that is cut": lambda issuer: issuer.sign()[:-5],
     "that is nonsense": lambda issuer: "eyJ.eyJ.x",
