@@ -114,7 +114,7 @@ def test_after_damage_those_decode_whom_the_snapshot_names():
 
 def test_a_steady_stretch_counts_those_who_decoded_in_it_also_where_the_next_step_changes_that():
     events = [*LIFE[:6], Step(3, 30 * MS, 38 * MS, leaves=(7,))]
-    assert [line for line in lines_of(events) if "a steady step" in line][0].endswith("1 decoding")
+    assert next(line for line in lines_of(events) if "a steady step" in line).endswith("1 decoding")
 
 
 def test_all_shows_every_step_and_heartbeat():

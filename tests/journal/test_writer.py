@@ -282,7 +282,7 @@ def test_a_full_ring_counts_what_it_drops_and_keeps_what_it_has():
 
 
 def drops_of_a_writer_that_looks_after(instructions):
-    """What a writer takes that looks once so many instructions after the engine has begun to drop; [] if not by then."""
+    """What a writer takes that looks after so many instructions of the engine and at the end; [] if it runs fewer."""
     recorder, taken, left = Recorder(capacity=0), [], instructions
 
     def trace(frame, what, _):
