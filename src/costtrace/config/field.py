@@ -22,4 +22,5 @@ def setting(
 
 def absolute(path: Path, info: ValidationInfo) -> Path:
     """*path*, counted from the folder that the validation's context has for the setting, else the working directory."""
-    return Path.cwd() / (info.context or {}).get(info.field_name, "") / path.expanduser()
+    folder: Path = (info.context or {}).get(info.field_name, Path())
+    return Path.cwd() / folder / path.expanduser()
