@@ -191,7 +191,7 @@ def test_a_package_says_what_it_is_for_and_what_it_may_import(package):
     text = ast.get_docstring(ast.parse((SOURCE / "costtrace" / package / "__init__.py").read_text(encoding="utf-8")))
     line = next(line for line in text.splitlines() if line.startswith("May import: "))
     names = line.removeprefix("May import: ").partition(". ")[0].rstrip(".").replace(",", "")
-    assert names == (MAY_IMPORT[package] or "nothing of ours")
+    assert names == (MAY_IMPORT[package] or "no other package of costtrace")
 
 
 def test_libraries_are_imported_only_where_they_may_be():

@@ -41,11 +41,11 @@ def step(index, begin_s, end_s, *, leaves=(), enters=(), items=()):
     return Step(index, T0 + int(begin_s * S), T0 + int(end_s * S), tuple(leaves), tuple(enters), tuple(items))
 
 
-def bill(*events, policy=TOKENS, devices=("GPU-0",), goodbye=None, window_ns=3_600 * S, ready=True):
+def bill(*events, policy=TOKENS, devices=("GPU-0",), stopped_s=None, window_ns=3_600 * S, ready=True):
     """Rows of an engine that lives through *events*, and its usage records by request id (and by tenant)."""
     life = [header("e", T0), started(devices, T0, model="m")]
     life += [EngineReady(T0)] if ready else []
-    life += [*events, *([EngineStopped(T0 + int(goodbye * S))] if goodbye else [])]
+    life += [*events, *([EngineStopped(T0 + int(stopped_s * S))] if stopped_s else [])]
     rows, engines = attribute({"e": life}, policy=policy, window_ns=window_ns)
     check(rows, engines)
     return rows, {record.request_id: record for record in rows.records}
@@ -58,7 +58,7 @@ def test_a_step_is_paid_by_its_tokens_and_what_is_between_steps_is_idle():
         step(0, 1, 5, items=[(1, 30, 0), (2, 10, 0)]),
         finished(1, T0 + 5 * S, 0),
         finished(2, T0 + 5 * S, 0),
-        goodbye=6,
+        stopped_s=6,
     )
     assert used["req-1"].gpu_ns == 3 * S
     assert used["req-2"].gpu_ns == 1 * S
@@ -80,7 +80,7 @@ def test_the_journal_of_an_engine_whose_steps_were_estimates_is_split_by_tokens_
 
 def test_an_engine_of_two_devices_pays_with_two_nanoseconds_a_nanosecond():
     rows, used = bill(
-        added(1), step(0, 0, 2, items=[(1, 10, 0)]), finished(1, T0 + 2 * S, 0), devices=("GPU-0", "GPU-1"), goodbye=3
+        added(1), step(0, 0, 2, items=[(1, 10, 0)]), finished(1, T0 + 2 * S, 0), devices=("GPU-0", "GPU-1"), stopped_s=3
     )
     assert used["req-1"].gpu_ns == 4 * S
     assert [(m.device, m.request_ns, m.idle_ns) for m in rows.meter] == [("GPU-0", 2 * S, S), ("GPU-1", 2 * S, S)]
@@ -93,7 +93,7 @@ def test_phases_are_prompt_and_output():
         step(1, 2, 3, enters=[(1, 10)]),
         step(2, 3, 4),
         finished(1, T0 + 4 * S, 2, output=3),
-        goodbye=4,
+        stopped_s=4,
     )
     record = used["req-1"]
     assert (record.prefill_ns, record.decode_ns) == (2 * S, 2 * S)
@@ -110,7 +110,7 @@ def test_the_mean_batch_is_over_the_steps_that_it_took_part_in():
         step(2, 2, 3, enters=[(2, 10)]),
         finished(1, T0 + 3 * S, 2),
         finished(2, T0 + 3 * S, 2),
-        goodbye=3,
+        stopped_s=3,
     )
     assert used["req-1"].batch_milli == 5_000 // 3
     assert used["req-2"].batch_milli == 2_000
@@ -123,7 +123,7 @@ def test_n_2_is_one_record_whose_prompt_counts_once():
         step(0, 0, 2, items=[(1, 10, 0), (2, 1, 9)]),
         finished(1, T0 + 2 * S, 0, output=5),
         finished(2, T0 + 2 * S, 0, output=7, reason="length"),
-        goodbye=3,
+        stopped_s=3,
     )
     assert list(used) == ["two"]
     record = used["two"]
@@ -145,7 +145,7 @@ def test_the_sequences_of_a_request_pay_one_head_fee_together(policy, share):
         finished(2, T0 + S, 0),
         finished(3, T0 + S, 0),
         policy=Policy(method="affine", head_fee=policy),
-        goodbye=2,
+        stopped_s=2,
     )
     # The simulated model's weights are read in 4.8 ms; tokens and context are under 1 % of that.
     assert used["two"].gpu_ns / S == pytest.approx(share, abs=0.01)
@@ -162,7 +162,7 @@ def test_when_one_of_two_sequences_ends_the_other_pays_the_whole_head_fee():
         finished(2, T0 + 2 * S, 1),
         finished(3, T0 + 2 * S, 1),
         policy=Policy(method="affine"),
-        goodbye=2,
+        stopped_s=2,
     )
     assert used["two"].gpu_ns / S == pytest.approx(1.0, abs=0.02)
 
@@ -174,7 +174,7 @@ def test_a_prefix_hit_costs_its_reader_nothing_and_is_told():
         step(0, 0, 3, items=[(1, 10, 0), (2, 2, 8)]),
         finished(1, T0 + 3 * S, 0),
         finished(2, T0 + 3 * S, 0),
-        goodbye=3,
+        stopped_s=3,
     )
     assert used["req-1"].gpu_ns == 3 * S * 10 // 12
     assert (used["req-2"].cached_tokens, used["req-2"].gpu_ns) == (8, 3 * S * 2 // 12)
@@ -189,7 +189,7 @@ def test_what_is_computed_again_after_a_preemption_is_wasted_and_paid_by_who_was
         # Preempted with 12 tokens in the cache; it has 13, and starts over with all of them.
         step(3, 12, 25, leaves=[1], items=[(1, 13, 0)]),
         finished(1, T0 + 25 * S, 3, output=4, preemptions=1),
-        goodbye=25,
+        stopped_s=25,
     )
     record = used["req-1"]
     assert record.gpu_ns == 25 * S
@@ -204,7 +204,7 @@ def test_rejected_drafts_are_paid_and_are_not_taken_for_a_preemption():
         step(1, 1, 2, items=[(1, 5, 10)]),  # four drafts, one token accepted
         step(2, 2, 3, items=[(1, 5, 11)]),
         finished(1, T0 + 3 * S, 2, output=7),
-        goodbye=3,
+        stopped_s=3,
     )
     record = used["req-1"]
     assert (record.gpu_ns, record.wasted_ns, record.computed_tokens) == (3 * S, 0, 20)
@@ -218,7 +218,7 @@ def test_a_step_in_flight_when_its_sequence_ended_is_late_and_wasted():
         step(1, 1, 2, enters=[(1, 10)]),
         finished(1, T0 + 2 * S, 2, output=2),  # step 2 had been dispatched
         step(2, 2, 3),
-        goodbye=4,
+        stopped_s=4,
     )
     record = used["req-1"]
     assert (record.gpu_ns, record.wasted_ns) == (3 * S, 1 * S)
@@ -242,7 +242,7 @@ def test_all_that_an_aborted_request_used_was_wasted_also_what_was_posted_before
         step(0, 0, 1, items=[(1, 10, 0)]),
         step(1, 1, 2, enters=[(1, 10)]),
         finished(1, T0 + 2 * S, 1, reason="abort", output=2),
-        goodbye=3,
+        stopped_s=3,
         window_ns=S,
     )
     assert (used["req-1"].gpu_ns, used["req-1"].wasted_ns) == (2 * S, 2 * S)
@@ -256,7 +256,7 @@ def test_of_two_sequences_only_the_aborted_ones_use_is_wasted():
         step(0, 0, 4, items=[(1, 10, 0), (2, 30, 0)]),
         finished(1, T0 + 4 * S, 0, reason="abort"),
         finished(2, T0 + 4 * S, 0),
-        goodbye=4,
+        stopped_s=4,
     )
     assert used["two"].wasted_ns == 1 * S
 
@@ -268,14 +268,14 @@ def test_a_stop_string_ends_a_request_that_the_engine_sees_aborted_and_nothing_w
         added(1),
         step(0, 0, 1, items=[(1, 10, 0)]),
         *((delivered, seen) if delivered_first else (seen, delivered)),
-        goodbye=2,
+        stopped_s=2,
     )
     record = used["req-1"]
     assert (record.wasted_ns, record.finish_reasons, record.output_tokens) == (0, ("stop",), 3)
 
 
 def test_a_request_that_never_ran_has_a_record_that_cost_nothing():
-    rows, used = bill(added(1), finished(1, T0 + S, -1, reason="abort", output=0), goodbye=2)
+    rows, used = bill(added(1), finished(1, T0 + S, -1, reason="abort", output=0), stopped_s=2)
     record = used["req-1"]
     assert (record.gpu_ns, record.steps, record.scheduled_ns, record.finish_reasons) == (0, 0, 0, ("abort",))
     assert not [p for p in rows.postings if p.record_id]
@@ -287,7 +287,7 @@ def test_a_sequence_whose_arrival_was_lost_is_on_nobodys_bill():
         step(0, 0, 2, items=[(1, 10, 0), (77, 10, 0)]),
         finished(1, T0 + 2 * S, 0),
         finished(77, T0 + 2 * S, 0),
-        goodbye=2,
+        stopped_s=2,
     )
     by_tenant = {r.tenant: r.gpu_ns for r in rows.records}
     assert by_tenant == {"ant": S, "__unobserved__": S}
@@ -295,7 +295,7 @@ def test_a_sequence_whose_arrival_was_lost_is_on_nobodys_bill():
 
 
 def test_a_step_without_anybody_and_a_dummy_batch_are_overhead():
-    rows, _ = bill(step(0, 0, 1), Overhead(T0 + S, T0 + 3 * S, "dummy batch"), goodbye=4)
+    rows, _ = bill(step(0, 0, 1), Overhead(T0 + S, T0 + 3 * S, "dummy batch"), stopped_s=4)
     assert sums(rows) == {"request": 0, "idle": S, "overhead": 3 * S, "unobserved": 0}
     assert {p.reason for p in rows.postings if p.kind == "overhead"} == {"nobody in the step", "dummy batch"}
 
@@ -311,7 +311,7 @@ def test_a_request_may_bring_another_sequence_while_it_lingers_and_not_later():
             added(2, key="two", at=at),
             step(1, second_arrives_s, second_arrives_s + 1, items=[(2, 10, 0)]),
             finished(2, at + S, 1),
-            goodbye=5,
+            stopped_s=5,
         )
         return len(rows.records)
 
@@ -351,8 +351,8 @@ def test_rejected_drafts_are_no_output_of_an_interrupted_request():
     assert used["req-1"].output_tokens == 2
 
 
-def test_a_goodbye_closes_what_is_open_as_aborted():
-    _, used = bill(added(1), step(0, 0, 1, items=[(1, 10, 0)]), goodbye=2)
+def test_an_engine_that_stops_closes_what_is_open_as_aborted():
+    _, used = bill(added(1), step(0, 0, 1, items=[(1, 10, 0)]), stopped_s=2)
     assert used["req-1"].finish_reasons == ("abort",)
 
 
@@ -369,7 +369,7 @@ def test_after_damage_the_snapshot_is_believed():
         finished(2, T0 + 6 * S, 7, output=6),
         step(8, 6, 7, leaves=[2]),
         finished(3, T0 + 7 * S, 8, output=2),
-        goodbye=8,
+        stopped_s=8,
     )
     assert used["req-1"].finish_reasons == ("lost",)
     # In step 1 there are 11 tokens, ten of them are the prompt of the second.
@@ -392,7 +392,7 @@ def test_a_finished_sequence_in_flight_across_damage_is_closed_when_its_step_is_
         added(2, prompt=10, at=T0 + 4 * S),
         step(3, 4, 5, leaves=[1], items=[(2, 10, 0)]),
         finished(2, T0 + 5 * S, 3),
-        goodbye=5,
+        stopped_s=5,
     )
     assert (used["req-1"].gpu_ns, used["req-1"].wasted_ns, used["req-2"].gpu_ns) == (3 * S, S, S)
     assert sums(rows)["unobserved"] == S
@@ -406,7 +406,7 @@ def test_the_recorders_loss_is_unobserved_and_the_cohort_goes_on():
         Lost(T0 + 4 * S, 3, 0, "recorder full", T0 + 2 * S, T0 + 4 * S),
         step(5, 4, 5),
         finished(1, T0 + 5 * S, 5, output=6),
-        goodbye=5,
+        stopped_s=5,
     )
     assert used["req-1"].gpu_ns == 3 * S
     assert sums(rows) == {"request": 3 * S, "idle": 0, "overhead": 0, "unobserved": 2 * S}
@@ -421,7 +421,7 @@ def test_a_clock_that_is_set_back_an_hour_moves_windows_and_no_time():
         beat(T0 + 3 * S, 1_800_000_000 * S - hour, done_index=0),
         step(1, 3, 4, enters=[(1, 10)]),
         finished(1, T0 + 4 * S, 1, output=2),
-        goodbye=5,
+        stopped_s=5,
         window_ns=60 * S,
     )
     assert used["req-1"].gpu_ns == 2 * S
@@ -433,7 +433,7 @@ def test_a_clock_that_is_set_back_an_hour_moves_windows_and_no_time():
 @pytest.mark.parametrize("method", ["roofline", "affine", "tokens", "equal"])
 def test_the_method_that_set_the_prices_is_on_record_and_posting(method):
     rows, used = bill(
-        added(1), step(0, 0, 1, items=[(1, 10, 0)]), finished(1, T0 + S, 0), policy=Policy(method=method), goodbye=1
+        added(1), step(0, 0, 1, items=[(1, 10, 0)]), finished(1, T0 + S, 0), policy=Policy(method=method), stopped_s=1
     )
     assert used["req-1"].method == method
     assert {p.method for p in rows.postings if p.record_id} == {method}

@@ -106,6 +106,30 @@ def test_relative_paths_become_absolute_and_those_of_the_file_count_from_it(file
     monkeypatch.chdir("/")
     assert load(env=HOME | {"COSTTRACE_HOME": "state"}).home == Path("/state")
     assert load(env=file("prices: prices.yaml\n")).prices == tmp_path / "prices.yaml"
+    assert load(env=file("carbon_intensity: grid.csv\n")).carbon_intensity == str(tmp_path / "grid.csv")
+    assert load(env=file("carbon_intensity: '380.5'\n")).carbon_intensity == "380.5"
+    assert load(env=file("carbon_intensity: ''\n")).carbon_intensity == ""
+    of_variable = file("carbon_intensity: grid.csv\n") | {"COSTTRACE_CARBON_INTENSITY": "other.csv"}
+    assert load(env=of_variable).carbon_intensity == "/other.csv"
+
+
+@pytest.mark.parametrize("written", ["[a/b, ~/c, /d]", "a/b, ~/c,/d"])
+def test_each_home_of_a_list_in_the_file_counts_from_it(file, tmp_path, monkeypatch, written):
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", "/home/someone")
+    homes = load(env=file(f"remote_homes: {written}\n")).remote_homes
+    assert homes == (tmp_path / "a/b", Path("/home/someone/c"), Path("/d"))
+    assert load(env=file("remote_homes: none\n")).remote_homes == ()
+    assert load(env=HOME | {"COSTTRACE_REMOTE_HOMES": "a,/d"}).remote_homes == (Path("/a"), Path("/d"))
+
+
+def test_every_path_is_absolute_and_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", "/home/someone")
+    paths = [key for key, field in Settings.model_fields.items() if field.annotation in {Path, Path | None}]
+    for value, path in (("~/b.yaml", "/home/someone/b.yaml"), ("b.yaml", "/b.yaml")):
+        settings = load(env=HOME | {f"COSTTRACE_{key.upper()}": value for key in paths})
+        assert {key: getattr(settings, key) for key in paths} == dict.fromkeys(paths, Path(path))
 
 
 def test_lists_are_written_with_commas_or_as_yaml_lists(file):

@@ -6,32 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.core.apportion import cumulative, largest_remainder
+from costtrace.core.apportion import largest_remainder
 
 amounts = st.integers(min_value=-(10**20), max_value=10**20)
 weights = st.lists(st.integers(min_value=0, max_value=10**18), min_size=1, max_size=30).filter(any)
-ways = st.sampled_from([largest_remainder, cumulative])
 
 
-@given(ways, amounts, weights)
-def test_the_parts_sum_to_the_amount_and_each_is_within_one_unit_of_its_share(way, amount, weights):
-    parts = way(amount, weights)
+@given(amounts, weights)
+def test_the_parts_sum_to_the_amount_and_each_is_within_one_unit_of_its_share(amount, weights):
+    parts = largest_remainder(amount, weights)
     assert sum(parts) == amount
     for part, weight in zip(parts, weights, strict=True):
         assert abs(part - Fraction(amount * weight, sum(weights))) < 1
 
 
-@given(ways, amounts, weights)
-def test_who_has_no_weight_gets_nothing(way, amount, weights):
-    parts = way(amount, [*weights, 0, *weights])
-    assert parts[len(weights)] == 0
-
-
 @given(amounts, weights)
-def test_cumulative_parts_are_the_floor_of_the_exact_sum_at_every_point(amount, weights):
-    parts = cumulative(amount, weights)
-    for end in range(len(parts) + 1):
-        assert sum(parts[:end]) == amount * sum(weights[:end]) // sum(weights)
+def test_who_has_no_weight_gets_nothing(amount, weights):
+    parts = largest_remainder(amount, [*weights, 0, *weights])
+    assert parts[len(weights)] == 0
 
 
 @given(st.integers(min_value=0, max_value=10**20), weights)
@@ -44,14 +36,12 @@ def test_by_largest_remainder_more_weight_never_gets_less(amount, weights):
 
 def test_an_example():
     assert largest_remainder(100, [1, 1, 1]) == [34, 33, 33]
-    assert cumulative(100, [1, 1, 1]) == [33, 33, 34]
 
 
-@pytest.mark.parametrize("way", [largest_remainder, cumulative])
-def test_nothing_can_be_split_among_nobody_but_something_cannot(way):
-    assert way(0, []) == []
-    assert way(0, [0, 0]) == [0, 0]
+def test_nothing_can_be_split_among_nobody_but_something_cannot():
+    assert largest_remainder(0, []) == []
+    assert largest_remainder(0, [0, 0]) == [0, 0]
     with pytest.raises(ValueError, match="all weights are 0"):
-        way(1, [0, 0])
+        largest_remainder(1, [0, 0])
     with pytest.raises(ValueError, match="negative"):
-        way(1, [2, -1])
+        largest_remainder(1, [2, -1])

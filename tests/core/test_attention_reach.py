@@ -64,7 +64,8 @@ def test_members_owe_what_a_loop_over_the_batch_would_charge_them(seed, window, 
                 close(slot)
             work = members.take(event)
             accounts.begin(event, work)
-            cohort = {slot: accounts.context_of(a) for slot, a in accounts.open.items() if a.in_cohort}
+            members_now = {slot: a for slot, a in accounts.open.items() if a.in_cohort}
+            cohort = {slot: a.context + accounts.cohort.step - a.entered_step for slot, a in members_now.items()}
             assert accounts.cohort.context == sum(map(reach.read, cohort.values()))
             assert work.cohort_context == accounts.cohort.context // reach.units
             before, took_ns = accounts.clocks[TIME].mark(), event.done_ns - event.scheduled_ns
@@ -87,12 +88,12 @@ def test_rows_of_a_model_with_windows_add_up_to_the_meter(seed):
     life = random_life(seed, rounds=600)
     shape = windowed(100)
     events = [life.events[0], started(("GPU-0",), NS_PER_S, shape=shape), *life.events[2:]]
-    node = Pipeline(Policy(), 10 * NS_PER_S)
-    node.add(life.engine_id, events[0])
+    pipeline = Pipeline(Policy(), 10 * NS_PER_S)
+    pipeline.add(life.engine_id, events[0])
     for event in events:
-        node.take(life.engine_id, event)
-    node.sweep(1 << 62)
-    rows = node.take_rows()
+        pipeline.take(life.engine_id, event)
+    pipeline.sweep(1 << 62)
+    rows = pipeline.take_rows()
     assert sum(p.gpu_ns for p in rows.postings if p.kind == "request") == sum(m.request_ns for m in rows.meter) > 0
 
 

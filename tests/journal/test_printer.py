@@ -24,7 +24,7 @@ from costtrace.core.events import (
     Snapshot,
     Step,
 )
-from costtrace.journal.printer import Storyteller
+from costtrace.journal.printer import JournalPrinter
 from costtrace.journal.writer import JournalWriter
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
@@ -57,8 +57,8 @@ LIFE = [
 
 
 def lines_of(events, **options):
-    teller = Storyteller(Anchor(0, 1_790_000_000_000_000_000), **options)
-    return [*teller.tell(events), *teller.pause()]
+    printer = JournalPrinter(Anchor(0, 1_790_000_000_000_000_000), **options)
+    return [*printer.lines(events), *printer.pause()]
 
 
 def write_journal(home, engine_id, events):
@@ -105,13 +105,25 @@ def test_the_line_says_what_happened(words):
     assert sum(words in line for line in lines_of(LIFE)) == 1
 
 
+def test_after_damage_those_decode_whom_the_snapshot_names():
+    lost, snapshot = Lost(0, -1, -1, "journal damaged"), Snapshot(9, 50 * MS, 5, (), ((8, 30), (9, 31)))
+    assert lines_of([*LIFE[:6], lost, snapshot, *steps(5, 2)])[-1].endswith("2 steady steps, 8.0 ms each, 2 decoding")
+    nobody = Snapshot(9, 50 * MS, 5, (), ())
+    assert lines_of([*LIFE[:6], lost, nobody, *steps(5, 2)])[-1].endswith("0 decoding")
+
+
+def test_a_steady_stretch_counts_those_who_decoded_in_it_also_where_the_next_step_changes_that():
+    events = [*LIFE[:6], Step(3, 30 * MS, 38 * MS, leaves=(7,))]
+    assert next(line for line in lines_of(events) if "a steady step" in line).endswith("1 decoding")
+
+
 def test_all_shows_every_step_and_heartbeat():
     assert len(lines_of(LIFE, everything=True)) == len(LIFE)
 
 
 def test_a_steady_stretch_goes_on_over_batches_of_a_reader():
-    teller = Storyteller(Anchor(0, 0))
-    lines = [*teller.tell(steps(0, 2)), *teller.tell(steps(2, 2)), *teller.pause()]
+    printer = JournalPrinter(Anchor(0, 0))
+    lines = [*printer.lines(steps(0, 2)), *printer.lines(steps(2, 2)), *printer.pause()]
     assert len(lines) == 1
     assert "0-3  4 steady steps" in lines[0]
 

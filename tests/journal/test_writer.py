@@ -1,12 +1,14 @@
 """The journal as its writer and its reader see it: rotation, cap, locks, schema, permissions, the recorder's ring."""
 
 import contextlib
+import itertools
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from costtrace_lab.engines.engine import ReplayTranslator
 from costtrace_lab.engines.random_engine import Batch
 from costtrace_lab.engines.schedules import started
 
+from costtrace.capture import recorder as recorder_module
 from costtrace.capture.journal_thread import Pump
 from costtrace.capture.recorder import NOTE, STEP, Recorder
 from costtrace.core.errors import JournalError, SchemaTooNew
@@ -89,6 +92,29 @@ def test_over_its_cap_the_oldest_go_and_a_reader_finds_the_engine_and_a_loss(tmp
     assert kinds[:5] == [SegmentHeader, EngineStarted, Lost, EngineReady, Snapshot]
     assert set(kinds[5:]) == {Step}
     assert "COSTTRACE_JOURNAL_CAP_BYTES" in caplog.text
+
+
+def test_segments_that_the_agent_deletes_meanwhile_are_no_failure_to_write(tmp_path, monkeypatch, caplog):
+    writer = new_writer(tmp_path, cap=2_000, segment=400)
+    stat = Path.stat
+
+    def stat_beside_an_agent(path, **options):
+        if path.stem == "00000002":
+            path.unlink(missing_ok=True)
+        found = stat(path, **options)
+        if path.stem == "00000001":
+            path.unlink()
+        return found
+
+    steps = [Step(n, n * 10 + 10, n * 10 + 15, (), ((n, 1),)) for n in range(200)]
+    monkeypatch.setattr(Path, "stat", stat_beside_an_agent)
+    for step in steps:
+        writer.append([step])
+    writer.close()
+    assert "cannot write" not in caplog.text
+    assert "00000003.ctj is given up" in caplog.text
+    assert "00000001.ctj" not in caplog.text
+    assert read(tmp_path)[-1] == steps[-1]
 
 
 def test_a_newer_schema_is_refused_with_the_remedy_and_nothing_is_skipped(tmp_path):
@@ -253,6 +279,49 @@ def test_a_full_ring_counts_what_it_drops_and_keeps_what_it_has():
     assert (dropped.steps, dropped.notes) == (2, 1)
     assert recorder.take_dropped() is None
     assert recorder.done_index == 4
+
+
+def drops_of_a_writer_that_looks_after(instructions):
+    """What a writer takes that looks after so many instructions of the engine and at the end; [] if it runs fewer."""
+    recorder, taken, left = Recorder(capacity=0), [], instructions
+
+    def trace(frame, what, _):
+        nonlocal left
+        if frame.f_code.co_filename != recorder_module.__file__ or taken:
+            return None
+        frame.f_trace_opcodes = True
+        left -= what == "opcode"
+        if left < 0:
+            taken.append(recorder.take_dropped())
+        return trace
+
+    def drop(what):
+        recorder.note(what)
+        recorder.dispatched(what)
+        recorder.done(what)
+
+    drop("first")
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        drop("second")
+    finally:
+        sys.settrace(before)
+    if taken:
+        drop("third")
+        taken += [recorder.take_dropped(), recorder.take_dropped()]
+    return taken
+
+
+def test_whenever_the_writer_looks_each_drop_is_counted_once():
+    for instructions in itertools.count():
+        taken = [dropped for dropped in drops_of_a_writer_that_looks_after(instructions) if dropped is not None]
+        if not taken:
+            break
+        totals = sum(dropped.steps for dropped in taken), sum(dropped.notes for dropped in taken)
+        assert (instructions, *totals) == (instructions, 3, 3)
+        assert all(dropped.since_ns for dropped in taken)
+    assert instructions > 50
 
 
 def test_steps_in_flight_overlap_and_a_batch_that_the_engine_gave_up_is_passed_over():

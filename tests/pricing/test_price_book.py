@@ -129,10 +129,10 @@ NAMES = ["".join(name) for size in range(8) for name in itertools.product("ab", 
 
 
 @given(patterns, patterns)
-def test_twopatterns_meet_if_and_only_if_some_namematches_both(one, other):
+def test_two_patterns_meet_if_and_only_if_some_name_matches_both(one, other):
     assert patterns_meet(one, other) == any(matches(one, name) and matches(other, name) for name in NAMES)
 
 
 @given(patterns, st.text(alphabet="ab", max_size=6))
-def test_a_patternmatches_what_the_shell_would_match(pattern, name):
+def test_a_pattern_matches_what_the_shell_would_match(pattern, name):
     assert matches(pattern, name) == bool(re.fullmatch(pattern.replace("*", "[ab]*").replace("?", "[ab]"), name))

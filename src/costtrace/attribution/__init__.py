@@ -1,7 +1,7 @@
 """Events in, rows out: what each request, and nobody, used of each device.
 
 Comes in: the events of the engines and sensors of one node (`core.events`), in the order they were recorded. Goes out:
-usage records, postings and step summaries (`core.rows`) that add up to the meters. The way through it:
+postings, meter rows and usage records (`core.rows`) that add up to the meters. The way through it:
 
     time      who had a device when
     steps     what each step cost

@@ -1,7 +1,7 @@
 """What a plugin keeps for one process: settings, tenancy, refusals, estimates, and the status of its hooks.
 
 Everything but the status is made when it is first asked for: TensorRT-LLM forwards variables to its workers only after
-they have been imported, and a process that serves nobody reads no settings at all.
+they have been imported.
 """
 
 import os
@@ -35,7 +35,10 @@ class EngineProcess:
 
     @cached_property
     def tenancy(self) -> TenancyPolicy:
-        """Who pays for which request. Where the settings cannot be used, the strict default: no peer is trusted."""
+        """Who pays for which request.
+
+        With unusable settings, the policy of the default settings: only loopback and unix sockets are trusted.
+        """
         with guard("tenant settings"):
             return policy_of(self.settings)
         return TenancyPolicy()

@@ -42,6 +42,7 @@ class Recorder:
         "_dropped_steps",
         "_pending",
         "_ring",
+        "_taken",
         "done_index",
         "index",
         "wake",
@@ -60,6 +61,8 @@ class Recorder:
         self._dropped_steps = 0
         self._dropped_notes = 0
         self._dropped_since_ns = 0
+        # The engine's thread writes the three above (time first), the writer's thread this: what it has taken of them.
+        self._taken = Dropped(0, 0, 0)
 
     def dispatched(self, batch: object) -> None:
         """Record that the engine has composed *batch* and hands it to its devices."""
@@ -81,8 +84,9 @@ class Recorder:
         if len(self._ring) < self._capacity:
             self._ring.append((STEP, index, scheduled_ns or dispatched_ns, done_ns, batch))
         else:
+            if self._dropped_since_ns == self._taken.since_ns:
+                self._dropped_since_ns = done_ns
             self._dropped_steps += 1
-            self._dropped_since_ns = self._dropped_since_ns or done_ns
         self.done_index = index
 
     def note(self, *what: object, urgent: bool = False) -> None:
@@ -90,8 +94,9 @@ class Recorder:
         if len(self._ring) < self._capacity:
             self._ring.append((NOTE, monotonic_ns(), *what))
         else:
+            if self._dropped_since_ns == self._taken.since_ns:
+                self._dropped_since_ns = monotonic_ns()
             self._dropped_notes += 1
-            self._dropped_since_ns = self._dropped_since_ns or monotonic_ns()
         if urgent and not self.wake.is_set():
             self.wake.set()
 
@@ -102,13 +107,11 @@ class Recorder:
 
     def take_dropped(self) -> Dropped | None:
         """What was dropped since the last call, if anything. For the writer thread."""
-        if not self._dropped_since_ns:
+        before, now = self._taken, Dropped(self._dropped_steps, self._dropped_notes, self._dropped_since_ns)
+        if now[:2] == before[:2]:
             return None
-        dropped = Dropped(self._dropped_steps, self._dropped_notes, self._dropped_since_ns)
-        self._dropped_since_ns = 0
-        self._dropped_steps -= dropped.steps
-        self._dropped_notes -= dropped.notes
-        return dropped
+        self._taken = now
+        return now._replace(steps=now.steps - before.steps, notes=now.notes - before.notes)
 
     def in_flight_since_ns(self) -> int:
         """Dispatch of the oldest step that is not done; 0 where none is in flight."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, ValidationInfo, field_validator
 
-from costtrace.config.field import setting
+from costtrace.config.field import absolute, setting
 
 ENERGY = "Energy"
 
@@ -101,14 +101,14 @@ class EnergySettings(BaseModel):
 
     @field_validator("remote_homes")
     @classmethod
-    def _absolute_all(cls, paths: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(Path.cwd() / path.expanduser() for path in paths)
+    def _absolute_all(cls, paths: tuple[Path, ...], info: ValidationInfo) -> tuple[Path, ...]:
+        return tuple(absolute(path, info) for path in paths)
 
     @field_validator("carbon_intensity")
     @classmethod
-    def _number_or_absolute(cls, text: str) -> str:
+    def _number_or_absolute(cls, text: str, info: ValidationInfo) -> str:
         try:
             Decimal(text or "0")
         except InvalidOperation:
-            return str(Path.cwd() / Path(text).expanduser())
+            return str(absolute(Path(text), info))
         return text

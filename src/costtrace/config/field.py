@@ -1,8 +1,9 @@
 """How a setting is declared: a pydantic field with what the documentation shows of it."""
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo
 
 
 def setting(
@@ -14,6 +15,12 @@ def setting(
     example: str = "",
     **constraints: Any,  # noqa: ANN401 - whatever pydantic's `Field` takes
 ) -> Any:  # noqa: ANN401 - as `Field` itself
-    """Make the field. *about*, *unit* and *example* go into `docs/configuration.md` and into error messages."""
+    """Make the field. What is said of it goes into `docs/configuration.md`, *example* also into error messages."""
     extra: dict[str, Any] = {"group": group, "unit": unit, "example": example}
     return Field(default, description=about, json_schema_extra=extra, **constraints)
+
+
+def absolute(path: Path, info: ValidationInfo) -> Path:
+    """*path*, counted from the folder that the validation's context has for the setting, else the working directory."""
+    folder: Path = (info.context or {}).get(info.field_name, Path())
+    return Path.cwd() / folder / path.expanduser()

@@ -29,10 +29,9 @@ FILE_KEY = "config"
 DEFAULT = "default"
 COMMAND_LINE = "command line"
 KEYS = tuple(Settings.model_fields)
-PATHS = frozenset(key for key, field in Settings.model_fields.items() if field.annotation in {Path, Path | None})
 
 REMOVED_VALUES = frozenset({("trtllm_tier", "T3"), ("trtllm_tier", "T5")})
-"""What settings could once be. It counts as their default, with a warning: an old file still starts its engine."""
+"""Values that settings once had. Each counts as the default, with a warning: an old file still starts its engine."""
 _OTHERS = re.compile(r"(NVML_SIM|TEST|PEERS)(_|$)")
 """Variables of the NVML simulator, the tests and the benchmarks: they have the prefix and are no settings."""
 
@@ -143,11 +142,12 @@ def _resolve(overrides: Mapping[str, object] | None, env: Mapping[str, str]) -> 
     items.update(_from_env(env, problems))
     items.update(_from_flags(overrides or {}, problems))
     items = {key: _without_removed_value(key, item) for key, item in items.items()}
-    values = {key: _based(key, item) for key, item in items.items()}
+    values = {key: item.value for key, item in items.items()}
     values.setdefault("home", default_home(env))
     settings = None
     try:
-        settings = Settings.model_validate(values)
+        folders = {key: item.base for key, item in items.items() if item.base is not None}
+        settings = Settings.model_validate(values, context=folders)
     except ValidationError as error:
         problems += _messages(error, items)
     if problems or settings is None:
@@ -236,12 +236,6 @@ def _warn_once(message: str) -> None:
 
 def _where(key: str, item: _Found) -> str:
     return item.source if item.source.endswith(key.upper()) else f"{item.source}: {key}"
-
-
-def _based(key: str, item: _Found) -> object:
-    if item.base is not None and key in PATHS and isinstance(item.value, str):
-        return item.base / Path(item.value).expanduser()
-    return item.value
 
 
 def _messages(error: ValidationError, items: Mapping[str, _Found]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic import ByteSize, ConfigDict, ValidationInfo, field_validator
 
 from costtrace.config.energy import ENERGY as _ENERGY
 from costtrace.config.energy import EnergySettings
+from costtrace.config.field import absolute
 from costtrace.config.field import setting as _setting
 from costtrace.config.tenants import TENANTS as _TENANTS
 from costtrace.config.tenants import TenantSettings
@@ -326,6 +327,7 @@ class Settings(TenantSettings, EnergySettings):
     @field_validator(
         "home",
         "prices",
+        "budgets",
         "store_password_file",
         "ui_token_file",
         "tenant_keys",
@@ -335,5 +337,5 @@ class Settings(TenantSettings, EnergySettings):
         "tenants",
     )
     @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else Path.cwd() / path.expanduser()
+    def _absolute(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return None if path is None else absolute(path, info)

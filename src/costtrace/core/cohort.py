@@ -3,8 +3,7 @@
 A steady decode step is a few bytes because the journal writes only differences. The protocol of `Step`:
 
 1. A member computes one token a step and its context (the KV tokens it reads) grows by one a step. Neither is repeated.
-2. ``leaves`` come first: slots that are no longer members, from this step on. To leave without being a member is
-   nothing.
+2. ``leaves`` come first: slots that are no longer members, from this step on. A non-member's leave is ignored.
 3. ``enters`` come next: ``(slot, context)``, the context being what it reads in this step. One whose context is not the
    predicted one (rejected drafts, a preemption, lost steps) leaves and enters in one step.
 4. ``items`` are all other sequences in the step: ``(slot, tokens, context)``. An item is not a member, whatever it was.
@@ -12,11 +11,11 @@ A steady decode step is a few bytes because the journal writes only differences.
    that nobody was in is not written.
 6. A sequence that has ended (`SequenceFinished`) is a member up to its last step, and is out with the first step after
    that, whether or not ``leaves`` names it.
-7. `Snapshot.cohort` lists all members with the contexts of the next step: a reader that has lost its way begins there.
+7. `Snapshot.cohort` lists all members with the contexts of the next step: a reader that has missed steps begins there.
 
-`CohortEncoder` writes it, for every engine. `CohortState` reads it, for everybody who follows a journal: sums over the
-members, at a cost per change and not per member. Attribution follows twice, because energy is known later than the
-step, so that two states exist; what each of them does with a difference is here.
+`CohortEncoder` writes it, for every engine. `CohortState` reads it, for attribution: sums over the members, at a cost
+per change and not per member. Attribution follows twice, because energy is known later than the step, so that two
+states exist; both apply a step's differences by this class.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -56,7 +55,7 @@ class CohortEncoder(Generic[Key]):
         For translators that compare lists: set by them after `close`, cleared by whatever changes the members.
         """
         self.leaves: list[int] = []
-        """What has changed since the last step, for the event of the next one: this and the next two."""
+        """The differences of the next step: `leaves`, `enters`, `items`."""
         self.enters: list[tuple[int, int]] = []
         self.items: list[tuple[int, int, int]] = []
         self._before: dict[Key, tuple[int, int]] = {}
@@ -123,7 +122,7 @@ class CohortEncoder(Generic[Key]):
         self.items.append((slot, tokens, context))
 
     def compare(self) -> None:
-        """The batch is worked out from the beginning: nobody stays of whom `stays` is not asked."""
+        """The batch is worked out from the beginning: only those for whom `stays` is called can stay."""
         self._before = {key: member for key, member in self.members.items() if key not in self.outside}
         self._clear()
 
@@ -249,7 +248,7 @@ class CohortState(msgspec.Struct):
         return crossed
 
     def clear(self, crossings: ReachCrossings | None) -> None:
-        """Nobody is in it any more: what a snapshot says comes next. Steps count on."""
+        """Nobody is in it any more: what a snapshot says comes next. `step` goes on counting."""
         self.count = self.context = self.capped = 0
         if crossings is not None:
             crossings.due = {}

@@ -16,7 +16,7 @@ JOURNAL_SCHEMA = 1
 """Schema of the journal's events. A reader refuses a newer one, with `SchemaTooNew`."""
 
 ESTIMATED = "estimated:"
-"""Begin of a method's id where not only the shares of a step but the step itself is an estimate."""
+"""Start of a method's id where not only the shares of a step but the step itself is an estimate."""
 
 
 class Event(msgspec.Struct, array_like=True, omit_defaults=True, gc=False, frozen=True):
@@ -207,7 +207,7 @@ class Lost(Event, tag=9, frozen=True):
     events: int
     reason: str
     from_ns: int = 0
-    """Dispatch of the first lost step. 0: not known; the loss then begins after the last step that was kept."""
+    """When the loss was first noticed, or the lost step's dispatch. 0: not known."""
     to_ns: int = 0
 
 
@@ -248,7 +248,7 @@ class Reading(Event, tag=12, frozen=True):
     """``gpu``, ``module``, ``board_shared_by_mig``, ``package``."""
     fault: str = ""
     """Why a value is missing, or (``reset``, with a value) that the count starts again: what was drawn since the
-    reading before is unknown. docs/method/rules.md section 7 says what each does to the rows."""
+    reading before is unknown. docs/method/paper.md section 10.8 says what each does to the rows."""
     gain: str = "1"
     """The declared correction that `energy_uj` and `power_mw` were multiplied by: a decimal number."""
     share: str = ""
@@ -318,8 +318,8 @@ class DeviceSeen(Event, tag=15, frozen=True):
     gain: str = "1"
     simulated: bool = False
     details: dict[str, str] = {}
-    """For people and metrics: limits, clocks, throttle reasons, how power is read. A change of these alone is not
-    written again."""
+    """For people and metrics: limits, clocks, throttle reasons, how power is read, and the numbers of a MIG instance,
+    by which its meter is found. A change of these alone is not written again."""
 
 
 class PrefixPath(Event, tag=16, frozen=True):

@@ -122,7 +122,7 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""
     arrived_ns: int
     scheduled_ns: int
-    """Begin of its first step (0: it never ran)."""
+    """Start of its first step (0: it never ran)."""
     decode_ns_at: int
     """End of its first decode step, or of its prefill (0: never)."""
     ended_ns: int
@@ -173,7 +173,7 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     shape_known: bool
     """False: nothing was known of the model's shape."""
     fitted: bool
-    """True: fitted to enough of the engine's steps. False: the coefficients are the prior's."""
+    """Whether the fit is believed: it has looked at 64 of the engine's steps or more."""
     knee_tokens: int
     launch_as: int
     token_as: int
@@ -261,7 +261,7 @@ class Means(msgspec.Struct, frozen=True, array_like=True):
 
 
 ROUNDING_NS = 2
-"""What rounding may leave between `gpu_ns` and a `energy_unknown_ns` that is all of it."""
+"""What rounding may leave between `gpu_ns` and an `energy_unknown_ns` that is all of it."""
 
 
 def is_known(gpu_ns: int, energy_uj: int, energy_unknown_ns: int) -> bool:

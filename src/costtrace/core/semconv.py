@@ -207,7 +207,6 @@ HW_ID = Attribute("hw.id", "string", "", "Device UUID.", "development", "device_
 HW_NAME = Attribute("hw.name", "string", "", "Device name.", "development", "device")
 HW_TYPE = Attribute("hw.type", "string", "", "`gpu`, or `cpu` for the stand-in.", "development", "device_kind")
 
-PHASES = ("prefill", "decode")
 HISTOGRAM_ATTRIBUTES = (TENANT, MODEL, OPERATION)
 _WHERE = (KIND, REASON, TENANT, MODEL, PHASE, DEVICE_NAME, DEVICE_KIND, SIMULATED)
 

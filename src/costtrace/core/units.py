@@ -68,7 +68,7 @@ def show_joules(uj: int | None, *, simulated: bool = False) -> str:
 
 
 def show_amount(nano: int | None, currency: str | None) -> str:
-    """Money for people: two decimal places from 1 on, all nine below; ``unknown`` where no price applies."""
+    """Money for people: two decimal places from 1 on, two to nine below; ``unknown`` where no price applies."""
     if nano is None or currency is None:
         return "unknown"
     value = amount(nano)

@@ -29,7 +29,7 @@ _MANY = 6
 """Sequences of a step that are named; the others are counted."""
 
 
-class Storyteller:
+class JournalPrinter:
     """Turns events into lines. Steady steps (nobody joins or leaves) and heartbeats are counted unless *everything*."""
 
     def __init__(self, anchor: Anchor, *, everything: bool = False, zone: tzinfo = UTC) -> None:
@@ -41,18 +41,22 @@ class Storyteller:
         self._busy_ns = 0
         self._cohort: set[int] = set()
 
-    def tell(self, events: Iterable[Event]) -> Iterator[str]:
+    def lines(self, events: Iterable[Event]) -> Iterator[str]:
         """Yield the lines of *events*; a steady stretch at the end is held back until `pause` or the next call."""
         for event in events:
-            if isinstance(event, Step):
-                self._cohort.difference_update(event.leaves, (slot for slot, _, _ in event.items))
-                self._cohort.update(slot for slot, _ in event.enters)
-                if not self._everything and not (event.leaves or event.enters or event.items or event.encoder):
-                    self._count(event)
-                    continue
+            if isinstance(event, Step) and not (
+                self._everything or event.leaves or event.enters or event.items or event.encoder
+            ):
+                self._count(event)
+                continue
             if isinstance(event, Heartbeat) and not self._everything:
                 continue
             yield from self.pause()
+            if isinstance(event, Step):
+                self._cohort.difference_update(event.leaves, (slot for slot, _, _ in event.items))
+                self._cohort.update(slot for slot, _ in event.enters)
+            elif isinstance(event, Snapshot):
+                self._cohort = {slot for slot, _ in event.cohort}
             yield self._line(event)
 
     def pause(self) -> Iterator[str]:

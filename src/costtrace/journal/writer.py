@@ -202,13 +202,19 @@ class JournalWriter:
 
     def _enforce_cap(self) -> None:
         """Delete the oldest segments above the cap. The agent books the time that is missing as `unobserved`."""
-        segments = sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}"))
-        total = sum(path.stat().st_size for path in segments)
-        for path in segments[:-1]:
+        sizes = {}
+        for path in sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}")):
+            with contextlib.suppress(FileNotFoundError):  # the agent deletes what it has read
+                sizes[path] = path.stat().st_size
+        total = sum(sizes.values())
+        for path in list(sizes)[:-1]:
             if total <= self._cap_bytes:
                 return
-            total -= path.stat().st_size
-            path.unlink()
+            total -= sizes[path]
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                continue
             log.warning(
                 "costtrace: the journal %s has reached its cap of %d bytes and no agent has read it: %s is given up, "
                 "its time becomes `unobserved`. Start `costtrace agent`, or raise COSTTRACE_JOURNAL_CAP_BYTES.",

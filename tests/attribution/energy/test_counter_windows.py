@@ -221,7 +221,7 @@ def test_readings_that_are_far_apart_or_have_no_power_are_not_compared():
 
 
 @pytest.mark.parametrize("changed", [{"gain": "1.05"}, {"scope": "module"}, {"share": "2/7"}])
-def test_a_count_of_another_gain_or_scope_begins_anew(changed):
+def test_a_count_of_another_gain_or_scope_is_a_new_one(changed):
     before = [reading(0, 10**9), reading(1, 10**9 + UJ_PER_S)]
     after = [reading(2, 3 * 10**9, **changed), reading(3, 3 * 10**9 + UJ_PER_S, **changed)]
     meter = DeviceMeter(begun=True)

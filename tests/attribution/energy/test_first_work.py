@@ -5,7 +5,7 @@ import random
 import msgspec
 import pytest
 
-from costtrace.attribution.energy import counter_windows as energy_windows
+from costtrace.attribution.energy import counter_windows
 from costtrace.attribution.energy.counter_windows import DeviceMeter, piece_of
 from costtrace.attribution.energy.first_work import HOLD_NS, HOLDS, BusyStretch, learn, placed
 from costtrace.attribution.energy.lag import LONGEST_LAG_NS, LagFinder
@@ -193,7 +193,7 @@ def test_another_gain_ends_it():
 
 
 def test_it_ends_where_there_is_more_than_can_be_kept(monkeypatch):
-    monkeypatch.setattr(energy_windows, "HOLD_PIECES", 100)
+    monkeypatch.setattr(counter_windows, "HOLD_PIECES", 100)
     stretches = stretches_of_work(30)
     meter = meter_with(stretches)
     most = 0

@@ -116,7 +116,7 @@ def test_what_a_step_does_once_for_its_decodes_is_learned_as_soon_as_steps_witho
     assert learned[2].decode < 0.2 * learned[2].launch
 
 
-def test_sums_of_a_version_with_other_regressors_are_learned_anew():
+def test_sums_of_a_version_with_other_regressors_are_dropped():
     fit, plan = fresh(), list(schedule(200))
     learn(fit, noisy(plan), plan)
     old = msgspec.to_builtins(fit.sums[0])

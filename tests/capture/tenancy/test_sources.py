@@ -143,10 +143,10 @@ def test_of_a_key_nothing_goes_to_the_engine_or_into_a_log(keys, monkeypatch, ca
         assert secret not in caplog.text
 
 
-# -- the proxy, the adapter, the user -------------------------------------------------------------------------------
+# -- the proxy, the adapter, the user -----------------------------------------------------------------------------
 
 
-def test_a_hop_that_knows_the_secret_is_trusted_and_a_short_or_doubled_secret_is_none():
+def test_a_peer_that_knows_the_secret_is_trusted_and_a_short_or_doubled_secret_is_none():
     policy = TenancyPolicy(secret=SECRET)
     claim = (b"x-costtrace-tenant", b"acme")
     sent = (b"X-Costtrace-Secret", SECRET)
@@ -165,7 +165,7 @@ def test_an_adapter_has_a_tenant_where_nobody_is_named():
     assert who(policy, (b"x-costtrace-tenant", b"b"), model="x") == ("shared", "rejected:untrusted")
 
 
-def test_a_user_is_a_pseudonym_and_only_where_that_is_wanted_and_a_trusted_hop_says_it():
+def test_a_user_is_a_pseudonym_and_only_where_that_is_wanted_and_a_trusted_peer_names_it():
     headers = [(b"x-costtrace-tenant", b"acme"), (b"x-user", b"jane@example.com")]
     assert resolve(headers, LOCAL, TenancyPolicy()).user == ""
     assert resolve(headers, LOCAL, TenancyPolicy(user_header="x-user")).user == ""
@@ -202,7 +202,7 @@ LABELLED = TenancyPolicy(labels={"workload": "X-Workload", "conversation": "x-co
         ([], LOCAL, {}),
     ],
 )
-def test_labels_are_those_that_a_trusted_hop_gives(more, peer, labels):
+def test_labels_are_those_that_a_trusted_peer_gives(more, peer, labels):
     assert resolve([(b"x-costtrace-tenant", b"acme"), *more], peer, LABELLED).labels == labels
     assert resolve(more, peer, LABELLED).labels == labels
     assert resolve(more, peer, TenancyPolicy()).labels == {}
@@ -320,6 +320,7 @@ FORGED = {
     "that names a list": lambda issuer: issuer.sign(tenant=["acme"]),
     "that names one of costtrace's rows": lambda issuer: issuer.sign(tenant="__other__"),
     "that names a line break": lambda issuer: issuer.sign(tenant="a\r\nb"),
+    "that names half of a character": lambda issuer: issuer.sign(tenant="a\ud800"),
     "that is too long": lambda issuer: issuer.sign(pad="x" * 9_000),
     "that is cut": lambda issuer: issuer.sign()[:-5],
     "that is nonsense": lambda issuer: "eyJ.eyJ.x",

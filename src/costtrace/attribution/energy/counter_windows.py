@@ -82,11 +82,11 @@ class DeviceMeter(msgspec.Struct):
     """Time of the newest reading of any kind, less the lag."""
     pieces: dict[int, Piece] = {}
     coming: list[tuple[int, int]] | None = None
-    """Begin and number of the pieces that begin after the newest reading: a heap. None: from an older agent's state."""
+    """Start and number of the pieces that begin after the newest reading: a heap. None: from an older agent's state."""
     under_way: list[int] = []
-    """Numbers of the pieces that have begun and lack the energy of their end, by their begin."""
+    """Numbers of the pieces that have begun and lack the energy of their end, by their start."""
     first_busy_ns: int = -1
-    """Begin of the first piece in which something ran, after those that have been held. -1: there is none."""
+    """Start of the first piece in which something ran, after those that have been held. -1: there is none."""
     held: list[Reading] = []
     """Readings of the device's first work, whose times are not known yet."""
     holds: int = 0
@@ -264,7 +264,7 @@ class DeviceMeter(msgspec.Struct):
         """Give a window's energy to the pieces in it, in proportion to what the model expects of each."""
         start_ns = self.last_ns
         if self.given_up_ns > start_ns:
-            # The window's begin was given up: its even share of the energy goes to no piece.
+            # The window's beginning was given up: its even share of the energy goes to no piece.
             until_ns = min(self.given_up_ns, end_ns)
             given_up_uj = energy_uj * (until_ns - start_ns) // (end_ns - start_ns)
             self.outside_uj += given_up_uj

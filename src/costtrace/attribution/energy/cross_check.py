@@ -22,7 +22,7 @@ class CrossCheck(msgspec.Struct):
     integrated_uj: int = 0
 
     def window(self, length_ns: int, counted_uj: int, power_mw: tuple[int | None, int | None]) -> None:
-        """Take a counter window, with the power at its begin and at its end."""
+        """Take a counter window, with the power at its start and at its end."""
         before_mw, after_mw = power_mw
         if before_mw is None or after_mw is None or not 0 < length_ns <= LONGEST_NS:
             return

@@ -118,7 +118,7 @@ class Learned(NamedTuple):
 def learn(readings: Sequence[Reading], stretches: Sequence[BusyStretch], lag_ns: int) -> Learned | None:
     """The lag and the energy model of placed readings; None: there are too few.
 
-    *stretches*: sorted by their begin; *lag_ns*: as known so far, kept where the load shows none.
+    *stretches*: sorted by their start; *lag_ns*: as known so far, kept where the load shows none.
     """
     windows = list(_windows(readings))
     if len(windows) < ENOUGH:

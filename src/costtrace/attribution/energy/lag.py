@@ -158,7 +158,7 @@ def _running(bins: list[float]) -> list[float]:
 
 
 def _at(upto: list[float], after_ns: int) -> float:
-    """A running sum at a time after the first bin's begin, interpolated."""
+    """A running sum at a time after the first bin's start, interpolated."""
     number, rest_ns = divmod(after_ns, BIN_NS)
     if number >= len(upto) - 1:
         return upto[-1]

@@ -289,12 +289,6 @@ class Accounts(msgspec.Struct):
         self.leave(account)
         return account
 
-    def context_of(self, account: Account) -> int:
-        """KV tokens it has now."""
-        if not account.in_cohort:
-            return account.newest_context
-        return account.context + self.cohort.step - account.entered_step
-
     def take_carry(self) -> list[int]:
         """What could not be divided evenly so far, by meter; it is the caller's now."""
         carry = [clock.carry for clock in self.clocks]

@@ -10,7 +10,7 @@ a member owes over any span of steps is therefore a difference of four counters 
 Counters are Python integers in fixed point (2**-SHIFT of a unit): no drift, no overflow, and the parts of a step sum
 to the step exactly; what cannot be divided evenly (less than one fixed-point unit a member) is carried on.
 
-A `CostCounter` counts one meter (nanoseconds, or microjoules). Membership is shared by all clocks of an engine.
+A `CostCounter` counts one meter (nanoseconds, or microjoules). Membership is shared by all cost counters of an engine.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Cohort(CohortState):
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a clock stood when a member was last settled."""
+    """A counter's values when a member was last settled."""
 
     h: int
     a: int

@@ -3,9 +3,8 @@
 from costtrace.attribution.steps.cost_model import GENERIC_SHAPE, prior
 from costtrace.attribution.steps.device_peaks import peak_of
 from costtrace.attribution.steps.fit import StepFit
-from costtrace.attribution.steps.fit_sums import RUNGS
 from costtrace.core.events import EngineStarted
-from costtrace.core.rows import FitRow
+from costtrace.core.rows import METHODS, FitRow
 
 ATTO = 1e18
 PPM = 1_000_000
@@ -16,7 +15,7 @@ def fit_row(engine_id: str, fit: StepFit, method: str) -> FitRow:
     c = fit.coefficients(method)
     errors = {
         f"{rung}_error_ppm": None if (mean := fit.errors.mean(place)) is None else round(mean * PPM)
-        for place, rung in enumerate(RUNGS)
+        for place, rung in enumerate(METHODS)
     }
     return FitRow(
         engine_id=engine_id,

@@ -14,8 +14,9 @@ wherever an agent was killed in between. A step costs a fixed number of addition
 import msgspec
 
 from costtrace.attribution.steps.cost_model import Coefficients, Features, cover
-from costtrace.attribution.steps.fit_sums import DECODE, KNEES, RUNGS, SHARED, Equations, Errors, Shared, Sums
+from costtrace.attribution.steps.fit_sums import DECODE, KNEES, SHARED, Equations, Errors, Shared, Sums
 from costtrace.attribution.steps.least_squares import objective, solve
+from costtrace.core.rows import METHODS
 
 RIDGE = 0.02
 """Weight of the prior, in steps of typical size."""
@@ -98,7 +99,7 @@ class StepFit(msgspec.Struct):
         if not self.knees:
             middle = self.start.weights / self.start.token if self.start.token > 0 else 256.0
             self.knees = [part * middle for part in KNEES]
-            self.rung = 0 if self.known else RUNGS.index("tokens")
+            self.rung = 0 if self.known else METHODS.index("tokens")
 
     # -- what it says -------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ class StepFit(msgspec.Struct):
     def method(self, asked: str) -> str:
         """The rung that a step is shared by. *asked*: one of them, or ``auto``: the best by measured fit."""
         if asked == "auto":
-            return RUNGS[self.rung]
+            return METHODS[self.rung]
         if asked in {"roofline", "affine"} and not self.known and not self.trusted():
             return "tokens"
         return asked
@@ -144,10 +145,6 @@ class StepFit(msgspec.Struct):
             self._solve()
             self._climb()
 
-    def predictions(self, step: Features) -> list[float]:
-        """Seconds that a step is expected to take, by the present model of each rung."""
-        return self._guess(step, *self._regressors(step))
-
     def _regressors(self, step: Features) -> tuple[Shared, list[float]]:
         """Regressors that all knees share, and the token regressor for each knee."""
         read = cover(self.start, step.tokens)
@@ -157,6 +154,7 @@ class StepFit(msgspec.Struct):
         return shared, [max(float(step.tokens), knee * read) for knee in self.knees]
 
     def _guess(self, step: Features, x: Shared, tokens: list[float]) -> list[float]:
+        """Seconds that a step is expected to take, by the present model of each rung."""
         affine = self.affine or self.start
         return [
             _predict(self.roofline or self.start, x, tokens[self.knee]),
@@ -206,10 +204,10 @@ class StepFit(msgspec.Struct):
         """Move on the ladder, if another rung fits clearly better."""
         if not self.trusted() or (self.moved < DWELL and self.moves):
             return
-        errors = [self.errors.mean(rung) or 0.0 for rung in range(len(RUNGS))]
+        errors = [self.errors.mean(rung) or 0.0 for rung in range(len(METHODS))]
         now = errors[self.rung]
         higher = next((rung for rung in range(self.rung) if errors[rung] <= UP * now), None)
-        lower = [rung for rung in range(self.rung + 1, len(RUNGS)) if now > GOOD and errors[rung] < DOWN * now]
+        lower = [rung for rung in range(self.rung + 1, len(METHODS)) if now > GOOD and errors[rung] < DOWN * now]
         target = higher if higher is not None else min(lower, key=errors.__getitem__, default=self.rung)
         if target != self.rung:
             self.rung, self.moved = target, 0

@@ -5,6 +5,8 @@ With them, a fit costs a fixed number of additions a step, and its state a fixed
 
 import msgspec
 
+from costtrace.core.rows import METHODS
+
 KNEES = (0.0, 0.12, 0.25, 0.45, 0.7, 1.0, 1.5, 3.0)
 """Candidate knees, as multiples of the prior's; the first is the affine model, which has none."""
 SHARED = 7
@@ -98,10 +100,6 @@ class Sums(msgspec.Struct):
         self.my = [value * by for value in self.my]
 
 
-RUNGS = ("roofline", "affine", "tokens", "equal")
-"""The ladder of methods: from the full model down to equal shares."""
-
-
 class Equations(msgspec.Struct):
     """Normal equations for one knee: of both kinds of steps together."""
 
@@ -114,7 +112,7 @@ class Equations(msgspec.Struct):
 class Errors(msgspec.Struct):
     """Rolling mean of relative errors by rung, each at most 1, of predictions made before the step was known."""
 
-    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(RUNGS))
+    sums: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(METHODS))
     weight: float = 0.0
 
     def add(self, errors: list[float]) -> None:

@@ -2,8 +2,8 @@
 
 Minimises  sum_k lambda**age (y_k - x_k . b)**2 + ridge * sum_j (scale_j * (b_j - prior_j))**2   over b >= 0.
 
-With six regressors the normal equations are a handful of numbers, a solve takes some tens of microseconds, and no
-array library's rounding can make two machines disagree.
+With eight regressors at most the normal equations are a handful of numbers, a solve takes some tens of microseconds,
+and no array library's rounding can make two machines disagree.
 """
 
 from collections.abc import Sequence
@@ -93,7 +93,7 @@ def _quadratic(u: list[float], a: list[list[float]]) -> float:
 
 
 ROUNDS = 24
-"""At most so many regressors are let in or put out: with six of them a few are enough."""
+"""At most so many regressors are let in or put out: with eight of them a few are enough."""
 TOLERANCE = 1e-12
 
 Matrix = Sequence[Sequence[float]]

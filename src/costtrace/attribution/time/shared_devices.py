@@ -5,7 +5,7 @@ up to a limit up to which everything is known, and grants each engine its share 
 
 * split equally among the engines that are busy or starting up at that instant;
 * if there are none, among those whose time was not observed;
-* otherwise the instant is idle, and split among all engines of the group (they all hold the device's memory).
+* otherwise the instant is idle, and split among all engines that have the device (they all hold its memory).
 
 Other engines know of an engine from its announcement (when its journal began). Start-up time before that is its own
 only where no other engine had the device: no time is given out twice.

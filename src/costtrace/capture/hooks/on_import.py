@@ -87,8 +87,3 @@ def install_when_imported(hooks: Iterable[H], install: Callable[[list[H], Module
         by_module.setdefault(hook.module, []).append(hook)
     for name, hooks_of_module in by_module.items():
         when_imported(name, partial(install, hooks_of_module))
-
-
-def still_waiting() -> list[str]:
-    """Modules that actions wait for."""
-    return sorted(_watcher.waiting)

@@ -72,9 +72,10 @@ class AgentLock:
         )
 
     def write_status(self, **fields: object) -> None:
-        """Write the status file. A file that cannot be written is no reason to stop."""
+        """Write the status file. A file that cannot be written, or a home that was deleted, is no reason to stop."""
         with contextlib.suppress(OSError):
-            write_whole(self.home / STATUS_NAME, json.dumps({"pid": os.getpid(), **fields}).encode())
+            if self.home.is_dir():
+                write_whole(self.home / STATUS_NAME, json.dumps({"pid": os.getpid(), **fields}).encode())
 
     def release(self) -> None:
         """Release the lock."""

@@ -203,10 +203,10 @@ class JwtSource:
                 issuer=self._issuer,
                 options={"require": ["exp"], "verify_aud": self._audience is not None},
             )
+            value = claims.get(self._claim)
+            return tenant_name(value.encode(), self._max_length) if isinstance(value, str) else None
         except (self._jwt.PyJWTError, ValueError, TypeError):
             return None
-        value = claims.get(self._claim)
-        return tenant_name(value.encode(), self._max_length) if isinstance(value, str) else None
 
 
 def read_secret(path: Path | None) -> bytes:

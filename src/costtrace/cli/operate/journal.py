@@ -14,7 +14,7 @@ from costtrace.cli.options import examples, home_option, out, zone
 from costtrace.core.clock import Anchor
 from costtrace.core.errors import CosttraceError
 from costtrace.core.events import DeviceSeen, Event
-from costtrace.journal.printer import Storyteller
+from costtrace.journal.printer import JournalPrinter
 from costtrace.journal.reader import JournalReader
 from costtrace.journal.writer import SEGMENT_SUFFIX
 from costtrace.reports.output.render import clean, render
@@ -73,13 +73,13 @@ def show(
     a journal.
     """
     reader = JournalReader(_directory_of(home, engine))
-    teller = Storyteller(Anchor(0, 0), everything=everything, zone=zone(tz))
-    lines = _objects(reader) if as_json else _lines(reader, teller)
+    printer = JournalPrinter(Anchor(0, 0), everything=everything, zone=zone(tz))
+    lines = _objects(reader) if as_json else _lines(reader, printer)
     for line in lines if limit is None else deque(lines, maxlen=limit):
         out(line)
     while follow:
         gone = reader.writer_gone()
-        new_lines = list(_objects(reader) if as_json else _lines(reader, teller))
+        new_lines = list(_objects(reader) if as_json else _lines(reader, printer))
         for line in new_lines:
             out(line)
         sys.stdout.flush()
@@ -94,12 +94,12 @@ def _batches(reader: JournalReader) -> Iterator[Sequence[Event]]:
         yield events
 
 
-def _lines(reader: JournalReader, teller: Storyteller) -> Iterator[str]:
+def _lines(reader: JournalReader, printer: JournalPrinter) -> Iterator[str]:
     for events in _batches(reader):
         if reader.header is not None:
-            teller.anchor = Anchor(reader.header.monotonic_ns, reader.header.wall_ns)
-        yield from _line_ends(teller.tell(events))
-    yield from _line_ends(teller.pause())
+            printer.anchor = Anchor(reader.header.monotonic_ns, reader.header.wall_ns)
+        yield from _line_ends(printer.lines(events))
+    yield from _line_ends(printer.pause())
 
 
 def _objects(reader: JournalReader) -> Iterator[str]:

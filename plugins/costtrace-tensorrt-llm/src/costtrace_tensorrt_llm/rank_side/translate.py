@@ -12,7 +12,7 @@ from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.guard import swallow
 from costtrace.core.rows import JOINED
-from costtrace_tensorrt_llm import request_context as carrier
+from costtrace_tensorrt_llm import request_context
 from costtrace_tensorrt_llm.rank_side.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
 from costtrace_tensorrt_llm.request_context import RequestContext
 
@@ -88,7 +88,7 @@ class Translator:
     def _add(self, at_ns: int, facts: Facts, text: str) -> None:
         if facts.id in self._known:
             self._forget(facts.id)
-        context = carrier.decode(text) if text else None
+        context = request_context.decode(text) if text else None
         if context is None:
             key = f"trtllm-{facts.client_id if facts.client_id >= 0 else facts.id}"
             tenant, source = ("default", "default:no-context") if self._rank == 0 else ("", "unobserved")
