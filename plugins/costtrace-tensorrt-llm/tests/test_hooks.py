@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from costtrace_tensorrt_llm import hooks
 from costtrace_tensorrt_llm.contract.check import tier_of
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from costtrace_tensorrt_llm.process import process
 from double.columns import executor_class
 from double.hooked import install

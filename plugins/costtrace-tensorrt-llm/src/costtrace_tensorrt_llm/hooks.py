@@ -13,7 +13,7 @@ from costtrace.capture.hooks import on_import
 from costtrace.capture.hooks.check import check_fields
 from costtrace.core.guard import guard
 from costtrace_tensorrt_llm.contract.check import check_callable
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, Hook
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS, Hook
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.upstream import Method
 
