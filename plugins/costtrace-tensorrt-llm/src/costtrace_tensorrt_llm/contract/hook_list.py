@@ -90,10 +90,7 @@ HOOKS: tuple[Hook, ...] = (
         "start", "life", _PE, "PyExecutor", "start_worker", (),
         "when the engine became ready: start-up then lasts until its first batch",
     ),
-    Hook(
-        "stop", "life", _PE, "PyExecutor", "shutdown", (),
-        "when the engine stopped: its end is then its last heartbeat",
-    ),
+    Hook("stop", "life", _PE, "PyExecutor", "shutdown", (), "when the engine stopped: its end is its last heartbeat"),
     Hook("enqueue", "tenant", _WORKER, "BaseWorker", "_enqueue_request", ("request",), _NO_TENANT),
     Hook(
         "enqueue.1.0", "tenant", "tensorrt_llm.executor.worker", "GenerationExecutorWorker",

@@ -205,7 +205,7 @@ class Translator:
         return self._known[name]
 
     def _prompt_item(self, sequence: Sequence, chunk: int, position: int) -> tuple[int, int, int]:
-        """A chunk of its prompt; an unknown one is taken to go on where the last chunk ended, to the prompt's end."""
+        """A chunk of its prompt. Unread, it is taken to go on where the last chunk ended, to the end of the prompt."""
         at = position if position >= 0 else max(0, sequence.context)
         tokens = chunk if chunk >= 0 else max(1, sequence.prompt - at)
         sequence.context = at + tokens
