@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from costtrace_tensorrt_llm import hooks
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from costtrace_tensorrt_llm.rank_side import executor
 from costtrace_tensorrt_llm.rank_side.gputime import EventPool
 from costtrace_tensorrt_llm.rank_side.metering import StepMeter

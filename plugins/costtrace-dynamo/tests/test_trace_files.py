@@ -29,6 +29,21 @@ def test_a_duration_that_is_none_is_a_damaged_line(tmp_path, wall):
     assert read_passes([put(tmp_path / "fpm.jsonl", pass_line(wall=wall))]) == ([], 1)
 
 
+@pytest.mark.parametrize("end", ["Infinity", "NaN", "null", '"x"'])
+def test_a_pass_that_ended_at_no_time_is_a_damaged_line(tmp_path, end):
+    line = pass_line(7).replace(str(WALL // MS + 100), end)
+    (only,), damaged = read_passes([put(tmp_path / "fpm.jsonl", line, pass_line(8))])
+    assert (only.counter, damaged) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"worker": "x"}, {"worker": [7]}, {"replay": "x"}, {"request_received_ms": float("inf")}], ids=str
+)
+def test_a_request_with_a_field_of_another_kind_is_a_damaged_line(tmp_path, changes):
+    (only,), damaged = read_served([put(tmp_path / "requests", request_line(**changes), request_line(request_id="s"))])
+    assert (only.request_id, damaged) == ("s", 1)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from attributed import attribute, check, sums
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, header, started
 from costtrace_tensorrt_llm.contract.check import tier_of
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from costtrace_tensorrt_llm.hooks import install
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.rank_side import batches, executor, members, metering, native

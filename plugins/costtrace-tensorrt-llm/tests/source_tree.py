@@ -1,6 +1,6 @@
 """Source trees that look like TensorRT-LLM's to a reader that imports nothing."""
 
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from double.signatures import SEEN
 
 

@@ -4,7 +4,7 @@ import inspect
 from itertools import takewhile
 
 import pytest
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from double.columns import executor_class, make_executor
 from double.cuda import FakeGpu, Host
 from double.executor import CHUNK, LlmRequest, Plan

@@ -1,11 +1,15 @@
 """Installing the hooks on live objects: those that fit, and only those."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import pytest
 from costtrace_tensorrt_llm import hooks
 from costtrace_tensorrt_llm.contract.check import tier_of
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from costtrace_tensorrt_llm.process import process
+from costtrace_tensorrt_llm.rank_side import executor
 from double.columns import executor_class
 from double.hooked import install
 
@@ -13,6 +17,31 @@ from double.hooked import install
 def test_every_hook_has_its_wrapper_and_names_what_is_lost_without_it():
     assert hooks.wrappers().keys() == {hook.name for hook in HOOKS if hook.function}
     assert all(hook.lost for hook in HOOKS)
+
+
+def test_registering_imports_nothing_heavy():
+    code = """
+import sys
+from costtrace_tensorrt_llm.hooks import register
+register()
+heavy = "pydantic", "msgspec", "asyncio", "costtrace.config", "costtrace.capture.tenancy", "costtrace.capture.process"
+print(sorted({*heavy} & {*sys.modules}))
+"""
+    env = {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("name", ["forward", "sample", "responses", "iteration", "stats"])
+def test_a_hook_of_every_iteration_calls_the_original_itself_and_has_no_guard(name, monkeypatch):
+    monkeypatch.setattr(executor, "guard", None)
+    callers = []
+
+    def original(*_):
+        callers.append(sys._getframe(2))
+
+    hooks.wrappers()[name](original)(SimpleNamespace(**{executor.MARK: None}), None, None, None)
+    assert callers == [sys._getframe()]
 
 
 def test_a_renamed_method_is_left_out_and_logged_once_and_the_tier_falls_back(caplog):

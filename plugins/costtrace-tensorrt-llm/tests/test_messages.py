@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from costtrace_tensorrt_llm import hooks
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.rank_side import executor
 from double.columns import executor_class

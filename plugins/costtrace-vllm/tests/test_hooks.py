@@ -62,7 +62,7 @@ def test_every_hook_of_the_contract_has_its_wrapper():
 def test_a_hook_that_does_not_fit_is_left_out_and_logged_once(package, caplog):
     module = __import__(package)
     original = module.Thing.act
-    hook = contract.Hook("http", "front end", package, "Thing", "act", ("something", "else"), "the tenant")
+    hook = contract.Hook("http", package, "Thing", "act", ("something", "else"), "the tenant")
     hooks._install([hook], module)
     hooks._install([hook], module)
     assert module.Thing.act is original
@@ -75,7 +75,7 @@ def test_a_hook_that_does_not_fit_is_left_out_and_logged_once(package, caplog):
 
 def test_a_hook_that_needs_a_lost_one_is_left_out_too(package):
     process.status.lost["delivered"] = "gone"
-    hook = contract.Hook("abort.sync", "front end", package, "Thing", "act", ("what",), "x", needs=("delivered",))
+    hook = contract.Hook("abort.sync", package, "Thing", "act", ("what",), "x", needs=("delivered",))
     module = __import__(package)
     original = module.Thing.act
     hooks._install([hook], module)

@@ -22,7 +22,6 @@ class Hook(NamedTuple):
     parameters: tuple[str, ...]
     """Parameters that it must have, without self, in this order. Others may follow."""
     lost: str
-    optional: bool = False
 
 
 _NO_IDENTITY = (

@@ -1,7 +1,7 @@
 """Installs costtrace's hooks on TensorRT-LLM, in each of its processes, as the modules that are hooked are imported.
 
 `costtrace_tensorrt_llm_autoload` calls `register` in the server, in every MPI or Ray worker and in Dynamo's worker.
-No heavy import, no thread, no file and no socket before the first hook runs.
+No heavy import before a hook is installed; no thread, no file and no socket before one runs.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,7 @@ from costtrace.capture.hooks import on_import
 from costtrace.capture.hooks.check import check_fields
 from costtrace.core.guard import guard
 from costtrace_tensorrt_llm.contract.check import check_callable
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, Hook
-from costtrace_tensorrt_llm.process import process
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS, Hook
 from costtrace_tensorrt_llm.upstream import Method
 
 _registered = False
@@ -56,6 +55,9 @@ def wrappers() -> dict[str, Callable[[Method], Method]]:
 
 def install(hooks: list[Hook], module: ModuleType) -> None:
     """Install *hooks* on *module* where they fit; log those that do not."""
+    from costtrace_tensorrt_llm.process import process  # noqa: PLC0415 - as in `wrappers`
+    from costtrace_tensorrt_llm.server_side.requests import unpack_queue_item  # noqa: PLC0415 - as in `wrappers`
+
     wrapper_of = wrappers()
     for hook in hooks:
         with guard(f"trtllm.hook.{hook.name}"):
@@ -65,8 +67,6 @@ def install(hooks: list[Hook], module: ModuleType) -> None:
                 if hook.function:
                     setattr(owner, hook.function, wrapper_of[hook.name](vars(owner)[hook.function]))
                 if hook.name == "queue item" and "__setstate__" not in vars(owner):
-                    from costtrace_tensorrt_llm.server_side.requests import unpack_queue_item  # noqa: PLC0415 - above
-
                     owner.__setstate__ = unpack_queue_item
                 process.status.installed.append(hook.name)
             elif not hook.optional and hook.name != "enqueue.1.0":  # only versions without `enqueue` have it

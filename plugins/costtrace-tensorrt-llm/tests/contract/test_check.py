@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 from costtrace_tensorrt_llm import contract
-from costtrace_tensorrt_llm.contract import check, hooks_by_version
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract import check, hook_list
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from double.signatures import COLUMNS, SEEN
 from source_tree import EXECUTOR, edit, tree_of
 
@@ -111,10 +111,10 @@ def test_where_no_tier_fits_the_doctor_names_the_missing_hook(tmp_path):
 
 
 def test_every_tier_has_an_id_and_needs_hooks_that_exist():
-    assert hooks_by_version.METHODS.keys() == {*hooks_by_version.TIERS, "none"}
-    assert len(set(hooks_by_version.METHODS.values())) == len(hooks_by_version.METHODS)
-    assert {name for needed in hooks_by_version.TIERS.values() for name in needed} <= {hook.name for hook in HOOKS}
-    assert not any(method.startswith("estimated:") for method in hooks_by_version.METHODS.values())
+    assert hook_list.METHODS.keys() == {*hook_list.TIERS, "none"}
+    assert len(set(hook_list.METHODS.values())) == len(hook_list.METHODS)
+    assert {name for needed in hook_list.TIERS.values() for name in needed} <= {hook.name for hook in HOOKS}
+    assert not any(method.startswith("estimated:") for method in hook_list.METHODS.values())
 
 
 def test_without_statistics_there_is_no_tier_left(tree):
@@ -161,8 +161,8 @@ def test_doctor_finds_the_installed_package_by_itself_and_imports_nothing_of_it(
 
 
 def test_versions_that_are_no_numbers_are_not_refused():
-    assert hooks_by_version.why_outside("") == hooks_by_version.why_outside("unknown") == ""
-    assert hooks_by_version.why_outside("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
+    assert hook_list.why_outside("") == hook_list.why_outside("unknown") == ""
+    assert hook_list.why_outside("0.21.0") == "version 0.21.0 is outside the contract (1.0 to 1.3)"
 
 
 # -- what the doctor reports of this environment -------------------------------------------------------------------

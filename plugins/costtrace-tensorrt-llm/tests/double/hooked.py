@@ -4,7 +4,7 @@ import time
 from types import SimpleNamespace
 
 from costtrace_tensorrt_llm import hooks
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS
 from costtrace_tensorrt_llm.process import process
 
 from costtrace.core.events import EngineStarted

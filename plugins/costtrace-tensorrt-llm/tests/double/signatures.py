@@ -1,4 +1,4 @@
-"""The signatures of what is hooked, as TensorRT-LLM's versions have them: the evidence behind `hooks_by_version`.
+"""The signatures of what is hooked, as TensorRT-LLM's versions have them: the evidence behind `hook_list`.
 
 The columns are ranges of versions, as far as public source tells them apart. ``def``: the definition was read.
 ``call``: inferred from a call. ``unverified``: from memory, still to be checked against the package. Only `main` was

@@ -7,19 +7,16 @@ against the source of a vLLM that is not imported, or could not be on this machi
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from costtrace.capture.hooks import check as hook_check
 from costtrace.capture.hooks.check import HookCheck, Kind, Source
-
-Side = Literal["front end", "engine"]
 
 
 class Hook(NamedTuple):
     """A function that is wrapped, or the fields of a class that are read."""
 
     name: str
-    side: Side
     module: str
     owner: str
     function: str
@@ -33,8 +30,6 @@ class Hook(NamedTuple):
     """Hooks without which this one is of no use."""
     init: bool = False
     """The class's `__init__` is wrapped, its own or an inherited one."""
-    optional: bool = False
-    """Not every vLLM has it, and without it nothing is lost."""
 
 
 _NO_TENANT = "tenant and trace of HTTP requests: they are billed to `default`, in a trace of their own"
@@ -47,98 +42,89 @@ _NO_ESTIMATE = "estimates of the cost in answers"
 
 HOOKS: tuple[Hook, ...] = (
     Hook(
-        "http", "front end", "starlette.applications", "Starlette", "__call__", ("scope", "receive", "send"),
-        _NO_TENANT, is_async=True,
-    ),
-    Hook(
-        "peer", "front end", "uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware", "__call__",
-        ("scope", "receive", "send"),
-        "the address that connected: where X-Forwarded-For is set, it decides who may name a tenant", is_async=True,
-    ),
-    Hook(
-        "request.async", "front end", _CLIENT, "AsyncMPClient", "add_request_async", ("request",), _NO_TENANT,
+        "http", "starlette.applications", "Starlette", "__call__", ("scope", "receive", "send"), _NO_TENANT,
         is_async=True,
     ),
     Hook(
-        "request.data_parallel", "front end", _CLIENT, "DPAsyncMPClient", "add_request_async", ("request",),
+        "peer", "uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware", "__call__", ("scope", "receive", "send"),
+        "the address that connected: behind a proxy that sets X-Forwarded-For, that header decides who may name a "
+        "tenant", is_async=True,
+    ),
+    Hook(
+        "request.async", _CLIENT, "AsyncMPClient", "add_request_async", ("request",), _NO_TENANT, is_async=True,
+    ),
+    Hook(
+        "request.data_parallel", _CLIENT, "DPAsyncMPClient", "add_request_async", ("request",),
         _NO_TENANT + " (data parallel)", is_async=True,
     ),
+    Hook("request.sync", _CLIENT, "SyncMPClient", "add_request", ("request",), "tenant of offline requests"),
+    Hook("request.inproc", _CLIENT, "InprocClient", "add_request", ("request",), "tenant of in-process requests"),
     Hook(
-        "request.sync", "front end", _CLIENT, "SyncMPClient", "add_request", ("request",),
-        "tenant of offline requests",
-    ),
-    Hook(
-        "request.inproc", "front end", _CLIENT, "InprocClient", "add_request", ("request",),
-        "tenant of in-process requests",
-    ),
-    Hook(
-        "request.fields", "front end", "vllm.v1.engine", "EngineCoreRequest", "", (), _NO_TENANT,
+        "request.fields", "vllm.v1.engine", "EngineCoreRequest", "", (), _NO_TENANT,
         fields=("request_id", "trace_headers", "external_req_id", "pooling_params"),
     ),
     Hook(
-        "delivered", "front end", "vllm.v1.engine.output_processor", "OutputProcessor", "_finish_request",
+        "delivered", "vllm.v1.engine.output_processor", "OutputProcessor", "_finish_request",
         ("req_state",), "finish reason and delivered tokens of requests that end at a stop string: shown as `abort`",
     ),
     Hook(
-        "abort.async", "front end", _CLIENT, "AsyncMPClient", "_send_input", ("request_type", "request"),
+        "abort.async", _CLIENT, "AsyncMPClient", "_send_input", ("request_type", "request"),
         "the same (server)", needs=("delivered",),
     ),
     Hook(
-        "abort.data_parallel", "front end", _CLIENT, "DPLBAsyncMPClient", "abort_requests_async", ("request_ids",),
+        "abort.data_parallel", _CLIENT, "DPLBAsyncMPClient", "abort_requests_async", ("request_ids",),
         "the same (data parallel, where the engine ended first)", is_async=True, needs=("abort.async",),
     ),
     Hook(
-        "abort.sync", "front end", _CLIENT, "SyncMPClient", "_send_input", ("request_type", "request"),
+        "abort.sync", _CLIENT, "SyncMPClient", "_send_input", ("request_type", "request"),
         "the same (offline)", needs=("delivered",),
     ),
     Hook(
-        "abort.inproc", "front end", _CLIENT, "InprocClient", "abort_requests", ("request_ids",),
+        "abort.inproc", _CLIENT, "InprocClient", "abort_requests", ("request_ids",),
         "the same (in-process)", needs=("delivered",),
     ),
     Hook(
-        "answer.completion", "front end", f"{_ANSWERS}.completion.protocol", "CompletionResponse", "", (),
+        "answer.completion", f"{_ANSWERS}.completion.protocol", "CompletionResponse", "", (),
         f"{_NO_ESTIMATE} (completions)", fields=("model", "usage"), init=True,
     ),
     Hook(
-        "answer.completion.stream", "front end", f"{_ANSWERS}.completion.protocol", "CompletionStreamResponse", "", (),
+        "answer.completion.stream", f"{_ANSWERS}.completion.protocol", "CompletionStreamResponse", "", (),
         f"{_NO_ESTIMATE} (completions, streamed)", fields=("model", "usage"), init=True,
     ),
     Hook(
-        "answer.chat", "front end", f"{_ANSWERS}.chat_completion.protocol", "ChatCompletionResponse", "", (),
+        "answer.chat", f"{_ANSWERS}.chat_completion.protocol", "ChatCompletionResponse", "", (),
         f"{_NO_ESTIMATE} (chat)", fields=("model", "usage"), init=True,
     ),
     Hook(
-        "answer.chat.stream", "front end", f"{_ANSWERS}.chat_completion.protocol", "ChatCompletionStreamResponse", "",
-        (), f"{_NO_ESTIMATE} (chat, streamed)", fields=("model", "usage"), init=True,
+        "answer.chat.stream", f"{_ANSWERS}.chat_completion.protocol", "ChatCompletionStreamResponse", "", (),
+        f"{_NO_ESTIMATE} (chat, streamed)", fields=("model", "usage"), init=True,
     ),
     Hook(
-        "answer.embedding", "front end", "vllm.entrypoints.pooling.embed.protocol", "EmbeddingResponse", "", (),
+        "answer.embedding", "vllm.entrypoints.pooling.embed.protocol", "EmbeddingResponse", "", (),
         f"{_NO_ESTIMATE} (embeddings)", fields=("model", "usage"), init=True,
     ),
     Hook(
-        "answer.embedding.caller", "front end", "vllm.entrypoints.pooling.embed.serving", "ServingEmbedding",
+        "answer.embedding.caller", "vllm.entrypoints.pooling.embed.serving", "ServingEmbedding",
         "_build_response", ("ctx",), f"{_NO_ESTIMATE} (embeddings)", needs=("answer.embedding",),
     ),
+    Hook("scheduler", "vllm.config.scheduler", "SchedulerConfig", "get_scheduler_cls", (), _NO_BILL),
     Hook(
-        "scheduler", "engine", "vllm.config.scheduler", "SchedulerConfig", "get_scheduler_cls", (), _NO_BILL,
-    ),
-    Hook(
-        "batch", "engine", _OUTPUT, "SchedulerOutput", "", (), _NO_BILL,
+        "batch", _OUTPUT, "SchedulerOutput", "", (), _NO_BILL,
         fields=(
             "scheduled_new_reqs", "scheduled_cached_reqs", "num_scheduled_tokens", "total_num_scheduled_tokens",
             "scheduled_encoder_inputs", "finished_req_ids",
         ),
     ),
     Hook(
-        "batch.new", "engine", _OUTPUT, "NewRequestData", "", (), _NO_BILL,
+        "batch.new", _OUTPUT, "NewRequestData", "", (), _NO_BILL,
         fields=("req_id", "prompt_token_ids", "num_computed_tokens", "mm_features"),
     ),
     Hook(
-        "batch.cached", "engine", _OUTPUT, "CachedRequestData", "", (), _NO_BILL,
+        "batch.cached", _OUTPUT, "CachedRequestData", "", (), _NO_BILL,
         fields=("req_ids", "num_computed_tokens"),
     ),
     Hook(
-        "request", "engine", "vllm.v1.request", "Request", "get_finished_reason", (),
+        "request", "vllm.v1.request", "Request", "get_finished_reason", (),
         "finish reasons and token counts of requests",
         fields=(
             "request_id", "trace_headers", "num_prompt_tokens", "num_output_tokens", "num_preemptions",
@@ -146,24 +132,24 @@ HOOKS: tuple[Hook, ...] = (
         ),
     ),
     Hook(
-        "request.blocks", "engine", "vllm.v1.request", "Request", "update_block_hashes", (),
+        "request.blocks", "vllm.v1.request", "Request", "update_block_hashes", (),
         "which prompts share a prefix: `prefix_sharing: tree` then works as `payer-of-miss`",
         fields=("block_hashes",),
     ),
     Hook(
-        "devices", "engine", _CORE, "EngineCore", "_initialize_kv_caches", ("vllm_config",),
+        "devices", _CORE, "EngineCore", "_initialize_kv_caches", ("vllm_config",),
         "which devices the engine has: its time cannot be metered or priced by device, its energy is unknown",
     ),
     Hook(
-        "start", "engine", _CORE, "EngineCore", "__init__", ("vllm_config", "executor_class"),
+        "start", _CORE, "EngineCore", "__init__", ("vllm_config", "executor_class"),
         "when a second engine in one process began to start",
     ),
     Hook(
-        "shutdown", "engine", _CORE, "EngineCore", "shutdown", (),
+        "shutdown", _CORE, "EngineCore", "shutdown", (),
         "when the engine stopped: its end is then its last heartbeat",
     ),
     Hook(
-        "dummy batch", "engine", _CORE, "EngineCore", "execute_dummy_batch", (),
+        "dummy batch", _CORE, "EngineCore", "execute_dummy_batch", (),
         "the time of dummy batches as overhead (data-parallel mixture of experts): it is shown as idle",
     ),
 )  # fmt: skip
@@ -191,7 +177,7 @@ def check_source(package_dir: Path) -> list[HookCheck[Hook]]:
     hooks = [hook for hook in HOOKS if hook.module.startswith("vllm.")]
     for name, parameters, lost in SCHEDULER:
         module = "vllm.v1.core.sched.scheduler"
-        hooks.append(Hook(f"scheduler.{name}", "engine", module, "Scheduler", name, parameters, lost))
+        hooks.append(Hook(f"scheduler.{name}", module, "Scheduler", name, parameters, lost))
     source = Source(package_dir)
     return [_check(source, hook) for hook in hooks]
 

@@ -74,7 +74,7 @@ def check(engine: str, package_dir: Path) -> Iterator[Finding]:
         yield Finding("hooks", WARN, f"not supported in it: {name}", means)
     for each in checks:
         if not each.ok:
-            optional = getattr(each.hook, "optional", False)
+            optional = getattr(each.hook, "optional", False)  # only TensorRT-LLM's hooks may be
             yield Finding(
                 "hooks",
                 OK if optional else WARN,

@@ -54,7 +54,7 @@ def _read(paths: Iterable[Path], schema: str, make: Callable[[dict[str, Any]], T
                 if event["schema"] != schema:
                     raise CosttraceError(f"{path} holds {event['schema']!r}, not {schema!r}")
                 record = make(event)
-            except (ValueError, KeyError, TypeError, InvalidOperation):
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
                 damaged += 1
                 continue
             if record is not None:

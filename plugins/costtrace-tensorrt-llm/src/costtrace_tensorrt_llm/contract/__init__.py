@@ -1,4 +1,4 @@
-"""What of TensorRT-LLM is hooked, by version (`hooks_by_version`), and whether an installed one fits (`check`)."""
+"""What of TensorRT-LLM is hooked (`hook_list`), and whether an installed one fits (`check`)."""
 
 from costtrace_tensorrt_llm.contract.check import check_source, summary
 

@@ -1,6 +1,6 @@
 """Does this TensorRT-LLM fit? Asked of live objects at start-up, and by the doctor of source that is never imported.
 
-`hooks_by_version.HOOKS` has what is hooked. A hook that does not fit is left out and logged once; serving goes on.
+`hook_list.HOOKS` has what is hooked. A hook that does not fit is left out and logged once; serving goes on.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from costtrace.capture.hooks import check as hook_check
 from costtrace.capture.hooks.check import HookCheck, Source
-from costtrace_tensorrt_llm.contract.hooks_by_version import HOOKS, STEPS, TIERS, Hook, why_outside
+from costtrace_tensorrt_llm.contract.hook_list import HOOKS, STEPS, TIERS, Hook, why_outside
 
 _OUTSIDE_THE_PACKAGE = ("uvicorn.", "dynamo.")
 _FALLBACKS = {"T1-native": ("T1-native", "T1", "T2"), "T2": ("T2",)}

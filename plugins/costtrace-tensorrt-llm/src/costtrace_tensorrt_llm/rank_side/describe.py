@@ -11,7 +11,7 @@ from costtrace.capture import model_shape
 from costtrace.core import clock
 from costtrace.core.device_names import accelerator
 from costtrace.core.events import DeviceRef, ModelShape
-from costtrace_tensorrt_llm.contract.hooks_by_version import METHODS
+from costtrace_tensorrt_llm.contract.hook_list import METHODS
 from costtrace_tensorrt_llm.upstream import number, read
 
 

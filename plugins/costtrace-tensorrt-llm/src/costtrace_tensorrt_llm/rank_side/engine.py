@@ -15,7 +15,7 @@ from costtrace.core import clock
 from costtrace.core.events import EngineReady, EngineStarted
 from costtrace.core.guard import guard, log
 from costtrace_tensorrt_llm.contract.check import tier_of
-from costtrace_tensorrt_llm.contract.hooks_by_version import TIERS
+from costtrace_tensorrt_llm.contract.hook_list import TIERS
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.rank_side import describe
 from costtrace_tensorrt_llm.rank_side.gputime import EventPool

@@ -12,9 +12,8 @@ from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.guard import swallow
 from costtrace.core.rows import JOINED
-from costtrace_tensorrt_llm import request_context
 from costtrace_tensorrt_llm.rank_side.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
-from costtrace_tensorrt_llm.request_context import RequestContext
+from costtrace_tensorrt_llm.request_context import RequestContext, decode
 
 STAGE = "stage"
 """Role of a part on a later pipeline stage: its tokens are counted on the first stage."""
@@ -88,7 +87,7 @@ class Translator:
     def _add(self, at_ns: int, facts: Facts, text: str) -> None:
         if facts.id in self._known:
             self._forget(facts.id)
-        context = request_context.decode(text) if text else None
+        context = decode(text) if text else None
         if context is None:
             key = f"trtllm-{facts.client_id if facts.client_id >= 0 else facts.id}"
             tenant, source = ("default", "default:no-context") if self._rank == 0 else ("", "unobserved")
@@ -144,7 +143,7 @@ class Translator:
         self._ending = [ending for ending in self._ending if ending != name]
 
     def _leave(self, name: int, sequence: Sequence) -> None:
-        """Out of the cohort, if it was in it; its context is its own from here on."""
+        """Out of the cohort, if it was in it; `Sequence.context` has its context from here on."""
         context = self._cohort.leave(name)
         if context >= 0:
             sequence.context = context
@@ -196,7 +195,7 @@ class Translator:
         cohort.order = batch.generation if all_members else None
 
     def _sequence(self, name: int, at_ns: int) -> Sequence:
-        """A request of the batch; one whose arrival was dropped has a place in the step, and nobody's name."""
+        """A request of the batch; one whose arrival was dropped: its tokens are in the step, its tenant is unknown."""
         if name not in self._known:
             self._slots += 1
             key = str(name)
@@ -206,7 +205,7 @@ class Translator:
         return self._known[name]
 
     def _prompt_item(self, sequence: Sequence, chunk: int, position: int) -> tuple[int, int, int]:
-        """A chunk of its prompt. What could not be read: it goes on where it stood, to the end of the prompt."""
+        """A chunk of its prompt. Unread, it is taken to go on where the last chunk ended, to the end of the prompt."""
         at = position if position >= 0 else max(0, sequence.context)
         tokens = chunk if chunk >= 0 else max(1, sequence.prompt - at)
         sequence.context = at + tokens

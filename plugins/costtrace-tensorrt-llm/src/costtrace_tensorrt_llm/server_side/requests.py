@@ -25,7 +25,7 @@ from costtrace_tensorrt_llm.upstream import Method, number, read, wrapper
 
 @dataclass
 class Caller:
-    """The sender of one client's request. Its identity is resolved only when the request goes to an engine."""
+    """One request of a client. Its identity is resolved only when the request goes to an engine."""
 
     headers: list[tuple[bytes, bytes]]
     peer: str | None

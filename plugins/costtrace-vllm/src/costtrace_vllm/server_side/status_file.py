@@ -1,6 +1,6 @@
 """The status file of a server process, for the agent and the doctor: hooks in place, and requests refused.
 
-It is written with the first request: a launcher or a process that only inspects the model serves none and writes none.
+It is written with the first request or refusal: a launcher or a process that only inspects the model has none.
 """
 
 import asyncio
@@ -22,12 +22,8 @@ _rewrite_is_due = False
 
 def write_once() -> None:
     """Write the file unless this process has. Raises: OSError."""
-    global _written_by  # noqa: PLW0603 - once a process
     if _written_by != os.getpid():
-        _written_by = os.getpid()
-        home = process.settings.home
-        process.status.write(home, ROLE)
-        atexit.register(_remove, home, _written_by)
+        _write()
 
 
 def rewrite_soon() -> None:
@@ -45,7 +41,16 @@ def _rewrite() -> None:
     global _rewrite_is_due  # noqa: PLW0603 - one timer a process
     _rewrite_is_due = False
     with guard("vllm.refusal"):
-        process.status.write(process.settings.home, ROLE, refused=process.refusals.counts)
+        _write()
+
+
+def _write() -> None:
+    global _written_by  # noqa: PLW0603 - once a process
+    home = process.settings.home
+    if _written_by != os.getpid():
+        _written_by = os.getpid()
+        atexit.register(_remove, home, _written_by)
+    process.status.write(home, ROLE, refused=process.refusals.counts)
 
 
 def _remove(home: Path, pid: int) -> None:

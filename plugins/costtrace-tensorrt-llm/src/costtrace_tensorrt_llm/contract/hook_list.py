@@ -58,7 +58,7 @@ _PROXY = "uvicorn.middleware.proxy_headers"
 _DYNAMO = "dynamo.trtllm.request_handlers.handler_base"
 _NO_STEPS = "step timing (T1): the next tier that fits is used, or nothing is billed"
 _NO_TENANT = "tenant and trace of requests: they are billed to `default`, in a trace of their own"
-_OTHER_RANKS = "tenant on ranks other than 0 (attention DP, later pipeline stages): billed to nobody's name"
+_OTHER_RANKS = "tenant on ranks other than 0 (attention DP, later pipeline stages): billed to no tenant"
 
 HOOKS: tuple[Hook, ...] = (
     Hook(
@@ -90,14 +90,11 @@ HOOKS: tuple[Hook, ...] = (
         "start", "life", _PE, "PyExecutor", "start_worker", (),
         "when the engine became ready: start-up then lasts until its first batch",
     ),
-    Hook(
-        "stop", "life", _PE, "PyExecutor", "shutdown", (),
-        "the engine's last word: its end is then its last heartbeat",
-    ),
+    Hook("stop", "life", _PE, "PyExecutor", "shutdown", (), "when the engine stopped: its end is its last heartbeat"),
     Hook("enqueue", "tenant", _WORKER, "BaseWorker", "_enqueue_request", ("request",), _NO_TENANT),
     Hook(
         "enqueue.1.0", "tenant", "tensorrt_llm.executor.worker", "GenerationExecutorWorker",
-        "_enqueue_request", ("request",), "nothing where `enqueue` fits (it stood here before base_worker.py existed)",
+        "_enqueue_request", ("request",), "nothing where `enqueue` fits (where it was before base_worker.py)",
     ),
     Hook("queue item", "tenant", _QUEUE, "RequestQueueItem", "__init__", ("id", "request"), _OTHER_RANKS),
     Hook(
@@ -109,7 +106,8 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         "peer", "tenant", _PROXY, "ProxyHeadersMiddleware", "__call__", ("scope", "receive", "send"),
-        "behind a proxy that sets X-Forwarded-For, the trusted peer is taken from that header", kind="coroutine",
+        "the address that connected: behind a proxy that sets X-Forwarded-For, that header decides who may name a "
+        "tenant", kind="coroutine",
     ),
     Hook(
         "dynamo", "tenant", _DYNAMO, "HandlerBase", "generate_locally", ("request", "context"),
