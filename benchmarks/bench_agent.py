@@ -105,7 +105,7 @@ def book(source, prices, window_s=60):
 
 
 def check(source, prices, requests):
-    """The answer, before anybody asks how fast it comes."""
+    """Check the result before anything is timed."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "home"
         shutil.copytree(source / "journal", home / "journal")

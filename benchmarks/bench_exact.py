@@ -65,9 +65,10 @@ def run(steps, seed=1):
                 members[number] = (clock.mark(), cohort.step, context, tuple(floats))
                 number += 1
             while len(members) > 64 or (members and rng.random() < 0.4):
-                mark, step0, context, before = members.pop(next(iter(members)))
+                slot = next(iter(members))
+                mark, step0, context, before = members.pop(slot)
                 owed = clock.owed(mark, step0, context)
-                cohort.leave(number, context, step0, None)
+                cohort.leave(slot, context, step0, None)
                 cohort.weight -= HEAD
                 paid += owed
                 left += 1

@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/bench_throughput.py [--rounds 7] [--requests 48] [--tokens 64] [--clients 16]
 
-Two real vLLM servers (CPU build, the tiny model) stand side by side, one with the plugin and its agent, one for which
+Two real vLLM servers (CPU build, the tiny model) run side by side, one with the plugin and its agent, one for which
 vLLM was set to load no plugin. They are loaded in turns, with and without first alternately, so that a machine that
 drifts disturbs both alike; the figure is the ratio of each pair. Before anything is timed both have to give the same
 answers, and afterwards every request of the first server has to be in its ledger with the server's own tokens.

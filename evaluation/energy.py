@@ -45,7 +45,7 @@ from costtrace.core.events import Reading, SegmentHeader
 from costtrace.core.units import NS_PER_S
 
 BASE_NS = 1_000 * NS_PER_S
-"""Where the monotonic clock stands when the double's time begins."""
+"""The monotonic time at the double's t0."""
 DEVICE = "GPU-00000000-0000-4000-8000-000000000001"
 LOADS = {"light": (0.3, 400.0), "medium": (3.0, 60.0), "heavy": (12.0, 40.0)}
 """Requests a second, and for how many seconds."""

@@ -1,7 +1,7 @@
 """A simulated LLM server whose power is known step by step: the truth that an energy evaluation needs.
 
 Continuous batching with chunked prefill of an 8-billion-parameter model on one device. Step times follow the roofline
-(docs/method/rules.md, 2.8) at 60 to 80 % efficiency with 3 % noise. Power is physics of another form than the
+(docs/method/paper.md, section 1) at 60 to 80 % efficiency with 3 % noise. Power is physics of another form than the
 product's energy model: static watts that drift as the device warms, energy per byte read (weights included) and per
 operation, 5 % noise from step to step, and a cap at the board's limit. Nothing here is measured: every figure made
 from it is SIMULATED.

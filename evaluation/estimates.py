@@ -3,8 +3,8 @@
     python evaluation/estimates.py TRACE [--requests 6000] [--speed 1.0] [--history 500]
 
 One run of the simulator: each request after the first `--history` is estimated by the mean per token of all that ended
-before it (`capture.node_files.cost_estimates`), and compared with its device time. Under one price that is the ratio of
-costs.
+before it (`costtrace.capture.node_files.cost_estimates`), and compared with its device time. Under one price that is
+the ratio of costs.
 """
 
 import argparse

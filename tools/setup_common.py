@@ -1,6 +1,6 @@
 """What the set-up tools share: stages with progress, a lock, stamps and errors with a remedy. Stdlib only.
 
-Everything here talks on stderr: stdout stays empty, and the result of a set-up is a file.
+Everything here writes to stderr: stdout stays empty, and the result of a set-up is a file.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ SPINNER = "|/-\\"
 SPINNER_S = 0.2
 LOG_TAIL_LINES = 25
 MIN_PYTHON = (3, 11)
+NOT_HASHED = ("__pycache__", "tests")
 NOT_INHERITED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
 """Variables that would make a command look elsewhere, or keep the first start from making later ones faster."""
 
@@ -164,21 +165,23 @@ def locked(path: Path, name: str) -> Iterator[None]:
 
 
 def content_hash(paths: Iterable[Path]) -> str:
-    """Return a digest of the names and contents of files and (recursively) folders, caches left out."""
+    """Return a digest of the names and contents of files and (recursively) folders, their caches and tests left out."""
     digest = hashlib.sha256()
     for top in sorted(paths):
         files = sorted(p for p in top.rglob("*") if p.is_file()) if top.is_dir() else [top]
         for file in files:
-            if "__pycache__" in file.parts or file.suffix == ".pyc" or any(p.endswith(".egg-info") for p in file.parts):
+            below = file.relative_to(top).parts
+            if file.suffix == ".pyc" or any(part in NOT_HASHED or part.endswith(".egg-info") for part in below):
                 continue
             digest.update(str(file.relative_to(ROOT)).encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
-def project_sources() -> list[Path]:
-    """Return what a regular install of costtrace is built from."""
-    return [path for path in (ROOT / "pyproject.toml", ROOT / "src", PLUGINS) if path.exists()]
+def project_sources(*plugins: str) -> list[Path]:
+    """Return what a regular install of costtrace-core and of these plugins is built from."""
+    paths = (ROOT / "pyproject.toml", ROOT / "src", *(PLUGINS / name for name in plugins))
+    return [path for path in paths if path.exists()]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

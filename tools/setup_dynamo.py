@@ -46,7 +46,7 @@ WITHOUT_DEPENDENCIES = (
 )
 DEPENDENCIES = ("kubernetes<33,>=32.0.1", "redis<9,>=6.2.0", "zstandard<1", "uvloop")
 """Of what Dynamo declares, what its frontend, mocker and vLLM worker import beside what vLLM has."""
-COSTTRACE = ("costtrace-core", "costtrace-vllm", "costtrace-dynamo")
+PLUGIN_NAMES = ("costtrace-vllm", "costtrace-dynamo")
 
 
 def set_up(folder: Path, python: str, kind: str) -> None:
@@ -87,12 +87,12 @@ def _install_dynamo(folder: Path, stages: Stages, installer: Installer) -> None:
 
 def _install_costtrace(folder: Path, stages: Stages, installer: Installer) -> None:
     stamp = folder / "costtrace.stamp.json"
-    wanted = {"hash": content_hash(project_sources())}
+    wanted = {"hash": content_hash(project_sources(*PLUGIN_NAMES))}
     if read_json(stamp) == wanted:
         return
     stamp.unlink(missing_ok=True)
-    words = [str(ROOT), *(str(PLUGINS / name) for name in ("costtrace-vllm", "costtrace-dynamo"))]
-    reinstall = [word for name in COSTTRACE for word in ("--reinstall-package", name)]
+    words = [str(ROOT), *(str(PLUGINS / name) for name in PLUGIN_NAMES)]
+    reinstall = [word for name in ("costtrace-core", *PLUGIN_NAMES) for word in ("--reinstall-package", name)]
     with stages.stage("installing costtrace-core, costtrace-vllm and costtrace-dynamo"):
         if not installer.install(words, uv_words=reinstall):
             raise installer.failure("installing costtrace into Dynamo's environment")

@@ -1,4 +1,4 @@
-"""Makes `build/<name>`: programs that nobody here wrote, which the heavy tests hold costtrace against.
+"""Makes `build/<name>`: other projects' programs that the heavy tests compare costtrace with.
 
     python tools/setup_others.py peers|aiperf|backends|victoria-metrics
 

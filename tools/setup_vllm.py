@@ -254,7 +254,8 @@ class Setup:
         """Install costtrace-core and the vLLM plugin from this checkout when their sources have changed."""
         editable = self.options.costtrace == "editable"
         names = [PLUGINS / "costtrace-vllm" / "pyproject.toml", ROOT / "pyproject.toml"]
-        wanted = {"how": self.options.costtrace, "hash": content_hash(names if editable else project_sources())}
+        sources = names if editable else project_sources("costtrace-vllm")
+        wanted = {"how": self.options.costtrace, "hash": content_hash(sources)}
         if read_json(self._stamp("costtrace")) == wanted:
             return
         self._stamp("costtrace").unlink(missing_ok=True)

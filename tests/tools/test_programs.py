@@ -12,8 +12,11 @@ NEED_AN_ENGINE = {"bench_recorder.py"}
 """Import vLLM at once: `make bench` runs them in its environment."""
 PROGRAMS = sorted(
     path
-    for folder in ("benchmarks", "evaluation")
-    for path in (ROOT / folder).glob("*.py")
+    for path in (
+        *(ROOT / "benchmarks").glob("*.py"),
+        *(ROOT / "evaluation").glob("*.py"),
+        *(ROOT / "examples").rglob("*.py"),
+    )
     if "__main__" in path.read_text(encoding="utf-8") and path.name not in NEED_AN_ENGINE
 )
 

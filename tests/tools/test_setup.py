@@ -10,7 +10,7 @@ import platform_checks as checks
 import pytest
 import setup_common
 import setup_vllm
-from setup_common import SetupError, Stages, content_hash, locked, read_json, run_main, write_json
+from setup_common import SetupError, Stages, content_hash, locked, project_sources, read_json, run_main, write_json
 
 TOOLS = Path(setup_common.__file__).parent
 
@@ -170,6 +170,31 @@ def test_the_hash_of_the_sources_follows_names_and_contents_but_not_caches(tmp_p
     second = content_hash([tmp_path / "src"])
     file.rename(tmp_path / "src" / "b.py")
     assert len({first, second, content_hash([tmp_path / "src"])}) == 3
+
+
+def test_only_what_is_installed_beside_an_engine_makes_its_environment_install_costtrace_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup_common, "ROOT", tmp_path)
+    monkeypatch.setattr(setup_common, "PLUGINS", tmp_path / "plugins")
+
+    def changed(name):
+        before = content_hash(project_sources("costtrace-vllm"))
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+        return content_hash(project_sources("costtrace-vllm")) != before
+
+    assert changed("pyproject.toml")
+    assert changed("src/a.py")
+    assert changed("plugins/costtrace-vllm/src/a.py")
+    assert not changed("plugins/costtrace-vllm/tests/test_a.py")
+    assert not changed("plugins/costtrace-board/src/a.py")
+    assert not changed("plugins/conftest.py")
+    # a file that is named counts wherever it is
+    (tmp_path / "tests").mkdir()
+    requirements = tmp_path / "tests" / "requirements-peers.txt"
+    requirements.write_text("1")
+    first = content_hash([requirements])
+    requirements.write_text("2")
+    assert content_hash([requirements]) != first
 
 
 def test_a_torn_stamp_counts_as_none(tmp_path):

@@ -81,6 +81,15 @@ def test_a_points_cost_is_the_ledgers_beside_what_throughput_alone_would_say(tmp
     assert row["costtrace"]["cost_nano"] == 24_000_000
 
 
+def test_its_files_are_for_their_owner_only_also_where_they_were_there_for_all(tmp_path):
+    home, command = stand_in(tmp_path)
+    row, page = tmp_path / "out" / "agg_costtrace_c1.json", tmp_path / "out" / "pareto.html"
+    row.parent.mkdir()
+    row.touch(mode=0o644)
+    bench(tmp_path, home, command, "--concurrency", "1", "--requests", "3")
+    assert [file.stat().st_mode & 0o777 for file in (row, page)] == [0o600, 0o600]
+
+
 def test_its_rows_and_others_lie_in_one_chart(tmp_path):
     home, command = stand_in(tmp_path)
     other = tmp_path / "agg_other.json"

@@ -1,6 +1,7 @@
 """The board's figures are the ledger's: they add up to what `report` says, and its page loads nothing."""
 
 import json
+import os
 import re
 from contextlib import closing
 from datetime import UTC
@@ -341,8 +342,24 @@ def test_the_page_of_a_ledger_without_requests_can_be_made(tmp_path):
 
 
 def test_the_page_is_written_for_its_owner_only(rack, tmp_path):
-    command(rack, "--out", str(tmp_path / "board.html"))
-    assert (tmp_path / "board.html").stat().st_mode & 0o777 == 0o600
+    new, old = tmp_path / "board.html", tmp_path / "old.html"
+    old.touch(mode=0o644)
+    for file in (new, old):
+        command(rack, "--out", str(file))
+        assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_mode_of_what_is_no_file_is_left_alone(rack, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o640)
+    mode = pipe.stat().st_mode
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        command(rack, "--format", "csv", "--out", str(pipe))
+        assert os.read(reader, 5) == b"model"
+    finally:
+        os.close(reader)
+    assert pipe.stat().st_mode == mode
 
 
 @pytest.mark.parametrize(

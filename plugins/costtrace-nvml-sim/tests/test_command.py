@@ -53,8 +53,10 @@ def test_run_shows_devices_to_the_command_and_writes_truth_and_calls(cli, tmp_pa
         "[[devices]]\npreset = 'H100'\npower = 300\ncount = 2\ncounter = {start_mj = 77}\n"
     )
     truth, calls = tmp_path / "truth.jsonl", tmp_path / "calls"
+    truth.touch(mode=0o644)
     done = cli("run", tmp_path / "s.toml", "--truth", truth, "--calls", calls, "--", sys.executable, "-c", READER)
     assert done.exit_code == 0, done.output
+    assert truth.stat().st_mode & 0o777 == 0o600
     assert int(capfd.readouterr().out) >= 77
     rows = [json.loads(line) for line in truth.read_text().splitlines()]
     assert [row["device"] for row in rows] == [0, 1]

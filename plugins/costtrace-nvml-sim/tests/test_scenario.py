@@ -156,6 +156,7 @@ for place in range(params["count"]):
         (lambda text: text.replace("window_ns 25000000", "window_ns 0"), r"0 is not in \[1000"),
         (lambda text: text.removesuffix("end\n"), "cut off"),
         (lambda text: text.replace("scenario 1", "scenario 9", 1), "version 1"),
+        (lambda text: text.replace("driver_version ", "driver_version \u00e9", 1), "printable ASCII"),
     ],
 )
 def test_a_broken_compiled_scenario_is_refused_with_its_line(tmp_path, change, message):

@@ -44,6 +44,7 @@ def home(tmp_path):
 
 def test_a_report_says_how_each_engine_adds_up_and_names_no_tenant(home, tmp_path, capsys, monkeypatch):
     out = tmp_path / "report.tar.gz"
+    out.touch(mode=0o644)
     monkeypatch.setattr(sys, "argv", ["costtrace-trtllm-report", "--home", str(home), "--out", str(out)])
     assert report.main() == 1, "there is no ledger to be in balance"
     assert stat.S_IMODE(out.stat().st_mode) == 0o600

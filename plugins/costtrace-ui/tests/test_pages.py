@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,9 +19,10 @@ from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
+from costtrace_ui import svg
 from costtrace_ui.web.command import token, ui
 from costtrace_ui.web.responses import Responder
-from costtrace_ui.web.server import AccessPolicy, Server, load_style
+from costtrace_ui.web.server import AT_ONCE, AccessPolicy, Server, load_style
 from honest_ledger import write
 
 from costtrace.cli.app import cli
@@ -52,7 +53,7 @@ class Client:
     """Asks a server."""
 
     def __init__(self, server):
-        self.port = server.server_address[1]
+        self.server, self.port = server, server.server_address[1]
 
     def ask(self, path, method="GET", **headers):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -354,11 +355,28 @@ def test_a_query_without_end_is_refused(client):
     assert "Too much" in body
 
 
-def test_during_an_audit_the_balance_page_says_so_and_takes_no_slot(home):
-    responder = Responder(home, load_style(), UTC)
-    with responder._auditing:
-        assert "being added up" in responder.respond("/balance", "").body.decode()
-    assert "in balance</p>" in responder.respond("/balance", "").body.decode()
+def test_during_an_audit_the_balance_page_says_so_and_takes_no_slot(home, serving):
+    client = serving(home)
+    with client.server.responder._auditing:
+        for _ in range(AT_ONCE + 1):
+            assert "being added up" in client.page("/balance")
+        assert "<h1>" in client.page("/tenants")
+    assert "in balance</p>" in client.page("/balance")
+
+
+def test_a_request_beyond_those_answered_at_once_gets_a_503_and_when_to_come_again(home, serving):
+    client = serving(home)
+    with ExitStack() as taken:
+        for _ in range(AT_ONCE):
+            taken.enter_context(client.server.slots)
+        answer, body = client.ask("/tenants")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
+        assert "too many requests at once" in body
+    assert "<h1>" in client.page("/tenants")
+
+
+def test_six_series_can_be_distinguished_by_their_markers_alone():
+    assert len({re.sub(r" s\d", "", svg.marker(0, 0, 4, number)) for number in range(6)}) == 6
 
 
 def test_an_empty_ledger_has_pages_too(tmp_path, serving):

@@ -28,7 +28,7 @@ class Board(NamedTuple):
     simulated: bool
     zone: tzinfo
     summary: Summary
-    """By `board.BY`."""
+    """By `cells.BY`."""
     days: Sequence[Cell]
     """By model, fleet, day and currency: everything else is a sum of these."""
     annotations: Sequence[Annotation]

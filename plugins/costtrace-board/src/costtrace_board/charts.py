@@ -5,7 +5,7 @@ from html import escape
 from itertools import pairwise
 from typing import NamedTuple
 
-from costtrace_ui.svg import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, end_labels, frame
+from costtrace_ui.svg import BOTTOM, DASHES, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, axes, end_labels, frame, marker
 
 
 class Bar(NamedTuple):
@@ -79,7 +79,7 @@ class Dot(NamedTuple):
 def scatter(
     name: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[str], dots: Sequence[Dot]
 ) -> str:
-    """Points of several series, each with its own shape; those on a front are joined and filled."""
+    """Points of several series, each with its own marker; those on a front are joined and filled."""
     wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     body = axes(x, y, HEIGHT)
     ends: list[tuple[float, str, int]] = []
@@ -95,8 +95,7 @@ def scatter(
                 f'<polyline class="line {css}"{dashed} points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in front)}"/>'
             )
         for a, b, dot in places:
-            shape = "dot" if dot.on_front else "hollow"
-            body.append(f'<circle class="{shape} {css}" cx="{a:.1f}" cy="{b:.1f}" r="4"/>')
+            body.append(marker(a, b, 4, number, "dot" if dot.on_front else "hollow"))
             body.append(f'<text class="tick" x="{a + 7:.1f}" y="{b - 6:.1f}">{escape(dot.text)}</text>')
         if places:
             ends.append((places[-1][1], label, number))

@@ -9,7 +9,7 @@ from costtrace_ui import svg
 from costtrace.reports.output.tables import Line, Table
 
 MAX_ROWS = 40
-"""Rows of a table that a page shows; JSON and CSV have all."""
+"""Rows of a table that a page shows; JSON has all."""
 SHORT = 24
 """Characters up to which a cell is kept on one line."""
 SIMULATED = '<p class="flag-sim">SIMULATED traffic or devices: no figure here measures real hardware</p>'
@@ -59,7 +59,7 @@ def html_table(table: Table[Line], caption: str = "", *, hidden: bool = False) -
         lines = [*lines[: MAX_ROWS - 1], lines[-1]]
     head = "".join(f'<th scope="col"{_num(column.right)}>{escape(column.heading)}</th>' for column in table.columns)
     body = "".join(_html_row(table, line) for line in lines)
-    notes = [*table.notes, *([f"{cut} more lines are in JSON and CSV."] if cut > 0 else [])]
+    notes = [*table.notes, *([f"{cut} more lines are in JSON."] if cut > 0 else [])]
     note = f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""
     name = caption or table.title
     css = ' class="hidden"' if hidden else ""

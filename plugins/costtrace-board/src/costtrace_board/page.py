@@ -1,7 +1,8 @@
 """The board as one HTML page: opens from a file, loads nothing, follows light and dark, prints on A4.
 
 Every name that comes from a ledger or a file is escaped. A content policy allows the page's own style and script by
-their hashes and nothing else. Every chart has a table of the same figures.
+their hashes and nothing else. The ladder's chart has a table of its figures; those of all charts are in
+`costtrace board --format json`.
 """
 
 from decimal import Decimal
@@ -159,8 +160,8 @@ def _trend(board: Board) -> str:
     y = svg.nice_axis(f"{board.currency} per million output tokens", high)
     marks = [
         svg.Mark(day_number[day], number)
-        for number, line in enumerate(board.annotations, 1)
-        if (day := f"{moment(line.day_ns, board.zone):%Y-%m-%d}") in day_number
+        for number, change in enumerate(board.annotations, 1)
+        if (day := f"{moment(change.day_ns, board.zone):%Y-%m-%d}") in day_number
     ]
     restriction = f" The {SHOWN_SERIES} models with the most output tokens." if len(models) > SHOWN_SERIES else ""
     description = f"Lines by day, {days[0]} to {days[-1]}; numbers mark changes that are listed below.{restriction}"

@@ -135,7 +135,7 @@ def _row(point: OperatingPoint, basis: str) -> Row:
 def inferencex_row(point: OperatingPoint, latencies: Mapping[str, object], isl: int, osl: int) -> dict[str, object]:
     """A point in InferenceX's row form (times in s), with the ledger's figures under ``costtrace``.
 
-    *run*: the generator's latencies in ms; *isl*, *osl*: input and output tokens of a request.
+    *latencies*: the generator's, in ms; *isl*, *osl*: input and output tokens of a request.
     """
     figure, billed = point.figure, point.billed
     row: dict[str, object] = {

@@ -98,6 +98,8 @@ def truth_rows(truth: Truth, from_ns: int, until_ns: int) -> list[dict[str, obje
 def write_truth(path: Path, rows: list[dict[str, object]]) -> None:
     """Write the rows as JSON lines, mode 0600."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    if path.is_file():  # not a pipe or a device; the mode above is for a new file only
+        os.fchmod(fd, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 

@@ -198,7 +198,7 @@ def _parse_text(path: Path, text: str) -> Any:
         return json.loads(text)
     if path.suffix in {".yaml", ".yml"}:
         try:
-            import yaml  # noqa: PLC0415  (an extra: only YAML scenarios need it)
+            import yaml  # noqa: PLC0415  (loaded only for YAML scenarios)
         except ImportError as error:
             raise NvmlSimError(f"{path}: YAML needs pyyaml; install it, or write the scenario as TOML") from error
         try:

@@ -142,6 +142,8 @@ def pack(report: dict[str, Any], out: Path) -> None:
     member = tarfile.TarInfo("costtrace-trtllm-report.json")
     member.size = len(data)
     file = os.open(out, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    if out.is_file():  # not a pipe or a device; the mode above is for a new file only
+        os.fchmod(file, 0o600)
     with os.fdopen(file, "wb") as stream, tarfile.open(fileobj=stream, mode="w:gz") as archive:
         archive.addfile(member, io.BytesIO(data))
 

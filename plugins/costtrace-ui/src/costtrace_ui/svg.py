@@ -1,6 +1,6 @@
 """Charts as SVG text, by hand: no script, no font, no request, readable in black and white, named for screen readers.
 
-Series differ by dash and marker, bars by pattern, and everything carries its figure as text. Colours are the page's
+Series differ by marker and dash, bars by pattern, and everything carries its figure as text. Colours are the page's
 (``currentColor`` and CSS classes), so a chart follows light, dark and print. Widths are those of a viewBox: the page
 scales them.
 """
@@ -13,6 +13,15 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 146, 28, 52
 DASHES = ("", "7 4", "2 3", "10 3 2 3", "1 5")
+MARKERS = (
+    (),  # a circle
+    ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+    ((0, -1.3), (1.3, 1), (-1.3, 1)),
+    ((0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)),
+    ((-1.3, -1), (1.3, -1), (0, 1.3)),
+    ((-1.2, -1.2), (1.2, -1.2), (-1.2, 1.2), (1.2, 1.2)),
+)
+"""Corners of the series' markers, in radii from the middle. One more than colours and dashes, so 5 differs from 0."""
 PATTERNS = ("solid", "slant", "dots", "cross", "line")
 
 
@@ -107,6 +116,16 @@ def axes(x: Axis, y: Axis, height: int) -> list[str]:
     return body
 
 
+def marker(x: float, y: float, radius: float, number: int, kind: str = "dot") -> str:
+    """A point of series *number*; *kind*: ``dot``, which is filled, or ``hollow``."""
+    css = f'class="{kind} s{number % 5}"'
+    corners = MARKERS[number % len(MARKERS)]
+    if not corners:
+        return f'<circle {css} cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
+    points = " ".join(f"{x + radius * right:.1f},{y + radius * down:.1f}" for right, down in corners)
+    return f'<polygon {css} points="{points}"/>'
+
+
 def line_chart(
     name: str, title: str, description: str, x: Axis, y: Axis, series: Sequence[Series], marks: Sequence[Mark] = ()
 ) -> str:
@@ -133,8 +152,7 @@ def line_chart(
             f'<polyline class="line {css}"{dashed} points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in part)}"/>'
             for part in _runs(one, x, y)
         ]
-        if len(drawn) <= 40:
-            body += [f'<circle class="dot {css}" cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b in drawn]
+        body += [marker(a, b, 2.8, number) for a, b in (drawn if len(drawn) <= 40 else drawn[-1:])]
         ends.append((drawn[-1][1], one.name, number))
     body += end_labels(ends)
     return frame(name, title, description, HEIGHT, body)
@@ -160,13 +178,14 @@ def _runs(one: Series, x: Axis, y: Axis) -> list[list[tuple[float, float]]]:
 
 
 def end_labels(ends: list[tuple[float, str, int]]) -> list[str]:
-    """Names at the ends of the lines, moved apart where they would overlap."""
+    """Names at the ends of the lines with their markers, moved apart where they would overlap."""
     placed: list[float] = []
     body = []
     for at, text, number in sorted(ends):
         where = max(at, placed[-1] + 26 if placed else at)
         placed.append(where)
-        x = WIDTH - RIGHT + 8
+        x = WIDTH - RIGHT + 18
+        body.append(marker(x - 7, where, 3.4, number))
         first, second = _two_lines(text)
         body.append(f'<text class="label s{number % 5}" x="{x}" y="{where + 4:.1f}">{escape(first)}</text>')
         if second:

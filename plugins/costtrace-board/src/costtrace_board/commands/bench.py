@@ -13,6 +13,7 @@ from costtrace.cli.options import examples, format_option, home_option, out
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.reader import open_ledger
+from costtrace.reports.output.files import write_file
 from costtrace.reports.output.render import render
 from costtrace_board.commands.benchmarks import read_file
 from costtrace_board.commands.tier_options import find_tier
@@ -100,14 +101,15 @@ def bench(
         point, run = _run_and_bill(GENERATORS[generator], load, concurrent, folder, home, wait)
         points.append(point)
         row = inferencex_row(point, run.latencies, input_len, output_len)
-        _write(folder / f"agg_costtrace_c{concurrent}.json", json.dumps(row, indent=2) + "\n")
+        write_file(folder, f"agg_costtrace_c{concurrent}.json", f"{json.dumps(row, indent=2)}\n".encode())
         if form == "table":
             click.echo(f"concurrency {concurrent}: {point.billed.requests} requests joined to the ledger", err=True)
     points_table = table(points, basis)
     currency = points[0].billed.currency
     style = (files("costtrace_ui") / "page.css").read_text(encoding="utf-8")
     title = f"Operating points of {model} on {points[0].billed.gpus} x {points[0].billed.device_name}"
-    _write(folder / "pareto.html", points_page(title, charts(points, compared, basis, currency), points_table, style))
+    page = points_page(title, charts(points, compared, basis, currency), points_table, style)
+    write_file(folder, "pareto.html", page.encode())
     out(render([points_table], form))
 
 
@@ -161,8 +163,3 @@ def _concurrencies(text: str) -> list[int]:
     if not numbers or numbers[0] < 1:
         raise CosttraceError(f"--concurrency {text}: write numbers from 1 up, with commas between, as in 1,4,16")
     return numbers
-
-
-def _write(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")

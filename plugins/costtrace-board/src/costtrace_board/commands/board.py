@@ -230,27 +230,29 @@ def _tokens(inputs: int, outputs: int, basis: str) -> int:
     return {"input": inputs, "output": outputs, "total": inputs + outputs}[basis]
 
 
-def _benchmark(ask: LadderOptions) -> Benchmark:
+def _benchmark(options: LadderOptions) -> Benchmark:
     """The ladder's start, from a file or from stated figures. Raises: CosttraceError, FigureRefused."""
-    mix = None if ask.mix is None else _mix(ask.mix)
-    interactivity = None if ask.interactivity is None else _decimal("--interactivity", ask.interactivity)
-    if ask.file is not None:
-        tier = find_tier(ask.tier, ask.book)
+    mix = None if options.mix is None else _mix(options.mix)
+    interactivity = None if options.interactivity is None else _decimal("--interactivity", options.interactivity)
+    if options.file is not None:
+        tier = find_tier(options.tier, options.book)
         if tier is None:
             raise CosttraceError("--benchmark needs --tier: a throughput becomes a cost only with a price per GPU-hour")
-        start = benchmark_of(read_file(ask.file, ServerHardware()), tier, ask.basis, ask.model or "", interactivity)
+        read = read_file(options.file, ServerHardware())
+        start = benchmark_of(read, tier, options.basis, options.model or "", interactivity)
         return start if mix is None else start._replace(mix=mix)
-    peak = Fraction(_decimal("--peak", ask.peak or ""))
-    service = None if ask.service is None else Fraction(_decimal("--service", ask.service))
+    peak = Fraction(_decimal("--peak", options.peak or ""))
+    service = None if options.service is None else Fraction(_decimal("--service", options.service))
+    at = f"{options.interactivity or 'the wanted'} tokens/s/user"
     return Benchmark(
-        ask.peak_name,
-        ask.basis,
+        options.peak_name,
+        options.basis,
         "USD",
         peak,
-        None if ask.peak_price is None else Fraction(_decimal("--peak-price", ask.peak_price)),
+        None if options.peak_price is None else Fraction(_decimal("--peak-price", options.peak_price)),
         mix,
         service,
-        "" if service is None else f"as given: {ask.service} at {ask.interactivity or 'the wanted'} tokens/s/user",
+        "" if service is None else f"as given: {options.service} at {at}",
     )
 
 
@@ -328,6 +330,8 @@ def _write(text: str, target: Path | None) -> None:
         return
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        if target.is_file():  # not a pipe or a device; the mode above is for a new file only
+            os.fchmod(descriptor, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:

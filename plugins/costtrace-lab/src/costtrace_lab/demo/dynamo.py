@@ -54,7 +54,7 @@ def read_dynamo_environment(folder: Path) -> DynamoEnvironment:
 
 
 def _registered_port() -> int:
-    """Return a free port below the ephemeral range, which Dynamo refuses. Raises: ServerError."""
+    """Return a free port up to LAST_REGISTERED_PORT: Dynamo refuses higher ones. Raises: ServerError."""
     for port in (free_port() for _ in range(1_000)):
         if port <= LAST_REGISTERED_PORT:
             return port

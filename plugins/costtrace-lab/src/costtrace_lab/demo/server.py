@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "HF_HUB_OFFLINE": "1",
-    "PYTHONFAULTHANDLER": "1",  # what hangs says where, see stop()
+    "PYTHONFAULTHANDLER": "1",  # on SIGABRT a server that hangs prints its stacks: see stop()
 }
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",

@@ -108,7 +108,7 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 
 def _read(response: http.client.HTTPResponse, request: Request, fields: _Response) -> bool:
-    """Read a response into `answer`; return whether the client disconnected, as `request` asks."""
+    """Read a response into `fields`; return whether the client disconnected, as `request` asks."""
     if not request.body.get("stream"):
         fields.add(json.load(response))
         return False

@@ -3,7 +3,7 @@
 `random_engine` decides who is in which batch, by a seed. `schedules` turns that into the events of a life, at once and
 in invented time. `engine` plays it in real time through the real recorder and journal, in a process that can be killed.
 
-Whatever they make is marked ``simulated``: nobody shall take their figures for a measurement.
+All that they make is marked ``simulated``: it is no measurement.
 """
 
 from costtrace_lab.engines.random_engine import Profile, RandomEngine

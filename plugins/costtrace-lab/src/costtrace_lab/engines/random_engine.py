@@ -266,7 +266,7 @@ class RandomEngine:
         return min(sequence.prompt + sequence.output - sequence.computed, budget)
 
     def _advance(self, stay: dict[int, int], items: list[tuple[int, int, int]]) -> None:
-        """Where everybody will stand when the batch is done; acceptance of drafts is drawn here."""
+        """The state of all sequences after the batch; acceptance of drafts is drawn here."""
         for slot in stay:
             self._moved(self.sequences[slot], 1, 1)
         for slot, tokens, context in items:

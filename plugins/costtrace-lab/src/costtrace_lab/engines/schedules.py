@@ -55,7 +55,7 @@ class Life(msgspec.Struct):
     engine: RandomEngine
 
     def upto(self, count: int) -> list[AnyEvent]:
-        """Return the events as they stand when the engine is killed after *count* of them."""
+        """Return the events that there are when the engine is killed after *count* of them."""
         return self.events[:count]
 
 

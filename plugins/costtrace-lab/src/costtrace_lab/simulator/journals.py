@@ -77,7 +77,7 @@ def write_journal(
 ) -> Path:
     """Run a simulation into the journal *engine_id* below *home*; returns its directory. Raises: JournalError.
 
-    *progress* is told now and then how many requests are done.
+    *progress* is called from time to time with how many requests are done.
     """
     state = _OpenState()
     writer = _Writer(home, engine_id, setting, state)

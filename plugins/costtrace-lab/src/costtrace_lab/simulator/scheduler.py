@@ -225,7 +225,7 @@ class Simulator:
         )
 
     def _advance(self, items: list[tuple[Running, int]], now_ns: int) -> Iterator[AnyEvent]:
-        """Where everybody stands when the step is done."""
+        """The state of all sequences after the step."""
         self._kv += len(self._cohort.members)
         while self._ends and self._ends[0][0] <= self._index:
             last, slot = heapq.heappop(self._ends)

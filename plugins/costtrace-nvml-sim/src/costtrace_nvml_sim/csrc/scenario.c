@@ -189,7 +189,7 @@ static int new_device(struct reader *reader) {
         return fail(reader, "more than %d devices", MAX_DEVICES);
     reader->device = &scenario->devices[scenario->n_devices++];
     reader->wave = NULL;
-    /* Checks only the values that are divisors. */
+    /* Defaults only for the values that are divisors, in case their line is missing. */
     reader->device->update_ns = reader->device->window_ns = reader->device->counter_update_ns = NS / 10;
     reader->device->average_samples = reader->device->resolution_mw = reader->device->counter_resolution_mj = 1;
     reader->device->gain_ppm = 1000000;
