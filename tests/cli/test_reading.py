@@ -271,7 +271,7 @@ def test_without_click_the_message_says_what_to_install(tmp_path):
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No module named click', name='click')\n")
     done = script("report", PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
-    assert "pip install 'costtrace-core[agent]'" in done.stderr
+    assert "In a checkout of costtrace: pip install '.[agent]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
