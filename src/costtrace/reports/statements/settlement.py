@@ -1,4 +1,6 @@
-"""A period of all devices under one idle policy: what each tenant pays, what nobody pays, and that it is all. Pure.
+"""A period of all devices under one idle policy. Pure.
+
+What each tenant pays, what nobody pays, and the proof that together they are the ledger's total.
 
 Every posting of the period is on exactly one line: the usage of a tenant's requests, a tenant's share of idle or
 overhead, or a rest (idle and overhead that nobody takes, unobserved). `Settlement.ties` compares the lines with a total
