@@ -10,7 +10,7 @@ from pathlib import Path
 
 import costtrace
 from costtrace.capture.node_files.agent_lock import LOCK_NAME, running, status
-from costtrace.cli.app import install_line
+from costtrace.cli.app import pip_line
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding, ago
 from costtrace.config.settings import Settings
 from costtrace.core.clock import boot_id, host_name
@@ -56,7 +56,7 @@ def plugin(env: Mapping[str, str]) -> Iterator[Finding]:
             FAIL,
             f"this environment has vLLM but not its costtrace plugin (plugins: {', '.join(names) or 'none'}): engines "
             "started from it are not billed",
-            f"In a checkout of costtrace: {install_line('costtrace-vllm')}. Then start the engines again.",
+            f"In a checkout of costtrace: {pip_line('costtrace-vllm')}. Then start the engines again.",
         )
     elif "VLLM_PLUGINS" in env and ours[0].name not in env["VLLM_PLUGINS"].split(","):
         yield Finding(
@@ -79,7 +79,7 @@ def tensorrt_llm(env: Mapping[str, str]) -> Iterator[Finding]:
             "plugin",
             FAIL,
             "this environment has TensorRT-LLM but not its costtrace plugin: its engines are not billed",
-            f"In a checkout of costtrace, on every node: {install_line('costtrace-tensorrt-llm')}",
+            f"In a checkout of costtrace, on every node: {pip_line('costtrace-tensorrt-llm')}",
         )
     elif loader not in sys.modules:
         yield Finding(

@@ -1,10 +1,9 @@
 """A period of all devices under one idle policy. Pure.
 
-What each tenant pays, what nobody pays, and the proof that together they are the ledger's total.
-
-Every posting of the period is on exactly one line: the usage of a tenant's requests, a tenant's share of idle or
-overhead, or a rest (idle and overhead that nobody takes, unobserved). `Settlement.ties` compares the lines with a total
-that was asked of the store by itself.
+What each tenant pays, what nobody pays, and the proof that together they are the ledger's total. Every posting of the
+period is on exactly one line: the usage of a tenant's requests, a tenant's share of idle or overhead, or a rest (idle
+and overhead that nobody takes, unobserved). `Settlement.ties` compares the lines with a total that was asked of the
+store by itself.
 """
 
 from collections import defaultdict
