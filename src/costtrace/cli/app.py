@@ -140,7 +140,7 @@ def pip_line(distribution: str) -> str:
 
 
 def _refusing(name: str, why: str) -> click.Command:
-    """Stand for a command: given anything, also `--help`, it raises an error that says why. `costtrace --help` works."""
+    """Replace a command: given anything, even `--help`, it raises an error that says why. `costtrace --help` works."""
 
     def refuse(words: tuple[str, ...]) -> None:
         del words
