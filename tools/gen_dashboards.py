@@ -96,7 +96,7 @@ FLEET = Board(
             width=6,
         ),
         Panel(
-            "The dearest tenants, cost per hour",
+            "The most expensive tenants, cost per hour",
             f'topk(10, sum by (tenant, currency) (rate(costtrace_cost_total{{kind="request"}}{RATE}))) * 3600',
             "none",
             "{{tenant}} ({{currency}})",
@@ -145,7 +145,7 @@ TENANT = Board(
             about="Dots are exemplars: each leads to the request's trace.",
         ),
         Panel(
-            "The dearest requests (Tempo)",
+            "The most expensive requests (Tempo)",
             '{ name = "costtrace.request" && span.tenant.id =~ "$tenant" && span.costtrace.cost.amount > 0.0001 }',
             "none",
             kind="table",

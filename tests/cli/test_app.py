@@ -20,6 +20,9 @@ PROJECTS = {
 ELSEWHERE = [name for name, place in COMMANDS.items() if place.distribution]
 
 
+SOURCES = [*(PLUGINS.parent / "src").rglob("*.py"), *PLUGINS.glob("*/src/**/*.py")]
+
+
 @pytest.fixture
 def nothing_added(monkeypatch):
     monkeypatch.setattr(app, "entry_points", lambda **_: ())
@@ -94,3 +97,28 @@ def test_a_command_that_cannot_be_loaded_is_an_error_of_its_own_and_help_still_w
     assert run(["board", "--since", "today"]) == 2
     assert "cannot be loaded from 'no_such_module_of_ours:board'" in capsys.readouterr().err
     assert "cannot be loaded" in CliRunner().invoke(cli, ["--help"]).output
+
+
+def broken(_):
+    raise RuntimeError("no such device")
+
+
+@pytest.mark.parametrize(
+    ("load", "why"),
+    [(broken, "no such device"), (lambda _: "report", "it is no click.Command")],
+)
+def test_a_command_of_somebody_elses_that_is_broken_is_an_error_of_its_own_and_help_still_works(
+    monkeypatch, capsys, load, why
+):
+    entry = EntryPoint("ours", "test_app_command:ours", app.ENTRY_POINTS)
+    monkeypatch.setattr(EntryPoint, "load", load)
+    monkeypatch.setattr(app, "entry_points", lambda **_: (entry,))
+    assert run(["ours", "--since", "today"]) == 2
+    assert f"'ours' cannot be loaded from 'test_app_command:ours': {why}" in capsys.readouterr().err
+    assert run(["--help"]) == 0
+    assert "ours" in capsys.readouterr().out
+
+
+def test_no_remedy_installs_from_a_package_index_what_is_on_none():
+    remedy = re.compile(r"install ['\"]?costtrace-")
+    assert [path for path in SOURCES if remedy.search(path.read_text(encoding="utf-8"))] == []

@@ -114,7 +114,7 @@ def test_the_header_of_no_requests_has_the_names_that_requests_have(home, words)
         next(csv.reader(io.StringIO(printed(home, "requests", "--format", "csv", *words, *which))))
         for which in ((), ("--tenant", "nobody"))
     )
-    assert [name for name in some if name in none] == none
+    assert some == none
     assert "gap_ns" in none
 
 
@@ -247,7 +247,7 @@ def test_a_terminal_that_knows_only_ascii_gets_escapes(nasty_home):
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_each_command_that_is_there_has_help_with_examples(name, capsys):
-    if cli.get_command(None, name) is None:
+    if name not in cli.list_commands(None):
         pytest.skip("not installed")
     assert run([name, "--help"]) == 0
     assert "Usage: costtrace" in capsys.readouterr().out
@@ -271,7 +271,7 @@ def test_without_click_the_message_says_what_to_install(tmp_path):
     (tmp_path / "click.py").write_text("raise ModuleNotFoundError('No module named click', name='click')\n")
     done = script("report", PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
-    assert "pip install 'costtrace-core[agent]'" in done.stderr
+    assert "In a checkout of costtrace: pip install '.[agent]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -218,6 +218,16 @@ NASTY_MODELS = {"m-large": "<img src=x onerror=alert(2)>", "m-mid": "@SUM(1+1)*c
 
 def dearer():
     """The month's price book after a correction: every price 1/7 higher."""
+    return corrected(8)
+
+
+def cheaper():
+    """The same, every price 1/7 lower."""
+    return corrected(6)
+
+
+def corrected(sevenths):
+    """The month's price book with *sevenths* of its prices of devices."""
     book = price_book()
-    devices = [entry._replace(per_gpu_hour=entry.per_gpu_hour * 8 / 7) for entry in book.devices]
+    devices = [entry._replace(per_gpu_hour=entry.per_gpu_hour * sevenths / 7) for entry in book.devices]
     return PriceBook(version="corrected", currency="USD", devices=devices, electricity=book.electricity)

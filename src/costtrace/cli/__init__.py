@@ -17,8 +17,8 @@ def main() -> None:
         if error.name is None or error.name.partition(".")[0] == "costtrace":
             raise
         sys.stderr.write(
-            f"costtrace: the command line needs the Python package {error.name!r}. Install what the agent and the "
-            "reports need: pip install 'costtrace-core[agent]'\n"
+            f"costtrace: the command line needs the Python package {error.name!r}. The agent and the reports "
+            "need it. In a checkout of costtrace: pip install '.[agent]'\n"
         )
         sys.exit(2)
     sys.exit(run())

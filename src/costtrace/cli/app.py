@@ -99,10 +99,12 @@ class Commands(click.Group):
         elif (entry := _added().get(cmd_name)) is not None:
             try:
                 command = entry.load()
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # noqa: BLE001 - other distributions' code: it must not break the other commands
                 return _refusing(cmd_name, f"cannot be loaded from {entry.value!r}: {error}")
+            if not isinstance(command, click.Command):
+                return _refusing(cmd_name, f"cannot be loaded from {entry.value!r}: it is no click.Command")
         elif place.distribution:
-            return _refusing(cmd_name, f"is not installed. In a checkout of costtrace: {_install(place.distribution)}")
+            return _refusing(cmd_name, f"is not installed. In a checkout of costtrace: {pip_line(place.distribution)}")
         else:
             return None
         assert isinstance(command, click.Command)
@@ -125,20 +127,20 @@ class Commands(click.Group):
                 missing.setdefault(place.distribution, []).append(name)
         if missing:
             with formatter.section("Not installed (the line to install it, in a checkout)"):
-                formatter.write_dl([(", ".join(names), _install(which)) for which, names in missing.items()])
+                formatter.write_dl([(", ".join(names), pip_line(which)) for which, names in missing.items()])
 
 
 def _added() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
 
 
-def _install(distribution: str) -> str:
+def pip_line(distribution: str) -> str:
     """Write the command that installs a distribution from a checkout: no package index has any of them yet."""
     return f"pip install {' '.join(f'./plugins/{name}' for name in (*NEEDS.get(distribution, ()), distribution))}"
 
 
 def _refusing(name: str, why: str) -> click.Command:
-    """Stand for a command that cannot be run here: whatever it is given, it says why, and `--help` works."""
+    """Replace a command: given anything, even `--help`, it raises an error that says why. `costtrace --help` works."""
 
     def refuse(words: tuple[str, ...]) -> None:
         del words

@@ -53,7 +53,7 @@ def _home(ctx: click.Context, parameter: click.Parameter, value: Path | None) ->
 
 
 def store_option(function: Function) -> Function:
-    """``--home`` and ``--store``: which store a command reads; `open_store` opens them."""
+    """``--home`` and ``--store``: which store a command reads; `open_store` opens it."""
     return home_option(
         click.option(
             "--store",

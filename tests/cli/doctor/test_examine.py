@@ -25,6 +25,7 @@ from costtrace.journal.writer import JournalWriter
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "prices"
+PLUGINS = Path(__file__).parents[3] / "plugins"
 
 
 @pytest.fixture
@@ -364,6 +365,36 @@ def test_a_free_port_is_in_order_without_an_agent_and_a_warning_with_one(home):
 def test_hooks_of_a_plugin_that_is_not_installed_are_a_failure(tmp_path, monkeypatch):
     monkeypatch.setitem(hooks.PLUGINS, "tensorrt-llm", "costtrace_of_nobody")
     assert only(hooks.check("tensorrt-llm", tmp_path)).startswith("fail the plugin for tensorrt-llm is not installed")
+
+
+@pytest.mark.parametrize(
+    ("engine", "line"),
+    [("vllm", "./plugins/costtrace-vllm"), ("dynamo", "./plugins/costtrace-vllm ./plugins/costtrace-dynamo")],
+)
+def test_a_plugin_that_is_missing_is_installed_from_a_checkout(tmp_path, monkeypatch, engine, line):
+    monkeypatch.setattr(hooks, "import_module", missing)
+    assert f"In a checkout of costtrace: pip install {line}" in only(hooks.check(engine, tmp_path))
+
+
+def missing(name):
+    raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+@pytest.mark.parametrize("engine", ["vllm", "tensorrt-llm"])
+def test_an_engine_without_its_plugin_is_a_failure_with_the_line_that_installs_it(monkeypatch, engine):
+    package = engine.replace("-", "_")
+    monkeypatch.setattr(here.util, "find_spec", lambda name: name == package or None)
+    monkeypatch.setattr(here.metadata, "entry_points", lambda **_: ())
+    line = only(here.plugin({}) if engine == "vllm" else here.tensorrt_llm({}))
+    assert line.startswith("fail this environment has ")
+    assert f": pip install ./plugins/costtrace-{engine}" in line
+
+
+@pytest.mark.parametrize("distribution", [path.name for path in PLUGINS.glob("costtrace-*")])
+def test_a_distribution_of_another_version_is_a_warning(monkeypatch, distribution):
+    monkeypatch.setattr(here.metadata, "version", lambda name: "0.0.1" if name == distribution else "0.1.0")
+    assert f"{distribution} 0.0.1" in lines_of(here.versions(), "ok")[0]
+    assert "have different versions: 0.0.1, 0.1.0" in lines_of(here.versions(), "warn")[0]
 
 
 @pytest.fixture

@@ -74,6 +74,11 @@ def test_each_thing_that_made_the_cost_is_said(words):
     assert words in as_text(explained(), "#")
 
 
+def test_joules_of_a_simulated_device_are_labelled():
+    assert "energy 2.000 J SIMULATED, cost" in as_text(explained(energy_uj=2_000_000, simulated=1), "#")
+    assert "energy 2.000 J, cost" in as_text(explained(energy_uj=2_000_000, simulated=0), "#")
+
+
 def test_what_the_cache_saved_is_what_the_model_says_of_its_tokens_on_all_devices():
     # 50 tokens of 20 us, and 50 x 50 / 2 units of attention of 1 ns, on two devices.
     assert explained().saved_ns == 2 * (50 * 20_000 + 1_250)

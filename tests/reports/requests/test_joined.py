@@ -14,8 +14,10 @@ from costtrace.ledger.answers import Period, Request
 from costtrace.ledger.queries import ended, used
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.ledger.store import Ledger
+from costtrace.reports.output.render import render
 from costtrace.reports.requests.joined import RecordedPart, join
 from costtrace.reports.requests.joined_query import find_parts, parts
+from costtrace.reports.requests.joined_tables import wholes_table
 from costtrace.reports.usage.summary import summarize
 
 ALL = Period(0, 1 << 62)
@@ -246,6 +248,14 @@ def test_a_broken_answer_waits_for_somebody_who_goes_on(tmp_path):
     whole = joined(tmp_path, broken, now_ns=broken.ended_ns)
     assert whole.notes == ("the part that goes on after a broken one has not come yet",)
     assert (whole.finality, whole.wasted_ns) == ("provisional", 100 * MS)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_joules_are_labelled_where_one_of_the_parts_is_simulated(simulated):
+    records = part(**PREFILL, energy_uj=1_000_000), part(**DECODE, energy_uj=2_000_000, simulated=simulated)
+    wholes = join([RecordedPart(_as_request(one), "w") for one in records], NOW_NS, WAIT_NS)
+    shown = render([wholes_table(wholes, "Requests", UTC)], "table")
+    assert ("3.000 J SIMULATED" in shown, "3.000 J" in shown) == (simulated, True)
 
 
 def test_parts_that_disagree_say_so(tmp_path):

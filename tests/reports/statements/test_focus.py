@@ -6,11 +6,12 @@ import io
 import json
 from collections import defaultdict
 from contextlib import closing
+from datetime import UTC
 from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, dearer, write_month
+from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, cheaper, dearer, write_month
 
 from costtrace.cli.app import cli
 from costtrace.core.errors import CosttraceError
@@ -19,8 +20,10 @@ from costtrace.ledger.answers import Period
 from costtrace.ledger.periods.close import close_period
 from costtrace.ledger.periods.rerate import rerate
 from costtrace.ledger.reader import SqliteStore
-from costtrace.reports.statements.idle_policies import POLICIES
+from costtrace.reports.statements.focus import Names, export
+from costtrace.reports.statements.idle_policies import POLICIES, Pot
 from costtrace.reports.statements.provider_bill import read_bill
+from costtrace.reports.statements.settlement import IdlePolicy, Settlement, SettlementLine
 
 CONDITIONS = [
     "Supports data generator-calculated split cost allocation",
@@ -77,17 +80,18 @@ def test_a_linter_of_others_finds_nothing(month, view, policy):
     assert {"STRUCTURAL_VALID", "SEMANTIC_VALID"} <= set(report.levels_passed)
 
 
+@pytest.mark.parametrize("prices", [dearer, cheaper])
 @pytest.mark.parametrize("closed", [False, True])
-def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bill(tmp_path, closed):
+def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bill(tmp_path, closed, prices):
     made = write_month(tmp_path)
     (tmp_path / "quotas.yaml").write_text(QUOTAS)
     made.home, made.exports, later = tmp_path, {}, END_NS + 86_400 * 10**9
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         if closed:
             close_period(ledger, "2026-11", Period(START_NS, END_NS), END_NS + 1)
-        rerate(ledger, dearer(), Period(START_NS, END_NS), "a correction", later)
+        rerate(ledger, prices(), Period(START_NS, END_NS), "a correction", later)
         (due,) = next(SqliteStore(ledger).rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
-    assert due > made.bill()
+    assert due > made.bill() if prices is dearer else due < made.bill()
     for policy in POLICIES:
         november, december = (
             rows_of(made, "allocation", policy, "--period", month) for month in ("2026-11", "2026-12")
@@ -99,6 +103,28 @@ def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bi
             service = rows_of(made, "service", policy, "--period", month)
             assert cost(service) == cost([row for row in rows if row["AllocatedResourceId"]])
             assert not any(lint(view).messages() for view in (rows, service) if view)
+
+
+@pytest.mark.parametrize(
+    ("nanos", "times", "ratios"),
+    [
+        ((30, 10), (1, 1), (".75", ".25")),
+        ((-30, -10), (0, 0), (".75", ".25")),
+        ((0, -10), (0, 0), ("0", "1")),
+        ((30, -10), (10, 30), (".25", ".75")),  # costs that are no shares of their sum: shares of the time
+        ((30, -10), (0, 0), (".75", ".25")),  # and without any time, of the money that is moved
+        ((0, 0), (10, 30), (".25", ".75")),
+        ((0, 0), (0, 0), ("0", "0")),
+    ],
+)
+def test_ratios_are_shares_of_the_cost_or_else_of_the_time(nanos, times, ratios):
+    lines = [
+        SettlementLine(tenant, "2026-12-01", "H100", "m", "request", "", "USD", Pot(gpu_ns=ns, cost_nano=nano))
+        for tenant, nano, ns in zip("ab", nanos, times, strict=True)
+    ]
+    settlement = Settlement(Period(START_NS, END_NS), UTC, IdlePolicy(), lines, {}, [])
+    details = [json.loads(row["AllocatedMethodDetails"]) for row in export(settlement, "allocation", Names()).rows]
+    assert [detail["Elements"][0]["AllocatedRatio"] for detail in details] == [float(ratio) for ratio in ratios]
 
 
 def test_the_linter_does_find_what_is_wrong(month, tmp_path):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import sqlite3
 import stat
 from contextlib import closing
 from datetime import UTC
@@ -247,6 +248,22 @@ def test_a_statement_on_the_terminal_says_policy_method_book_and_that_it_is_simu
     assert code == 0
     for words in ("SIMULATED", "even: the same for each tenant", "roofline 100.0 %", "2026-11", "unknown: no carbon"):
         assert words in text
+
+
+@pytest.mark.parametrize("simulated", [("NVIDIA H100", "NVIDIA L40S"), ("NVIDIA L40S",), ()])
+def test_energies_of_a_statement_are_labelled_where_a_simulated_device_is_in_them(home, tmp_path, simulated):
+    shutil.copy(home / "ledger.sqlite", tmp_path / "ledger.sqlite")
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection, connection:
+        names = ", ".join(f"'{name}'" for name in simulated)
+        connection.execute(f"UPDATE engine SET simulated = device_name IN ({names})")
+    words = ("--tenant", "tenant-1", "--period", "2026-11", "--policy", "even")
+    text, _ = run(tmp_path, "statement", *words)
+    shares = text[text.index("Share of idle and overhead") : text.index("Usage by day")].splitlines()
+    for pool in POOLS:
+        lines = [line for line in shares if pool in line]
+        assert {"SIMULATED" in line for line in lines} == {pool in simulated}
+    totals = [line for line in text.splitlines() if line.startswith("total") and "kWh" in line]
+    assert {"SIMULATED" in line for line in totals} == {bool(simulated)}
 
 
 def test_a_statement_says_whether_its_figures_can_still_change(home, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""``costtrace close``, ``rerate``, ``compact``, ``backup``, ``periods``: what finance does with the ledger."""
+"""``costtrace close``, ``rerate``, ``periods``: what finance does with the ledger."""
 
 import time
 from pathlib import Path

@@ -113,7 +113,7 @@ def show(
 
 
 class PriceLine(NamedTuple):
-    """One entry of a price book, as it holds on a day. None: not a price of this kind of entry."""
+    """One entry of a price book, as it holds on a day. None: not a price of this kind of entry, or not given."""
 
     what: str
     match: str = ""

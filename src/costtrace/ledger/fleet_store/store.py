@@ -133,7 +133,7 @@ def open_store(dsn: str, *, password: str = "", database: str = "costtrace") -> 
         import clickhouse_connect  # noqa: PLC0415 - an extra
         from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise CosttraceError("a fleet store needs clickhouse-connect: install costtrace-core[fleet]") from error
+        raise CosttraceError("a fleet store needs clickhouse-connect: in a checkout, pip install '.[fleet]'") from error
     where = dsn.rsplit("@", maxsplit=1)[-1]
     options: dict[str, Any] = {"password": password} if password else {}
     if not dsn.startswith("chdb://"):

@@ -85,5 +85,5 @@ def _library() -> tuple[Any, Any]:
         import pyarrow as pa  # noqa: PLC0415 - an extra
         import pyarrow.parquet as pq  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise CosttraceError("Parquet needs pyarrow: install costtrace-core[reports]") from error
+        raise CosttraceError("Parquet needs pyarrow. In a checkout of costtrace: pip install '.[reports]'") from error
     return pa, pq

@@ -21,7 +21,7 @@ def as_pdf(document: Document) -> bytes:
         from reportlab.lib.styles import ParagraphStyle  # noqa: PLC0415 - an extra
         from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise CosttraceError("PDF needs reportlab: install costtrace-core[reports]") from error
+        raise CosttraceError("PDF needs reportlab. In a checkout of costtrace: pip install '.[reports]'") from error
     out = io.BytesIO()
     base = ParagraphStyle("text", fontName="Helvetica", fontSize=8, leading=11)
     title = ParagraphStyle("title", base, fontName="Helvetica-Bold", fontSize=16, leading=20)

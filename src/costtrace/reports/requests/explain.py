@@ -93,8 +93,8 @@ def _exact(explanation: Explanation) -> Row:
 
 def _cost(request: Request, usual: Usual | None) -> str:
     cost = show_amount(request.cost_nano, request.currency or None)
-    used = f"GPU time {show_seconds(request.gpu_ns)}, energy {show_joules(request.energy_uj)}"
-    text = f"{used}, cost {cost} without idle."
+    energy = show_joules(request.energy_uj, simulated=bool(request.simulated))
+    text = f"GPU time {show_seconds(request.gpu_ns)}, energy {energy}, cost {cost} without idle."
     if request.rerated:
         first = show_amount(request.first_cost_nano, request.first_currency or None)
         text += f" It was first given {first}, as on its span; re-rating {request.rerated} changed that."

@@ -32,7 +32,7 @@ def wholes_table(wholes: Sequence[Whole], title: str, zone: tzinfo) -> Table[Who
         Column("prefill role", lambda whole: show_seconds(_share(whole, "prefill").gpu_ns)),
         Column("decode role", lambda whole: show_seconds(_share(whole, "decode").gpu_ns)),
         Column("wasted", lambda whole: show_seconds(whole.wasted_ns)),
-        Column("energy", lambda whole: show_joules(whole.energy_uj)),
+        Column("energy", _energy),
         Column("cost", lambda whole: show_amount(whole.cost_nano, whole.currency or None)),
         text("bill", lambda whole: whole.finality),
         text("notes", lambda whole: "; ".join(whole.notes)),
@@ -102,6 +102,10 @@ def _exact_attempt(attempt: Attempt) -> Row:
         "currency": record.currency,
         "finish_reasons": record.finish_reasons,
     }
+
+
+def _energy(whole: Whole) -> str:
+    return show_joules(whole.energy_uj, simulated=any(attempt.part.record.simulated for attempt in whole.attempts))
 
 
 def _share(whole: Whole, role: str) -> Share:

@@ -22,7 +22,7 @@ class Field(NamedTuple):
 
 
 _NAMES = tuple("gap_ns" if name == "energy_unknown_ns" else name for name in Request._fields)
-"""The fields of a request in JSON and CSV, also of no requests: the ledger's columns, as from the first."""
+"""Names of a request's fields in JSON and CSV: the ledger's column names, unchanged since the first release."""
 
 
 def request_fields(request: Request) -> dict[str, Value]:
@@ -64,7 +64,8 @@ def list_table(
         Column("energy", lambda request: show_joules(request.energy_uj, simulated=bool(request.simulated))),
     ]
     notes = ["Cost without idle. Tokens: input as the client sees it, cached is part of input."]
-    fields = [*_NAMES]
+    per_million = (f"cost_per_million_{basis}_tokens" for basis in ("total", "input", "output"))
+    fields = [*_NAMES, *per_million, "cost_includes_idle"]
     if carbon is not None:
         columns.append(_carbon_column(carbon))
         fields += ["carbon_ug", "carbon_method"]

@@ -78,8 +78,9 @@ def _split_origin(
 ) -> list[Row]:
     nanos = [line.pot.cost_nano or 0 for line in lines]
     times = [line.pot.gpu_ns for line in lines]
-    weights = nanos if any(nanos) else times
-    ratios = largest_remainder(_RATIO_UNITS, weights) if any(weights) else [0] * len(lines)
+    choices = nanos, [-nano for nano in nanos], times, [abs(nano) for nano in nanos]  # corrections can cost less than 0
+    weights = next((each for each in choices if any(each) and min(each) >= 0), None)
+    ratios = largest_remainder(_RATIO_UNITS, weights) if weights else [0] * len(lines)
     hours = _nano_hours(times)
     origin = f"{_day(settlement, 0)}/{pool}/{currency}"
     rows: list[Row] = []

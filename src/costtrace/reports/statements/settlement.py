@@ -1,8 +1,9 @@
-"""A period of all devices under one idle policy: what each tenant pays, what nobody pays, and that it is all. Pure.
+"""A period of all devices under one idle policy. Pure.
 
-Every posting of the period is on exactly one line: the usage of a tenant's requests, a tenant's share of idle or
-overhead, or a rest (idle and overhead that nobody takes, unobserved). `Settlement.ties` compares the lines with a total
-that was asked of the store by itself.
+What each tenant pays, what nobody pays, and the proof that together they are the ledger's total. Every posting of the
+period is on exactly one line: the usage of a tenant's requests, a tenant's share of idle or overhead, or a rest (idle
+and overhead that nobody takes, unobserved). `Settlement.ties` compares the lines with a total that was asked of the
+store by itself.
 """
 
 from collections import defaultdict
@@ -86,6 +87,8 @@ class SettlementLine(NamedTuple):
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    simulated: int = 0
+    """How many of its postings are of simulated devices or sensors."""
     basis: str = ""
     """On a share of idle or overhead: the quantity that its weight is in."""
     weight: int = 0
@@ -223,7 +226,8 @@ def _usage(inputs: SettlementInput) -> list[SettlementLine]:
             line = SettlementLine(
                 tenant, day(quarter), pool, model, REQUESTS, "", place(pool, row.currency), pot_of(row)
             )
-            add(line._replace(prefill_ns=row.prefill_ns, decode_ns=row.decode_ns, wasted_ns=row.wasted_ns))
+            sums = {name: getattr(row, name) for name in ("prefill_ns", "decode_ns", "wasted_ns", "simulated")}
+            add(line._replace(**sums))
     for end in inputs.ended:
         pool, tenant, model, quarter = end.keys
         line = SettlementLine(tenant, day(quarter), pool, model, REQUESTS, "", place(pool, end.currency), Pot())
@@ -248,6 +252,7 @@ def _unowned(inputs: SettlementInput) -> list[SettlementLine]:
             continue
         pool = row.keys[0]
         line = SettlementLine("", "", pool, "", row.kind, row.reason, place(pool, row.currency), pot_of(row))
+        line = line._replace(simulated=row.simulated)
         key = (row.kind, row.reason, pool, line.currency)
         lines[key] = lines[key].plus(line) if key in lines else line
     return [lines[key] for key in sorted(lines)]

@@ -119,7 +119,7 @@ def _energy() -> Column[StatementLine]:
         pot = line.sum.pot
         if pot.energy_uj is None and not pot.gpu_ns:
             return ""
-        shown = show_joules(pot.energy_uj)
+        shown = show_joules(pot.energy_uj, simulated=bool(line.sum.simulated))
         return f"{shown} + ?" if pot.energy_uj is not None and pot.energy_unknown_ns else shown
 
     return Column("energy", show)

@@ -18,7 +18,7 @@ from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import ConfigError, PriceBookError
 
 LEVELS = ("organisation", "team", "project", "cost_centre")
-"""What a report can group by instead of the tenant."""
+"""What a report can group by besides the tenant."""
 MOST_LABELS = 32
 
 

@@ -21,7 +21,8 @@ def check(path: Path) -> None:
     try:
         import_module("matplotlib")
     except ModuleNotFoundError:
-        raise CosttraceError("plots need the Python package matplotlib: pip install 'costtrace-lab[plots]'") from None
+        line = "pip install './plugins/costtrace-lab[plots]'"
+        raise CosttraceError(f"plots need the Python package matplotlib. In a checkout of costtrace: {line}") from None
 
 
 def draw(path: Path, bills: Sequence[Bill], title: str) -> None:

@@ -140,8 +140,8 @@ def _parquet_rows(path: Path, columns: tuple[str, ...], where: Mapping[str, obje
         parquet = import_module("pyarrow.parquet")
     except ModuleNotFoundError:
         raise CosttraceError(
-            f"to read {path} the Python package pyarrow is needed: pip install 'costtrace-lab[simulator]'. "
-            "Tables as CSV, with the same columns, need nothing."
+            f"to read {path} the Python package pyarrow is needed. In a checkout of costtrace: "
+            "pip install './plugins/costtrace-lab[simulator]'. Tables as CSV, with the same columns, need nothing."
         ) from None
     try:
         names = set(parquet.read_schema(path).names)

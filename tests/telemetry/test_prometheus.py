@@ -1,8 +1,6 @@
-"""The tables of names, the choice of a receiver, and the Prometheus endpoint's text."""
+"""The text of the Prometheus endpoint, as prometheus_client's parser reads it."""
 
 import math
-from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from otlp_receiver import PARENT, RATE, TRACE, engine, new_ledger, record, turn, write
@@ -10,15 +8,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from telemetry_page import telemetry_markdown
 
-from costtrace.core import semconv
 from costtrace.core.errors import ConfigError
-from costtrace.telemetry.health import Health
 from costtrace.telemetry.metric_state import DeviceReading, MetricState
 from costtrace.telemetry.prometheus import MetricCollector, PrometheusEndpoint
 from costtrace.telemetry.span_ids import span_ids
-from costtrace.telemetry.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -102,16 +96,6 @@ def test_hostile_names_stay_inside_their_label(state, name, openmetrics):
     assert [(s.labels["tenant"], s.labels["model"], s.value) for s in family.samples] == [(name, f"m{name}", 1)]
 
 
-def test_distributions_fold_tenants_earlier_than_totals_do():
-    state = MetricState(tenant_limit=10, histogram_tenants=2)
-    state.totals.know([engine()], {RATE[0]: "USD"})
-    committed = turn([record(n, tenant=f"t{n}") for n in range(5)])
-    state.add(committed.postings, committed.records, committed.meter)
-
-    counts = {labels[0]: sum(d.counts) for labels, d in state.distributions(semconv.H_GPU_TIME)}
-    assert counts == {"t0": 1, "t1": 1, semconv.OTHER_TENANT: 3}
-
-
 def test_a_device_counts_from_its_first_reading_and_never_backwards(state):
     for energy in (5_000_000, 7_000_000, 1_000_000, 2_500_000):  # the driver was reset after the second
         state.device(DeviceReading("GPU-a", "H100", "gpu", energy, 350_000))
@@ -164,11 +148,6 @@ def test_health_is_shown_once_it_is_known(state):
     assert families["costtrace_records_unsent"].samples[0].value == 17
 
 
-def test_a_figure_of_health_that_does_not_exist_is_named_with_those_that_do():
-    with pytest.raises(ValueError, match=r"'journal\.lagg' .* journal\.lag,"):
-        Health().set("journal.lagg", 1)
-
-
 def test_an_address_that_cannot_be_had_is_named_with_the_remedy(state):
     endpoint = PrometheusEndpoint(state, "127.0.0.1", 0)
     try:
@@ -176,109 +155,3 @@ def test_an_address_that_cannot_be_had_is_named_with_the_remedy(state):
             PrometheusEndpoint(state, "127.0.0.1", endpoint.port)
     finally:
         endpoint.stop()
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, Target(HTTP, "http://c:4318")),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, Target(GRPC, "http://c:4317")),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, Target(GRPC, "c:4317")),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/otlp"}, Target(HTTP, "https://c/otlp")),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            Target(GRPC, "http://c:4318"),
-        ),
-        (
-            {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318",
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t:9/x",
-                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
-            },
-            Target(HTTP, "http://t:9/x"),
-        ),
-        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m:1"}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "True"}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "console"}, None),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "console,otlp"},
-            Target(HTTP, "http://c:4318"),
-        ),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"},
-            Target(HTTP, "http://c:4318"),
-        ),
-    ],
-)
-def test_opentelemetrys_variables_say_where_spans_go(environ, expected):
-    assert target("traces", environ) == expected
-
-
-def test_a_protocol_that_nobody_speaks_is_named_with_those_that_are():
-    with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL='http/json'.*grpc or http/protobuf"):
-        target("traces", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"})
-
-
-@pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 429, 502, 503, 504])
-def test_a_receiver_that_is_busy_or_set_up_wrongly_is_waited_for(status):
-    assert _http_answer(SimpleNamespace(status_code=status, reason="")).outcome is Outcome.AGAIN
-
-
-@pytest.mark.parametrize(
-    ("status", "outcome"), [(200, "DELIVERED"), (202, "DELIVERED"), (400, "REFUSED"), (413, "TOO_BIG")]
-)
-def test_other_statuses_say_what_became_of_the_spans(status, outcome):
-    assert _http_answer(SimpleNamespace(status_code=status, reason="")).outcome is Outcome[outcome]
-
-
-@pytest.mark.parametrize(
-    ("code", "details", "outcome"),
-    [
-        ("UNAVAILABLE", "", "AGAIN"),
-        ("UNAUTHENTICATED", "", "AGAIN"),
-        ("INVALID_ARGUMENT", "", "REFUSED"),
-        ("RESOURCE_EXHAUSTED", "queue is full", "AGAIN"),
-        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (5 vs. 4)", "TOO_BIG"),
-    ],
-)
-def test_grpc_statuses_say_what_became_of_the_spans(code, details, outcome):
-    import grpc
-
-    assert _grpc_answer(grpc.StatusCode[code], details).outcome is Outcome[outcome]
-
-
-def test_a_ledger_is_the_same_service_instance_in_every_process_unless_the_user_names_it(monkeypatch):
-    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
-    key = "service.instance.id"
-    ours = resource("node-7:/var/lib/ledger").attributes[key]
-    assert ours == "6d4f9ac0-44d9-54bc-90da-ca2df2b093ab"  # made from the name alone
-    assert resource("node-8:/var/lib/ledger").attributes[key] != ours
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"{key}=mine")
-    assert resource("node-7:/var/lib/ledger").attributes[key] == "mine"
-
-
-def test_names_are_unique_and_each_metrics_attribute_has_a_label():
-    assert max(Counter(m.name for m in semconv.METRICS).values()) == 1
-    assert max(Counter(m.prometheus for m in semconv.METRICS).values()) == 1
-    for metric in semconv.METRICS:
-        labels = [attribute.label for attribute in metric.attributes]
-        assert all(labels), metric.name
-        assert len(set(labels)) == len(labels), metric.name
-
-
-def test_the_documentation_has_every_name():
-    text = telemetry_markdown()
-
-    for thing in (*semconv.SPANS, *semconv.attributes(), *semconv.METRICS):
-        assert f"`{thing.name}`" in text
-    assert text == telemetry_markdown()
-
-
-def test_no_second_or_joule_has_a_name_under_gen_ai_usage():
-    under = {a.name: a.unit for a in semconv.attributes() if a.name.startswith("gen_ai.usage.")}
-
-    assert set(under.values()) == {"{token}", "USD"}

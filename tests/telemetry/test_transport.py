@@ -1,0 +1,91 @@
+"""The choice of a receiver by OpenTelemetry's variables, what its answers mean, and the name of the sender."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from costtrace.core.errors import ConfigError
+from costtrace.telemetry.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, Target(HTTP, "http://c:4318")),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, Target(GRPC, "http://c:4317")),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, Target(GRPC, "c:4317")),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/otlp"}, Target(HTTP, "https://c/otlp")),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            Target(GRPC, "http://c:4318"),
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t:9/x",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            },
+            Target(HTTP, "http://t:9/x"),
+        ),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m:1"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "True"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "console"}, None),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "console,otlp"},
+            Target(HTTP, "http://c:4318"),
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"},
+            Target(HTTP, "http://c:4318"),
+        ),
+    ],
+)
+def test_opentelemetrys_variables_say_where_spans_go(environ, expected):
+    assert target("traces", environ) == expected
+
+
+def test_a_protocol_that_nobody_speaks_is_named_with_those_that_are():
+    with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL='http/json'.*grpc or http/protobuf"):
+        target("traces", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"})
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 429, 502, 503, 504])
+def test_a_receiver_that_is_busy_or_set_up_wrongly_is_waited_for(status):
+    assert _http_answer(SimpleNamespace(status_code=status, reason="")).outcome is Outcome.AGAIN
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [(200, "DELIVERED"), (202, "DELIVERED"), (400, "REFUSED"), (413, "TOO_BIG")]
+)
+def test_other_statuses_say_what_became_of_the_spans(status, outcome):
+    assert _http_answer(SimpleNamespace(status_code=status, reason="")).outcome is Outcome[outcome]
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "outcome"),
+    [
+        ("UNAVAILABLE", "", "AGAIN"),
+        ("UNAUTHENTICATED", "", "AGAIN"),
+        ("INVALID_ARGUMENT", "", "REFUSED"),
+        ("RESOURCE_EXHAUSTED", "queue is full", "AGAIN"),
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (5 vs. 4)", "TOO_BIG"),
+    ],
+)
+def test_grpc_statuses_say_what_became_of_the_spans(code, details, outcome):
+    import grpc
+
+    assert _grpc_answer(grpc.StatusCode[code], details).outcome is Outcome[outcome]
+
+
+def test_a_ledger_is_the_same_service_instance_in_every_process_unless_the_user_names_it(monkeypatch):
+    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
+    key = "service.instance.id"
+    ours = resource("node-7:/var/lib/ledger").attributes[key]
+    assert ours == "6d4f9ac0-44d9-54bc-90da-ca2df2b093ab"  # made from the name alone
+    assert resource("node-8:/var/lib/ledger").attributes[key] != ours
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"{key}=mine")
+    assert resource("node-7:/var/lib/ledger").attributes[key] == "mine"
