@@ -21,6 +21,11 @@ def wall_ns(at: datetime) -> int:
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 
 
+def is_storable(wall_ns: int) -> bool:
+    """Whether a ledger can hold this time: 64 bits of ns reach from 1677 to 2262."""
+    return -(1 << 63) <= wall_ns < 1 << 63
+
+
 def show_time(at_ns: int, zone: tzinfo = UTC) -> str:
     """``2026-11-23 14:05:06.789Z`` (or with the zone's offset); ``never`` for 0."""
     if at_ns == 0:

@@ -157,7 +157,7 @@ MIGRATIONS: tuple[str, ...] = (
         value BLOB NOT NULL
     ) STRICT;
 
-    -- Where each consumer of the ledger (spans to an OTLP receiver, ...) stands.
+    -- How far each consumer of the ledger (spans to an OTLP receiver, ...) has read.
     CREATE TABLE cursor (
         consumer TEXT PRIMARY KEY,
         usage_id INTEGER NOT NULL,
