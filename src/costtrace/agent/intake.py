@@ -33,10 +33,7 @@ class Turn(NamedTuple):
 
 
 class Intake:
-    """Reads all journals below a home, turn by turn.
-
-    All state that must outlive it is in the pipeline and in `positions`.
-    """
+    """Reads a home's journals turn by turn. All state that must outlive it is in the pipeline and in `positions`."""
 
     def __init__(
         self,
@@ -199,7 +196,7 @@ class Intake:
 
 
 def _stillborn(directory: Path) -> bool:
-    """True where no writer of this empty journal will come: it may just be between making it and taking the lock."""
+    """Whether an empty journal is given up. While it is new, its writer may just be about to take the lock."""
     try:
         return time.time() - directory.stat().st_mtime > STILLBORN_S
     except FileNotFoundError:

@@ -37,7 +37,7 @@ class EngineLine(NamedTuple):
 
 
 class RateLine(NamedTuple):
-    """A rate that was applied, exact: the running sum of nano-units is (the sum of the quantities) * numerator // denominator."""
+    """An exact rate: the running sum of nano-units is (the sum of the quantities) * numerator // denominator."""
 
     rate_id: str
     price_book: str
