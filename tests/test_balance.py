@@ -22,10 +22,10 @@ def priced(tmp_path_factory):
     return books_in(home)
 
 
-def changed(books: Books, table: str, field: str, by: int) -> Books:
+def changed(books: Books, table: str, field: str, by: int, **where: str) -> Books:
     """The books with one number of one row changed: the first row where that is a number other than 0."""
     rows = deepcopy(list(getattr(books, table)))
-    row = next(row for row in rows if isinstance(row.get(field), int) and row[field])
+    row = next(row for row in rows if isinstance(row.get(field), int) and row[field] and where.items() <= row.items())
     row[field] += by
     return books._replace(**{table: rows})
 
@@ -59,7 +59,8 @@ def test_a_row_that_is_missing_or_double_is_found(attributed):
 
 
 @pytest.mark.parametrize(
-    ("table", "field"), [("postings", "device_nano"), ("usage", "cost_nano"), ("postings", "energy_uj")]
+    ("table", "field"),
+    [*(("postings", field) for field in ("device_nano", "energy_nano", "energy_uj")), ("usage", "cost_nano")],
 )
 def test_one_nano_unit_or_microjoule_of_a_ledger_is_found(priced, table, field):
     def all_that_holds_while_an_engine_runs(books):
@@ -69,6 +70,12 @@ def test_one_nano_unit_or_microjoule_of_a_ledger_is_found(priced, table, field):
     all_that_holds_while_an_engine_runs(priced)
     with pytest.raises(AssertionError):
         all_that_holds_while_an_engine_runs(changed(priced, table, field, 1))
+
+
+@pytest.mark.parametrize("field", ["device_nano", "energy_nano"])
+def test_one_nano_unit_of_idle_time_is_found_though_no_usage_record_has_it(priced, field):
+    with pytest.raises(AssertionError):
+        check_open(changed(priced, "postings", field, 1, kind="idle"))
 
 
 def test_a_window_that_is_not_whole_is_found(attributed):

@@ -174,7 +174,7 @@ def of_schema(number, path, source):
         mine = [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
         theirs = {row[1] for row in connection.execute(f"PRAGMA source.table_info({table})")}
         columns = ", ".join(f'"{column}"' for column in mine if column in theirs)
-        connection.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM source.{table}")
+        connection.execute(f"INSERT OR REPLACE INTO main.{table} ({columns}) SELECT {columns} FROM source.{table}")
     connection.close()
     return path
 
@@ -194,6 +194,17 @@ def test_a_ledger_of_every_earlier_schema_is_brought_up(number, tmp_path):
         ledger = Ledger(old)
         assert list(Audit(SqliteStore(ledger)).discrepancies()) == []
         ledger.close()
+
+
+def test_a_ledger_that_an_older_version_compacted_gives_no_number_again(tmp_path):
+    source = Ledger(restored(RELEASES[-1], "compacted", tmp_path / "source.sqlite"))
+    number = next(number for number, script in enumerate(MIGRATIONS) if "TABLE last_number" in script)
+    old = Ledger(of_schema(number, tmp_path / LEDGER_NAME, source.path))
+    for table in ("posting", "usage"):
+        kept = old.connection.execute(f"SELECT coalesce(max({table}_id), 0) FROM {table}").fetchone()[0]
+        assert old.last_number(table) == source.last_number(table) > kept
+    source.close()
+    old.close()
 
 
 def test_a_reader_that_is_newer_than_the_agent_says_what_to_do_and_that_helps(tmp_path):

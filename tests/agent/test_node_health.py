@@ -1,4 +1,4 @@
-"""How the plugins fare is a metric: lost hooks and contained errors of the processes that live."""
+"""Lost hooks and swallowed errors of live processes are counted for metrics."""
 
 import json
 import os

@@ -60,12 +60,12 @@ def test_of_several_budgets_the_one_that_refuses_longest_is_named(home):
 
 
 def test_a_budget_that_cannot_be_judged_is_logged_once_and_the_others_hold(home, caplog, monkeypatch):
-    def standing_unless_enough(store, budget, now_ns):
+    def status_unless_enough(store, budget, now_ns):
         if budget.name == "enough":
             raise ConfigError("budget enough is in EUR, and costs of it are in USD")
         return budget_status(store, budget, now_ns)
 
-    monkeypatch.setattr(refuse_over_budget, "budget_status", standing_unless_enough)
+    monkeypatch.setattr(refuse_over_budget, "budget_status", status_unless_enough)
     agent = BudgetRefusals(home, home / "budgets.yaml", lambda _: None)
     assert [list(agent.turn(NOW_NS)) for _ in range(2)] == [["acme"]] * 2
     assert caplog.text.count("nobody is refused for budget enough") == 1
@@ -77,7 +77,6 @@ def test_a_budget_in_another_currency_than_the_costs_is_the_budgets_mistake(home
         budget_status(store, load_budgets(home / "budgets.yaml")[0], NOW_NS)
 
 
-@pytest.mark.swallows
 def test_each_refusal_of_a_server_is_counted_once(home):
     counted = []
     agent = BudgetRefusals(home, home / "budgets.yaml", counted.append)

@@ -306,3 +306,12 @@ def test_times_are_read_in_the_zone_that_was_asked_for(words, zone, expected):
 def test_a_time_that_is_none_is_refused(words):
     with pytest.raises(CosttraceError, match="cannot read the time"):
         parse(words, NOW_NS, UTC)
+
+
+@pytest.mark.parametrize("words", ["0001-01-01", "1677-09-21", "2262-04-12", "9999-12-31", "999999999w"])
+def test_a_time_that_64_bits_of_nanoseconds_cannot_hold_is_refused(words, home):
+    with pytest.raises(CosttraceError, match="cannot read the time"):
+        parse(words, NOW_NS, UTC)
+    done = script("report", "--since", words, home=home)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot read the time" in done.stderr

@@ -194,6 +194,10 @@ def check_money(books: Books) -> None:
         assert sum(row["device_nano"] for row in rows) == due.numerator // due.denominator
         if rate["includes_energy"]:
             assert all(row["energy_nano"] == 0 for row in rows)
+        elif rate["energy_denominator"]:
+            tariff = Fraction(int(rate["energy_numerator"]), int(rate["energy_denominator"]))
+            due = tariff * sum(row["energy_uj"] or 0 for row in rows)
+            assert sum(row["energy_nano"] or 0 for row in rows) == due.numerator // due.denominator
 
 
 def by_device(books: Books) -> dict[tuple[str, str], list[Line]]:

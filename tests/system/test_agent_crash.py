@@ -150,7 +150,7 @@ def test_two_engines_that_share_a_device_never_bill_more_than_its_wall_time(tmp_
     assert rows(home) == undisturbed(home, book)
 
 
-def test_a_wall_clock_set_back_an_hour_is_told_and_nothing_is_lost(tmp_path, book):
+def test_a_wall_clock_set_back_an_hour_is_reported_and_nothing_is_lost(tmp_path, book):
     home = tmp_path / "home"
     with running(
         engine_command(home, seed=10, seconds=3, wall_step=-3600, wall_step_after=1.2), agent_command(home, book)
@@ -158,8 +158,8 @@ def test_a_wall_clock_set_back_an_hour_is_told_and_nothing_is_lost(tmp_path, boo
         assert engine.wait() == 0
         wait_until(lambda: any(e["ended_ns"] for e in table(home, "engine")))
         assert agent.poll() is None
-    check_told = [n["message"] for n in table(home, "notice") if n["subject"] == "clock"]
-    assert any("was set by -3600.0 s" in message for message in check_told)
+    messages = [n["message"] for n in table(home, "notice") if n["subject"] == "clock"]
+    assert any("was set by -3600.0 s" in message for message in messages)
     book_all(home, book)
     check_settled(home)
     windows = {m["window_ns"] for m in table(home, "meter")}
@@ -167,7 +167,7 @@ def test_a_wall_clock_set_back_an_hour_is_told_and_nothing_is_lost(tmp_path, boo
     assert rows(home) == undisturbed(home, book)
 
 
-def test_a_second_agent_on_one_home_is_refused_and_told_who_is_there(tmp_path):
+def test_a_second_agent_on_one_home_is_refused_with_the_pid_of_the_first(tmp_path):
     home = tmp_path / "home"
     with running(agent_command(home)) as (agent,):
         wait_until((home / "agent.json").exists)
@@ -264,11 +264,11 @@ def test_a_full_ledger_disk_loses_nothing(tmp_path, book):
             assert engine.wait() == 0
             wait_until(lambda: any(e["ended_ns"] for e in table(home, "engine")))
             agent.send_signal(signal.SIGTERM)
-            said = agent.stderr.read()
+            log = agent.stderr.read()
             assert agent.wait() == 0
-        assert "cannot write the ledger" in said
-        assert "Nothing is lost" in said
-        assert "can be written again" in said
+        assert "cannot write the ledger" in log
+        assert "Nothing is lost" in log
+        assert "can be written again" in log
         check_settled(home)
         assert rows(home) == undisturbed(home, book)
 
@@ -308,7 +308,7 @@ def test_a_full_journal_disk_does_not_stop_the_engine_and_what_does_not_fit_is_u
     assert row["end_reason"] == "shutdown"
 
 
-def test_an_unreadable_journal_is_told_and_the_others_are_booked(tmp_path):
+def test_an_unreadable_journal_is_reported_and_the_others_are_booked(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("needs another user than the engine's")
     home = tmp_path / "home"

@@ -89,17 +89,17 @@ class Books:
             compact_period(self.ledger, seal, LATER_NS)
 
 
-def dearest(store, prefix=""):
-    """What the dearest requests cost by now. The number of a re-rating is the store's own."""
+def most_expensive(store, prefix=""):
+    """What the most expensive requests cost by now. The number of a re-rating is the store's own."""
     costliest = [each for each in requests(store, ALWAYS, Only(), "cost", 10**6) if each.record_id.startswith(prefix)]
     return [each._replace(rerated=bool(each.rerated)) for each in renew(store, costliest[:12])]
 
 
-def said(store):
+def answers_of(store):
     """Everything that reports ask of a store."""
     answers = [sorted(ask(store, ALWAYS, by), key=repr) for ask in (used, ended) for by in DIMENSIONS]
     answers += [bounds(store), list(claims(store, ALWAYS)), requests(store, ALWAYS, Only(), "ended", 10**6)]
-    answers.append(dearest(store))
+    answers.append(most_expensive(store))
     for period in (NOVEMBER, Period(NOVEMBER.until_ns, 2**62)):
         source = load(store, period, UTC, slots=True)
         answers += [settle(source, IdlePolicy(policy)) for policy in POLICIES]
@@ -146,14 +146,14 @@ def test_re_ratings_late_rows_and_compaction_are_the_same_on_both_stores(books):
     for stage in stages(books):
         books.push(batch=701)
         with open_ledger(books.home) as ledger:
-            due = said(ledger)
-        assert said(books.fleet) == due, stage
+            due = answers_of(ledger)
+        assert answers_of(books.fleet) == due, stage
         bills.append(bill(books.fleet))
         if stage == "as it was booked":
             assert bills == [books.month.bill()]
         next(books.home.glob("fleet-*.json")).unlink()
         books.push()
-        assert said(books.fleet) == due, f"{stage}, sent once more"
+        assert answers_of(books.fleet) == due, f"{stage}, sent once more"
     assert len(set(bills)) == len(bills) - 1
     assert bills[-1] == bills[-2]  # compaction moves no nano-dollar
 
@@ -163,7 +163,7 @@ def test_a_ledger_that_was_compacted_before_its_first_push_is_the_same_on_both_s
         pass
     books.push()
     with open_ledger(books.home) as ledger:
-        assert said(books.fleet) == said(ledger)
+        assert answers_of(books.fleet) == answers_of(ledger)
 
 
 class Breaking:
@@ -204,7 +204,7 @@ def test_two_nodes_with_the_same_numbers_do_not_meet(books, tmp_path_factory, la
         if stage == last:
             break
     books.push()
-    alone, ours = bill(books.fleet), dearest(books.fleet, "r-")
+    alone, ours = bill(books.fleet), most_expensive(books.fleet, "r-")
     assert ours or last == "compacted"
     home = tmp_path_factory.mktemp("second")
     with closing(Ledger(home / "ledger.sqlite")) as second:
@@ -223,10 +223,10 @@ def test_two_nodes_with_the_same_numbers_do_not_meet(books, tmp_path_factory, la
             connection.execute(f"UPDATE main.{table} SET device = 'other-' || device")
         connection.execute("UPDATE main.engine SET host = 'node-2', devices = replace(devices, 'GPU', 'other-GPU')")
         if last != "compacted":
-            assert rerate(second, prices("theirs", "4.4"), NOVEMBER, "dearer there", LATER_NS).adjustments
+            assert rerate(second, prices("theirs", "4.4"), NOVEMBER, "higher prices there", LATER_NS).adjustments
     with open_ledger(home) as opened:
         push(opened, books.fleet, Cursor(home, books.fleet.where))
         assert bill(books.fleet) == alone + bill(opened)
         assert (bill(opened) == alone) == (last == "compacted")
-    assert dearest(books.fleet, "r-") == ours
+    assert most_expensive(books.fleet, "r-") == ours
     assert list(Audit(books.fleet).discrepancies()) == []

@@ -33,7 +33,7 @@ class Turn(NamedTuple):
 
 
 class Intake:
-    """Reads all journals below a home, turn by turn. Its only state: the pipeline and `positions`."""
+    """Reads a home's journals turn by turn. All state that must outlive it is in the pipeline and in `positions`."""
 
     def __init__(
         self,
@@ -181,8 +181,7 @@ class Intake:
             if engine_id in self.pipeline.engines:
                 self._held.pop(engine_id, None)
                 self.pipeline.end(engine_id)
-            elif time.time() - reader.directory.stat().st_mtime > STILLBORN_S:
-                # Not before: its writer may just be between making the directory and taking the lock.
+            elif _stillborn(reader.directory):
                 self._held.pop(engine_id, None)
                 self.finish(engine_id)
         return len(batch.events), full or (gone and bool(batch.events))
@@ -194,3 +193,11 @@ class Intake:
             if before_ns and self._scan_ns - found_ns < HOLD_NS:
                 limit = min(limit, before_ns)
         return limit
+
+
+def _stillborn(directory: Path) -> bool:
+    """Whether an empty journal is given up. While it is new, its writer may just be about to take the lock."""
+    try:
+        return time.time() - directory.stat().st_mtime > STILLBORN_S
+    except FileNotFoundError:
+        return True

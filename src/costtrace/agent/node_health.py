@@ -1,4 +1,4 @@
-"""Health that others write down: the plugins' status files (`run/<role>-<pid>.json`), the ledger's re-ratings."""
+"""Health metrics read from elsewhere: the plugins' status files (`run/<role>-<pid>.json`), the ledger's re-ratings."""
 
 import json
 from pathlib import Path

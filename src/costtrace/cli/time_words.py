@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, tzinfo
 
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_S
-from costtrace.core.wall_time import moment, wall_ns
+from costtrace.core.wall_time import moment, storable, wall_ns
 
 _AGO = re.compile(r"(\d{1,9})\s*(s|m|min|h|d|w)", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
@@ -28,11 +28,11 @@ def parse(words: str, now_ns: int, zone: tzinfo) -> int:
         midnight = moment(now_ns, zone).replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None)
         day = midnight - timedelta(days=1) if text == "yesterday" else midnight
         return wall_ns(day.replace(tzinfo=zone))
-    if (ago := _AGO.fullmatch(text)) is not None:
-        return now_ns - int(ago[1]) * _SECONDS[ago[2]] * NS_PER_S
     try:
+        if (ago := _AGO.fullmatch(text)) is not None:
+            return storable(now_ns - int(ago[1]) * _SECONDS[ago[2]] * NS_PER_S)
         at = datetime.fromisoformat(text)
-        return wall_ns(at if at.tzinfo else at.replace(tzinfo=zone))
+        return storable(wall_ns(at if at.tzinfo else at.replace(tzinfo=zone)))
     except (ValueError, OverflowError):
         raise CosttraceError(
             f"cannot read the time {words!r}: use a date (2026-11-23), a date with a time (2026-11-23T14:30), a "

@@ -21,6 +21,13 @@ def wall_ns(at: datetime) -> int:
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1_000
 
 
+def storable(at_ns: int) -> int:
+    """The time *at_ns*, if a ledger can hold it: 64 bits of ns reach from 1677 to 2262. Raises: OverflowError."""
+    if not -(1 << 63) <= at_ns < 1 << 63:
+        raise OverflowError(at_ns)
+    return at_ns
+
+
 def show_time(at_ns: int, zone: tzinfo = UTC) -> str:
     """``2026-11-23 14:05:06.789Z`` (or with the zone's offset); ``never`` for 0."""
     if at_ns == 0:

@@ -98,9 +98,16 @@ class Ledger:
         """Write or refresh an engine."""
         self.connection.execute(_ENGINE.sql, _with_json(_ENGINE.values(row)))
 
+    def last_number(self, table: str) -> int:
+        """The highest number that a row of *table* (posting, usage) ever had, whether it was compacted or not."""
+        sql = f"SELECT max(number, coalesce((SELECT max({table}_id) FROM {table}), 0)) FROM last_number WHERE name = ?"  # noqa: S608 - our names
+        return int(self.connection.execute(sql, (table,)).fetchone()[0])
+
     def post(self, lines: Iterable[tuple[Posting, Charge]]) -> None:
         """Append postings with their charges."""
-        self.connection.executemany(_POSTING.sql, [(*_POSTING.values(posting), *charge) for posting, charge in lines])
+        numbered = enumerate(lines, self.last_number("posting") + 1)
+        values = [(*_POSTING.values(posting), *charge, number) for number, (posting, charge) in numbered]
+        self.connection.executemany(_POSTING.sql, values)
 
     def put_meter(self, rows: Iterable[MeterRow]) -> None:
         """Append meter rows."""
@@ -110,7 +117,8 @@ class Ledger:
 
     def put_usage(self, rows: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
         """Append usage records of parts that have closed, with their costs."""
-        values = [(*_with_json(_USAGE.values(record)), *cost) for record, cost in rows]
+        numbered = enumerate(rows, self.last_number("usage") + 1)
+        values = [(*_with_json(_USAGE.values(record)), *cost, number) for number, (record, cost) in numbered]
         self.connection.executemany(_USAGE.sql, values)
 
     def put_fit(self, row: FitRow) -> None:
@@ -170,9 +178,9 @@ def _insert(
 
 _ENGINE = _insert("engine", EngineRow, verb="INSERT OR REPLACE")
 _FIT = _insert("engine_fit", FitRow, verb="INSERT OR REPLACE")
-_POSTING = _insert("posting", Posting, Charge._fields)
+_POSTING = _insert("posting", Posting, (*Charge._fields, "posting_id"))
 _METER = _insert("meter", MeterRow, without="sensor")
-_USAGE = _insert("usage", UsageRecord, UsageCost._fields)
+_USAGE = _insert("usage", UsageRecord, (*UsageCost._fields, "usage_id"))
 
 
 def _with_json(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -107,11 +107,6 @@ class Sampler:
         return running_ns if running_ns > STALL_NS else 0
 
     @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
-
-    @property
     def cost(self) -> Cost:
         """What reading has cost so far."""
         return self._cost

@@ -189,9 +189,8 @@ class SpanShipper:
             self._position = row[0] if row else 0
         page = usage_after(connection, self._position, self._limit)
         if not page.last_id:
-            newest = connection.execute("SELECT max(usage_id) FROM usage").fetchone()[0] or 0
             # Ids start again where the ledger was emptied or restored from a backup.
-            self._position = min(self._position, newest)
+            self._position = min(self._position, ledger.last_number("usage"))
             self.status = self.status._replace(behind=0, oldest_ns=0)
             self._drained_at = wakes
             return None
@@ -204,8 +203,7 @@ class SpanShipper:
 
     def _measure_backlog(self, ledger: Ledger) -> None:
         """Update how many rows the receiver does not have yet."""
-        newest = ledger.connection.execute("SELECT max(usage_id) FROM usage").fetchone()[0] or 0
-        self.status = self.status._replace(behind=max(0, newest - (self._position or 0)))
+        self.status = self.status._replace(behind=max(0, ledger.last_number("usage") - (self._position or 0)))
 
     def _build(self, page: Page) -> SpanBatch:
         items, unsampled, refused = [], 0, page.damaged

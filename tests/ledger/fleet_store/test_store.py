@@ -200,7 +200,7 @@ def test_the_ddl_of_one_server_has_nothing_of_a_cluster():
 
 
 @pytest.mark.parametrize(("layout", "suffixes"), [(Layout(), ["rows"]), (Layout(cluster="main"), ["rows", "local"])])
-def test_row_policies_stand_on_every_table_that_has_tenants(layout, suffixes):
+def test_every_table_with_tenants_has_row_policies(layout, suffixes):
     ddl = row_policies(layout)
     on = " ON CLUSTER main" if layout.cluster else ""
     for table in TABLES:
@@ -259,7 +259,7 @@ def test_the_cursor_is_json_that_a_person_can_read(tmp_path):
     assert json.loads(file.read_text()) == {"posting": 7}
 
 
-def test_the_engine_tells_the_re_ratings_of_two_ledgers_apart():
+def test_re_ratings_of_two_ledgers_have_different_numbers():
     numbers = {run_number(engine, run) for engine in ("a", "b") for run in range(100)}
     assert len(numbers) == 200
     assert all(0 <= number < 2**63 for number in numbers)

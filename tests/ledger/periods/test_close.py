@@ -19,6 +19,7 @@ from honest_ledger import COSTLY, PLANS, WINDOW_NS, write
 
 from costtrace.cli.app import cli, run
 from costtrace.core.errors import LedgerError, PriceBookError
+from costtrace.core.rows import Charge, Posting, UsageCost, UsageRecord
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.backup import back_up
@@ -270,6 +271,45 @@ def test_compaction_keeps_every_total_and_verify_proves_it(ledger):
     (seal,) = compactable(seals(SqliteStore(ledger)), LATER_NS)
     compact_period(ledger, seal, LATER_NS)
     assert report(ledger) == before
+    assert unbalanced(ledger) == []
+
+
+def compact_all(ledger):
+    for seal in compactable(seals(SqliteStore(ledger)), LATER_NS):
+        compact_period(ledger, seal, LATER_NS)
+
+
+def newest_numbers(ledger):
+    """Of the postings and of the usage records that are there."""
+    sql = "SELECT (SELECT max(posting_id) FROM posting), (SELECT max(usage_id) FROM usage)"
+    return tuple(ledger.connection.execute(sql).fetchone())
+
+
+COUNTED = (
+    *("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns"),
+    *("input_tokens", "cached_tokens", "output_tokens", "computed_tokens", "sequences", "steps", "batch_milli"),
+)
+
+
+def book_one_more(ledger):
+    """A posting and a record of nothing, of an engine that the ledger has."""
+    names = {"engine_id": "engine-e", "tenant": "acme", "model": "m-small", "method": "affine", "record_id": "new"}
+    ledger.post([(Posting(window_ns=LATER_NS, kind="request", **names), Charge())])
+    names |= {"request_key": "new", "request_id": "new", "tenant_source": "header", "operation": "chat"}
+    times = dict.fromkeys(("arrived_ns", "scheduled_ns", "decode_ns_at", "ended_ns"), LATER_NS)
+    record = UsageRecord(**names, **times, **dict.fromkeys(COUNTED, 0), simulated=True)
+    ledger.put_usage([(record, UsageCost())])
+
+
+def test_numbers_of_rows_that_are_compacted_are_not_given_again(ledger):
+    rerate(ledger, book(), ALWAYS, "x", LATER_NS)
+    postings, records = newest_numbers(ledger)
+    close(ledger)
+    close(ledger, NEXT, "2026-09-22")
+    compact_all(ledger)
+    assert newest_numbers(ledger) < (postings, records), "the newest are compacted"
+    book_one_more(ledger)
+    assert newest_numbers(ledger) == (postings + 1, records + 1)
     assert unbalanced(ledger) == []
 
 

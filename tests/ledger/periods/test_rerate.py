@@ -81,7 +81,7 @@ def test_a_request_that_is_re_rated_in_part_costs_its_old_and_its_new_charges(le
     assert all(request.cost_nano == due[request.record_id] for request in renewed)
 
 
-def test_a_cost_that_the_new_prices_do_not_know_is_unknown_and_stands_last(ledger):
+def test_a_cost_that_the_new_prices_do_not_know_is_unknown_and_comes_last(ledger):
     rerate(ledger, book("3.1"), ALWAYS, "all known", LATER_NS)
     rerate(ledger, book("3.1", includes_energy=False), ALWAYS, "energy is metered", LATER_NS)
     renewed = requests_now(ledger, "cost")
@@ -91,9 +91,9 @@ def test_a_cost_that_the_new_prices_do_not_know_is_unknown_and_stands_last(ledge
     assert all(request.first_cost_nano is None or request.rerated == 2 for request in renewed)
 
 
-def test_the_dearest_are_the_dearest_by_now(ledger):
+def test_sorted_by_cost_is_by_the_cost_of_now(ledger):
     rerate(ledger, book("3.1"), ALWAYS, "one currency, all known", LATER_NS)
-    rerate(ledger, book("99"), Period(WALL_NS + 2 * WINDOW_NS, 2**62), "much dearer later", LATER_NS)
+    rerate(ledger, book("99"), Period(WALL_NS + 2 * WINDOW_NS, 2**62), "much more later", LATER_NS)
     costs = [request.cost_nano for request in requests_now(ledger, "cost")]
     assert costs == sorted(costs, reverse=True)
     assert [request.cost_nano for request in requests_now(ledger, "cost", 3)] == costs[:3]

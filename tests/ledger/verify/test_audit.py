@@ -15,7 +15,7 @@ from costtrace.ledger.verify.money import RunningSum
 
 RUNNING = "engine-f"
 TRIES = settings.default.max_examples
-"""As the profile says, and more of it where there is more to try."""
+"""Examples of the profile; tests with more cases take a multiple."""
 BY_AMOUNT = {
     "posting": ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "gap_ns", "energy_uj", "prefill_uj",
                 "decode_uj", "device_nano", "energy_nano"),
@@ -141,7 +141,7 @@ def test_every_row_that_is_somebody_elses_is_found(ledger, data):
     new = data.draw(st.sampled_from(values))
     assume(new != row[field])
     if table == "posting":
-        # Nothing, moved elsewhere, is nothing; and who an idle row names, nobody pays for.
+        # A row of almost no time changes no sum; the tenant of an idle row is not billed.
         assume(row["gpu_ns"] > 10_000_000)
         assume(request or field not in {"tenant", "model", "method"})
     if table == "usage" and field in {"currency", "price_book"} and new == "":

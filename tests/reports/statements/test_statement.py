@@ -342,3 +342,9 @@ def test_periods_are_days_months_quarters_and_years():
         assert end - begin == days * day
     berlin = billing_period("2026-10-25", ZoneInfo("Europe/Berlin"))
     assert berlin.until_ns - berlin.since_ns == 25 * 3600 * 10**9
+
+
+@pytest.mark.parametrize("words", ["1600", "1677", "2262", "2400", "2400-02", "9999", "9999-12-31"])
+def test_a_period_that_64_bits_of_nanoseconds_cannot_hold_is_refused(words):
+    with pytest.raises(CosttraceError, match="cannot read the period"):
+        billing_period(words, UTC)

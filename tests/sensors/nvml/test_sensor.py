@@ -2,9 +2,12 @@
 
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from sensor_support import SECOND, look, simulate, times
+
+from costtrace.sensors.nvml.sensor import device_files
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
@@ -114,7 +117,7 @@ def test_an_unknown_error_once_costs_one_reading_and_no_energy(tmp_path):
     assert total == known[-1].energy_uj - known[0].energy_uj
 
 
-def test_a_lost_gpu_is_unknown_and_said_with_the_remedy(tmp_path):
+def test_a_lost_gpu_is_unknown_and_there_is_a_notice_with_the_remedy(tmp_path):
     faults = [{"kind": "gpu_lost", "at_s": 3}]
     devices = [{"preset": "H100", "power": 400}, {"preset": "H100", "power": 200}]
     seen = look(simulate(tmp_path, *devices, faults=[{**faults[0], "device": 0}]), times(10))
@@ -140,7 +143,7 @@ def test_a_jump_of_the_wall_clock_moves_no_reading(tmp_path):
     assert counted_uj(readings)[1] == 0
 
 
-def test_a_driver_that_is_reloaded_is_met_again_with_a_new_count(tmp_path):
+def test_a_driver_that_is_reloaded_is_found_again_with_a_new_count(tmp_path):
     faults = [{"kind": "driver_reload", "at_s": 3, "until_s": 6}]
     seen = look(simulate(tmp_path, {"preset": "H100", "power": 400}, faults=faults), times(20))
     readings = seen.of()
@@ -151,14 +154,14 @@ def test_a_driver_that_is_reloaded_is_met_again_with_a_new_count(tmp_path):
     assert "can be read again" in seen.messages
 
 
-def test_without_permission_energy_is_unknown_and_the_remedy_is_said(tmp_path):
+def test_without_permission_energy_is_unknown_and_there_is_a_notice_with_the_remedy(tmp_path):
     denied = [{"kind": "error", "call": "nvmlDeviceGet*", "code": "NO_PERMISSION"}]
     seen = look(simulate(tmp_path, {"preset": "H100", "power": 400}, faults=denied), times(3))
     assert all(each.energy_uj is None for moment in seen.readings for each in moment)
     assert "device files" in seen.messages
 
 
-def test_without_a_driver_there_are_no_readings_and_it_is_said(tmp_path):
+def test_without_a_driver_there_are_no_readings_and_there_is_a_notice(tmp_path):
     faults = [{"kind": "driver_not_loaded"}]
     seen = look(simulate(tmp_path, {"preset": "H100", "power": 400}, faults=faults), times(3))
     assert [each for each in seen.readings if each] == []
@@ -173,3 +176,14 @@ def test_a_device_that_appears_later_is_read_from_then_on(tmp_path):
     assert later
     assert "has appeared" in seen.messages
     assert counted_uj(later)[0] > 0
+
+
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError])
+def test_a_list_of_devices_that_cannot_be_read_is_left_out(monkeypatch, error):
+    def entries(path):
+        if path.name == "gpus":
+            raise error(path)
+        return iter([path / "config"])
+
+    monkeypatch.setattr(Path, "iterdir", entries)
+    assert "config" in device_files()

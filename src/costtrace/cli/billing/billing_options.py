@@ -13,7 +13,7 @@ import click
 
 from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import CosttraceError
-from costtrace.core.wall_time import show_time, wall_ns
+from costtrace.core.wall_time import show_time, storable, wall_ns
 from costtrace.ledger.answers import Period
 from costtrace.ledger.queries import bounds
 from costtrace.ledger.reader import Store
@@ -44,9 +44,9 @@ def billing_period(words: str, zone: tzinfo) -> Period:
         else:
             months = begin.month - 1 + (1 if month else 3 if quarter else 12)
             end = begin.replace(year=begin.year + months // 12, month=months % 12 + 1)
-    except ValueError:
+        return Period(storable(wall_ns(begin)), storable(wall_ns(end)))
+    except (ValueError, OverflowError):
         raise refusal from None
-    return Period(wall_ns(begin), wall_ns(end))
 
 
 Function = Callable[..., Any]

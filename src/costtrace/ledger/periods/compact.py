@@ -81,6 +81,8 @@ def compact_period(ledger: Ledger, seal: SealLine, now_ns: int) -> SealLine:
         connection.execute(_SUM_POSTINGS, bounds)
         connection.execute(_SUM_USAGE)
         connection.execute(_SUM_METER, bounds)
+        numbers = [(ledger.last_number(table), table) for table in ("posting", "usage")]
+        connection.executemany("UPDATE last_number SET number = ? WHERE name = ?", numbers)
         summed = "(record_id = '' OR record_id IN (SELECT record_id FROM temp.compacting))"
         connection.execute(f"DELETE FROM posting WHERE {_ON_TIME} AND {summed}", bounds)  # noqa: S608 - constants
         connection.execute("DELETE FROM usage WHERE usage_id IN (SELECT usage_id FROM temp.compacting)")

@@ -41,7 +41,7 @@ CLOSING = f"""
     -- A digest of every sealed row, so that a row that was changed can be named. Covered by the seal's own hash.
     CREATE TABLE seal_block (
         seal_id INTEGER NOT NULL,
-        part TEXT NOT NULL,                -- posting, usage, meter, adjustment, rate, rollup, usage_rollup
+        part TEXT NOT NULL,                -- posting, usage, meter, adjustment, rerate, rate, rollup, usage_rollup
         block INTEGER NOT NULL,
         digests BLOB NOT NULL,             -- 8 bytes of row number and 8 of digest for each row
         PRIMARY KEY (seal_id, part, block)

@@ -157,7 +157,7 @@ MIGRATIONS: tuple[str, ...] = (
         value BLOB NOT NULL
     ) STRICT;
 
-    -- Where each consumer of the ledger (spans to an OTLP receiver, ...) stands.
+    -- How far each consumer of the ledger (spans to an OTLP receiver, ...) has read.
     CREATE TABLE cursor (
         consumer TEXT PRIMARY KEY,
         usage_id INTEGER NOT NULL,
@@ -220,6 +220,12 @@ MIGRATIONS: tuple[str, ...] = (
     """
     -- What a step with decodes does once for them, attoseconds; 0: nothing, or from before it was learned.
     ALTER TABLE engine_fit ADD COLUMN decode_as INTEGER NOT NULL DEFAULT 0;
+    """,
+    """
+    -- The last number that a table had when rows were taken out of it: SQLite would give theirs again.
+    CREATE TABLE last_number (name TEXT PRIMARY KEY, number INTEGER NOT NULL) STRICT;
+    INSERT INTO last_number SELECT 'posting', coalesce(max(last_posting), 0) FROM rollup;
+    INSERT INTO last_number SELECT 'usage', (SELECT count(*) FROM usage) + coalesce(sum(parts), 0) FROM usage_rollup;
     """,
 )
 

@@ -37,7 +37,7 @@ class EngineLine(NamedTuple):
 
 
 class RateLine(NamedTuple):
-    """A rate that was applied, exact: the running sum of nano-units is sum of quantities * numerator // denominator."""
+    """An exact rate: the running sum of nano-units is (the sum of the quantities) * numerator // denominator."""
 
     rate_id: str
     price_book: str
@@ -125,7 +125,7 @@ class PostingLine(NamedTuple):
 
 
 class RollupLine(NamedTuple):
-    """The sum of an hour of postings, in whose place it stands since their period was compacted."""
+    """The sum of an hour of postings; it has replaced them since their period was compacted."""
 
     rollup_id: int
     window_ns: int

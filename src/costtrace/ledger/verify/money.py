@@ -277,7 +277,7 @@ def _other_holds(posting: PostingLine) -> bool:
 
 
 def _unknown_energy_holds(posting: PostingLine) -> bool:
-    """Energy is unknown (NULL) exactly where all of the time is in the unknown part, give or take rounding."""
+    """Energy is NULL exactly where all time is in the unknown part, or nearly; an energy above 0 is always known."""
     known = energy_must_be_known(posting.gpu_ns, posting.energy_uj, posting.energy_unknown_ns)
     return (posting.energy_uj is not None) == known and 0 <= posting.energy_unknown_ns <= posting.gpu_ns + ROUNDING_NS
 

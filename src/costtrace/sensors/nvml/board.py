@@ -99,7 +99,7 @@ def _counter(values: Mapping[tuple[int, int], int], *, module: bool) -> tuple[in
 
 
 class GpuBoard:
-    """One device, with its MIG instances if it has any. For one thread. Raises: nothing, but NvmlFault from `bind`."""
+    """One device, with its MIG instances if it has any. For one thread. Only `bind` raises: NvmlFault."""
 
     def __init__(self, library: NvmlLibrary, device: DeviceSeen, gain: Gain, clocks: Clocks) -> None:
         self.device = device

@@ -12,8 +12,6 @@ from typing import NamedTuple
 from costtrace.core.events import DeviceSeen
 from costtrace.sensors.nvml.binding import NvmlLibrary
 
-RULES = ("slices", "equal")
-
 
 class Instance(NamedTuple):
     """A MIG device: a compute instance in a GPU instance."""
