@@ -86,7 +86,7 @@ def otel(monkeypatch):
     """No OTEL_* variable but those of the test; short patience."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     level = logging.getLogger("opentelemetry.exporter.otlp").level
     yield monkeypatch
