@@ -216,7 +216,7 @@ NASTY = [
 NASTY_MODELS = {"m-large": "<img src=x onerror=alert(2)>", "m-mid": "@SUM(1+1)*cmd|'/C calc'!A0", "m-small": "../m"}
 
 
-def dearer():
+def raised_prices():
     """The month's price book after a correction: every price 1/7 higher."""
     book = price_book()
     devices = [entry._replace(per_gpu_hour=entry.per_gpu_hour * 8 / 7) for entry in book.devices]

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,8 @@ def start_vllm(vllm_environment, tiny_model, tmp_path):
         server.stop()
     for home in {server.home for server in started}:
         if not wait_until(lambda home=home: not running(home), 20):
-            os.kill(int(status(home)["pid"]), signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(int(status(home)["pid"]), signal.SIGTERM)
             assert wait_until(lambda home=home: not running(home), 20)
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, dearer, write_month
+from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, raised_prices, write_month
 
 from costtrace.cli.app import cli
 from costtrace.core.errors import CosttraceError
@@ -85,7 +85,7 @@ def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bi
     with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
         if closed:
             close_period(ledger, "2026-11", Period(START_NS, END_NS), END_NS + 1)
-        rerate(ledger, dearer(), Period(START_NS, END_NS), "a correction", later)
+        rerate(ledger, raised_prices(), Period(START_NS, END_NS), "a correction", later)
         (due,) = next(SqliteStore(ledger).rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
     assert due > made.bill()
     for policy in POLICIES:
