@@ -58,6 +58,14 @@ def test_a_row_that_is_missing_or_double_is_found(attributed):
                 check(attributed._replace(**{table: broken}))
 
 
+def test_an_engine_without_devices_that_has_not_ended_is_found(attributed):
+    (engine,) = attributed.engines
+    bare = engine | {"engine_id": "bare", "devices": ()}
+    check(attributed._replace(engines=[engine, bare]))
+    with pytest.raises(AssertionError):
+        check(attributed._replace(engines=[engine, bare | {"ended_ns": 0}]))
+
+
 @pytest.mark.parametrize(
     ("table", "field"),
     [*(("postings", field) for field in ("device_nano", "energy_nano", "energy_uj")), ("usage", "cost_nano")],

@@ -18,6 +18,7 @@ from costtrace.attribution.time.shared_devices import DeviceGroup
 from costtrace.core.events import AnyEvent, Reading
 
 STATES = sorted((Path(__file__).parent / "states").glob("*.json"))
+assert STATES
 
 states = pytest.mark.parametrize("path", STATES, ids=lambda path: path.stem)
 

@@ -38,26 +38,37 @@ class Books(NamedTuple):
 def books_of(rows, engines) -> Books:
     """The books of attribution's own rows: time and energy, no money."""
 
-    def lines(structs: Iterable[Any]) -> list[Line]:
+    def plain(structs: Iterable[Any]) -> list[Line]:
         return [{name: getattr(each, name) for name in each.__struct_fields__} for each in structs]
 
-    return Books(lines(rows.postings), lines(rows.meter), lines(rows.records), lines(engines), {})
+    return Books(plain(rows.postings), plain(rows.meter), plain(rows.records), plain(engines), {})
 
 
 def books_in(home: Path) -> Books:
-    """The books of the ledger below *home*."""
-    meter = table(home, "meter", "engine_id, device, start_ns")
-    engines = [{**row, "devices": json.loads(row["devices"])} for row in table(home, "engine")]
-    rates = {row["rate_id"]: row for row in table(home, "rate")}
-    return Books(table(home, "posting", "posting_id"), meter, table(home, "usage", "usage_id"), engines, rates)
+    """The books of the ledger below *home*, all of one moment: its agent may be writing them."""
+    with closing(opened(home)) as ledger:
+        ledger.execute("BEGIN")
+        meter = lines(ledger, "meter", "engine_id, device, start_ns")
+        engines = [{**row, "devices": json.loads(row["devices"])} for row in lines(ledger, "engine")]
+        rates = {row["rate_id"]: row for row in lines(ledger, "rate")}
+        postings, usage = lines(ledger, "posting", "posting_id"), lines(ledger, "usage", "usage_id")
+    return Books(postings, meter, usage, engines, rates)
 
 
-def table(home: Path, name: str, order: str = "") -> list[Line]:
+def table(home: Path, name: str) -> list[Line]:
     """All rows of one table of the ledger."""
-    with closing(sqlite3.connect(f"file:{home / 'ledger.sqlite'}?mode=ro", uri=True, timeout=10)) as connection:
-        connection.row_factory = sqlite3.Row
-        rows = connection.execute(f"SELECT * FROM {name} {f'ORDER BY {order}' if order else ''}")
-        return [dict(row) for row in rows]
+    with closing(opened(home)) as ledger:
+        return lines(ledger, name)
+
+
+def opened(home: Path) -> sqlite3.Connection:
+    ledger = sqlite3.connect(f"file:{home / 'ledger.sqlite'}?mode=ro", uri=True, timeout=10)
+    ledger.row_factory = sqlite3.Row
+    return ledger
+
+
+def lines(ledger: sqlite3.Connection, name: str, order: str = "") -> list[Line]:
+    return [dict(row) for row in ledger.execute(f"SELECT * FROM {name} {f'ORDER BY {order}' if order else ''}")]
 
 
 def check(books: Books) -> None:
@@ -134,12 +145,12 @@ def check_engines_are_metered_whole(books: Books) -> None:
     """Every device of every engine is metered from the engine's start to its end."""
     lines = by_device(books)
     for engine in books.engines:
+        assert engine["ended_ns"] > 0
         for device in engine["devices"]:
             rows = lines.get((engine["engine_id"], device), [])
             if engine["ended_ns"] == engine["started_ns"]:
                 assert rows == []
                 continue
-            assert engine["ended_ns"] > 0
             assert rows[0]["start_ns"] == engine["started_ns"]
             assert rows[-1]["end_ns"] == engine["ended_ns"]
 

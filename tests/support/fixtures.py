@@ -8,6 +8,12 @@ from hypothesis import HealthCheck, settings
 
 from costtrace.core import guard
 
+pytest.register_assert_rewrite(
+    *("balance", "crash_processes", "home", "ledger_tables", "served_vllm", "simulated_engines"),
+    *("double_journal", "nvml_sim_support", "source_tree", "vllm_batches", "vllm_journal"),
+)
+"""So that a failure in what tests share shows the values too. Both conftests import this before any of them."""
+
 settings.register_profile(
     "quick", max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
 )
@@ -18,6 +24,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+guard.strict(True)  # for fixtures of a wider scope than a test's too
+
 
 @pytest.fixture(autouse=True)
 def _raise_what_is_swallowed(request):
@@ -25,4 +33,4 @@ def _raise_what_is_swallowed(request):
     guard.failures.clear()
     guard.strict(request.node.get_closest_marker("swallows") is None)
     yield
-    guard.strict(False)
+    guard.strict(True)

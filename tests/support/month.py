@@ -216,12 +216,12 @@ NASTY = [
 NASTY_MODELS = {"m-large": "<img src=x onerror=alert(2)>", "m-mid": "@SUM(1+1)*cmd|'/C calc'!A0", "m-small": "../m"}
 
 
-def dearer():
+def raised_prices():
     """The month's price book after a correction: every price 1/7 higher."""
     return corrected(8)
 
 
-def cheaper():
+def lowered_prices():
     """The same, every price 1/7 lower."""
     return corrected(6)
 

@@ -271,7 +271,7 @@ def emitting(ledger: Ledger, endpoint: str | None = None, *, traces_only: bool =
     try:
         yield emission
     finally:
-        emission.stop(3)
+        emission.stop(5)
         for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_METRICS_EXPORTER"):
             os.environ.pop(name, None)
 

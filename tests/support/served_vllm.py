@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import sqlite3
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -29,6 +28,9 @@ currency: USD
 devices:
   - {match: "*", kind: cpu, per_gpu_hour: 3.37, includes_energy: true, from: 2020-01-01, source: "invented"}
 """
+
+NEWEST = "SELECT max(posting_id) FROM posting UNION ALL SELECT max(usage_id) FROM usage"
+WORKED = "costtrace_agent_busy_time_seconds_total"
 
 
 class Collector(Receiver):
@@ -147,10 +149,11 @@ def settled(world: Served) -> tuple[list[Sample], sqlite3.Connection]:
     for _ in range(60):
         with closing(sqlite3.connect(f"file:{world.home.path / 'ledger.sqlite'}?mode=ro", uri=True)) as ledger:
             ledger.backup(copy)
-        time.sleep(0.3)  # metrics are shown after the transaction
+        worked_s = total(world.metrics(), WORKED)
+        # A round of the agent's ends after its rows are shown: once another has ended, so are those of the copy.
+        assert wait_until(lambda before=worked_s: total(world.metrics(), WORKED) > before, 20)
         metrics = world.metrics()
-        newest = world.home.one("SELECT max(posting_id) FROM posting")
-        if copy.execute("SELECT max(posting_id) FROM posting").fetchone()[0] == newest:
+        if [tuple(row) for row in world.home.rows(NEWEST)] == copy.execute(NEWEST).fetchall():
             return metrics, copy
     raise AssertionError("the ledger never stood still")
 

@@ -54,6 +54,7 @@ def use(browser, address, seen):
     page.click("tbody th a, tbody td a")
     page.wait_for_url("**/requests/record-00004")
     seen["why"] = page.locator(".why li").all_inner_texts()
+    seen["text"] = page.inner_text("main")
     seen["marked up"] = page.evaluate("!!document.querySelector('main script, main img, main [onerror]')")
     page.close()
 

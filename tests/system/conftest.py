@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,8 @@ def start_vllm(vllm_environment, tiny_model, tmp_path):
         server.stop()
     for home in {server.home for server in started}:
         if not wait_until(lambda home=home: not running(home), 20):
-            os.kill(int(status(home)["pid"]), signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(int(status(home)["pid"]), signal.SIGTERM)
             assert wait_until(lambda home=home: not running(home), 20)
 
 
@@ -86,7 +88,7 @@ def otel(monkeypatch):
     """No OTEL_* variable but those of the test; short patience."""
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     level = logging.getLogger("opentelemetry.exporter.otlp").level
     yield monkeypatch

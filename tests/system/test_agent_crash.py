@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -159,7 +160,7 @@ def test_a_wall_clock_set_back_an_hour_is_reported_and_nothing_is_lost(tmp_path,
         wait_until(lambda: any(e["ended_ns"] for e in table(home, "engine")))
         assert agent.poll() is None
     messages = [n["message"] for n in table(home, "notice") if n["subject"] == "clock"]
-    assert any("was set by -3600.0 s" in message for message in messages)
+    assert any(re.search(r"was set by -3(599\.9|600\.[01]) s", message) for message in messages)
     book_all(home, book)
     check_settled(home)
     windows = {m["window_ns"] for m in table(home, "meter")}
@@ -290,12 +291,14 @@ def test_a_full_journal_disk_does_not_stop_the_engine_and_what_does_not_fit_is_u
 
         with caplog.at_level(logging.WARNING):
             serve(0.5)
+            began_ns = time.monotonic_ns()
             fill(home)
             serve(1.5)  # nothing raises, nothing waits
             assert engine.pump.writer.lost_events > 0
             (home / "filler").unlink()
             serve(0.5)
             engine.pump.stop()
+            full_ns = time.monotonic_ns() - began_ns
         assert "Free some space or set COSTTRACE_HOME to another disk" in caplog.text
         assert "can be written again" in caplog.text
         other = tmp_path / "other"
@@ -303,7 +306,7 @@ def test_a_full_journal_disk_does_not_stop_the_engine_and_what_does_not_fit_is_u
     book_all(other)
     check_settled(other)
     unobserved = sum(m["unobserved_ns"] for m in table(other, "meter"))
-    assert 0.5 * NS_PER_S < unobserved < 2.2 * NS_PER_S
+    assert 0.5 * NS_PER_S < unobserved < full_ns
     (row,) = table(other, "engine")
     assert row["end_reason"] == "shutdown"
 

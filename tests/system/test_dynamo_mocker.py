@@ -21,7 +21,7 @@ PROMPT = "What does a request cost? " * 20
 TOKENS = 8
 ASKED = 6
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 def packages(version):

@@ -1,7 +1,9 @@
 """The live pages in a real browser: nothing is asked of anybody else, readable on a desk and a phone, usable, live."""
 
 import json
+import sqlite3
 import threading
+from contextlib import closing
 from datetime import UTC
 
 import pytest
@@ -14,11 +16,16 @@ from costtrace.cli.app import cli
 
 pytestmark = pytest.mark.heavy
 
+MARKUP = "<img src=x onerror=alert(1)>"
+"""The name of a tenant."""
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    write(home)
+    with closing(sqlite3.connect(write(home))) as ledger, ledger:
+        for table in ("usage", "posting"):
+            ledger.execute(f"UPDATE {table} SET tenant = '{MARKUP}' WHERE record_id = 'record-00004'")
     return home
 
 
@@ -53,3 +60,5 @@ def test_it_reads_again_by_itself_is_frozen_searched_and_explains_with_the_figur
     assert seen["frozen"] == "true"
     (explained,) = printed("explain", "record-00004")["explanations"]
     assert seen["why"] == explained["sentences"]
+    assert MARKUP in seen["text"]
+    assert not seen["marked up"]

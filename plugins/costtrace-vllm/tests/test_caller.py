@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from costtrace_vllm.server_side.caller import Caller
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from costtrace.capture.asgi import wrap_peer
 from costtrace.config import load as config
@@ -40,7 +41,6 @@ def test_labels_can_be_chosen_or_switched_off(labels):
 
 def resolved(client, *, forwarded):
     """The identity that the server finds, behind uvicorn's own middleware that trusts every peer."""
-    proxy_headers = pytest.importorskip("uvicorn.middleware.proxy_headers")
     identities = []
 
     async def application(scope, receive, send):
@@ -48,8 +48,8 @@ def resolved(client, *, forwarded):
 
     headers = [(b"x-costtrace-tenant", b"acme"), (b"x-forwarded-for", forwarded)]
     scope = {"type": "http", "client": client, "scheme": "http", "headers": headers}
-    middleware = proxy_headers.ProxyHeadersMiddleware(application, trusted_hosts="*")
-    wrapped = wrap_peer(proxy_headers.ProxyHeadersMiddleware.__call__)
+    middleware = ProxyHeadersMiddleware(application, trusted_hosts="*")
+    wrapped = wrap_peer(ProxyHeadersMiddleware.__call__)
     asyncio.run(wrapped(middleware, scope, None, None))
     return identities[0]
 

@@ -1,12 +1,6 @@
 """Integer counters lose nothing, over many steps: the benchmark's own check."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
-
 from bench_exact import run
 
 

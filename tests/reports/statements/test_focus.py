@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, cheaper, dearer, write_month
+from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, lowered_prices, raised_prices, write_month
 
 from costtrace.cli.app import cli
 from costtrace.core.errors import CosttraceError
@@ -80,7 +80,7 @@ def test_a_linter_of_others_finds_nothing(month, view, policy):
     assert {"STRUCTURAL_VALID", "SEMANTIC_VALID"} <= set(report.levels_passed)
 
 
-@pytest.mark.parametrize("prices", [dearer, cheaper])
+@pytest.mark.parametrize("prices", [raised_prices, lowered_prices])
 @pytest.mark.parametrize("closed", [False, True])
 def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bill(tmp_path, closed, prices):
     made = write_month(tmp_path)
@@ -91,7 +91,7 @@ def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bi
             close_period(ledger, "2026-11", Period(START_NS, END_NS), END_NS + 1)
         rerate(ledger, prices(), Period(START_NS, END_NS), "a correction", later)
         (due,) = next(SqliteStore(ledger).rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
-    assert due > made.bill() if prices is dearer else due < made.bill()
+    assert due > made.bill() if prices is raised_prices else due < made.bill()
     for policy in POLICIES:
         november, december = (
             rows_of(made, "allocation", policy, "--period", month) for month in ("2026-11", "2026-12")

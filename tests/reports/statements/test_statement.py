@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner
-from month import END_NS, NASTY, NASTY_MODELS, POOLS, START_NS, TENANTS, dearer, write_month
+from month import END_NS, NASTY, NASTY_MODELS, POOLS, START_NS, TENANTS, raised_prices, write_month
 
 from costtrace.cli.app import cli
 from costtrace.cli.billing.billing_options import billing_period
@@ -111,7 +111,7 @@ def test_after_re_rating_it_is_the_corrected_bill_under_every_policy(tmp_path, c
     ledger = Ledger(tmp_path / "ledger.sqlite")
     if closed:
         close_period(ledger, "2026-11", MONTH, END_NS + 1)
-    rerate(ledger, dearer(), MONTH, "a correction", END_NS + 86_400 * 10**9)
+    rerate(ledger, raised_prices(), MONTH, "a correction", END_NS + 86_400 * 10**9)
     made.store = SqliteStore(ledger)
     (due,) = next(made.store.rows("SELECT sum(device_nano) + sum(energy_nano) FROM line"))
     assert due > made.bill()

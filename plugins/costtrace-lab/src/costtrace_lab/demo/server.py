@@ -25,7 +25,7 @@ from costtrace_lab.demo.processes import Process, kill_session, session_members,
 HOST = "127.0.0.1"
 START_BOUND_S = 300.0
 STOP_BOUND_S = 30.0
-OTHERS_BOUND_S = 5.0
+OTHERS_BOUND_S = 15.0
 HEALTH_POLL_S = 0.25
 PROGRESS_S = 1.0
 ENGINE_TITLE = "EngineCore"
