@@ -33,7 +33,7 @@ _LACKS = re.compile(r"Unrecognized column|UNKNOWN_(TABLE|IDENTIFIER|DATABASE)|NO
 """What a store says, or the client for it, that lacks a table or a column."""
 _UPGRADE = (
     ". If an earlier version made it, or none did: run `costtrace fleet init` with this one (for a cluster, what "
-    "`costtrace fleet ddl --cluster` prints)"
+    "`costtrace fleet ddl --cluster NAME` prints)"
 )
 SPOOL_BYTES = 1 << 24
 """How much of an answer of the embedded engine is kept in memory; the rest goes to disk."""
