@@ -201,9 +201,9 @@ def test_a_store_of_an_earlier_version_is_upgraded_with_its_rows_while_an_older_
         assert audit.counts() == Audit(ledger).counts()
         for table, name in lacking:
             if table == "usage":  # what the older nodes could not say is not known, and not 0
-                sql = f"SELECT count(*) FROM usage WHERE {name} IS NULL"
-                sent = "SELECT count(*) FROM usage WHERE engine_id IN ('h-1', 'h-2')"
-                assert next(fleet.rows(sql)) == next(ledger.rows(sent))
+                sql = f"SELECT count(*), count({name}) FROM usage WHERE engine_id IN ('h-1', 'h-2')"
+                (records, known) = next(fleet.rows(sql))
+                assert records > known == 0
         for home in (first, second):  # upgraded, and sent once more
             (cursor,) = (tmp_path / home.name).glob("fleet-*.json")
             cursor.unlink()
