@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from costtrace.core import clock
+from costtrace.core.client_text import short
 from costtrace.core.guard import guard, swallow
 from costtrace.core.rows import local_key
 from costtrace_vllm import request_context
@@ -103,13 +104,13 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
     pooling = request.pooling_params is not None
     caller, registered = current_caller.get(), _registered.get(external_id)
     response_id = caller.response_id() if caller is not None else ""
-    prompt_key = request_context.prompt_of(request.request_id, external_id, response_id)
+    prompt_key = short(request_context.prompt_of(request.request_id, external_id, response_id))
     path = caller.path if caller is not None and registered is None else ""
     operation = request_context.operation_of(path, external_id, pooling=pooling)
     if registered is not None:
         return msgspec.structs.replace(registered, prompt_key=prompt_key, operation=registered.operation or operation)
     if caller is None:  # vLLM as a library: the process is the tenant
-        request_id = request_context.response_id(external_id, pooling=False)
+        request_id = short(request_context.response_id(external_id, pooling=False))
         tenant = process.settings.tenant_default
         return RequestContext(local_key(request_id), request_id, prompt_key, operation, tenant, "process")
     if caller.identity is None:
@@ -119,7 +120,7 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
         identity = caller.identity
     return RequestContext(
         request_key=caller.key,
-        request_id=response_id or request_context.response_id(external_id, pooling=pooling),
+        request_id=short(response_id or request_context.response_id(external_id, pooling=pooling)),
         prompt_key=prompt_key,
         operation=operation,
         tenant=identity.tenant,
