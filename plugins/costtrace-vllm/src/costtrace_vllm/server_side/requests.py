@@ -33,10 +33,10 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
             # A mounted application gets its parent's scope: the request is noted already.
             if scope["type"] in {"http", "websocket"} and SCOPE_KEY not in scope:
                 scope[SCOPE_KEY] = caller = Caller(scope)
+                token = current_caller.set(caller)
                 refusal = refusals.refusal_of(caller)
                 if answer_estimates.are_wanted() and routes.is_engine_work(scope):
                     answer = answer_estimates.with_headers(send, lambda: answer_estimates.headers_of(caller))
-                token = current_caller.set(caller)
         except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
             swallow("vllm.http", error)
         try:
