@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from operator import itemgetter
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 
 from costtrace.core.errors import MORE_DESCRIPTORS, OUT_OF_DESCRIPTORS
@@ -15,8 +15,8 @@ PAUSE_S = 0.5
 WARN_S = 60.0
 
 
-class BoundedServer(ThreadingMixIn):
-    """Mixed in before a `socketserver.TCPServer`: a thread a connection, at most `most`, none longer than `longest_s`.
+class BoundedServer(ThreadingMixIn, TCPServer):
+    """Named before another server among the bases: a thread a connection, at most `most`, none beyond `longest_s`.
 
     Where all are taken, the oldest that has had `least_s` makes room; if there is none, the new one is closed. Out of
     descriptors, it pauses and says so.
@@ -28,7 +28,7 @@ class BoundedServer(ThreadingMixIn):
     least_s = 1.0
     longest_s = 30.0
 
-    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - those of the server that this is mixed into
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - those of the other server
         self._open: dict[socket.socket, float] = {}
         """When each connection began; infinite once it is being ended."""
         self._changed = threading.Condition()
@@ -38,7 +38,7 @@ class BoundedServer(ThreadingMixIn):
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection. Raises: OSError, which `socketserver` takes for none."""
         try:
-            accepted: tuple[socket.socket, Any] = super().get_request()  # type: ignore[misc] - TCPServer's
+            return super().get_request()
         except OSError as error:
             if error.errno in OUT_OF_DESCRIPTORS:
                 if time.monotonic() - self._warned_s >= WARN_S:
@@ -47,9 +47,8 @@ class BoundedServer(ThreadingMixIn):
                 self._end(self.least_s, at_most=1)
                 time.sleep(PAUSE_S)  # it would be asked again at once
             raise
-        return accepted
 
-    def verify_request(self, request: socket.socket, client_address: Any) -> bool:  # noqa: ANN401, ARG002 - its signature
+    def verify_request(self, request: Any, client_address: Any) -> bool:  # noqa: ANN401, ARG002 - its signature
         """Whether there is room for one more."""
         with self._changed:
             if len(self._open) >= self.most and self._end(self.least_s, at_most=1):
@@ -58,12 +57,12 @@ class BoundedServer(ThreadingMixIn):
                 self._open[request] = time.monotonic()
             return room
 
-    def shutdown_request(self, request: socket.socket) -> None:
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - its signature
         """Close a connection, however it ended."""
         with self._changed:
             self._open.pop(request, None)
             self._changed.notify()
-        super().shutdown_request(request)  # type: ignore[misc] - TCPServer's
+        super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """End what has been open for too long. Called twice a second."""
