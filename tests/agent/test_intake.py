@@ -1,13 +1,21 @@
 """Which journals the agent follows, and when it gives one up."""
 
+import errno
 import os
+import threading
 import time
+from pathlib import Path
 
 import pytest
+from costtrace_lab.demo.processes import wait_until
+from costtrace_lab.engines.schedules import started
 
 from costtrace.agent.intake import STILLBORN_S
 from costtrace.agent.loop import Agent
 from costtrace.config.settings import Settings
+from costtrace.core.client_text import short
+from costtrace.core.events import EngineReady, SequenceAdded, Snapshot
+from costtrace.journal.writer import JournalWriter
 
 
 @pytest.fixture
@@ -40,3 +48,40 @@ def test_an_empty_journal_that_is_removed_is_given_up_at_once(agent, empty):
     agent._turn()
     assert not agent.intake.alive()
     assert not agent.intake._held, "it does not hold attribution back"
+
+
+def test_sequences_with_a_text_that_was_cut_are_counted(agent, tmp_path):
+    writer = JournalWriter(tmp_path, "vllm-1", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30)
+    names = ["short", short("x" * 300), "y" * 256]
+    added = [SequenceAdded(n, 100, name, name, name, name, 1, "m", "t", "header") for n, name in enumerate(names)]
+    writer.append([started(("GPU-0",), 5), EngineReady(6), *added])
+    agent._turn()
+    assert agent.intake.cut == 1
+    writer.close()
+
+
+def test_without_descriptors_the_agent_pauses_and_goes_on(tmp_path, monkeypatch, caplog):
+    agent = Agent(Settings(home=tmp_path))
+    writer = JournalWriter(tmp_path, "vllm-1", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30)
+    writer.append([started(("GPU-0",), 5), EngineReady(6)])
+    monkeypatch.setattr("costtrace.agent.loop.PAUSE_S", 0.01)
+    iterdir, refused = Path.iterdir, []
+
+    def no_descriptor(path):
+        if path.name == "journal" and len(refused) < 3:
+            refused.append(path)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", no_descriptor)
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    try:
+        assert wait_until(lambda: "vllm-1" in agent.intake.readers, 30)
+    finally:
+        agent.stop()
+        thread.join(30)
+    writer.close()
+    assert len(refused) == 3
+    (said,) = [record.getMessage() for record in caplog.records if "Too many open files" in record.getMessage()]
+    assert "Raise the limit of open files" in said

@@ -1,12 +1,23 @@
 """A journal that is cut or corrupted anywhere: never an exception, never a wrong event, and reading goes on."""
 
+import contextlib
+import errno
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import msgspec
 import pytest
 from costtrace_lab.engines.engine import ReplayTranslator
 from costtrace_lab.engines.schedules import started
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costtrace.core.client_text import short
+from costtrace.core.errors import JournalError, SchemaTooNew
 from costtrace.core.events import (
+    JOURNAL_SCHEMA,
     Delivered,
     EngineReady,
     EngineStarted,
@@ -121,7 +132,7 @@ def small(tmp_path_factory):
 
     append([started(("GPU-0",), 100)])
     append([EngineReady(200)])
-    for index in range(1, 6):
+    for index in range(1, 9):
         append(record(index, 1_000 * index))
         append([Step(100 + index, 1_000 * index + 100, 1_000 * index + 150)])
     append([EngineStopped(9_900)])
@@ -288,3 +299,119 @@ def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small,
         events_read += events
     assert events_read == whole
     restored(small)
+
+
+def long_journal(home):
+    """A journal of twelve steps in several segments; its directory."""
+    writer = JournalWriter(home, "e", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30, segment_bytes=500)
+    for n in range(12):
+        writer.append([Step(n, n * 10, n * 10 + 5, (), ((n, 1),), ((n, 1, 1),) * 20)])
+    writer.close()
+    assert len(list((home / "journal" / "e").glob("*.ctj"))) >= 3
+    return home / "journal" / "e"
+
+
+def test_an_error_behind_some_segments_costs_none_of_their_events(tmp_path, monkeypatch):
+    reader, steps, problems, opened = JournalReader(long_journal(tmp_path)), [], [], os.open
+
+    def open_but_the_second_once(path, *args, **kwargs):
+        if str(path).endswith("00000002.ctj") and not problems:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_but_the_second_once)
+    while batch := attempt(reader, problems):
+        steps += [event.index for event in batch if isinstance(event, Step)]
+    assert steps == list(range(12))
+    (problem,) = problems
+    assert "Raise the limit of open files" in problem
+
+
+def attempt(reader, problems):
+    """The events of one read; after an error, those of the next."""
+    try:
+        return reader.read().events
+    except JournalError as error:
+        problems.append(str(error))
+        return reader.read().events
+
+
+def test_a_newer_schema_behind_some_segments_costs_none_of_their_events(tmp_path):
+    directory = long_journal(tmp_path)
+    path = directory / "00000002.ctj"
+    head = frames.unpack(path.read_bytes(), 0)
+    newer = msgspec.structs.replace(head.events[0], schema=JOURNAL_SCHEMA + 1)
+    before = path.read_bytes()
+    path.write_bytes(frames.pack(-1, [newer, *head.events[1:]]) + before[head.end :])
+    reader = JournalReader(directory)
+    read = [event.index for event in reader.read().events if isinstance(event, Step)]
+    for _ in range(2):
+        with pytest.raises(SchemaTooNew):
+            reader.read()
+    path.write_bytes(before)
+    read += [event.index for event in reader.read().events if isinstance(event, Step)]
+    assert read == list(range(12))
+
+
+def test_a_reader_without_descriptors_reads_the_head_that_it_needs_later(tmp_path, monkeypatch):
+    directory = long_journal(tmp_path)
+    first = JournalReader(directory)
+    position = first.read(3).position
+    assert position.offset
+    reader, read_bytes = JournalReader(directory, position), Path.read_bytes
+
+    def no_descriptor(path):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", no_descriptor)
+    with pytest.raises(JournalError, match="Raise the limit of open files"):
+        reader.read()
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    reader.read()
+    assert reader.header is not None
+    assert reader.header.engine_id == "e"
+
+
+def forged(length, first):
+    """A client's id that begins with *first*, whose bytes in a journal are a whole frame: magic, length and checksum.
+
+    ``\xc7`` is the last byte of the text's length before it. *length*: of the text in bytes.
+    """
+    for salt in range(100_000):
+        payload = f"{salt:0100d}".encode()
+        head = struct.pack("<II", len(payload), zlib.crc32(payload))
+        with contextlib.suppress(UnicodeDecodeError):
+            return (first + head + payload).ljust(length, b"x").decode()
+    raise AssertionError("no checksum that is text")
+
+
+@pytest.mark.parametrize(
+    ("length", "first"),
+    [(0xC7, b"\x05"), (0xC705, b"")],
+    ids=["of 199 bytes from U+0005 on", "of 50,949 bytes"],
+)
+def test_nothing_that_a_client_writes_looks_like_a_frame(length, first):
+    text = forged(length, first)
+    assert len(text.encode()) == length
+    as_it_is = msgspec.msgpack.encode([text])
+    assert frames._next_frame(as_it_is, 0) is not None, "it is a frame unless something is done"
+    added = SequenceAdded(1, 2, text, "r", "k", "p", 3, "m", "ant", "header")
+    data = frames.pack(7, [added, Step(0, 1, 2)])
+    assert frames._next_frame(data, 1) is None
+    read = frames.unpack(data, 0)
+    assert read.first_sequence == 7
+    assert read.events[1] == Step(0, 1, 2)
+    assert len(read.events[0].sequence_id) <= 273
+
+
+def test_a_frame_that_could_not_be_read_back_is_not_written():
+    step = Step(0, 1, 2, tuple(range(1 << 32, (1 << 32) + 8_000_000)))
+    with pytest.raises(ValueError, match=r"1 events of 72,000,0\d\d bytes: a frame holds 67,108,864"):
+        frames.pack(0, [step])
+
+
+def test_three_ids_of_23_megabytes_are_cut_before_they_are_lost():
+    text = "x" * 23_000_000
+    data = frames.pack(0, [SequenceAdded(1, 2, text, text, "k", text, 3, "m", "ant", "header")])
+    assert len(data) < 2_000
+    assert frames.unpack(data, 0).events[0].request_id == short(text)

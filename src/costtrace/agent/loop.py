@@ -17,6 +17,7 @@ from costtrace.agent.sensing import Sensing
 from costtrace.attribution.steps.engine_fit import PPM
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
+from costtrace.core.errors import MORE_DESCRIPTORS, OUT_OF_DESCRIPTORS
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.booking import Booked, Booking
 from costtrace.ledger.store import LEDGER_NAME, Ledger
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and start
 log = logging.getLogger("costtrace.agent")
 
 TURN_S = 0.2
+PAUSE_S = 1.0
 COMMIT_SHARE = 0.05
 """Commits take at most this share of the agent's time: the more requests are open, the larger the state to write."""
 LONGEST_COMMIT_GAP_S = 2.0
@@ -118,7 +120,11 @@ class Agent:
             self._sensing.start()
         try:
             while not self._stop.is_set():
-                turn = self._turn()
+                try:
+                    turn = self._turn()
+                except OSError as error:
+                    self._pause(error)
+                    continue
                 if self._may_end():
                     log.info("nothing to do for %d s: the agent ends", self.settings.agent_idle_exit_s)
                     break
@@ -152,6 +158,13 @@ class Agent:
         log.warning("%s", message)
         self._notices.append((subject, message))
         self._dirty = True
+
+    def _pause(self, error: OSError) -> None:
+        """Wait after a turn that the system did not let end. Nothing of it is lost: it is booked with the next one."""
+        self._dirty = True
+        remedy = MORE_DESCRIPTORS if error.errno in OUT_OF_DESCRIPTORS else f"See to the permissions of {self.home}."
+        self.warn("agent", f"the agent cannot read the journals for a while: {error}. {remedy}")
+        self._stop.wait(PAUSE_S)
 
     def _end_sensing(self) -> None:
         """Book the last readings, and with them the end of the sensors' journal."""
@@ -201,6 +214,7 @@ class Agent:
         health.set("journal.delay", self.intake.delay_ns() / NS_PER_S)
         health.set("recorder.dropped_steps", self.pipeline.lost_steps)
         health.set("recorder.lost_events", self.pipeline.lost_events)
+        health.set("client.texts.cut", self.intake.cut)
 
     def _show_models(self, emission: Emitter) -> None:
         """Set the worst engine's figures of the step models; `costtrace model` shows each engine."""
@@ -277,8 +291,8 @@ class Agent:
         if not self._failing:
             self._failing = f"cannot write the ledger {self.ledger.path}: {error}"
             log.error(
-                "%s. Nothing is lost: the journals keep everything and the agent tries again. Free some space, or see "
-                "to the permissions of the file.",
+                "%s. Nothing is lost: the journals keep everything and the agent tries again. Free some space, see to "
+                "the permissions of the file, or raise the limit of open files.",
                 self._failing,
             )
 

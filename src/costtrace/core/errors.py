@@ -11,6 +11,11 @@
   x ServerError            a server of the demo or of a test that does not start or stop
 """
 
+import errno
+
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+MORE_DESCRIPTORS = "Raise the limit of open files (`ulimit -n`, or `LimitNOFILE` of the systemd unit)."
+
 
 class CosttraceError(Exception):
     """Base of all errors that costtrace raises."""
