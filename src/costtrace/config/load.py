@@ -64,6 +64,8 @@ class _Found(NamedTuple):
     source: str
     base: Path | None = None
     """The folder that a relative path starts from; None: the working directory."""
+    line: str = ""
+    """`` (line 3)`` of the file."""
 
 
 def load(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -175,11 +177,13 @@ def _from_file(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]
     path = Path.cwd() / str(named.value)
     items: dict[str, _Found] = {}
     try:
-        for key, value in load_mapping(path, ConfigError, "the configuration file").items():
+        loaded = load_mapping(path, ConfigError, "the configuration file")
+        for key, value in loaded.items():
+            line = f" (line {loaded.lines[key]})"
             if key not in KEYS:
-                problems.append(f"{path}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
+                problems.append(f"{path}: there is no setting {key!r}{line}. The nearest is {nearest(key)!r}.")
             elif value is not None:
-                items[key] = _Found(value, str(path), path.parent)
+                items[key] = _Found(value, str(path), path.parent, line)
     except ConfigError as error:
         problems.append(f"{named.source}: {error}")
     return items
@@ -246,4 +250,4 @@ def _messages(error: ValidationError, items: Mapping[str, _Found]) -> Iterator[s
         shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
         why = problem["msg"].removeprefix("Value error, ")
         hint = f" {choices}" if (choices := allowed(key).strip()) else ""
-        yield f"{_where(key, item)}={shown[:200]!r}: {why}.{hint} Example: {about(key).example}"
+        yield f"{_where(key, item)}={shown[:200]!r}{item.line}: {why}.{hint} Example: {about(key).example}"

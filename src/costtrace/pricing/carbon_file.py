@@ -2,11 +2,12 @@
 
 import csv
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.core.wall_time import wall_ns
 from costtrace.pricing.carbon import CarbonIntensity, Intensity
 
@@ -17,7 +18,7 @@ HEADER = ("time", "g_per_kwh")
 
 def load_intensity(text: str, pue: Decimal) -> CarbonIntensity:
     """Read *text*: a number, or the path of a CSV file with the columns ``time,g_per_kwh``. Raises: CosttraceError."""
-    if (constant := _number(text)) is not None:
+    if (constant := exact(text)) is not None:
         return CarbonIntensity([Intensity(0, _checked(constant, repr(text)))], pue=pue, source=f"{text} g/kWh, stated")
     path = Path(text)
     try:
@@ -41,18 +42,10 @@ def _point(row: dict[str, str], where: str) -> Intensity:
         at = datetime.fromisoformat(row["time"] or "")
     except ValueError:
         raise CosttraceError(f"{where}: time: {row['time']!r} is none, as in 2026-11-01T13:00Z") from None
-    grams = _number(row["g_per_kwh"] or "")
+    grams = exact(row["g_per_kwh"] or "")
     if grams is None:
         raise CosttraceError(f"{where}: g_per_kwh: {row['g_per_kwh']!r} is no number, as in 380.5")
     return Intensity(wall_ns(at if at.tzinfo else at.replace(tzinfo=UTC)), _checked(grams, where))
-
-
-def _number(text: str) -> Decimal | None:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        return None
-    return value if value.is_finite() else None
 
 
 def _checked(grams: Decimal, where: str) -> Decimal:

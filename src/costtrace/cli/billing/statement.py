@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -19,6 +19,7 @@ from costtrace.cli.billing.billing_options import (
 )
 from costtrace.cli.options import examples, open_store, out, store_option, zone
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.files import safe_name, write_file
 from costtrace.reports.output.html import as_html
@@ -159,11 +160,8 @@ def _formats(forms: str | None, *, to_files: bool) -> list[str]:
 def _intensity(words: str | None) -> Decimal | None:
     if words is None:
         return None
-    try:
-        grams = Decimal(words)
-    except InvalidOperation:
-        grams = Decimal(-1)
-    if not 0 <= grams <= 10_000:
+    grams = exact(words)
+    if grams is None or not 0 <= grams <= 10_000:
         raise CosttraceError(f"--carbon-intensity is a number of grams per kWh, not {words!r}")
     return grams
 

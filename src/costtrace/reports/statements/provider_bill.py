@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.core.wall_time import wall_ns
 from costtrace.ledger.answers import Period
 from costtrace.reports.statements.idle_policies import Pot
@@ -96,10 +97,7 @@ def _begins(number: int, value: object) -> int:
 
 
 def _cost(number: int, column: str, value: object) -> Decimal:
-    try:
-        cost = Decimal(str(value))
-    except InvalidOperation:
-        cost = Decimal("NaN")
-    if not cost.is_finite():
+    cost = exact(str(value))
+    if cost is None:
         raise CosttraceError(f"row {number} of the bill: {column} is no number: {value!r}")
     return cost
