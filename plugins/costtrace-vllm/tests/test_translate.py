@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from costtrace_vllm.engine_side.sequences import DELIVERED, OVERHEAD
+from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, OVERHEAD
 from costtrace_vllm.engine_side.translate import Translator
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,6 +72,12 @@ def test_a_step_without_tokens_is_left_out_and_changes_nobody():
     events = steps(Translator("m").translate(records))
     assert [event.index for event in events] == [0, 1, 3]
     assert events[-1] == Step(3, 3_000, 3_900)
+
+
+def test_a_sequence_without_a_context_is_the_tenants_of_the_setting():
+    translator = Translator("m", tenant_default="shared")
+    (event,) = translator.translate([(NOTE, 1, ADDED, "cmpl-x-0-0123abcd", None, 4, "", False, ())])
+    assert (event.tenant, event.tenant_source) == ("shared", "default:no-context")
 
 
 def test_a_sequence_whose_arrival_was_dropped_is_nobodys():

@@ -30,3 +30,10 @@ def test_under_dynamo_both_halves_have_the_key_of_its_request_and_no_other():
 
     for one in (added("prefill", 777), added("decode", 778)):
         assert (one.request_key, one.request_id, one.tenant) == ("dynamo:uuid-1", "uuid-1", "acme")
+
+
+def test_a_request_without_a_context_is_the_tenants_of_the_setting_on_the_first_rank():
+    notes = [(NOTE, 1, batches.ADDED, batches.Facts(5, 1, 10, 1, -1, "", -1, -1), "")]
+    for rank, paid in ((0, ("shared", "default:no-context")), (1, ("", "unobserved"))):
+        (added,) = Translator("m", rank=rank, tenant_default="shared").translate(notes)
+        assert (added.tenant, added.tenant_source) == paid

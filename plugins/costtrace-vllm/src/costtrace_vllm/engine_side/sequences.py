@@ -57,7 +57,7 @@ class Sequence:
 class Sequences:
     """All sequences of one engine that are open, and the newest that have closed."""
 
-    def __init__(self, model: str, boot: str) -> None:
+    def __init__(self, model: str, boot: str, tenant_default: str = "default") -> None:
         self.known: dict[str, Sequence] = {}
         """By internal id."""
         self.slots: dict[str, int] = {}
@@ -66,6 +66,8 @@ class Sequences:
         """Ended sequences that may still be in a step, up to the index beside them."""
         self._model = model
         self._boot = boot
+        self._default = tenant_default
+        """Who pays for a sequence that came without a context."""
         self._slots = 0
         self._closed: OrderedDict[str, int] = OrderedDict()
 
@@ -84,7 +86,7 @@ class Sequences:
         if context is None:  # the front end has no costtrace, or is not in Python
             request_id = request_context.response_id(request_context.external_of(name), pooling=pooling)
             operation = request_context.operation_of("", request_id, pooling=pooling)
-            context = RequestContext(request_id, request_id, name, operation, "default", "default:no-context")
+            context = RequestContext(request_id, request_id, name, operation, self._default, "default:no-context")
         if name in self.known:  # ids can be used again where vLLM's random suffix is switched off
             self.forget(name)
         added = SequenceAdded(
