@@ -23,7 +23,8 @@ from costtrace.ledger.reader import SqliteStore
 from costtrace.reports.statements.focus import Names, export
 from costtrace.reports.statements.idle_policies import POLICIES, Pot
 from costtrace.reports.statements.provider_bill import read_bill
-from costtrace.reports.statements.settlement import IdlePolicy, Settlement, SettlementLine
+from costtrace.reports.statements.query import load
+from costtrace.reports.statements.settlement import IdlePolicy, Quota, Settlement, SettlementLine, settle, to_cents
 
 CONDITIONS = [
     "Supports data generator-calculated split cost allocation",
@@ -167,6 +168,40 @@ def test_both_views_hold_the_same_money_for_each_statement(month, policy):
         sums.append(dict(by_statement))
     assert sums[0] == sums[1]
     assert len(sums[0]) == len(TENANTS)
+
+
+@pytest.mark.parametrize(("currency", "digits"), [("JPY", 0), ("KRW", 0), ("USD", 2), ("KWD", 3), ("BHD", 3)])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_both_views_hold_what_the_statements_round_in_the_currencys_smallest_unit(month, policy, currency, digits):
+    with closing(Ledger(month.home / "ledger.sqlite", read_only=True)) as ledger:
+        inputs = load(SqliteStore(ledger), Period(START_NS, END_NS), UTC, slots=True)
+    used = [row._replace(currency=currency) for row in inputs.used]
+    ended = [row._replace(currency=currency) for row in inputs.ended]
+    quotas = (Quota("tenant-3", Decimal("0.5")),)
+    settlement = settle(inputs._replace(used=used, ended=ended), IdlePolicy(policy, quotas=quotas))
+    due = {tenant: sum(line.cost_cents or 0 for line in lines) for tenant, lines in settlement.by_tenant().items()}
+    for view in ("allocation", "service"):
+        booked = defaultdict(Decimal)
+        for row in export(settlement, view, Names()).rows:
+            assert row["x_StatementCost"].as_tuple().exponent == -digits
+            booked[row["SubAccountId"]] += row["x_StatementCost"]
+        nobody = booked.pop(None, 0)
+        assert booked == {tenant: Decimal(cents).scaleb(-digits) for tenant, cents in due.items()}
+        if view == "allocation":
+            whole = sum(line.cost_cents or 0 for line in settlement.lines)
+            assert nobody + sum(booked.values()) == Decimal(whole).scaleb(-digits)
+
+
+def test_a_charge_of_nothing_keeps_what_its_statement_rounds_up():
+    lines = [
+        SettlementLine("a", day, "H100", "m", "request", "", "JPY", Pot(cost_nano=nano))
+        for day, nano in (("2026-12-01", 6 * 10**8), ("2026-12-02", -6 * 10**8), ("2026-12-03", 4 * 10**8))
+    ]
+    lines = to_cents([*lines, lines[0]._replace(model="n", pot=Pot(cost_nano=0))])
+    settlement = Settlement(Period(START_NS, END_NS), UTC, IdlePolicy(), lines, {}, [])
+    for view in ("allocation", "service"):
+        rows = export(settlement, view, Names()).rows
+        assert sum(row["x_StatementCost"] for row in rows) == sum(line.cost_cents for line in lines)
 
 
 def test_the_service_view_counts_the_tokens_of_the_records(month):

@@ -77,8 +77,9 @@ def statement(
 ) -> int:
     """Write statements: usage, cost, energy and carbon by model and day, tied out to the fleet's total.
 
-    Money is shown in whole cents that add up: lines to a statement, statements and what no tenant pays to the fleet.
-    Files hold exact nano-units too. Ends with 1 where the lines are not the ledger's total.
+    Money is shown in the currency's smallest unit (cents, whole yen), and it adds up: lines to a statement, statements
+    and what no tenant pays to the fleet. Files hold exact nano-units too. Ends with 1 where the lines are not the
+    ledger's total.
     """
     if everybody == (tenant is not None):
         raise CosttraceError("say --tenant NAME or --all")

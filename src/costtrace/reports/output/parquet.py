@@ -67,7 +67,7 @@ _NUMBERS = ("_nano", "_ns", "_uj", "_ug", "_cents", "_tokens")
 
 def _type(arrow: Any, name: str, values: Sequence[object]) -> Any:  # noqa: ANN401 - pyarrow has no types
     known = [value for value in values if value is not None]
-    if any(isinstance(value, Decimal) for value in known) or (not known and name.endswith("_ratio")):
+    if any(isinstance(value, Decimal) for value in known) or (not known and name.endswith(("_ratio", "_rounded"))):
         return arrow.decimal128(*DECIMAL)
     if any(isinstance(value, bool) for value in known):
         return arrow.bool_()
