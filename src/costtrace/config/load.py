@@ -243,9 +243,9 @@ def _where(key: str, item: _Found) -> str:
 
 
 def _messages(error: ValidationError, items: Mapping[str, _Found]) -> Iterator[str]:
-    """For each wrong value: where it is from, what is wrong with it and what would be right."""
-    for problem in error.errors(include_url=False):
-        key = str(problem["loc"][0])
+    """For each wrong value: where it is from, what is (first) wrong with it and what would be right."""
+    first = {str(problem["loc"][0]): problem for problem in reversed(error.errors(include_url=False))}
+    for key, problem in reversed(first.items()):
         item = items.get(key, _Found("", DEFAULT))
         shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
         why = problem["msg"].removeprefix("Value error, ")
