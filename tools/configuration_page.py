@@ -33,5 +33,6 @@ A value is taken from the first of these that has one:
 
 Lists are written with commas, or as YAML lists; `none` is the empty list. An empty variable counts as not set. A
 relative path in the YAML file counts from the directory of that file. A key that does not exist is an error.
+A number in it is the decimal number that is written: `060` is 60.
 `costtrace doctor` prints every value and where it is from.
 """

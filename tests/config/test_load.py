@@ -132,6 +132,16 @@ def test_every_path_is_absolute_and_may_begin_with_a_tilde(monkeypatch):
         assert {key: getattr(settings, key) for key in paths} == dict.fromkeys(paths, Path(path))
 
 
+@pytest.mark.parametrize("key", ["home", "prices", "tenants", "carbon_intensity", "remote_homes", "tenant_keys"])
+@pytest.mark.parametrize(("path", "why"), [('"a\\0b"', "NUL"), ("~no-such-user/x", "home directory")])
+def test_a_path_that_no_file_can_have_is_refused_with_its_line(file, key, path, why):
+    env = file(f"host: x\n{key}: {path}\n")
+    message = problem(env=env)
+    assert message.startswith(f"{env['COSTTRACE_CONFIG']}: {key}=")
+    assert "(line 2)" in message
+    assert why in message
+
+
 def test_lists_are_written_with_commas_or_as_yaml_lists(file):
     env = HOME | {"COSTTRACE_TENANT_TRUSTED_PEERS": " 10.0.0.0/8, ::1 ,", "COSTTRACE_COMPAT_PROFILES": "none"}
     settings = load(env=env)
@@ -206,6 +216,14 @@ def test_a_wrong_value_is_named_with_its_source_and_what_is_allowed(key, value, 
 def test_a_wrong_value_in_the_file_is_named_with_the_file(file):
     env = file("window_s: [1, 2]\n")
     assert problem(env=env).startswith(f"{env['COSTTRACE_CONFIG']}: window_s=")
+
+
+def test_a_setting_of_which_much_is_wrong_is_one_problem(file):
+    env = file(f"host: x\ntenant_headers: [x-a, {', '.join(['[]'] * 2_000)}]\nwindow_s: 7\n")
+    first, second = problem(env=env).splitlines()
+    assert "tenant_headers=" in first
+    assert "(line 2)" in first
+    assert "window_s='7' (line 3)" in second
 
 
 def test_yaml_words_that_are_booleans_are_not_taken_for_numbers_or_names(file):

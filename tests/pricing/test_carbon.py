@@ -157,3 +157,31 @@ def test_the_intensity_of_the_command_is_the_settings_unless_it_is_given(home, m
 
 def test_grams_of_simulated_joules_say_so():
     assert show_grams(1_500, simulated=True) == "1.500 mg SIMULATED"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("time,g_per_kwh\n2026-11-01,380,5\n", "line 2 has more cells than the header"),
+        ("time,g_per_kwh,g_per_kwh\n2026-11-01,380,5\n", "column 'g_per_kwh' twice"),
+        ("time,g_per_kwh\n\n2026-11-01,1_000\n", "line 3: g_per_kwh: '1_000' is no number"),
+        ("time,g_per_kwh\n2026-11-01,NaN\n", "line 2: g_per_kwh: 'NaN' is no number"),
+        ("time,g_per_kwh\n2026-11-01\n", "line 2: g_per_kwh: None is no number"),
+        ("time,g_per_kwh\n0001-01-01T00:00+23:59,1\n", "line 2: time: '0001-01-01T00:00.23:59' is none"),
+        ("time,g_per_kwh\n2262-12-01,1\n", "line 2: time: '2262-12-01' is none"),
+        ("time,g_per_kwh\n" + "2" * 140_000 + ",1\n", "field larger"),
+        ("time,g_per_kwh\n2026-11-01,380\xff\n".encode("latin-1"), "codec"),
+    ],
+)
+def test_a_file_of_intensities_that_cannot_be_is_an_error_that_names_it_and_its_line(tmp_path, text, message):
+    path = tmp_path / "grid.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(CosttraceError, match=message) as caught:
+        load_intensity(str(path), Decimal(1))
+    assert "grid.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a\0", "\0", "x" * 5_000, "/", "1e9999"])
+def test_an_intensity_that_is_neither_a_number_nor_a_file_is_refused_with_the_remedy(text):
+    with pytest.raises(CosttraceError, match="380"):
+        load_intensity(text, Decimal(1))

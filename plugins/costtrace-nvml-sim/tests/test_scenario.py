@@ -42,7 +42,9 @@ def test_a_wrong_scenario_is_refused_with_key_and_remedy(scenario, message):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.yaml", "devices: [", "this is not YAML"),
+        ("a.yaml", "devices: [", "is not usable YAML"),
+        ("a.yaml", "name: x\nname: y", "'name' appears twice.*line 2"),
+        ("a.json", "[" * 100_000, "a.json: maximum recursion depth"),
         ("a.toml", "devices = [", "a.toml"),
         ("a.json", "{", "a.json"),
         ("a.txt", "x", "ends in .yaml, .toml or .json"),
@@ -52,6 +54,29 @@ def test_a_file_that_cannot_be_parsed_is_named(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(NvmlSimError, match=message):
         load_scenario(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("power", "power_w"), [("012", 12.0), ("0300", 300.0), (".5", 0.5), ("1e3", 1000.0), ("300.25", 300.25)]
+)
+def test_a_number_in_yaml_is_the_decimal_number_that_is_written(tmp_path, power, power_w):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        f"version: 1\nname: 007\ndriver_version: 580.95\ndevices:\n- preset: H100\n  count: 010\n  power: {power}\n"
+        f"- preset: H100\n  power: {{kind: constant, power_w: {power}}}\n"
+        f"faults:\n- {{kind: gpu_lost, device: 08, at_s: {power}}}\n"
+    )
+    scenario = load_scenario(path)
+    assert (scenario.name, scenario.driver_version, scenario.devices[0].count) == ("007", "580.95", 10)
+    assert [device.power.power_w for device in scenario.devices] == [power_w, power_w]
+    assert (scenario.faults[0].device, scenario.faults[0].at_s) == (8, power_w)
+
+
+@pytest.mark.parametrize("power", ["1:30", "0x1F", "0b11", "yes", "2026-11-01", ".nan", ".inf", "1,5"])
+def test_what_is_no_decimal_number_is_refused_with_its_line(tmp_path, power):
+    (tmp_path / "a.yaml").write_text(f"devices:\n- preset: H100\n  power:\n    kind: constant\n    power_w: {power}\n")
+    with pytest.raises(NvmlSimError, match=r"a\.yaml.*\n.*devices\.0\.power\.constant\.power_w: .* \(line 5\)"):
+        load_scenario(tmp_path / "a.yaml")
 
 
 def test_a_missing_file_and_bytes_that_are_no_text_are_named(tmp_path):
@@ -70,6 +95,7 @@ def test_a_missing_file_and_bytes_that_are_no_text_are_named(tmp_path):
         ("t_s,power_w\n1,-2\n", "not be negative"),
         ("t_s,watts\n1,2\n", "columns t_s and power_w"),
         ("t_s,power_w\n1,nan\n", "columns t_s and power_w"),
+        (f"t_s,power_w\n1,{'2' * 140_000}\n", "columns t_s and power_w"),
     ],
 )
 def test_a_wrong_curve_is_named(tmp_path, rows, message):

@@ -411,3 +411,14 @@ def test_the_command_prints_its_address_serves_and_ends_on_ctrl_c(home):
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(("currency", "digits"), [("JPY", 0), ("USD", 2), ("KWD", 3)])
+def test_the_tile_of_cost_has_the_minor_units_of_its_currency(serving, tmp_path, currency, digits):
+    write(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection, connection:
+        for table in ("rate", "usage"):
+            connection.execute(f"UPDATE {table} SET currency = ?", (currency,))
+    hourly = re.findall(rf"([\d,.]+) {currency}/h", Tags(serving(tmp_path).page("/")).text)
+    assert hourly
+    assert {len(rate.partition(".")[2]) for rate in hourly} == {digits}

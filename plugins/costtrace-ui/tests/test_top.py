@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import sqlite3
 import struct
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from contextlib import closing
 from datetime import UTC
 from fcntl import ioctl
 from pathlib import Path
@@ -79,6 +81,17 @@ def test_its_sums_are_those_of_report_for_the_same_windows(home, by, over):
     everything = [row for row in report if row["kind"] == "everything"]
     assert sum(row["gpu_ns"] for row in printed[f"{by}s"]) == sum(row["gpu_ns"] for row in everything)
     assert sum(row["device_ns"] for row in printed["devices"]) == sum(row["gpu_ns"] for row in everything)
+
+
+@pytest.mark.parametrize(("currency", "digits"), [("JPY", 0), ("USD", 2), ("KWD", 3)])
+def test_what_an_hour_costs_has_the_minor_units_of_its_currency(home, tmp_path, currency, digits):
+    shutil.copy(home / "ledger.sqlite", tmp_path / "ledger.sqlite")
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection, connection:
+        for table in ("rate", "usage"):
+            connection.execute(f"UPDATE {table} SET currency = ?", (currency,))
+    text = "\n".join(lines(State(HOUR_NS), read(tmp_path)))
+    hourly = re.findall(rf" {currency}/s \(([\d,.]+)/h\)", text)
+    assert [len(rate.partition(".")[2]) for rate in hourly] == [digits]
 
 
 def test_a_device_in_json_has_the_names_of_the_ledger_in_their_order(home):

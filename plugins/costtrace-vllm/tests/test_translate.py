@@ -75,6 +75,12 @@ def test_a_step_without_tokens_is_left_out_and_changes_nobody():
     assert events[-1] == Step(3, 3_000, 3_900)
 
 
+def test_a_sequence_without_a_context_is_the_tenants_of_the_setting():
+    translator = Translator("m", tenant_default="shared")
+    (event,) = translator.translate([(NOTE, 1, ADDED, "cmpl-x-0-0123abcd", None, 4, "", False, ())])
+    assert (event.tenant, event.tenant_source) == ("shared", "default:no-context")
+
+
 def test_a_sequence_whose_arrival_was_dropped_is_nobodys():
     events = Translator("m").translate([step(0, batch(new=[("cmpl-x-0-0123abcd", 4, 0, 4)]))])
     added = events[0]

@@ -1,7 +1,7 @@
 """The settings of sensors, of other nodes' sensors, and of carbon. Part of `costtrace.config.settings.Settings`."""
 
 from collections.abc import Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ValidationInfo, field_validator
 
 from costtrace.config.field import absolute, setting
+from costtrace.core.numbers import exact
 
 ENERGY = "Energy"
 
@@ -107,8 +108,4 @@ class EnergySettings(BaseModel):
     @field_validator("carbon_intensity")
     @classmethod
     def _number_or_absolute(cls, text: str, info: ValidationInfo) -> str:
-        try:
-            Decimal(text or "0")
-        except InvalidOperation:
-            return str(absolute(Path(text), info))
-        return text
+        return str(absolute(Path(text), info)) if text and exact(text) is None else text

@@ -21,6 +21,14 @@ def setting(
 
 
 def absolute(path: Path, info: ValidationInfo) -> Path:
-    """*path*, counted from the folder that the validation's context has for the setting, else the working directory."""
+    """*path*, counted from the folder that the validation's context has for the setting, else the working directory.
+
+    Raises: ValueError (no file can have this path).
+    """
     folder: Path = (info.context or {}).get(info.field_name, Path())
-    return Path.cwd() / folder / path.expanduser()
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold the character NUL")
+    try:
+        return Path.cwd() / folder / path.expanduser()
+    except RuntimeError:
+        raise ValueError("no home directory is known for it: write the path out") from None

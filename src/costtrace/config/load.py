@@ -64,6 +64,8 @@ class _Found(NamedTuple):
     source: str
     base: Path | None = None
     """The folder that a relative path starts from; None: the working directory."""
+    line: str = ""
+    """`` (line 3)`` of the file."""
 
 
 def load(overrides: Mapping[str, object] | None = None, env: Mapping[str, str] = os.environ) -> Settings:
@@ -175,11 +177,13 @@ def _from_file(env: Mapping[str, str], problems: list[str]) -> dict[str, _Found]
     path = Path.cwd() / str(named.value)
     items: dict[str, _Found] = {}
     try:
-        for key, value in load_mapping(path, ConfigError, "the configuration file").items():
+        loaded = load_mapping(path, ConfigError, "the configuration file")
+        for key, value in loaded.items():
+            line = f" (line {loaded.lines[key]})"
             if key not in KEYS:
-                problems.append(f"{path}: there is no setting {key!r}. The nearest is {nearest(key)!r}.")
+                problems.append(f"{path}: there is no setting {key!r}{line}. The nearest is {nearest(key)!r}.")
             elif value is not None:
-                items[key] = _Found(value, str(path), path.parent)
+                items[key] = _Found(value, str(path), path.parent, line)
     except ConfigError as error:
         problems.append(f"{named.source}: {error}")
     return items
@@ -239,11 +243,11 @@ def _where(key: str, item: _Found) -> str:
 
 
 def _messages(error: ValidationError, items: Mapping[str, _Found]) -> Iterator[str]:
-    """For each wrong value: where it is from, what is wrong with it and what would be right."""
-    for problem in error.errors(include_url=False):
-        key = str(problem["loc"][0])
+    """For each wrong value: where it is from, what is (first) wrong with it and what would be right."""
+    first = {str(problem["loc"][0]): problem for problem in reversed(error.errors(include_url=False))}
+    for key, problem in reversed(first.items()):
         item = items.get(key, _Found("", DEFAULT))
         shown = _PASSWORD.sub("://***@", show(item.value if not isinstance(item.value, list) else tuple(item.value)))
         why = problem["msg"].removeprefix("Value error, ")
         hint = f" {choices}" if (choices := allowed(key).strip()) else ""
-        yield f"{_where(key, item)}={shown[:200]!r}: {why}.{hint} Example: {about(key).example}"
+        yield f"{_where(key, item)}={shown[:200]!r}{item.line}: {why}.{hint} Example: {about(key).example}"

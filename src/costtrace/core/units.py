@@ -19,6 +19,15 @@ UJ_PER_J = 1_000_000
 UJ_PER_KWH = 3_600_000 * UJ_PER_J
 NANO_PER_UNIT = 1_000_000_000
 TOKENS_PER_MILLION = 1_000_000
+CENTS = 2
+"""Decimal places of a currency that has cents."""
+_OTHER_DIGITS = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+    4: "CLF UYW",
+}
+"""Decimal places of those that have none, by ISO 4217."""
+_MINOR_DIGITS = {code: digits for digits, codes in _OTHER_DIGITS.items() for code in codes.split()}
 
 
 def seconds(ns: int) -> float:
@@ -34,6 +43,11 @@ def joules(uj: int) -> float:
 def amount(nano: int) -> Decimal:
     """An amount in nano-units as currency units, exact."""
     return Decimal(nano).scaleb(-9)
+
+
+def minor_digits(currency: str) -> int:
+    """Decimal places of a currency's smallest unit: 2 of USD (cents), 0 of JPY, 3 of KWD."""
+    return _MINOR_DIGITS.get(currency, CENTS)
 
 
 def per_million_tokens(nano: int, tokens: int) -> Decimal | None:
@@ -68,9 +82,12 @@ def show_joules(uj: int | None, *, simulated: bool = False) -> str:
 
 
 def show_amount(nano: int | None, currency: str | None) -> str:
-    """Money for people: two decimal places from 1 on, two to nine below; ``unknown`` where no price applies."""
+    """Money for people: in the currency's minor units from 1 on, up to nine decimal places below.
+
+    ``unknown`` where no price applies.
+    """
     if nano is None or currency is None:
         return "unknown"
-    value = amount(nano)
-    shown = f"{value:.2f}" if abs(value) >= 1 else f"{value:.9f}".rstrip("0").ljust(4, "0").rstrip(".")
-    return f"{shown} {currency}"
+    value, digits = amount(nano), minor_digits(currency)
+    small = f"{value:.9f}".rstrip("0").ljust(2 + digits, "0").rstrip(".")
+    return f"{value:.{digits}f} {currency}" if abs(value) >= 1 else f"{small} {currency}"

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -144,6 +145,18 @@ def test_a_webhook_gets_what_is_spent_and_a_dead_one_is_an_error_that_hides_its_
     failed = run(home, "--webhook", url)
     assert "did not accept" in str(failed.exception)
     assert "secret-path" not in str(failed.exception)
+
+
+@pytest.mark.parametrize(
+    ("currency", "least", "too_little"), [("JPY", "1", "0.99"), ("USD", "0.01", "0.009"), ("KWD", "0.001", "0.0009")]
+)
+def test_a_budget_is_at_least_the_smallest_unit_of_its_currency(tmp_path, currency, least, too_little):
+    path, text = tmp_path / "b.yaml", f"currency: {currency}\nbudgets:\n  - {{name: x, amount: "
+    path.write_text(f"{text}{least}}}\n")
+    assert load_budgets(path)[0].amount_nano == Decimal(least) * 10**9
+    path.write_text(f"{text}{too_little}}}\n")
+    with pytest.raises(ConfigError, match=f"between {least} and .*line 3"):
+        load_budgets(path)
 
 
 @pytest.mark.parametrize(

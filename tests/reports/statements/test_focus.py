@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections import defaultdict
 from contextlib import closing
 from datetime import UTC
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, lowered_prices, raised_prices, write_month
 
 from costtrace.cli.app import cli
+from costtrace.cli.billing.billing_options import read_bills
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
@@ -23,7 +25,8 @@ from costtrace.ledger.reader import SqliteStore
 from costtrace.reports.statements.focus import Names, export
 from costtrace.reports.statements.idle_policies import POLICIES, Pot
 from costtrace.reports.statements.provider_bill import read_bill
-from costtrace.reports.statements.settlement import IdlePolicy, Settlement, SettlementLine
+from costtrace.reports.statements.query import load
+from costtrace.reports.statements.settlement import IdlePolicy, Quota, Settlement, SettlementLine, settle, to_cents
 
 CONDITIONS = [
     "Supports data generator-calculated split cost allocation",
@@ -169,6 +172,40 @@ def test_both_views_hold_the_same_money_for_each_statement(month, policy):
     assert len(sums[0]) == len(TENANTS)
 
 
+@pytest.mark.parametrize(("currency", "digits"), [("JPY", 0), ("KRW", 0), ("USD", 2), ("KWD", 3), ("BHD", 3)])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_both_views_hold_what_the_statements_round_in_the_currencys_smallest_unit(month, policy, currency, digits):
+    with closing(Ledger(month.home / "ledger.sqlite", read_only=True)) as ledger:
+        inputs = load(SqliteStore(ledger), Period(START_NS, END_NS), UTC, slots=True)
+    used = [row._replace(currency=currency) for row in inputs.used]
+    ended = [row._replace(currency=currency) for row in inputs.ended]
+    quotas = (Quota("tenant-3", Decimal("0.5")),)
+    settlement = settle(inputs._replace(used=used, ended=ended), IdlePolicy(policy, quotas=quotas))
+    due = {tenant: sum(line.cost_cents or 0 for line in lines) for tenant, lines in settlement.by_tenant().items()}
+    for view in ("allocation", "service"):
+        booked = defaultdict(Decimal)
+        for row in export(settlement, view, Names()).rows:
+            assert row["x_StatementCost"].as_tuple().exponent == -digits
+            booked[row["SubAccountId"]] += row["x_StatementCost"]
+        nobody = booked.pop(None, 0)
+        assert booked == {tenant: Decimal(cents).scaleb(-digits) for tenant, cents in due.items()}
+        if view == "allocation":
+            whole = sum(line.cost_cents or 0 for line in settlement.lines)
+            assert nobody + sum(booked.values()) == Decimal(whole).scaleb(-digits)
+
+
+def test_a_charge_of_nothing_keeps_what_its_statement_rounds_up():
+    lines = [
+        SettlementLine("a", day, "H100", "m", "request", "", "JPY", Pot(cost_nano=nano))
+        for day, nano in (("2026-12-01", 6 * 10**8), ("2026-12-02", -6 * 10**8), ("2026-12-03", 4 * 10**8))
+    ]
+    lines = to_cents([*lines, lines[0]._replace(model="n", pot=Pot(cost_nano=0))])
+    settlement = Settlement(Period(START_NS, END_NS), UTC, IdlePolicy(), lines, {}, [])
+    for view in ("allocation", "service"):
+        rows = export(settlement, view, Names()).rows
+        assert sum(row["x_StatementCost"] for row in rows) == sum(line.cost_cents for line in lines)
+
+
 def test_the_service_view_counts_the_tokens_of_the_records(month):
     rows = rows_of(month, "service")
     tokens = defaultdict(int)
@@ -250,6 +287,79 @@ def test_a_bill_that_cannot_be_read_is_refused_by_its_row(change, message):
     row = {"BilledCost": "1", "BillingCurrency": "USD", "ChargePeriodStart": "2026-11-01T00:00:00Z", **change}
     with pytest.raises(CosttraceError, match=message):
         read_bill([row], Period(1_793_491_200 * 10**9, 1_796_083_200 * 10**9), "BilledCost", [])
+
+
+HEADER = "BilledCost,BillingCurrency,ChargePeriodStart\n"
+ROW = "1,USD,2026-11-02T00:00:00Z\n"
+PLAIN_BILL = (HEADER + ROW).encode()
+NOVEMBER = Period(1_793_491_200 * 10**9, 1_796_083_200 * 10**9)
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("b.csv", HEADER + ROW + "1,5,USD,2026-11-02T00:00:00Z\n", "line 3 has more cells than the header"),
+        ("b.csv", "ChargePeriodStart,BillingCurrency,BilledCost\n2026-11-02T00:00:00Z,USD,1234,5\n", "line 2 has more"),
+        ("b.csv", "BilledCost," + HEADER + "2," + ROW, "column 'BilledCost' twice"),
+        ("b.csv", HEADER + ROW + "1,USD\n", "line 3: ChargePeriodStart is no time: None"),
+        ("b.csv", HEADER + ROW + "1e999999," + ROW[2:], "line 3: BilledCost is no number"),
+        ("b.csv", HEADER + ROW + "1e30," + ROW[2:], "line 3: BilledCost is no amount"),
+        ("b.csv", HEADER + ROW + "1_000," + ROW[2:], "line 3: BilledCost is no number"),
+        ("b.csv", HEADER + ROW + "\uff11," + ROW[2:], "line 3: BilledCost is no number"),
+        ("b.csv", HEADER + '\n"1,5",' + ROW[2:], "line 3: BilledCost is no number"),
+        ("b.csv", HEADER + ROW.replace("USD", "usd"), "line 2: BillingCurrency is no currency: 'usd'"),
+        ("b.csv", HEADER + ROW.replace("USD", ""), "line 2: BillingCurrency is no currency: ''"),
+        ("b.csv", HEADER + "x" * 140_000 + "," + ROW, "field limit"),
+        ("b.csv", HEADER + '"1' + ROW, "unexpected end of data"),
+        ("b.csv", HEADER.encode() + b"\xff", "utf-8"),
+        ("b.csv", "", "no header"),
+        ("b.csv\0.csv", None, "null"),
+        ("none.csv", None, "No such file"),
+        (".", None, "directory"),
+        ("b.csv.gz", flipped(gzip.compress(PLAIN_BILL * 99), 30), "cannot read the bill"),
+        ("b.csv.gz", gzip.compress(PLAIN_BILL)[:-5], "end-of-stream"),
+        ("b.csv.gz", PLAIN_BILL, "gzip"),
+        ("b.parquet", PLAIN_BILL, "b.parquet"),
+    ],
+)
+def test_a_file_that_is_no_bill_is_an_error_that_names_it_and_its_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(CosttraceError, match=message) as caught:
+        read_bills([path], NOVEMBER, "BilledCost", [])
+    assert str(path) in str(caught.value)
+    assert "FOCUS" in str(caught.value)
+
+
+def test_a_parquet_bill_with_what_python_cannot_hold_is_an_error_that_names_it(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is missing: install costtrace-core[reports]")
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "bill.parquet"
+    columns = {"BilledCost": [Decimal(1)], "BillingCurrency": ["USD"]}
+    for times in (pa.array([10**18 + 1], pa.timestamp("ns", "UTC")), pa.array([2**60], pa.timestamp("ms", "UTC"))):
+        pq.write_table(pa.table({**columns, "ChargePeriodStart": times}), path)
+        with pytest.raises(CosttraceError, match=re.escape(str(path))):
+            read_bills([path], NOVEMBER, "BilledCost", [])
+    moment = pa.array([NOVEMBER.since_ns // 1_000], pa.timestamp("us", "UTC"))
+    table = pa.table({**columns, "ChargePeriodStart": moment})
+    pq.write_table(table, path)
+    assert read_bills([path], NOVEMBER, "BilledCost", []).nano == {"USD": 10**9}
+    pq.write_table(table.append_column("BilledCost", pa.array([Decimal(2)])), path)
+    with pytest.raises(CosttraceError, match="column 'BilledCost' twice"):
+        read_bills([path], NOVEMBER, "BilledCost", [])
+
+
+def test_a_bill_is_rounded_once_from_its_exact_sum():
+    row = {"BillingCurrency": "USD", "ChargePeriodStart": "2026-11-02T00:00:00Z"}
+    costs = ["123456789012.000000000000000000000000000001", "0.0000000005", "-1e-30", "1e-40"]
+    bill = read_bill(({**row, "BilledCost": cost} for cost in costs), NOVEMBER, "BilledCost", [])
+    assert bill.nano == {"USD": 123_456_789_012 * 10**9 + 1}
 
 
 def test_a_bill_in_another_currency_is_refused(month, tmp_path):

@@ -1,11 +1,14 @@
 """A month: statements, idle, overhead and unobserved are the bill, with ==, under every policy."""
 
+import base64
 import csv
 import io
 import json
+import re
 import shutil
 import sqlite3
 import stat
+import zlib
 from contextlib import closing
 from datetime import UTC
 from decimal import Decimal
@@ -163,6 +166,75 @@ def test_cents_of_negative_and_tiny_amounts_add_up_too():
         for nano in (-15, 4_999_999, 10**7, 1)
     ]
     assert sum(line.cost_cents for line in to_cents(lines)) == 1
+
+
+DIGITS = {"JPY": 0, "KRW": 0, "USD": 2, "KWD": 3, "BHD": 3}
+
+
+@pytest.mark.parametrize(("currency", "digits"), DIGITS.items())
+@pytest.mark.parametrize(
+    "nanos",
+    [(-15, 499_999_999, 10**9, 1), (10**9 // 3,) * 3, (5 * 10**8, 10**9, -(10**9) // 2), (1_235 * 10**6, 1, -1)],
+)
+def test_lines_add_up_in_the_currencys_smallest_unit(currency, digits, nanos):
+    unit = 10 ** (9 - digits)
+    dollars = SettlementLine("t", "d", "p", "m", "request", "", "USD", Pot(cost_nano=4_999_999))
+    lines = [dollars, *(dollars._replace(currency=currency, pot=Pot(cost_nano=nano)) for nano in nanos)]
+    dollar, *rounded = to_cents(lines)
+    if currency != "USD":
+        assert dollar.cost_cents == 0
+        assert sum(line.cost_cents for line in rounded) == (2 * sum(nanos) + unit) // (2 * unit)
+    assert all(abs(line.cost_cents * unit - line.pot.cost_nano) < unit for line in rounded)
+    assert len({type(line.cost_cents) for line in rounded} | {int}) == 1
+
+
+@pytest.fixture(scope="module", params=DIGITS)
+def abroad(request, home, tmp_path_factory):
+    """The month with its prices in another currency, and that currency."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copy(home / "ledger.sqlite", folder / "ledger.sqlite")
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as connection, connection:
+        for table in ("rate", "usage"):
+            connection.execute(f"UPDATE {table} SET currency = ?", (request.param,))
+    return folder, request.param
+
+
+def text_of_pdf(data):
+    """What the pages of a PDF that reportlab made draw."""
+    streams = re.findall(rb"stream\r?\n(.*?)~>\s*endstream", data, re.DOTALL)
+    assert streams
+    return "".join(zlib.decompress(base64.a85decode(stream)).decode("latin-1") for stream in streams)
+
+
+def test_statements_and_policies_have_the_minor_units_of_their_currency(abroad, month, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is missing: install costtrace-core[reports]")
+    folder, currency = abroad
+    digits, unit = DIGITS[currency], 10 ** (9 - DIGITS[currency])
+    due = Decimal((2 * month.bill() + unit) // (2 * unit)).scaleb(-digits)
+    words = ("--all", "--period", "2026-11", "--policy", "weighted", "--out", str(tmp_path))
+    _, code = run(folder, "statement", *words, "--format", "html,csv,json,table,pdf,parquet")
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "fleet-2026-11.csv").read_text())))
+    costs = [row["cost_rounded"] for row in rows if row["cost_rounded"]]
+    assert {len(text.partition(".")[2]) for text in costs} == {digits}
+    assert sum(map(Decimal, costs)) == due
+    assert any(row["cost_cents"] for row in rows) == (digits == 2)
+    in_json = json.loads((tmp_path / "fleet-2026-11.json").read_text())["lines"]
+    assert [row["cost_rounded"] for row in in_json] == [row["cost_rounded"] or None for row in rows]
+    typed = parquet.read_table(tmp_path / "fleet-2026-11.parquet").to_pylist()
+    assert sum(row["cost_rounded"] or 0 for row in typed) == due
+    comparison, _ = run(folder, "policies", "--period", "2026-11", "--format", "csv")
+    total = next(row for row in csv.DictReader(io.StringIO(comparison)) if row["what"] == "total")
+    assert {Decimal(total[f"{policy}_cost_rounded"]) for policy in POLICIES if policy != "reserved"} == {due}
+    table, _ = run(folder, "policies", "--period", "2026-11")
+    differences = re.findall(r"\((-?[\d,]+(?:\.\d+)?)\)", table)
+    assert differences
+    forms = {name: (tmp_path / f"fleet-2026-11.{name}").read_text() for name in ("html", "txt")}
+    forms |= {"pdf": text_of_pdf((tmp_path / "fleet-2026-11.pdf").read_bytes()), "policies": table}
+    for text in forms.values():
+        amounts = re.findall(rf"-?[\d,]+(?:\.\d+)?(?= {currency}\b)", text)
+        assert f"{due:,}" in amounts
+        assert {len(shown.partition(".")[2]) for shown in (*amounts, *differences)} == {digits}
 
 
 def test_carbon_is_unknown_unless_it_is_declared(month):

@@ -3,9 +3,9 @@
 from enum import IntEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from costtrace_nvml_sim.waves import Duration, Seconds
+from costtrace_nvml_sim.waves import Duration, Seconds, Strict
 
 NVML_ERRORS = {
     "UNINITIALIZED": 1,
@@ -46,9 +46,7 @@ class FaultKind(IntEnum):
 Call = Annotated[str, Field(pattern=r"^[A-Za-z0-9_*?:\[\]-]{1,90}$")]
 
 
-class _Fault(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Fault(Strict):
     device: Annotated[int, Field(ge=0)] | Literal["all"] = "all"
     at_s: Seconds | None = None
     """Start of the fault; default: before t0."""

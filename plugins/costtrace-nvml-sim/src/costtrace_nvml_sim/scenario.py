@@ -6,12 +6,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from costtrace.config.yaml_fields import Items, Section
+from costtrace.config.yaml_file import load_mapping
 from costtrace_nvml_sim.errors import NvmlSimError
 from costtrace_nvml_sim.faults import Fault
 from costtrace_nvml_sim.presets import PRESETS
-from costtrace_nvml_sim.waves import Seconds, Watts, Waveform
+from costtrace_nvml_sim.waves import Seconds, Strict, Watts, Waveform
 
 MAX_DEVICES = 128
 Milliseconds = Annotated[float, Field(ge=0, le=3_600_000)]
@@ -20,11 +22,7 @@ Window = Annotated[float, Field(ge=0.001, le=3_600_000)]
 Text = Annotated[str, Field(min_length=1, max_length=90, pattern=r"^[ -~]+$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Sensor(_Strict):
+class Sensor(Strict):
     """The power sensor; None: as in the preset."""
 
     update_period_ms: Period | None = None
@@ -42,7 +40,7 @@ class Sensor(_Strict):
     sample_buffer: Annotated[int, Field(ge=0, le=10_000)] = 120
 
 
-class Counter(_Strict):
+class Counter(Strict):
     """The energy counter."""
 
     mode: Literal["ideal", "part_time", "missing"] | None = None
@@ -55,7 +53,7 @@ class Counter(_Strict):
     scope: Literal["gpu", "module"] | None = None
 
 
-class FeedUse(_Strict):
+class FeedUse(Strict):
     """A file of live power records (``costtrace_nvml_sim.feed``) that adds to this device's power."""
 
     path: Path
@@ -67,7 +65,7 @@ class FeedUse(_Strict):
     """The sensor's lag behind the power, so that a record written late does not change an earlier reading."""
 
 
-class Mig(_Strict):
+class Mig(Strict):
     """One MIG device (GPU instance and compute instance)."""
 
     profile: Text
@@ -80,7 +78,7 @@ class Mig(_Strict):
     uuid: Annotated[str, Field(pattern=r"^MIG-[!-~]{1,80}$")] | None = None
 
 
-class Process(_Strict):
+class Process(Strict):
     """A process that the process list shows."""
 
     pid: Annotated[int, Field(ge=1, le=2**32 - 1)]
@@ -89,7 +87,7 @@ class Process(_Strict):
     compute_instance: Annotated[int, Field(ge=0, le=255)] = 0
 
 
-class Device(_Strict):
+class Device(Strict):
     """``count`` equal devices."""
 
     preset: str
@@ -111,7 +109,7 @@ class Device(_Strict):
     @field_validator("power", "module_power", mode="before")
     @classmethod
     def _number_is_constant(cls, value: object) -> object:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
             return {"kind": "constant", "power_w": value}
         return value
 
@@ -134,10 +132,10 @@ class Device(_Strict):
         return self
 
 
-class Scenario(_Strict):
+class Scenario(Strict):
     """Everything that is simulated. Times ``*_s`` count from the scenario's start, t0."""
 
-    version: Literal[1] = 1
+    version: Annotated[int, Field(ge=1, le=1)] = 1
     name: Text = "scenario"
     clock: Literal["real", "virtual"] = "real"
     start_unix_s: Seconds | None = None
@@ -171,7 +169,18 @@ def _all_subclasses(model: type[BaseModel]) -> list[type[BaseModel]]:
     return [subclass for direct in model.__subclasses__() for subclass in (direct, *_all_subclasses(direct))]
 
 
-def _explain(error: ValidationError) -> str:
+def _line(data: object, keys: tuple[int | str, ...]) -> str:
+    """Where a YAML file has the innermost of *keys* that it has."""
+    line = 0
+    for key in keys:
+        if isinstance(data, Section) and key in data:
+            line, data = data.lines[str(key)], data[str(key)]
+        elif isinstance(data, Items) and isinstance(key, int):
+            line, data = data.lines[key], data[key]
+    return f" (line {line})" if line else ""
+
+
+def _explain(error: ValidationError, data: object) -> str:
     lines = []
     for issue in error.errors():
         where = ".".join(str(part) for part in issue["loc"]) or "scenario"
@@ -179,7 +188,7 @@ def _explain(error: ValidationError) -> str:
         if issue["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(issue["loc"][-1]), _known_keys(), n=1)
             message = "unknown key" + (f"; did you mean {near[0]}?" if near else "")
-        lines.append(f"  {where}: {message}")
+        lines.append(f"  {where}: {message}{_line(data, issue['loc'])}")
     return "\n".join(lines)
 
 
@@ -188,7 +197,7 @@ def parse_scenario(data: object, *, source: str = "scenario") -> Scenario:
     try:
         return Scenario.model_validate(data)
     except ValidationError as error:
-        raise NvmlSimError(f"{source}: this scenario cannot be used:\n{_explain(error)}") from error
+        raise NvmlSimError(f"{source}: this scenario cannot be used:\n{_explain(error, data)}") from error
 
 
 def _parse_text(path: Path, text: str) -> Any:
@@ -197,14 +206,7 @@ def _parse_text(path: Path, text: str) -> Any:
     if path.suffix == ".json":
         return json.loads(text)
     if path.suffix in {".yaml", ".yml"}:
-        try:
-            import yaml  # noqa: PLC0415  (loaded only for YAML scenarios)
-        except ImportError as error:
-            raise NvmlSimError(f"{path}: YAML needs pyyaml; install it, or write the scenario as TOML") from error
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise NvmlSimError(f"{path}: this is not YAML: {error}") from error
+        return load_mapping(path, NvmlSimError, "the scenario")
     raise NvmlSimError(f"{path}: a scenario's name ends in .yaml, .toml or .json")
 
 
@@ -218,6 +220,6 @@ def load_scenario(path: Path) -> Scenario:
         raise NvmlSimError(f"{path}: is not UTF-8 text") from error
     try:
         data = _parse_text(path, text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise NvmlSimError(f"{path}: {error}") from error
     return parse_scenario(data, source=str(path))

@@ -7,13 +7,14 @@ csrc/wave.c has the same arithmetic.
 import csv
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from costtrace_nvml_sim.errors import NvmlSimError
 
@@ -81,11 +82,25 @@ class Wave:
         return self._energy_once(self.loop_from + rest) + cycles * cycle
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """A part of a scenario: without unknown keys, and true is no number."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, data: object) -> object:
+        """Put in place of true, where it would be read as 1, what no key accepts: the error then names the key."""
+        if not isinstance(data, Mapping):
+            return data
+        kinds = {key: {field.annotation, *get_args(field.annotation)} for key, field in cls.model_fields.items()}
+        return {
+            key: object() if isinstance(value, bool) and bool not in kinds.get(key, ()) else value
+            for key, value in data.items()
+        }
 
-class Constant(_Strict):
+
+class Constant(Strict):
     """Constant power."""
 
     kind: Literal["constant"]
@@ -97,7 +112,7 @@ class Constant(_Strict):
         return Wave([0], [to_mw(self.power_w)])
 
 
-class Step(_Strict):
+class Step(Strict):
     """One power before a time, another from it on."""
 
     kind: Literal["step"]
@@ -111,7 +126,7 @@ class Step(_Strict):
         return Wave([0, to_ns(self.at_s)], [to_mw(self.before_w), to_mw(self.after_w)])
 
 
-class Square(_Strict):
+class Square(Strict):
     """High for the first ``duty`` of each period, low for the rest."""
 
     kind: Literal["square"]
@@ -130,7 +145,7 @@ class Square(_Strict):
         return Wave([0, high], [to_mw(self.high_w), to_mw(self.low_w)], 0, period)
 
 
-class Sine(_Strict):
+class Sine(Strict):
     """A sine in steps of ``step_ms`` (each step has the sine's value at its middle)."""
 
     kind: Literal["sine"]
@@ -151,14 +166,14 @@ class Sine(_Strict):
         return Wave(starts, [max(0, to_mw(self.mean_w + self.amplitude_w * s)) for s in sines], 0, period)
 
 
-class Segment(_Strict):
+class Segment(Strict):
     """Constant power for a time."""
 
     for_s: Duration
     power_w: Watts
 
 
-class Segments(_Strict):
+class Segments(Strict):
     """Segments in sequence; afterwards the last one's power holds, or all of them repeat."""
 
     kind: Literal["segments"]
@@ -178,7 +193,7 @@ class Segments(_Strict):
         return Wave(starts, powers, 0, start_ns if self.repeat else 0)
 
 
-class Csv(_Strict):
+class Csv(Strict):
     """A recorded curve: a CSV file with the columns ``t_s`` and ``power_w``; each row holds until the next.
 
     The first row's time counts as t0. With ``repeat`` the last row only says when the curve starts again.
@@ -198,7 +213,7 @@ class Csv(_Strict):
             raise NvmlSimError(
                 f"{path}: cannot be read ({error.strerror}); paths are relative to the scenario"
             ) from error
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError, csv.Error) as error:
             raise NvmlSimError(f"{path}: needs numbers in the columns t_s and power_w") from error
         if not rows or len(rows) > MAX_POINTS:
             raise NvmlSimError(f"{path}: has {len(rows):,} rows; 1 to {MAX_POINTS:,} can be used")

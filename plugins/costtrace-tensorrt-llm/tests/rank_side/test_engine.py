@@ -41,6 +41,17 @@ def test_a_whole_life_is_in_the_journal(cuda, tmp_path, column, loop):
     assert guard.failures == {}
 
 
+def test_requests_that_came_without_a_context_are_paid_by_the_tenant_of_the_setting(cuda, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRTLLM_COSTTRACE_TENANT_DEFAULT", "shared")
+    served = hooked()(cuda, plans(2))
+    served.start_worker()
+    run(served)
+    served.shutdown()
+    (events,) = journals(tmp_path / "home")
+    paid = [(event.tenant, event.tenant_source) for event in of(events, SequenceAdded)]
+    assert paid == [("shared", "default:no-context")] * 2
+
+
 def test_the_executor_that_measures_memory_has_a_journal_of_its_own_and_the_next_one_starts_up_after_it(cuda, tmp_path):
     cls = hooked()
     for _ in range(2):

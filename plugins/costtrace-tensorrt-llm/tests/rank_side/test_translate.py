@@ -36,3 +36,10 @@ def test_a_huge_number_of_a_client_makes_no_long_text():
     facts = batches.Facts(5, 1, 10, 1, -1, "decode", 10**4_000, 10**4_000)
     (added,) = Translator("m").translate([(NOTE, 1, batches.ADDED, facts, "")])
     assert (len(added.request_key), *map(len, added.labels.values())) == (273, 273, 273)
+
+
+def test_a_request_without_a_context_is_the_tenants_of_the_setting_on_the_first_rank():
+    notes = [(NOTE, 1, batches.ADDED, batches.Facts(5, 1, 10, 1, -1, "", -1, -1), "")]
+    for rank, paid in ((0, ("shared", "default:no-context")), (1, ("", "unobserved"))):
+        (added,) = Translator("m", rank=rank, tenant_default="shared").translate(notes)
+        assert (added.tenant, added.tenant_source) == paid

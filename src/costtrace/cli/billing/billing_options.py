@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, tzinfo
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
+from costtrace.config.yaml_fields import Fields
 from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import show_time, storable, wall_ns
@@ -95,10 +96,10 @@ def make_policy(name: str, share: str, quotas: Path | None) -> IdlePolicy:
 
 def read_quotas(path: Path) -> tuple[Quota, ...]:
     """Reserved shares of pools. Raises: CosttraceError."""
-    entries = load_mapping(path, CosttraceError, "quotas").get("quotas")
-    if not isinstance(entries, list):
+    fields = Fields(load_mapping(path, CosttraceError, "quotas"), str(path), ("quotas",))
+    if not fields.has("quotas"):
         raise CosttraceError(f"{path}: a list is needed under `quotas`")
-    quotas = tuple(_quota(path, number, entry) for number, entry in enumerate(entries, 1))
+    quotas = tuple(map(_quota, fields.entries("quotas", Quota._fields)))
     for pool in {quota.pool for quota in quotas}:
         whole = sum((quota.share for quota in quotas if quota.pool in {"", pool}), Decimal(0))
         if whole > 1:
@@ -106,16 +107,12 @@ def read_quotas(path: Path) -> tuple[Quota, ...]:
     return quotas
 
 
-def _quota(path: Path, number: int, entry: object) -> Quota:
-    if not isinstance(entry, dict) or not {"tenant", "share"} <= set(entry) <= {"tenant", "share", "pool"}:
-        raise CosttraceError(f"{path}: entry {number} needs `tenant` and `share`, and may have `pool`")
-    try:
-        share = Decimal(str(entry["share"]))
-    except InvalidOperation:
-        share = Decimal(-1)
-    if not 0 <= share <= 1:
-        raise CosttraceError(f"{path}: entry {number}: `share` is a number from 0 to 1, not {entry['share']!r}")
-    return Quota(str(entry["tenant"]), share, str(entry.get("pool", "")))
+def _quota(fields: Fields) -> Quota:
+    remedy = "{}: it needs `tenant` and `share`, and may have `pool`"
+    share = fields.number("share", remedy.format("share: 0.25"))
+    if share > 1:
+        raise fields.wrong("share", "must be from 0 to 1")
+    return Quota(fields.text("tenant", remedy.format("tenant: acme")), share, fields.text("pool"))
 
 
 def bill_options(function: Function) -> Function:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -19,6 +19,7 @@ from costtrace.cli.billing.billing_options import (
 )
 from costtrace.cli.options import examples, open_store, out, store_option, zone
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.files import safe_name, write_file
 from costtrace.reports.output.html import as_html
@@ -76,8 +77,9 @@ def statement(
 ) -> int:
     """Write statements: usage, cost, energy and carbon by model and day, tied out to the fleet's total.
 
-    Money is shown in whole cents that add up: lines to a statement, statements and what no tenant pays to the fleet.
-    Files hold exact nano-units too. Ends with 1 where the lines are not the ledger's total.
+    Money is shown in the currency's smallest unit (cents, whole yen), and it adds up: lines to a statement, statements
+    and what no tenant pays to the fleet. Files hold exact nano-units too. Ends with 1 where the lines are not the
+    ledger's total.
     """
     if everybody == (tenant is not None):
         raise CosttraceError("say --tenant NAME or --all")
@@ -159,11 +161,8 @@ def _formats(forms: str | None, *, to_files: bool) -> list[str]:
 def _intensity(words: str | None) -> Decimal | None:
     if words is None:
         return None
-    try:
-        grams = Decimal(words)
-    except InvalidOperation:
-        grams = Decimal(-1)
-    if not 0 <= grams <= 10_000:
+    grams = exact(words)
+    if grams is None or not 0 <= grams <= 10_000:
         raise CosttraceError(f"--carbon-intensity is a number of grams per kWh, not {words!r}")
     return grams
 

@@ -1,6 +1,6 @@
 """``costtrace carbon``: grams of CO2e, by the grid's intensity. An estimate, and labelled as one."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 import click
@@ -8,6 +8,7 @@ import click
 from costtrace.cli.options import examples, format_option, home_option, name_period, out, period, period_options, zone
 from costtrace.config.load import load
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.ledger.dimensions import DIMENSIONS, TIME_DIMENSIONS
 from costtrace.ledger.queries import used
 from costtrace.ledger.reader import Filter, open_ledger
@@ -74,10 +75,7 @@ def carbon(
 
 
 def _pue(text: str) -> Decimal:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not (value.is_finite() and 1 <= value <= 5):
+    value = exact(text)
+    if value is None or not 1 <= value <= 5:
         raise CosttraceError(f"--pue {text}: must be a number from 1 to 5, as in --pue 1.25")
     return value

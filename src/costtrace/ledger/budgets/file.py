@@ -16,7 +16,7 @@ from pathlib import Path
 from costtrace.config.yaml_fields import Fields
 from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import ConfigError, PriceBookError
-from costtrace.core.units import NANO_PER_UNIT
+from costtrace.core.units import NANO_PER_UNIT, minor_digits
 from costtrace.ledger.budgets.budget import Budget
 
 PERIODS = ("day", "month", "year")
@@ -49,7 +49,8 @@ def _budget(fields: Fields, currency: str) -> Budget:
     )
     if soft > hard:
         raise fields.wrong("soft_percent", "is above hard_percent")
-    amount = fields.number("amount", "what may be spent, as in: amount: 5000", least=Decimal("0.01"))
+    least = Decimal(1).scaleb(-minor_digits(currency))
+    amount = fields.number("amount", "what may be spent, as in: amount: 5000", least=least)
     return Budget(
         name=fields.text("name", "a name, as in: name: acme-november"),
         amount_nano=round(amount * NANO_PER_UNIT),

@@ -52,14 +52,17 @@ def write_rows(
 
 
 def read_rows(path: Path) -> Iterator[Mapping[str, object]]:
-    """Rows of a file, batch by batch. Raises: CosttraceError."""
+    """Rows of a file, batch by batch. Raises: ValueError, CosttraceError (no pyarrow)."""
     arrow, parquet = _library()
     try:
         with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"it has the column {twice[0]!r} twice")  # noqa: TRY301 - one message for what cannot be read
             for batch in file.iter_batches():
                 yield from batch.to_pylist()
-    except (OSError, arrow.ArrowException) as error:
-        raise CosttraceError(f"cannot read {path}: {error}") from error
+    except (OSError, ValueError, OverflowError, KeyError, arrow.ArrowException) as error:
+        raise ValueError(f"as Parquet: {error}") from error
 
 
 _NUMBERS = ("_nano", "_ns", "_uj", "_ug", "_cents", "_tokens")
@@ -67,7 +70,7 @@ _NUMBERS = ("_nano", "_ns", "_uj", "_ug", "_cents", "_tokens")
 
 def _type(arrow: Any, name: str, values: Sequence[object]) -> Any:  # noqa: ANN401 - pyarrow has no types
     known = [value for value in values if value is not None]
-    if any(isinstance(value, Decimal) for value in known) or (not known and name.endswith("_ratio")):
+    if any(isinstance(value, Decimal) for value in known) or (not known and name.endswith(("_ratio", "_rounded"))):
         return arrow.decimal128(*DECIMAL)
     if any(isinstance(value, bool) for value in known):
         return arrow.bool_()

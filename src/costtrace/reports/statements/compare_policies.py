@@ -1,8 +1,10 @@
 """One period under several policies, side by side. Pure."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
+from costtrace.core.units import CENTS, minor_digits
 from costtrace.reports.output.tables import AnyTable, Column, Row, Table, Value, text
 from costtrace.reports.statements.settlement import Settlement
 from costtrace.reports.statements.statement import name_period, name_rest, used_table
@@ -10,7 +12,7 @@ from costtrace.reports.statements.statement_columns import shown_cents
 
 
 class Cost(NamedTuple):
-    """A cost, exact and in whole cents."""
+    """A cost, exact and in the currency's smallest unit."""
 
     nano: int = 0
     cents: int = 0
@@ -61,14 +63,16 @@ def _cost_column(policy: str) -> Column[PolicyLine]:
         shown = shown_cents(cents, line.currency)
         if policy == line.base:
             return shown
-        return f"{shown} ({shown_cents(cents - line.costs[line.base].cents, '')})"
+        return f"{shown} ({shown_cents(cents - line.costs[line.base].cents, line.currency, named=False)})"
 
     return Column(policy, show)
 
 
 def _exact(line: PolicyLine) -> Row:
     row: dict[str, Value] = {"what": line.name, "currency": line.currency, "compared_with": line.base}
+    digits = minor_digits(line.currency)
     for policy, cost in line.costs.items():
         row[f"{policy}_cost_nano"] = cost.nano
-        row[f"{policy}_cost_cents"] = cost.cents
+        row[f"{policy}_cost_cents"] = cost.cents if digits == CENTS else None
+        row[f"{policy}_cost_rounded"] = Decimal(cost.cents).scaleb(-digits)
     return row

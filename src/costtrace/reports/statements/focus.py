@@ -4,7 +4,8 @@
                  what nobody takes (null AllocatedResourceId); costs sum to the origin, ratios to 1
     service      what the platform's tenants get: tokens by model and meter, and their shares of idle and overhead
 
-Both hold the same money for each tenant, and name the same `x_StatementId`. Amounts are exact decimals of nano-units.
+Both hold the same money for each tenant, and name the same `x_StatementId`. Amounts are exact decimals of nano-units;
+`x_StatementCost` is a charge's part of what the statement rounds to the currency's smallest unit.
 Wrong when a cost is unknown: such lines cannot be written (FOCUS has no unknown cost) and are counted instead.
 """
 
@@ -135,15 +136,16 @@ def _service(settlement: Settlement, lines: Sequence[SettlementLine], names: Nam
             key = (line.tenant, line.model, line.currency)
             models[key] = models[key].plus(line) if key in models else line
     for _, line in sorted(models.items()):
-        phases = _split_phases_nano(line)
-        assert phases is not None  # priced
+        prefill_nano, decode_nano = _by_phase(line, line.pot.cost_nano or 0)
+        prefill_cents, decode_cents = _by_phase(line, line.cost_cents or 0)
         fresh = max(0, line.input_tokens - line.cached_tokens)
-        meters = (
-            ("Input Tokens", fresh, phases[0]),
-            ("Cached Input Tokens", line.cached_tokens, 0),
-            ("Output Tokens", line.output_tokens, phases[1]),
-        )
-        rows += [_tokens(settlement, line, meter, count, nano, names) for meter, count, nano in meters if count or nano]
+        for meter, count, nano, cents in (
+            ("Input Tokens", fresh, prefill_nano, prefill_cents),
+            ("Cached Input Tokens", line.cached_tokens, 0, 0),
+            ("Output Tokens", line.output_tokens, decode_nano, decode_cents),
+        ):
+            if count or nano or cents:
+                rows.append(_tokens(settlement, line._replace(cost_cents=cents), meter, count, nano, names))
     shares: dict[tuple[str, ...], SettlementLine] = {}
     for line in lines:
         if line.kind != REQUESTS and line.tenant:
@@ -152,13 +154,11 @@ def _service(settlement: Settlement, lines: Sequence[SettlementLine], names: Nam
     return rows + [_share(settlement, line, names) for _, line in sorted(shares.items())]
 
 
-def _split_phases_nano(line: SettlementLine) -> tuple[int, int] | None:
-    """A line's cost as (prefill, decode), by device time; None where it is unknown."""
-    if line.pot.cost_nano is None:
-        return None
+def _by_phase(line: SettlementLine, whole: int) -> tuple[int, int]:
+    """An amount of a line as (prefill, decode), by device time."""
     if not line.prefill_ns + line.decode_ns:
-        return 0, line.pot.cost_nano
-    prefill, decode = largest_remainder(line.pot.cost_nano, (line.prefill_ns, line.decode_ns))
+        return 0, whole
+    prefill, decode = largest_remainder(whole, (line.prefill_ns, line.decode_ns))
     return prefill, decode
 
 
@@ -237,6 +237,7 @@ def _row(settlement: Settlement, line: SettlementLine, nano: int, names: Names) 
         "x_Kind": line.kind,
         "x_Model": line.model or None,
         "x_Policy": settlement.policy.name,
+        "x_StatementCost": line.rounded,
         "x_StatementId": f"{begin[:10]}/{end[:10]}/{line.tenant}" if line.tenant else None,
     }
 

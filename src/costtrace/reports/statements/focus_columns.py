@@ -9,7 +9,8 @@ COLUMNS = (
     "ChargePeriodStart", "ConsumedQuantity", "ConsumedUnit", "ContractedCost", "EffectiveCost", "HostProviderName",
     "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit", "ResourceId", "ResourceName", "ResourceType",
     "ServiceCategory", "ServiceName", "ServiceProviderName", "ServiceSubcategory", "SkuId", "SkuMeter", "SubAccountId",
-    "SubAccountName", "x_Kind", "x_Model", "x_OriginChargeId", "x_OriginCost", "x_Policy", "x_StatementId",
+    "SubAccountName", "x_Kind", "x_Model", "x_OriginChargeId", "x_OriginCost", "x_Policy", "x_StatementCost",
+    "x_StatementId",
 )  # fmt: skip
 
 

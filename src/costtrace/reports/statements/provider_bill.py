@@ -3,16 +3,28 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from fractions import Fraction
 from typing import NamedTuple
 
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
+from costtrace.core.units import NANO_PER_UNIT
 from costtrace.core.wall_time import wall_ns
 from costtrace.ledger.answers import Period
 from costtrace.reports.statements.idle_policies import Pot
 from costtrace.reports.statements.settlement import Settlement, SettlementInput, SettlementLine, Tie, pot_of
 
 COST_COLUMNS = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
+MOST = 10**15
+"""Currency units; no row of a bill is near it."""
+
+
+class BillRow(dict[str, object]):
+    """A row of a bill that knows where it is: its file, and its line there."""
+
+    def __init__(self, cells: Mapping[str, object], where: str) -> None:
+        super().__init__(cells)
+        self.where = where
 
 
 class Bill(NamedTuple):
@@ -32,27 +44,28 @@ def read_bill(
 
     Raises: CosttraceError, naming the row.
     """
-    sums: dict[str, Decimal] = defaultdict(Decimal)
+    sums: dict[str, Fraction] = defaultdict(Fraction)
     used = skipped = 0
     for number, row in enumerate(rows, 1):
+        at = row.where if isinstance(row, BillRow) else f"row {number} of the bill"
         if missing := [name for name in (column, "BillingCurrency", "ChargePeriodStart") if name not in row]:
-            raise CosttraceError(f"the bill has no column {missing[0]}: is it a FOCUS Cost and Usage file?")
+            raise CosttraceError(f"{at}: the bill has no column {missing[0]}: is it a FOCUS Cost and Usage file?")
         for name, _ in where:
             if name not in row:
-                raise CosttraceError(f"the bill has no column {name}, which a condition names")
-        begin_ns = _begins(number, row["ChargePeriodStart"])
+                raise CosttraceError(f"{at}: the bill has no column {name}, which a condition names")
+        begin_ns = _begins(at, row["ChargePeriodStart"])
         chosen = all(str(row[name]) == value for name, value in where)
         if not chosen or not period.since_ns <= begin_ns < period.until_ns:
             skipped += 1
             continue
-        sums[str(row["BillingCurrency"])] += _cost(number, column, row[column])
+        currency = str(row["BillingCurrency"])
+        if not (len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()):
+            raise CosttraceError(f"{at}: BillingCurrency is no currency: {currency!r}. FOCUS has ISO 4217, as in: USD")
+        sums[currency] += _cost(at, column, row[column])
         used += 1
     if not used:
         raise CosttraceError("the bill has no row in this period that meets the conditions")
-    nano = {
-        currency: int(whole.scaleb(9).to_integral_value(ROUND_HALF_EVEN)) for currency, whole in sorted(sums.items())
-    }
-    return Bill(nano, used, skipped)
+    return Bill({currency: round(whole * NANO_PER_UNIT) for currency, whole in sorted(sums.items())}, used, skipped)
 
 
 def differences(inputs: SettlementInput, bill: Bill) -> list[SettlementLine]:
@@ -85,21 +98,23 @@ def with_bill_ties(settlement: Settlement, bill: Bill) -> Settlement:
     return settlement._replace(ties=[*settlement.ties, *ties])
 
 
-def _begins(number: int, value: object) -> int:
+def _begins(where: str, value: object) -> int:
     try:
         at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
-        raise CosttraceError(f"row {number} of the bill: ChargePeriodStart is no time: {value!r}") from None
+        form = "FOCUS has: 2026-11-01T00:00:00Z"
+        raise CosttraceError(f"{where}: ChargePeriodStart is no time: {value!r:.100}. {form}") from None
     if at.tzinfo is None:
-        raise CosttraceError(f"row {number} of the bill: ChargePeriodStart says no time zone: {value!r}")
+        raise CosttraceError(f"{where}: ChargePeriodStart says no time zone: {value!r}")
     return wall_ns(at)
 
 
-def _cost(number: int, column: str, value: object) -> Decimal:
-    try:
-        cost = Decimal(str(value))
-    except InvalidOperation:
-        cost = Decimal("NaN")
-    if not cost.is_finite():
-        raise CosttraceError(f"row {number} of the bill: {column} is no number: {value!r}")
-    return cost
+def _cost(where: str, column: str, value: object) -> Fraction:
+    cost = exact(str(value))
+    if cost is None:
+        raise CosttraceError(
+            f"{where}: {column} is no number: {value!r:.100}. FOCUS has a decimal point, as in: 1234.5"
+        )
+    if abs(cost) > MOST:
+        raise CosttraceError(f"{where}: {column} is no amount of a bill: {value!r:.100}. Is it a FOCUS file?")
+    return Fraction(cost)

@@ -12,13 +12,12 @@ from datetime import tzinfo
 from decimal import Decimal
 from typing import NamedTuple
 
-from costtrace.core.units import NANO_PER_UNIT
+from costtrace.core.units import NANO_PER_UNIT, minor_digits
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Ended, Period, Used
 from costtrace.reports.statements.idle_policies import Claim, Handed, Pot, hand_out
 from costtrace.reports.usage.summary import REQUESTS, known_sum
 
-NANO_PER_CENT = NANO_PER_UNIT // 100
 SHARED_KINDS = ("idle", "overhead")
 """What a policy may hand out. Unobserved time never: nobody knows whose it was."""
 
@@ -95,12 +94,21 @@ class SettlementLine(NamedTuple):
     weights: int = 0
     """Its weight, of all weights."""
     cost_cents: int | None = None
-    """Whole cents to book: all lines of a currency add up to its total. Set by `to_cents`."""
+    """To book, in the currency's smallest unit (cents of USD, yen of JPY): all lines of a currency add up to its total.
+
+    Set by `to_cents`.
+    """
+
+    @property
+    def rounded(self) -> Decimal | None:
+        """What is to be booked, in currency units."""
+        return None if self.cost_cents is None else Decimal(self.cost_cents).scaleb(-minor_digits(self.currency))
 
     def plus(self, other: "SettlementLine") -> "SettlementLine":
-        """The sum of both, with this line's names; its cents are to be set again."""
+        """The sum of both, with this line's names."""
         added = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
-        return self._replace(pot=self.pot.plus(other.pot), **added)
+        cents = known_sum(self.cost_cents, other.cost_cents)
+        return self._replace(pot=self.pot.plus(other.pot), cost_cents=cents, **added)
 
 
 _COUNTS = SettlementLine._fields[SettlementLine._fields.index("prefill_ns") : SettlementLine._fields.index("basis")]
@@ -154,7 +162,7 @@ class Settlement(NamedTuple):
 
 
 def settle(inputs: SettlementInput, policy: IdlePolicy, extra: Sequence[SettlementLine] = ()) -> Settlement:
-    """Hand out what the policy hands out, round to cents, tie out. *extra* lines (a bill's difference) are rests."""
+    """Hand out what the policy hands out, round, tie out. *extra* lines (a bill's difference) are rests."""
     usage = _usage(inputs)
     unowned = _unowned(inputs)
     claims = _claims(inputs, policy, usage, unowned)
@@ -295,20 +303,22 @@ def _shares(line: SettlementLine, handed: Handed) -> list[SettlementLine]:
 
 
 def to_cents(lines: Sequence[SettlementLine]) -> list[SettlementLine]:
-    """Give each line with a cost its whole cents. Of each currency, they add up to its total, rounded half up.
+    """Give each line with a cost its whole cents, or whatever is the smallest unit of its currency.
 
-    Each line is less than a cent off. A tenant's total is the sum of its lines' cents, the total that of all lines.
+    Of each currency, they add up to its total, rounded half up; each line is less than one unit off. A tenant's total
+    is the sum of its lines' units, the total that of all lines.
     """
     rounded = list(lines)
     groups: dict[str, list[int]] = defaultdict(list)
     for place, line in enumerate(rounded):
         if line.pot.cost_nano is not None:
             groups[line.currency].append(place)
-    for places in groups.values():
+    for currency, places in groups.items():
+        unit_nano = NANO_PER_UNIT // 10 ** minor_digits(currency)
         nanos = [rounded[place].pot.cost_nano or 0 for place in places]
-        floors = [nano // NANO_PER_CENT for nano in nanos]
-        due = (2 * sum(nanos) + NANO_PER_CENT) // (2 * NANO_PER_CENT)
-        rest = [nano - floor * NANO_PER_CENT for nano, floor in zip(nanos, floors, strict=True)]
+        floors = [nano // unit_nano for nano in nanos]
+        due = (2 * sum(nanos) + unit_nano) // (2 * unit_nano)
+        rest = [nano - floor * unit_nano for nano, floor in zip(nanos, floors, strict=True)]
         ups = _cents_up(due - sum(floors), rest)
         for place, floor, up in zip(places, floors, ups, strict=True):
             rounded[place] = rounded[place]._replace(cost_cents=floor + up)
@@ -316,7 +326,7 @@ def to_cents(lines: Sequence[SettlementLine]) -> list[SettlementLine]:
 
 
 def _cents_up(missing: int, rests: Sequence[int]) -> list[int]:
-    """1 for the lines that are rounded up (those with the largest fractions of a cent), else 0."""
+    """1 for the lines that are rounded up (those with the largest fractions of a unit), else 0."""
     order = sorted(range(len(rests)), key=lambda place: -rests[place])
     up = set(order[:missing])
     return [int(place in up) for place in range(len(rests))]

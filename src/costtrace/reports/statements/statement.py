@@ -1,6 +1,6 @@
 """Statements as rows and documents: what a tenant used, what it pays of idle and overhead, how it ties out. Pure.
 
-Files hold exact integers; documents show money in whole cents that add up (`settlement.to_cents`).
+Files hold exact integers; documents show money in the currency's smallest unit, and it adds up (`settlement.to_cents`).
 """
 
 from collections import defaultdict
@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from costtrace.core.rows import KINDS
-from costtrace.core.units import show_seconds
+from costtrace.core.units import CENTS, minor_digits, show_seconds
 from costtrace.core.wall_time import moment
 from costtrace.reports.output.document import Document
 from costtrace.reports.output.tables import AnyTable, Column, Row, Table, Value, count, per_cent, text
@@ -76,7 +76,8 @@ def _exact(settlement: Settlement, line: SettlementLine, carbon: Carbon) -> Row:
         "carbon_ug": carbon_ug(line.pot.energy_uj, carbon.grams_per_kwh),
         "cost_nano": line.pot.cost_nano,
         "cost_unknown_gpu_ns": line.pot.cost_unknown_ns,
-        "cost_cents": line.cost_cents,
+        "cost_cents": line.cost_cents if minor_digits(line.currency) == CENTS else None,
+        "cost_rounded": line.rounded,
         "share_basis": line.basis,
         "share_ratio": round(Decimal(line.weight) / line.weights, 12) if line.weights else None,
         "policy": settlement.policy.name,
@@ -161,12 +162,11 @@ def _sums(lines: Iterable[SettlementLine]) -> list[SettlementLine]:
 
 
 def _sum(lines: Sequence[SettlementLine]) -> SettlementLine:
-    """Lines of one currency, added up: amounts, counts and cents."""
+    """Lines of one currency, added up."""
     total = lines[0]
     for line in lines[1:]:
         total = total.plus(line)
-    cents = [line.cost_cents for line in lines if line.cost_cents is not None]
-    return total._replace(cost_cents=sum(cents) if cents else None)
+    return total
 
 
 def _by(
@@ -205,7 +205,7 @@ def _by_currency(lines: Iterable[SettlementLine]) -> dict[str, SettlementLine]:
 
 
 def _reconciliation(lines: Sequence[SettlementLine], around: Frame) -> Table[StatementLine]:
-    """A statement, the others, and what nobody pays: together the fleet. By currency, in cents."""
+    """A statement, the others, and what nobody pays: together the fleet. By currency."""
     parts: list[StatementLine] = []
     totals = _by_currency(lines)
     for currency, whole in around.whole.items():
@@ -300,6 +300,6 @@ def _notes() -> list[str]:
         "GPU time is device time: each device counts. Wasted time is part of it.",
         "Time, energy and cost are of the windows that begin in the period.",
         "Requests and tokens are of the requests that ended in it.",
-        "Lines are rounded to whole cents so that they add up to the fleet's total; each is less than a cent off.",
+        "Lines are rounded to their currency's smallest unit so that they add up to the fleet's total, none by a unit.",
         "'+ ?' says that part of an amount is unknown: unknown is not 0.",
     ]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import NamedTuple
 
-from costtrace.core.units import per_million_tokens, show_joules, show_seconds
+from costtrace.core.units import minor_digits, per_million_tokens, show_joules, show_seconds
 from costtrace.reports.output.tables import Column, Line, count, per_cent, text
 from costtrace.reports.statements.settlement import SettlementLine
 
@@ -37,12 +37,12 @@ class StatementLine(NamedTuple):
     is_total: bool = False
 
 
-def shown_cents(cents: int | None, currency: str) -> str:
-    """Whole cents as people read them."""
+def shown_cents(cents: int | None, currency: str, *, named: bool = True) -> str:
+    """Whole cents, or whatever is the smallest unit of the currency, as people read them."""
     if cents is None:
         return "unknown"
-    sign = "-" if cents < 0 else ""
-    return f"{sign}{abs(cents) // 100:,}.{abs(cents) % 100:02d} {currency}".rstrip()
+    digits = minor_digits(currency)
+    return f"{Decimal(cents).scaleb(-digits):,.{digits}f} {currency if named else ''}".rstrip()
 
 
 def shown_carbon(carbon_ug: int | None) -> str:
@@ -139,7 +139,7 @@ def _carbon(carbon: Carbon) -> list[Column[StatementLine]]:
 
 
 def _cost() -> Column[StatementLine]:
-    """Whole cents, and ``+ ?`` where that is not all."""
+    """What is to be booked, and ``+ ?`` where that is not all."""
 
     def show(line: StatementLine) -> str:
         cents, pot = line.sum.cost_cents, line.sum.pot

@@ -50,8 +50,7 @@ def load_tenants(path: Path) -> dict[str, Tenant]:
 
 
 def _labels(fields: Fields) -> dict[str, str]:
-    raw = fields.plain_mapping("labels")
-    if len(raw) > MOST_LABELS:
+    labels = fields.texts("labels")
+    if len(labels) > MOST_LABELS:
         raise fields.wrong("labels", f"has more than {MOST_LABELS} labels")
-    labels = Fields(raw, "labels", tuple(raw))
-    return {key: labels.text(key) for key in raw}
+    return labels

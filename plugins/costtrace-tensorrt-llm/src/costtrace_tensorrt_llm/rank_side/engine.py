@@ -73,7 +73,12 @@ class RankRecorder:
             lost_hooks=process.status.lost_hooks(),
         )
         translator = Translator(
-            model, clock.boot_id(), stage=self.place.stage, scatter=self.place.stages > 1, rank=self.place.rank
+            model,
+            clock.boot_id(),
+            stage=self.place.stage,
+            scatter=self.place.stages > 1,
+            rank=self.place.rank,
+            tenant_default=process.settings.tenant_default,
         )
         at_end = [] if self.steps is None else [self.steps.finish]
         status = {"tier": self.tier, "place": self.place._asdict(), "devices": [device.uuid for device in devices]}

@@ -38,8 +38,19 @@ class Sequence:
 class Translator:
     """Turns one executor's records into events; remembers who is in the batch."""
 
-    def __init__(self, model: str, boot: str = "", *, stage: int = 0, scatter: bool = False, rank: int = 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        boot: str = "",
+        *,
+        stage: int = 0,
+        scatter: bool = False,
+        rank: int = 0,
+        tenant_default: str = "default",
+    ) -> None:
         self._model = model
+        self._default = tenant_default
+        """Who pays for a request that came without a context."""
         self._boot = boot
         self._stage = stage
         self._scatter = scatter
@@ -91,7 +102,7 @@ class Translator:
         context = decode(text) if text else None
         if context is None:
             key = f"trtllm-{facts.client_id if facts.client_id >= 0 else facts.id}"
-            tenant, source = ("default", "default:no-context") if self._rank == 0 else ("", "unobserved")
+            tenant, source = (self._default, "default:no-context") if self._rank == 0 else ("", "unobserved")
             context = RequestContext(key, tenant, source)
         self._slots += 1
         # Both halves of a disaggregated request know one id; a second half that is tried again keeps the context's.

@@ -9,7 +9,16 @@ from datetime import tzinfo
 from decimal import Decimal
 from typing import NamedTuple
 
-from costtrace.core.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, seconds, show_amount, show_seconds
+from costtrace.core.units import (
+    NS_PER_HOUR,
+    NS_PER_S,
+    UJ_PER_J,
+    amount,
+    minor_digits,
+    seconds,
+    show_amount,
+    show_seconds,
+)
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Period
 from costtrace.reports.output.row_tables import Column, Table, row_table
@@ -217,7 +226,7 @@ def _per_hour(nano: int | None, period: Period, currency: str) -> str:
     if nano is None:
         return f"{UNKNOWN} {currency}"
     hourly = amount(nano) * NS_PER_HOUR / Decimal(span_ns)
-    return f"{show_rate(nano, span_ns, currency)}/s ({hourly:,.2f}/h)"
+    return f"{show_rate(nano, span_ns, currency)}/s ({hourly:,.{minor_digits(currency)}f}/h)"
 
 
 def _rates(snapshot: Snapshot) -> str:

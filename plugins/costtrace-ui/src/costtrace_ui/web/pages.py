@@ -5,7 +5,7 @@ from datetime import tzinfo
 from decimal import Decimal
 from typing import NamedTuple
 
-from costtrace.core.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, show_amount, show_seconds
+from costtrace.core.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, minor_digits, show_amount, show_seconds
 from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Ended, Period, Request, Used
 from costtrace.ledger.verify.lines import Discrepancy
@@ -89,7 +89,8 @@ def _tiles(snapshot: Snapshot) -> list[str]:
             continue
         cost, rate = line.cost_nano, "unknown"
         if cost is not None and snapshot.span_ns:
-            rate = f"{amount(cost) * NS_PER_HOUR / Decimal(snapshot.span_ns):,.2f} {line.currency}/h"
+            hourly = amount(cost) * NS_PER_HOUR / Decimal(snapshot.span_ns)
+            rate = f"{hourly:,.{minor_digits(line.currency)}f} {line.currency}/h"
         unpriced = " and more that is unpriced" if line.cost_unknown_ns else ""
         shown = show_amount(cost, line.currency)
         tiles.append(tile("cost, with idle", rate, f"{shown} in this time{unpriced}", cost))

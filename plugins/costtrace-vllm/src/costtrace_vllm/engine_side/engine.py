@@ -223,7 +223,8 @@ class RecordedEngine:
         )
         ready = EngineReady(time.monotonic_ns())
         prefixes = PrefixNumbers(prefix_block) if prefix_block else None
-        self.journal.open([started, ready], Translator(self._model, clock.boot_id(), prefixes), self._status)
+        translator = Translator(self._model, clock.boot_id(), prefixes, process.settings.tenant_default)
+        self.journal.open([started, ready], translator, self._status)
 
     def stop(self, reason: str = "shutdown") -> None:
         """Write what is left, then `EngineStopped`. Safe to call twice; does nothing in a forked child."""

@@ -63,7 +63,7 @@ class Sequence:
 class Sequences:
     """All sequences of one engine that are open, and the newest that have closed."""
 
-    def __init__(self, model: str, boot: str) -> None:
+    def __init__(self, model: str, boot: str, tenant_default: str = "default") -> None:
         self.known: dict[str, Sequence] = {}
         """By internal id."""
         self.slots: dict[str, int] = {}
@@ -72,6 +72,8 @@ class Sequences:
         """Ended sequences that may still be in a step, up to the index beside them."""
         self._model = model
         self._boot = boot
+        self._default = tenant_default
+        """Who pays for a sequence that came without a context."""
         self._slots = 0
         self._closed: OrderedDict[str, int] = OrderedDict()
 
@@ -91,7 +93,7 @@ class Sequences:
             request_id = short(request_context.response_id(request_context.external_of(name), pooling=pooling))
             operation = request_context.operation_of("", request_id, pooling=pooling)
             key, prompt = local_key(request_id), short(name)
-            context = RequestContext(key, request_id, prompt, operation, "default", "default:no-context")
+            context = RequestContext(key, request_id, prompt, operation, self._default, "default:no-context")
         elif len(header or "") > LONG:  # another front end's: costtrace's own has cut each text
             context = msgspec.convert(writable(context), RequestContext)
         if name in self.known:  # ids can be used again where vLLM's random suffix is switched off

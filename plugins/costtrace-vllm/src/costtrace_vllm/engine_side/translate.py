@@ -22,8 +22,14 @@ from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, FREED, OVERHE
 class Translator:
     """Turns one engine's records into events; remembers who is in the batch."""
 
-    def __init__(self, model: str, boot: str = "", prefixes: PrefixNumbers | None = None) -> None:
-        self._sequences = Sequences(model, boot)
+    def __init__(
+        self,
+        model: str,
+        boot: str = "",
+        prefixes: PrefixNumbers | None = None,
+        tenant_default: str = "default",
+    ) -> None:
+        self._sequences = Sequences(model, boot, tenant_default)
         self._prefixes = prefixes
         """None: who found which cached blocks is not recorded."""
         self._next_index = 0
