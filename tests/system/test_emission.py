@@ -262,6 +262,32 @@ def test_stopping_waits_no_longer_than_it_may_for_a_receiver_that_hangs(tmp_path
         release.set()
 
 
+def test_an_agent_that_stops_while_a_batch_is_taken_in_parts_loses_nothing(tmp_path):
+    ledger, receiver = new_ledger(tmp_path, 200), Receiver()
+    hanging, release = threading.Event(), threading.Event()
+
+    def decide(message):
+        if len(list(spans_of(message))) > 4 * 30:
+            return 413
+        if len(receiver.roots) >= 75:  # some parts are taken, and the next one hangs
+            hanging.set()
+            release.wait(60)
+        return 200
+
+    receiver.decide = decide
+    with listening(receiver) as at:
+        with emitting(ledger, at.url) as emission:
+            assert hanging.wait(20)
+            assert emission.stop(0.1) is False
+            release.set()
+            assert until(lambda: not any(t.name == "costtrace-spans" for t in threading.enumerate()))
+            assert emission.shipped.refused == 0
+        with emitting(ledger, at.url) as emission:
+            assert until(emission.drained)
+    assert set(record_ids(receiver)) == set(expected(*range(1, 201)))
+    assert notices(ledger) == []
+
+
 def test_a_receiver_that_hangs_does_not_hold_up_the_agent(tmp_path):
     ledger, receiver = new_ledger(tmp_path, 1), Receiver()
     hanging, release = hang(receiver)

@@ -3,9 +3,35 @@
 from types import SimpleNamespace
 
 import pytest
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext
 
 from costtrace.core.errors import ConfigError
-from costtrace.telemetry.transport import GRPC, HTTP, Outcome, Target, _grpc_answer, _http_answer, resource, target
+from costtrace.telemetry import transport
+from costtrace.telemetry.transport import (
+    GRPC,
+    HTTP,
+    Outcome,
+    Target,
+    _grpc_answer,
+    _http_answer,
+    open_transport,
+    resource,
+    target,
+)
+
+
+def span(name: str = "costtrace.request") -> ReadableSpan:
+    return ReadableSpan(name, SpanContext(1, 1, is_remote=False), start_time=1, end_time=2)
+
+
+@pytest.fixture(params=[HTTP, GRPC])
+def nobody(request, monkeypatch):
+    """A transport to a port on which nobody listens."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    opened = open_transport(Target(request.param, "http://127.0.0.1:1"))
+    yield opened
+    opened.close()
 
 
 @pytest.mark.parametrize(
@@ -89,3 +115,30 @@ def test_a_ledger_is_the_same_service_instance_in_every_process_unless_the_user_
     assert resource("node-8:/var/lib/ledger").attributes[key] != ours
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"{key}=mine")
     assert resource("node-7:/var/lib/ledger").attributes[key] == "mine"
+
+
+def test_an_exporter_that_was_closed_refuses_nothing(nobody):
+    nobody.close()
+    answer = nobody.send([span()])
+    assert (answer.outcome, answer.reason) == (Outcome.AGAIN, "the exporter has sent nothing")
+
+
+def test_spans_that_cannot_be_encoded_are_refused(nobody):
+    answer = nobody.send([span("\ud800")])
+    assert answer.outcome is Outcome.REFUSED
+    assert answer.reason.startswith("cannot be encoded")
+
+
+def test_spans_that_are_too_many_for_the_exporter_itself_are_sent_in_parts(nobody, monkeypatch):
+    monkeypatch.setattr(transport, "_MOST_BYTES", 10)
+    nobody.close()
+    assert nobody.send([span()]).outcome is Outcome.TOO_BIG
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("ENDPOINT", "no-scheme"), ("HEADERS", "authorization=a%0Ab"), ("ENDPOINT", "http://[")]
+)
+def test_a_request_that_cannot_be_made_of_the_settings_is_the_settings_fault(monkeypatch, name, value):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    assert open_transport(Target(HTTP, "")).send([span()]).outcome is Outcome.AGAIN

@@ -1,8 +1,8 @@
 """The official OTLP exporters, chosen by OpenTelemetry's own variables, and the outcome of each export.
 
 The exporters return success or failure only. Whether to repeat, to make the batch smaller or to leave a record out
-depends on the receiver's status, so it is read from a `requests.Session` of ours (HTTP) or a wrapped stub (gRPC). Where
-a version of the exporters has no such place, every failure counts as one to repeat.
+depends on the receiver's status, so it is read from a `requests.Session` of ours (HTTP) or a wrapped stub (gRPC). A
+failure without an answer is one to repeat, unless the spans cannot be encoded: a closed exporter fails so too.
 """
 
 import os
@@ -16,6 +16,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import grpc  # type: ignore[import-untyped]  # it brings no types
 import requests
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
@@ -125,7 +126,6 @@ class _Watched(ABC):
 
     def __init__(self) -> None:
         self._last: Answer | None = None
-        self._sees_answers = True
         self._exporter = self._open()
 
     @abstractmethod
@@ -136,21 +136,31 @@ class _Watched(ABC):
         try:
             result = self._exporter.export(spans)
         except Exception as error:  # noqa: BLE001 whatever it is, the shipper goes on
-            return self._last or Answer(Outcome.REFUSED, f"cannot be encoded: {error!r}")
+            return self._last or _unsent(spans, type(error).__name__)
         if self._last is not None:
             return self._last
         if result is SpanExportResult.SUCCESS:
             return Answer(Outcome.DELIVERED)
-        if not self._sees_answers:
-            return Answer(Outcome.AGAIN, "reason not seen")
-        # It failed without an answer, so it sent nothing: the exporter could not encode it.
-        return Answer(Outcome.REFUSED, "cannot be encoded")
+        return _unsent(spans, "the exporter has sent nothing")
 
     def _keep(self, answer: Answer) -> None:
         self._last = answer
 
     def close(self) -> None:
         self._exporter.shutdown()
+
+
+_MOST_BYTES = 64 << 20
+"""The exporters send no request that is larger, before compression."""
+
+
+def _unsent(spans: Sequence[ReadableSpan], why: str) -> Answer:
+    """The answer to an export that no receiver has answered: it is the content's fault only where that shows."""
+    try:
+        size_bytes = encode_spans(spans).ByteSize()
+    except Exception as error:  # noqa: BLE001 whatever it is, the next try would meet it again
+        return Answer(Outcome.REFUSED, f"cannot be encoded: {error!r}")
+    return Answer(Outcome.TOO_BIG if size_bytes > _MOST_BYTES else Outcome.AGAIN, why)
 
 
 _HTTP_REFUSED = frozenset((400, 422, 500))
@@ -164,9 +174,10 @@ class _Session(requests.Session):
         super().__init__()
         self._on_answer = on_answer
 
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
+        kwargs["allow_redirects"] = False  # a redirected POST arrives as a GET, without the spans
         try:
-            response = super().send(request, **kwargs)
+            response = super().request(*args, **kwargs)
         except Exception as error:
             self._on_answer(Answer(Outcome.AGAIN, _error_message(error)))
             raise
@@ -193,8 +204,7 @@ def _http_answer(response: requests.Response) -> Answer:
 class _Http(_Watched):
     def _open(self) -> SpanExporter:
         if any("HTTP" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):
-            self._sees_answers = False  # a session of the user's own
-            return HttpSpanExporter()
+            return HttpSpanExporter()  # a session of the user's own: its answers are not seen
         return HttpSpanExporter(session=_Session(self._keep))
 
 
@@ -232,7 +242,6 @@ class _Grpc(_Watched):
         try:
             make, channel = inside._stub, inside._channel  # noqa: SLF001 there is no other way to learn a status
         except AttributeError:
-            self._sees_answers = False
             return exporter
         inside._stub = lambda channel: _Stub(make(channel), self._keep)  # noqa: SLF001 it reconnects through this
         inside._client = inside._stub(channel)  # noqa: SLF001 its first connection
