@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+import requests
 from costtrace_lab.demo.server import free_port
 from otlp_receiver import (
     PARENT,
@@ -27,6 +28,7 @@ from otlp_receiver import (
     notices,
     record,
     record_ids,
+    self_signed,
     spans_of,
     turn,
     until,
@@ -421,6 +423,49 @@ def test_over_grpc_too_a_receiver_that_takes_nothing_is_waited_for(tmp_path, ote
     assert record_ids(receiver) == expected(*range(1, 11))
 
 
+def test_metrics_that_are_redirected_have_not_arrived(tmp_path, otel, caplog):
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+    ledger, receiver = new_ledger(tmp_path, 1), Receiver()
+    receiver.status = 301
+    with listening(receiver) as at, emitting(ledger, at.url, traces_only=False) as emission:
+        assert until(lambda: emission._metrics.failures >= 2)
+    assert "metrics cannot be sent by OTLP: HTTP 301" in caplog.text
+
+
+# -- receivers that speak TLS ------------------------------------------------------------------------------------------
+
+
+def test_opentelemetrys_certificate_and_headers_come_before_those_of_requests(tmp_path, otel):
+    certificate, netrc = self_signed(tmp_path), tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    otel.setenv("NETRC", str(netrc))
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        otel.setenv(name, requests.certs.where())
+    otel.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate))
+    otel.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20abc")
+    ledger, receiver = new_ledger(tmp_path, 3), Receiver()
+    with listening(receiver, tls=certificate) as at, emitting(ledger, at.url, traces_only=False) as emission:
+        assert receiver.wait(lambda: receiver.metrics and receiver.roots)
+        assert until(emission.drained)
+    assert {headers["authorization"] for headers in receiver.headers} == {"Bearer abc"}
+
+
+def test_a_certificate_that_is_not_trusted_is_named_in_the_log(tmp_path, otel, caplog):
+    certificate = self_signed(tmp_path)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        otel.setenv(name, str(requests.certs.where()))
+    ledger = new_ledger(tmp_path, 3)
+    with (
+        listening(Receiver(), tls=certificate) as at,
+        emitting(ledger, f"{at.url}?key=SECRET", traces_only=False) as emission,
+    ):
+        assert until(lambda: not emission.shipped.up and emission._metrics.failures)
+    said = [r.getMessage() for r in caplog.records if "cannot be sent" in r.getMessage()]
+    assert sorted(m.partition(" cannot")[0] for m in said) == ["metrics", "spans"]
+    assert all("SSLError: [SSL: CERTIFICATE_VERIFY_FAILED]" in m for m in said)
+    assert "SECRET" not in caplog.text
+
+
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
@@ -524,4 +569,5 @@ def test_metrics_say_once_that_they_cannot_be_sent(tmp_path, caplog, otel):
     with emitting(ledger, f"http://127.0.0.1:{free_port()}", traces_only=False) as emission:
         assert until(lambda: emission._metrics.failures >= 2)
         said = [r.getMessage() for r in caplog.records if r.name == "costtrace.telemetry"]
-        assert said.count("metrics cannot be sent by OTLP") == 1
+        said = [m for m in said if m.startswith("metrics cannot be sent by OTLP")]
+        assert said == ["metrics cannot be sent by OTLP: ConnectionError: [Errno 111] Connection refused"]

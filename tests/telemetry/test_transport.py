@@ -1,8 +1,12 @@
 """The choice of a receiver by OpenTelemetry's variables, what its answers mean, and the name of the sender."""
 
+import re
+import ssl
 from types import SimpleNamespace
 
 import pytest
+import requests
+import urllib3
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
@@ -13,8 +17,10 @@ from costtrace.telemetry.transport import (
     HTTP,
     Outcome,
     Target,
+    _error_message,
     _grpc_answer,
     _http_answer,
+    _Session,
     open_transport,
     resource,
     target,
@@ -142,3 +148,45 @@ def test_a_request_that_cannot_be_made_of_the_settings_is_the_settings_fault(mon
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
     assert open_transport(Target(HTTP, "")).send([span()]).outcome is Outcome.AGAIN
+
+
+@pytest.mark.parametrize(
+    ("session", "explicit", "used"),
+    [
+        ("/otel.pem", None, "/otel.pem"),
+        ("/otel.pem", "/given.pem", "/given.pem"),
+        (True, None, "/corp.pem"),
+        (True, True, "/corp.pem"),
+    ],
+)
+def test_opentelemetrys_certificate_comes_before_that_of_requests(monkeypatch, session, explicit, used):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/corp.pem")
+    monkeypatch.setenv("CURL_CA_BUNDLE", "/corp.pem")
+    opened = _Session(lambda _: None)
+    opened.verify = session
+    assert opened.merge_environment_settings("https://c", {}, None, explicit, None)["verify"] == used
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (
+            ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"),
+            r"SSLError: .*CERTIFICATE_VERIFY_FAILED\] self-signed certificate",
+        ),
+        (ConnectionRefusedError(111, "Connection refused"), r"ConnectionError: \[Errno 111\] Connection refused$"),
+        (None, r"OSError: .*invalid path: /no\.pem$"),
+    ],
+)
+def test_an_error_says_why_and_never_the_url(monkeypatch, cause, message):
+    def connect(_self):
+        raise cause
+
+    if cause is not None:
+        monkeypatch.setattr(urllib3.connection.HTTPSConnection, "connect", connect)
+    with pytest.raises(OSError) as caught:  # noqa: PT011 requests' errors and the system's
+        requests.Session().post(
+            "https://user:SECRET@127.0.0.1:1/SECRET?k=SECRET", verify="/no.pem" if not cause else True
+        )
+    assert "SECRET" not in _error_message(caught.value)
+    assert re.match(message, _error_message(caught.value))

@@ -25,7 +25,7 @@ from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
 from costtrace.telemetry.metric_state import MetricState
 from costtrace.telemetry.span_ids import context, span_ids
-from costtrace.telemetry.transport import GRPC, Target
+from costtrace.telemetry.transport import Answer, Outcome, Target, watched
 
 _log = logging.getLogger("costtrace.telemetry")
 _MOST_POINTS = 1_000_000
@@ -39,8 +39,7 @@ class OtlpMetrics:
 
     def __init__(self, state: MetricState, target: Target, resource: Resource, version: str | None = None) -> None:
         self._state = state
-        inner: MetricExporter = GrpcMetricExporter() if target.protocol == GRPC else HttpMetricExporter()
-        self._exporter = _Exporter(inner, state)
+        self._exporter = _Exporter(target, state)
         views = [
             View(instrument_name=m.name, aggregation=ExponentialBucketHistogramAggregation()) for m in s.HISTOGRAMS
         ]
@@ -110,14 +109,19 @@ class _Exporter(MetricExporter):
     receiver would take all of a continued counter as new.
     """
 
-    def __init__(self, inner: MetricExporter, state: MetricState) -> None:
+    def __init__(self, where: Target, state: MetricState) -> None:
+        inner: MetricExporter = watched(where, HttpMetricExporter, GrpcMetricExporter, self._keep)
         temporality: Any = getattr(inner, "_preferred_temporality", None)
         aggregation: Any = getattr(inner, "_preferred_aggregation", None)
         super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation)
         self._inner = inner
         self._state = state
         self._up = True
+        self._answer = Answer(Outcome.DELIVERED)
         self.failures = 0
+
+    def _keep(self, answer: Answer) -> None:
+        self._answer = answer
 
     def export(
         self,
@@ -125,15 +129,21 @@ class _Exporter(MetricExporter):
         timeout_millis: float = 10_000,
         **kwargs: Any,  # noqa: ANN401 the SDK's signature
     ) -> MetricExportResult:
+        self._answer = Answer(Outcome.DELIVERED)
         try:
             result = self._inner.export(_dated(metrics_data, self._state.since_ns), timeout_millis, **kwargs)
         except Exception:  # noqa: BLE001 some versions raise when a connection is refused
             result = MetricExportResult.FAILURE
+        if self._answer.outcome is not Outcome.DELIVERED:
+            result = MetricExportResult.FAILURE  # a redirect is none to the exporter
         if result is not MetricExportResult.SUCCESS:
             self.failures += 1
         if (result is MetricExportResult.SUCCESS) != self._up:
             self._up = not self._up
-            _log.warning("metrics are being sent again" if self._up else "metrics cannot be sent by OTLP")
+            _log.warning(
+                "metrics are being sent again" if self._up else "metrics cannot be sent by OTLP: %s",
+                *([] if self._up else [self._answer.reason or "the exporter has sent nothing"]),
+            )
         return result
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:

@@ -6,8 +6,6 @@ failure without an answer is one to repeat, unless the spans cannot be encoded: 
 """
 
 import os
-import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +19,7 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from costtrace.core import semconv
 from costtrace.core.errors import ConfigError
@@ -118,18 +116,36 @@ def resource(instance: str, version: str | None = None) -> Resource:
 
 def open_transport(where: Target) -> Transport:
     """Open the transport of spans to a receiver. ``OTEL_*`` variables set headers, TLS, timeout and compression."""
-    return _Grpc() if where.protocol == GRPC else _Http()
+    return _Spans(where)
 
 
-class _Watched(ABC):
-    """An exporter, and the last answer of its receiver."""
+def watched(
+    where: Target,
+    over_http: Callable[..., Any],
+    over_grpc: Callable[[], Any],
+    on_answer: Callable[[Answer], None],
+) -> Any:  # noqa: ANN401 an exporter of either signal
+    """An exporter for a receiver, of one of two classes, that passes on each answer of the receiver."""
+    if where.protocol == HTTP:
+        if any("HTTP" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):
+            return over_http()  # a session of the user's own: its answers are not seen
+        return over_http(session=_Session(on_answer))
+    exporter = over_grpc()
+    try:
+        make, channel = exporter._stub, exporter._channel  # noqa: SLF001 there is no other way to learn a status
+    except AttributeError:
+        return exporter
+    exporter._stub = lambda channel: _Stub(make(channel), on_answer)  # noqa: SLF001 it reconnects through this
+    exporter._client = exporter._stub(channel)  # noqa: SLF001 its first connection
+    return exporter
 
-    def __init__(self) -> None:
+
+class _Spans:
+    """An exporter of spans, and the last answer of its receiver."""
+
+    def __init__(self, where: Target) -> None:
         self._last: Answer | None = None
-        self._exporter = self._open()
-
-    @abstractmethod
-    def _open(self) -> SpanExporter: ...
+        self._exporter = watched(where, HttpSpanExporter, GrpcSpanExporter, self._keep)
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
         self._last = None
@@ -168,14 +184,16 @@ _HTTP_TOO_BIG = frozenset((413,))
 
 
 class _Session(requests.Session):
-    """A session that passes on the answer to each request."""
+    """A session that passes on the answer to each request, and to which OpenTelemetry's variables come first."""
 
     def __init__(self, on_answer: Callable[[Answer], None]) -> None:
         super().__init__()
         self._on_answer = on_answer
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
-        kwargs["allow_redirects"] = False  # a redirected POST arrives as a GET, without the spans
+        kwargs["allow_redirects"] = False  # a redirected POST arrives as a GET, without its body
+        if "authorization" in {name.lower() for name in (*self.headers, *(kwargs.get("headers") or ()))}:
+            kwargs["auth"] = lambda prepared: prepared  # else requests takes that of ~/.netrc instead
         try:
             response = super().request(*args, **kwargs)
         except Exception as error:
@@ -184,11 +202,23 @@ class _Session(requests.Session):
         self._on_answer(_http_answer(response))
         return response
 
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:  # noqa: ANN401 as requests has it
+        # requests asks REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE before the session's own certificate.
+        return super().merge_environment_settings(url, proxies, stream, verify or self.verify, cert)
 
-def _error_message(error: Exception) -> str:
-    """An error's class and system message, without the URL: it may hold a key."""
-    system = re.search(r"\[Errno -?\d+\][^'\")>]*", str(error))
-    return f"{type(error).__name__} {system[0]}" if system else type(error).__name__
+
+def _error_message(error: BaseException) -> str:
+    """An error's class and the system's own message, never a library's: the URL in that may hold a key."""
+    system, cause = "", error
+    for _ in range(20):
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
+            system = f": {cause}"
+        within = [each for each in (*cause.args, getattr(cause, "reason", None)) if isinstance(each, BaseException)]
+        following = within[0] if within else cause.__cause__ or cause.__context__
+        if following is None:
+            break
+        cause = following
+    return f"{type(error).__name__}{system}"
 
 
 def _http_answer(response: requests.Response) -> Answer:
@@ -199,13 +229,6 @@ def _http_answer(response: requests.Response) -> Answer:
     if status in _HTTP_TOO_BIG:
         return Answer(Outcome.TOO_BIG, reason)
     return Answer(Outcome.REFUSED if status in _HTTP_REFUSED else Outcome.AGAIN, reason)
-
-
-class _Http(_Watched):
-    def _open(self) -> SpanExporter:
-        if any("HTTP" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):
-            return HttpSpanExporter()  # a session of the user's own: its answers are not seen
-        return HttpSpanExporter(session=_Session(self._keep))
 
 
 _GRPC_REFUSED = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
@@ -219,7 +242,7 @@ def _grpc_answer(code: grpc.StatusCode, details: str) -> Answer:
 
 
 class _Stub:
-    """A trace service stub that passes on the answer to each call."""
+    """A service stub that passes on the answer to each call."""
 
     def __init__(self, stub: Any, on_answer: Callable[[Answer], None]) -> None:  # noqa: ANN401 generated, untyped
         self._stub = stub
@@ -233,16 +256,3 @@ class _Stub:
             raise
         self._on_answer(Answer(Outcome.DELIVERED))
         return answer
-
-
-class _Grpc(_Watched):
-    def _open(self) -> SpanExporter:
-        exporter = GrpcSpanExporter()
-        inside: Any = exporter
-        try:
-            make, channel = inside._stub, inside._channel  # noqa: SLF001 there is no other way to learn a status
-        except AttributeError:
-            return exporter
-        inside._stub = lambda channel: _Stub(make(channel), self._keep)  # noqa: SLF001 it reconnects through this
-        inside._client = inside._stub(channel)  # noqa: SLF001 its first connection
-        return exporter
