@@ -53,6 +53,8 @@ _INTRODUCTION = (
     "  agent that dies in between sends the batch again, with the same trace and span ids and the same content.",
     "- A record that the receiver refuses for good, while it takes others, is left out and named in a notice. A",
     "  receiver that takes nothing is waited for. Nothing here ever holds up the agent.",
+    "- Spans or data points that a receiver rejects of what it takes (OTLP's partial success) are not sent again: the",
+    "  first are named in the log, spans in a notice too, and all are counted.",
     "- A caller that does not sample its trace (flag 00) gets no span; ledger and metrics have the request.",
     "- Metrics are exported every `OTEL_METRIC_EXPORT_INTERVAL` ms, cumulative.",
     "",

@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costtrace_lab.demo.processes import wait_until
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, UsageCost, UsageRecord
@@ -185,6 +191,8 @@ class Receiver:
         self.status = 200
         """The answer to metrics."""
         self.decide: Callable[[ExportTraceServiceRequest], int] = lambda _: 200
+        self.partial: tuple[int, str] = (0, "")
+        """How many spans, or data points, it says that it has rejected of each request, and why."""
         self.changed = threading.Condition()
 
     def take(self, path: str, body: bytes, headers: dict[str, str]) -> int:
@@ -209,6 +217,15 @@ class Receiver:
                             self.spans.extend(scope.spans)
             self.changed.notify_all()
         return status
+
+    def answer(self, path: str) -> Any:
+        """The message that says so."""
+        rejected, why = self.partial
+        if path == "/v1/metrics":
+            return ExportMetricsServiceResponse(
+                partial_success={"rejected_data_points": rejected, "error_message": why}
+            )
+        return ExportTraceServiceResponse(partial_success={"rejected_spans": rejected, "error_message": why})
 
     def wait(self, enough: Callable[[], bool], timeout: float = 20) -> bool:
         with self.changed:
@@ -267,8 +284,10 @@ def listening(receiver: Receiver, port: int = 0, *, tls: Path | None = None) -> 
                 body = gzip.decompress(body)
             status = receiver.take(self.path, body, {k.lower(): v for k, v in self.headers.items()})
             self.send_response(status)
-            self.send_header("Content-Length", "0")
+            answer = receiver.answer(self.path).SerializeToString() if status == 200 else b""
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -52,7 +52,7 @@ def test_everything_in_the_ledger_arrives_once_and_what_is_committed_later_too(t
         emission.publish(write(ledger, turn([record(2_000)], window=1)))
         assert receiver.wait(lambda: len(receiver.roots) == 1_301)
         assert until(emission.drained)
-        assert emission.shipped._replace(oldest_ns=0) == (1_301, 0, 0, 0, True, 0, 0)
+        assert emission.shipped._replace(oldest_ns=0) == (1_301, 0, 0, 0, True, 0, 0, 0)
 
     assert record_ids(receiver) == expected(*range(1, 1_301), 2_000)
     assert len(receiver.spans) == 4 * 1_301
@@ -376,7 +376,7 @@ def test_batches_that_are_too_big_are_made_smaller(tmp_path):
 def grpc_listening(receiver: Receiver):
     """The same receiver over gRPC: its status is INVALID_ARGUMENT for 400, and gRPC's own limit of size holds."""
     import grpc
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as messages
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_service
     from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service
 
     class Service(service.TraceServiceServicer):
@@ -385,10 +385,16 @@ def grpc_listening(receiver: Receiver):
             if status != 200:
                 codes = {400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED}
                 context.abort(codes[status], "no")
-            return messages.ExportTraceServiceResponse()
+            return receiver.answer("/v1/traces")
+
+    class MetricsService(metrics_service.MetricsServiceServicer):
+        def Export(self, request, context):  # noqa: N802 the service's own name
+            receiver.take("/v1/metrics", request.SerializeToString(), {})
+            return receiver.answer("/v1/metrics")
 
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", 200_000)])
     service.add_TraceServiceServicer_to_server(Service(), server)
+    metrics_service.add_MetricsServiceServicer_to_server(MetricsService(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -430,6 +436,61 @@ def test_metrics_that_are_redirected_have_not_arrived(tmp_path, otel, caplog):
     with listening(receiver) as at, emitting(ledger, at.url, traces_only=False) as emission:
         assert until(lambda: emission._metrics.failures >= 2)
     assert "metrics cannot be sent by OTLP: HTTP 301" in caplog.text
+
+
+# -- receivers that reject some of what they take ----------------------------------------------------------------------
+
+
+@contextmanager
+def serving(receiver: Receiver, protocol: str):
+    with listening(receiver) if protocol == "http/protobuf" else grpc_listening(receiver) as at:
+        yield at if isinstance(at, str) else at.url
+
+
+@pytest.fixture(params=["http/protobuf", "grpc"])
+def protocol(request, otel) -> str:
+    otel.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
+    return request.param
+
+
+def test_spans_that_a_receiver_rejects_of_a_batch_are_counted_named_once_and_not_sent_again(tmp_path, caplog, protocol):
+    ledger, receiver = new_ledger(tmp_path, 20), Receiver()
+    receiver.partial = 40, "quota of tenant-1"
+    with serving(receiver, protocol) as url, emitting(ledger, url, batch=10) as emission:
+        assert until(emission.drained)
+        assert (emission.shipped.sent, emission.shipped.refused, emission.shipped.rejected) == (20, 0, 80)
+        assert emission.health.get("spans.rejected") == 80
+        assert emission.shipped.up
+        assert receiver.requests == 2  # each batch once
+
+        said = "the receiver rejected 40 of 40 spans of a batch that it took: quota of tenant-1."
+        assert notices(ledger) == [f"{said} They are not sent again; the ledger has them."]
+        assert len([r for r in caplog.records if said in r.getMessage()]) == 1
+        assert cursor(ledger) == 20
+
+        receiver.partial = 0, ""  # a batch that is taken whole, and the next rejection is named again
+        emission.publish(write(ledger, turn([record(21)], window=1)))
+        assert until(emission.drained)
+        receiver.partial = 3, "quota\n"
+        emission.publish(write(ledger, turn([record(22)], window=2)))
+        assert until(emission.drained)
+    assert "rejected 3 of 4 spans" in notices(ledger)[1]
+    assert r"'quota\n'" in notices(ledger)[1]
+    assert record_ids(receiver) == expected(*range(1, 23))
+
+
+def test_data_points_that_a_receiver_rejects_are_counted_and_named_once(tmp_path, otel, caplog, protocol):
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+    ledger, receiver = new_ledger(tmp_path, 5), Receiver()
+    receiver.partial = 30, "too old"
+    with serving(receiver, protocol) as url, emitting(ledger, url, traces_only=False) as emission:
+        assert until(lambda: (emission.health.get("points.rejected") or 0) >= 60)
+        assert emission._metrics.failures == 0
+        assert emission.health.get("points.rejected") % 30 == 0
+    said = "the receiver rejected 30 data points that it took: too old."
+    assert [r.getMessage() for r in caplog.records if said in r.getMessage()] == [
+        f"{said} They are not sent again; the ledger has them."
+    ]
 
 
 # -- receivers that speak TLS ------------------------------------------------------------------------------------------

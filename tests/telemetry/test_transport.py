@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import requests
 import urllib3
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
@@ -94,7 +96,30 @@ def test_a_receiver_that_is_busy_or_set_up_wrongly_is_waited_for(status):
     ("status", "outcome"), [(200, "DELIVERED"), (202, "DELIVERED"), (400, "REFUSED"), (413, "TOO_BIG")]
 )
 def test_other_statuses_say_what_became_of_the_spans(status, outcome):
-    assert _http_answer(SimpleNamespace(status_code=status, reason="")).outcome is Outcome[outcome]
+    assert _http_answer(SimpleNamespace(status_code=status, reason="", content=b"")).outcome is Outcome[outcome]
+
+
+@pytest.mark.parametrize(
+    ("body", "rejected", "said"),
+    [
+        (b"", 0, ""),
+        (b"OK", 0, ""),
+        (b"<html></html>", 0, ""),
+        (b"{}", 0, ""),
+        (b'{"partialSuccess": 7}', 0, ""),
+        (b"{" * 100_000, 0, ""),
+        (b'{"partialSuccess": {"rejectedSpans": "40", "errorMessage": "quota"}}', 40, "quota"),
+        (b'{"partialSuccess": {"rejectedDataPoints": 3}}', 3, ""),
+        (ExportTraceServiceResponse(partial_success={"rejected_spans": 40, "error_message": "quota"}), 40, "quota"),
+        (ExportMetricsServiceResponse(partial_success={"rejected_data_points": 30}), 30, ""),
+        (ExportTraceServiceResponse(partial_success={"rejected_spans": -1, "error_message": "a\nb"}), 0, r"'a\nb'"),
+        (ExportTraceServiceResponse(partial_success={"error_message": "x" * 10_000}), 0, "x" * 300),
+    ],
+)
+def test_an_answer_says_how_much_was_rejected_of_what_was_taken(body, rejected, said):
+    body = body if isinstance(body, bytes) else body.SerializeToString()
+    answer = _http_answer(SimpleNamespace(status_code=200, reason="", content=body))
+    assert answer == (Outcome.DELIVERED, said, rejected)
 
 
 @pytest.mark.parametrize(

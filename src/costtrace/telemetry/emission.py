@@ -159,7 +159,8 @@ class Emission:
     def _start_metrics(self) -> None:
         receiver = target("metrics")
         if receiver is not None:
-            self._metrics = OtlpMetrics(self.state, receiver, self._resource(), self._version)
+            metrics = self._metrics = OtlpMetrics(self.state, receiver, self._resource(), self._version)
+            self.health.follow("points.rejected", lambda: metrics.rejected)
 
     def _start_endpoint(self) -> None:
         host, port = self.settings.prometheus_host, self.settings.prometheus_port
@@ -186,6 +187,7 @@ class Emission:
         health.follow("records.sent", lambda: shipper.status.sent)
         health.follow("records.unsampled", lambda: shipper.status.unsampled)
         health.follow("records.refused", lambda: shipper.status.refused)
+        health.follow("spans.rejected", lambda: shipper.status.rejected)
         health.follow("export.up", lambda: int(shipper.status.up))
         health.follow(
             "export.failures",

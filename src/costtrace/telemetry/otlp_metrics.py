@@ -25,7 +25,7 @@ from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
 from costtrace.telemetry.metric_state import MetricState
 from costtrace.telemetry.span_ids import context, span_ids
-from costtrace.telemetry.transport import Answer, Outcome, Target, watched
+from costtrace.telemetry.transport import Answer, Outcome, Target, remark, watched
 
 _log = logging.getLogger("costtrace.telemetry")
 _MOST_POINTS = 1_000_000
@@ -59,6 +59,11 @@ class OtlpMetrics:
     def failures(self) -> int:
         """How many exports have failed."""
         return self._exporter.failures
+
+    @property
+    def rejected(self) -> int:
+        """How many data points the receiver has rejected of exports that it took."""
+        return self._exporter.rejected
 
     def record(self, usage: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
         """Add closed records to the histograms, each with its span as exemplar where it has one."""
@@ -118,7 +123,8 @@ class _Exporter(MetricExporter):
         self._state = state
         self._up = True
         self._answer = Answer(Outcome.DELIVERED)
-        self.failures = 0
+        self.failures = self.rejected = 0
+        self._warned = False
 
     def _keep(self, answer: Answer) -> None:
         self._answer = answer
@@ -144,7 +150,17 @@ class _Exporter(MetricExporter):
                 "metrics are being sent again" if self._up else "metrics cannot be sent by OTLP: %s",
                 *([] if self._up else [self._answer.reason or "the exporter has sent nothing"]),
             )
+        if result is MetricExportResult.SUCCESS:
+            self._look_at(self._answer)
         return result
+
+    def _look_at(self, taken: Answer) -> None:
+        """Count what was rejected, and say it once until an export is taken whole."""
+        self.rejected += taken.rejected
+        warning = remark("data points", taken.rejected, taken.reason)
+        if warning and not self._warned:
+            _log.warning("%s", warning)
+        self._warned = bool(warning)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         return self._inner.force_flush(timeout_millis)

@@ -49,6 +49,11 @@ class SpanBatch:
         self.last_id = last_id
         self.unsampled = unsampled
         self.delivered = 0
+        self.spans = 0
+        """Spans that the receiver has taken, with those that it then rejected."""
+        self.rejected = 0
+        self.remark = ""
+        """What the receiver said of what it took."""
         self.refused: dict[str, str] = refused or {}
         """Why records were left out, by record id."""
         self.reason = ""
@@ -67,13 +72,17 @@ class SpanBatch:
     def send_next(self, send: Callable[[Sequence[ReadableSpan]], Answer]) -> Progress:
         """Export the next part."""
         items, tries = self._todo[0]
-        answer = send([span for item in items for span in item.spans])
+        spans = [span for item in items for span in item.spans]
+        answer = send(spans)
         self.reason = answer.reason
         if answer.outcome is Outcome.AGAIN:
             return Progress.AGAIN
         self._todo.popleft()
         if answer.outcome is Outcome.DELIVERED:
             self.delivered += len(items)
+            self.spans += len(spans)
+            self.rejected += answer.rejected
+            self.remark = answer.reason or self.remark
         else:
             self._refuse(items, tries + 1, answer)
         return self._progress()

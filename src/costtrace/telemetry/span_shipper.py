@@ -22,7 +22,7 @@ from costtrace.ledger.store import Ledger
 from costtrace.telemetry.ledger_rows import Page, engines, usage_after
 from costtrace.telemetry.span_batch import Item, Progress, SpanBatch
 from costtrace.telemetry.spans import SpanBuilder
-from costtrace.telemetry.transport import Target, Transport
+from costtrace.telemetry.transport import Target, Transport, remark
 
 _log = logging.getLogger("costtrace.telemetry")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
@@ -40,6 +40,8 @@ class Shipped(NamedTuple):
     """Usage rows behind the cursor: the receiver does not have them yet."""
     oldest_ns: int = 0
     """The wall ns at which the oldest of these ended; 0: there is none."""
+    rejected: int = 0
+    """Spans that the receiver has rejected of batches that it took: they are not sent again."""
 
     @property
     def delay_s(self) -> float:
@@ -93,6 +95,8 @@ class SpanShipper:
         self._position: int | None = None
         self._batch: SpanBatch | None = None
         self._failures = 0
+        self._warned = False
+        """The last batch was not taken whole."""
         self._wakes = 1
         self._drained_at = 0
         """The number of wakes at which the receiver had the whole ledger."""
@@ -223,6 +227,11 @@ class SpanShipper:
     def _commit(self, ledger: Ledger, batch: SpanBatch) -> None:
         """Move the cursor behind a batch that was sent. If that fails, only this is repeated: the batch is done."""
         messages = _refused_messages(batch.refused)
+        warning = remark(f"of {batch.spans} spans of a batch", batch.rejected, batch.remark)
+        if batch.rejected and not self._warned:  # once, and not for each batch of a receiver that rejects some of all
+            messages.append(warning)
+        elif warning and not self._warned:
+            _log.warning("%s", warning)
         with ledger.transaction():
             ledger.connection.execute(
                 "INSERT INTO cursor VALUES (?,?,?) ON CONFLICT (consumer) DO UPDATE "
@@ -233,6 +242,8 @@ class SpanShipper:
                 ledger.notice("spans", message)
         for message in messages:
             _log.warning("%s", message)
+        if batch.delivered:
+            self._warned = bool(warning)
         assert self._position is not None
         old = self.status
         self.status = old._replace(
@@ -240,6 +251,7 @@ class SpanShipper:
             unsampled=old.unsampled + batch.unsampled,
             refused=old.refused + len(batch.refused),
             behind=max(0, old.behind - (batch.last_id - self._position)),
+            rejected=old.rejected + batch.rejected,
         )
         self._position = batch.last_id
         self._batch = None

@@ -5,6 +5,7 @@ depends on the receiver's status, so it is read from a `requests.Session` of our
 failure without an answer is one to repeat, unless the spans cannot be encoded: a closed exporter fails so too.
 """
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
@@ -14,9 +15,14 @@ from uuid import NAMESPACE_URL, uuid5
 
 import grpc  # type: ignore[import-untyped]  # it brings no types
 import requests
+from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
@@ -47,10 +53,12 @@ class Outcome(Enum):
 
 
 class Answer(NamedTuple):
-    """The outcome of an export, and its reason in words."""
+    """The outcome of an export, and its reason in words, which may be the receiver's."""
 
     outcome: Outcome
     reason: str = ""
+    rejected: int = 0
+    """Spans, or data points, that a receiver has rejected of what it took: they must not be sent again."""
 
 
 class Transport(Protocol):
@@ -179,6 +187,35 @@ def _unsent(spans: Sequence[ReadableSpan], why: str) -> Answer:
     return Answer(Outcome.TOO_BIG if size_bytes > _MOST_BYTES else Outcome.AGAIN, why)
 
 
+_LONGEST_REMARK = 300
+
+
+def _taken(body: bytes) -> Answer:
+    """The answer of a receiver that has taken a request, of spans or of metrics: both have one form on the wire."""
+    found = ExportTracePartialSuccess()
+    try:
+        if body[:1] == b"{":  # some answer in JSON, whatever they were asked in
+            of = json.loads(body).get("partialSuccess") or {}
+            found.rejected_spans = int(of.get("rejectedSpans") or of.get("rejectedDataPoints") or 0)
+            found.error_message = of.get("errorMessage") or ""
+        else:
+            found = ExportTraceServiceResponse.FromString(body).partial_success
+    except (DecodeError, ValueError, TypeError, AttributeError, RecursionError):
+        pass  # no answer in OTLP; the status says that it was taken
+    said = found.error_message[:_LONGEST_REMARK]
+    return Answer(Outcome.DELIVERED, said if said.isprintable() else ascii(said), max(0, found.rejected_spans))
+
+
+def remark(of: str, rejected: int, said: str) -> str:
+    """A message to an operator about what a receiver has not taken whole; "" where it has."""
+    if rejected:
+        why = said or "no reason given"
+        return (
+            f"the receiver rejected {rejected} {of} that it took: {why}. They are not sent again; the ledger has them."
+        )
+    return f"the receiver warns: {said}" if said else ""
+
+
 _HTTP_REFUSED = frozenset((400, 422, 500))
 _HTTP_TOO_BIG = frozenset((413,))
 
@@ -224,7 +261,7 @@ def _error_message(error: BaseException) -> str:
 def _http_answer(response: requests.Response) -> Answer:
     status = response.status_code
     if 200 <= status < 300:
-        return Answer(Outcome.DELIVERED)
+        return _taken(response.content)
     reason = f"HTTP {status} {response.reason}"
     if status in _HTTP_TOO_BIG:
         return Answer(Outcome.TOO_BIG, reason)
@@ -248,11 +285,11 @@ class _Stub:
         self._stub = stub
         self._on_answer = on_answer
 
-    def Export(self, request: object, **kwargs: object) -> object:  # noqa: N802 the stub's own name
+    def Export(self, request: object, **kwargs: object) -> Any:  # noqa: ANN401, N802 the stub's own name
         try:
-            answer: object = self._stub.Export(request, **kwargs)
+            answer = self._stub.Export(request, **kwargs)
         except grpc.RpcError as error:
             self._on_answer(_grpc_answer(error.code(), error.details() or ""))
             raise
-        self._on_answer(Answer(Outcome.DELIVERED))
+        self._on_answer(_taken(answer.SerializeToString()))
         return answer
