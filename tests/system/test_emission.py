@@ -493,6 +493,20 @@ def test_data_points_that_a_receiver_rejects_are_counted_and_named_once(tmp_path
     ]
 
 
+def test_tls_to_a_port_that_speaks_none_is_said_at_once_with_what_to_write(tmp_path, otel, caplog, protocol):
+    ledger, receiver = new_ledger(tmp_path, 1), Receiver()
+    with serving(receiver, protocol) as url:
+        endpoint = url.removeprefix("http://") if protocol == "grpc" else url.replace("http:", "https:")
+        with emitting(ledger, endpoint, traces_only=False) as emission:
+            assert until(lambda: not emission.shipped.up and emission._metrics.failures)
+    said = [r.getMessage() for r in caplog.records if r.name == "costtrace.telemetry"]
+    failed = [m for m in said if "cannot be sent" in m]
+    assert len(failed) == 2
+    assert all("WRONG_VERSION_NUMBER" in m and "speaks no TLS: write http://" in m for m in failed)
+    if protocol == "grpc":
+        assert len([m for m in said if f"TLS is spoken: write {url} for" in m]) == 2
+
+
 # -- receivers that speak TLS ------------------------------------------------------------------------------------------
 
 

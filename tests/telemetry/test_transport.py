@@ -1,4 +1,4 @@
-"""The choice of a receiver by OpenTelemetry's variables, what its answers mean, and the name of the sender."""
+"""What a receiver's answers mean, and what counts as an answer."""
 
 import re
 import ssl
@@ -12,20 +12,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
-from costtrace.core.errors import ConfigError
 from costtrace.telemetry import transport
+from costtrace.telemetry.otel_environment import GRPC, HTTP, Target
 from costtrace.telemetry.transport import (
-    GRPC,
-    HTTP,
     Outcome,
-    Target,
     _error_message,
     _grpc_answer,
     _http_answer,
     _Session,
     open_transport,
-    resource,
-    target,
 )
 
 
@@ -40,51 +35,6 @@ def nobody(request, monkeypatch):
     opened = open_transport(Target(request.param, "http://127.0.0.1:1"))
     yield opened
     opened.close()
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, Target(HTTP, "http://c:4318")),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, Target(GRPC, "http://c:4317")),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317"}, Target(GRPC, "c:4317")),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c/otlp"}, Target(HTTP, "https://c/otlp")),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            Target(GRPC, "http://c:4318"),
-        ),
-        (
-            {
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318",
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t:9/x",
-                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
-            },
-            Target(HTTP, "http://t:9/x"),
-        ),
-        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m:1"}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "True"}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, None),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "console"}, None),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "console,otlp"},
-            Target(HTTP, "http://c:4318"),
-        ),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"},
-            Target(HTTP, "http://c:4318"),
-        ),
-    ],
-)
-def test_opentelemetrys_variables_say_where_spans_go(environ, expected):
-    assert target("traces", environ) == expected
-
-
-def test_a_protocol_that_nobody_speaks_is_named_with_those_that_are():
-    with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL='http/json'.*grpc or http/protobuf"):
-        target("traces", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"})
 
 
 @pytest.mark.parametrize("status", [301, 401, 403, 404, 408, 429, 502, 503, 504])
@@ -136,16 +86,6 @@ def test_grpc_statuses_say_what_became_of_the_spans(code, details, outcome):
     import grpc
 
     assert _grpc_answer(grpc.StatusCode[code], details).outcome is Outcome[outcome]
-
-
-def test_a_ledger_is_the_same_service_instance_in_every_process_unless_the_user_names_it(monkeypatch):
-    monkeypatch.delenv("OTEL_RESOURCE_ATTRIBUTES", raising=False)
-    key = "service.instance.id"
-    ours = resource("node-7:/var/lib/ledger").attributes[key]
-    assert ours == "6d4f9ac0-44d9-54bc-90da-ca2df2b093ab"  # made from the name alone
-    assert resource("node-8:/var/lib/ledger").attributes[key] != ours
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"{key}=mine")
-    assert resource("node-7:/var/lib/ledger").attributes[key] == "mine"
 
 
 def test_an_exporter_that_was_closed_refuses_nothing(nobody):

@@ -24,8 +24,9 @@ from costtrace.core import semconv as s
 from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
 from costtrace.telemetry.metric_state import MetricState
+from costtrace.telemetry.otel_environment import Target
 from costtrace.telemetry.span_ids import context, span_ids
-from costtrace.telemetry.transport import Answer, Outcome, Target, remark, watched
+from costtrace.telemetry.transport import Answer, Outcome, remark, watched
 
 _log = logging.getLogger("costtrace.telemetry")
 _MOST_POINTS = 1_000_000

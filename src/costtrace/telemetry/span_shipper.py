@@ -20,9 +20,10 @@ from costtrace.core.rows import EngineRow
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.store import Ledger
 from costtrace.telemetry.ledger_rows import Page, engines, usage_after
+from costtrace.telemetry.otel_environment import Target
 from costtrace.telemetry.span_batch import Item, Progress, SpanBatch
 from costtrace.telemetry.spans import SpanBuilder
-from costtrace.telemetry.transport import Target, Transport, remark
+from costtrace.telemetry.transport import Transport, remark
 
 _log = logging.getLogger("costtrace.telemetry")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0

@@ -1,4 +1,4 @@
-"""The official OTLP exporters, chosen by OpenTelemetry's own variables, and the outcome of each export.
+"""The official OTLP exporters, and the outcome of each export.
 
 The exporters return success or failure only. Whether to repeat, to make the batch smaller or to leave a record out
 depends on the receiver's status, so it is read from a `requests.Session` of ours (HTTP) or a wrapped stub (gRPC). A
@@ -7,11 +7,9 @@ failure without an answer is one to repeat, unless the spans cannot be encoded: 
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlparse
-from uuid import NAMESPACE_URL, uuid5
 
 import grpc  # type: ignore[import-untyped]  # it brings no types
 import requests
@@ -23,22 +21,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
 )
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
-from costtrace.core import semconv
-from costtrace.core.errors import ConfigError
-
-GRPC, HTTP = "grpc", "http/protobuf"
-_GRPC_PORT = 4317
-
-
-class Target(NamedTuple):
-    """The receiver of one signal."""
-
-    protocol: str
-    endpoint: str
+from costtrace.telemetry.otel_environment import HTTP, Target
 
 
 class Outcome(Enum):
@@ -69,57 +55,6 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Abort an export that is under way, and close the connection."""
-
-
-def target(signal: str, environ: Mapping[str, str] = os.environ) -> Target | None:
-    """The receiver of `signal` (``traces`` or ``metrics``) by the ``OTEL_*`` variables; None: it is not sent.
-
-    Without a protocol, port 4317 means gRPC and any other HTTP, as in the OTLP specification.
-    Raises: ConfigError (an unknown protocol, or an endpoint that is no URL).
-    """
-    upper = signal.upper()
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None
-    exporters = environ.get(f"OTEL_{upper}_EXPORTER", "").strip().lower()
-    if exporters and "otlp" not in [name.strip() for name in exporters.split(",")]:
-        return None
-    endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint:
-        return None
-    name = f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL"
-    if not environ.get(name):
-        name = "OTEL_EXPORTER_OTLP_PROTOCOL"
-    protocol = environ.get(name, "").strip().lower()
-    if not protocol:
-        protocol = GRPC if _port(endpoint) == _GRPC_PORT else HTTP
-    if protocol not in (GRPC, HTTP):
-        raise ConfigError(f"{name}={environ[name]!r} is not a protocol that costtrace speaks. Set {GRPC} or {HTTP}.")
-    return Target(protocol, endpoint)
-
-
-def _port(endpoint: str) -> int | None:
-    try:
-        return urlparse(endpoint if "//" in endpoint else f"//{endpoint}").port
-    except ValueError as error:
-        # The message leaves out the endpoint: it may hold a password.
-        raise ConfigError(f"the OTLP endpoint is not a URL: {error}. Write it as http://host:port.") from error
-
-
-def resource(instance: str, version: str | None = None) -> Resource:
-    """The sender: by ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` where set, else ``costtrace``.
-
-    `instance` names the ledger; the service instance is hashed from it. It must stay the same over restarts, as
-    counters continue: with the SDK's random one each restart would begin a second set of series.
-    """
-    detected = Resource.create()
-    extra: dict[str, str] = {}
-    if "service.instance.id=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
-        extra["service.instance.id"] = str(uuid5(NAMESPACE_URL, instance))
-    if str(detected.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        extra[SERVICE_NAME] = semconv.DEFAULT_SERVICE
-    if version and "service.version" not in detected.attributes:
-        extra["service.version"] = version
-    return detected.merge(Resource(extra))
 
 
 def open_transport(where: Target) -> Transport:
@@ -255,7 +190,15 @@ def _error_message(error: BaseException) -> str:
         if following is None:
             break
         cause = following
-    return f"{type(error).__name__}{system}"
+    return f"{type(error).__name__}{system}{_no_tls(system)}"
+
+
+def _no_tls(message: str) -> str:
+    return " (this port speaks no TLS: write http://host:port as OTLP's endpoint)" if _WRONG in message else ""
+
+
+_WRONG = "WRONG_VERSION_NUMBER"
+"""How OpenSSL says that the other side does not speak TLS."""
 
 
 def _http_answer(response: requests.Response) -> Answer:
@@ -275,7 +218,7 @@ def _grpc_answer(code: grpc.StatusCode, details: str) -> Answer:
     outcome = Outcome.REFUSED if code in _GRPC_REFUSED else Outcome.AGAIN
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         outcome = Outcome.TOO_BIG  # without that text the receiver is only busy
-    return Answer(outcome, f"gRPC {code.name}: {details}")
+    return Answer(outcome, f"gRPC {code.name}: {details}{_no_tls(details)}")
 
 
 class _Stub:
