@@ -40,6 +40,19 @@ OVER_GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
             Target(HTTP, "http://c:4318"),
         ),
         (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "otlp_proto_grpc"},
+            Target(GRPC, "http://c:4318"),
+        ),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317",
+                "OTEL_TRACES_EXPORTER": "console, otlp_proto_http",
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            },
+            Target(HTTP, "http://c:4317"),
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "my_otlp"}, None),
+        (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_METRICS_EXPORTER": "none"},
             Target(HTTP, "http://c:4318"),
         ),
@@ -167,3 +180,22 @@ def test_a_proxy_on_the_way_is_found_where_the_exporters_libraries_look(monkeypa
         monkeypatch.delenv(variable.upper(), raising=False)
     found = proxy(target("traces", {ENDPOINT: endpoint}), environ)
     assert (found and found[0]) == name
+
+
+@pytest.mark.parametrize(
+    ("variables", "instance", "name"),
+    [
+        ("my.service.instance.id=3", None, "costtrace"),
+        ("service.instance.id =mine", "mine", "costtrace"),
+        ("service.instance.id=mine,service.name=billing", "mine", "billing"),
+        ("service.name=unknown_service_mesh", None, "unknown_service_mesh"),
+        ("service.name=unknown_service:python", None, "costtrace"),
+        ("x.service.name=billing", None, "costtrace"),
+    ],
+)
+def test_attributes_of_the_sender_are_found_by_their_whole_name(monkeypatch, variables, instance, name):
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", variables)
+    found = resource("node-7:/var/lib/ledger").attributes
+    assert found["service.instance.id"] == (instance or "6d4f9ac0-44d9-54bc-90da-ca2df2b093ab")
+    assert found["service.name"] == name

@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext
 
+from costtrace.core.errors import ConfigError
 from costtrace.telemetry import transport
 from costtrace.telemetry.otel_environment import GRPC, HTTP, Target
 from costtrace.telemetry.transport import (
@@ -127,7 +128,7 @@ def test_a_request_that_cannot_be_made_of_the_settings_is_the_settings_fault(mon
 def test_opentelemetrys_certificate_comes_before_that_of_requests(monkeypatch, session, explicit, used):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/corp.pem")
     monkeypatch.setenv("CURL_CA_BUNDLE", "/corp.pem")
-    opened = _Session(lambda _: None)
+    opened = _Session()
     opened.verify = session
     assert opened.merge_environment_settings("https://c", {}, None, explicit, None)["verify"] == used
 
@@ -155,3 +156,47 @@ def test_an_error_says_why_and_never_the_url(monkeypatch, cause, message):
         )
     assert "SECRET" not in _error_message(caught.value)
     assert re.match(message, _error_message(caught.value))
+
+
+class Provider(requests.Session):
+    """A session of the user's own, as a credential provider makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers["authorization"] = "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "whose"),
+    [
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "mine", Provider),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "mine", Provider),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "", _Session),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_METRICS_CREDENTIAL_PROVIDER", "mine", _Session),
+        ("MY_HTTP_CREDENTIAL_PROVIDER", "mine", _Session),
+    ],
+)
+def test_a_receivers_answers_are_seen_whosever_session_it_is(monkeypatch, name, value, whose):
+    asked = []
+
+    def send(self, request, **_):
+        asked.append((type(self), request.headers.get("authorization")))
+        response = requests.Response()
+        response.status_code, response.reason, response._content = 400, "no", b""
+        return response
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    monkeypatch.setattr(
+        transport, "entry_points", lambda *, group, name: [SimpleNamespace(load=lambda: Provider)] * (name == "mine")
+    )
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    answer = open_transport(Target(HTTP, "http://127.0.0.1:1")).send([span()])
+    assert answer == (Outcome.REFUSED, "HTTP 400 no", 0)
+    assert asked == [(whose, "mine" if whose is Provider else None)]
+
+
+def test_a_credential_provider_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER", "nobodys")
+    with pytest.raises(ConfigError, match=r"there is no credential provider 'nobodys'"):
+        open_transport(Target(HTTP, "http://127.0.0.1:1"))

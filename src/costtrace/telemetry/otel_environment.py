@@ -7,7 +7,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 from uuid import NAMESPACE_URL, uuid5
 
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 from requests.utils import should_bypass_proxies
 
 from costtrace.core import semconv
@@ -15,6 +15,8 @@ from costtrace.core.errors import ConfigError
 
 GRPC, HTTP = "grpc", "http/protobuf"
 _GRPC_PORT = 4317
+_PROTOCOLS = {"otlp": "", "otlp_proto_grpc": GRPC, "otlp_proto_http": HTTP}
+"""OpenTelemetry's names for exporters over OTLP, and the protocol of those that have one."""
 _OF_GRPC = re.compile(r"(unix|unix-abstract|vsock|dns|ipv4|ipv6|xds):")
 """Addresses in gRPC's own form."""
 _FILES = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
@@ -46,10 +48,9 @@ def off(signal: str, environ: Mapping[str, str] = os.environ) -> str:
     """Why `signal` (``traces`` or ``metrics``) is not sent; "": it is."""
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return "OTEL_SDK_DISABLED is true"
-    name = f"OTEL_{signal.upper()}_EXPORTER"
-    exporters = environ.get(name, "").strip().lower()
-    if exporters and "otlp" not in [each.strip() for each in exporters.split(",")]:
-        return f"{name}={exporters}"
+    exporters = _exporters(signal, environ)
+    if exporters and not _PROTOCOLS.keys() & exporters:
+        return f"OTEL_{signal.upper()}_EXPORTER={','.join(exporters)}"
     return "" if _endpoint(signal, environ) else "no OTEL_EXPORTER_OTLP_ENDPOINT is set"
 
 
@@ -63,7 +64,8 @@ def target(signal: str, environ: Mapping[str, str] = os.environ) -> Target | Non
         return None
     endpoint = environ[_endpoint(signal, environ)]
     name = _name(signal, "PROTOCOL", environ)
-    protocol = environ.get(name, "").strip().lower()
+    named = [_PROTOCOLS[each] for each in _exporters(signal, environ) if each in _PROTOCOLS]
+    protocol = (named[0] if named else "") or environ.get(name, "").strip().lower()
     port = _port(endpoint)
     if not protocol:
         protocol = GRPC if port == _GRPC_PORT else HTTP
@@ -125,13 +127,18 @@ def resource(instance: str, version: str | None = None) -> Resource:
     """
     detected = Resource.create()
     extra: dict[str, str] = {}
-    if "service.instance.id=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
-        extra["service.instance.id"] = str(uuid5(NAMESPACE_URL, instance))
-    if str(detected.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
+    if SERVICE_INSTANCE_ID not in OTELResourceDetector().detect().attributes:
+        extra[SERVICE_INSTANCE_ID] = str(uuid5(NAMESPACE_URL, instance))
+    if str(detected.attributes.get(SERVICE_NAME, "")).partition(":")[0] in ("", "unknown_service"):
         extra[SERVICE_NAME] = semconv.DEFAULT_SERVICE
     if version and "service.version" not in detected.attributes:
         extra["service.version"] = version
     return detected.merge(Resource(extra))
+
+
+def _exporters(signal: str, environ: Mapping[str, str]) -> list[str]:
+    named = environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").lower().split(",")
+    return [each.strip() for each in named if each.strip()]
 
 
 def _name(signal: str, what: str, environ: Mapping[str, str]) -> str:

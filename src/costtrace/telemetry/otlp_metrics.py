@@ -116,7 +116,7 @@ class _Exporter(MetricExporter):
     """
 
     def __init__(self, where: Target, state: MetricState) -> None:
-        inner: MetricExporter = watched(where, HttpMetricExporter, GrpcMetricExporter, self._keep)
+        inner: MetricExporter = watched("metrics", where, HttpMetricExporter, GrpcMetricExporter, self._keep)
         temporality: Any = getattr(inner, "_preferred_temporality", None)
         aggregation: Any = getattr(inner, "_preferred_aggregation", None)
         super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from enum import Enum
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol
 
 import grpc  # type: ignore[import-untyped]  # it brings no types
@@ -24,6 +25,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
+from costtrace.core.errors import ConfigError
 from costtrace.telemetry.otel_environment import HTTP, Target
 
 
@@ -63,6 +65,7 @@ def open_transport(where: Target) -> Transport:
 
 
 def watched(
+    signal: str,
     where: Target,
     over_http: Callable[..., Any],
     over_grpc: Callable[[], Any],
@@ -70,9 +73,13 @@ def watched(
 ) -> Any:  # noqa: ANN401 an exporter of either signal
     """An exporter for a receiver, of one of two classes, that passes on each answer of the receiver."""
     if where.protocol == HTTP:
-        if any("HTTP" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):
-            return over_http()  # a session of the user's own: its answers are not seen
-        return over_http(session=_Session(on_answer))
+        names = [f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{each}CREDENTIAL_PROVIDER" for each in ("", f"{signal.upper()}_")]
+        provider = next(filter(None, map(os.environ.get, names)), None)
+        if provider is None:
+            return over_http(session=_watch(_Session(), on_answer))
+        for entry in entry_points(group="opentelemetry_otlp_credential_provider", name=provider):
+            return over_http(session=_watch(entry.load()(), on_answer))
+        raise ConfigError(f"{names[0]}, or that of {signal}: there is no credential provider {provider!r}. Install it.")
     exporter = over_grpc()
     try:
         make, channel = exporter._stub, exporter._channel  # noqa: SLF001 there is no other way to learn a status
@@ -88,7 +95,7 @@ class _Spans:
 
     def __init__(self, where: Target) -> None:
         self._last: Answer | None = None
-        self._exporter = watched(where, HttpSpanExporter, GrpcSpanExporter, self._keep)
+        self._exporter = watched("traces", where, HttpSpanExporter, GrpcSpanExporter, self._keep)
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
         self._last = None
@@ -155,24 +162,31 @@ _HTTP_REFUSED = frozenset((400, 422, 500))
 _HTTP_TOO_BIG = frozenset((413,))
 
 
-class _Session(requests.Session):
-    """A session that passes on the answer to each request, and to which OpenTelemetry's variables come first."""
+def _watch(session: requests.Session, on_answer: Callable[[Answer], None]) -> requests.Session:
+    """Have a session pass on the answer to each request."""
+    ask = session.request
 
-    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
-        super().__init__()
-        self._on_answer = on_answer
-
-    def request(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
+    def request(*args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
         kwargs["allow_redirects"] = False  # a redirected POST arrives as a GET, without its body
-        if "authorization" in {name.lower() for name in (*self.headers, *(kwargs.get("headers") or ()))}:
-            kwargs["auth"] = lambda prepared: prepared  # else requests takes that of ~/.netrc instead
         try:
-            response = super().request(*args, **kwargs)
+            response = ask(*args, **kwargs)
         except Exception as error:
-            self._on_answer(Answer(Outcome.AGAIN, _error_message(error)))
+            on_answer(Answer(Outcome.AGAIN, _error_message(error)))
             raise
-        self._on_answer(_http_answer(response))
+        on_answer(_http_answer(response))
         return response
+
+    session.request = request  # type: ignore[method-assign]  # whosever class it is
+    return session
+
+
+class _Session(requests.Session):
+    """A session to which OpenTelemetry's variables come first."""
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        if "authorization" in {name.lower() for name in (*self.headers, *(request.headers or ()))}:
+            request.auth = lambda prepared: prepared  # else requests takes that of ~/.netrc instead
+        return super().prepare_request(request)
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:  # noqa: ANN401 as requests has it
         # requests asks REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE before the session's own certificate.

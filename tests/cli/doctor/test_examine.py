@@ -386,7 +386,9 @@ def serve(page):
     [
         (b"costtrace_gpu_time_seconds_total 1\n", True, "ok the agent answers"),
         (b"costtrace_gpu_time_seconds_total 1\n", False, "warn an agent of another home answers"),
+        (b"# HELP costtrace_cost Cost.\n", False, "warn an agent of another home answers"),
         (b"node_cpu_seconds_total 1\n", True, "fail something that is not costtrace"),
+        (b'vllm:x{model_name="costtrace_x"} 1\n', False, "fail something that is not costtrace"),
     ],
 )
 def test_whose_the_prometheus_port_is(home, page, agent, says):

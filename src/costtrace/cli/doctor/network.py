@@ -4,6 +4,7 @@ Nothing is sent to a receiver: a connection is opened and closed, after a TLS ha
 """
 
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -72,7 +73,7 @@ def prometheus(settings: Settings) -> Iterator[Finding]:
         )
     elif answer is None:
         yield Finding("prometheus", OK, f"{where} is free; the agent will listen there")
-    elif "costtrace_" in answer:
+    elif re.search(r"^(# HELP )?costtrace_", answer, re.MULTILINE):
         whose = "the agent" if agent else "an agent of another home"
         yield Finding(
             "prometheus", OK if agent else WARN, f"{whose} answers on {where}", "" if agent else _ANOTHER_PORT
