@@ -61,8 +61,10 @@ _INTRODUCTION = (
 )
 _METRICS_NOTE = (
     "Counters are cumulative and continue after a restart of the agent: they are read from the ledger.",
-    "Histograms are of the running agent; over OTLP they are exponential and carry exemplars that point to the",
-    "request's span. The Prometheus endpoint has the same figures under the names and labels shown.",
+    "Histograms are of the running agent; over OTLP they carry exemplars that point to the request's span and are",
+    "exponential. Some collectors drop these in silence: for them set",
+    "`OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=explicit_bucket_histogram`. The Prometheus endpoint",
+    "has the same figures under the names and labels shown.",
     f"Tenants beyond the cardinality limit are shown together as `{OTHER_TENANT}`.",
 )
 

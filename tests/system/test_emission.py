@@ -585,6 +585,39 @@ def test_metrics_over_otlp_add_up_to_the_ledger_and_point_to_spans(tmp_path):
     assert set(seen) == {(TRACE, f"{span_ids(traced).request:016x}")}
 
 
+@pytest.mark.parametrize(
+    ("asked", "fixed"),
+    [
+        ("explicit_bucket_histogram", True),
+        (" Base2_Exponential_Bucket_Histogram", False),
+        ("smoke", False),
+        (None, False),
+    ],
+)
+def test_histograms_are_collected_as_opentelemetrys_variable_says(tmp_path, otel, caplog, asked, fixed):
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+    if asked is not None:
+        otel.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", asked)
+    ledger, receiver = new_ledger(tmp_path), Receiver()
+    traced = record(50, traceparent=f"00-{TRACE}-{PARENT}-01")
+
+    def points():
+        found = [m for m in receiver.metrics if m.name == "costtrace.request.cost"]
+        return found and getattr(found[0], "histogram" if fixed else "exponential_histogram").data_points
+
+    with listening(receiver) as at, emitting(ledger, at.url, traces_only=False) as emission:
+        emission.publish(write(ledger, turn([record(53), traced])))
+        assert receiver.wait(lambda: any(p.count == 2 for p in points()))
+        (point,) = points()
+    assert point.sum == pytest.approx(2 * 30_000e-9)
+    assert TRACE in {e.trace_id.hex() for e in point.exemplars}
+    if fixed:
+        assert (point.explicit_bounds[0], point.explicit_bounds[-1]) == (1e-07, 30.0)
+        assert len(point.bucket_counts) == 19
+        assert point.bucket_counts[list(point.explicit_bounds).index(3e-05)] == 2  # at most 3e-05
+    assert ("=smoke is unknown" in caplog.text) == (asked == "smoke")
+
+
 def test_the_processs_global_providers_are_left_alone(tmp_path):
     from opentelemetry import metrics, trace
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,13 +17,18 @@ from opentelemetry.sdk.metrics.export import (
     NumberDataPoint,
     PeriodicExportingMetricReader,
 )
-from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics.view import (
+    Aggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    View,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from costtrace.core import semconv as s
 from costtrace.core.rows import UsageCost, UsageRecord
-from costtrace.telemetry.histograms import request_values
+from costtrace.telemetry.histograms import bounds, request_values
 from costtrace.telemetry.metric_state import MetricState
 from costtrace.telemetry.otel_environment import Target
 from costtrace.telemetry.span_ids import context, span_ids
@@ -33,6 +39,8 @@ _MOST_POINTS = 1_000_000
 """Label sets of one metric. The SDK's default (2,000) would fold tenants a second time; `Totals` folds them."""
 _FROM_LEDGER = frozenset(m.name for m in s.TOTALS if m.instrument == "counter") - {s.M_HW_ENERGY.name}
 _BOOLEAN = "boolean"
+_EXPLICIT = "explicit_bucket_histogram"
+_AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
 
 
 class OtlpMetrics:
@@ -42,7 +50,7 @@ class OtlpMetrics:
         self._state = state
         self._exporter = _Exporter(target, state)
         views = [
-            View(instrument_name=m.name, aggregation=ExponentialBucketHistogramAggregation()) for m in s.HISTOGRAMS
+            View(instrument_name=m.name, aggregation=each) for m, each in zip(s.HISTOGRAMS, _buckets(), strict=True)
         ]
         self._provider = sdk.MeterProvider([_reader(self._exporter)], resource, shutdown_on_exit=False, views=views)
         meter = self._provider.get_meter(s.SCOPE, version)
@@ -86,6 +94,18 @@ class OtlpMetrics:
     def stop(self, timeout_s: float) -> None:
         """Export once more and end."""
         self._provider.shutdown(timeout_s * 1_000)
+
+
+def _buckets() -> list[Aggregation]:
+    """How each histogram is collected: exponential, or with the bounds of the Prometheus endpoint."""
+    asked = os.environ.get(_AGGREGATION, "").strip().lower()
+    if asked == _EXPLICIT:
+        return [ExplicitBucketHistogramAggregation(bounds(metric)) for metric in s.HISTOGRAMS]
+    if asked not in ("", "base2_exponential_bucket_histogram"):
+        _log.warning(
+            "%s is unknown: histograms are exponential. Unset it, or set %s", f"{_AGGREGATION}={asked}", _EXPLICIT
+        )
+    return [ExponentialBucketHistogramAggregation() for _ in s.HISTOGRAMS]
 
 
 def _reader(exporter: MetricExporter) -> PeriodicExportingMetricReader:
