@@ -36,7 +36,7 @@ from otlp_receiver import (
 )
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from costtrace.telemetry import DeviceReading, Emission
+from costtrace.telemetry import DeviceReading, Emission, held_records
 from costtrace.telemetry.span_ids import span_ids
 
 pytestmark = pytest.mark.usefixtures("otel")
@@ -310,16 +310,59 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_agent(tmp_path):
 # -- receivers that refuse ---------------------------------------------------------------------------------------------
 
 
+def refused_beside_others(emission: Emission, ledger, refused: int) -> range:
+    """Book records until the receiver has shown that it refuses others for good; the numbers of those booked."""
+    booked = 0
+
+    def shown() -> bool:
+        nonlocal booked
+        booked += 1
+        emission.publish(write(ledger, turn([record(4_999 + booked)], window=booked)))
+        return until(emission.drained, 0.5) and emission.shipped.refused == refused
+
+    assert until(shown, 60)
+    return range(5_000, 5_000 + booked)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A second is as good as five minutes."""
+    monkeypatch.setattr(held_records, "PROBE_S", 1.0)
+
+
+@pytest.mark.parametrize(("protocol", "status"), [("http/protobuf", 500), ("http/protobuf", 400), ("grpc", 500)])
+def test_an_outage_that_begins_in_the_middle_of_a_batch_loses_no_span(tmp_path, otel, protocol, status):
+    otel.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    ledger, receiver = new_ledger(tmp_path, 471), Receiver()
+    ends_at = []
+
+    def decide(message):
+        if len(list(spans_of(message))) > 4 * 100:
+            return 413 if protocol == "http/protobuf" else status
+        if len(receiver.roots) < 50:
+            return 200
+        ends_at.append(ends_at[0] if ends_at else time.monotonic() + 4)
+        return status if time.monotonic() < ends_at[0] else 200
+
+    receiver.decide = decide
+    with serving(receiver, protocol) as url, emitting(ledger, url) as emission:
+        assert until(emission.drained, 60)
+        assert (emission.shipped.sent, emission.shipped.refused) == (471, 0)
+    assert len(ends_at) > 3  # it was asked meanwhile
+    assert record_ids(receiver) == expected(*range(1, 472))
+    assert notices(ledger) == []
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_record_that_is_refused_for_good_is_left_out_named_and_holds_up_nobody(tmp_path):
     ledger, receiver = new_ledger(tmp_path, 100), Receiver()
     poison = {span_ids(record(n)).request.to_bytes(8, "big") for n in (17, 18, 99)}
     receiver.decide = lambda message: 400 if any(s.span_id in poison for s in spans_of(message)) else 200
     with listening(receiver) as at, emitting(ledger, at.url) as emission:
-        assert until(emission.drained)
-        assert emission.shipped.refused == 3
+        booked = refused_beside_others(emission, ledger, 3)
 
-    assert record_ids(receiver) == expected(*(n for n in range(1, 101) if n not in (17, 18, 99)))
-    assert cursor(ledger) == 100
+    assert record_ids(receiver) == expected(*(n for n in range(1, 101) if n not in (17, 18, 99)), *booked)
+    assert cursor(ledger) == 100 + len(booked)
     assert sorted(notices(ledger)) == [
         f"record engine-1/{n} was sent no span: its receiver refuses it (HTTP 400 Bad Request). The ledger has it."
         for n in (17, 18, 99)
@@ -337,13 +380,13 @@ def test_a_damaged_row_of_the_ledger_costs_its_own_span_and_no_other(tmp_path):
     assert cursor(ledger) == 30
 
 
+@pytest.mark.usefixtures("impatient")
 def test_many_refused_records_are_named_in_a_few_notices(tmp_path):
     ledger, receiver = new_ledger(tmp_path, 60), Receiver()
     poison = {span_ids(record(n)).request.to_bytes(8, "big") for n in range(1, 26)}
     receiver.decide = lambda message: 400 if any(s.span_id in poison for s in spans_of(message)) else 200
     with listening(receiver) as at, emitting(ledger, at.url) as emission:
-        assert until(emission.drained)
-        assert emission.shipped.refused == 25
+        refused_beside_others(emission, ledger, 25)
     assert len(notices(ledger)) == 11
     assert "15 more" in notices(ledger)[-1]
 
@@ -383,7 +426,11 @@ def grpc_listening(receiver: Receiver):
         def Export(self, request, context):  # noqa: N802 the service's own name
             status = receiver.take("/v1/traces", request.SerializeToString(), dict(context.invocation_metadata()))
             if status != 200:
-                codes = {400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED}
+                codes = {
+                    400: grpc.StatusCode.INVALID_ARGUMENT,
+                    401: grpc.StatusCode.UNAUTHENTICATED,
+                    500: grpc.StatusCode.UNKNOWN,
+                }
                 context.abort(codes[status], "no")
             return receiver.answer("/v1/traces")
 
@@ -403,6 +450,7 @@ def grpc_listening(receiver: Receiver):
         server.stop(None).wait()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_over_grpc_too_a_refused_record_is_left_out_and_big_batches_are_split(tmp_path, otel):
     otel.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     otel.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant-key=abc")
@@ -410,9 +458,8 @@ def test_over_grpc_too_a_refused_record_is_left_out_and_big_batches_are_split(tm
     poison = span_ids(record(17)).request.to_bytes(8, "big")
     receiver.decide = lambda message: 400 if any(s.span_id == poison for s in spans_of(message)) else 200
     with grpc_listening(receiver) as url, emitting(ledger, url) as emission:
-        assert until(emission.drained)
-        assert emission.shipped.refused == 1
-    assert record_ids(receiver) == expected(*(n for n in range(1, 301) if n != 17))
+        booked = refused_beside_others(emission, ledger, 1)
+    assert record_ids(receiver) == expected(*(n for n in range(1, 301) if n != 17), *booked)
     assert receiver.headers[0]["x-tenant-key"] == "abc"
     assert len(notices(ledger)) == 1
 

@@ -97,8 +97,8 @@ def test_an_exporter_that_was_closed_refuses_nothing(nobody):
 
 def test_spans_that_cannot_be_encoded_are_refused(nobody):
     answer = nobody.send([span("\ud800")])
-    assert answer.outcome is Outcome.REFUSED
-    assert answer.reason.startswith("cannot be encoded")
+    assert answer.outcome is Outcome.UNSENDABLE
+    assert answer.reason.startswith("it cannot be encoded")
 
 
 def test_spans_that_are_too_many_for_the_exporter_itself_are_sent_in_parts(nobody, monkeypatch):

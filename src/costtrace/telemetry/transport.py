@@ -37,7 +37,9 @@ class Outcome(Enum):
     """The receiver is not there, is busy, or is set up to take nothing from us: repeat until that changes."""
     TOO_BIG = "too big"
     REFUSED = "refused"
-    """The receiver will not take this content, however often it is sent."""
+    """The receiver says that it will not take this content. It says so too in some outages."""
+    UNSENDABLE = "unsendable"
+    """It cannot be encoded."""
 
 
 class Answer(NamedTuple):
@@ -125,7 +127,7 @@ def _unsent(spans: Sequence[ReadableSpan], why: str) -> Answer:
     try:
         size_bytes = encode_spans(spans).ByteSize()
     except Exception as error:  # noqa: BLE001 whatever it is, the next try would meet it again
-        return Answer(Outcome.REFUSED, f"cannot be encoded: {error!r}")
+        return Answer(Outcome.UNSENDABLE, f"it cannot be encoded: {error!r}")
     return Answer(Outcome.TOO_BIG if size_bytes > _MOST_BYTES else Outcome.AGAIN, why)
 
 
