@@ -1,6 +1,8 @@
 """The choice of a receiver by OpenTelemetry's variables, the way to it, and the name of the sender."""
 
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc import exporter
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
 from costtrace.core.errors import ConfigError
 from costtrace.telemetry.otel_environment import GRPC, HTTP, Target, doubt, off, proxy, resource, target, tls
@@ -122,12 +124,17 @@ def test_over_grpc_a_certificate_that_cannot_be_read_is_an_error_and_no_other_au
     assert target("traces", {**environ, ENDPOINT: "http://c:4317"})  # no TLS is spoken
 
 
-def exporters_word(where: Target) -> bool:
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-    exporter = OTLPSpanExporter()
-    exporter.shutdown()
-    return not exporter._insecure
+def exporter_speaks_tls(monkeypatch) -> bool:
+    spoken: list[bool] = []
+    for name, speaks in (("insecure_channel", False), ("secure_channel", True)):
+        opened = getattr(exporter, name)
+        monkeypatch.setattr(
+            exporter,
+            name,
+            lambda *args, opened=opened, speaks=speaks, **kw: (spoken.append(speaks), opened(*args, **kw))[1],
+        )
+    OTLPSpanExporter().shutdown()
+    return spoken == [True]
 
 
 @pytest.mark.parametrize("endpoint", ["c:4317", "http://c:4317", "https://c:4317", "unix:///x"])
@@ -140,7 +147,7 @@ def test_tls_is_spoken_where_the_exporter_of_opentelemetry_does(monkeypatch, end
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     where = target("traces", environ)
-    assert tls("traces", where, environ) == exporters_word(where)
+    assert tls("traces", where, environ) == exporter_speaks_tls(monkeypatch)
 
 
 @pytest.mark.parametrize(
