@@ -163,6 +163,20 @@ def test_a_record_that_is_refused_beside_nothing_is_held(ledger, clock, caplog):
     assert run.status.refused == 1
 
 
+def test_a_record_is_not_given_up_while_nothing_else_is_taken(ledger, clock):
+    receiver, traffic = Receiver(), iter(range(1_000, 100_000))
+    receiver.bad = names(17, 18, 19)
+    run = Run(ledger, receiver, clock)
+    run.go(30, traffic)  # a receiver that is in trouble refuses these while it takes others, and then everything
+    receiver.down_after = 0
+    run.go(2 * PROBE_S, traffic)
+    assert run.status.refused == 0
+    receiver.bad, receiver.down_after = set(), 1_000_000
+    run.go(61, traffic)
+    assert (run.status.refused, run.status.behind) == (0, 0)
+    assert set(receiver.taken.values()) == {1}
+
+
 def test_what_is_held_is_held_by_the_next_process_and_sent_once(ledger, clock):
     receiver = Receiver()
     receiver.most, receiver.down_after = 59, 100

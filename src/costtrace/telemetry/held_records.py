@@ -105,7 +105,7 @@ class HeldRecords:
                 self._parts.append(_Part(items, now_s, due_s, self.taken, part.wait_s if contrast else wait_s))
             return
         contrasts = part.contrasts + contrast
-        lasting = contrasts >= CONTRASTS and now_s - part.since_s >= PROBE_S
+        lasting = contrast and contrasts >= CONTRASTS and now_s - part.since_s >= PROBE_S
         if lasting or answer.outcome is Outcome.UNSENDABLE:
             done.refused[part.items[0].record_id] = f"its receiver refuses it ({answer.reason})"
             done.ended.append(part.items[0].usage_id)

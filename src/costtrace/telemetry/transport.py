@@ -210,10 +210,10 @@ def _error_message(error: BaseException) -> str:
 
 
 def _no_tls(message: str) -> str:
-    return " (this port speaks no TLS: write http://host:port as OTLP's endpoint)" if _WRONG in message else ""
+    return " (this port speaks no TLS: write http://host:port as OTLP's endpoint)" if _SPEAKS_NO_TLS in message else ""
 
 
-_WRONG = "WRONG_VERSION_NUMBER"
+_SPEAKS_NO_TLS = "WRONG_VERSION_NUMBER"
 """How OpenSSL says that the other side does not speak TLS."""
 
 
