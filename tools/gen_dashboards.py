@@ -242,6 +242,14 @@ HEALTH = Board(
         Panel(
             "Steps lost by recorders", "costtrace_recorder_dropped_steps_total", "none", "{{instance}}", "stat", width=6
         ),
+        Panel(
+            "Spans that the receiver rejected",
+            "costtrace_spans_rejected_total",
+            "none",
+            "{{instance}}",
+            "stat",
+            width=6,
+        ),
         Panel("Tenants shown together", "costtrace_tenants_folded", "none", "{{instance}}", "stat", width=6),
     ),
     picks=False,

@@ -51,16 +51,21 @@ _INTRODUCTION = (
     "- Spans are read from the ledger behind a cursor, one for each receiver: a receiver that is down gets them when",
     "  it is back, a new one gets the ledger from its beginning. The cursor moves once a batch has been taken. An",
     "  agent that dies in between sends the batch again, with the same trace and span ids and the same content.",
-    "- A record that the receiver refuses for good, while it takes others, is left out and named in a notice. A",
-    "  receiver that takes nothing is waited for. Nothing here ever holds up the agent.",
+    "- A record that the receiver refuses while it takes others is sent again, alone, for five minutes, over restarts",
+    "  too. Refused all that time, with others taken in between, it is left out and named in a notice. A receiver that",
+    "  takes nothing is waited for, whatever it answers. Nothing here ever holds up the agent.",
+    "- Spans or data points that a receiver rejects of what it takes (OTLP's partial success) are not sent again: the",
+    "  first are named in the log, spans in a notice too, and all are counted.",
     "- A caller that does not sample its trace (flag 00) gets no span; ledger and metrics have the request.",
     "- Metrics are exported every `OTEL_METRIC_EXPORT_INTERVAL` ms, cumulative.",
     "",
 )
 _METRICS_NOTE = (
     "Counters are cumulative and continue after a restart of the agent: they are read from the ledger.",
-    "Histograms are of the running agent; over OTLP they are exponential and carry exemplars that point to the",
-    "request's span. The Prometheus endpoint has the same figures under the names and labels shown.",
+    "Histograms are of the running agent; over OTLP they carry exemplars that point to the request's span and are",
+    "exponential. Some collectors drop these in silence: for them set",
+    "`OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=explicit_bucket_histogram`. The Prometheus endpoint",
+    "has the same figures under the names and labels shown.",
     f"Tenants beyond the cardinality limit are shown together as `{OTHER_TENANT}`.",
 )
 

@@ -1,7 +1,10 @@
 """Ledgers with requests in them, made by the real `Ledger`, and OTLP receivers on real sockets."""
 
+import datetime as dt
 import gzip
+import ipaddress
 import os
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,8 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from costtrace_lab.demo.processes import wait_until
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, UsageCost, UsageRecord
@@ -179,14 +188,18 @@ class Receiver:
         self.metrics: list[Any] = []
         self.headers: list[dict[str, str]] = []
         self.requests = 0
+        self.status = 200
+        """The answer to metrics."""
         self.decide: Callable[[ExportTraceServiceRequest], int] = lambda _: 200
+        self.partial: tuple[int, str] = (0, "")
+        """How many spans, or data points, it says that it has rejected of each request, and why."""
         self.changed = threading.Condition()
 
     def take(self, path: str, body: bytes, headers: dict[str, str]) -> int:
         with self.changed:
             self.requests += 1
             self.headers.append(headers)
-            status = 200
+            status = self.status
             if path == "/v1/metrics":
                 self.metrics = [
                     m
@@ -204,6 +217,15 @@ class Receiver:
                             self.spans.extend(scope.spans)
             self.changed.notify_all()
         return status
+
+    def answer(self, path: str) -> Any:
+        """The message that says so."""
+        rejected, why = self.partial
+        if path == "/v1/metrics":
+            return ExportMetricsServiceResponse(
+                partial_success={"rejected_data_points": rejected, "error_message": why}
+            )
+        return ExportTraceServiceResponse(partial_success={"rejected_spans": rejected, "error_message": why})
 
     def wait(self, enough: Callable[[], bool], timeout: float = 20) -> bool:
         with self.changed:
@@ -228,9 +250,32 @@ class Listening(NamedTuple):
     port: int
 
 
+def self_signed(directory: Path) -> Path:
+    """A file with a key and a certificate for 127.0.0.1 that nobody but its owner trusts."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    plain_key = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = directory / "collector.pem"
+    path.write_bytes(plain_key + certificate.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
 @contextmanager
-def listening(receiver: Receiver, port: int = 0) -> Iterator[Listening]:
-    """Serve a receiver on loopback; port 0 takes a free one."""
+def listening(receiver: Receiver, port: int = 0, *, tls: Path | None = None) -> Iterator[Listening]:
+    """Serve a receiver on loopback; port 0 takes a free one. `tls`: with this key and certificate."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -239,8 +284,10 @@ def listening(receiver: Receiver, port: int = 0) -> Iterator[Listening]:
                 body = gzip.decompress(body)
             status = receiver.take(self.path, body, {k.lower(): v for k, v in self.headers.items()})
             self.send_response(status)
-            self.send_header("Content-Length", "0")
+            answer = receiver.answer(self.path).SerializeToString() if status == 200 else b""
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -250,10 +297,14 @@ def listening(receiver: Receiver, port: int = 0) -> Iterator[Listening]:
         allow_reuse_address = True
 
     server = Server(("127.0.0.1", port), Handler)
+    if tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield Listening(f"http://127.0.0.1:{server.server_port}", server.server_port)
+        yield Listening(f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}", server.server_port)
     finally:
         server.shutdown()
         server.server_close()
@@ -290,7 +341,7 @@ def expected(*numbers: int) -> Counter[str]:
 
 
 def cursor(ledger: Ledger) -> int:
-    row = ledger.connection.execute("SELECT usage_id FROM cursor").fetchone()
+    row = ledger.connection.execute("SELECT usage_id FROM cursor WHERE consumer NOT LIKE '%#%'").fetchone()
     return row[0] if row else 0
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+import requests
 from costtrace_lab.demo.server import free_port
 from otlp_receiver import (
     PARENT,
@@ -27,6 +28,7 @@ from otlp_receiver import (
     notices,
     record,
     record_ids,
+    self_signed,
     spans_of,
     turn,
     until,
@@ -34,7 +36,7 @@ from otlp_receiver import (
 )
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from costtrace.telemetry import DeviceReading, Emission
+from costtrace.telemetry import DeviceReading, Emission, held_records
 from costtrace.telemetry.span_ids import span_ids
 
 pytestmark = pytest.mark.usefixtures("otel")
@@ -50,7 +52,7 @@ def test_everything_in_the_ledger_arrives_once_and_what_is_committed_later_too(t
         emission.publish(write(ledger, turn([record(2_000)], window=1)))
         assert receiver.wait(lambda: len(receiver.roots) == 1_301)
         assert until(emission.drained)
-        assert emission.shipped._replace(oldest_ns=0) == (1_301, 0, 0, 0, True, 0, 0)
+        assert emission.shipped._replace(oldest_ns=0) == (1_301, 0, 0, 0, True, 0, 0, 0)
 
     assert record_ids(receiver) == expected(*range(1, 1_301), 2_000)
     assert len(receiver.spans) == 4 * 1_301
@@ -262,6 +264,32 @@ def test_stopping_waits_no_longer_than_it_may_for_a_receiver_that_hangs(tmp_path
         release.set()
 
 
+def test_an_agent_that_stops_while_a_batch_is_taken_in_parts_loses_nothing(tmp_path):
+    ledger, receiver = new_ledger(tmp_path, 200), Receiver()
+    hanging, release = threading.Event(), threading.Event()
+
+    def decide(message):
+        if len(list(spans_of(message))) > 4 * 30:
+            return 413
+        if len(receiver.roots) >= 75:  # some parts are taken, and the next one hangs
+            hanging.set()
+            release.wait(60)
+        return 200
+
+    receiver.decide = decide
+    with listening(receiver) as at:
+        with emitting(ledger, at.url) as emission:
+            assert hanging.wait(20)
+            assert emission.stop(0.1) is False
+            release.set()
+            assert until(lambda: not any(t.name == "costtrace-spans" for t in threading.enumerate()))
+            assert emission.shipped.refused == 0
+        with emitting(ledger, at.url) as emission:
+            assert until(emission.drained)
+    assert set(record_ids(receiver)) == set(expected(*range(1, 201)))
+    assert notices(ledger) == []
+
+
 def test_a_receiver_that_hangs_does_not_hold_up_the_agent(tmp_path):
     ledger, receiver = new_ledger(tmp_path, 1), Receiver()
     hanging, release = hang(receiver)
@@ -282,16 +310,59 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_agent(tmp_path):
 # -- receivers that refuse ---------------------------------------------------------------------------------------------
 
 
+def refused_beside_others(emission: Emission, ledger, refused: int) -> range:
+    """Book records until the receiver has shown that it refuses others for good; the numbers of those booked."""
+    booked = 0
+
+    def shown() -> bool:
+        nonlocal booked
+        booked += 1
+        emission.publish(write(ledger, turn([record(4_999 + booked)], window=booked)))
+        return until(emission.drained, 0.5) and emission.shipped.refused == refused
+
+    assert until(shown, 60)
+    return range(5_000, 5_000 + booked)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A second is as good as five minutes."""
+    monkeypatch.setattr(held_records, "PROBE_S", 1.0)
+
+
+@pytest.mark.parametrize(("protocol", "status"), [("http/protobuf", 500), ("http/protobuf", 400), ("grpc", 500)])
+def test_an_outage_that_begins_in_the_middle_of_a_batch_loses_no_span(tmp_path, otel, protocol, status):
+    otel.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+    ledger, receiver = new_ledger(tmp_path, 471), Receiver()
+    ends_at = []
+
+    def decide(message):
+        if len(list(spans_of(message))) > 4 * 100:
+            return 413 if protocol == "http/protobuf" else status
+        if len(receiver.roots) < 50:
+            return 200
+        ends_at.append(ends_at[0] if ends_at else time.monotonic() + 4)
+        return status if time.monotonic() < ends_at[0] else 200
+
+    receiver.decide = decide
+    with serving(receiver, protocol) as url, emitting(ledger, url) as emission:
+        assert until(emission.drained, 60)
+        assert (emission.shipped.sent, emission.shipped.refused) == (471, 0)
+    assert len(ends_at) > 3  # it was asked meanwhile
+    assert record_ids(receiver) == expected(*range(1, 472))
+    assert notices(ledger) == []
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_record_that_is_refused_for_good_is_left_out_named_and_holds_up_nobody(tmp_path):
     ledger, receiver = new_ledger(tmp_path, 100), Receiver()
     poison = {span_ids(record(n)).request.to_bytes(8, "big") for n in (17, 18, 99)}
     receiver.decide = lambda message: 400 if any(s.span_id in poison for s in spans_of(message)) else 200
     with listening(receiver) as at, emitting(ledger, at.url) as emission:
-        assert until(emission.drained)
-        assert emission.shipped.refused == 3
+        booked = refused_beside_others(emission, ledger, 3)
 
-    assert record_ids(receiver) == expected(*(n for n in range(1, 101) if n not in (17, 18, 99)))
-    assert cursor(ledger) == 100
+    assert record_ids(receiver) == expected(*(n for n in range(1, 101) if n not in (17, 18, 99)), *booked)
+    assert cursor(ledger) == 100 + len(booked)
     assert sorted(notices(ledger)) == [
         f"record engine-1/{n} was sent no span: its receiver refuses it (HTTP 400 Bad Request). The ledger has it."
         for n in (17, 18, 99)
@@ -309,13 +380,13 @@ def test_a_damaged_row_of_the_ledger_costs_its_own_span_and_no_other(tmp_path):
     assert cursor(ledger) == 30
 
 
+@pytest.mark.usefixtures("impatient")
 def test_many_refused_records_are_named_in_a_few_notices(tmp_path):
     ledger, receiver = new_ledger(tmp_path, 60), Receiver()
     poison = {span_ids(record(n)).request.to_bytes(8, "big") for n in range(1, 26)}
     receiver.decide = lambda message: 400 if any(s.span_id in poison for s in spans_of(message)) else 200
     with listening(receiver) as at, emitting(ledger, at.url) as emission:
-        assert until(emission.drained)
-        assert emission.shipped.refused == 25
+        refused_beside_others(emission, ledger, 25)
     assert len(notices(ledger)) == 11
     assert "15 more" in notices(ledger)[-1]
 
@@ -348,19 +419,29 @@ def test_batches_that_are_too_big_are_made_smaller(tmp_path):
 def grpc_listening(receiver: Receiver):
     """The same receiver over gRPC: its status is INVALID_ARGUMENT for 400, and gRPC's own limit of size holds."""
     import grpc
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as messages
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc as metrics_service
     from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as service
 
     class Service(service.TraceServiceServicer):
         def Export(self, request, context):  # noqa: N802 the service's own name
             status = receiver.take("/v1/traces", request.SerializeToString(), dict(context.invocation_metadata()))
             if status != 200:
-                codes = {400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED}
+                codes = {
+                    400: grpc.StatusCode.INVALID_ARGUMENT,
+                    401: grpc.StatusCode.UNAUTHENTICATED,
+                    500: grpc.StatusCode.UNKNOWN,
+                }
                 context.abort(codes[status], "no")
-            return messages.ExportTraceServiceResponse()
+            return receiver.answer("/v1/traces")
+
+    class MetricsService(metrics_service.MetricsServiceServicer):
+        def Export(self, request, context):  # noqa: N802 the service's own name
+            receiver.take("/v1/metrics", request.SerializeToString(), {})
+            return receiver.answer("/v1/metrics")
 
     server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.max_receive_message_length", 200_000)])
     service.add_TraceServiceServicer_to_server(Service(), server)
+    metrics_service.add_MetricsServiceServicer_to_server(MetricsService(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
@@ -369,6 +450,7 @@ def grpc_listening(receiver: Receiver):
         server.stop(None).wait()
 
 
+@pytest.mark.usefixtures("impatient")
 def test_over_grpc_too_a_refused_record_is_left_out_and_big_batches_are_split(tmp_path, otel):
     otel.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     otel.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant-key=abc")
@@ -376,9 +458,8 @@ def test_over_grpc_too_a_refused_record_is_left_out_and_big_batches_are_split(tm
     poison = span_ids(record(17)).request.to_bytes(8, "big")
     receiver.decide = lambda message: 400 if any(s.span_id == poison for s in spans_of(message)) else 200
     with grpc_listening(receiver) as url, emitting(ledger, url) as emission:
-        assert until(emission.drained)
-        assert emission.shipped.refused == 1
-    assert record_ids(receiver) == expected(*(n for n in range(1, 301) if n != 17))
+        booked = refused_beside_others(emission, ledger, 1)
+    assert record_ids(receiver) == expected(*(n for n in range(1, 301) if n != 17), *booked)
     assert receiver.headers[0]["x-tenant-key"] == "abc"
     assert len(notices(ledger)) == 1
 
@@ -393,6 +474,118 @@ def test_over_grpc_too_a_receiver_that_takes_nothing_is_waited_for(tmp_path, ote
         receiver.decide = lambda _: 200
         assert until(emission.drained)
     assert record_ids(receiver) == expected(*range(1, 11))
+
+
+def test_metrics_that_are_redirected_have_not_arrived(tmp_path, otel, caplog):
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+    ledger, receiver = new_ledger(tmp_path, 1), Receiver()
+    receiver.status = 301
+    with listening(receiver) as at, emitting(ledger, at.url, traces_only=False) as emission:
+        assert until(lambda: emission._metrics.failures >= 2)
+    assert "metrics cannot be sent by OTLP: HTTP 301" in caplog.text
+
+
+# -- receivers that reject some of what they take ----------------------------------------------------------------------
+
+
+@contextmanager
+def serving(receiver: Receiver, protocol: str):
+    with listening(receiver) if protocol == "http/protobuf" else grpc_listening(receiver) as at:
+        yield at if isinstance(at, str) else at.url
+
+
+@pytest.fixture(params=["http/protobuf", "grpc"])
+def protocol(request, otel) -> str:
+    otel.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", request.param)
+    return request.param
+
+
+def test_spans_that_a_receiver_rejects_of_a_batch_are_counted_named_once_and_not_sent_again(tmp_path, caplog, protocol):
+    ledger, receiver = new_ledger(tmp_path, 20), Receiver()
+    receiver.partial = 40, "quota of tenant-1"
+    with serving(receiver, protocol) as url, emitting(ledger, url, batch=10) as emission:
+        assert until(emission.drained)
+        assert (emission.shipped.sent, emission.shipped.refused, emission.shipped.rejected) == (20, 0, 80)
+        assert emission.health.get("spans.rejected") == 80
+        assert emission.shipped.up
+        assert receiver.requests == 2  # each batch once
+
+        said = "the receiver rejected 40 of 40 spans of a batch that it took: quota of tenant-1."
+        assert notices(ledger) == [f"{said} They are not sent again; the ledger has them."]
+        assert len([r for r in caplog.records if said in r.getMessage()]) == 1
+        assert cursor(ledger) == 20
+
+        receiver.partial = 0, ""  # a batch that is taken whole, and the next rejection is named again
+        emission.publish(write(ledger, turn([record(21)], window=1)))
+        assert until(emission.drained)
+        receiver.partial = 3, "quota\n"
+        emission.publish(write(ledger, turn([record(22)], window=2)))
+        assert until(emission.drained)
+    assert "rejected 3 of 4 spans" in notices(ledger)[1]
+    assert r"'quota\n'" in notices(ledger)[1]
+    assert record_ids(receiver) == expected(*range(1, 23))
+
+
+def test_data_points_that_a_receiver_rejects_are_counted_and_named_once(tmp_path, otel, caplog, protocol):
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+    ledger, receiver = new_ledger(tmp_path, 5), Receiver()
+    receiver.partial = 30, "too old"
+    with serving(receiver, protocol) as url, emitting(ledger, url, traces_only=False) as emission:
+        assert until(lambda: (emission.health.get("points.rejected") or 0) >= 60)
+        assert emission._metrics.failures == 0
+        assert emission.health.get("points.rejected") % 30 == 0
+    said = "the receiver rejected 30 data points that it took: too old."
+    assert [r.getMessage() for r in caplog.records if said in r.getMessage()] == [
+        f"{said} They are not sent again; the ledger has them."
+    ]
+
+
+def test_tls_to_a_port_that_speaks_none_is_said_at_once_with_what_to_write(tmp_path, otel, caplog, protocol):
+    ledger, receiver = new_ledger(tmp_path, 1), Receiver()
+    with serving(receiver, protocol) as url:
+        endpoint = url.removeprefix("http://") if protocol == "grpc" else url.replace("http:", "https:")
+        with emitting(ledger, endpoint, traces_only=False) as emission:
+            assert until(lambda: not emission.shipped.up and emission._metrics.failures)
+    said = [r.getMessage() for r in caplog.records if r.name == "costtrace.telemetry"]
+    failed = [m for m in said if "cannot be sent" in m]
+    assert len(failed) == 2
+    assert all("WRONG_VERSION_NUMBER" in m and "speaks no TLS: write http://" in m for m in failed)
+    if protocol == "grpc":
+        assert len([m for m in said if f"TLS is spoken: write {url} for" in m]) == 2
+
+
+# -- receivers that speak TLS ------------------------------------------------------------------------------------------
+
+
+def test_opentelemetrys_certificate_and_headers_come_before_those_of_requests(tmp_path, otel):
+    certificate, netrc = self_signed(tmp_path), tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    otel.setenv("NETRC", str(netrc))
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        otel.setenv(name, requests.certs.where())
+    otel.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate))
+    otel.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20abc")
+    ledger, receiver = new_ledger(tmp_path, 3), Receiver()
+    with listening(receiver, tls=certificate) as at, emitting(ledger, at.url, traces_only=False) as emission:
+        assert receiver.wait(lambda: receiver.metrics and receiver.roots)
+        assert until(emission.drained)
+    assert {headers["authorization"] for headers in receiver.headers} == {"Bearer abc"}
+
+
+def test_a_certificate_that_is_not_trusted_is_named_in_the_log(tmp_path, otel, caplog):
+    certificate = self_signed(tmp_path)
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        otel.setenv(name, str(requests.certs.where()))
+    ledger = new_ledger(tmp_path, 3)
+    with (
+        listening(Receiver(), tls=certificate) as at,
+        emitting(ledger, f"{at.url}?key=SECRET", traces_only=False) as emission,
+    ):
+        assert until(lambda: not emission.shipped.up and emission._metrics.failures)
+    said = [r.getMessage() for r in caplog.records if "cannot be sent" in r.getMessage()]
+    assert sorted(m.partition(" cannot")[0] for m in said) == ["metrics", "spans"]
+    assert all("SSLError: [SSL: CERTIFICATE_VERIFY_FAILED]" in m for m in said)
+    assert "SECRET" not in caplog.text
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
@@ -437,6 +630,39 @@ def test_metrics_over_otlp_add_up_to_the_ledger_and_point_to_spans(tmp_path):
         started = ledgers("SELECT min(started_wall_ns) FROM engine")
         assert {p.start_time_unix_nano for p in gpu_time.sum.data_points} == {started}
     assert set(seen) == {(TRACE, f"{span_ids(traced).request:016x}")}
+
+
+@pytest.mark.parametrize(
+    ("asked", "fixed"),
+    [
+        ("explicit_bucket_histogram", True),
+        (" Base2_Exponential_Bucket_Histogram", False),
+        ("smoke", False),
+        (None, False),
+    ],
+)
+def test_histograms_are_collected_as_opentelemetrys_variable_says(tmp_path, otel, caplog, asked, fixed):
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+    if asked is not None:
+        otel.setenv("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", asked)
+    ledger, receiver = new_ledger(tmp_path), Receiver()
+    traced = record(50, traceparent=f"00-{TRACE}-{PARENT}-01")
+
+    def points():
+        found = [m for m in receiver.metrics if m.name == "costtrace.request.cost"]
+        return found and getattr(found[0], "histogram" if fixed else "exponential_histogram").data_points
+
+    with listening(receiver) as at, emitting(ledger, at.url, traces_only=False) as emission:
+        emission.publish(write(ledger, turn([record(53), traced])))
+        assert receiver.wait(lambda: any(p.count == 2 for p in points()))
+        (point,) = points()
+    assert point.sum == pytest.approx(2 * 30_000e-9)
+    assert TRACE in {e.trace_id.hex() for e in point.exemplars}
+    if fixed:
+        assert (point.explicit_bounds[0], point.explicit_bounds[-1]) == (1e-07, 30.0)
+        assert len(point.bucket_counts) == 19
+        assert point.bucket_counts[list(point.explicit_bounds).index(3e-05)] == 2  # at most 3e-05
+    assert ("=smoke is unknown" in caplog.text) == (asked == "smoke")
 
 
 def test_the_processs_global_providers_are_left_alone(tmp_path):
@@ -498,4 +724,5 @@ def test_metrics_say_once_that_they_cannot_be_sent(tmp_path, caplog, otel):
     with emitting(ledger, f"http://127.0.0.1:{free_port()}", traces_only=False) as emission:
         assert until(lambda: emission._metrics.failures >= 2)
         said = [r.getMessage() for r in caplog.records if r.name == "costtrace.telemetry"]
-        assert said.count("metrics cannot be sent by OTLP") == 1
+        said = [m for m in said if m.startswith("metrics cannot be sent by OTLP")]
+        assert said == ["metrics cannot be sent by OTLP: ConnectionError: [Errno 111] Connection refused"]

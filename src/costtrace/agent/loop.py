@@ -266,12 +266,14 @@ class Agent:
         return sent or idle_s > PATIENCE * self.settings.agent_idle_exit_s
 
     def _clean(self) -> None:
-        """Delete journals that have been rated and kept long enough."""
+        """Renew the status, and delete journals that have been rated and kept long enough."""
         now = time.monotonic()
-        if not self.settings.journal_delete or now - self._cleaned_s < CLEAN_EVERY_S or self._dirty:
+        if now - self._cleaned_s < CLEAN_EVERY_S or self._dirty:
             return
         self._cleaned_s = now
         self._write_status(RUNNING)
+        if not self.settings.journal_delete:
+            return
         before_s = time.time() - self.settings.journal_keep_h * 3600
         for reader in (*self.intake.readers.values(), *self.intake.sensor_readers.values()):
             reader.drop_read_segments(before_s)

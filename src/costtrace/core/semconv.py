@@ -454,6 +454,8 @@ HEALTH = dict(
         _health("records.sent", "counter", "{record}", "", "Usage records sent as spans."),
         _health("records.unsampled", "counter", "{record}", "", "Usage records whose caller does not sample: no span."),
         _health("records.refused", "counter", "{record}", "", "Usage records refused for good; notices name them."),
+        _health("spans.rejected", "counter", "{span}", "", "Spans that a receiver rejected of batches that it took."),
+        _health("points.rejected", "counter", "{data_point}", "", "The same of metrics' data points, over OTLP."),
         _health("export.failures", "counter", "{failure}", "", "Exports of spans that failed; they are repeated."),
         _health("export.up", "gauge", "1", "", "1 while the receiver of spans takes them, else 0."),
     )

@@ -18,11 +18,12 @@ from costtrace.pricing.carbon import CarbonIntensity
 from costtrace.telemetry.health import Health
 from costtrace.telemetry.ledger_rows import engines
 from costtrace.telemetry.metric_state import DeviceReading, MetricState
+from costtrace.telemetry.otel_environment import doubt, off, resource, target
 from costtrace.telemetry.otlp_metrics import OtlpMetrics
 from costtrace.telemetry.prometheus import PrometheusEndpoint
 from costtrace.telemetry.span_shipper import Shipped, SpanShipper, consumer
 from costtrace.telemetry.spans import DEFAULT_PROFILES, Profile, SpanBuilder
-from costtrace.telemetry.transport import open_transport, resource, target
+from costtrace.telemetry.transport import open_transport
 
 _log = logging.getLogger("costtrace.telemetry")
 
@@ -144,8 +145,10 @@ class Emission:
     def _start_spans(self) -> None:
         receiver = target("traces")
         if receiver is None:
-            _log.info("spans go nowhere: OTEL_EXPORTER_OTLP_ENDPOINT is not set (or OTEL_* switches them off)")
+            _log.info("spans go nowhere: %s", off("traces"))
             return
+        if unclear := doubt("traces", receiver):
+            _log.warning("spans: %s", unclear)
         builder = SpanBuilder(self._resource(), self.settings.profiles, self._version, self.settings.carbon)
         self._shipper = SpanShipper(
             self._path, builder, lambda: open_transport(receiver), consumer(receiver), batch=self.settings.batch
@@ -159,7 +162,10 @@ class Emission:
     def _start_metrics(self) -> None:
         receiver = target("metrics")
         if receiver is not None:
-            self._metrics = OtlpMetrics(self.state, receiver, self._resource(), self._version)
+            if unclear := doubt("metrics", receiver):
+                _log.warning("metrics: %s", unclear)
+            metrics = self._metrics = OtlpMetrics(self.state, receiver, self._resource(), self._version)
+            self.health.follow("points.rejected", lambda: metrics.rejected)
 
     def _start_endpoint(self) -> None:
         host, port = self.settings.prometheus_host, self.settings.prometheus_port
@@ -186,6 +192,7 @@ class Emission:
         health.follow("records.sent", lambda: shipper.status.sent)
         health.follow("records.unsampled", lambda: shipper.status.unsampled)
         health.follow("records.refused", lambda: shipper.status.refused)
+        health.follow("spans.rejected", lambda: shipper.status.rejected)
         health.follow("export.up", lambda: int(shipper.status.up))
         health.follow(
             "export.failures",

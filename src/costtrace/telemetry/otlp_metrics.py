@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -16,22 +17,30 @@ from opentelemetry.sdk.metrics.export import (
     NumberDataPoint,
     PeriodicExportingMetricReader,
 )
-from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics.view import (
+    Aggregation,
+    ExplicitBucketHistogramAggregation,
+    ExponentialBucketHistogramAggregation,
+    View,
+)
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 
 from costtrace.core import semconv as s
 from costtrace.core.rows import UsageCost, UsageRecord
-from costtrace.telemetry.histograms import request_values
+from costtrace.telemetry.histograms import bounds, request_values
 from costtrace.telemetry.metric_state import MetricState
+from costtrace.telemetry.otel_environment import Target
 from costtrace.telemetry.span_ids import context, span_ids
-from costtrace.telemetry.transport import GRPC, Target
+from costtrace.telemetry.transport import Answer, Outcome, remark, watched
 
 _log = logging.getLogger("costtrace.telemetry")
 _MOST_POINTS = 1_000_000
 """Label sets of one metric. The SDK's default (2,000) would fold tenants a second time; `Totals` folds them."""
 _FROM_LEDGER = frozenset(m.name for m in s.TOTALS if m.instrument == "counter") - {s.M_HW_ENERGY.name}
 _BOOLEAN = "boolean"
+_EXPLICIT = "explicit_bucket_histogram"
+_AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
 
 
 class OtlpMetrics:
@@ -39,10 +48,9 @@ class OtlpMetrics:
 
     def __init__(self, state: MetricState, target: Target, resource: Resource, version: str | None = None) -> None:
         self._state = state
-        inner: MetricExporter = GrpcMetricExporter() if target.protocol == GRPC else HttpMetricExporter()
-        self._exporter = _Exporter(inner, state)
+        self._exporter = _Exporter(target, state)
         views = [
-            View(instrument_name=m.name, aggregation=ExponentialBucketHistogramAggregation()) for m in s.HISTOGRAMS
+            View(instrument_name=m.name, aggregation=each) for m, each in zip(s.HISTOGRAMS, _buckets(), strict=True)
         ]
         self._provider = sdk.MeterProvider([_reader(self._exporter)], resource, shutdown_on_exit=False, views=views)
         meter = self._provider.get_meter(s.SCOPE, version)
@@ -60,6 +68,11 @@ class OtlpMetrics:
     def failures(self) -> int:
         """How many exports have failed."""
         return self._exporter.failures
+
+    @property
+    def rejected(self) -> int:
+        """How many data points the receiver has rejected of exports that it took."""
+        return self._exporter.rejected
 
     def record(self, usage: Iterable[tuple[UsageRecord, UsageCost]]) -> None:
         """Add closed records to the histograms, each with its span as exemplar where it has one."""
@@ -81,6 +94,18 @@ class OtlpMetrics:
     def stop(self, timeout_s: float) -> None:
         """Export once more and end."""
         self._provider.shutdown(timeout_s * 1_000)
+
+
+def _buckets() -> list[Aggregation]:
+    """How each histogram is collected: exponential, or with the bounds of the Prometheus endpoint."""
+    asked = os.environ.get(_AGGREGATION, "").strip().lower()
+    if asked == _EXPLICIT:
+        return [ExplicitBucketHistogramAggregation(bounds(metric)) for metric in s.HISTOGRAMS]
+    if asked not in ("", "base2_exponential_bucket_histogram"):
+        _log.warning(
+            "%s is unknown: histograms are exponential. Unset it, or set %s", f"{_AGGREGATION}={asked}", _EXPLICIT
+        )
+    return [ExponentialBucketHistogramAggregation() for _ in s.HISTOGRAMS]
 
 
 def _reader(exporter: MetricExporter) -> PeriodicExportingMetricReader:
@@ -110,14 +135,20 @@ class _Exporter(MetricExporter):
     receiver would take all of a continued counter as new.
     """
 
-    def __init__(self, inner: MetricExporter, state: MetricState) -> None:
+    def __init__(self, where: Target, state: MetricState) -> None:
+        inner: MetricExporter = watched("metrics", where, HttpMetricExporter, GrpcMetricExporter, self._keep)
         temporality: Any = getattr(inner, "_preferred_temporality", None)
         aggregation: Any = getattr(inner, "_preferred_aggregation", None)
         super().__init__(preferred_temporality=temporality, preferred_aggregation=aggregation)
         self._inner = inner
         self._state = state
         self._up = True
-        self.failures = 0
+        self._answer = Answer(Outcome.DELIVERED)
+        self.failures = self.rejected = 0
+        self._warned = False
+
+    def _keep(self, answer: Answer) -> None:
+        self._answer = answer
 
     def export(
         self,
@@ -125,16 +156,32 @@ class _Exporter(MetricExporter):
         timeout_millis: float = 10_000,
         **kwargs: Any,  # noqa: ANN401 the SDK's signature
     ) -> MetricExportResult:
+        self._answer = Answer(Outcome.DELIVERED)
         try:
             result = self._inner.export(_dated(metrics_data, self._state.since_ns), timeout_millis, **kwargs)
         except Exception:  # noqa: BLE001 some versions raise when a connection is refused
             result = MetricExportResult.FAILURE
+        if self._answer.outcome is not Outcome.DELIVERED:
+            result = MetricExportResult.FAILURE  # a redirect is none to the exporter
         if result is not MetricExportResult.SUCCESS:
             self.failures += 1
         if (result is MetricExportResult.SUCCESS) != self._up:
             self._up = not self._up
-            _log.warning("metrics are being sent again" if self._up else "metrics cannot be sent by OTLP")
+            _log.warning(
+                "metrics are being sent again" if self._up else "metrics cannot be sent by OTLP: %s",
+                *([] if self._up else [self._answer.reason or "the exporter has sent nothing"]),
+            )
+        if result is MetricExportResult.SUCCESS:
+            self._look_at(self._answer)
         return result
+
+    def _look_at(self, taken: Answer) -> None:
+        """Count what was rejected, and say it once until an export is taken whole."""
+        self.rejected += taken.rejected
+        warning = remark("data points", taken.rejected, taken.reason)
+        if warning and not self._warned:
+            _log.warning("%s", warning)
+        self._warned = bool(warning)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         return self._inner.force_flush(timeout_millis)

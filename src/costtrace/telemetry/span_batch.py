@@ -1,11 +1,10 @@
 """Sending one batch of records: what is left of it, and which records the receiver refuses.
 
-A refused batch is halved until the refused records are alone. These are tried again a few times and then left out, so
-that one bad record cannot hold up those after it. A record is left out only where the receiver took others of the same
-batch: a receiver that refuses everything is set up wrongly, and waiting for it loses nothing.
+A refused batch is halved until the refused records are alone. These, and what is left once a receiver takes nothing
+more, are suspects: refused now, which may be an outage (`held_records`). A receiver that has taken nothing of a batch
+is waited for with the whole of it.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple
@@ -14,10 +13,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from costtrace.telemetry.transport import Answer, Outcome
 
-TRIES = 3
-"""How often a record must be refused alone before it is left out."""
-_REFUSALS = 128
-"""After so many refusals and no acceptance, the receiver takes nothing."""
+SILENCE = 24
+"""After so many refusals in a row the receiver takes nothing: one bad record of 512 is found in ten."""
 
 
 class Item(NamedTuple):
@@ -25,14 +22,13 @@ class Item(NamedTuple):
 
     record_id: str
     spans: list[ReadableSpan]
+    usage_id: int = 0
 
 
 class Progress(Enum):
     """What to do after one export of a batch."""
 
     MORE = "more"
-    PAUSE = "pause"
-    """Only refused records are left: wait before trying them again."""
     AGAIN = "again"
     """The receiver does not answer, or is busy: send the same part later."""
     STUCK = "stuck"
@@ -49,55 +45,63 @@ class SpanBatch:
         self.last_id = last_id
         self.unsampled = unsampled
         self.delivered = 0
+        self.spans = 0
+        """Spans that the receiver has taken, with those that it then rejected."""
+        self.rejected = 0
+        self.remark = ""
+        """What the receiver said of what it took."""
         self.refused: dict[str, str] = refused or {}
-        """Why records were left out, by record id."""
+        """Why records are left out, by record id."""
+        self.suspects: list[Sequence[Item]] = []
+        """What the receiver refuses, or would."""
         self.reason = ""
+        """Why the last part was not taken that was not."""
         self.largest = len(items)
         """Most records that an export can hold, as far as the receiver has shown."""
-        self._todo: deque[tuple[Sequence[Item], int]] = deque([(items, 0)] if items else [])
-        self._refusals = 0
-        self._rounds = 0
-        """How often all records that are refused alone have been tried."""
+        self._todo: list[Sequence[Item]] = [items] if items else []
+        self._silent = 0
+        self._small = False
 
     @property
     def done(self) -> bool:
-        """Every record is delivered or left out."""
+        """Every record is delivered, left out or suspected."""
         return not self._todo
 
     def send_next(self, send: Callable[[Sequence[ReadableSpan]], Answer]) -> Progress:
         """Export the next part."""
-        items, tries = self._todo[0]
-        answer = send([span for item in items for span in item.spans])
-        self.reason = answer.reason
+        # The largest part gets round many bad records in a row, the smallest between scattered ones: in turn.
+        items = (min if self._small else max)(self._todo, key=len)
+        spans = [span for item in items for span in item.spans]
+        answer = send(spans)
+        self.reason = self.reason if answer.outcome is Outcome.DELIVERED else answer.reason
         if answer.outcome is Outcome.AGAIN:
             return Progress.AGAIN
-        self._todo.popleft()
+        self._todo.remove(items)
+        self._small = not self._small
         if answer.outcome is Outcome.DELIVERED:
             self.delivered += len(items)
+            self.spans += len(spans)
+            self.rejected += answer.rejected
+            self.remark = answer.reason or self.remark
+            self._silent = 0
         else:
-            self._refuse(items, tries + 1, answer)
-        return self._progress()
+            self._refuse(items, answer)
+        if self._silent >= SILENCE:
+            self.suspects += self._todo
+            self._todo.clear()
+        if self._todo:
+            return Progress.MORE
+        return Progress.STUCK if self.suspects and not self.delivered else Progress.DONE
 
-    def _refuse(self, items: Sequence[Item], tries: int, answer: Answer) -> None:
-        if len(items) > 1:
-            middle = len(items) // 2
+    def _refuse(self, items: Sequence[Item], answer: Answer) -> None:
+        middle = len(items) // 2
+        if answer.outcome is Outcome.REFUSED or (middle == 0 and answer.outcome is Outcome.TOO_BIG):
+            self._silent += 1
+        if middle:
             if answer.outcome is Outcome.TOO_BIG:
                 self.largest = min(self.largest, middle)
-            else:
-                self._refusals += 1
-            self._todo += [(items[:middle], 0), (items[middle:], 0)]
-        elif tries < TRIES:
-            self._todo.append((items, tries))
+            self._todo += (items[:middle], items[middle:])
+        elif answer.outcome is Outcome.UNSENDABLE:
+            self.refused[items[0].record_id] = answer.reason
         else:
-            self.refused[items[0].record_id] = f"its receiver refuses it ({answer.reason})"
-
-    def _progress(self) -> Progress:
-        if not self._todo:
-            return Progress.DONE
-        only_refused = all(tries for _, tries in self._todo)
-        if not self.delivered and (only_refused or self._refusals >= _REFUSALS):
-            return Progress.STUCK
-        if only_refused and self._todo[0][1] > self._rounds:
-            self._rounds = self._todo[0][1]
-            return Progress.PAUSE
-        return Progress.MORE
+            self.suspects.append(items)

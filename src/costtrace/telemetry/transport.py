@@ -1,39 +1,32 @@
-"""The official OTLP exporters, chosen by OpenTelemetry's own variables, and the outcome of each export.
+"""The official OTLP exporters, and the outcome of each export.
 
 The exporters return success or failure only. Whether to repeat, to make the batch smaller or to leave a record out
-depends on the receiver's status, so it is read from a `requests.Session` of ours (HTTP) or a wrapped stub (gRPC). Where
-a version of the exporters has no such place, every failure counts as one to repeat.
+depends on the receiver's status, so it is read from a `requests.Session` of ours (HTTP) or a wrapped stub (gRPC). A
+failure without an answer is one to repeat, unless the spans cannot be encoded: a closed exporter fails so too.
 """
 
+import json
 import os
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlparse
-from uuid import NAMESPACE_URL, uuid5
 
 import grpc  # type: ignore[import-untyped]  # it brings no types
 import requests
+from google.protobuf.message import DecodeError
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as HttpSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExportResult
 
-from costtrace.core import semconv
 from costtrace.core.errors import ConfigError
-
-GRPC, HTTP = "grpc", "http/protobuf"
-_GRPC_PORT = 4317
-
-
-class Target(NamedTuple):
-    """The receiver of one signal."""
-
-    protocol: str
-    endpoint: str
+from costtrace.telemetry.otel_environment import HTTP, Target
 
 
 class Outcome(Enum):
@@ -44,14 +37,18 @@ class Outcome(Enum):
     """The receiver is not there, is busy, or is set up to take nothing from us: repeat until that changes."""
     TOO_BIG = "too big"
     REFUSED = "refused"
-    """The receiver will not take this content, however often it is sent."""
+    """The receiver says that it will not take this content. It says so too in some outages."""
+    UNSENDABLE = "unsendable"
+    """It cannot be encoded."""
 
 
 class Answer(NamedTuple):
-    """The outcome of an export, and its reason in words."""
+    """The outcome of an export, and its reason in words, which may be the receiver's."""
 
     outcome: Outcome
     reason: str = ""
+    rejected: int = 0
+    """Spans, or data points, that a receiver has rejected of what it took: they must not be sent again."""
 
 
 class Transport(Protocol):
@@ -64,87 +61,55 @@ class Transport(Protocol):
         """Abort an export that is under way, and close the connection."""
 
 
-def target(signal: str, environ: Mapping[str, str] = os.environ) -> Target | None:
-    """The receiver of `signal` (``traces`` or ``metrics``) by the ``OTEL_*`` variables; None: it is not sent.
-
-    Without a protocol, port 4317 means gRPC and any other HTTP, as in the OTLP specification.
-    Raises: ConfigError (an unknown protocol, or an endpoint that is no URL).
-    """
-    upper = signal.upper()
-    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None
-    exporters = environ.get(f"OTEL_{upper}_EXPORTER", "").strip().lower()
-    if exporters and "otlp" not in [name.strip() for name in exporters.split(",")]:
-        return None
-    endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{upper}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint:
-        return None
-    name = f"OTEL_EXPORTER_OTLP_{upper}_PROTOCOL"
-    if not environ.get(name):
-        name = "OTEL_EXPORTER_OTLP_PROTOCOL"
-    protocol = environ.get(name, "").strip().lower()
-    if not protocol:
-        protocol = GRPC if _port(endpoint) == _GRPC_PORT else HTTP
-    if protocol not in (GRPC, HTTP):
-        raise ConfigError(f"{name}={environ[name]!r} is not a protocol that costtrace speaks. Set {GRPC} or {HTTP}.")
-    return Target(protocol, endpoint)
-
-
-def _port(endpoint: str) -> int | None:
-    try:
-        return urlparse(endpoint if "//" in endpoint else f"//{endpoint}").port
-    except ValueError as error:
-        # The message leaves out the endpoint: it may hold a password.
-        raise ConfigError(f"the OTLP endpoint is not a URL: {error}. Write it as http://host:port.") from error
-
-
-def resource(instance: str, version: str | None = None) -> Resource:
-    """The sender: by ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` where set, else ``costtrace``.
-
-    `instance` names the ledger; the service instance is hashed from it. It must stay the same over restarts, as
-    counters continue: with the SDK's random one each restart would begin a second set of series.
-    """
-    detected = Resource.create()
-    extra: dict[str, str] = {}
-    if "service.instance.id=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
-        extra["service.instance.id"] = str(uuid5(NAMESPACE_URL, instance))
-    if str(detected.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        extra[SERVICE_NAME] = semconv.DEFAULT_SERVICE
-    if version and "service.version" not in detected.attributes:
-        extra["service.version"] = version
-    return detected.merge(Resource(extra))
-
-
 def open_transport(where: Target) -> Transport:
     """Open the transport of spans to a receiver. ``OTEL_*`` variables set headers, TLS, timeout and compression."""
-    return _Grpc() if where.protocol == GRPC else _Http()
+    return _Spans(where)
 
 
-class _Watched(ABC):
-    """An exporter, and the last answer of its receiver."""
+def watched(
+    signal: str,
+    where: Target,
+    over_http: Callable[..., Any],
+    over_grpc: Callable[[], Any],
+    on_answer: Callable[[Answer], None],
+) -> Any:  # noqa: ANN401 an exporter of either signal
+    """An exporter for a receiver, of one of two classes, that passes on each answer of the receiver."""
+    if where.protocol == HTTP:
+        names = [f"OTEL_PYTHON_EXPORTER_OTLP_HTTP_{each}CREDENTIAL_PROVIDER" for each in ("", f"{signal.upper()}_")]
+        provider = next(filter(None, map(os.environ.get, names)), None)
+        if provider is None:
+            return over_http(session=_watch(_Session(), on_answer))
+        for entry in entry_points(group="opentelemetry_otlp_credential_provider", name=provider):
+            return over_http(session=_watch(entry.load()(), on_answer))
+        raise ConfigError(f"{names[0]}, or that of {signal}: there is no credential provider {provider!r}. Install it.")
+    exporter = over_grpc()
+    try:
+        make, channel = exporter._stub, exporter._channel  # noqa: SLF001 there is no other way to learn a status
+    except AttributeError:
+        return exporter
+    exporter._stub = lambda channel: _Stub(make(channel), on_answer)  # noqa: SLF001 it reconnects through this
+    exporter._client = exporter._stub(channel)  # noqa: SLF001 its first connection
+    return exporter
 
-    def __init__(self) -> None:
+
+class _Spans:
+    """An exporter of spans, and the last answer of its receiver."""
+
+    def __init__(self, where: Target) -> None:
         self._last: Answer | None = None
-        self._sees_answers = True
-        self._exporter = self._open()
-
-    @abstractmethod
-    def _open(self) -> SpanExporter: ...
+        self._exporter = watched("traces", where, HttpSpanExporter, GrpcSpanExporter, self._keep)
 
     def send(self, spans: Sequence[ReadableSpan]) -> Answer:
         self._last = None
         try:
             result = self._exporter.export(spans)
         except Exception as error:  # noqa: BLE001 whatever it is, the shipper goes on
-            return self._last or Answer(Outcome.REFUSED, f"cannot be encoded: {error!r}")
+            return self._last or _unsent(spans, type(error).__name__)
         if self._last is not None:
             return self._last
         if result is SpanExportResult.SUCCESS:
             return Answer(Outcome.DELIVERED)
-        if not self._sees_answers:
-            return Answer(Outcome.AGAIN, "reason not seen")
-        # It failed without an answer, so it sent nothing: the exporter could not encode it.
-        return Answer(Outcome.REFUSED, "cannot be encoded")
+        return _unsent(spans, "the exporter has sent nothing")
 
     def _keep(self, answer: Answer) -> None:
         self._last = answer
@@ -153,49 +118,113 @@ class _Watched(ABC):
         self._exporter.shutdown()
 
 
+_MOST_BYTES = 64 << 20
+"""The exporters send no request that is larger, before compression."""
+
+
+def _unsent(spans: Sequence[ReadableSpan], why: str) -> Answer:
+    """The answer to an export that no receiver has answered: it is the content's fault only where that shows."""
+    try:
+        size_bytes = encode_spans(spans).ByteSize()
+    except Exception as error:  # noqa: BLE001 whatever it is, the next try would meet it again
+        return Answer(Outcome.UNSENDABLE, f"it cannot be encoded: {error!r}")
+    return Answer(Outcome.TOO_BIG if size_bytes > _MOST_BYTES else Outcome.AGAIN, why)
+
+
+_LONGEST_REMARK = 300
+
+
+def _taken(body: bytes) -> Answer:
+    """The answer of a receiver that has taken a request, of spans or of metrics: both have one form on the wire."""
+    found = ExportTracePartialSuccess()
+    try:
+        if body[:1] == b"{":  # some answer in JSON, whatever they were asked in
+            of = json.loads(body).get("partialSuccess") or {}
+            found.rejected_spans = int(of.get("rejectedSpans") or of.get("rejectedDataPoints") or 0)
+            found.error_message = of.get("errorMessage") or ""
+        else:
+            found = ExportTraceServiceResponse.FromString(body).partial_success
+    except (DecodeError, ValueError, TypeError, AttributeError, RecursionError):
+        pass  # no answer in OTLP; the status says that it was taken
+    said = found.error_message[:_LONGEST_REMARK]
+    return Answer(Outcome.DELIVERED, said if said.isprintable() else ascii(said), max(0, found.rejected_spans))
+
+
+def remark(of: str, rejected: int, said: str) -> str:
+    """A message to an operator about what a receiver has not taken whole; "" where it has."""
+    if rejected:
+        why = said or "no reason given"
+        return (
+            f"the receiver rejected {rejected} {of} that it took: {why}. They are not sent again; the ledger has them."
+        )
+    return f"the receiver warns: {said}" if said else ""
+
+
 _HTTP_REFUSED = frozenset((400, 422, 500))
 _HTTP_TOO_BIG = frozenset((413,))
 
 
-class _Session(requests.Session):
-    """A session that passes on the answer to each request."""
+def _watch(session: requests.Session, on_answer: Callable[[Answer], None]) -> requests.Session:
+    """Have a session pass on the answer to each request."""
+    ask = session.request
 
-    def __init__(self, on_answer: Callable[[Answer], None]) -> None:
-        super().__init__()
-        self._on_answer = on_answer
-
-    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
+    def request(*args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401 as requests has it
+        kwargs["allow_redirects"] = False  # a redirected POST arrives as a GET, without its body
         try:
-            response = super().send(request, **kwargs)
+            response = ask(*args, **kwargs)
         except Exception as error:
-            self._on_answer(Answer(Outcome.AGAIN, _error_message(error)))
+            on_answer(Answer(Outcome.AGAIN, _error_message(error)))
             raise
-        self._on_answer(_http_answer(response))
+        on_answer(_http_answer(response))
         return response
 
+    session.request = request  # type: ignore[method-assign]  # whosever class it is
+    return session
 
-def _error_message(error: Exception) -> str:
-    """An error's class and system message, without the URL: it may hold a key."""
-    system = re.search(r"\[Errno -?\d+\][^'\")>]*", str(error))
-    return f"{type(error).__name__} {system[0]}" if system else type(error).__name__
+
+class _Session(requests.Session):
+    """A session to which OpenTelemetry's variables come first."""
+
+    def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
+        if "authorization" in {name.lower() for name in (*self.headers, *(request.headers or ()))}:
+            request.auth = lambda prepared: prepared  # else requests takes that of ~/.netrc instead
+        return super().prepare_request(request)
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:  # noqa: ANN401 as requests has it
+        # requests asks REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE before the session's own certificate.
+        return super().merge_environment_settings(url, proxies, stream, verify or self.verify, cert)
+
+
+def _error_message(error: BaseException) -> str:
+    """An error's class and the system's own message, never a library's: the URL in that may hold a key."""
+    system, cause = "", error
+    for _ in range(20):
+        if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
+            system = f": {cause}"
+        within = [each for each in (*cause.args, getattr(cause, "reason", None)) if isinstance(each, BaseException)]
+        following = within[0] if within else cause.__cause__ or cause.__context__
+        if following is None:
+            break
+        cause = following
+    return f"{type(error).__name__}{system}{_no_tls(system)}"
+
+
+def _no_tls(message: str) -> str:
+    return " (this port speaks no TLS: write http://host:port as OTLP's endpoint)" if _SPEAKS_NO_TLS in message else ""
+
+
+_SPEAKS_NO_TLS = "WRONG_VERSION_NUMBER"
+"""How OpenSSL says that the other side does not speak TLS."""
 
 
 def _http_answer(response: requests.Response) -> Answer:
     status = response.status_code
     if 200 <= status < 300:
-        return Answer(Outcome.DELIVERED)
+        return _taken(response.content)
     reason = f"HTTP {status} {response.reason}"
     if status in _HTTP_TOO_BIG:
         return Answer(Outcome.TOO_BIG, reason)
     return Answer(Outcome.REFUSED if status in _HTTP_REFUSED else Outcome.AGAIN, reason)
-
-
-class _Http(_Watched):
-    def _open(self) -> SpanExporter:
-        if any("HTTP" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ):
-            self._sees_answers = False  # a session of the user's own
-            return HttpSpanExporter()
-        return HttpSpanExporter(session=_Session(self._keep))
 
 
 _GRPC_REFUSED = frozenset((grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN))
@@ -205,35 +234,21 @@ def _grpc_answer(code: grpc.StatusCode, details: str) -> Answer:
     outcome = Outcome.REFUSED if code in _GRPC_REFUSED else Outcome.AGAIN
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in details:
         outcome = Outcome.TOO_BIG  # without that text the receiver is only busy
-    return Answer(outcome, f"gRPC {code.name}: {details}")
+    return Answer(outcome, f"gRPC {code.name}: {details}{_no_tls(details)}")
 
 
 class _Stub:
-    """A trace service stub that passes on the answer to each call."""
+    """A service stub that passes on the answer to each call."""
 
     def __init__(self, stub: Any, on_answer: Callable[[Answer], None]) -> None:  # noqa: ANN401 generated, untyped
         self._stub = stub
         self._on_answer = on_answer
 
-    def Export(self, request: object, **kwargs: object) -> object:  # noqa: N802 the stub's own name
+    def Export(self, request: object, **kwargs: object) -> Any:  # noqa: ANN401, N802 the stub's own name
         try:
-            answer: object = self._stub.Export(request, **kwargs)
+            answer = self._stub.Export(request, **kwargs)
         except grpc.RpcError as error:
             self._on_answer(_grpc_answer(error.code(), error.details() or ""))
             raise
-        self._on_answer(Answer(Outcome.DELIVERED))
+        self._on_answer(_taken(answer.SerializeToString()))
         return answer
-
-
-class _Grpc(_Watched):
-    def _open(self) -> SpanExporter:
-        exporter = GrpcSpanExporter()
-        inside: Any = exporter
-        try:
-            make, channel = inside._stub, inside._channel  # noqa: SLF001 there is no other way to learn a status
-        except AttributeError:
-            self._sees_answers = False
-            return exporter
-        inside._stub = lambda channel: _Stub(make(channel), self._keep)  # noqa: SLF001 it reconnects through this
-        inside._client = inside._stub(channel)  # noqa: SLF001 its first connection
-        return exporter

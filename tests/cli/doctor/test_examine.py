@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from otlp_receiver import Receiver, listening, self_signed
 
 from costtrace.capture.node_files.agent_lock import AgentLock
 from costtrace.cli.doctor import engines, here, hooks, network
@@ -294,6 +295,60 @@ def test_a_collector_that_listens_is_in_order_and_nothing_is_sent_to_it():
     assert got == [b"", b""]
 
 
+@pytest.mark.parametrize("env", [{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, {"scheme": "https://"}])
+def test_a_collector_that_does_not_speak_the_tls_that_is_meant_is_a_failure(monkeypatch, listener, env):
+    monkeypatch.setattr(network, "TLS_TIMEOUT_S", 0.3)
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"{env.get('scheme', '')}127.0.0.1:{listener}", **env}
+    failures = lines_of(network.collector(env), "fail")
+    assert len(failures) == 2
+    assert all("does not speak TLS" in line and f"http://127.0.0.1:{listener}" in line for line in failures)
+
+
+def test_a_collector_that_answers_tls_with_http_is_a_failure_and_one_that_speaks_tls_is_none(tmp_path):
+    with listening(Receiver()) as plain, listening(Receiver(), tls=self_signed(tmp_path)) as secure:
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{plain.port}"}
+        assert [line.split()[0] for line in lines_of(network.collector(env))] == ["fail", "fail"]
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": secure.url}
+        assert [line.split()[0] for line in lines_of(network.collector(env))] == ["ok", "ok"]
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"127.0.0.1:{secure.port}", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        assert [line.split()[0] for line in lines_of(network.collector(env))] == ["warn", "ok"] * 2
+
+
+@pytest.mark.parametrize(
+    ("env", "level", "says"),
+    [
+        ({"OTEL_SDK_DISABLED": "true"}, "warn", "traces are not sent: OTEL_SDK_DISABLED is true"),
+        ({"OTEL_TRACES_EXPORTER": "none"}, "ok", "traces are not sent: OTEL_TRACES_EXPORTER=none"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "unix:///run/x", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "warn",
+            "INSECURE=true",
+        ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4318"}, "fail", "Write http://c:4318"),
+        (
+            {"HTTP_PROXY": "http://me:SECRET@127.0.0.1:{nobody}"},
+            "warn",
+            "that HTTP_PROXY names, 127.0.0.1:{nobody}: nobody",
+        ),
+        ({"http_proxy": "127.0.0.1:{listener}"}, "warn", "whether it reaches the collector is not seen from here"),
+        ({"HTTP_PROXY": "http://127.0.0.1:{nobody}", "NO_PROXY": "127.0.0.1"}, "ok", "somebody listens"),
+        ({"https_proxy": "http://127.0.0.1:{nobody}"}, "ok", "somebody listens"),
+        ({"HTTP_PROXY": "http://127.0.0.1:{nobody}", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "ok", "somebody listens"),
+        ({"http_proxy": "http://127.0.0.1:{nobody}", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "warn", "nobody answers"),
+    ],
+)
+def test_the_way_to_a_collector_is_looked_at_as_the_exporters_take_it(monkeypatch, listener, env, level, says):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    ports = {"nobody": free_port(), "listener": listener}
+    env = {name: value.format(**ports) for name, value in env.items()}
+    lines = lines_of(network.collector({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{listener}", **env}))
+    assert lines[0].startswith(level)
+    assert says.format(**ports) in lines[0]
+    assert "SECRET" not in str(lines)
+
+
 def test_a_collector_that_is_not_there_is_a_warning():
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     assert all("nobody answers there" in line for line in lines_of(network.collector(env), "warn"))
@@ -331,7 +386,9 @@ def serve(page):
     [
         (b"costtrace_gpu_time_seconds_total 1\n", True, "ok the agent answers"),
         (b"costtrace_gpu_time_seconds_total 1\n", False, "warn an agent of another home answers"),
+        (b"# HELP costtrace_cost Cost.\n", False, "warn an agent of another home answers"),
         (b"node_cpu_seconds_total 1\n", True, "fail something that is not costtrace"),
+        (b'vllm:x{model_name="costtrace_x"} 1\n', False, "fail something that is not costtrace"),
     ],
 )
 def test_whose_the_prometheus_port_is(home, page, agent, says):

@@ -359,6 +359,13 @@ def test_a_period_is_not_compacted_before_its_spans_are_sent_or_its_adjustments_
     ledger.connection.execute("INSERT INTO cursor VALUES ('spans', 1, 0)")
     with pytest.raises(LedgerError, match="spans has not been sent"):
         compact_period(ledger, compactable(seals(SqliteStore(ledger)), LATER_NS)[0], LATER_NS)
+    ((last,),) = SqliteStore(ledger).rows(
+        "SELECT max(usage_id) FROM usage WHERE ended_ns < :until", {"until": DAY.until_ns}
+    )
+    ledger.connection.execute("UPDATE cursor SET usage_id = 1000000")
+    ledger.connection.execute(f"INSERT INTO cursor VALUES ('spans#{last}', {last} - 1, 0), ('spans#2', 1, 0)")
+    with pytest.raises(LedgerError, match=r"^spans has not been sent"):  # these records are held, and named once
+        compact_period(ledger, compactable(seals(SqliteStore(ledger)), LATER_NS)[0], LATER_NS)
     ledger.connection.execute("DELETE FROM cursor")
     rerate(ledger, book(), DAY, "x", LATER_NS)
     with pytest.raises(LedgerError, match="has adjustments in the open period"):

@@ -140,4 +140,5 @@ def _post(url: str, statuses: list[BudgetStatus]) -> None:
             pass
     except (urllib.error.URLError, OSError, ValueError) as error:
         # The address may hold a secret: it is not repeated.
-        raise CosttraceError(f"the webhook did not accept {len(statuses)} budgets: {type(error).__name__}") from error
+        why = f"{type(error).__name__} {getattr(error, 'reason', '')}".strip()
+        raise CosttraceError(f"the webhook did not accept {len(statuses)} budgets: {why}") from error

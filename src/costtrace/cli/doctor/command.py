@@ -34,7 +34,7 @@ from costtrace.reports.output.tables import AnyTable, Column, Table, text
 )
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def doctor(home: Path | None, engine: str | None, package_dir: Path | None, form: str) -> None:
-    """Say how costtrace is set up on this node, and what is wrong. Changes nothing, sends nothing.
+    """Say how costtrace is set up on this node, and what is wrong. Changes nothing, sends no data.
 
     The exit code is 1 if anything fails.
     """

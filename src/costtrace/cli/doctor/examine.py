@@ -1,4 +1,4 @@
-"""What `costtrace doctor` finds: every check looks at this node as it is, changes nothing and sends nothing.
+"""What `costtrace doctor` finds: every check looks at this node as it is, changes nothing and sends no data.
 
 `examine` runs all checks. A check that itself fails is a finding too: the doctor never ends with a traceback.
 """

@@ -132,7 +132,7 @@ def _require_compactable(store: SqliteStore, chain: list[SealLine], seal: SealLi
         SELECT c.consumer, c.usage_id FROM cursor c WHERE c.usage_id <
             (SELECT max(usage_id) FROM usage WHERE ended_ns >= :since AND ended_ns < :until)
     """
-    consumers = [row[0] for row in store.rows(sql, bounds)]
+    consumers = sorted({row[0].partition("#")[0] for row in store.rows(sql, bounds)})  # held records have their own
     if consumers:
         raise LedgerError(
             f"{', '.join(consumers)} has not been sent all records of {seal.period} yet: let the agent send them first"
