@@ -2,9 +2,12 @@
 
 import sqlite3
 
-from otlp_receiver import MS, RATE, USD, engine, new_ledger, record, turn, write
+import honest_ledger
+import msgspec
+from otlp_receiver import MS, RATE, USD, Turn, engine, new_ledger, record, turn, write
 
 from costtrace.core.rows import UsageCost
+from costtrace.ledger.store import Ledger
 from costtrace.telemetry.ledger_rows import engines
 from costtrace.telemetry.totals import OTHER_TENANT, TenantGate, Totals
 
@@ -78,6 +81,35 @@ def test_sums_equal_the_ledger_and_the_meter(tmp_path):
     )
     assert sum(totals.tokens.values()) == one(connection, "SELECT sum(input_tokens + output_tokens) FROM usage")
     assert sum(totals.requests.values()) == one(connection, "SELECT count(*) FROM usage")
+
+
+def test_time_of_unknown_energy_is_the_gap_where_a_part_is_known(tmp_path):
+    ledger = new_ledger(tmp_path)
+    partly, charge = turn([record(1)]).postings[0]
+    partly = msgspec.structs.replace(
+        partly,
+        gpu_ns=10_000 * MS,
+        prefill_ns=0,
+        decode_ns=10_000 * MS,
+        energy_uj=1,
+        energy_unknown_ns=9_999 * MS,
+        prefill_uj=0,
+        decode_uj=1,
+    )
+    committed = write(ledger, Turn([(partly, charge)], [], []))
+    added = Totals()
+    added.know([engine()], {RATE[0]: "USD"})
+    added.add(committed.postings, committed.records, committed.meter)
+
+    assert list(added.energy_unknown_ns.values()) == list(loaded(ledger).energy_unknown_ns.values()) == [9_999 * MS]
+
+
+def test_time_of_unknown_energy_equals_what_the_ledger_says(tmp_path):
+    ledger = Ledger(honest_ledger.write(tmp_path), read_only=True)
+
+    assert (
+        sum(loaded(ledger).energy_unknown_ns.values()) == one(ledger.connection, "SELECT sum(gap_ns) FROM posted") > 0
+    )
 
 
 def test_idle_overhead_and_unobserved_have_rows_of_their_own(tmp_path):

@@ -96,7 +96,7 @@ SELECT kind, reason, tenant, model, engine_id, rate_id,
     sum(coalesce(energy_uj, 0)),
     sum(CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(prefill_uj, 0) END),
     sum(CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(decode_uj, 0) END),
-    sum(CASE WHEN energy_uj IS NULL THEN gpu_ns ELSE 0 END),
+    sum(CASE WHEN energy_uj IS NULL AND gap_ns = 0 THEN gpu_ns ELSE gap_ns END),
     sum(CASE WHEN energy_nano IS NULL THEN 0 ELSE coalesce(device_nano, 0) END),
     sum(CASE WHEN device_nano IS NULL THEN 0 ELSE coalesce(energy_nano, 0) END),
     sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END)
@@ -230,6 +230,6 @@ def _line(p: Posting, c: Charge) -> _Line:
         *(p.kind, p.reason, p.tenant, p.model, p.engine_id, c.rate_id),
         *(p.gpu_ns, p.prefill_ns, p.decode_ns, p.wasted_ns),
         *(p.energy_uj or 0, (p.prefill_uj or 0) if metered else 0, (p.decode_uj or 0) if metered else 0),
-        0 if metered else p.gpu_ns,
+        p.energy_unknown_ns or (0 if metered else p.gpu_ns),
         *((c.device_nano or 0, c.energy_nano or 0, 0) if priced else (0, 0, p.gpu_ns)),
     )
