@@ -126,8 +126,9 @@ _METERED = ("request_ns", "idle_ns", "overhead_ns", "unobserved_ns")
 
 def _sums(labels: str, amounts: tuple[str, ...], at: str, rows: str, order: str = "1") -> str:
     """SQL for *labels*, the sums of *amounts*, and the first *at*."""
-    sums, groups = (", ".join(form.format(amount) for amount in amounts) for form in ("sum({})", "({}) = 0"))
-    return f"SELECT {labels}, {sums}, min({at}) FROM {rows} GROUP BY {labels}, {groups} ORDER BY {order}"  # noqa: S608 our names
+    sums = ", ".join(f"sum({amount})" for amount in amounts)
+    which = " + ".join(f"(({amount}) = 0) * {1 << bit}" for bit, amount in enumerate(amounts))
+    return f"SELECT {labels}, {sums}, min({at}) FROM {rows} GROUP BY {labels}, {which} ORDER BY {order}"  # noqa: S608 our names
 
 
 _POSTING_SUMS = _sums(
