@@ -66,7 +66,8 @@ _METRICS_NOTE = (
     "Counters continue after a restart of the agent: they are read from the ledger, but for `hw.energy` and costtrace's",
     "own health, which begin with the agent.",
     "Histograms are of the running agent; over OTLP they are exponential and carry exemplars that point to the",
-    "request's span. The Prometheus endpoint has the same figures under the names and labels shown.",
+    "request's span. The Prometheus endpoint has the same figures under the names and labels shown, and in OpenMetrics",
+    "when each series began ([what that needs](operations.md#prometheus)).",
     f"Tenants beyond the cardinality limit are shown together as `{OTHER_TENANT}`.",
 )
 

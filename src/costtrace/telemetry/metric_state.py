@@ -214,7 +214,9 @@ class MetricState:
             by_labels = self._distributions[metric.name]
             distribution = by_labels.get(key)
             if distribution is None:
-                distribution = by_labels[key] = Distribution(self._bounds[metric.name])
+                # Not before this process: the histogram of an earlier one was there until then.
+                begun_s = max(record.ended_ns, self.started_ns) / NS_PER_S
+                distribution = by_labels[key] = Distribution(self._bounds[metric.name], begun_s)
             exemplar = None
             if ids is not None:
                 exemplar = Exemplar(value, ids.trace_id, ids.request, record.ended_ns / NS_PER_S)
