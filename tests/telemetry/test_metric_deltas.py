@@ -4,7 +4,9 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     Gauge,
+    Histogram,
     Metric,
     MetricExporter,
     MetricExportResult,
@@ -32,9 +34,14 @@ class Inner(MetricExporter):
     def __init__(self) -> None:
         super().__init__()
         self.answer = SUCCESS
+        self.refused = 0
+        """How many more exports it refuses, whatever its answer."""
         self.taken: list[Metric] = []
 
     def export(self, metrics_data, timeout_millis=10_000, **_):
+        if self.refused:
+            self.refused -= 1
+            return FAILURE
         if self.answer is SUCCESS:
             self.taken += metrics_data.resource_metrics[0].scope_metrics[0].metrics
         return self.answer
@@ -156,6 +163,22 @@ def test_a_ledger_that_was_restored_from_a_backup_sends_no_negative_counts(path,
 
     assert restored.inner.sum("costtrace.requests") == 1
     assert all(p.value > 0 for m in restored.inner.taken for p in m.data.data_points)
+
+
+def test_histograms_that_are_refused_while_others_are_taken_hold_up_nobody(path):
+    agent = Agent(path)
+    data = collected(Metric(semconv.H_COST.name, "", "", Histogram([1], AggregationTemporality.DELTA)))
+    agent.inner.answer = FAILURE
+    for _ in range(100):
+        agent.exporter.export(data)
+    agent.inner.answer = SUCCESS
+    agent.inner.refused = 1
+    agent.exporter.export(data)
+    assert [m.name for m in agent.inner.taken].count(semconv.H_COST.name) == 1
+    assert agent.inner.sum("costtrace.requests") == 5
+    agent.inner.taken.clear()
+    agent.export()
+    assert [m.name for m in agent.inner.taken].count(semconv.H_COST.name) == 59  # of 60 that are kept
 
 
 @pytest.mark.parametrize("damaged", [b"", b"{", b"\xff", b'{"at_ns": 1}', b"[]"])

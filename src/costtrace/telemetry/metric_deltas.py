@@ -105,21 +105,22 @@ class DeltaExporter(MetricExporter):
         **kwargs: Any,  # noqa: ANN401 the SDK's signature
     ) -> MetricExportResult:
         """Send what was not taken before, then what has come since."""
-        result = MetricExportResult.SUCCESS
-        while self._kept and result is MetricExportResult.SUCCESS:
-            result = self._inner.export(self._kept[0], timeout_millis, **kwargs)
-            if result is MetricExportResult.SUCCESS:
-                self._kept.popleft()
-        if result is MetricExportResult.SUCCESS:
-            now_ns, count = time.time_ns(), self._state.count()
-            deltas = self._deltas(count, now_ns)
-            result = self._inner.export(_with(metrics_data, deltas), timeout_millis, **kwargs)
-            if result is MetricExportResult.SUCCESS:
-                self._acknowledge(count, now_ns)
-                return result
-        histograms = _histograms(metrics_data)
-        if histograms is not None:
-            self._kept.append(histograms)
+        while self._kept:
+            if self._inner.export(self._kept[0], timeout_millis, **kwargs) is not MetricExportResult.SUCCESS:
+                break
+            self._kept.popleft()
+        now_ns, count = time.time_ns(), self._state.count()
+        deltas = self._deltas(count, now_ns)
+        data = changed(metrics_data, lambda metrics: [*(m for m in metrics if m.name not in _COUNTERS), *deltas])
+        result = self._inner.export(data, timeout_millis, **kwargs)
+        if result is not MetricExportResult.SUCCESS:
+            kept = changed(metrics_data, lambda metrics: [m for m in metrics if _only_here(m)])
+            if any(of_scope.metrics for of_resource in kept.resource_metrics for of_scope in of_resource.scope_metrics):
+                self._kept.append(kept)
+            return result
+        if self._kept:  # it was not taken, and others are
+            self._kept.popleft()
+        self._acknowledge(count, now_ns)
         return result
 
     def _deltas(self, count: Count, now_ns: int) -> list[Metric]:
@@ -160,22 +161,12 @@ class DeltaExporter(MetricExporter):
         self._note.close()
 
 
-def _with(data: MetricsData, deltas: list[Metric]) -> MetricsData:
-    """*data* with *deltas* in the place of its counters."""
-    return _changed(data, lambda metrics: [*(m for m in metrics if m.name not in _COUNTERS), *deltas])
+def _only_here(metric: Metric) -> bool:
+    """Whether the values of a metric are lost if they are not sent again."""
+    return metric.name not in _COUNTERS and getattr(metric.data, "aggregation_temporality", None) is _DELTA
 
 
-def _histograms(data: MetricsData) -> MetricsData | None:
-    """What of *data* is lost if it is not sent again; None: nothing."""
-
-    def lost(metric: Metric) -> bool:
-        return metric.name not in _COUNTERS and getattr(metric.data, "aggregation_temporality", None) is _DELTA
-
-    parts = [m for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics if lost(m)]
-    return _changed(data, lambda metrics: [m for m in metrics if lost(m)]) if parts else None
-
-
-def _changed(data: MetricsData, change: Callable[[Sequence[Metric]], list[Metric]]) -> MetricsData:
+def changed(data: MetricsData, change: Callable[[Sequence[Metric]], list[Metric]]) -> MetricsData:
     """*data* with the metrics of costtrace's scope changed."""
     return MetricsData(
         [

@@ -24,7 +24,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from costtrace.core import semconv as s
 from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
-from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, wants_deltas
+from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, changed, wants_deltas
 from costtrace.telemetry.metric_state import MetricState, attributes_of
 from costtrace.telemetry.span_ids import context, span_ids
 from costtrace.telemetry.transport import GRPC, Target
@@ -132,8 +132,10 @@ class _Exporter(MetricExporter):
         timeout_millis: float = 10_000,
         **kwargs: Any,  # noqa: ANN401 the SDK's signature
     ) -> MetricExportResult:
+        since_ns = self._state.since_ns
+        dated = changed(metrics_data, lambda metrics: [_dated_metric(m, since_ns) for m in metrics])
         try:
-            result = self._inner.export(_dated(metrics_data, self._state.since_ns), timeout_millis, **kwargs)
+            result = self._inner.export(dated, timeout_millis, **kwargs)
         except Exception:  # noqa: BLE001 some versions raise when a connection is refused
             result = MetricExportResult.FAILURE
         if result is not MetricExportResult.SUCCESS:
@@ -148,23 +150,6 @@ class _Exporter(MetricExporter):
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:  # noqa: ANN401 the SDK's signature
         self._inner.shutdown(timeout_millis, **kwargs)
-
-
-def _dated(data: MetricsData, since_ns: int) -> MetricsData:
-    """Set the start time of all totals to `since_ns`."""
-    return dataclasses.replace(
-        data,
-        resource_metrics=[
-            dataclasses.replace(
-                of_resource,
-                scope_metrics=[
-                    dataclasses.replace(of_scope, metrics=[_dated_metric(m, since_ns) for m in of_scope.metrics])
-                    for of_scope in of_resource.scope_metrics
-                ],
-            )
-            for of_resource in data.resource_metrics
-        ],
-    )
 
 
 def _dated_metric(metric: Any, since_ns: int) -> Any:  # noqa: ANN401 the SDK's data classes, whatever their version
