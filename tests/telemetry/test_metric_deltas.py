@@ -3,6 +3,7 @@
 import pytest
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
+from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
@@ -13,6 +14,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
     ResourceMetrics,
     ScopeMetrics,
+    Sum,
 )
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -20,7 +22,7 @@ from otlp_receiver import RATE, WALL, engine, new_ledger, record, turn, write
 
 from costtrace.core import semconv
 from costtrace.ledger.store import Ledger
-from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, wants_deltas
+from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, deltas_of
 from costtrace.telemetry.metric_state import DeviceReading, MetricState
 from costtrace.telemetry.totals import Numbers
 
@@ -31,8 +33,8 @@ FOREIGN = Metric("costtrace.tenants.folded", "", "", Gauge([]))
 class Inner(MetricExporter):
     """An exporter that keeps what it is given, and answers as it is set to."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, counters=AggregationTemporality.DELTA) -> None:
+        super().__init__({sdk.ObservableCounter: counters, sdk.Histogram: AggregationTemporality.DELTA})
         self.answer = SUCCESS
         self.refused = 0
         """How many more exports it refuses, whatever its answer."""
@@ -181,6 +183,21 @@ def test_histograms_that_are_refused_while_others_are_taken_hold_up_nobody(path)
     assert [m.name for m in agent.inner.taken].count(semconv.H_COST.name) == 59  # of 60 that are kept
 
 
+def test_where_only_histograms_are_deltas_counters_stay_as_they_are(path):
+    agent = Agent(path)
+    inner = Inner(AggregationTemporality.CUMULATIVE)
+    exporter = DeltaExporter(inner, agent.state, SentNote(path, "otlp:1"))
+    counter = Metric("costtrace.requests", "", "", Sum([], AggregationTemporality.CUMULATIVE, is_monotonic=True))
+    histogram = Metric(semconv.H_COST.name, "", "", Histogram([1], AggregationTemporality.DELTA))
+    inner.answer = FAILURE
+    exporter.export(collected(counter, histogram))
+    inner.answer = SUCCESS
+    exporter.export(collected(counter))
+
+    assert inner.taken == [histogram, FOREIGN, counter]
+    assert not [name for name in agent.ledger.states() if name.startswith("metrics:")]
+
+
 @pytest.mark.parametrize("damaged", [b"", b"{", b"\xff", b'{"at_ns": 1}', b"[]"])
 def test_a_damaged_note_is_reported_and_the_ledger_is_sent_once_more(path, caplog, damaged):
     agent = Agent(path)
@@ -214,10 +231,16 @@ def _full(*_: object) -> None:
 
 @pytest.mark.parametrize("exporter", [GrpcMetricExporter, HttpMetricExporter])
 @pytest.mark.parametrize(
-    ("preference", "deltas"), [("", False), ("cumulative", False), ("lowmemory", False), ("delta", True)]
+    ("preference", "deltas"),
+    [
+        ("", set()),
+        ("cumulative", set()),
+        ("lowmemory", {sdk.Histogram}),
+        ("delta", {sdk.ObservableCounter, sdk.Histogram}),
+    ],
 )
 def test_deltas_are_made_where_the_variable_asks_for_them(monkeypatch, exporter, preference, deltas):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", preference or "cumulative")
     if not preference:
         monkeypatch.delenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE")
-    assert wants_deltas(exporter()) is deltas
+    assert deltas_of(exporter()) == deltas

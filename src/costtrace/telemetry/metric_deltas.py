@@ -39,10 +39,10 @@ _MOST_KEPT = 60
 _COUNTERS = {m.name: m for m in (*s.TOTALS, *s.HEALTH.values()) if m.instrument == "counter"}
 
 
-def wants_deltas(exporter: MetricExporter) -> bool:
-    """Whether ``OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`` asks for counters as deltas."""
+def deltas_of(exporter: MetricExporter) -> set[type]:
+    """The instruments that ``OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE`` asks for as deltas."""
     wanted: Any = getattr(exporter, "_preferred_temporality", None) or {}
-    return wanted.get(sdk.ObservableCounter) is _DELTA
+    return {instrument for instrument in (sdk.ObservableCounter, sdk.Histogram) if wanted.get(instrument) is _DELTA}
 
 
 class SentNote:
@@ -91,6 +91,7 @@ class DeltaExporter(MetricExporter):
     def __init__(self, inner: MetricExporter, state: MetricState, note: SentNote) -> None:
         super().__init__(inner._preferred_temporality, inner._preferred_aggregation)  # noqa: SLF001 as the SDK's readers do
         self._inner = inner
+        self._counters = sdk.ObservableCounter in deltas_of(inner)
         self._state = state
         self._note = note
         self._sent: dict[Series, int | float] = dict(state.sent)
@@ -110,8 +111,10 @@ class DeltaExporter(MetricExporter):
                 break
             self._kept.popleft()
         now_ns, count = time.time_ns(), self._state.count()
-        deltas = self._deltas(count, now_ns)
-        data = changed(metrics_data, lambda metrics: [*(m for m in metrics if m.name not in _COUNTERS), *deltas])
+        data = metrics_data
+        if self._counters:
+            deltas = self._deltas(count, now_ns)
+            data = changed(data, lambda metrics: [*(m for m in metrics if m.name not in _COUNTERS), *deltas])
         result = self._inner.export(data, timeout_millis, **kwargs)
         if result is not MetricExportResult.SUCCESS:
             kept = changed(metrics_data, lambda metrics: [m for m in metrics if _only_here(m)])
@@ -146,7 +149,7 @@ class DeltaExporter(MetricExporter):
     def _acknowledge(self, count: Count, now_ns: int) -> None:
         self._sent = count.values
         self._ledger_since_ns = self._process_since_ns = now_ns
-        if count.numbers is not None:
+        if self._counters and count.numbers is not None:
             metered = ((labels, ns) for (name, labels), ns in count.values.items() if name == s.M_DEVICE_TIME.name)
             device_ns = [(device, kind, int(ns)) for (device, kind), ns in metered]
             self._note.write(Sent(now_ns, count.numbers, device_ns))

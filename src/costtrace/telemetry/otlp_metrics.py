@@ -24,7 +24,7 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from costtrace.core import semconv as s
 from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
-from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, changed, wants_deltas
+from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, changed, deltas_of
 from costtrace.telemetry.metric_state import MetricState, attributes_of
 from costtrace.telemetry.span_ids import context, span_ids
 from costtrace.telemetry.transport import GRPC, Target
@@ -53,7 +53,7 @@ class OtlpMetrics:
             View(instrument_name=m.name, aggregation=ExponentialBucketHistogramAggregation()) for m in s.HISTOGRAMS
         ]
         exporter: MetricExporter = self._exporter
-        if note is not None and wants_deltas(exporter):
+        if note is not None and deltas_of(exporter):
             exporter = DeltaExporter(exporter, state, note)
         self._provider = sdk.MeterProvider([_reader(exporter)], resource, shutdown_on_exit=False, views=views)
         meter = self._provider.get_meter(s.SCOPE, version)
