@@ -57,15 +57,23 @@ _INTRODUCTION = (
     "- Spans or data points that a receiver rejects of what it takes (OTLP's partial success) are not sent again: the",
     "  first are named in the log, spans in a notice too, and all are counted.",
     "- A caller that does not sample its trace (flag 00) gets no span; ledger and metrics have the request.",
-    "- Metrics are exported every `OTEL_METRIC_EXPORT_INTERVAL` ms, cumulative.",
+    "- Metrics are exported every `OTEL_METRIC_EXPORT_INTERVAL` ms: cumulative, or as deltas where",
+    "  `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=delta` asks for them (Datadog, Dynatrace). What a receiver",
+    "  of deltas has acknowledged is noted in the ledger, so nothing is counted again after a restart: a delta that",
+    "  was not taken is part of the next one, and a receiver without a note gets the ledger from its beginning.",
+    "  Histograms that were not taken are sent again while the agent runs, at most 60 exports. An agent that is",
+    "  killed between the receiver's answer and its note sends that export again. What `costtrace compact` has",
+    "  summed counts as sent.",
     "",
 )
 _METRICS_NOTE = (
-    "Counters are cumulative and continue after a restart of the agent: they are read from the ledger.",
+    "Counters continue after a restart of the agent: they are read from the ledger, but for `hw.energy` and",
+    "costtrace's own health, which begin with the agent.",
     "Histograms are of the running agent; over OTLP they carry exemplars that point to the request's span and are",
     "exponential. Some collectors drop these in silence: for them set",
     "`OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION=explicit_bucket_histogram`. The Prometheus endpoint",
-    "has the same figures under the names and labels shown.",
+    "has the same figures under the names and labels shown, and in OpenMetrics when each series began",
+    "([what that needs](operations.md#prometheus)).",
     f"Tenants beyond the cardinality limit are shown together as `{OTHER_TENANT}`.",
 )
 

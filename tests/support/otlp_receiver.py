@@ -186,6 +186,9 @@ class Receiver:
         self.spans: list[Any] = []
         self.resources: list[dict[str, Any]] = []
         self.metrics: list[Any] = []
+        """Those of the last export."""
+        self.exports: list[list[Any]] = []
+        """The metrics of each export that it took."""
         self.headers: list[dict[str, str]] = []
         self.requests = 0
         self.status = 200
@@ -207,6 +210,8 @@ class Receiver:
                     for scope in resource.scope_metrics
                     for m in scope.metrics
                 ]
+                if status == 200:
+                    self.exports.append(self.metrics)
             elif path != "/v1/logs":  # other people's
                 message = ExportTraceServiceRequest.FromString(body)
                 status = self.decide(message)

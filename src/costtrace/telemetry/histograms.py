@@ -35,7 +35,7 @@ class Value(NamedTuple):
 def request_values(record: UsageRecord, cost: UsageCost) -> list[Value]:
     """The values of one request in SI units and units of its currency. What is unknown is left out."""
     values = [Value(s.H_GPU_TIME, record.gpu_ns / NS_PER_S)]
-    if record.energy_uj is not None:
+    if record.energy_uj is not None and not record.energy_unknown_ns:  # a part is not the whole
         values.append(Value(s.H_ENERGY, record.energy_uj / UJ_PER_J))
     if cost.cost_nano is not None:
         values.append(Value(s.H_COST, cost.cost_nano / NANO_PER_UNIT, cost.currency))
@@ -54,10 +54,12 @@ def bounds(metric: s.Metric) -> tuple[float, ...]:
 class Distribution:
     """The histogram of one label set."""
 
-    __slots__ = ("bounds", "counts", "exemplars", "sum")
+    __slots__ = ("begun_s", "bounds", "counts", "exemplars", "sum")
 
-    def __init__(self, upper: tuple[float, ...]) -> None:
+    def __init__(self, upper: tuple[float, ...], begun_s: float) -> None:
         self.bounds = upper
+        self.begun_s = begun_s
+        """The wall time at which it was empty for the last time."""
         self.counts = [0] * (len(upper) + 1)
         """Values in each bucket, not cumulative."""
         self.exemplars: list[Exemplar | None] = [None] * (len(upper) + 1)
@@ -73,6 +75,6 @@ class Distribution:
 
     def copy(self) -> "Distribution":
         """A copy that later values do not change."""
-        copy = Distribution(self.bounds)
+        copy = Distribution(self.bounds, self.begun_s)
         copy.counts, copy.exemplars, copy.sum = self.counts.copy(), self.exemplars.copy(), self.sum
         return copy
