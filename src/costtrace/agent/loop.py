@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import costtrace
 from costtrace.agent.checkpoint import Checkpoint
@@ -23,8 +23,7 @@ from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.pricing.price_book_file import load_price_book
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and starts in a fifth of the time
-    from costtrace.telemetry.health import Health
-    from costtrace.telemetry.metric_state import DeviceReading
+    from costtrace.telemetry import Emission
 
 log = logging.getLogger("costtrace.agent")
 
@@ -37,32 +36,6 @@ PATIENCE = 10
 """A spawned agent with unsent records ends after this many times `agent_idle_exit_s`."""
 
 
-class Emitter(Protocol):
-    """Emits what has been booked, as spans and metrics."""
-
-    @property
-    def health(self) -> "Health":
-        """The agent's own metrics, for it to set."""
-        ...
-
-    def start(self) -> None:
-        """Start from what the ledger holds."""
-
-    def publish(self, committed: Booked) -> None:
-        """A transaction has been committed."""
-
-    def device(self, reading: "DeviceReading") -> None:
-        """A device has been read."""
-
-    def drained(self) -> bool:
-        """True when everything has been sent."""
-        ...
-
-    def stop(self, timeout_s: float = 5.0) -> bool:
-        """Stop, after sending what can be sent within *timeout_s*. Returns whether everything was sent."""
-        ...
-
-
 class Agent:
     """The agent of one home.
 
@@ -72,7 +45,7 @@ class Agent:
     def __init__(
         self,
         settings: Settings,
-        emission: Emitter | None = None,
+        emission: "Emission | None" = None,
         *,
         spawned: bool = False,
         sensing: Sensing | None = None,
@@ -202,7 +175,7 @@ class Agent:
         health.set("recorder.dropped_steps", self.pipeline.lost_steps)
         health.set("recorder.lost_events", self.pipeline.lost_events)
 
-    def _show_models(self, emission: Emitter) -> None:
+    def _show_models(self, emission: "Emission") -> None:
         """Set the worst engine's figures of the step models; `costtrace model` shows each engine."""
         rows = self.pipeline.all_fit_rows()
         errors = [error for row in rows if (error := getattr(row, f"{row.method}_error_ppm")) is not None]

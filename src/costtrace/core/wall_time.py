@@ -1,5 +1,6 @@
 """Wall time: ns since the epoch as a moment or a text, and back; and noticing that a wall clock has been set."""
 
+import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from costtrace.core.events import Heartbeat
@@ -26,6 +27,23 @@ def storable(at_ns: int) -> int:
     if not -(1 << 63) <= at_ns < 1 << 63:
         raise OverflowError(at_ns)
     return at_ns
+
+
+_PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?|-Q([1-4]))?", re.ASCII)
+
+
+def named_period(name: str, zone: tzinfo) -> tuple[int, int]:
+    """Begin and end, ns, of ``2026``, ``2026-Q4``, ``2026-11`` or ``2026-11-23``. Raises: ValueError, OverflowError."""
+    if (match := _PERIOD.fullmatch(name)) is None:
+        raise ValueError(name)
+    year, month, day, quarter = match.groups()
+    begin = datetime(int(year), int(month or 3 * int(quarter or 1) - 2), int(day or 1), tzinfo=zone)
+    if day:
+        end = (begin.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=zone)
+    else:
+        months = begin.month - 1 + (1 if month else 3 if quarter else 12)
+        end = begin.replace(year=begin.year + months // 12, month=months % 12 + 1)
+    return storable(wall_ns(begin)), storable(wall_ns(end))
 
 
 def show_time(at_ns: int, zone: tzinfo = UTC) -> str:
