@@ -64,7 +64,7 @@ class JournalReader:
     def writer_gone(self) -> bool:
         """True where no process holds the writer's lock: nothing more will be written."""
         try:
-            lock = os.open(self.directory / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(self.directory / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return True
         except OSError as error:

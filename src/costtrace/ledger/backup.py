@@ -25,6 +25,7 @@ def back_up(ledger: Ledger, target: Path) -> int:
             (check,) = copy.execute("PRAGMA quick_check(1)").fetchone()
         if check != "ok":
             raise LedgerError(f"the copy of {ledger.path} is damaged ({check}): {target} was not written")
+        ledger.check_unchanged()
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.link(partial, target)  # unlike a rename, it never replaces a file

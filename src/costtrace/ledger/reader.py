@@ -57,6 +57,7 @@ def open_ledger(home: Path) -> Iterator[SqliteStore]:
     try:
         ledger.connection.execute("BEGIN")
         yield SqliteStore(ledger)
+        ledger.check_unchanged()
     except sqlite3.Error as error:
         raise LedgerError(f"cannot read the ledger {ledger.path}: {error}") from error
     finally:

@@ -1,6 +1,7 @@
 """Writing the ledger: one agent, one connection, one transaction for all rows from a stretch of journal."""
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -41,6 +42,7 @@ class Ledger:
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
+        self._seen: tuple[int, int, int] | None = None
         if read_only and not path.exists():
             raise LedgerError(
                 f"there is no ledger at {path}. Has an agent run with this COSTTRACE_HOME? `costtrace doctor` shows "
@@ -50,12 +52,37 @@ class Ledger:
             if not read_only:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            uri = f"file:{path}?mode={'ro' if read_only else 'rw'}"
-            self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
-            self.connection.row_factory = sqlite3.Row
-            self._open(read_only=read_only)
+            self._connect("ro" if read_only else "rw")
+            try:
+                self._open(read_only=read_only)
+            except sqlite3.OperationalError:
+                if not read_only or not self._idle_and_out_of_reach():
+                    raise
+                self._seen = self._stamp()
+                self.connection.close()
+                self._connect("ro&immutable=1")
+                self._open(read_only=True)
         except (OSError, sqlite3.Error) as error:
-            raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+            raise LedgerError(f"cannot open the ledger {path}: {error}. {remedy(error)}") from error
+
+    def _idle_and_out_of_reach(self) -> bool:
+        """Whether no agent has left anything beside the file, and SQLite cannot make the files it reads a log with."""
+        return not self._stamp()[2] and not os.access(self.path.resolve().parent, os.W_OK)
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """Time and size of the file, and the size of its write-ahead log."""
+        stat, log = self.path.stat(), Path(f"{self.path.resolve()}-wal")
+        return stat.st_mtime_ns, stat.st_size, log.stat().st_size if log.exists() else 0
+
+    def check_unchanged(self) -> None:
+        """Where the ledger was read without SQLite's locks: nobody has written it meanwhile. Raises: LedgerError."""
+        if self._seen is not None and self._seen != self._stamp():
+            raise LedgerError(f"the ledger {self.path} was written while it was read: run the command again")
+
+    def _connect(self, mode: str) -> None:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+        self.connection.row_factory = sqlite3.Row
 
     def _open(self, *, read_only: bool) -> None:
         version = self.connection.execute("PRAGMA user_version").fetchone()[0]
@@ -154,9 +181,29 @@ class Ledger:
 
     def notice(self, subject: str, message: str) -> None:
         """Keep a message that an operator has to see later."""
+        # A path in it need not be UTF-8.
+        text = message.encode(errors="backslashreplace").decode()
         self.connection.execute(
-            "INSERT INTO notice (at_ns, subject, message) VALUES (?,?,?)", (time.time_ns(), subject, message)
+            "INSERT INTO notice (at_ns, subject, message) VALUES (?,?,?)", (time.time_ns(), subject, text)
         )
+
+
+_REMEDIES = {
+    "FULL ENOSPC EDQUOT": "Free some space on its disk.",
+    "BUSY LOCKED": "Another program holds it (a copy, a shell of SQLite): end that one.",
+    "CORRUPT NOTADB": "The file is damaged: put the newest copy of `costtrace backup` in its place. An agent books "
+    "what the journals have beyond it.",
+    "READONLY CANTOPEN IOERR PERM AUTH EACCES EPERM EROFS EIO": "See to the permissions of the file and its directory, "
+    "and to its mount. Where they must stay read-only: read a copy that `costtrace backup` made.",
+}
+
+
+def remedy(error: Exception) -> str:
+    """What to do about an error of SQLite or of the file system."""
+    of_sqlite = getattr(error, "sqlite_errorname", "SQLITE_").split("_")[1]  # SQLITE_IOERR_FSYNC
+    of_system = errno.errorcode.get(getattr(error, "errno", None) or 0, "")
+    texts = (text for names, text in _REMEDIES.items() if {of_sqlite, of_system} & {*names.split()})
+    return next(texts, "`costtrace doctor` examines it.")
 
 
 class _Insert(NamedTuple):

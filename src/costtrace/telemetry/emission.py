@@ -136,7 +136,8 @@ class Emission:
         self._shipper.start()
 
     def _resource(self) -> Resource:
-        return resource(f"{host_name()}:{self._path.resolve()}", self._version)
+        instance = f"{host_name()}:{self._path.resolve()}".encode(errors="backslashreplace")  # a path need not be UTF-8
+        return resource(instance.decode(), self._version)
 
     def _start_metrics(self) -> None:
         receiver = target("metrics")

@@ -400,7 +400,7 @@ def test_a_period_is_a_year_a_month_or_a_day_of_its_zone(name, zone, hours):
     assert period.until_ns - period.since_ns == hours * 3600 * 10**9
 
 
-OUT_OF_RANGE = "9999 9999-12 9999-12-31 1600 2300".split()
+OUT_OF_RANGE = ["9999", "9999-12", "9999-12-31", "1600", "2300"]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ STARTING, RUNNING, STOPPED = "starting", "running", "stopped"
 def running(home: Path) -> bool:
     """True where an agent holds the lock of this home."""
     try:
-        lock = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(home / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

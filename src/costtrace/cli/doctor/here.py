@@ -1,6 +1,7 @@
 """The environment and the home: versions, the plugin, the directory, the clocks, the agent."""
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -126,7 +127,7 @@ def home(settings: Settings) -> Iterator[Finding]:
             "home",
             WARN,
             f"{path} is open to other users (mode {stat.st_mode & 0o777:o}): they can see the names of tenants",
-            f"chmod 700 {path}",
+            f"chmod 700 {shlex.quote(str(path))}",
         )
     if stat.st_uid != os.getuid():
         yield Finding(
