@@ -1,6 +1,7 @@
 """What an agent keeps between two starts: the state beside the ledger's rows, in the transaction that books them."""
 
 from collections.abc import Collection
+from typing import TypeVar
 
 import msgspec
 
@@ -11,9 +12,12 @@ from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import EngineState, Pipeline
 from costtrace.attribution.time.shared_devices import DeviceGroup
 from costtrace.config.settings import Settings
+from costtrace.core.errors import LedgerError
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.ledger.booking import Booked, Booking, BookingState
-from costtrace.ledger.store import Ledger, put_pending
+from costtrace.ledger.store import DAMAGED, Ledger, put_pending
+
+State = TypeVar("State")
 
 
 class Meters(msgspec.Struct):
@@ -39,7 +43,7 @@ class Checkpoint:
         self._stored_groups: set[int] = set()
 
     def load(self, settings: Settings) -> tuple[Pipeline, BookingState]:
-        """The state after the last transaction, under the policy that *settings* declare now."""
+        """The state after the last transaction, under the policy that *settings* declare now. Raises: LedgerError."""
         linger_ns = settings.linger_ms * NS_PER_MS
         policy = Policy(settings.attribution, settings.head_fee, settings.prefix_sharing, linger_ns)
         wait_ns = settings.remote_wait_s * NS_PER_S if settings.remote_homes else 0
@@ -49,20 +53,28 @@ class Checkpoint:
         for name, value in self._ledger.states().items():
             kind, _, key = name.partition(":")
             if kind == "engine":
-                pipeline.engines[key] = msgspec.json.decode(value, type=EngineState)
+                pipeline.engines[key] = self._decode(name, value, EngineState)
                 pipeline.engines[key].attribution.policy = policy
             elif kind == "group":
-                pipeline.groups[int(key)] = msgspec.json.decode(value, type=DeviceGroup)
+                pipeline.groups[int(key)] = self._decode(name, value, DeviceGroup)
             elif kind == "meters":
-                pipeline.meters = msgspec.json.decode(value, type=Meters).by_device
+                pipeline.meters = self._decode(name, value, Meters).by_device
             elif kind == "node":
-                node = msgspec.json.decode(value, type=NodeState)
+                node = self._decode(name, value, NodeState)
                 pipeline.group_of_device, pipeline.next_group = node.group_of_device, node.next_group
                 pipeline.remote, pipeline.wall_offsets = node.remote, node.wall_offsets
             elif kind == "booking":
-                booking = msgspec.json.decode(value, type=BookingState)
+                booking = self._decode(name, value, BookingState)
         self._stored_groups = set(pipeline.groups)
         return pipeline, booking
+
+    def _decode(self, name: str, value: bytes, kind: type[State]) -> State:
+        try:
+            return msgspec.json.decode(value, type=kind)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            raise LedgerError(
+                f"the state `{name}` in {self._ledger.path} cannot be read ({error}), and cannot be guessed. {DAMAGED}"
+            ) from error
 
     def write(
         self, intake: Intake, booking: Booking, booked: Booked, notices: Collection[tuple[str, str]]

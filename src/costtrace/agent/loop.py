@@ -17,9 +17,10 @@ from costtrace.agent.sensing import Sensing
 from costtrace.attribution.steps.engine_fit import PPM
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
+from costtrace.core.errors import LedgerError
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.booking import Booked, Booking
-from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.ledger.store import LEDGER_NAME, Ledger, remedy
 from costtrace.pricing.price_book_file import load_price_book
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and starts in a fifth of the time
@@ -98,7 +99,7 @@ class Agent:
                 if not turn.behind:
                     self._stop.wait(TURN_S)
             self._end_sensing()
-            self._commit(force=True)
+            self._book_rest()
         finally:
             self._close()
 
@@ -113,7 +114,7 @@ class Agent:
                 self.emission.start()
             while self._turn().changed:
                 pass
-            self._commit(force=True)
+            self._book_rest()
         finally:
             self._close()
 
@@ -132,6 +133,12 @@ class Agent:
             self._sensing.stop()
             self._turn()
             self._dirty = True
+
+    def _book_rest(self) -> None:
+        """Book what is left. Raises: LedgerError (it could not be written)."""
+        self._commit(force=True)
+        if self._failing:
+            raise LedgerError(f"{self._failing} Nothing is lost: the journals keep what is not booked.")
 
     def _close(self) -> None:
         if self._sensing is not None:  # still running after an error; a second stop does nothing
@@ -248,12 +255,8 @@ class Agent:
 
     def _report_failure(self, error: Exception) -> None:
         if not self._failing:
-            self._failing = f"cannot write the ledger {self.ledger.path}: {error}"
-            log.error(
-                "%s. Nothing is lost: the journals keep everything and the agent tries again. Free some space, or see "
-                "to the permissions of the file.",
-                self._failing,
-            )
+            self._failing = f"cannot write the ledger {self.ledger.path}: {error}. {remedy(error)}"
+            log.error("%s Nothing is lost: the journals keep everything and the agent tries again.", self._failing)
 
     def _report_recovery(self) -> None:
         if self._failing:

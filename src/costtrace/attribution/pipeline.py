@@ -29,7 +29,7 @@ from costtrace.core.events import (
 )
 from costtrace.core.rows import EngineRow, FitRow, PendingRow, Rows
 from costtrace.core.units import NS_PER_S
-from costtrace.core.wall_time import wall_offset
+from costtrace.core.wall_time import believable, wall_offset
 
 SENSOR_PATIENCE_NS = 60 * NS_PER_S
 """How long attribution waits for a device's next reading before it goes on without its energy."""
@@ -87,6 +87,8 @@ class Pipeline(msgspec.Struct):
         """Take in an engine by the header of its journal. Later headers of the same engine change nothing."""
         if engine_id in self.engines:
             return
+        self._check_wall(header, header.wall_ns)
+        header = msgspec.structs.replace(header, wall_ns=believable(header.wall_ns))
         offset = header.wall_ns - header.monotonic_ns
         attribution = EngineAttribution(engine_id, self.policy, offset)
         self.engines[engine_id] = EngineState(engine_id, header, EngineTimeline(), attribution, wall_offset_ns=offset)
@@ -267,6 +269,7 @@ class Pipeline(msgspec.Struct):
         )
 
     def _check_clock(self, engine: EngineState, beat: Heartbeat) -> None:
+        self._check_wall(engine.header, beat.wall_ns)
         # Windows take the new time when attribution comes to this heartbeat: not before, however far was read ahead.
         offset = wall_offset(engine.wall_offset_ns, beat)
         change_ns, engine.wall_offset_ns = offset - engine.wall_offset_ns, offset
@@ -278,6 +281,14 @@ class Pipeline(msgspec.Struct):
             f"the wall clock of {engine.header.host} was set by {change_ns / NS_PER_S:+.1f} s. Durations, shares and "
             "sums do not depend on it; windows from here on carry the new time. Check NTP on that host.",
         )
+
+    def _check_wall(self, header: SegmentHeader, wall_ns: int) -> None:
+        if believable(wall_ns) != wall_ns:
+            self._notice(
+                "clock",
+                f"the wall clock of {header.host} is before 1970 or after 2200: windows go on by the time that it said "
+                "before, or from the nearest of those years. Set it (NTP).",
+            )
 
     def _notice(self, subject: str, message: str) -> None:
         self.notices.append((subject, message))

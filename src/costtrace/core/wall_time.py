@@ -59,7 +59,21 @@ CLOCK_STEP_NS = 2 * NS_PER_S
 """If wall time and monotonic time move apart by more than this, the host's wall clock has been set."""
 
 
+LATEST_NS = 7_258_118_400 * NS_PER_S
+"""2200: what a clock says beyond that is no time, and soon no number that a ledger can hold."""
+
+
+def believable(wall_ns: int) -> int:
+    """The time that a wall clock says, or the nearest that it can be: from 1970 to 2200."""
+    return min(max(wall_ns, 0), LATEST_NS)
+
+
 def wall_offset(offset_ns: int, beat: Heartbeat) -> int:
-    """Wall time less monotonic time from *beat* on: *offset_ns*, or *beat*'s own if the wall clock was set."""
+    """Wall time less monotonic time from *beat* on: *offset_ns*, or *beat*'s own if the wall clock was set.
+
+    A clock that says what it cannot be is not followed.
+    """
+    if believable(beat.wall_ns) != beat.wall_ns:
+        return offset_ns
     now_ns = beat.wall_ns - beat.at_ns
     return now_ns if abs(now_ns - offset_ns) > CLOCK_STEP_NS else offset_ns

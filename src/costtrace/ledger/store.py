@@ -188,11 +188,14 @@ class Ledger:
         )
 
 
+DAMAGED = (
+    "The file is damaged: put the newest copy of `costtrace backup` in its place. An agent books what the journals "
+    "have beyond it."
+)
 _REMEDIES = {
     "FULL ENOSPC EDQUOT": "Free some space on its disk.",
     "BUSY LOCKED": "Another program holds it (a copy, a shell of SQLite): end that one.",
-    "CORRUPT NOTADB": "The file is damaged: put the newest copy of `costtrace backup` in its place. An agent books "
-    "what the journals have beyond it.",
+    "CORRUPT NOTADB": DAMAGED,
     "READONLY CANTOPEN IOERR PERM AUTH EACCES EPERM EROFS EIO": "See to the permissions of the file and its directory, "
     "and to its mount. Where they must stay read-only: read a copy that `costtrace backup` made.",
 }

@@ -333,6 +333,17 @@ def test_a_token_is_rejected(tokens, issuer, forged):
     assert who(tokens, bearer(forged(issuer))) == ("default", "rejected:token")
 
 
+@pytest.mark.parametrize("error", [RecursionError, OverflowError, AttributeError, UnicodeEncodeError])
+def test_a_token_that_breaks_the_parser_is_rejected(tokens, issuer, monkeypatch, error):
+    """As some versions of PyJWT do, before a signature is looked at."""
+
+    def breaks(_):
+        raise error(*("utf-8", "\ud800", 0, 1, "surrogates") if error is UnicodeEncodeError else ())
+
+    monkeypatch.setattr(jwt, "get_unverified_header", breaks)
+    assert who(tokens, bearer(issuer.sign())) == ("default", "rejected:token")
+
+
 def test_two_tokens_of_two_tenants_are_nobodys(tokens, issuer):
     assert who(tokens, bearer(issuer.sign()), bearer(issuer.sign(tenant="b"))) == ("default", "rejected:token")
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, format_option, open_store, out, store_option
+from costtrace.ledger.reader import SqliteStore
+from costtrace.ledger.store import DAMAGED
 from costtrace.ledger.verify import Discrepancy
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import current_seals, seals
@@ -40,6 +42,8 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     """
     began = time.monotonic()
     with open_store(home) as store:
+        if isinstance(store, SqliteStore) and (damage := store.damage()):
+            return _report_damage(store.path, damage, form)
         audit = Audit(store)
         chain = seals(store)
         discrepancies = chain_from(head_missing(chain, head), audit.discrepancies())
@@ -63,6 +67,16 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
         out(render([discrepancy_table(named)], form))
     sys.stdout.flush()
     return EXIT_OFF if by_check else 0
+
+
+def _report_damage(path: Path, damage: list[str], form: str) -> int:
+    """Name what cannot be read. Sums over the rest would prove nothing."""
+    named = [Discrepancy("file", str(path), "pages", "whole", text, DAMAGED) for text in damage]
+    if form == "table":
+        _report(named, Counter(item.check for item in named))
+    else:
+        out(render([discrepancy_table(named)], form))
+    return EXIT_OFF
 
 
 def _report(named: list[Discrepancy], by_check: Counter[str]) -> None:
