@@ -206,7 +206,7 @@ def remedy(error: Exception) -> str:
     of_sqlite = getattr(error, "sqlite_errorname", "SQLITE_").split("_")[1]  # SQLITE_IOERR_FSYNC
     of_system = errno.errorcode.get(getattr(error, "errno", None) or 0, "")
     texts = (text for names, text in _REMEDIES.items() if {of_sqlite, of_system} & {*names.split()})
-    return next(texts, "`costtrace doctor` examines it.")
+    return next(texts, "`costtrace doctor` and `costtrace verify` examine it.")
 
 
 class _Insert(NamedTuple):
