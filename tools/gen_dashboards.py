@@ -242,6 +242,7 @@ HEALTH = Board(
         Panel(
             "Steps lost by recorders", "costtrace_recorder_dropped_steps_total", "none", "{{instance}}", "stat", width=6
         ),
+        Panel("Journals that are not read", "costtrace_journals_failed", "none", "{{instance}}", "stat", width=6),
         Panel("Tenants shown together", "costtrace_tenants_folded", "none", "{{instance}}", "stat", width=6),
     ),
     picks=False,

@@ -15,6 +15,7 @@ from costtrace.attribution.energy.waiting import EnergyQueue
 from costtrace.attribution.engine import EngineAttribution, Policy
 from costtrace.attribution.time.segments import EngineTimeline
 from costtrace.attribution.time.shared_devices import DeviceGroup, GroupMember
+from costtrace.core.errors import failing
 from costtrace.core.events import (
     AnyEvent,
     DeviceRef,
@@ -80,6 +81,8 @@ class Pipeline(msgspec.Struct):
     lost_steps: int = 0
     lost_events: int = 0
     """What all engines' recorders dropped, since the pipeline was made. Not what damage took: nobody knows how much."""
+    frozen: set[int] = set()
+    """Groups of engines that are set aside: their state is not written."""
     notices: list[tuple[str, str]] = []
     """(subject, message) for the operator, since they were last taken."""
 
@@ -98,7 +101,9 @@ class Pipeline(msgspec.Struct):
         """Take an event of an engine that has been added, in the order of its journal."""
         engine = self.engines[engine_id]
         if engine.ended:
-            return  # only damage can follow
+            if isinstance(event, Lost):  # only damage can follow
+                self._count_lost(engine, event)
+            return
         if isinstance(event, Step):  # most are
             items = engine.timeline.feed(event)
         else:
@@ -136,19 +141,25 @@ class Pipeline(msgspec.Struct):
             member.ended = True
 
     def sweep(self, limit_ns: int, boot_id: str | None = None) -> int:
-        """Attribute all that is known up to *limit_ns*, of one boot or of all. Returns how many grants and events."""
+        """Attribute all that is known up to *limit_ns*, of one boot or of all. Returns how many grants and events.
+
+        Raises: EngineFailed.
+        """
         self._match_devices()
         for group in {e.group for e in self.engines.values() if boot_id in (None, e.header.boot_id)} - {-1}:
-            for engine_id, item in self.groups[group].sweep(limit_ns):
-                self.engines[engine_id].energy_queue.put(item, self.meters)
+            with failing(self.groups[group].members):
+                for engine_id, item in self.groups[group].sweep(limit_ns):
+                    self.engines[engine_id].energy_queue.put(item, self.meters)
         for key, meter in self.meters.items():
             if boot_id is None or key.startswith(f"{boot_id}/"):
-                self._read_meter(key, meter, limit_ns)
+                with failing(e.engine_id for e in self.engines.values() if key in e.energy_queue.devices):
+                    self._read_meter(key, meter, limit_ns)
         count = 0
         for engine in self.engines.values():
-            for entry in engine.energy_queue.take(self.meters):
-                engine.attribution.feed(entry, self.meters, engine.energy_queue.devices)
-                count += 1
+            with failing((engine.engine_id,)):
+                for entry in engine.energy_queue.take(self.meters):
+                    engine.attribution.feed(entry, self.meters, engine.energy_queue.devices)
+                    count += 1
         return count
 
     def reading(self, boot_id: str, reading: Reading) -> None:
@@ -254,6 +265,16 @@ class Pipeline(msgspec.Struct):
         """Drop an engine that has been attributed to its end."""
         del self.engines[engine_id]
 
+    def set_aside(self, engine_id: str) -> None:
+        """Go on without an engine whose state in the ledger stays as it is, for an agent that can go on with it.
+
+        Its device group stays too, unless other engines are in it or come into it: then it goes on without the engine.
+        """
+        self.engines.pop(engine_id, None)
+        for number, group in self.groups.items():
+            if group.members.pop(engine_id, None) is not None and not group.members:
+                self.frozen.add(number)
+
     def take_notices(self) -> list[tuple[str, str]]:
         """(subject, message) for the operator, since the last call."""
         notices, self.notices = self.notices, []
@@ -299,6 +320,7 @@ class Pipeline(msgspec.Struct):
         numbers = sorted({self.group_of_device[key] for key in keys if key in self.group_of_device})
         if numbers:
             number = numbers[0]
+            self.frozen.difference_update(numbers)
             for other in numbers[1:]:
                 self._merge(number, other)
         else:

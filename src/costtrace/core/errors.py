@@ -9,7 +9,12 @@
   x PriceBookError         a price book that cannot be used
   x AlreadyRunning         a second agent on one COSTTRACE_HOME
   x ServerError            a server of the demo or of a test that does not start or stop
+
+`EngineFailed` is none of them: the agent catches it, and goes on without that engine.
 """
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class CosttraceError(Exception):
@@ -42,6 +47,25 @@ class PriceBookError(CosttraceError):
 
 class AlreadyRunning(CosttraceError):
     """Another agent holds the lock of this COSTTRACE_HOME."""
+
+
+class EngineFailed(Exception):
+    """The records of *names* (engines, or sensors' journals) have met an error, its cause; others are as they were."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__(*names)
+        self.names = tuple(names)
+
+
+@contextmanager
+def failing(names: Iterable[str]) -> Iterator[None]:
+    """Any exception of the block is of *names*. Raises: EngineFailed, JournalError (it passes when its cause does)."""
+    try:
+        yield
+    except JournalError:
+        raise
+    except Exception as error:
+        raise EngineFailed(tuple(names)) from error
 
 
 class ServerError(CosttraceError):

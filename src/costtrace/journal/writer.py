@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ LOCK_NAME = "writer.lock"
 LOCK_TRIES = 20
 LOCK_PAUSE_S = 0.01
 SEGMENT_SUFFIX = ".ctj"
+_SEGMENT = re.compile(r"\d{8}\.ctj", re.ASCII)
 
 
 def new_engine_id(engine: str) -> str:
@@ -33,6 +35,12 @@ def new_engine_id(engine: str) -> str:
 def segment_path(directory: Path, number: int) -> Path:
     """Path of segment *number* of a journal."""
     return directory / f"{number:08d}{SEGMENT_SUFFIX}"
+
+
+def segments_in(directory: Path) -> dict[int, Path]:
+    """The segments of a journal by number, in order; other files are none of its own. Raises: OSError."""
+    # Not `Path.glob`: it shows a directory without read permission as an empty one.
+    return {int(path.stem): path for path in sorted(directory.iterdir()) if _SEGMENT.fullmatch(path.name)}
 
 
 class JournalWriter:
@@ -203,7 +211,7 @@ class JournalWriter:
     def _enforce_cap(self) -> None:
         """Delete the oldest segments above the cap. The agent books the time that is missing as `unobserved`."""
         sizes = {}
-        for path in sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}")):
+        for path in segments_in(self.directory).values():
             with contextlib.suppress(FileNotFoundError):  # the agent deletes what it has read
                 sizes[path] = path.stat().st_size
         total = sum(sizes.values())
