@@ -38,7 +38,7 @@ def recorded(tmp_path_factory):
     for name, device in (("a", "GPU-0"), ("b", "GPU-1")):
         engine = RandomEngine(1, Profile(arrivals=1.0))
         journal = JournalEngine(
-            home, engine, speed=0, devices=(device,), capacity=1 << 20, engine_id=name, segment_bytes=4000
+            home, engine, speed=2, devices=(device,), capacity=1 << 20, engine_id=name, segment_bytes=1000
         )
         journal.run(rounds=ROUNDS)
     assert len(segments_in(home / "journal" / "a")) > 2

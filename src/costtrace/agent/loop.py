@@ -244,6 +244,7 @@ class Agent:
         health.set("journals.failed", len(self.intake.problems) + len(self._set_aside))
         health.set("recorder.dropped_steps", self.pipeline.lost_steps)
         health.set("recorder.lost_events", self.pipeline.lost_events)
+        health.set("client.texts.cut", self.intake.cut)
 
     def _show_models(self, emission: "Emission") -> None:
         """Set the worst engine's figures of the step models; `costtrace model` shows each engine."""

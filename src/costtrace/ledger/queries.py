@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from costtrace.core.client_text import short
 from costtrace.core.rows import JOINED, FitRow
 from costtrace.ledger.answers import Ended, Fit, Habit, Period, Request, Used
 from costtrace.ledger.count_once import COUNTED
@@ -145,6 +146,7 @@ def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
     """
     searches = [(column, identifier) for column in ("u.record_id", "u.request_id", "u.request_key", _TRACE_ID)]
     searches += [("u.request_key", JOINED + identifier.removeprefix(prefix)) for prefix in ("chatcmpl-", "cmpl-")]
+    searches += [("u.request_id", short(identifier))]  # as it was cut when it came
     for column, value in searches:
         sql = f"SELECT {REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
         if records := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:

@@ -13,6 +13,7 @@ from costtrace_vllm.request_context import RequestContext
 from costtrace.capture.request_context import valid_traceparent
 from costtrace.capture.tenancy.identity import INVALID
 from costtrace.config.tenant_names import tenant_name
+from costtrace.core.client_text import short
 from costtrace.core.rows import JOINED
 
 SALT_PREFIX = "dynamo-cache-salt:"
@@ -73,6 +74,7 @@ def request_context(
 ) -> RequestContext:
     """The context of a request's part, for its engine. *tenant*: as `tenant_of` returns it."""
     name, source = tenant
+    request_id = short(request_id)
     return RequestContext(
         request_key=JOINED + request_id,
         request_id=request_id,

@@ -11,14 +11,13 @@ import msgspec
 from costtrace.capture.request_context import TextCodec
 
 HEADER = "x-costtrace"
-STOP_PREFIX = "costtrace:stop:"
-"""``costtrace:stop:<tokens>:<id>`` among the ids of an abort: the server ended <id> with so many tokens delivered.
-A scheduler without costtrace ignores it, as it ignores any id that it does not know."""
 
 _CHILD = re.compile(r"\d+_")
 _SUFFIX = re.compile(r"-[0-9a-f]{8}$")
 _BEAM = re.compile(r"-[0-9a-f]{16,32}-beam-\d+$")
 _PROMPT_INDEX = re.compile(r"(-prompt-\d+-chunk-\d+|-\d+)$")
+_LONGEST_END = 96
+"""Characters in which such an end is looked for: an id may have millions."""
 _OPERATIONS = (
     ("chatcmpl-", "chat"),
     ("resp_", "chat"),
@@ -61,26 +60,32 @@ def parent_id(internal_id: str, external_id: str) -> str:
     return internal_id
 
 
-def prompt_of(internal_id: str, external_id: str) -> str:
-    """What sequences of one prompt have in common: the children of ``n>1``, and the many requests of a beam search."""
-    beam = _BEAM.search(external_id)
-    return external_id[: beam.start()] if beam else parent_id(internal_id, external_id)
+def prompt_of(internal_id: str, external_id: str, response_id: str = "") -> str:
+    """What sequences of one prompt have in common: the children of ``n>1``, and the many requests of a beam search.
+
+    A beam search adds its marks behind the *response_id* that its server has chosen. Before them is a client's text.
+    """
+    known = response_id and external_id.startswith(response_id)
+    whole = _without(_BEAM, external_id, len(response_id)) if known else external_id
+    return whole if whole is not external_id else parent_id(internal_id, external_id)
 
 
 def response_id(external_id: str, *, pooling: bool) -> str:
     """The ``id`` in the response, by the engine's *external_id*, where the server has not kept it for middlewares."""
-    beam = _BEAM.search(external_id)
-    if beam:
-        external_id = external_id[: beam.start()]
-    if pooling or (external_id.startswith("cmpl-")):
-        return _PROMPT_INDEX.sub("", external_id)
-    return external_id
+    external_id = _without(_BEAM, external_id)
+    return _without(_PROMPT_INDEX, external_id) if pooling or external_id.startswith("cmpl-") else external_id
 
 
 def external_of(internal_id: str) -> str:
     """What *internal_id* was before vLLM added its random suffix, for an engine whose server sent no context."""
     child = _CHILD.match(internal_id)
-    return _SUFFIX.sub("", internal_id[child.end() :] if child else internal_id)
+    return _without(_SUFFIX, internal_id[child.end() :] if child else internal_id)
+
+
+def _without(end: re.Pattern[str], text: str, start: int = 0) -> str:
+    """*text* without the *end* that it has at *start* or later; *text* itself where it has none."""
+    found = end.search(text, max(start, len(text) - _LONGEST_END))
+    return text[: found.start()] if found else text
 
 
 def operation_of(path: str, external_id: str, *, pooling: bool) -> str:
@@ -93,14 +98,3 @@ def operation_of(path: str, external_id: str, *, pooling: bool) -> str:
         if external_id.startswith(prefix):
             return operation
     return "text_completion"
-
-
-def stop_note(tokens: int, internal_id: str) -> str:
-    """The id that says, among those of an abort, how many tokens the client of *internal_id* got."""
-    return f"{STOP_PREFIX}{tokens}:{internal_id}"
-
-
-def read_stop_note(note: str) -> tuple[str, int]:
-    """Internal id and delivered tokens of a `stop_note`. Raises: ValueError where it is not one."""
-    tokens, _, internal_id = note.removeprefix(STOP_PREFIX).partition(":")
-    return internal_id, int(tokens)

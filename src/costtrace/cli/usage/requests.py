@@ -28,6 +28,7 @@ from costtrace.ledger.queries import requests as find
 from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.pricing.carbon_file import stated_intensity
 from costtrace.reports.output.render import render
+from costtrace.reports.output.tables import brief
 from costtrace.reports.requests.joined import join
 from costtrace.reports.requests.joined_query import find_parts, parts
 from costtrace.reports.requests.joined_tables import parts_table, wholes_table
@@ -116,7 +117,7 @@ def requests(
         rows = renew(store, rows)
         wanted = [(request.tenant, request.model) for request in rows]
         peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
-    what = f"Request {identifier}" if identifier else "The most expensive requests" if dearest else "Requests"
+    what = f"Request {brief(identifier)}" if identifier else "The most expensive requests" if dearest else "Requests"
     if not rows and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return
@@ -153,4 +154,4 @@ def _joined(home: Path, also: tuple[Path, ...], asked: Asked, identifier: str | 
 
 def unknown_request(identifier: str) -> CosttraceError:
     """The error for a request that the ledger does not have."""
-    return CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")
+    return CosttraceError(f"no request {brief(identifier)!r} is in the ledger; it appears there when it has ended")

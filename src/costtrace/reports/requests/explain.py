@@ -7,7 +7,7 @@ from costtrace.core.units import show_amount, show_joules, show_seconds
 from costtrace.ledger.answers import Fit, Request
 from costtrace.reports.evidence.model import basis
 from costtrace.reports.output.render import clean
-from costtrace.reports.output.tables import Row, Table, per_cent
+from costtrace.reports.output.tables import Row, Table, brief, per_cent
 from costtrace.reports.requests.tables import request_fields
 from costtrace.reports.requests.why import Peers, Usual, why
 
@@ -59,7 +59,8 @@ def explain(request: Request, peers: Peers, fit: Fit | None) -> Explanation:
 def as_text(explanation: Explanation, bar: str) -> str:
     """An explanation for a terminal; *bar* is what bars are made of."""
     request, usual = explanation.request, explanation.usual
-    lines = [f"Request {request.request_id}: {request.tenant}, {request.model}, on engine {request.engine_id}", ""]
+    where = f"{request.tenant}, {request.model}, on engine {request.engine_id}"
+    lines = [f"Request {brief(request.request_id)}: {where}", ""]
     lines += [f"  {sentence}" for sentence in explanation.sentences]
     lines += ["", *_plot(explanation.measures, bar)]
     if usual is not None and usual.requests > 1:

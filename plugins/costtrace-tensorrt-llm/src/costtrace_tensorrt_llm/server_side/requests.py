@@ -15,6 +15,7 @@ from costtrace.capture.asgi import headers_of, peer_of
 from costtrace.capture.request_context import traceparent_of, valid_traceparent
 from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
+from costtrace.core.client_text import short
 from costtrace.core.guard import guard
 from costtrace.core.rows import JOINED
 from costtrace_tensorrt_llm import request_context
@@ -87,7 +88,7 @@ def wrap_label(original: Method, self: Any, *args: Any, **kwargs: Any) -> None:
 
 def _context_of(request: Any) -> RequestContext:
     caller = _caller.get()
-    adapter = str(read(read(request, "lora_request"), "lora_name", "") or "")
+    adapter = short(str(read(read(request, "lora_request"), "lora_name", "") or ""))
     if caller is not None:
         return msgspec.structs.replace(caller.context, model=adapter) if adapter else caller.context
     headers = read(request, "trace_headers", {})
@@ -139,7 +140,7 @@ def _value(context: Any, name: str) -> Any:
 def _dynamo_key(context: Any) -> str:
     """The id that Dynamo gives every worker that works on a request: its parts are joined by it."""
     name = _value(context, "id")
-    return JOINED + name if isinstance(name, str) and name else ""
+    return JOINED + short(name) if isinstance(name, str) and name else ""
 
 
 def _dynamo_headers(context: Any) -> list[tuple[bytes, bytes]]:
