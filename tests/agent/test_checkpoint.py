@@ -14,7 +14,7 @@ from costtrace.agent.intake import Intake
 from costtrace.agent.loop import Agent
 from costtrace.config.settings import Settings
 from costtrace.core import clock
-from costtrace.core.errors import LedgerError
+from costtrace.core.errors import AlreadyRunning, LedgerError
 from costtrace.core.events import Step
 from costtrace.core.wall_time import LATEST_NS, believable
 from costtrace.journal.reader import JournalReader
@@ -63,6 +63,21 @@ def test_an_agent_goes_on_where_the_one_before_it_stopped(make_agent, expected, 
     agent.run_once()
     check_settled(agent.home)
     assert rows(agent.home) == expected
+
+
+def test_of_two_agents_without_locks_only_one_books(make_agent, expected, monkeypatch):
+    """As on a file system whose locks hold nobody up."""
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    monkeypatch.setattr("costtrace.agent.intake.EVENTS_PER_TURN", 1)
+    for first in (0, 1):
+        agents = [make_agent(f"twins-{first}"), make_agent(f"twins-{first}")]
+        agents[first]._turn()
+        agents[first]._commit(force=True)
+        with pytest.raises(AlreadyRunning, match="books nothing twice"):
+            agents[1 - first].run_once()
+        agents[first].run_once()
+        check_settled(agents[0].home)
+        assert rows(agents[0].home) == expected
 
 
 @pytest.mark.parametrize("kind", ["booking", "node", "meters"])

@@ -155,6 +155,66 @@ def test_a_ledger_that_is_written_while_it_is_read_without_locks_is_not_believed
     assert not (unlocked / "copy.sqlite").exists()
 
 
+def test_a_ledger_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / LEDGER_NAME
+    monkeypatch.setattr("costtrace.ledger.store.put_in_place", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Ledger(path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    Ledger(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        Ledger(tmp_path / "none" / LEDGER_NAME, create=False)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_system_without_hard_links_can_hold_a_ledger(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    Ledger(tmp_path / LEDGER_NAME).close()
+    assert [path.name for path in tmp_path.iterdir()] == [LEDGER_NAME]
+
+
+def replace(path):
+    path.with_name("other").write_bytes(path.read_bytes())
+    path.with_name("other").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "happens", "expected"),
+    [
+        ("", Path.unlink, "deleted"),
+        ("", lambda path: path.rename(path.with_name("elsewhere")), "moved away"),
+        ("", replace, "replaced by another file"),
+        ("", lambda path: path.write_bytes(b""), "cut to 0 bytes"),
+        ("-wal", Path.unlink, "parted from its write-ahead log"),
+        ("-shm", Path.unlink, "parted from its write-ahead log"),
+        ("-wal", replace, "parted from its write-ahead log"),
+    ],
+)
+def test_what_becomes_of_a_ledger_under_its_writer_is_seen(tmp_path, suffix, happens, expected):
+    path = tmp_path / LEDGER_NAME
+    ledger = Ledger(path)
+    for _ in range(3):
+        ledger.notice("test", "x" * 100_000)
+        assert ledger.lost() == ""
+        ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        Ledger(path, read_only=True).close()
+        assert ledger.lost() == ""
+    ledger.notice("test", "in the log")
+    happens(Path(f"{path}{suffix}"))
+    assert ledger.lost().startswith(expected)
+    ledger.leave(ledger.lost())
+    ledger.close()
+    if expected == "cut to 0 bytes":
+        assert path.read_bytes() == b""
+    log = Path(f"{path}-wal")
+    assert not log.exists() or suffix or not log.stat().st_size
+
+
 def sqlite_error(name):
     error = sqlite3.OperationalError("it says")
     error.sqlite_errorname = name

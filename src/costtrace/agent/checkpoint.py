@@ -14,12 +14,14 @@ from costtrace.attribution.engine import Policy
 from costtrace.attribution.pipeline import EngineState, Pipeline
 from costtrace.attribution.time.shared_devices import DeviceGroup
 from costtrace.config.settings import Settings
-from costtrace.core.errors import LedgerError
+from costtrace.core.errors import AlreadyRunning, LedgerError
 from costtrace.core.units import NS_PER_MS, NS_PER_S
 from costtrace.ledger.booking import Booked, Booking, BookingState
 from costtrace.ledger.store import DAMAGED, Ledger, put_pending
 
 State = TypeVar("State")
+WRITES = "writes"
+"""The state that counts the transactions of agents: by it, two of one ledger notice each other where no lock holds."""
 
 
 class Meters(msgspec.Struct):
@@ -47,6 +49,7 @@ class Checkpoint:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._stored_groups: set[int] = set()
+        self._writes: bytes | None = None
         self.unreadable: dict[str, str] = {}
         """Engines whose state could not be loaded, and why: others go on."""
 
@@ -58,7 +61,9 @@ class Checkpoint:
         clock_ns = round(settings.remote_clock_ms * NS_PER_MS)
         pipeline = Pipeline(policy, settings.window_s * NS_PER_S, remote_wait_ns=wait_ns, remote_clock_ns=clock_ns)
         booking = BookingState()
-        for name, value in self._ledger.states().items():
+        states = self._ledger.states()
+        self._writes = states.get(WRITES)
+        for name, value in states.items():
             kind, _, key = name.partition(":")
             if kind == "engine":
                 with self._setting_aside(key):
@@ -111,12 +116,19 @@ class Checkpoint:
         """Write *booked*, *notices*, the journals' positions and the state that goes with them, in one transaction.
 
         Returns the engines, and the sensors' journals, that it marks as done: they will not be read again.
-        Raises: OSError, sqlite3.Error; nothing has been written then.
+        Raises: OSError, sqlite3.Error, AlreadyRunning; nothing has been written then.
         """
         ledger, pipeline = self._ledger, intake.pipeline
         engines = [engine.engine_id for engine in pipeline.engines.values() if engine.attributed()]
         sensors = intake.finished_sensors()
+        writes = b"%d" % (int(self._writes or 0) + 1)
         with ledger.transaction():
+            if ledger.states(WRITES).get(WRITES) != self._writes:
+                raise AlreadyRunning(
+                    f"another agent has written {ledger.path} since this one read it: this one ends, and books nothing "
+                    "twice. One agent is enough."
+                )
+            ledger.put_state(WRITES, writes)
             self._put_rows(pipeline, booking, booked)
             for subject, message in notices:
                 ledger.notice(subject, message)
@@ -124,6 +136,7 @@ class Checkpoint:
                 ledger.put_position(name, position, done=name in engines or name in sensors)
             self._put_states(intake, engines)
             ledger.put_state("booking", _encode(booking.state()))
+        self._writes = writes
         booking.committed()
         self._stored_groups = set(pipeline.groups)
         return engines, sensors

@@ -197,7 +197,7 @@ class Intake:
         names = []
         for name, reader in self.sensor_readers.items():
             with contextlib.suppress(JournalError):
-                if reader.writer_gone() and not reader.unread_bytes():
+                if reader.writer_gone() and not reader.may_live() and not reader.unread_bytes():
                     names.append(name)
         return names
 
@@ -210,7 +210,7 @@ class Intake:
 
     def _read(self, engine_id: str, reader: JournalReader) -> tuple[int, bool]:
         # Asked before reading: where the writer is gone already, what is read now is all there will be.
-        gone = reader.writer_gone()
+        gone = reader.writer_gone() and not reader.may_live()
         batch = self._next_batch(reader)
         for event in batch.events:
             if isinstance(event, SegmentHeader):

@@ -17,10 +17,11 @@ from costtrace.agent.sensing import Sensing
 from costtrace.attribution.steps.engine_fit import PPM
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
-from costtrace.core.errors import EngineFailed, LedgerError
+from costtrace.core.errors import AlreadyRunning, EngineFailed, LedgerError
 from costtrace.core.units import NS_PER_S
+from costtrace.ledger.backup import back_up
 from costtrace.ledger.booking import Booked, Booking
-from costtrace.ledger.store import LEDGER_NAME, Ledger, remedy
+from costtrace.ledger.store import DELETED, LEDGER_NAME, Ledger, remedy
 from costtrace.pricing.price_book_file import load_price_book
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and starts in a fifth of the time
@@ -34,6 +35,8 @@ COMMIT_SHARE = 0.05
 LONGEST_COMMIT_GAP_S = 2.0
 CLEAN_EVERY_S = 30.0
 STATUS_EVERY_S = 10.0
+LOOK_EVERY_S = 1.0
+"""How often the agent looks whether its lock and its ledger are still there."""
 OF_ROWS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 """Errors of SQLite that are about what is written, and not about the file."""
 PATIENCE = 10
@@ -74,6 +77,7 @@ class Agent:
         self._set_aside: dict[str, str] = {}
         """Engines, and sensors' journals, whose records met an error, and which: until the next agent."""
         self._lost = (0, 0)
+        self._looked_s = time.monotonic()
         self._status_s = -STATUS_EVERY_S
         self._shown: list[str] = []
         self._book = (
@@ -210,6 +214,8 @@ class Agent:
             return Turn(0, behind=True, changed=True)
 
     def _one_turn(self) -> Turn:
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self._check_files()
         if self._problems() != self._shown or time.monotonic() - self._status_s >= STATUS_EVERY_S:
             self._write_status(RUNNING)
         if self._failing:  # read nothing more until what has been read is booked
@@ -232,6 +238,27 @@ class Agent:
         self._clean()
         self._show_health(time.monotonic() - began_s)
         return turn
+
+    def _check_files(self) -> None:
+        """Never book into a file that nobody can read. Raises: AlreadyRunning, ConfigError, LedgerError."""
+        self._looked_s = time.monotonic()
+        if not self.lock.held():
+            self.warn("agent", f"agent.lock in {self.home} was deleted while the agent ran, and is made again")
+        lost = self.ledger.lost()
+        if not lost:
+            return
+        self._failing = f"the ledger {self.ledger.path} was {lost} while the agent ran."
+        if lost == DELETED:
+            self._failing += " It has been put back. To begin a new ledger, stop the agent first."
+            self.ledger.notice("ledger", self._failing)
+        self.ledger.leave(lost)
+        if lost == DELETED:
+            back_up(self.ledger, self.ledger.path)
+        log.error("%s", self._failing)
+        raise LedgerError(
+            f"{self._failing} This agent ends, and the next one goes on: what is not booked is in the journals. "
+            "Nothing more is written into a file that nobody can read."
+        )
 
     def _show_health(self, worked_s: float) -> None:
         if self.emission is None:
@@ -262,11 +289,12 @@ class Agent:
         gap = min(LONGEST_COMMIT_GAP_S, self._commit_cost_s / COMMIT_SHARE)
         if not self._dirty or (not force and now - self._committed_s < gap):
             return
+        self._check_files()
         try:
             self.booking.know(self.pipeline.all_engine_rows())
             self._unbooked.extend(self.booking.rate(self.pipeline.take_rows()))
             engines, sensors = self._checkpoint.write(self.intake, self.booking, self._unbooked, self._notices)
-        except EngineFailed:
+        except (EngineFailed, AlreadyRunning):
             raise
         except Exception as error:
             if isinstance(error, (OSError, sqlite3.Error)) and not isinstance(error, OF_ROWS):

@@ -1,9 +1,11 @@
 """A thread of the agent that reads the ledger every few seconds and writes a file for the servers of its node."""
 
+import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 
+log = logging.getLogger("costtrace.agent")
 LEAST_GAP_S = 5.0
 SHARE = 0.02
 """At most this share of the thread's time goes into reading the ledger, unless what it wrote would grow too old."""
@@ -35,5 +37,8 @@ class Periodic(ABC):
         gap_s = LEAST_GAP_S
         while not self._stop.wait(gap_s):
             began_s = time.monotonic()
-            self.look(time.time_ns())
+            try:
+                self.look(time.time_ns())
+            except Exception:
+                log.exception("%s met an error; it tries again", self._thread.name)
             gap_s = min(self._valid_s / 3, max(LEAST_GAP_S, (time.monotonic() - began_s) / SHARE))

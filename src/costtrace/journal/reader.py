@@ -4,9 +4,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
+from costtrace.core import clock
 from costtrace.core.clock import Anchor
 from costtrace.core.errors import JournalError, SchemaTooNew
 from costtrace.core.events import JOURNAL_SCHEMA, AnyEvent, Lost, Position, SegmentHeader, Snapshot
@@ -14,6 +16,8 @@ from costtrace.journal import frames
 from costtrace.journal.writer import LOCK_NAME, segment_path, segments_in
 
 READ_BYTES = 1024 * 1024
+GRACE_S = 10.0
+"""How long a journal of this boot without a lock file is taken for one whose writer lives."""
 COMES_AGAIN = "records that were read before come again"
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Without waiting for a writer, where somebody has put a pipe."""
@@ -43,6 +47,7 @@ class JournalReader:
         self._snapshot: Snapshot | None = None
         """The snapshot at the head of the present segment."""
         self._resumed = False
+        self._lock_seen_s = -GRACE_S
         self.strays: set[int] = set()
         """Numbers of files that begin before the position, or nowhere: copies, or out of their order. Not read."""
 
@@ -75,9 +80,10 @@ class JournalReader:
         return EventBatch(events, self.position, anchor)
 
     def writer_gone(self) -> bool:
-        """True where no process holds the writer's lock: nothing more will be written."""
+        """True where no process holds the writer's lock: nothing more will be written, unless it `may_live`."""
         try:
             lock = os.open(self.directory / LOCK_NAME, _READ)
+            self._lock_seen_s = time.monotonic()
         except FileNotFoundError:
             return True
         except OSError as error:
@@ -90,6 +96,15 @@ class JournalReader:
             return True
         finally:
             os.close(lock)
+
+    def may_live(self) -> bool:
+        """Whether the lock was deleted under a writer, which makes it again in a second or two, if it lives."""
+        if self.header is None or self.header.boot_id != clock.boot_id() or (self.directory / LOCK_NAME).exists():
+            return False
+        written_s = 0.0
+        with contextlib.suppress(OSError):
+            written_s = max((path.stat().st_mtime for path in self._seen_segments().values()), default=0.0)
+        return time.time() - written_s < GRACE_S or time.monotonic() - self._lock_seen_s < GRACE_S
 
     def drop_read_segments(self, before_s: float) -> None:
         """Delete segments that lie wholly before the position and were last written before *before_s* (epoch)."""
