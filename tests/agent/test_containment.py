@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import threading
 from collections import Counter
 
 import msgspec
@@ -15,6 +16,7 @@ from crash_processes import BOOK
 from ledger_tables import check_settled, rows
 
 from costtrace.agent.loop import Agent
+from costtrace.agent.periodic import Periodic
 from costtrace.attribution.engine import EngineAttribution
 from costtrace.capture.node_files.agent_lock import status
 from costtrace.cli.app import cli
@@ -213,28 +215,62 @@ def test_a_journal_that_was_set_aside_goes_on_with_the_next_agent(home, undistur
     assert rows(home) == rows(undisturbed)
 
 
-def test_health_counts_the_journals_that_are_not_read(home, monkeypatch):
+class Emission:
+    """Takes everything, and has sent nothing when it is stopped."""
+
     class Health(dict):
         set = dict.__setitem__
 
         def add(self, name, number):
             self[name] = self.get(name, 0) + number
 
-    class Emission:
-        health = Health()
+    def __init__(self):
+        self.health = self.Health()
 
-        def start(self):
-            """It has nothing to start."""
+    def start(self):
+        """It has nothing to start."""
 
-        publish = device = lambda self, _: None
-        stop = drained = lambda self: True
+    def publish(self, booked):
+        """It counts nothing."""
 
+    def drained(self):
+        return False
+
+    def stop(self):
+        return False
+
+
+def test_health_counts_the_journals_that_are_not_read_and_spans_that_are_left_are_said(home, monkeypatch, caplog):
     folder_copied(home)
     fail_half_way(monkeypatch)
     agent = agent_on(home)
     agent.emission = Emission()
     agent.run_once()
-    assert Emission.health["journals.failed"] == 2
+    assert agent.emission.health["journals.failed"] == 2
+    assert "not all spans have been sent" in caplog.text
+
+
+class Rounds(Periodic):
+    """Fails in its first round."""
+
+    def __init__(self):
+        super().__init__("rounds", 60)
+        self.looked, self.again = 0, threading.Event()
+
+    def look(self, now_ns):
+        self.looked += 1
+        if self.looked == 1:
+            raise ValueError(now_ns)
+        self.again.set()
+
+
+def test_a_thread_that_meets_an_error_tries_again_and_says_so(monkeypatch, caplog):
+    monkeypatch.setattr("costtrace.agent.periodic.LEAST_GAP_S", 0.01)
+    rounds = Rounds()
+    rounds.start()
+    assert rounds.again.wait(30)
+    rounds.stop()
+    assert "costtrace-rounds met an error; it tries again" in caplog.text
 
 
 def test_a_row_that_is_there_already_costs_only_its_engine(home, undisturbed):

@@ -200,8 +200,8 @@ class Agent:
     def _close(self) -> None:
         if self._sensing is not None:  # still running after an error; a second stop does nothing
             self._sensing.stop()
-        if self.emission is not None:
-            self.emission.stop()
+        if self.emission is not None and not self.emission.stop():
+            log.warning("not all spans have been sent: they are in the ledger, and the next agent sends them")
         self._write_status(STOPPED)
         self.ledger.close()
         self.lock.release()

@@ -88,7 +88,7 @@ def show(
     for line in lines if limit is None else deque(lines, maxlen=limit):
         out(line)
     while follow:
-        gone = reader.writer_gone()
+        gone = reader.writer_gone() and not reader.may_live()
         new_lines = list(_objects(reader) if as_json else _lines(reader, printer))
         for line in new_lines:
             out(line)
