@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import threading
 from collections import Counter
 
 import msgspec
@@ -16,7 +15,6 @@ from crash_processes import BOOK
 from ledger_tables import check_settled, rows
 
 from costtrace.agent.loop import Agent
-from costtrace.agent.periodic import Periodic
 from costtrace.attribution.engine import EngineAttribution
 from costtrace.capture.node_files.agent_lock import status
 from costtrace.cli.app import cli
@@ -248,29 +246,6 @@ def test_health_counts_the_journals_that_are_not_read_and_spans_that_are_left_ar
     agent.run_once()
     assert agent.emission.health["journals.failed"] == 2
     assert "not all spans have been sent" in caplog.text
-
-
-class Rounds(Periodic):
-    """Fails in its first round."""
-
-    def __init__(self):
-        super().__init__("rounds", 60)
-        self.looked, self.again = 0, threading.Event()
-
-    def look(self, now_ns):
-        self.looked += 1
-        if self.looked == 1:
-            raise ValueError(now_ns)
-        self.again.set()
-
-
-def test_a_thread_that_meets_an_error_tries_again_and_says_so(monkeypatch, caplog):
-    monkeypatch.setattr("costtrace.agent.periodic.LEAST_GAP_S", 0.01)
-    rounds = Rounds()
-    rounds.start()
-    assert rounds.again.wait(30)
-    rounds.stop()
-    assert "costtrace-rounds met an error; it tries again" in caplog.text
 
 
 def test_a_row_that_is_there_already_costs_only_its_engine(home, undisturbed):

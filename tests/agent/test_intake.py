@@ -1,9 +1,13 @@
 """Which journals the agent follows, and when it gives one up."""
 
+import errno
 import os
+import threading
 import time
+from pathlib import Path
 
 import pytest
+from costtrace_lab.demo.processes import wait_until
 from costtrace_lab.engines.schedules import started
 
 from costtrace.agent.intake import STILLBORN_S
@@ -54,3 +58,30 @@ def test_sequences_with_a_text_that_was_cut_are_counted(agent, tmp_path):
     agent._turn()
     assert agent.intake.cut == 1
     writer.close()
+
+
+def test_without_descriptors_the_agent_pauses_and_goes_on(tmp_path, monkeypatch, caplog):
+    agent = Agent(Settings(home=tmp_path))
+    writer = JournalWriter(tmp_path, "vllm-1", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30)
+    writer.append([started(("GPU-0",), 5), EngineReady(6)])
+    monkeypatch.setattr("costtrace.agent.loop.PAUSE_S", 0.01)
+    iterdir, refused = Path.iterdir, []
+
+    def no_descriptor(path):
+        if path.name == "journal" and len(refused) < 3:
+            refused.append(path)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", no_descriptor)
+    thread = threading.Thread(target=agent.run)
+    thread.start()
+    try:
+        assert wait_until(lambda: "vllm-1" in agent.intake.readers, 30)
+    finally:
+        agent.stop()
+        thread.join(30)
+    writer.close()
+    assert len(refused) == 3
+    (said,) = [record.getMessage() for record in caplog.records if "Too many open files" in record.getMessage()]
+    assert "Raise the limit of open files" in said

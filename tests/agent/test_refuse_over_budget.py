@@ -1,11 +1,14 @@
 """The agent names the tenants above a hard budget, for the servers of its node to refuse."""
 
+import errno
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from honest_ledger import PLANS, WALL_NS, write
 
-from costtrace.agent import refuse_over_budget
+from costtrace.agent import periodic, refuse_over_budget
 from costtrace.agent.refuse_over_budget import BudgetRefusals
 from costtrace.capture.node_files import refusals
 from costtrace.capture.node_files.refusals import Refusal
@@ -86,3 +89,21 @@ def test_each_refusal_of_a_server_is_counted_once(home):
         status.write_text(content)
         agent._count_refused()
     assert counted == [2, 3]
+
+
+def test_an_error_in_a_round_does_not_end_the_thread_and_is_said_once(home, monkeypatch, caplog):
+    monkeypatch.setattr(periodic, "LEAST_GAP_S", 0.01)
+    agent, rounds, enough = BudgetRefusals(home, home / "budgets.yaml", lambda _: None), [], threading.Event()
+
+    def no_descriptor(_path, pattern):
+        rounds.append(pattern)
+        if len(rounds) == 3:
+            enough.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "glob", no_descriptor)
+    agent.start()
+    assert enough.wait(30)
+    agent.stop()
+    (said,) = [record for record in caplog.records if "a round failed" in record.getMessage()]
+    assert "Too many open files" in said.exc_text

@@ -279,3 +279,8 @@ def test_the_units_run_commands_that_there_are_with_settings_that_there_are():
         config.load(env=dict(value.split("=", 1) for key, value in lines if key == "Environment" and "COSTTR" in value))
         if path.suffix == ".timer":
             assert path.with_suffix(".service") in UNITS
+
+
+def test_the_agents_unit_has_descriptors_for_many_engines_and_connections():
+    lines = (EXAMPLES / "systemd" / "costtrace-agent.service").read_text().splitlines()
+    assert "LimitNOFILE=65536" in lines

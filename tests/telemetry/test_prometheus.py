@@ -1,8 +1,14 @@
 """The text of the Prometheus endpoint, as prometheus_client's parser reads it."""
 
 import math
+import socket
+import threading
+import urllib.request
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
+from costtrace_lab.demo.processes import wait_until
 from otlp_receiver import PARENT, RATE, TRACE, engine, new_ledger, record, turn, write
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -155,3 +161,36 @@ def test_an_address_that_cannot_be_had_is_named_with_the_remedy(state):
             PrometheusEndpoint(state, "127.0.0.1", endpoint.port)
     finally:
         endpoint.stop()
+
+
+def test_more_connections_than_it_serves_are_closed_and_a_scrape_gets_through(state):
+    state.health.set("journal.lag", 4096)
+    before = threading.active_count()
+    endpoint = PrometheusEndpoint(state, "127.0.0.1", 0)
+    try:
+        with ExitStack() as idle:
+            for _ in range(100):
+                idle.enter_context(closing(socket.create_connection(("127.0.0.1", endpoint.port), timeout=20)))
+            wait_until(lambda: "costtrace_journal_lag_bytes 4096" in scraped_text(endpoint.port), 30)
+            assert "costtrace_journal_lag_bytes 4096" in scraped_text(endpoint.port)
+            assert threading.active_count() - before <= 34, "32 connections, the server, and one that is just ending"
+    finally:
+        endpoint.stop()
+
+
+def scraped_text(port):
+    """What a scrape gets; '' where the server closes its connection."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", ""])
+def test_it_listens_on_addresses_of_any_family(state, host):
+    if ":" in host and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this host has no IPv6")
+    endpoint = PrometheusEndpoint(state, host, 0)
+    endpoint.stop()
+    assert endpoint.port

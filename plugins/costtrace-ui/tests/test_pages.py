@@ -375,6 +375,16 @@ def test_a_request_beyond_those_answered_at_once_gets_a_503_and_when_to_come_aga
     assert "<h1>" in client.page("/tenants")
 
 
+def test_more_connections_than_it_serves_are_closed_and_a_page_gets_through(home, serving):
+    client = serving(home)
+    client.server.most, client.server.least_s = 4, 0.0
+    with ExitStack() as idle:
+        for _ in range(50):
+            idle.enter_context(closing(socket.create_connection(("127.0.0.1", client.port), timeout=30)))
+        assert "<h1>" in client.page("/tenants")
+        assert len(client.server._open) <= 4
+
+
 def test_six_series_can_be_distinguished_by_their_markers_alone():
     assert len({re.sub(r" s\d", "", svg.marker(0, 0, 4, number)) for number in range(6)}) == 6
 

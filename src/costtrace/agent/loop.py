@@ -17,7 +17,7 @@ from costtrace.agent.sensing import Sensing
 from costtrace.attribution.steps.engine_fit import PPM
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
-from costtrace.core.errors import AlreadyRunning, EngineFailed, LedgerError
+from costtrace.core.errors import MORE_DESCRIPTORS, OUT_OF_DESCRIPTORS, AlreadyRunning, EngineFailed, LedgerError
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.backup import back_up
 from costtrace.ledger.booking import Booked, Booking
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and start
 log = logging.getLogger("costtrace.agent")
 
 TURN_S = 0.2
+PAUSE_S = 1.0
 COMMIT_SHARE = 0.05
 """Commits take at most this share of the agent's time: the more requests are open, the larger the state to write."""
 LONGEST_COMMIT_GAP_S = 2.0
@@ -142,7 +143,11 @@ class Agent:
             self._sensing.start()
         try:
             while not self._stop.is_set():
-                turn = self._turn()
+                try:
+                    turn = self._turn()
+                except OSError as error:
+                    self._pause(error)
+                    continue
                 if self._may_end():
                     log.info("nothing to do for %d s: the agent ends", self.settings.agent_idle_exit_s)
                     break
@@ -176,6 +181,13 @@ class Agent:
         log.warning("%s", message)
         self._notices.append((subject, message))
         self._dirty = True
+
+    def _pause(self, error: OSError) -> None:
+        """Wait after a turn that the system did not let end. Nothing of it is lost: it is booked with the next one."""
+        self._dirty = True
+        remedy = MORE_DESCRIPTORS if error.errno in OUT_OF_DESCRIPTORS else f"See to the permissions of {self.home}."
+        self.warn("agent", f"the agent cannot read the journals for a while: {error}. {remedy}")
+        self._stop.wait(PAUSE_S)
 
     def _end_sensing(self) -> None:
         """Book the last readings, and with them the end of the sensors' journal."""

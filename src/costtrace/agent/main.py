@@ -1,6 +1,8 @@
 """Put an agent together and run it: what ``costtrace agent`` calls."""
 
+import contextlib
 import logging
+import resource
 import sys
 
 from costtrace.agent.loop import Agent
@@ -24,6 +26,9 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    with contextlib.suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     emission = Emission(
         settings.home / LEDGER_NAME,
         EmissionSettings(

@@ -1,5 +1,6 @@
 """Health metrics read from elsewhere: the plugins' status files (`run/<role>-<pid>.json`), the ledger's re-ratings."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,10 @@ class Plugins(NamedTuple):
 def plugins(home: Path) -> Plugins:
     """Read the status files now. One that cannot be read is left out; `costtrace doctor` names it."""
     lost = errors = 0
-    for path in (home / "run").glob("*.json"):
+    paths: list[Path] = []
+    with contextlib.suppress(OSError):  # out of descriptors
+        paths = list((home / "run").glob("*.json"))
+    for path in paths:
         try:
             status = json.loads(path.read_text(encoding="utf-8"))
             if Path("/proc", str(status["pid"])).exists():

@@ -1,11 +1,11 @@
 """A thread of the agent that reads the ledger every few seconds and writes a file for the servers of its node."""
 
-import logging
 import threading
 import time
 from abc import ABC, abstractmethod
 
-log = logging.getLogger("costtrace.agent")
+from costtrace.core.guard import log
+
 LEAST_GAP_S = 5.0
 SHARE = 0.02
 """At most this share of the thread's time goes into reading the ledger, unless what it wrote would grow too old."""
@@ -34,11 +34,14 @@ class Periodic(ABC):
         """One round at *now_ns* (wall). Expected errors are logged, not raised."""
 
     def _run(self) -> None:
-        gap_s = LEAST_GAP_S
+        gap_s, failed = LEAST_GAP_S, ""
         while not self._stop.wait(gap_s):
             began_s = time.monotonic()
             try:
                 self.look(time.time_ns())
-            except Exception:
-                log.exception("%s met an error; it tries again", self._thread.name)
+                failed = ""
+            except Exception as error:  # noqa: BLE001 - what ends this thread would end it for the agent's life
+                if str(error) != failed:
+                    log.exception("%s: a round failed; the agent tries again", self._thread.name)
+                failed = str(error)
             gap_s = min(self._valid_s / 3, max(LEAST_GAP_S, (time.monotonic() - began_s) / SHARE))

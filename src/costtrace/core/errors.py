@@ -13,8 +13,12 @@
 `EngineFailed` is none of them: the agent catches it, and goes on without that engine.
 """
 
+import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+MORE_DESCRIPTORS = "Raise the limit of open files (`ulimit -n`, or `LimitNOFILE` of the systemd unit)."
 
 
 class CosttraceError(Exception):
@@ -59,10 +63,13 @@ class EngineFailed(Exception):
 
 @contextmanager
 def failing(names: Iterable[str]) -> Iterator[None]:
-    """Any exception of the block is of *names*. Raises: EngineFailed, JournalError (it passes when its cause does)."""
+    """Any exception of the block is of *names*, but those that pass when the file or the host is well again.
+
+    Raises: EngineFailed, JournalError, OSError, MemoryError.
+    """
     try:
         yield
-    except JournalError:
+    except (JournalError, OSError, MemoryError):
         raise
     except Exception as error:
         raise EngineFailed(tuple(names)) from error

@@ -1,7 +1,6 @@
 """The agent's side of the journal: follow it from a stored position, through rotation, damage and loss."""
 
 import contextlib
-import errno
 import fcntl
 import os
 import time
@@ -10,7 +9,7 @@ from typing import NamedTuple
 
 from costtrace.core import clock
 from costtrace.core.clock import Anchor
-from costtrace.core.errors import JournalError, SchemaTooNew
+from costtrace.core.errors import MORE_DESCRIPTORS, OUT_OF_DESCRIPTORS, JournalError, SchemaTooNew
 from costtrace.core.events import JOURNAL_SCHEMA, AnyEvent, Lost, Position, SegmentHeader, Snapshot
 from costtrace.journal import frames
 from costtrace.journal.writer import LOCK_NAME, segment_path, segments_in
@@ -21,7 +20,6 @@ GRACE_S = 10.0
 COMES_AGAIN = "records that were read before come again"
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 """Without waiting for a writer, where somebody has put a pipe."""
-OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class EventBatch(NamedTuple):
@@ -299,5 +297,5 @@ def _snapshot_of(head: frames.Frame) -> Snapshot | None:
 def _unreadable(path: Path, error: OSError) -> JournalError:
     remedy = "The agent must run as the engine's user, or as one who can read its files."
     if error.errno in OUT_OF_DESCRIPTORS:
-        remedy = "Raise the limit of open files (`ulimit -n`, or `LimitNOFILE` of the systemd unit)."
+        remedy = MORE_DESCRIPTORS
     return JournalError(f"cannot read {path}: {error.strerror}. {remedy}")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from costtrace.core.errors import LedgerError, LedgerTooNew
+from costtrace.core.errors import MORE_DESCRIPTORS, LedgerError, LedgerTooNew
 from costtrace.core.events import Position
 from costtrace.core.files import put_in_place
 from costtrace.core.rows import (
@@ -234,6 +234,7 @@ DAMAGED = (
 )
 _REMEDIES = {
     "FULL ENOSPC EDQUOT": "Free some space on its disk.",
+    "EMFILE ENFILE": MORE_DESCRIPTORS,
     "BUSY LOCKED": "Another program holds it (a copy, a shell of SQLite): end that one.",
     "CORRUPT NOTADB": DAMAGED,
     "READONLY CANTOPEN IOERR PERM AUTH EACCES EPERM EROFS EIO": "See to the permissions of the file and its directory, "

@@ -1,15 +1,18 @@
 """The same metrics on a Prometheus endpoint: as text, or with exemplars as OpenMetrics if the scraper asks for it."""
 
+import socket
 import threading
 from collections.abc import Iterable
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from costtrace.core import semconv as s
+from costtrace.core.bounded_server import BoundedServer
 from costtrace.core.errors import ConfigError
 from costtrace.telemetry.histograms import Distribution
 from costtrace.telemetry.metric_state import MetricState
@@ -60,6 +63,23 @@ def _buckets(distribution: Distribution) -> list[Any]:
     return buckets
 
 
+class _Server(BoundedServer, WSGIServer):
+    """The endpoint's server, on an address of any family. Raises: OSError."""
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        info = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = info[0][0]
+        super().__init__((info[0][4][0], port), _Handler)
+        self.set_app(make_wsgi_app(registry))
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Log nothing."""
+
+
 class PrometheusEndpoint:
     """An HTTP server for scrapes. Raises: ConfigError (it cannot listen on that address)."""
 
@@ -67,13 +87,15 @@ class PrometheusEndpoint:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(MetricCollector(state))
         try:
-            self._server, self._thread = start_http_server(port, host, registry)
+            self._server = _Server(host, port, registry)
         except (OSError, UnicodeError) as error:
             raise ConfigError(
                 f"the Prometheus endpoint cannot listen on {host}:{port}: {error}. Set another host or port "
                 "(COSTTRACE_PROMETHEUS_HOST, COSTTRACE_PROMETHEUS_PORT), or port 0 for none."
             ) from error
         self.port: int = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, name="costtrace-prometheus", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Close the socket and end the server's thread."""

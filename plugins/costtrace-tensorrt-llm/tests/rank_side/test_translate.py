@@ -30,3 +30,9 @@ def test_under_dynamo_both_halves_have_the_key_of_its_request_and_no_other():
 
     for one in (added("prefill", 777), added("decode", 778)):
         assert (one.request_key, one.request_id, one.tenant) == ("dynamo:uuid-1", "uuid-1", "acme")
+
+
+def test_a_huge_number_of_a_client_makes_no_long_text():
+    facts = batches.Facts(5, 1, 10, 1, -1, "decode", 10**4_000, 10**4_000)
+    (added,) = Translator("m").translate([(NOTE, 1, batches.ADDED, facts, "")])
+    assert (len(added.request_key), *map(len, added.labels.values())) == (273, 273, 273)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from costtrace.capture.recorder import STEP, Record
+from costtrace.core.client_text import short
 from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.guard import swallow
@@ -96,11 +97,11 @@ class Translator:
         # Both halves of a disaggregated request know one id; a second half that is tried again keeps the context's.
         joint = facts.disagg_id if facts.role == "prefill" or facts.context_id < 0 else facts.context_id
         known = context.request_key.startswith(JOINED) or not facts.role or facts.disagg_id < 0
-        key = context.request_key if known else f"{DISAGGREGATED}{joint}"
+        key = context.request_key if known else short(f"{DISAGGREGATED}{joint}")
         labels = dict(context.labels)
         if facts.role:
-            labels |= {"disagg_request_id": str(facts.disagg_id)} if facts.disagg_id >= 0 else {}
-            labels |= {"ctx_request_id": str(facts.context_id)} if facts.context_id >= 0 else {}
+            labels |= {"disagg_request_id": short(str(facts.disagg_id))} if facts.disagg_id >= 0 else {}
+            labels |= {"ctx_request_id": short(str(facts.context_id))} if facts.context_id >= 0 else {}
         added = SequenceAdded(
             slot=self._slots,
             at_ns=at_ns,

@@ -6,11 +6,12 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Collection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.resources import files
 from threading import BoundedSemaphore
 from typing import NamedTuple
 
+from costtrace.core.bounded_server import BoundedServer
 from costtrace.core.errors import CosttraceError
 from costtrace_ui.web.html_parts import Style
 from costtrace_ui.web.responses import Responder, Response
@@ -75,19 +76,17 @@ class AccessPolicy(NamedTuple):
         return hmac.compare_digest(offered.encode("utf-8", "replace"), self.token.encode())
 
 
-class Server(ThreadingHTTPServer):
+class Server(BoundedServer, HTTPServer):
     """Serves one ledger's pages, a thread for each request."""
 
-    daemon_threads = True
+    longest_s = 600.0
+    """The audit of a large ledger takes minutes."""
 
     def __init__(self, policy: AccessPolicy, port: int, responder: Responder) -> None:
         policy.check()
         self.policy, self.responder, self.slots = policy, responder, BoundedSemaphore(AT_ONCE)
         self.address_family = socket.AF_INET6 if ":" in policy.address else socket.AF_INET
         super().__init__((policy.address, port), Handler)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: a browser that disconnected is not an error, and addresses name requests."""
 
 
 class Handler(BaseHTTPRequestHandler):
