@@ -88,7 +88,7 @@ def check_booked(home: Path, replies: list[Reply]) -> None:
     wanted = sorted((reply.id, *reply.tokens) for reply in replies)
 
     def booked() -> list[tuple[str, int, int]]:
-        with closing(sqlite3.connect(f"file:{home / 'ledger.sqlite'}?mode=ro", uri=True)) as ledger:
+        with closing(sqlite3.connect(f"{(home / 'ledger.sqlite').absolute().as_uri()}?mode=ro", uri=True)) as ledger:
             rows = ledger.execute("SELECT request_id, input_tokens, output_tokens FROM usage WHERE tenant = 't'")
             return sorted(tuple(row) for row in rows)
 

@@ -66,7 +66,7 @@ PURE_IN_PLUGINS = "costtrace_board/*.py costtrace_dynamo/passes/*.py costtrace_u
 PURE_IN_PLUGINS += " costtrace_ui/top/state.py costtrace_ui/web/html_parts.py costtrace_ui/web/pages.py"
 NOT_PURE = {"command.py", "trace_files.py", "load_generators.py"}
 """Beside them: what starts programs and reads files."""
-OF_THE_HOST = tuple(f"costtrace.core.{name}" for name in ("bounded_server", "clock", "guard", "device_names"))
+OF_THE_HOST = tuple(f"costtrace.core.{name}" for name in ("bounded_server", "clock", "files", "guard", "device_names"))
 """The part of the vocabulary that looks at the host; what is pure does not import it."""
 
 BESIDE_AN_ENGINE = [("vllm", 31_000), ("tensorrt-llm", 31_000), ("vllm dynamo", 32_000)]

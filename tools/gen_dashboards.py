@@ -250,6 +250,7 @@ HEALTH = Board(
             "stat",
             width=6,
         ),
+        Panel("Journals that are not read", "costtrace_journals_failed", "none", "{{instance}}", "stat", width=6),
         Panel("Tenants shown together", "costtrace_tenants_folded", "none", "{{instance}}", "stat", width=6),
     ),
     picks=False,

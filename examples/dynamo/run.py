@@ -43,7 +43,7 @@ def ask(url: str, tenant: str, text: str, tokens: int) -> None:
 
 def costtrace(home: Path, *words: str) -> str:
     """What a command of costtrace's prints."""
-    command = [sys.executable, "-m", "costtrace", *words, "--home", str(home)]
+    command = [sys.executable, "-P", "-m", "costtrace", *words, "--home", str(home)]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 

@@ -101,6 +101,44 @@ def test_a_row_that_is_too_large_is_named_and_not_a_traceback(tmp_path):
     assert "GPU-3" in script("verify", "--limit", "1000", home=tmp_path).stdout
 
 
+@pytest.fixture
+def torn(tmp_path):
+    """A ledger with a page overwritten that `verify` itself reads no row from."""
+    path = write(tmp_path)
+    with sqlite3.connect(path) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'notice'").fetchone()
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * page_bytes)
+        file.write(b"\xa5" * page_bytes)
+    return tmp_path
+
+
+def test_verify_finds_pages_that_are_damaged_and_the_advice_is_another_than_verify(torn):
+    done = script("verify", home=torn)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "NOT in balance: " in done.stdout
+    assert "costtrace backup" in done.stdout
+    (first, *_) = json.loads(script("verify", "--format", "json", home=torn).stdout)["discrepancies"]
+    assert (first["check"], first["field"]) == ("file", "pages")
+    assert script("verify", "--format", "csv", home=torn).returncode == 1
+    doctor = script("doctor", home=torn).stdout
+    assert "report it as a bug" not in doctor
+    assert "costtrace backup" in doctor
+
+
+def test_the_advice_for_a_damaged_page_is_a_copy(tmp_path):
+    path = write(tmp_path)
+    with path.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xa5" * (path.stat().st_size - 8192))
+    done = script("report", home=tmp_path)
+    assert done.returncode == 2
+    assert "costtrace backup" in done.stderr
+    assert "costtrace verify" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["report", "requests", "verify"])
 def test_json_is_json_and_csv_has_a_header(home, command):
     assert json.loads(printed(home, command, "--format", "json"))

@@ -301,6 +301,161 @@ def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small,
     restored(small)
 
 
+def doubled(paths):
+    paths[1].write_bytes(paths[1].read_bytes() * 2)
+
+
+def copied_over_the_next(paths):
+    paths[2].write_bytes(paths[1].read_bytes())
+
+
+def copied_behind_the_last(paths):
+    (paths[0].parent / "00000090.ctj").write_bytes(paths[1].read_bytes())
+
+
+def swapped_with_the_next(paths):
+    first, second = paths[1].read_bytes(), paths[2].read_bytes()
+    paths[1].write_bytes(second)
+    paths[2].write_bytes(first)
+
+
+def first_two_swapped(paths):
+    swapped_with_the_next([None, *paths])
+
+
+def copied_over_the_last(paths):
+    paths[-1].write_bytes(paths[0].read_bytes())
+
+
+@pytest.mark.parametrize(
+    "repeat",
+    [
+        doubled,
+        copied_over_the_next,
+        copied_behind_the_last,
+        swapped_with_the_next,
+        first_two_swapped,
+        copied_over_the_last,
+    ],
+)
+def test_no_record_of_a_segment_that_comes_twice_is_given_twice(small, repeat):
+    directory, written, segments = small
+    restored(small)
+    try:
+        repeat(list(segments))
+        for batch in (1, 10_000):
+            events_read = read_all(directory, batch)
+            once = [event for event in events_read if not isinstance(event, REPEATED)]
+            assert len({str(event) for event in once}) == len(once)
+            if repeat is copied_behind_the_last:
+                assert events_read[1:] == written, "what is a copy by its head takes nothing away"
+            else:
+                assert_sound(events_read, written)
+            if repeat not in {copied_behind_the_last, copied_over_the_last}:
+                assert any(isinstance(event, Lost) for event in events_read)
+                assert events_read[-1] == written[-1], "it goes on after the next good head"
+    finally:
+        (directory / "00000090.ctj").unlink(missing_ok=True)
+        restored(small)
+
+
+def test_a_copy_behind_the_segment_that_is_being_written_takes_nothing_from_it(tmp_path):
+    directory = tmp_path / "journal" / "e"
+    writer = JournalWriter(tmp_path, "e", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30, segment_bytes=500)
+    reader, seen = JournalReader(directory), []
+    for n in range(12):
+        writer.append([Step(n, n * 10, n * 10 + 5, (), ((n, 1),), ((n, 1, 1),) * 20)])
+        seen += reader.read().events
+        if n == 2:
+            (directory / "00000099.ctj").write_bytes((directory / "00000001.ctj").read_bytes())
+            (directory / "00000098.ctj").write_bytes(b"no head" * 100)
+    writer.close()
+    assert [event.index for event in seen if isinstance(event, Step)] == list(range(12))
+    assert not any(isinstance(event, Lost) for event in seen)
+    assert reader.strays == {98, 99}
+    assert reader.unread_bytes() == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "00000001 (copy).ctj",
+        "x.ctj",
+        "1.ctj",
+        "\u00b2\u00b2.ctj",
+        "9" * 20 + ".ctj",
+        "\uff10" * 7 + "\uff12.ctj",
+        ".ctj",
+    ],
+)
+def test_files_that_are_no_segments_are_not_read(small, name):
+    directory, written, segments = small
+    restored(small)
+    path = directory / name
+    path.write_bytes(min(segments).read_bytes())
+    try:
+        reader = JournalReader(directory)
+        assert reader.read().events[1:] == written
+        assert reader.unread_bytes() == 0
+        reader.drop_read_segments(0)
+        reader.close()
+    finally:
+        path.unlink()
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
+def test_what_was_read_before_a_directory_or_a_pipe_with_a_segments_name_is_given(small, put):
+    directory, written, _ = small
+    restored(small)
+    path = directory / "00000099.ctj"
+    put(path)
+    try:
+        reader = JournalReader(directory)
+        assert reader.read().events[1:] == written
+        with pytest.raises(JournalError, match=r"00000099\.ctj"):
+            reader.read()
+        reader.close()
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_a_segment_of_another_journal_is_refused_until_it_is_moved_away(tmp_path):
+    for name in ("a", "b"):
+        writer = JournalWriter(tmp_path, name, lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30)
+        writer.append([Step(0, 10, 15, (), ((1, 1),), ((1, 1, 1),))])
+        writer.close()
+    theirs, ours = (tmp_path / "journal" / name / "00000001.ctj" for name in ("a", "b"))
+    strange = ours.with_name("00000002.ctj")
+    strange.write_bytes(theirs.read_bytes())
+    for owner in ("b", ""):
+        reader = JournalReader(ours.parent, engine_id=owner)
+        assert isinstance(reader.read().events[1], Step)
+        for _ in range(2):
+            with pytest.raises(JournalError, match=r"00000002\.ctj belongs to the journal of 'a'"):
+                reader.read()
+        strange.rename(tmp_path / "away")
+        assert reader.read().events == []
+        (tmp_path / "away").rename(strange)
+        reader.close()
+    with pytest.raises(JournalError, match="belongs to the journal of 'a'"):
+        JournalReader(theirs.parent, engine_id="a (copy)").read()
+    assert JournalReader(theirs.parent).read().events, "whoever names no owner reads any journal"
+
+
+def test_a_segment_that_is_cut_to_nothing_is_gone_on_with(tmp_path):
+    writer = JournalWriter(tmp_path, "e", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30)
+    reader, seen = JournalReader(tmp_path / "journal" / "e"), []
+    for n in range(4):
+        writer.append([Step(n, n * 10, n * 10 + 5, (), ((n, 1),), ((n, 1, 1),))])
+        seen += reader.read().events
+        if n == 1:
+            os.truncate(tmp_path / "journal" / "e" / "00000001.ctj", 0)
+            assert reader.read().events == []
+    writer.close()
+    assert [event.index for event in seen if isinstance(event, Step)] == [0, 1, 2, 3]
+    assert not any(isinstance(event, Lost) for event in seen)
+
+
 def long_journal(home):
     """A journal of twelve steps in several segments; its directory."""
     writer = JournalWriter(home, "e", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30, segment_bytes=500)

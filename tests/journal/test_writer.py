@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -521,3 +522,81 @@ def test_a_full_disk_in_the_middle_of_a_head_leaves_the_segment_before_it_as_it_
     writer.flush()
     writer.close()
     assert [event.index for event in read(tmp_path) if isinstance(event, Step)] == list(range(30))
+
+
+def test_a_lock_that_is_deleted_is_made_again_before_a_reader_can_take_the_writer_for_dead(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "LOOK_NS", 0)
+    writer, reader = new_writer(tmp_path), JournalReader(tmp_path / "journal" / "e")
+    writer.append([EngineReady(1)])
+    reader.read()
+    assert not reader.writer_gone()
+    reader.directory.joinpath("writer.lock").unlink()
+    assert reader.writer_gone()
+    assert reader.may_live()
+    writer.append([EngineReady(2)])
+    assert not reader.writer_gone()
+    writer.close()
+    assert reader.writer_gone()
+    assert not reader.may_live(), "a lock that is there and free is its writer's end"
+    reader.directory.joinpath("writer.lock").unlink()
+    assert reader.may_live()
+    reader._lock_seen_s -= 11
+    old_s = time.time() - 11
+    os.utime(reader.directory / "00000001.ctj", (old_s, old_s))
+    assert not reader.may_live(), "nobody has made it again"
+    reader.close()
+
+
+def test_a_journal_of_another_boot_without_a_lock_has_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr("costtrace.core.clock.boot_id", lambda: "another")
+    writer = new_writer(tmp_path)
+    writer.append([EngineReady(1)])
+    writer.close()
+    monkeypatch.undo()
+    reader = JournalReader(tmp_path / "journal" / "e")
+    reader.read()
+    reader.directory.joinpath("writer.lock").unlink()
+    assert not reader.may_live()
+    reader.close()
+
+
+@pytest.mark.parametrize("deleted", ["e/00000001.ctj", "e", "."])
+def test_what_is_deleted_under_a_writer_is_made_again(tmp_path, monkeypatch, deleted, caplog):
+    monkeypatch.setattr(writer_module, "LOOK_NS", 0)
+    writer, reader = new_writer(tmp_path), JournalReader(tmp_path / "journal" / "e")
+    writer.append([Step(0, 10, 15)])
+    seen = reader.read().events
+    path = tmp_path / "journal" / deleted
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    writer.append([Step(2, 20, 25)])
+    seen += reader.read().events
+    writer.append([Step(4, 30, 35)])
+    writer.close()
+    seen += reader.read().events
+    assert [event.index for event in seen if isinstance(event, Step)] == [0, 2, 4], "for who had it open"
+    assert not any(isinstance(event, Lost) for event in seen)
+    late = read(tmp_path)
+    assert sum(isinstance(event, Lost) for event in late) == 1
+    assert [event.index for event in late if isinstance(event, Step)] == [4], (
+        "from the snapshot on, for who comes later"
+    )
+    assert "was deleted while the engine runs" in caplog.text
+    reader.close()
+
+
+def test_a_home_that_is_deleted_is_not_made_again_by_a_writer_but_used_when_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "LOOK_NS", 0)
+    home = tmp_path / "home"
+    writer = new_writer(home)
+    writer.append([Step(0, 10, 15)])
+    shutil.rmtree(home)
+    writer.append([Step(2, 20, 25)])
+    assert not writer.flush()
+    assert not home.exists()
+    home.mkdir()
+    writer.append([Step(4, 30, 35)])
+    writer.append([Step(6, 40, 45)])
+    writer.close()
+    events_read = read(home)
+    assert [event.sequence for event in events_read if isinstance(event, Snapshot)] == [3]
+    assert [event.index for event in events_read if isinstance(event, Step)] == [6]

@@ -62,7 +62,7 @@ def table(home: Path, name: str) -> list[Line]:
 
 
 def opened(home: Path) -> sqlite3.Connection:
-    ledger = sqlite3.connect(f"file:{home / 'ledger.sqlite'}?mode=ro", uri=True, timeout=10)
+    ledger = sqlite3.connect(f"{(home / 'ledger.sqlite').absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     ledger.row_factory = sqlite3.Row
     return ledger
 

@@ -43,7 +43,7 @@ class Home:
         ledger = self.path / "ledger.sqlite"
         if not ledger.exists():
             return []
-        with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True, timeout=10)) as connection:
+        with closing(sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             connection.row_factory = sqlite3.Row
             try:
                 return connection.execute(sql, parameters).fetchall()

@@ -215,6 +215,12 @@ def test_a_days_copy_that_breaks_leaves_no_file(tmp_path):
     assert not [path for path in tmp_path.iterdir() if "posting" in path.name or path.name.startswith(".")]
 
 
+@pytest.mark.parametrize("words", ["9999-12-31", "0001-01-01", "2026-11", "2026-1-1"])
+def test_a_day_that_is_no_day_or_that_no_ledger_can_hold_is_not_copied(tmp_path, words):
+    with pytest.raises(CosttraceError, match="cannot read the day"):
+        list(copy_day(Day(postings_of_a_day(1)), words, tmp_path, 2**62))
+
+
 def test_the_ddl_of_a_cluster_is_replicated_distributed_and_tiered():
     ddl = "\n".join(statements(Layout("bills", "main", 2555, 90, "s3")))
     assert ddl.count("ON CLUSTER main") == len(statements(Layout("bills", "main")))

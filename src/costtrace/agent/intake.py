@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +11,12 @@ from costtrace.agent.remote_sensors import RemoteSensors
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.core import clock
 from costtrace.core.client_text import is_cut
-from costtrace.core.errors import JournalError
+from costtrace.core.errors import JournalError, failing
 from costtrace.core.events import SENSORS, DeviceSeen, EngineStarted, Position, Reading, SegmentHeader, SequenceAdded
 from costtrace.core.units import NS_PER_S
-from costtrace.journal.reader import JournalReader
+from costtrace.journal.reader import EventBatch, JournalReader
+from costtrace.journal.writer import segment_path
+from costtrace.ledger.store import remedy
 
 HOLD_NS = 5 * NS_PER_S
 """How long a journal without its `EngineStarted` can hold attribution back: its devices are not known yet."""
@@ -42,6 +44,7 @@ class Intake:
         pipeline: Pipeline,
         positions: dict[str, tuple[Position, bool]],
         remote_homes: Sequence[Path] = (),
+        set_aside: Collection[str] = (),
     ) -> None:
         self.pipeline = pipeline
         self.readers: dict[str, JournalReader] = {}
@@ -51,8 +54,9 @@ class Intake:
         """Journals that cannot be read, and why."""
         # Every node may be given the same list of all nodes' homes, this one included.
         self.remote = RemoteSensors(
-            [each for each in remote_homes if each.resolve() != home.resolve()], pipeline, positions
+            [each for each in remote_homes if each.resolve() != home.resolve()], pipeline, positions, set_aside
         )
+        self._set_aside = set_aside
         self._root = home / "journal"
         self._known = positions
         self._boot_id = clock.boot_id()
@@ -65,7 +69,7 @@ class Intake:
         """Bytes of journal that had not been read when the turn ended."""
 
     def turn(self) -> Turn:
-        """Find journals, read what is new in each, attribute what is known."""
+        """Find journals, read what is new in each, attribute what is known. Raises: EngineFailed."""
         before_ns, self._scan_ns = self._scan_ns, time.monotonic_ns()
         self._discover(before_ns)
         events = 0
@@ -75,7 +79,8 @@ class Intake:
         readings += self.remote.turn(self._boot_id, EVENTS_PER_TURN, self.problems)
         for engine_id, reader in list(self.readers.items()):
             try:
-                count, unfinished = self._read(engine_id, reader)
+                with failing((engine_id,)):
+                    count, unfinished = self._read(engine_id, reader)
             except JournalError as error:
                 self.problems[engine_id] = str(error)
                 continue
@@ -109,9 +114,21 @@ class Intake:
                 if done and directory.stat().st_mtime < before_s:
                     shutil.rmtree(directory)
 
+    def close(self) -> None:
+        """Close all journals."""
+        for readers in (self.readers, self.sensor_readers, self.remote.readers):
+            for reader in readers.values():
+                reader.close()
+
     def alive(self) -> bool:
-        """True while a journal is still being written, or not read to its end."""
-        return bool(self.readers)
+        """True while a journal that can be read is still being written, or not read to its end."""
+        return bool(self.readers.keys() - self.problems.keys())
+
+    def positions(self) -> Iterator[tuple[str, Position]]:
+        """The position in every journal that is being read, by the name under which it is kept."""
+        for readers in (self.readers, self.sensor_readers, self.remote.readers):
+            for name, reader in readers.items():
+                yield name, reader.position
 
     def _live_engines(self) -> int:
         return sum(not engine.ended for engine in self.pipeline.engines.values())
@@ -120,15 +137,24 @@ class Intake:
         try:
             names = sorted(path.name for path in self._root.iterdir() if path.is_dir())
         except FileNotFoundError:
+            names = []
+        except OSError as error:
+            self.problems[str(self._root)] = f"cannot read {self._root}: {error.strerror}. {remedy(error)}"
             return
-        for name in names:
+        self.problems.pop(str(self._root), None)
+        # An engine whose journal was deleted between two agents is read to its end too: there is no more of it.
+        for name in [*names, *(self.pipeline.engines.keys() - names)]:
             position, done = self._known.get(name, (Position(), False))
-            if done or name in self.readers or name in self.sensor_readers:
+            if done or name in self.readers or name in self.sensor_readers or name in self._set_aside:
                 continue
+            if not name.isprintable():
+                self.problems[name] = f"the journal {name!a} has a name that no engine gives. Move it away."
+                continue
+            reader = JournalReader(self._root / name, position, name)
             if name.startswith(f"{SENSORS}-"):
-                self.sensor_readers[name] = JournalReader(self._root / name, position)
+                self.sensor_readers[name] = reader
                 continue
-            self.readers[name] = JournalReader(self._root / name, position)
+            self.readers[name] = reader
             if name not in self.pipeline.engines:
                 self._held[name] = (before_ns, self._scan_ns)
 
@@ -137,27 +163,41 @@ class Intake:
         count = 0
         for name, reader in self.sensor_readers.items():
             try:
-                batch = reader.read(EVENTS_PER_TURN)
+                with failing((name,)):
+                    count += self._read_sensor(reader)
             except JournalError as error:
                 self.problems[name] = str(error)
-                continue
-            self.problems.pop(name, None)
-            boot_id = reader.header.boot_id if reader.header is not None else self._boot_id
-            for event in batch.events:
-                if isinstance(event, DeviceSeen):
-                    self.pipeline.device_seen(boot_id, event)
-            readings = [event for event in batch.events if isinstance(event, Reading)]
-            for reading in readings:
-                self.pipeline.reading(boot_id, reading)
-            count += len(readings)
+            else:
+                self.problems.pop(name, None)
         return count
+
+    def _read_sensor(self, reader: JournalReader) -> int:
+        batch = self._next_batch(reader)
+        boot_id = reader.header.boot_id if reader.header is not None else self._boot_id
+        for event in batch.events:
+            if isinstance(event, DeviceSeen):
+                self.pipeline.device_seen(boot_id, event)
+        readings = [event for event in batch.events if isinstance(event, Reading)]
+        for reading in readings:
+            self.pipeline.reading(boot_id, reading)
+        return len(readings)
+
+    def _next_batch(self, reader: JournalReader) -> EventBatch:
+        batch = reader.read(EVENTS_PER_TURN)
+        for number in reader.strays:
+            text = (
+                f"{segment_path(reader.directory, number)} is not read: it begins before what has been read of this "
+                "journal, or it has no head. It is a copy, or was put there. Move it away."
+            )
+            self.pipeline.notices.append(("journal", text))
+        return batch
 
     def finished_sensors(self) -> list[str]:
         """Sensors' journals that have been read to their end and that nobody writes any more."""
         names = []
         for name, reader in self.sensor_readers.items():
             with contextlib.suppress(JournalError):
-                if reader.writer_gone() and not reader.unread_bytes():
+                if reader.writer_gone() and not reader.may_live() and not reader.unread_bytes():
                     names.append(name)
         return names
 
@@ -170,8 +210,8 @@ class Intake:
 
     def _read(self, engine_id: str, reader: JournalReader) -> tuple[int, bool]:
         # Asked before reading: where the writer is gone already, what is read now is all there will be.
-        gone = reader.writer_gone()
-        batch = reader.read(EVENTS_PER_TURN)
+        gone = reader.writer_gone() and not reader.may_live()
+        batch = self._next_batch(reader)
         for event in batch.events:
             if isinstance(event, SegmentHeader):
                 self.pipeline.add(engine_id, event)

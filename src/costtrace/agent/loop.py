@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import costtrace
 from costtrace.agent.checkpoint import Checkpoint
@@ -17,15 +17,15 @@ from costtrace.agent.sensing import Sensing
 from costtrace.attribution.steps.engine_fit import PPM
 from costtrace.capture.node_files.agent_lock import RUNNING, STOPPED, AgentLock
 from costtrace.config.settings import Settings
-from costtrace.core.errors import MORE_DESCRIPTORS, OUT_OF_DESCRIPTORS
+from costtrace.core.errors import MORE_DESCRIPTORS, OUT_OF_DESCRIPTORS, AlreadyRunning, EngineFailed, LedgerError
 from costtrace.core.units import NS_PER_S
+from costtrace.ledger.backup import back_up
 from costtrace.ledger.booking import Booked, Booking
-from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.ledger.store import DELETED, LEDGER_NAME, Ledger, remedy
 from costtrace.pricing.price_book_file import load_price_book
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry, and starts in a fifth of the time
-    from costtrace.telemetry.health import Health
-    from costtrace.telemetry.metric_state import DeviceReading
+    from costtrace.telemetry import Emission
 
 log = logging.getLogger("costtrace.agent")
 
@@ -35,34 +35,13 @@ COMMIT_SHARE = 0.05
 """Commits take at most this share of the agent's time: the more requests are open, the larger the state to write."""
 LONGEST_COMMIT_GAP_S = 2.0
 CLEAN_EVERY_S = 30.0
+STATUS_EVERY_S = 10.0
+LOOK_EVERY_S = 1.0
+"""How often the agent looks whether its lock and its ledger are still there."""
+OF_ROWS = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+"""Errors of SQLite that are about what is written, and not about the file."""
 PATIENCE = 10
 """A spawned agent with unsent records ends after this many times `agent_idle_exit_s`."""
-
-
-class Emitter(Protocol):
-    """Emits what has been booked, as spans and metrics."""
-
-    @property
-    def health(self) -> "Health":
-        """The agent's own metrics, for it to set."""
-        ...
-
-    def start(self) -> None:
-        """Start from what the ledger holds."""
-
-    def publish(self, committed: Booked) -> None:
-        """A transaction has been committed."""
-
-    def device(self, reading: "DeviceReading") -> None:
-        """A device has been read."""
-
-    def drained(self) -> bool:
-        """True when everything has been sent."""
-        ...
-
-    def stop(self, timeout_s: float = 5.0) -> bool:
-        """Stop, after sending what can be sent within *timeout_s*. Returns whether everything was sent."""
-        ...
 
 
 class Agent:
@@ -74,7 +53,7 @@ class Agent:
     def __init__(
         self,
         settings: Settings,
-        emission: Emitter | None = None,
+        emission: "Emission | None" = None,
         *,
         spawned: bool = False,
         sensing: Sensing | None = None,
@@ -96,16 +75,60 @@ class Agent:
         self._idle_since_s = time.monotonic()
         self._failing = ""
         self._checkpoint = Checkpoint(self.ledger)
-        self.pipeline, booking_state = self._checkpoint.load(settings)
-        book = (
+        self._set_aside: dict[str, str] = {}
+        """Engines, and sensors' journals, whose records met an error, and which: until the next agent."""
+        self._lost = (0, 0)
+        self._looked_s = time.monotonic()
+        self._status_s = -STATUS_EVERY_S
+        self._shown: list[str] = []
+        self._book = (
             load_price_book(settings.prices, settings.currency, settings.node_pool, settings.region)
             if settings.prices
             else None
         )
-        self.booking = Booking(book, booking_state, self.warn)
-        self.booking.know(self.pipeline.all_engine_rows())
-        self.intake = Intake(self.home, self.pipeline, self.ledger.positions(), settings.remote_homes)
         self.emission = emission
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start from what the ledger holds: everything after it is in the journals, and is read from them."""
+        self.pipeline, state = self._checkpoint.load(self.settings)
+        for name, text in self._checkpoint.unreadable.items():
+            self._set_aside.setdefault(name, text)
+            self.warn("journal", text)
+        for name in self._set_aside:
+            self.pipeline.set_aside(name)
+        self.booking = Booking(self._book, state, self.warn)
+        self.booking.know(self.pipeline.all_engine_rows())
+        homes = self.settings.remote_homes
+        self.intake = Intake(self.home, self.pipeline, self.ledger.positions(), homes, self._set_aside)
+
+    def _go_on_without(self, failed: EngineFailed) -> None:
+        """Go back to the last transaction and on from there, without the journals whose records met an error.
+
+        What this process has derived of them since may be half done; what it has of others is derived again.
+        """
+        names = [name for name in failed.names if name not in self._set_aside]
+        cause = failed.__cause__ or failed
+        if not names:
+            raise cause
+        reason = f"{type(cause).__name__}: {cause!s:.200}"
+        if isinstance(cause, sqlite3.IntegrityError):
+            reason = f"rows of it are in the ledger already, which another agent or other journals wrote ({cause})"
+        log.error("what met the error below is set aside: %s", ", ".join(names), exc_info=cause)
+        for name in names:
+            self._set_aside[name] = (
+                f"{self.home / 'journal' / name} is set aside, its records met an error ({reason}): from there on it "
+                "is on no bill. Other engines are billed. Its position is kept: the next agent tries again, and a "
+                "version that can read it books the rest. Please report the lines of the agent's log."
+            )
+        sensed = self.pipeline.sensed
+        self.intake.close()
+        self._begin()
+        self.pipeline.sensed = sensed  # sensors tell of devices only at their own start
+        self.pipeline.lost_steps, self.pipeline.lost_events = self._lost
+        self._unbooked = Booked([], [], [])
+        for name in names:
+            self.warn("journal", self._set_aside[name])
 
     def run(self) -> None:
         """Turn until stopped, or (spawned) until there has been nothing to do for `agent_idle_exit_s`."""
@@ -131,7 +154,7 @@ class Agent:
                 if not turn.behind:
                     self._stop.wait(TURN_S)
             self._end_sensing()
-            self._commit(force=True)
+            self._book_rest()
         finally:
             self._close()
 
@@ -146,7 +169,7 @@ class Agent:
                 self.emission.start()
             while self._turn().changed:
                 pass
-            self._commit(force=True)
+            self._book_rest()
         finally:
             self._close()
 
@@ -173,16 +196,40 @@ class Agent:
             self._turn()
             self._dirty = True
 
+    def _book_rest(self) -> None:
+        """Book what is left. Raises: LedgerError (it could not be written)."""
+        while True:
+            try:
+                self._commit(force=True)
+                break
+            except EngineFailed as failed:
+                self._go_on_without(failed)
+                while self._turn().changed:
+                    pass
+        if self._failing:
+            raise LedgerError(f"{self._failing} Nothing is lost: the journals keep what is not booked.")
+
     def _close(self) -> None:
         if self._sensing is not None:  # still running after an error; a second stop does nothing
             self._sensing.stop()
-        if self.emission is not None:
-            self.emission.stop()
+        if self.emission is not None and not self.emission.stop():
+            log.warning("not all spans have been sent: they are in the ledger, and the next agent sends them")
         self._write_status(STOPPED)
         self.ledger.close()
         self.lock.release()
 
     def _turn(self) -> Turn:
+        try:
+            return self._one_turn()
+        except EngineFailed as failed:
+            self._go_on_without(failed)
+            return Turn(0, behind=True, changed=True)
+
+    def _one_turn(self) -> Turn:
+        if time.monotonic() - self._looked_s >= LOOK_EVERY_S:
+            self._check_files()
+        if self._problems() != self._shown or time.monotonic() - self._status_s >= STATUS_EVERY_S:
+            self._write_status(RUNNING)
         if self._failing:  # read nothing more until what has been read is booked
             if self._sensing is not None:
                 self._sensing.turn(self.pipeline, self.emission, self.warn)
@@ -204,6 +251,27 @@ class Agent:
         self._show_health(time.monotonic() - began_s)
         return turn
 
+    def _check_files(self) -> None:
+        """Never book into a file that nobody can read. Raises: AlreadyRunning, ConfigError, LedgerError."""
+        self._looked_s = time.monotonic()
+        if not self.lock.held():
+            self.warn("agent", f"agent.lock in {self.home} was deleted while the agent ran, and is made again")
+        lost = self.ledger.lost()
+        if not lost:
+            return
+        self._failing = f"the ledger {self.ledger.path} was {lost} while the agent ran."
+        if lost == DELETED:
+            self._failing += " It has been put back. To begin a new ledger, stop the agent first."
+            self.ledger.notice("ledger", self._failing)
+        self.ledger.leave(lost)
+        if lost == DELETED:
+            back_up(self.ledger, self.ledger.path)
+        log.error("%s", self._failing)
+        raise LedgerError(
+            f"{self._failing} This agent ends, and the next one goes on: what is not booked is in the journals. "
+            "Nothing more is written into a file that nobody can read."
+        )
+
     def _show_health(self, worked_s: float) -> None:
         if self.emission is None:
             return
@@ -212,11 +280,12 @@ class Agent:
         health.add("agent.busy.time", worked_s)
         health.set("journal.lag", self.intake.lag_bytes)
         health.set("journal.delay", self.intake.delay_ns() / NS_PER_S)
+        health.set("journals.failed", len(self.intake.problems) + len(self._set_aside))
         health.set("recorder.dropped_steps", self.pipeline.lost_steps)
         health.set("recorder.lost_events", self.pipeline.lost_events)
         health.set("client.texts.cut", self.intake.cut)
 
-    def _show_models(self, emission: Emitter) -> None:
+    def _show_models(self, emission: "Emission") -> None:
         """Set the worst engine's figures of the step models; `costtrace model` shows each engine."""
         rows = self.pipeline.all_fit_rows()
         errors = [error for row in rows if (error := getattr(row, f"{row.method}_error_ppm")) is not None]
@@ -232,14 +301,22 @@ class Agent:
         gap = min(LONGEST_COMMIT_GAP_S, self._commit_cost_s / COMMIT_SHARE)
         if not self._dirty or (not force and now - self._committed_s < gap):
             return
-        self.booking.know(self.pipeline.all_engine_rows())
-        self._unbooked.extend(self.booking.rate(self.pipeline.take_rows()))
+        self._check_files()
         try:
+            self.booking.know(self.pipeline.all_engine_rows())
+            self._unbooked.extend(self.booking.rate(self.pipeline.take_rows()))
             engines, sensors = self._checkpoint.write(self.intake, self.booking, self._unbooked, self._notices)
-        except (OSError, sqlite3.Error) as error:
-            self._report_failure(error)
-            return
+        except (EngineFailed, AlreadyRunning):
+            raise
+        except Exception as error:
+            if isinstance(error, (OSError, sqlite3.Error)) and not isinstance(error, OF_ROWS):
+                self._report_failure(error)
+                return
+            if names := self._checkpoint.culprits(self.intake, self.booking, self._unbooked):
+                raise EngineFailed(names) from error
+            raise
         self._report_recovery()
+        self._lost = (self.pipeline.lost_steps, self.pipeline.lost_events)
         booked, self._unbooked = self._unbooked, Booked([], [], [])
         self._dirty = False
         self._notices.clear()
@@ -266,37 +343,34 @@ class Agent:
         return sent or idle_s > PATIENCE * self.settings.agent_idle_exit_s
 
     def _clean(self) -> None:
-        """Renew the status, and delete journals that have been rated and kept long enough."""
+        """Delete journals that have been rated and kept long enough."""
         now = time.monotonic()
-        if now - self._cleaned_s < CLEAN_EVERY_S or self._dirty:
+        if not self.settings.journal_delete or now - self._cleaned_s < CLEAN_EVERY_S or self._dirty:
             return
         self._cleaned_s = now
-        self._write_status(RUNNING)
-        if not self.settings.journal_delete:
-            return
         before_s = time.time() - self.settings.journal_keep_h * 3600
         for reader in (*self.intake.readers.values(), *self.intake.sensor_readers.values()):
             reader.drop_read_segments(before_s)
         self.intake.drop_finished(before_s)
 
     def _write_status(self, state: str) -> None:
+        self._status_s, self._shown = time.monotonic(), self._problems()
         self.lock.write_status(
             state=state,
             version=costtrace.__version__,
             spawned=self._spawned,
             wall_ns=time.time_ns(),
             engines=sorted(self.intake.readers),
-            problems=[*self.intake.problems.values(), *([self._failing] if self._failing else [])],
+            problems=self._shown,
         )
+
+    def _problems(self) -> list[str]:
+        return [*self.intake.problems.values(), *self._set_aside.values(), *([self._failing] if self._failing else [])]
 
     def _report_failure(self, error: Exception) -> None:
         if not self._failing:
-            self._failing = f"cannot write the ledger {self.ledger.path}: {error}"
-            log.error(
-                "%s. Nothing is lost: the journals keep everything and the agent tries again. Free some space, see to "
-                "the permissions of the file, or raise the limit of open files.",
-                self._failing,
-            )
+            self._failing = f"cannot write the ledger {self.ledger.path}: {error}. {remedy(error)}"
+            log.error("%s Nothing is lost: the journals keep everything and the agent tries again.", self._failing)
 
     def _report_recovery(self) -> None:
         if self._failing:

@@ -4,11 +4,11 @@ Another node's home is mounted here as a directory; read-only is enough. Nothing
 While it is not there, the energy of its devices is pending.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from costtrace.attribution.pipeline import Pipeline
-from costtrace.core.errors import JournalError
+from costtrace.core.errors import JournalError, failing
 from costtrace.core.events import SENSORS, DeviceSeen, Heartbeat, Position, Reading
 from costtrace.journal.reader import JournalReader
 
@@ -19,12 +19,19 @@ PREFIX = "remote:"
 class RemoteSensors:
     """Reads the sensors' journals below other nodes' homes, turn by turn."""
 
-    def __init__(self, homes: Sequence[Path], pipeline: Pipeline, positions: dict[str, tuple[Position, bool]]) -> None:
+    def __init__(
+        self,
+        homes: Sequence[Path],
+        pipeline: Pipeline,
+        positions: dict[str, tuple[Position, bool]],
+        set_aside: Collection[str] = (),
+    ) -> None:
         self.homes = tuple(homes)
         self.readers: dict[str, JournalReader] = {}
         """By the names of their positions."""
         self._pipeline = pipeline
         self._known = positions
+        self._set_aside = set_aside
 
     def turn(self, boot_id: str, max_events: int, problems: dict[str, str]) -> int:
         """Hand new readings to the pipeline, as of this boot; return how many. Updates *problems*, by journal."""
@@ -42,7 +49,8 @@ class RemoteSensors:
                 problems.pop(subject, None)
         for name, reader in list(self.readers.items()):
             try:
-                count += self._read(name, reader, boot_id, max_events)
+                with failing((name,)):
+                    count += self._read(name, reader, boot_id, max_events)
             except JournalError as error:
                 problems[name] = str(error)
             else:
@@ -52,8 +60,8 @@ class RemoteSensors:
     def _discover(self, root: Path) -> None:
         journals = {f"{PREFIX}{path.name}": path for path in root.iterdir() if path.name.startswith(f"{SENSORS}-")}
         for name, path in sorted(journals.items()):
-            if name not in self.readers:
-                self.readers[name] = JournalReader(path, self._known.get(name, (Position(), False))[0])
+            if name not in self.readers and name not in self._set_aside and name.isprintable():
+                self.readers[name] = JournalReader(path, self._known.get(name, (Position(), False))[0], path.name)
         # The directory is there and this journal is not in it: it has been deleted, not unmounted.
         for name in [name for name, reader in self.readers.items() if reader.directory.parent == root]:
             if name not in journals:

@@ -1,7 +1,7 @@
 """The sensors in the agent's loop: which devices are busy, what has been read, and what that costs."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import costtrace
 from costtrace.attribution.energy.device_match import resolve
@@ -14,20 +14,7 @@ from costtrace.sensors.sampler import Sampler
 from costtrace.sensors.sensor_journal import SensorJournal
 
 if TYPE_CHECKING:  # an agent without emission needs no OpenTelemetry
-    from costtrace.telemetry.health import Health
-    from costtrace.telemetry.metric_state import DeviceReading
-
-
-class DeviceEmitter(Protocol):
-    """Emits what a device's sensor has read: the part of `loop.Emitter` that is needed here."""
-
-    @property
-    def health(self) -> "Health":
-        """The agent's own metrics."""
-        ...
-
-    def device(self, reading: "DeviceReading") -> None:
-        """A device has been read."""
+    from costtrace.telemetry import Emission
 
 
 class Sensing:
@@ -41,7 +28,7 @@ class Sensing:
         """Begin to sample."""
         self._journal.start()
 
-    def turn(self, pipeline: Pipeline, emitter: DeviceEmitter | None, warn: Callable[[str, str], None]) -> None:
+    def turn(self, pipeline: Pipeline, emitter: "Emission | None", warn: Callable[[str, str], None]) -> None:
         """Write what has been read into the journal, emit it, and pass on notices to *warn*."""
         self._journal.turn(self._busy(pipeline))
         for subject, message in self._journal.take_notices():

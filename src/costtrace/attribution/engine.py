@@ -287,7 +287,7 @@ class EngineAttribution(msgspec.Struct):
     def _close_window(self) -> None:
         """Settle all accounts and write the window's rows. Its postings then add up to what its devices gave."""
         window = self.window
-        if window.window_ns < 0:
+        if window.window_ns == -1:  # none is open; times before 1970 are multiples of its length
             return
         self._settle()
         self._take_carry()

@@ -15,6 +15,7 @@ from costtrace.attribution.energy.waiting import EnergyQueue
 from costtrace.attribution.engine import EngineAttribution, Policy
 from costtrace.attribution.time.segments import EngineTimeline
 from costtrace.attribution.time.shared_devices import DeviceGroup, GroupMember
+from costtrace.core.errors import failing
 from costtrace.core.events import (
     AnyEvent,
     DeviceRef,
@@ -29,7 +30,7 @@ from costtrace.core.events import (
 )
 from costtrace.core.rows import EngineRow, FitRow, PendingRow, Rows
 from costtrace.core.units import NS_PER_S
-from costtrace.core.wall_time import wall_offset
+from costtrace.core.wall_time import believable, wall_offset
 
 SENSOR_PATIENCE_NS = 60 * NS_PER_S
 """How long attribution waits for a device's next reading before it goes on without its energy."""
@@ -80,6 +81,8 @@ class Pipeline(msgspec.Struct):
     lost_steps: int = 0
     lost_events: int = 0
     """What all engines' recorders dropped, since the pipeline was made. Not what damage took: nobody knows how much."""
+    frozen: set[int] = set()
+    """Groups of engines that are set aside: their state is not written."""
     notices: list[tuple[str, str]] = []
     """(subject, message) for the operator, since they were last taken."""
 
@@ -87,6 +90,8 @@ class Pipeline(msgspec.Struct):
         """Take in an engine by the header of its journal. Later headers of the same engine change nothing."""
         if engine_id in self.engines:
             return
+        self._check_wall(header, header.wall_ns)
+        header = msgspec.structs.replace(header, wall_ns=believable(header.wall_ns))
         offset = header.wall_ns - header.monotonic_ns
         attribution = EngineAttribution(engine_id, self.policy, offset)
         self.engines[engine_id] = EngineState(engine_id, header, EngineTimeline(), attribution, wall_offset_ns=offset)
@@ -96,7 +101,9 @@ class Pipeline(msgspec.Struct):
         """Take an event of an engine that has been added, in the order of its journal."""
         engine = self.engines[engine_id]
         if engine.ended:
-            return  # only damage can follow
+            if isinstance(event, Lost):  # only damage can follow
+                self._count_lost(engine, event)
+            return
         if isinstance(event, Step):  # most are
             items = engine.timeline.feed(event)
         else:
@@ -134,19 +141,25 @@ class Pipeline(msgspec.Struct):
             member.ended = True
 
     def sweep(self, limit_ns: int, boot_id: str | None = None) -> int:
-        """Attribute all that is known up to *limit_ns*, of one boot or of all. Returns how many grants and events."""
+        """Attribute all that is known up to *limit_ns*, of one boot or of all. Returns how many grants and events.
+
+        Raises: EngineFailed.
+        """
         self._match_devices()
         for group in {e.group for e in self.engines.values() if boot_id in (None, e.header.boot_id)} - {-1}:
-            for engine_id, item in self.groups[group].sweep(limit_ns):
-                self.engines[engine_id].energy_queue.put(item, self.meters)
+            with failing(self.groups[group].members):
+                for engine_id, item in self.groups[group].sweep(limit_ns):
+                    self.engines[engine_id].energy_queue.put(item, self.meters)
         for key, meter in self.meters.items():
             if boot_id is None or key.startswith(f"{boot_id}/"):
-                self._read_meter(key, meter, limit_ns)
+                with failing(e.engine_id for e in self.engines.values() if key in e.energy_queue.devices):
+                    self._read_meter(key, meter, limit_ns)
         count = 0
         for engine in self.engines.values():
-            for entry in engine.energy_queue.take(self.meters):
-                engine.attribution.feed(entry, self.meters, engine.energy_queue.devices)
-                count += 1
+            with failing((engine.engine_id,)):
+                for entry in engine.energy_queue.take(self.meters):
+                    engine.attribution.feed(entry, self.meters, engine.energy_queue.devices)
+                    count += 1
         return count
 
     def reading(self, boot_id: str, reading: Reading) -> None:
@@ -252,6 +265,16 @@ class Pipeline(msgspec.Struct):
         """Drop an engine that has been attributed to its end."""
         del self.engines[engine_id]
 
+    def set_aside(self, engine_id: str) -> None:
+        """Go on without an engine whose state in the ledger stays as it is, for an agent that can go on with it.
+
+        Its device group stays too, unless other engines are in it or come into it: then it goes on without the engine.
+        """
+        self.engines.pop(engine_id, None)
+        for number, group in self.groups.items():
+            if group.members.pop(engine_id, None) is not None and not group.members:
+                self.frozen.add(number)
+
     def take_notices(self) -> list[tuple[str, str]]:
         """(subject, message) for the operator, since the last call."""
         notices, self.notices = self.notices, []
@@ -267,6 +290,7 @@ class Pipeline(msgspec.Struct):
         )
 
     def _check_clock(self, engine: EngineState, beat: Heartbeat) -> None:
+        self._check_wall(engine.header, beat.wall_ns)
         # Windows take the new time when attribution comes to this heartbeat: not before, however far was read ahead.
         offset = wall_offset(engine.wall_offset_ns, beat)
         change_ns, engine.wall_offset_ns = offset - engine.wall_offset_ns, offset
@@ -279,6 +303,14 @@ class Pipeline(msgspec.Struct):
             "sums do not depend on it; windows from here on carry the new time. Check NTP on that host.",
         )
 
+    def _check_wall(self, header: SegmentHeader, wall_ns: int) -> None:
+        if believable(wall_ns) != wall_ns:
+            self._notice(
+                "clock",
+                f"the wall clock of {header.host} is before 1970 or after 2200: windows go on by the time that it said "
+                "before, or from the nearest of those years. Set it (NTP).",
+            )
+
     def _notice(self, subject: str, message: str) -> None:
         self.notices.append((subject, message))
 
@@ -288,6 +320,7 @@ class Pipeline(msgspec.Struct):
         numbers = sorted({self.group_of_device[key] for key in keys if key in self.group_of_device})
         if numbers:
             number = numbers[0]
+            self.frozen.difference_update(numbers)
             for other in numbers[1:]:
                 self._merge(number, other)
         else:

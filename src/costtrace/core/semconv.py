@@ -416,6 +416,7 @@ HEALTH = dict(
     (
         _health("journal.lag", "gauge", "By", "_bytes", "Journal not read yet."),
         _health("journal.delay", "gauge", "s", "_seconds", "Age of the oldest event not read yet."),
+        _health("journals.failed", "gauge", "{journal}", "", "Journals that are not read: see the doctor."),
         _health("recorder.dropped_steps", "counter", "{step}", "", "Steps lost by the recorder: `unobserved` time."),
         _health("recorder.lost_events", "counter", "{event}", "", "Other events lost by the recorder."),
         _health("agent.loop.time", "gauge", "s", "_seconds", "Duration of the agent's last round."),

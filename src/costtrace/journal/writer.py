@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from costtrace.core import clock
 from costtrace.core.errors import JournalError
 from costtrace.core.events import JOURNAL_SCHEMA, EngineReady, EngineStarted, Event, Lost, SegmentHeader, Snapshot, Step
+from costtrace.core.files import same_file
 from costtrace.core.guard import log, swallow
 from costtrace.core.units import NS_PER_S
 from costtrace.journal import frames
@@ -18,12 +20,15 @@ from costtrace.journal import frames
 SEGMENT_BYTES = 8 * 1024 * 1024
 SEGMENT_NS = 300 * NS_PER_S
 WARN_NS = 60 * NS_PER_S
+LOOK_NS = NS_PER_S
+"""How often a writer looks whether its files are still there."""
 BACKLOG_BYTES = 16 * 1024 * 1024
 """What may wait in memory while the disk cannot be written."""
 LOCK_NAME = "writer.lock"
 LOCK_TRIES = 20
 LOCK_PAUSE_S = 0.01
 SEGMENT_SUFFIX = ".ctj"
+_SEGMENT = re.compile(r"\d{8}\.ctj", re.ASCII)
 
 
 def new_engine_id(engine: str) -> str:
@@ -34,6 +39,12 @@ def new_engine_id(engine: str) -> str:
 def segment_path(directory: Path, number: int) -> Path:
     """Path of segment *number* of a journal."""
     return directory / f"{number:08d}{SEGMENT_SUFFIX}"
+
+
+def segments_in(directory: Path) -> dict[int, Path]:
+    """The segments of a journal by number, in order; other files are none of its own. Raises: OSError."""
+    # Not `Path.glob`: it shows a directory without read permission as an empty one.
+    return {int(path.stem): path for path in sorted(directory.iterdir()) if _SEGMENT.fullmatch(path.name)}
 
 
 class JournalWriter:
@@ -73,6 +84,7 @@ class JournalWriter:
         self._full = False
         """The next frame begins a new segment."""
         self._opened_ns = 0
+        self._looked_ns = 0
         self._given_up = 0
         self._warned_ns = 0
         self._backlog: list[tuple[int, bytes]] = []
@@ -130,6 +142,7 @@ class JournalWriter:
         try:
             while self._backlog:
                 sequence, frame = self._backlog[0]
+                self._ensure_there()
                 self._ensure_segment(sequence)
                 self._write(frame)
                 self._backlog_bytes -= len(frame)
@@ -163,6 +176,35 @@ class JournalWriter:
                 return
             time.sleep(LOCK_PAUSE_S)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _ensure_there(self) -> None:
+        """Make again what somebody has deleted under this writer, but never the home. Raises: OSError."""
+        now = time.monotonic_ns()
+        if now - self._looked_ns < LOOK_NS:
+            return
+        path = self.directory / LOCK_NAME
+        gone = [] if same_file(self._lock, path) else [path]
+        if gone:
+            for part in (self.directory.parent, self.directory):
+                part.mkdir(mode=0o700, exist_ok=True)
+            # It is locked before it has its name: a reader that finds it free would end the engine.
+            new = path.with_name(f".{LOCK_NAME}.{os.getpid()}")
+            lock = os.open(new, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.replace(path)
+            os.close(self._lock)
+            self._lock = lock
+        segment = segment_path(self.directory, self._segment)
+        if self._file >= 0 and not same_file(self._file, segment):
+            gone.append(segment)
+            self._full = True
+        self._looked_ns = now
+        for each in gone:
+            log.error(
+                "costtrace: %s was deleted while the engine runs. It is made again; what no agent had read of the "
+                "journal becomes `unobserved`. Never delete files below a COSTTRACE_HOME that is in use.",
+                each,
+            )
 
     def _write(self, frame: bytes) -> None:
         view = memoryview(frame)
@@ -231,7 +273,7 @@ class JournalWriter:
     def _enforce_cap(self) -> None:
         """Delete the oldest segments above the cap. The agent books the time that is missing as `unobserved`."""
         sizes = {}
-        for path in sorted(self.directory.glob(f"*{SEGMENT_SUFFIX}")):
+        for path in segments_in(self.directory).values():
             with contextlib.suppress(FileNotFoundError):  # the agent deletes what it has read
                 sizes[path] = path.stat().st_size
         total = sum(sizes.values())

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from costtrace.core.errors import LedgerError
+from costtrace.core.files import put_in_place
 from costtrace.ledger.store import Ledger
 
 _PAGES = 2_000
@@ -25,9 +26,10 @@ def back_up(ledger: Ledger, target: Path) -> int:
             (check,) = copy.execute("PRAGMA quick_check(1)").fetchone()
         if check != "ok":
             raise LedgerError(f"the copy of {ledger.path} is damaged ({check}): {target} was not written")
+        ledger.check_unchanged()
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        os.link(partial, target)  # unlike a rename, it never replaces a file
+        put_in_place(partial, target)
         return target.stat().st_size
     except (OSError, sqlite3.Error) as error:
         # An OSError's text names the partial file, of which nobody knows.

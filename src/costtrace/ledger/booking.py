@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from costtrace.core.errors import EngineFailed
 from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, Rows, UsageCost, UsageRecord
 from costtrace.ledger.store import Ledger
 from costtrace.pricing.price_book import PriceBook
@@ -63,9 +64,17 @@ class Booking:
             self._engines[engine.engine_id] = engine
 
     def rate(self, rows: Rows) -> Booked:
-        """Charge all postings, and sum the costs of the records that have closed."""
-        postings = [(posting, self._charge(posting)) for posting in rows.postings]
-        return Booked(postings, rows.meter, [(record, self._close(record)) for record in rows.records])
+        """Charge all postings, and sum the costs of the records that have closed. Raises: EngineFailed."""
+        row: Posting | UsageRecord | None = None
+        booked = Booked([], rows.meter, [])
+        try:
+            for row in rows.postings:
+                booked.postings.append((row, self._charge(row)))
+            for row in rows.records:
+                booked.records.append((row, self._close(row)))
+        except Exception as error:
+            raise EngineFailed(() if row is None else (row.engine_id,)) from error
+        return booked
 
     def write(self, ledger: Ledger, booked: Booked) -> None:
         """Write rates, postings, meter rows and records, within the caller's transaction."""

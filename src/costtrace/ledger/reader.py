@@ -1,5 +1,6 @@
 """Reading a ledger on disk: the interface that queries need (`Store`), and SQLite behind it."""
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from costtrace.core.errors import LedgerError
 from costtrace.ledger.schema.tables import SCHEMA_VERSION
-from costtrace.ledger.store import LEDGER_NAME, Ledger
+from costtrace.ledger.store import LEDGER_NAME, Ledger, remedy
 
 Row = tuple[Any, ...]
 
@@ -38,16 +39,26 @@ class SqliteStore:
             while chunk := cursor.fetchmany():
                 yield from chunk
         except sqlite3.Error as error:
-            raise LedgerError(f"cannot read the ledger {self.path}: {error}. {self._remedy()}") from error
+            raise LedgerError(f"cannot read the ledger {self.path}: {error}. {self._remedy(error)}") from error
 
-    def _remedy(self) -> str:
-        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if version < SCHEMA_VERSION:
-            return (
-                f"It has schema {version}, and this costtrace asks for what {SCHEMA_VERSION} has: an older agent "
-                "writes it. Start this version's, which brings it up to date (`costtrace agent --once` ends by itself)."
-            )
-        return "`costtrace verify` names rows that are damaged."
+    def damage(self) -> list[str]:
+        """What SQLite finds damaged in the file, in its words; nothing where every page can be read."""
+        try:
+            found = [str(row[0]) for row in self._connection.execute("PRAGMA quick_check(20)")]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [] if found == ["ok"] else found
+
+    def _remedy(self, error: sqlite3.Error) -> str:
+        with contextlib.suppress(sqlite3.Error):
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if version < SCHEMA_VERSION:
+                return (
+                    f"It has schema {version}, and this costtrace asks for what {SCHEMA_VERSION} has: an older agent "
+                    "writes it. Start this version's, which brings it up to date (`costtrace agent --once` ends by "
+                    "itself)."
+                )
+        return remedy(error)
 
 
 @contextmanager
@@ -57,8 +68,9 @@ def open_ledger(home: Path) -> Iterator[SqliteStore]:
     try:
         ledger.connection.execute("BEGIN")
         yield SqliteStore(ledger)
+        ledger.check_unchanged()
     except sqlite3.Error as error:
-        raise LedgerError(f"cannot read the ledger {ledger.path}: {error}") from error
+        raise LedgerError(f"cannot read the ledger {ledger.path}: {error}. {remedy(error)}") from error
     finally:
         ledger.close()
 

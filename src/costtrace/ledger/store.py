@@ -1,6 +1,7 @@
 """Writing the ledger: one agent, one connection, one transaction for all rows from a stretch of journal."""
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from costtrace.core.errors import LedgerError, LedgerTooNew
+from costtrace.core.errors import MORE_DESCRIPTORS, LedgerError, LedgerTooNew
 from costtrace.core.events import Position
+from costtrace.core.files import put_in_place
 from costtrace.core.rows import (
     Charge,
     EnergyProvenance,
@@ -29,6 +31,9 @@ from costtrace.core.rows import (
 from costtrace.ledger.schema.tables import MIGRATIONS, SCHEMA_VERSION
 
 LEDGER_NAME = "ledger.sqlite"
+DELETED, MOVED, REPLACED, CUT = "deleted", "moved away", "replaced by another file", "cut to 0 bytes"
+LOG_DELETED = "parted from its write-ahead log (-wal, -shm), which was deleted"
+"""What can become of a ledger file under the agent that writes it."""
 LOG_PAGES = 128
 """Length of SQLite's write-ahead log, in pages of 4 kB, at which it is written back into the ledger."""
 
@@ -39,23 +44,80 @@ class Ledger:
     Raises: LedgerTooNew, LedgerError (not a ledger, not readable).
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, create: bool = True) -> None:
+        """*create*: make it where there is none, if it is to be written."""
         self.path = path
-        if read_only and not path.exists():
-            raise LedgerError(
-                f"there is no ledger at {path}. Has an agent run with this COSTTRACE_HOME? `costtrace doctor` shows "
-                "which home is used and why."
-            )
+        self._seen: tuple[int, int, int] | None = None
+        self._handle = -1
+        self._real = path
+        self._files: dict[str, tuple[int, int]] = {}
         try:
-            if not read_only:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            uri = f"file:{path}?mode={'ro' if read_only else 'rw'}"
-            self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
-            self.connection.row_factory = sqlite3.Row
-            self._open(read_only=read_only)
+            if create and not read_only and not path.exists():
+                _create(path)
+            if not path.exists():
+                raise LedgerError(
+                    f"there is no ledger at {path}. Has an agent run with this COSTTRACE_HOME? `costtrace doctor` "
+                    "shows which home is used and why."
+                )
+            if not path.stat().st_size:
+                raise LedgerError(
+                    f"the ledger {path} is empty: it was cut to 0 bytes, or its file system has lost it. Delete "
+                    "it, and the -wal and -shm beside it. Put the newest copy of `costtrace backup` in its place, and "
+                    "an agent books what the journals have beyond it; without a copy, it begins a new ledger."
+                )
+            self._connect("ro" if read_only else "rw")
+            try:
+                self._open(read_only=read_only)
+            except sqlite3.OperationalError:
+                if not read_only or not self._idle_and_out_of_reach():
+                    raise
+                self._seen = self._stamp()
+                self.connection.close()
+                self._connect("ro&immutable=1")
+                self._open(read_only=True)
         except (OSError, sqlite3.Error) as error:
-            raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+            raise LedgerError(f"cannot open the ledger {path}: {error}. {remedy(error)}") from error
+
+    def _idle_and_out_of_reach(self) -> bool:
+        """Whether no agent has left anything beside the file, and SQLite cannot make the files it reads a log with."""
+        return not self._stamp()[2] and not os.access(self.path.resolve().parent, os.W_OK)
+
+    def _stamp(self) -> tuple[int, int, int]:
+        """Time and size of the file, and the size of its write-ahead log."""
+        stat, log = self.path.stat(), Path(f"{self.path.resolve()}-wal")
+        return stat.st_mtime_ns, stat.st_size, log.stat().st_size if log.exists() else 0
+
+    def check_unchanged(self) -> None:
+        """Where the ledger was read without SQLite's locks: nobody has written it meanwhile. Raises: LedgerError."""
+        if self._seen is not None and self._seen != self._stamp():
+            raise LedgerError(f"the ledger {self.path} was written while it was read: run the command again")
+
+    def lost(self) -> str:
+        """What has become of the file, where this connection writes on into one that nobody can read; else ''."""
+        for suffix in ("", "-wal", "-shm"):
+            now, known = _identity(Path(f"{self._real}{suffix}") if suffix else self.path), self._files.get(suffix)
+            if known is None or now == known:
+                self._files |= {} if now is None else {suffix: now}
+            elif suffix:
+                return LOG_DELETED
+            elif now is not None:
+                return REPLACED
+            else:
+                return MOVED if os.fstat(self._handle).st_nlink else DELETED
+        return "" if os.fstat(self._handle).st_size else CUT
+
+    def leave(self, lost: str) -> None:
+        """Leave no write-ahead log behind that would be taken for the log of another file in this one's place."""
+        with contextlib.suppress(OSError, sqlite3.Error):
+            if lost == CUT:  # written back, it would make something like a ledger of the empty file
+                os.truncate(f"{self._real}-wal", 0)
+            else:
+                self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _connect(self, mode: str) -> None:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+        self.connection.row_factory = sqlite3.Row
 
     def _open(self, *, read_only: bool) -> None:
         version = self.connection.execute("PRAGMA user_version").fetchone()[0]
@@ -73,14 +135,18 @@ class Ledger:
         self.connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
         self.connection.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
         with self.transaction():
-            for number in range(version, SCHEMA_VERSION):
-                for statement in _statements(MIGRATIONS[number]):
-                    self.connection.execute(statement)
-                self.connection.execute(f"PRAGMA user_version = {number + 1}")
+            _migrate(self.connection, version)
+        # By path alone: to close another descriptor of the file would release SQLite's locks on it.
+        self._handle = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+        self._real = self.path.resolve()
+        self.lost()
 
     def close(self) -> None:
         """Close the file."""
         self.connection.close()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -148,15 +214,73 @@ class Ledger:
         else:
             self.connection.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (name, value))
 
-    def states(self) -> dict[str, bytes]:
-        """All kept states by name."""
-        return {row[0]: row[1] for row in self.connection.execute("SELECT name, value FROM state")}
+    def states(self, like: str = "%") -> dict[str, bytes]:
+        """Kept states by name: all, or those whose names are *like* that."""
+        rows = self.connection.execute("SELECT name, value FROM state WHERE name LIKE ?", (like,))
+        return {row[0]: row[1] for row in rows}
 
     def notice(self, subject: str, message: str) -> None:
         """Keep a message that an operator has to see later."""
+        # A path in it need not be UTF-8.
+        text = message.encode(errors="backslashreplace").decode()
         self.connection.execute(
-            "INSERT INTO notice (at_ns, subject, message) VALUES (?,?,?)", (time.time_ns(), subject, message)
+            "INSERT INTO notice (at_ns, subject, message) VALUES (?,?,?)", (time.time_ns(), subject, text)
         )
+
+
+DAMAGED = (
+    "The file is damaged: delete it, and the -wal and -shm beside it, and put the newest copy of `costtrace backup` in "
+    "its place. An agent books what the journals have beyond it."
+)
+_REMEDIES = {
+    "FULL ENOSPC EDQUOT": "Free some space on its disk.",
+    "EMFILE ENFILE": MORE_DESCRIPTORS,
+    "BUSY LOCKED": "Another program holds it (a copy, a shell of SQLite): end that one.",
+    "CORRUPT NOTADB": DAMAGED,
+    "READONLY CANTOPEN IOERR PERM AUTH EACCES EPERM EROFS EIO": "See to the permissions of the file and its directory, "
+    "and to its mount. Where they must stay read-only: read a copy that `costtrace backup` made.",
+}
+
+
+def remedy(error: Exception) -> str:
+    """What to do about an error of SQLite or of the file system."""
+    of_sqlite = getattr(error, "sqlite_errorname", "SQLITE_").split("_")[1]  # SQLITE_IOERR_FSYNC
+    of_system = errno.errorcode.get(getattr(error, "errno", None) or 0, "")
+    texts = (text for names, text in _REMEDIES.items() if {of_sqlite, of_system} & {*names.split()})
+    return next(texts, "`costtrace doctor` and `costtrace verify` examine it.")
+
+
+def _create(path: Path) -> None:
+    """Make a ledger whole, then give it its name: an empty file is never one that is being made."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as connection:
+            connection.execute("BEGIN")
+            _migrate(connection, 0)
+            connection.execute("COMMIT")
+        for suffix in ("-wal", "-shm"):  # of a ledger that was deleted without them: SQLite would write them into this
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            put_in_place(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    for number in range(version, SCHEMA_VERSION):
+        for statement in _statements(MIGRATIONS[number]):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {number + 1}")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 class _Insert(NamedTuple):
@@ -221,7 +345,4 @@ def put_pending(connection: sqlite3.Connection, rows: Iterable[PendingRow]) -> N
 
 def open_existing(home: Path) -> Ledger:
     """Open the ledger under *home* for writing; it is not made where there is none. Raises: LedgerError."""
-    path = home / LEDGER_NAME
-    if not path.exists():
-        Ledger(path, read_only=True)  # raises an error that says what is missing
-    return Ledger(path)
+    return Ledger(home / LEDGER_NAME, create=False)

@@ -1,18 +1,16 @@
 """The facade of telemetry: builds what the settings and the ``OTEL_*`` variables ask for."""
 
 import logging
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
 
 from opentelemetry.sdk.resources import Resource
 
 from costtrace.core.clock import host_name
 from costtrace.core.errors import ConfigError, CosttraceError
-from costtrace.core.rows import Charge, MeterRow, Posting, UsageCost, UsageRecord
+from costtrace.ledger.booking import Booked
 from costtrace.ledger.store import Ledger
 from costtrace.pricing.carbon import CarbonIntensity
 from costtrace.telemetry.health import Health
@@ -47,22 +45,6 @@ class EmissionSettings:
     """For an estimate of CO2e on request spans; None: they have none."""
     batch: int = 512
     """Most records in one export of spans."""
-
-
-class Committed(Protocol):
-    """What a transaction put into the ledger."""
-
-    @property
-    def postings(self) -> Sequence[tuple[Posting, Charge]]:
-        """Postings with their charges."""
-
-    @property
-    def meter(self) -> Sequence[MeterRow]:
-        """Meter rows."""
-
-    @property
-    def records(self) -> Sequence[tuple[UsageRecord, UsageCost]]:
-        """Usage records of parts that have closed, with their costs."""
 
 
 class Emission:
@@ -107,7 +89,7 @@ class Emission:
             except Exception as error:  # noqa: BLE001 a collector's trouble is not the agent's
                 self._report(f"{begin.__name__[1:].replace('_', ' ')} failed: {error!r}")
 
-    def publish(self, committed: Committed) -> None:
+    def publish(self, committed: Booked) -> None:
         """Count what was committed and wake the span shipper, which reads the ledger. Returns at once."""
         try:
             self._look_up_new(committed)
@@ -172,7 +154,8 @@ class Emission:
         self._shipper.start()
 
     def _resource(self) -> Resource:
-        return resource(f"{host_name()}:{self._path.resolve()}", self._version)
+        instance = f"{host_name()}:{self._path.resolve()}".encode(errors="backslashreplace")  # a path need not be UTF-8
+        return resource(instance.decode(), self._version)
 
     def _start_metrics(self) -> None:
         receiver = target("metrics")
@@ -189,7 +172,7 @@ class Emission:
         if port:
             self._endpoint = PrometheusEndpoint(self.state, host, port)
 
-    def _look_up_new(self, committed: Committed) -> None:
+    def _look_up_new(self, committed: Booked) -> None:
         """Read engines and rates that are new in *committed* from the ledger."""
         new = {posting.engine_id for posting, _ in committed.postings} - self._engines
         rates = {charge.rate_id for _, charge in committed.postings} - self._rates

@@ -139,7 +139,7 @@ class SpanShipper:
 
     def _run(self) -> None:
         try:
-            ledger = Ledger(self._path)
+            ledger = Ledger(self._path, create=False)
         except LedgerError as error:
             _log.error("no spans will be sent: %s", error)
             self.status = self.status._replace(up=False)

@@ -407,7 +407,12 @@ def test_a_period_is_a_year_a_month_or_a_day_of_its_zone(name, zone, hours):
     assert period.until_ns - period.since_ns == hours * 3600 * 10**9
 
 
-@pytest.mark.parametrize("name", ["", "2026-13", "2026-1", "last month", "2026-11-31", "../2026"])
+OUT_OF_RANGE = ["9999", "9999-12", "9999-12-31", "1600", "2300"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "2026-13", "2026-1", "last month", "2026-11-31", "../2026", "2026-Q4", *OUT_OF_RANGE]
+)
 def test_what_is_no_period_is_refused(name):
     with pytest.raises(LedgerError, match="is no period"):
         parse_period(name, UTC)

@@ -1,11 +1,11 @@
 """One closed day of the fleet store as Parquet files: for auditors, and as a copy that outlasts the store."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from pathlib import Path
 
 from costtrace.core.errors import CosttraceError
-from costtrace.core.wall_time import wall_ns
+from costtrace.core.wall_time import named_period
 from costtrace.reports.output.files import new_file
 from costtrace.reports.output.parquet import write_rows
 from costtrace_fleet.store import ClickHouseStore
@@ -18,10 +18,9 @@ def copy_day(store: ClickHouseStore, words: str, folder: Path, now_ns: int) -> I
     Rows go through in groups: memory does not depend on how many there are. Raises: CosttraceError.
     """
     try:
-        day = datetime.strptime(words, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
+        since_ns, until_ns = named_period(words if words.count("-") == 2 else "", UTC)
+    except (ValueError, OverflowError):
         raise CosttraceError(f"cannot read the day {words!r}: use 2026-11-23") from None
-    since_ns, until_ns = wall_ns(day), wall_ns(day + timedelta(days=1))
     if until_ns > now_ns:
         raise CosttraceError(f"{words} is not over yet: its copy would lack rows")
     for table in ROW_TABLES:

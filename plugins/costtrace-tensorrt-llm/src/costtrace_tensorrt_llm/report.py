@@ -93,7 +93,7 @@ def engine(path: Path) -> dict[str, Any]:
 
 def balance(home: Path) -> dict[str, Any]:
     """Whether `costtrace verify` finds the ledger in balance: its exit code and its last line."""
-    words = [sys.executable, "-m", "costtrace", "verify", "--home", str(home)]
+    words = [sys.executable, "-P", "-m", "costtrace", "verify", "--home", str(home)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603 - our command
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     return {"exit_code": done.returncode, "in_balance": "in balance" in lines, "said": lines[-1:] or ["no ledger"]}

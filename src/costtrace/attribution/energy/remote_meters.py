@@ -11,7 +11,7 @@ Wrong by as much as the two wall clocks differ. How much that can be is declared
 import msgspec
 
 from costtrace.core.events import DeviceSeen, Heartbeat, Reading, SegmentHeader
-from costtrace.core.wall_time import wall_offset
+from costtrace.core.wall_time import believable, wall_offset
 
 
 class RemoteJournal(msgspec.Struct):
@@ -36,7 +36,7 @@ class RemoteMeters(msgspec.Struct):
     def open(self, name: str, header: SegmentHeader) -> None:
         """Take in a journal by its header; nothing happens if it is known."""
         if name not in self.journals:
-            self.journals[name] = RemoteJournal(header.host, header.wall_ns - header.monotonic_ns)
+            self.journals[name] = RemoteJournal(header.host, believable(header.wall_ns) - header.monotonic_ns)
 
     def beat(self, name: str, beat: Heartbeat) -> None:
         """Take a heartbeat of a journal: its host's wall clock may have been set."""

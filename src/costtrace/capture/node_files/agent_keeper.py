@@ -54,7 +54,8 @@ class AgentKeeper:
         output = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "costtrace", "agent", "--spawned"],
+                # -P: nothing is imported from the directory in which the server was started.
+                [sys.executable, "-P", "-m", "costtrace", "agent", "--spawned"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from costtrace.capture.node_files.whole_file import write_whole
 from costtrace.core.errors import AlreadyRunning, ConfigError
+from costtrace.core.files import put_in_place, same_file
 
 LOCK_NAME = "agent.lock"
 STATUS_NAME = "agent.json"
@@ -19,7 +20,7 @@ STARTING, RUNNING, STOPPED = "starting", "running", "stopped"
 def running(home: Path) -> bool:
     """True where an agent holds the lock of this home."""
     try:
-        lock = os.open(home / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(home / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -71,10 +72,36 @@ class AgentLock:
             "Use another COSTTRACE_HOME for another agent, or stop that one first."
         )
 
+    def held(self) -> bool:
+        """Whether the lock file is still this agent's. One that was deleted is made again, and the answer is False.
+
+        Raises: AlreadyRunning, ConfigError (the home was deleted; it is not made again).
+        """
+        path = self.home / LOCK_NAME
+        if same_file(self._file, path):
+            return True
+        if not self.home.is_dir():
+            raise ConfigError(f"{self.home} was deleted while its agent ran: the agent ends. Stop it first next time.")
+        part = self.home / f".{LOCK_NAME}.{os.getpid()}"
+        lock = os.open(part, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            put_in_place(part, path)
+        except FileExistsError:
+            os.close(lock)
+            part.unlink()
+            raise AlreadyRunning(
+                f"{path} was deleted while this agent ran, and another one has taken over: this one ends. Two would "
+                "bill twice."
+            ) from None
+        os.close(self._file)
+        self._file = lock
+        return False
+
     def write_status(self, **fields: object) -> None:
-        """Write the status file. A file that cannot be written, or a home that was deleted, is no reason to stop."""
+        """Write the status file, while the lock is this agent's. A file that cannot be written is no reason to stop."""
         with contextlib.suppress(OSError):
-            if self.home.is_dir():
+            if same_file(self._file, self.home / LOCK_NAME):
                 write_whole(self.home / STATUS_NAME, json.dumps({"pid": os.getpid(), **fields}).encode())
 
     def release(self) -> None:

@@ -1,10 +1,9 @@
 """Periods as finance names them, and the options that statements, policies and FOCUS share."""
 
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, tzinfo
+from datetime import tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import click
 from costtrace.config.yaml_fields import Fields
 from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import CosttraceError
-from costtrace.core.wall_time import show_time, storable, wall_ns
+from costtrace.core.wall_time import named_period, show_time
 from costtrace.ledger.answers import Period
 from costtrace.ledger.queries import bounds
 from costtrace.ledger.reader import Store
@@ -26,28 +25,16 @@ from costtrace.reports.statements.query import load
 from costtrace.reports.statements.settlement import SHARED_KINDS, IdlePolicy, Quota, Settlement, settle
 
 EXIT_OFF = 1
-_PERIOD = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?|-Q([1-4]))?", re.ASCII)
 
 
 def billing_period(words: str, zone: tzinfo) -> Period:
     """``2026``, ``2026-Q4``, ``2026-11`` or ``2026-11-23``, in *zone*. Raises: CosttraceError."""
-    refusal = CosttraceError(
-        f"cannot read the period {words!r}: use a month (2026-11), a day (2026-11-23), a quarter (2026-Q4), a year"
-    )
-    match = _PERIOD.fullmatch(words.strip())
-    if match is None:
-        raise refusal
     try:
-        year, month, day, quarter = match.groups()
-        begin = datetime(int(year), int(month or 3 * int(quarter or 1) - 2), int(day or 1), tzinfo=zone)
-        if day:
-            end = (begin.replace(tzinfo=None) + timedelta(days=1)).replace(tzinfo=zone)
-        else:
-            months = begin.month - 1 + (1 if month else 3 if quarter else 12)
-            end = begin.replace(year=begin.year + months // 12, month=months % 12 + 1)
-        return Period(storable(wall_ns(begin)), storable(wall_ns(end)))
+        return Period(*named_period(words.strip(), zone))
     except (ValueError, OverflowError):
-        raise refusal from None
+        raise CosttraceError(
+            f"cannot read the period {words!r}: use a month (2026-11), a day (2026-11-23), a quarter (2026-Q4), a year"
+        ) from None
 
 
 Function = Callable[..., Any]

@@ -19,7 +19,7 @@ from costtrace.core.events import EngineStopped, Heartbeat, Position
 from costtrace.core.rows import METHODS
 from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
-from costtrace.journal.writer import SEGMENT_SUFFIX
+from costtrace.journal.writer import segments_in
 from costtrace.ledger.queries import fits
 from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.store import LEDGER_NAME, Ledger
@@ -47,7 +47,9 @@ class _Tail(NamedTuple):
 def journals(home: Path) -> Iterator[Finding]:
     """Look at each journal: whether its engine runs and writes, and whether an agent reads it."""
     root = home / "journal"
-    directories = sorted((root / name for name in os.listdir(root)), reverse=True) if root.is_dir() else []  # noqa: PTH208 - a directory that cannot be read must raise, not be empty
+    # A directory that cannot be read must raise here, not be empty.
+    names = os.listdir(root) if root.is_dir() else []  # noqa: PTH208 - as said
+    directories = sorted((root / name for name in names if (root / name).is_dir()), reverse=True)
     if not directories:
         yield Finding(
             "engine",
@@ -61,7 +63,7 @@ def journals(home: Path) -> Iterator[Finding]:
         try:
             tail = _tail(directory)
         except JournalError as error:
-            yield Finding("engine", FAIL, str(error), "Run doctor and agent as a user who can read the journal.")
+            yield Finding("engine", FAIL, str(error), "As the message says.")
             continue
         alive += tail.alive
         yield from _engine(directory.name, tail)
@@ -228,8 +230,7 @@ def _engine(name: str, tail: _Tail) -> Iterator[Finding]:
 
 def _tail(directory: Path) -> _Tail:
     """Read the newest segment of a journal (8 MB at most)."""
-    numbers = [int(path.stem) for path in directory.glob(f"*{SEGMENT_SUFFIX}") if path.stem.isdigit()]
-    reader = JournalReader(directory, Position(segment=max(numbers, default=0)))
+    reader = JournalReader(directory, Position(segment=max(segments_in(directory), default=0)), directory.name)
     written_ns, stopped, anchor = 0, "", None
     try:
         alive = not reader.writer_gone()

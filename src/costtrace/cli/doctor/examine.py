@@ -3,12 +3,14 @@
 `examine` runs all checks. A check that itself fails is a finding too: the doctor never ends with a traceback.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from costtrace.cli.doctor import engines, here, network
 from costtrace.cli.doctor.findings import FAIL, Finding
 from costtrace.config.settings import Settings
 from costtrace.core.errors import CosttraceError
+from costtrace.ledger.store import remedy
 
 
 def examine(settings: Settings, env: Mapping[str, str]) -> list[Finding]:
@@ -36,6 +38,8 @@ def _run(subject: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
         yield from check()
     except CosttraceError as error:
         yield Finding(subject, FAIL, str(error), "As the message says.")
+    except sqlite3.Error as error:
+        yield Finding(subject, FAIL, f"cannot read the ledger: {error}", remedy(error))
     except Exception as error:  # noqa: BLE001 - whatever a broken node does to a check is a finding
         yield Finding(
             subject,

@@ -1,6 +1,7 @@
 """The environment and the home: versions, the plugin, the directory, the clocks, the agent."""
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -126,7 +127,7 @@ def home(settings: Settings) -> Iterator[Finding]:
             "home",
             WARN,
             f"{path} is open to other users (mode {stat.st_mode & 0o777:o}): they can see the names of tenants",
-            f"chmod 700 {path}",
+            f"chmod 700 {shlex.quote(str(path))}",
         )
     if stat.st_uid != os.getuid():
         yield Finding(
@@ -166,9 +167,13 @@ def agent(settings: Settings) -> Iterator[Finding]:
         )
         return
     last_status = status(settings.home)
-    if runs:
-        yield from _running_agent(last_status)
-        return
+    yield from _running_agent(last_status) if runs else _no_agent(settings, last_status)
+    problems = last_status.get("problems")
+    for problem in problems if isinstance(problems, list) else []:
+        yield Finding("agent", FAIL, str(problem), "The agent tries again by itself once the cause is gone.")
+
+
+def _no_agent(settings: Settings, last_status: Mapping[str, object]) -> Iterator[Finding]:
     last = f"; the last one was pid {last_status['pid']}" if "pid" in last_status else ""
     if settings.agent == "spawn":
         yield Finding("agent", OK, f"none runs{last}; the plugin starts one with the next engine")
@@ -205,9 +210,6 @@ def _running_agent(last_status: Mapping[str, object]) -> Iterator[Finding]:
             f"its version is {version}, this command's is {costtrace.__version__}",
             "Start the agent again after an update.",
         )
-    problems = last_status.get("problems")
-    for problem in problems if isinstance(problems, list) else []:
-        yield Finding("agent", FAIL, str(problem), "The agent tries again by itself once the cause is gone.")
 
 
 def _room(path: Path) -> Iterator[Finding]:

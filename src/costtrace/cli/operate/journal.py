@@ -16,7 +16,7 @@ from costtrace.core.errors import CosttraceError
 from costtrace.core.events import DeviceSeen, Event
 from costtrace.journal.printer import JournalPrinter
 from costtrace.journal.reader import JournalReader
-from costtrace.journal.writer import SEGMENT_SUFFIX
+from costtrace.journal.writer import segments_in
 from costtrace.reports.output.render import clean, render
 from costtrace.reports.output.tables import Column, Table, count, text
 
@@ -36,7 +36,7 @@ def list_journals(home: Path) -> None:
     """List the journals that are there, the newest last."""
     columns: tuple[Column[Path], ...] = (
         text("engine", lambda directory: directory.name),
-        text("state", lambda directory: "ended" if JournalReader(directory).writer_gone() else "running"),
+        text("state", _state),
         count("segments", lambda directory: len(_segments(directory))),
         count("bytes", lambda directory: sum(segment.stat().st_size for segment in _segments(directory))),
     )
@@ -44,8 +44,18 @@ def list_journals(home: Path) -> None:
     out(render([Table("journals", title, columns, _directories(home))], "table"))
 
 
+def _state(directory: Path) -> str:
+    try:
+        return "ended" if JournalReader(directory).writer_gone() else "running"
+    except CosttraceError:  # another one's must not end the list
+        return "unknown"
+
+
 def _segments(directory: Path) -> list[Path]:
-    return list(directory.glob(f"*{SEGMENT_SUFFIX}"))
+    try:
+        return list(segments_in(directory).values())
+    except OSError:
+        return []
 
 
 @journal.command(
@@ -78,7 +88,7 @@ def show(
     for line in lines if limit is None else deque(lines, maxlen=limit):
         out(line)
     while follow:
-        gone = reader.writer_gone()
+        gone = reader.writer_gone() and not reader.may_live()
         new_lines = list(_objects(reader) if as_json else _lines(reader, printer))
         for line in new_lines:
             out(line)

@@ -10,6 +10,9 @@ from pathlib import Path
 import click
 
 from costtrace.cli.options import examples, format_option, open_store, out, store_option
+from costtrace.core.events import SENSORS
+from costtrace.ledger.reader import SqliteStore
+from costtrace.ledger.store import DAMAGED
 from costtrace.ledger.verify import Discrepancy
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import current_seals, seals
@@ -40,6 +43,8 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
     """
     began = time.monotonic()
     with open_store(home) as store:
+        if isinstance(store, SqliteStore) and (first := _before_rows(store)):
+            return _report_alone(first, form)
         audit = Audit(store)
         chain = seals(store)
         discrepancies = chain_from(head_missing(chain, head), audit.discrepancies())
@@ -63,6 +68,29 @@ def verify(home: Path, form: str, limit: int, head: str | None) -> int:
         out(render([discrepancy_table(named)], form))
     sys.stdout.flush()
     return EXIT_OFF if by_check else 0
+
+
+def _before_rows(ledger: SqliteStore) -> list[Discrepancy]:
+    """What makes a trial balance worth nothing: pages that cannot be read, or journals of which there is no row."""
+    if damage := ledger.damage():
+        return [Discrepancy("file", str(ledger.path), "pages", "whole", text, DAMAGED) for text in damage]
+    journals = ledger.path.parent / "journal"
+    if next(ledger.rows("SELECT 1 FROM engine LIMIT 1"), None) is not None or not journals.is_dir():
+        return []
+    waiting = sum(path.is_dir() and not path.name.startswith(f"{SENSORS}-") for path in journals.iterdir())
+    meaning = (
+        f"nothing has been booked, and {waiting} journals are there: no agent has read them, or none can. See "
+        "`costtrace doctor`"
+    )
+    return [Discrepancy("journals", str(journals), "engines", str(waiting), "0", meaning)] if waiting else []
+
+
+def _report_alone(named: list[Discrepancy], form: str) -> int:
+    if form == "table":
+        _report(named, Counter(item.check for item in named))
+    else:
+        out(render([discrepancy_table(named)], form))
+    return EXIT_OFF
 
 
 def _report(named: list[Discrepancy], by_check: Counter[str]) -> None:

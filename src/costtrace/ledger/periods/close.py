@@ -7,12 +7,12 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from itertools import islice
 
 from costtrace.core.errors import LedgerError
 from costtrace.core.units import NS_PER_HOUR
-from costtrace.core.wall_time import show_time, wall_ns
+from costtrace.core.wall_time import named_period, show_time
 from costtrace.ledger.answers import Period
 from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.store import Ledger
@@ -20,29 +20,18 @@ from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import SEALED_TABLES, count_of, rows_of, seals, totals_of
 from costtrace.ledger.verify.seals import BLOCK_ROWS, SealLine, pack, row_digest, seal_hash, table_digest
 
-_FORMS = ("%Y-%m-%d", "%Y-%m", "%Y")
-
 
 def parse_period(name: str, zone: tzinfo) -> Period:
     """Read a year, month or day of *zone* (``2026``, ``2026-11``, ``2026-11-23``). Raises: LedgerError."""
-    for form in _FORMS:
-        try:
-            begin = datetime.strptime(name, form).replace(tzinfo=zone)
-        except ValueError:
-            continue
-        if begin.strftime(form) != name:
-            continue
-        if form == "%Y":
-            end = begin.replace(year=begin.year + 1)
-        elif form == "%Y-%m":
-            end = begin.replace(year=begin.year + begin.month // 12, month=begin.month % 12 + 1)
-        else:
-            end = datetime.fromordinal(begin.toordinal() + 1).replace(tzinfo=zone)
-        period = Period(wall_ns(begin), wall_ns(end))
-        if any(bound % NS_PER_HOUR for bound in period):
-            raise LedgerError(f"a day of {zone} does not begin with a whole hour of UTC: close periods with --tz UTC")
-        return period
-    raise LedgerError(f"{name!r} is no period: write a month (2026-11), a day (2026-11-23) or a year (2026)")
+    try:
+        period = Period(*named_period(name if "Q" not in name else "", zone))
+    except (ValueError, OverflowError):
+        raise LedgerError(
+            f"{name!r} is no period: write a month (2026-11), a day (2026-11-23) or a year (2026)"
+        ) from None
+    if any(bound % NS_PER_HOUR for bound in period):
+        raise LedgerError(f"a day of {zone} does not begin with a whole hour of UTC: close periods with --tz UTC")
+    return period
 
 
 def close_period(ledger: Ledger, name: str, period: Period, now_ns: int, *, open_engines: bool = False) -> SealLine:

@@ -145,7 +145,7 @@ class Dynamo:
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         atexit.register(self.stop)
-        arguments = ("-m", "dynamo.frontend", "--http-port", str(self.port), *self._frontend)
+        arguments = ("-P", "-m", "dynamo.frontend", "--http-port", str(self.port), *self._frontend)
         self._start("frontend", arguments)
         return self
 
@@ -154,7 +154,16 @@ class Dynamo:
 
     def vllm_worker(self, name: str, mode: Mode = "agg", *args: str) -> Member:
         """Start a worker with a real vLLM (CPU build). `wait` says when it is up."""
-        arguments = ["-m", "dynamo.vllm", "--model", str(self.model), "--served-model-name", MODEL_NAME, *CPU_ARGUMENTS]
+        arguments = [
+            "-P",
+            "-m",
+            "dynamo.vllm",
+            "--model",
+            str(self.model),
+            "--served-model-name",
+            MODEL_NAME,
+            *CPU_ARGUMENTS,
+        ]
         # A separate worker process spins while it waits: two of them beside NIXL's threads stall a machine with two
         # cores for seconds, and Dynamo drops processes that are late. So the executor stays in the engine's process.
         variables = CPU_ENVIRONMENT | {"OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -167,7 +176,7 @@ class Dynamo:
 
     def mocker(self, name: str, mode: Mode = "agg", *args: str) -> Member:
         """Start one of Dynamo's simulated workers, which has no engine and invents its times."""
-        arguments = ["-m", "dynamo.mocker", "--model-path", str(self.model), "--model-name", MODEL_NAME]
+        arguments = ["-P", "-m", "dynamo.mocker", "--model-path", str(self.model), "--model-name", MODEL_NAME]
         if mode != "agg":
             arguments += ["--disaggregation-mode", mode]
         if mode == "prefill":

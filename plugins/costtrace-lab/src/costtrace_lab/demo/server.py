@@ -140,7 +140,7 @@ class VllmServer:
     def command(self) -> list[str]:
         """Return the command line: what `vllm serve` runs, with the arguments of this kind of device."""
         device = CPU_ARGUMENTS if self.environment["kind"] != "cuda" else GPU_ARGUMENTS
-        start = [self.environment["python"], "-m", "vllm.entrypoints.cli.main", "serve", str(self.model_dir)]
+        start = [self.environment["python"], "-P", "-m", "vllm.entrypoints.cli.main", "serve", str(self.model_dir)]
         return [
             *start,
             "--served-model-name",

@@ -1,6 +1,7 @@
 """``costtrace ui``: the ledger in a browser."""
 
 import contextlib
+import shlex
 import stat
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def token(path: Path) -> str:
         with path.open(encoding="utf-8") as file:
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & 0o077:
-                raise CosttraceError(f"{path} can be read by others (mode {mode:04o}): run chmod 600 {path}")
+                raise CosttraceError(
+                    f"{path} can be read by others (mode {mode:04o}): run chmod 600 {shlex.quote(str(path))}"
+                )
             first_line = file.readline().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise CosttraceError(f"cannot read the token file {path}: {error}") from error
