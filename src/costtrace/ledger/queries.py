@@ -19,16 +19,21 @@ from costtrace.ledger.schema.columns import columns_of
 _FIT = FitRow.__struct_fields__
 _COMPUTED = ("rerated", "first_cost_nano", "first_currency", "first_price_book")
 REQUEST_COLUMNS = columns_of((name for name in Request._fields if name not in _COMPUTED), "u")
-# The cost of re-rated requests now: an adjustment's two lines, old charge back and new charge, sum to the difference.
-_RERATED = """
+# The cost of re-rated requests now: what was posted, and each adjustment's charges, the old one back and the new one.
+# Unknown charges are counted likewise: what an adjustment takes back does not count any more.
+_CHARGES = """SELECT record_id, {sign}(coalesce({0}, 0) + coalesce({1}, 0)) AS nano,
+    {sign}CASE WHEN {0} IS NULL OR {1} IS NULL THEN 1 ELSE 0 END AS unknown FROM {2}"""
+_RERATED = f"""
     LEFT JOIN (
-        SELECT record_id, sum(coalesce(device_nano, 0) + coalesce(energy_nano, 0)) AS nano,
-            sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END) AS unknown_ns
-        FROM line WHERE record_id != '' AND record_id IN (SELECT record_id FROM adjustment) GROUP BY record_id
+        SELECT record_id, sum(nano) AS nano, sum(unknown) AS unknown FROM (
+            {_CHARGES.format("device_nano", "energy_nano", "posting", sign="")}
+            UNION ALL {_CHARGES.format("from_device_nano", "from_energy_nano", "adjustment", sign="-")}
+            UNION ALL {_CHARGES.format("device_nano", "energy_nano", "adjustment", sign="")})
+        WHERE record_id != '' AND record_id IN (SELECT record_id FROM adjustment) GROUP BY record_id
     ) a ON a.record_id = u.record_id
-"""
+"""  # noqa: S608 - made of constants of this module
 _COST_BY_NOW = (
-    "CASE WHEN a.nano IS NULL THEN u.cost_nano IS NULL ELSE a.unknown_ns > 0 END, "
+    "CASE WHEN a.nano IS NULL THEN u.cost_nano IS NULL ELSE a.unknown > 0 END, "
     "coalesce(a.nano, u.cost_nano) DESC, u.gpu_ns DESC"
 )
 ORDERS = {

@@ -157,6 +157,27 @@ def test_a_closed_period_does_not_change_when_it_is_rerated_and_the_open_one_car
     assert unbalanced(ledger) == []
 
 
+@pytest.mark.parametrize("currencies", [("GBP",), ("GBP", "JPY")])
+def test_a_closed_period_that_is_re_rated_into_another_currency_moves_money_and_no_time(ledger, currencies):
+    close(ledger)
+    by, after = ("tenant", "price_book", "hour"), Period(DAY.until_ns, 2**62)
+    day, was, whole = report(ledger, DAY), report(ledger, after, by), gpu_ns(ledger)
+    before = money(ledger, after)
+    for currency in currencies:
+        rerated = rerate(ledger, book(currency=currency), DAY, "invoiced elsewhere", LATER_NS)
+    assert report(ledger, DAY) == day
+    assert gpu_ns(ledger) == whole
+    now = report(ledger, after, by)
+    moved = {key for key in now.keys() | was.keys() if now.get(key, 0) != was.get(key, 0)}
+    assert {key[-1] for key in moved} == {"device_nano", "energy_nano"}
+    assert {key[3] for key in moved} >= {"USD", "EUR", currencies[-1]}
+    due = {c: before.get(c, 0) + rerated.after.get(c, 0) for c in before.keys() | rerated.after.keys()}
+    if len(currencies) == 1:
+        due = {c: due.get(c, 0) - rerated.before.get(c, 0) for c in due.keys() | rerated.before.keys()}
+        assert money(ledger, after) == {currency: nano for currency, nano in due.items() if nano}
+    assert unbalanced(ledger) == []
+
+
 def test_a_row_that_comes_late_is_booked_in_the_open_period(ledger):
     late = ledger.connection.execute("SELECT * FROM posting WHERE window_ns < ? LIMIT 1", (DAY.until_ns,)).fetchone()
     usage = ledger.connection.execute("SELECT * FROM usage WHERE ended_ns < ? LIMIT 1", (DAY.until_ns,)).fetchone()

@@ -22,6 +22,7 @@ POSTED = (
     "prefill_uj, decode_uj, wasted_uj, gap_ns, method, rate_id, device_nano, energy_nano"
 )
 _NOW = "max(CAST(strftime('%s', 'now') AS INTEGER) * 1000000000, (SELECT max(until_ns) FROM seal))"
+QUANTITIES = tuple(line.split()[0] for line in _QUANTITIES.strip().splitlines())
 ADJUSTED = "CASE WHEN period = '' THEN reason ELSE trim(reason || ' adjustment of ' || period) END"
 
 CLOSING = f"""
@@ -148,39 +149,9 @@ CLOSING = f"""
         SELECT posting_id, window_ns, '' AS operation, {POSTED} FROM posting
         UNION ALL
         SELECT 0, window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup;
-    -- The bill: what was posted where it is booked, and every adjustment (the old charge back, the new one instead).
-    CREATE VIEW line AS
-        SELECT window_ns, '' AS operation, {POSTED} FROM posting
-            WHERE posting_id NOT IN (SELECT posting_id FROM late_posting)
-        UNION ALL
-        SELECT l.booked_ns, '', {POSTED} FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id
-        UNION ALL
-        SELECT window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup
-        UNION ALL
-        SELECT booked_ns, operation, engine_id, kind, {ADJUSTED}, record_id, tenant,
-            model, -gpu_ns, -prefill_ns, -decode_ns,
-            -wasted_ns, -energy_uj, -prefill_uj, -decode_uj, -wasted_uj, -gap_ns, method, from_rate_id,
-            -from_device_nano, -from_energy_nano FROM adjustment
-        UNION ALL
-        SELECT booked_ns, operation, engine_id, kind, {ADJUSTED}, record_id, tenant,
-            model, gpu_ns, prefill_ns, decode_ns,
-            wasted_ns, energy_uj, prefill_uj, decode_uj, wasted_uj, gap_ns, method, rate_id, device_nano, energy_nano
-            FROM adjustment;
-    -- Usage records where they are booked.
-    CREATE VIEW usage_line AS
-        SELECT ended_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency,
-            price_book, CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts, input_tokens,
-            cached_tokens, output_tokens, computed_tokens, preemptions
-        FROM usage WHERE usage_id NOT IN (SELECT usage_id FROM late_usage)
-        UNION ALL
-        SELECT l.booked_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency,
-            price_book, CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END, 1, input_tokens,
-            cached_tokens, output_tokens, computed_tokens, preemptions
-        FROM late_usage l JOIN usage u ON u.usage_id = l.usage_id
-        UNION ALL
-        SELECT ended_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency,
-            price_book, requests, parts, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions
-        FROM usage_rollup;
+    -- Replaced below, by BOOKED_LINES and LABELLED.
+    CREATE VIEW line AS SELECT 1;
+    CREATE VIEW usage_line AS SELECT 1;
 """  # noqa: S608 - constants
 
 FLEET = """
@@ -209,4 +180,35 @@ LABELLED = f"""
         SELECT l.booked_ns, {_PART} FROM late_usage l JOIN usage u ON u.usage_id = l.usage_id
         UNION ALL
         SELECT ended_ns, {_ROLLED} FROM usage_rollup;
+"""  # noqa: S608 - constants
+
+MOVED = "CASE WHEN period = '' THEN {sign}{name} ELSE 0 END"
+"""A quantity in an adjustment's two lines: of a closed period it moves money alone, since the time is billed there."""
+_ADJUSTMENT = (
+    "SELECT booked_ns, operation, engine_id, kind, {reason}, record_id, tenant, model, {quantities}, method, {charge} "
+    "FROM adjustment"
+)
+_BACK, _INSTEAD = (
+    _ADJUSTMENT.format(
+        reason=ADJUSTED, quantities=", ".join(MOVED.format(sign=sign, name=name) for name in QUANTITIES), charge=charge
+    )
+    for sign, charge in (
+        ("-", "from_rate_id, -from_device_nano, -from_energy_nano"),
+        ("", "rate_id, device_nano, energy_nano"),
+    )
+)
+BOOKED_LINES = f"""
+    -- The bill: what was posted where it is booked, and every adjustment (the old charge back, the new one instead).
+    DROP VIEW line;
+    CREATE VIEW line AS
+        SELECT window_ns, '' AS operation, {POSTED} FROM posting
+            WHERE posting_id NOT IN (SELECT posting_id FROM late_posting)
+        UNION ALL
+        SELECT l.booked_ns, '', {POSTED} FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id
+        UNION ALL
+        SELECT window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup
+        UNION ALL
+        {_BACK}
+        UNION ALL
+        {_INSTEAD};
 """  # noqa: S608 - constants

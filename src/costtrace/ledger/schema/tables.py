@@ -4,7 +4,7 @@ A later version appends to `MIGRATIONS` and never edits what is there: a ledger 
 by applying what it lacks, in one transaction.
 """
 
-from costtrace.ledger.schema.closing import CLOSING, FLEET, LABELLED
+from costtrace.ledger.schema.closing import BOOKED_LINES, CLOSING, FLEET, LABELLED
 from costtrace.ledger.schema.sensors import SENSORS
 
 MIGRATIONS: tuple[str, ...] = (
@@ -227,6 +227,7 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO last_number SELECT 'posting', coalesce(max(last_posting), 0) FROM rollup;
     INSERT INTO last_number SELECT 'usage', (SELECT count(*) FROM usage) + coalesce(sum(parts), 0) FROM usage_rollup;
     """,
+    BOOKED_LINES,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)
