@@ -15,6 +15,8 @@ KINDS: tuple[Kind, ...] = ("request", "idle", "overhead", "unobserved")
 
 JOINED = "dynamo:"
 """Request keys that begin so are unique everywhere and join parts; others name a request on one engine only."""
+DISAGGREGATED = "disagg-"
+"""Request keys that both halves of a request of disaggregated TensorRT-LLM servers have."""
 
 METHODS = ("roofline", "affine", "tokens", "equal")
 """The fallback ladder of step attribution, best first; `docs/method/rules.md` section 3."""
@@ -158,6 +160,29 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     prefix_ns: int = 0
     """Of `gpu_ns`, what sharing the beginnings of prompts added (policy `tree`). Negative: others took it over. The sum
     over all records is 0, but for rounding."""
+    counted_input: int | None = None
+    """Of its tokens, what counts in sums: the rest is counted with another part of its request. None: all."""
+    counted_cached: int | None = None
+    counted_output: int | None = None
+
+    def counts(self) -> "Counts":
+        """What of it counts in sums over parts."""
+        pairs = (
+            (self.counted_input, self.input_tokens),
+            (self.counted_cached, self.cached_tokens),
+            (self.counted_output, self.output_tokens),
+        )
+        requests = int(self.part == 1 and self.attempt == 1)
+        return Counts(requests, *(fact if counted is None else counted for counted, fact in pairs))
+
+
+class Counts(NamedTuple):
+    """Requests (0 or 1) and tokens."""
+
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
 
 
 class FitRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,12 +6,13 @@ from datetime import UTC
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 from otlp_receiver import MS, TRACE, WALL, engine, record, turn, write
 
 from costtrace.cli.app import cli
-from costtrace.core.rows import JOINED, FitRow
+from costtrace.core.rows import DISAGGREGATED, JOINED, FitRow
 from costtrace.ledger.answers import Period, Request
-from costtrace.ledger.queries import ended, used
+from costtrace.ledger.queries import claims, ended, used
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.ledger.store import Ledger
 from costtrace.reports.output.render import render
@@ -64,7 +65,7 @@ def ledger_of(tmp_path, *records, name="home"):
     home = tmp_path / name
     home.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(home / "ledger.sqlite")
-    roles = {one.role for one in records}
+    roles = {one.engine_id.removeprefix("engine-") for one in records}
     engines = [
         engine(f"engine-{role}", role=role, engine="vllm", settings={"dynamo_worker": f"worker-{role}"})
         for role in sorted(roles)
@@ -279,6 +280,76 @@ def _as_request(record):
 def test_requests_without_a_key_that_joins_stay_apart_even_if_their_keys_are_the_same():
     both = [RecordedPart(_as_request(part("aggregated", request_key="7")), "w") for _ in range(2)]
     assert len(join(both, NOW_NS, WAIT_NS)) == 2
+
+
+def spread(key="4f1d0c", *, engines=("aggregated", "second"), gpu=(30, 70), **more):
+    """n = 3 over two engines: two sequences on the first, one on the other; its prompt of 84 tokens is on both."""
+    one, other = (
+        part(
+            "aggregated",
+            key,
+            engine_id=f"engine-{role}",
+            request_key=key,
+            request_id=f"chatcmpl-{key}",
+            prompt=84,
+            gpu=gpu,
+            **more,
+        )
+        for role in engines
+    )
+    first = replace(one, output_tokens=18, cached_tokens=4, finish_reasons=("length", "length"), sequences=2)
+    second = replace(other, output_tokens=9, cached_tokens=80, part=2, counted_input=0, counted_cached=0)
+    return first, second
+
+
+MARKED_PREFILL = {**PREFILL, "part": 2, "counted_output": 0}
+MARKED_DECODE = {**DECODE, "counted_input": 0, "counted_cached": 0}
+
+
+def counted(home):
+    """Requests, prompt, cached and output tokens by the report, and by the sums that need no other part."""
+    with open_ledger(home) as store:
+        (line,) = summarize((), used(store, ALL, ()), ended(store, ALL, ()), UTC).lines
+        sql = "SELECT sum(requests), sum(input_tokens), sum(cached_tokens), sum(output_tokens) FROM usage_line"
+        plain = next(store.rows(sql))
+        assert sum(requests for *_, requests in claims(store, ALL)) == plain[0]
+    return (line.requests, line.input_tokens, line.cached_tokens, line.output_tokens), tuple(plain)
+
+
+def test_a_request_whose_sequences_are_spread_over_engines_counts_once(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    assert counted(home) == ((1, 84, 4, 27),) * 2
+
+
+def test_parts_that_say_what_of_them_counts_need_no_correction_each_on_its_own_node_neither(tmp_path):
+    whole = ledger_of(tmp_path, part(**MARKED_PREFILL), part(**MARKED_DECODE))
+    assert counted(whole) == ((1, 18, 4, 12),) * 2
+    assert counted(ledger_of(tmp_path, part(**MARKED_PREFILL), name="one")) == ((0, 18, 4, 0),) * 2
+    assert counted(ledger_of(tmp_path, part(**MARKED_DECODE), name="two")) == ((1, 0, 0, 12),) * 2
+
+
+def test_an_attempt_after_a_lost_worker_is_corrected_whatever_the_parts_say(tmp_path):
+    again = {"at_ms": 300, "prompt": 30}
+    home = ledger_of(
+        tmp_path,
+        part(**MARKED_PREFILL),
+        part(**{**MARKED_DECODE, "ends": ("interrupted",), "output": 14}),
+        part(**{**MARKED_PREFILL, **again}),
+        part(**{**MARKED_DECODE, **again, "at_ms": 350, "output": 8}),
+    )
+    report, plain = counted(home)
+    assert (report, plain) == ((1, 18, 4, 20), (2, 48, 8, 22))
+
+
+def test_the_halves_of_a_request_of_disaggregated_servers_of_tensorrt_llm_count_once(tmp_path):
+    home = ledger_of(tmp_path, *(part(**half, request_key=DISAGGREGATED + "7") for half in (PREFILL, DECODE)))
+    assert counted(home)[0] == (1, 18, 4, 12)
+
+
+def test_the_prompts_of_one_call_of_a_frontend_are_one_request(tmp_path):
+    prompts = [part("aggregated", f"u/{index}", part=1 + (index > 0), output=5) for index in range(3)]
+    home = ledger_of(tmp_path, *prompts)
+    assert counted(home) == ((1, 54, 0, 15),) * 2
 
 
 def test_the_report_by_role_and_worker_splits_the_time_and_counts_each_request_once(tmp_path):

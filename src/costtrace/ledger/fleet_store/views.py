@@ -22,13 +22,15 @@ from costtrace.ledger.fleet_store.tables import (
     USAGE,
     Table,
 )
-from costtrace.ledger.schema.closing import ADJUSTED, ENDED, MOVED, POSTED, QUANTITIES
+from costtrace.ledger.schema.closing import ADJUSTED, COUNTED_TOKENS, ENDED, MOVED, POSTED, QUANTITIES, ROLLED_TOKENS
 from costtrace.ledger.schema.tables import MIGRATIONS
 
 _EMPTY = ("seal", "seal_block")
 _TYPES = {("INTEGER", 1): "Int64", ("INTEGER", 0): "Nullable(Int64)"}
 _LATE = {POSTING.name: LATE_POSTING, USAGE.name: LATE_USAGE}
-_PARTS = "toInt64(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END) AS requests, toInt64(1) AS parts"
+_PARTS = (
+    f"toInt64(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END) AS requests, toInt64(1) AS parts, {COUNTED_TOKENS}"
+)
 
 
 def views(database: str, on: str) -> list[str]:
@@ -90,7 +92,7 @@ def _lines(database: str) -> dict[str, str]:
         columns = ", ".join(chosen.get(name, name) for name in fields)
         adjustments.append(f"SELECT booked_ns AS window_ns, operation, {columns} FROM {database}.adjustment AS t")
     ended = ENDED.format(user="`user`", labels="labels", counts=_PARTS)
-    counted = ENDED.format(user="'' AS `user`", labels="'{}' AS labels", counts="requests, parts")
+    counted = ENDED.format(user="'' AS `user`", labels="'{}' AS labels", counts=ROLLED_TOKENS)
     return {
         "posted": "\nUNION ALL ".join((f"{posted} {database}.posting", rolled)),
         "line": "\nUNION ALL ".join(

@@ -149,7 +149,7 @@ CLOSING = f"""
         SELECT posting_id, window_ns, '' AS operation, {POSTED} FROM posting
         UNION ALL
         SELECT 0, window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup;
-    -- Replaced below, by BOOKED_LINES and LABELLED.
+    -- Replaced by BOOKED.
     CREATE VIEW line AS SELECT 1;
     CREATE VIEW usage_line AS SELECT 1;
 """  # noqa: S608 - constants
@@ -160,27 +160,6 @@ FLEET = """
         SELECT p.engine_id, l.posting_id, l.booked_ns FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id;
     CREATE VIEW compacted AS SELECT since_ns, until_ns FROM seal WHERE kind = 'compact';
 """
-
-ENDED = (
-    "engine_id, tenant, tenant_source, {user}, {labels}, model, operation, role, method, finish_reasons, currency, "
-    "price_book, {counts}, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions"
-)
-_PART = ENDED.format(
-    user='"user"',
-    labels="labels",
-    counts="CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts",
-)
-_ROLLED = ENDED.format(user="'' AS \"user\"", labels="'{}' AS labels", counts="requests, parts")
-LABELLED = f"""
-    -- Usage records where they are booked, with what a roll-up has no more: users and labels.
-    DROP VIEW usage_line;
-    CREATE VIEW usage_line AS
-        SELECT ended_ns, {_PART} FROM usage WHERE usage_id NOT IN (SELECT usage_id FROM late_usage)
-        UNION ALL
-        SELECT l.booked_ns, {_PART} FROM late_usage l JOIN usage u ON u.usage_id = l.usage_id
-        UNION ALL
-        SELECT ended_ns, {_ROLLED} FROM usage_rollup;
-"""  # noqa: S608 - constants
 
 MOVED = "CASE WHEN period = '' THEN {sign}{name} ELSE 0 END"
 """A quantity in an adjustment's two lines: of a closed period it moves money alone, since the time is billed there."""
@@ -197,7 +176,21 @@ _BACK, _INSTEAD = (
         ("", "rate_id, device_nano, energy_nano"),
     )
 )
-BOOKED_LINES = f"""
+ENDED = (
+    "engine_id, tenant, tenant_source, {user}, {labels}, model, operation, role, method, finish_reasons, currency, "
+    "price_book, {counts}, computed_tokens, preemptions"
+)
+TOKENS = ("input", "cached", "output")
+"""Kinds of tokens that count in sums: of each a part has `<kind>_tokens`, and in `counted_<kind>` what counts."""
+COUNTED_TOKENS = ", ".join(f"coalesce(counted_{name}, {name}_tokens) AS {name}_tokens" for name in TOKENS)
+_PART = ENDED.format(
+    user='"user"',
+    labels="labels",
+    counts=f"CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts, {COUNTED_TOKENS}",
+)
+ROLLED_TOKENS = "requests, parts, input_tokens, cached_tokens, output_tokens"
+_ROLLED = ENDED.format(user="'' AS \"user\"", labels="'{}' AS labels", counts=ROLLED_TOKENS)
+BOOKED = f"""
     -- The bill: what was posted where it is booked, and every adjustment (the old charge back, the new one instead).
     DROP VIEW line;
     CREATE VIEW line AS
@@ -211,4 +204,16 @@ BOOKED_LINES = f"""
         {_BACK}
         UNION ALL
         {_INSTEAD};
+    -- What of a part's tokens counts in sums: the rest is counted with another part of its request. NULL: all.
+    ALTER TABLE usage ADD COLUMN counted_input INTEGER;
+    ALTER TABLE usage ADD COLUMN counted_cached INTEGER;
+    ALTER TABLE usage ADD COLUMN counted_output INTEGER;
+    -- Usage records where they are booked, each token and each request counted once. A roll-up has no users and labels.
+    DROP VIEW usage_line;
+    CREATE VIEW usage_line AS
+        SELECT ended_ns, {_PART} FROM usage WHERE usage_id NOT IN (SELECT usage_id FROM late_usage)
+        UNION ALL
+        SELECT l.booked_ns, {_PART} FROM late_usage l JOIN usage u ON u.usage_id = l.usage_id
+        UNION ALL
+        SELECT ended_ns, {_ROLLED} FROM usage_rollup;
 """  # noqa: S608 - constants

@@ -3,6 +3,7 @@
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.answers import Period, Request
 from costtrace.ledger.cost_by_now import renew
+from costtrace.ledger.count_once import OUTPUT
 from costtrace.ledger.queries import ORDERS, REQUEST_COLUMNS, ended, find_requests, request_of, requests, used
 from costtrace.ledger.reader import Filter, Store
 from costtrace_ui.live.figures import KEYS, DeviceUse, RatioSums, RunningRequest, Snapshot
@@ -16,13 +17,13 @@ _WINDOW = (
     "SELECT coalesce(max(m.end_ns - m.start_ns), 0) FROM (SELECT * FROM meter ORDER BY window_ns DESC LIMIT 100) m"
 )
 """The length of a full window (ns): the first and the last window of an engine are shorter."""
-_SERVED = """
+_SERVED = f"""
     SELECT u.tenant, u.model, u.engine_id,
-        sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.output_tokens END),
+        sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE {OUTPUT} END),
         sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.energy_uj END),
         sum(u.batch_milli * u.steps), sum(u.steps)
     FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY 1, 2, 3
-"""
+"""  # noqa: S608 - made of constants
 _DEVICES = """
     SELECT m.device, coalesce(max(e.device_name), ''), count(DISTINCT m.engine_id), sum(m.request_ns), sum(m.idle_ns),
         sum(m.overhead_ns), sum(m.unobserved_ns), sum(m.energy_uj), sum(m.gap_ns),
