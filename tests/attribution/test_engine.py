@@ -437,3 +437,22 @@ def test_the_method_that_set_the_prices_is_on_record_and_posting(method):
     )
     assert used["req-1"].method == method
     assert {p.method for p in rows.postings if p.record_id} == {method}
+
+
+@pytest.mark.parametrize(("head_fee", "share"), [("request", 1 / 2), ("tenant", 1 / 2), ("sequence", 1 / 3)])
+def test_two_tenants_with_one_request_key_each_pay_their_own(head_fee, share):
+    rows, _ = bill(
+        added(1, key="disagg-7", tenant="victim"),
+        added(2, key="disagg-7", tenant="attacker"),
+        added(3, key="disagg-7", tenant="attacker"),
+        step(0, 0, 1, enters=[(1, 100), (2, 100), (3, 100)]),
+        *(finished(slot, T0 + S, 0) for slot in (1, 2, 3)),
+        policy=Policy(method="affine", head_fee=head_fee),
+        stopped_s=2,
+    )
+    attacker, victim = sorted(rows.records, key=lambda record: record.tenant)
+    assert (attacker.tenant, attacker.sequences, victim.tenant, victim.sequences) == ("attacker", 2, "victim", 1)
+    assert attacker.request_key == victim.request_key == "disagg-7"
+    assert attacker.record_id != victim.record_id
+    assert attacker.gpu_ns + victim.gpu_ns == S
+    assert victim.gpu_ns / S == pytest.approx(share, abs=0.01)

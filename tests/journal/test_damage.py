@@ -1,12 +1,19 @@
 """A journal that is cut or corrupted anywhere: never an exception, never a wrong event, and reading goes on."""
 
+import errno
+import os
+from pathlib import Path
+
+import msgspec
 import pytest
 from costtrace_lab.engines.engine import ReplayTranslator
 from costtrace_lab.engines.schedules import started
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costtrace.core.errors import JournalError, SchemaTooNew
 from costtrace.core.events import (
+    JOURNAL_SCHEMA,
     Delivered,
     EngineReady,
     EngineStarted,
@@ -288,3 +295,74 @@ def test_damage_anywhere_and_a_reader_that_is_killed_anywhere_is_survived(small,
         events_read += events
     assert events_read == whole
     restored(small)
+
+
+def long_journal(home):
+    """A journal of twelve steps in several segments; its directory."""
+    writer = JournalWriter(home, "e", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30, segment_bytes=500)
+    for n in range(12):
+        writer.append([Step(n, n * 10, n * 10 + 5, (), ((n, 1),), ((n, 1, 1),) * 20)])
+    writer.close()
+    assert len(list((home / "journal" / "e").glob("*.ctj"))) >= 3
+    return home / "journal" / "e"
+
+
+def test_an_error_behind_some_segments_costs_none_of_their_events(tmp_path, monkeypatch):
+    reader, steps, problems, opened = JournalReader(long_journal(tmp_path)), [], [], os.open
+
+    def open_but_the_second_once(path, *args, **kwargs):
+        if str(path).endswith("00000002.ctj") and not problems:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", open_but_the_second_once)
+    while batch := attempt(reader, problems):
+        steps += [event.index for event in batch if isinstance(event, Step)]
+    assert steps == list(range(12))
+    (problem,) = problems
+    assert "Raise the limit of open files" in problem
+
+
+def attempt(reader, problems):
+    """The events of one read; after an error, those of the next."""
+    try:
+        return reader.read().events
+    except JournalError as error:
+        problems.append(str(error))
+        return reader.read().events
+
+
+def test_a_newer_schema_behind_some_segments_costs_none_of_their_events(tmp_path):
+    directory = long_journal(tmp_path)
+    path = directory / "00000002.ctj"
+    head = frames.unpack(path.read_bytes(), 0)
+    newer = msgspec.structs.replace(head.events[0], schema=JOURNAL_SCHEMA + 1)
+    before = path.read_bytes()
+    path.write_bytes(frames.pack(-1, [newer, *head.events[1:]]) + before[head.end :])
+    reader = JournalReader(directory)
+    read = [event.index for event in reader.read().events if isinstance(event, Step)]
+    for _ in range(2):
+        with pytest.raises(SchemaTooNew):
+            reader.read()
+    path.write_bytes(before)
+    read += [event.index for event in reader.read().events if isinstance(event, Step)]
+    assert read == list(range(12))
+
+
+def test_a_reader_without_descriptors_reads_the_head_that_it_needs_later(tmp_path, monkeypatch):
+    directory = long_journal(tmp_path)
+    first = JournalReader(directory)
+    position = first.read(3).position
+    assert position.offset
+    reader, read_bytes = JournalReader(directory, position), Path.read_bytes
+
+    def no_descriptor(path):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", no_descriptor)
+    with pytest.raises(JournalError, match="Raise the limit of open files"):
+        reader.read()
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    reader.read()
+    assert reader.header is not None
+    assert reader.header.engine_id == "e"

@@ -38,7 +38,7 @@ def test_an_abort_says_what_the_client_got_of_a_request_that_the_server_ended():
     asyncio.run(send(client, SimpleNamespace(value=b"\x01"), ["a", "b"]))
     asyncio.run(send(client, SimpleNamespace(value=b"\x00"), "an added request"))
     assert client.sent == [
-        (b"\x01", ["a", "b", "costtrace:stop:3:a"], None),
+        (b"\x01", ["a", "b", 3, "a"], None),
         (b"\x00", "an added request", None),
     ]
 
@@ -53,7 +53,7 @@ def test_every_engine_gets_the_note_where_the_client_no_longer_knows_which_one_i
     finish("b", 5)
     asyncio.run(wrapped(client, ["a", "b"]))
     assert client.sent == [
-        (b"\x01", ["a", "costtrace:stop:3:a"], "engine-1"),
-        (b"\x01", ["costtrace:stop:5:b"], "engine-0"),
-        (b"\x01", ["costtrace:stop:5:b"], "engine-1"),
+        (b"\x01", ["a", 3, "a"], "engine-1"),
+        (b"\x01", [5, "b"], "engine-0"),
+        (b"\x01", [5, "b"], "engine-1"),
     ]

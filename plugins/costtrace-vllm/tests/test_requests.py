@@ -57,6 +57,30 @@ def test_the_id_that_the_server_has_chosen_takes_precedence():
     assert (context.request_id, context.operation) == ("chatcmpl-own_1", "chat")
 
 
+def test_a_crafted_id_does_not_make_prompts_of_a_list_one():
+    the_scope, name = scope(), "cmpl-x-0123456789abcdef-beam"
+    the_scope["state"] = {"request_metadata": SimpleNamespace(request_id=name)}
+    prompts = [request(f"{name}-{i}-0123abcd", f"{name}-{i}") for i in (0, 1)]
+    first, second = through_http(the_scope, *prompts)
+    assert (first.prompt_key, second.prompt_key) == (f"{name}-0-0123abcd", f"{name}-1-0123abcd")
+    assert first.request_id == second.request_id == name
+
+
+def test_the_requests_of_a_beam_search_share_the_prompt_that_it_is_of():
+    the_scope = scope()
+    the_scope["state"] = {"request_metadata": SimpleNamespace(request_id="cmpl-b")}
+    beams = [f"cmpl-b-{prompt}-0123456789abcdef-beam-{beam}" for prompt in (0, 1) for beam in (0, 1)]
+    contexts = through_http(the_scope, *(request(f"{name}-0123abcd", name) for name in beams))
+    assert [context.prompt_key for context in contexts] == ["cmpl-b-0", "cmpl-b-0", "cmpl-b-1", "cmpl-b-1"]
+
+
+def test_without_http_an_id_that_looks_like_dynamos_joins_nothing():
+    one = request("dynamo:uuid-1-0123abcd", "dynamo:uuid-1")
+    requests.attach_context(one)
+    context = request_context.decode(one.trace_headers[HEADER])
+    assert (context.request_key, context.request_id) == ("~dynamo:uuid-1", "dynamo:uuid-1")
+
+
 def test_a_client_from_elsewhere_cannot_name_a_tenant():
     (context,) = through_http(scope(headers=[(b"x-costtrace-tenant", b"acme")], peer=("192.0.2.7", 5)), request())
     assert (context.tenant, context.tenant_source) == ("default", "rejected:untrusted")

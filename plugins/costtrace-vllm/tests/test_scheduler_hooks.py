@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from costtrace_vllm.engine_side import scheduler_hooks
 from costtrace_vllm.process import process
-from costtrace_vllm.request_context import HEADER, stop_note
+from costtrace_vllm.request_context import HEADER
 
 from costtrace.capture.recorder import NOTE, STEP, Recorder
 from costtrace.core import guard
@@ -94,10 +94,18 @@ def test_the_hashes_of_a_requests_blocks_are_recorded_only_where_that_is_switche
 
 def test_notes_of_delivered_tokens_are_taken_out_of_an_abort():
     scheduler, recorder = make()
-    assert scheduler.finish_requests(["a", stop_note(3, "a"), "b"], "aborted") == ["a", "b"]
+    assert scheduler.finish_requests(["a", 3, "a", "b"], "aborted") == ["a", "b"]
     assert [record[2:] for record in recorder.drain()] == [("delivered", "a", 3, "stop")]
     assert scheduler.finish_requests("a", "aborted") == "a"
     assert scheduler.finish_requests(None, "aborted") is None
+
+
+@pytest.mark.parametrize("name", ["costtrace:stop:1:zz", "costtrace:stop:x:y", "costtrace:stop:-5:a", "3"])
+def test_no_text_of_a_client_is_taken_out_of_an_abort(name):
+    scheduler, recorder = make()
+    assert scheduler.finish_requests([name, "a"], "aborted") == [name, "a"]
+    assert scheduler.finish_requests([name, 3, name], "aborted") == [name]
+    assert [record[2:] for record in recorder.drain()] == [("delivered", name, 3, "stop")]
 
 
 @pytest.mark.swallows
@@ -106,7 +114,7 @@ def test_an_error_in_a_hook_never_reaches_the_scheduler():
     assert scheduler.update_from_output("a batch that was never dispatched", "mro") == "outputs"
     scheduler.add_request(SimpleNamespace(request_id="a"))
     assert scheduler._free_request(object()) == "freed"
-    assert scheduler.finish_requests(["costtrace:stop:x:y"], "aborted") == []
+    assert scheduler.finish_requests(["a", 3], "aborted") == ["a", 3]
     # A batch that was never dispatched is not an error: the recorder ignores it.
     assert len(guard.failures) == 3
     assert [record for record in recorder.drain() if record[0] != NOTE] == []

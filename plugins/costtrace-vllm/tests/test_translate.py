@@ -82,6 +82,15 @@ def test_a_sequence_whose_arrival_was_dropped_is_nobodys():
     assert steps(events)[0].items == ((added.slot, 4, 0),)
 
 
+@pytest.mark.parametrize("name", ["dynamo:uuid-1", "disagg-7", "~dynamo:uuid-1"])
+def test_an_id_that_looks_like_one_of_ours_joins_nothing(name):
+    batches = [step(0, batch(new=[(f"{name}-0123abcd", 4, 0, 4)]))]
+    without_note, *_ = Translator("m").translate(batches)
+    without_context, *_ = Translator("m").translate([added(f"{name}-0123abcd", 4), *batches])
+    for one in (without_note, without_context):
+        assert (one.request_key, one.request_id) == (f"~{name}", name)
+
+
 def test_an_end_whose_note_was_dropped_is_taken_from_the_next_batch():
     records = [added("a", 3), step(0, batch(new=[("a", 3, 0, 3)])), step(1, batch([("a", 1, 3)]))]
     events = Translator("m").translate([*records, step(2, batch(finished=["a"]))])

@@ -69,7 +69,7 @@ class EngineAttribution(msgspec.Struct):
     rounders: list[Rounder] = msgspec.field(default_factory=lambda: [Rounder(), Rounder(), Rounder()])
     """By meter."""
     parts: dict[str, RequestPart] = {}
-    """Open parts by request key."""
+    """Open parts by request key, which is longer where several tenants use one."""
     slots: dict[int, str] = {}
     """Request key of each slot whose part is open."""
     lingering: list[str] = []
@@ -211,8 +211,11 @@ class EngineAttribution(msgspec.Struct):
     # -- requests -----------------------------------------------------------------------------------------------
 
     def _added(self, added: SequenceAdded) -> None:
-        key = added.request_key
-        part = self.parts.get(key)
+        key, of_key = added.request_key, added
+        # A client may have chosen the key: what another tenant uses under the same one is a request of its own.
+        while (part := self.parts.get(key)) is not None and part.first.tenant != added.tenant:
+            key = f"{key}@{added.tenant}"
+            of_key = msgspec.structs.replace(added, request_key=key)
         if part is None:
             part = self.parts[key] = RequestPart(record_id(self.engine_id, key, added.slot), added)
         elif part.empty_since_ns:
@@ -222,7 +225,7 @@ class EngineAttribution(msgspec.Struct):
         # Only the first length counts: each step of a beam search adds sequences whose prompts hold generated tokens.
         part.prompts.setdefault(added.prompt_key, added.prompt_tokens)
         self.slots[added.slot] = key
-        self.accounts.add(added)
+        self.accounts.add(of_key)
 
     def _path(self, path: PrefixPath) -> None:
         """Note what a sequence found in the prefix cache, and what others may find of it."""

@@ -18,6 +18,12 @@ JOINED = "dynamo:"
 DISAGGREGATED = "disagg-"
 """Request keys that both halves of a request of disaggregated TensorRT-LLM servers have."""
 
+
+def local_key(text: str) -> str:
+    """The request key of an engine whose front end sent none: *text*, a client's id, and never a key as above."""
+    return f"~{text}" if text.startswith((JOINED, DISAGGREGATED, "~")) else text
+
+
 METHODS = ("roofline", "affine", "tokens", "equal")
 """The fallback ladder of step attribution, best first; `docs/method/rules.md` section 3."""
 

@@ -1,6 +1,7 @@
 """The agent's side of the journal: follow it from a stored position, through rotation, damage and loss."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from costtrace.journal import frames
 from costtrace.journal.writer import LOCK_NAME, SEGMENT_SUFFIX, segment_path
 
 READ_BYTES = 1024 * 1024
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 class EventBatch(NamedTuple):
@@ -47,18 +49,23 @@ class JournalReader:
         self._resume()
         events: list[AnyEvent] = []
         anchor: Anchor | None = None
-        while len(events) < max_events:
-            data, base = self._bytes()
-            start = 0
-            while (frame := frames.unpack(data, start)) is not None and len(events) < max_events:
-                if isinstance(frame, frames.Damage):
-                    self._lose(events, f"journal damaged: {frame.why}")
-                else:
-                    anchor = self._take(frame, events) or anchor
-                start = frame.end
-                self.position = self.position._replace(offset=base + start)
-            if start == 0 and not self._next_segment(events, torn=len(data) > 0):
-                break
+        try:
+            while len(events) < max_events:
+                data, base = self._bytes()
+                start = 0
+                while (frame := frames.unpack(data, start)) is not None and len(events) < max_events:
+                    if isinstance(frame, frames.Damage):
+                        self._lose(events, f"journal damaged: {frame.why}")
+                    else:
+                        anchor = self._take(frame, events) or anchor
+                    start = frame.end
+                    self.position = self.position._replace(offset=base + start)
+                if start == 0 and not self._next_segment(events, torn=len(data) > 0):
+                    break
+        except JournalError:
+            if not events:
+                raise
+            # The position is after these events: they are handed over first, the next call meets the error again.
         return EventBatch(events, self.position, anchor)
 
     def writer_gone(self) -> bool:
@@ -158,10 +165,10 @@ class JournalReader:
         """Read again the segment's head, which lies before the position that this reader begins at."""
         if self._resumed:
             return
-        self._resumed = True
         if self.position.offset == 0:
+            self._resumed = True
             return
-        with contextlib.suppress(OSError):
+        try:
             data = segment_path(self.directory, self.position.segment).read_bytes()[: self.position.offset]
             head = frames.unpack(data, 0)
             if isinstance(head, frames.Damage):
@@ -169,6 +176,10 @@ class JournalReader:
             if isinstance(head, frames.Frame) and isinstance(head.events[0], SegmentHeader):
                 self.header = head.events[0]
                 self._snapshot = _snapshot_of(head)
+        except OSError as error:
+            if error.errno in OUT_OF_DESCRIPTORS:  # it passes, and without the head later damage costs more
+                raise _unreadable(self.directory, error) from error
+        self._resumed = True
 
     def _take(self, frame: frames.Frame, events: list[AnyEvent]) -> Anchor | None:
         first = frame.events[0] if frame.events else None
@@ -223,7 +234,7 @@ def _snapshot_of(head: frames.Frame) -> Snapshot | None:
 
 
 def _unreadable(path: Path, error: OSError) -> JournalError:
-    return JournalError(
-        f"cannot read {path}: {error.strerror}. The agent must run as the engine's user, or as one who can read its "
-        "files."
-    )
+    remedy = "The agent must run as the engine's user, or as one who can read its files."
+    if error.errno in OUT_OF_DESCRIPTORS:
+        remedy = "Raise the limit of open files (`ulimit -n`, or `LimitNOFILE` of the systemd unit)."
+    return JournalError(f"cannot read {path}: {error.strerror}. {remedy}")

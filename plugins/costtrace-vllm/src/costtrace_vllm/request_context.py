@@ -11,9 +11,6 @@ import msgspec
 from costtrace.capture.request_context import TextCodec
 
 HEADER = "x-costtrace"
-STOP_PREFIX = "costtrace:stop:"
-"""``costtrace:stop:<tokens>:<id>`` among the ids of an abort: the server ended <id> with so many tokens delivered.
-A scheduler without costtrace ignores it, as it ignores any id that it does not know."""
 
 _CHILD = re.compile(r"\d+_")
 _SUFFIX = re.compile(r"-[0-9a-f]{8}$")
@@ -61,9 +58,12 @@ def parent_id(internal_id: str, external_id: str) -> str:
     return internal_id
 
 
-def prompt_of(internal_id: str, external_id: str) -> str:
-    """What sequences of one prompt have in common: the children of ``n>1``, and the many requests of a beam search."""
-    beam = _BEAM.search(external_id)
+def prompt_of(internal_id: str, external_id: str, response_id: str = "") -> str:
+    """What sequences of one prompt have in common: the children of ``n>1``, and the many requests of a beam search.
+
+    A beam search adds its marks behind the *response_id* that its server has chosen. Before them is a client's text.
+    """
+    beam = _BEAM.search(external_id, len(response_id)) if response_id and external_id.startswith(response_id) else None
     return external_id[: beam.start()] if beam else parent_id(internal_id, external_id)
 
 
@@ -93,14 +93,3 @@ def operation_of(path: str, external_id: str, *, pooling: bool) -> str:
         if external_id.startswith(prefix):
             return operation
     return "text_completion"
-
-
-def stop_note(tokens: int, internal_id: str) -> str:
-    """The id that says, among those of an abort, how many tokens the client of *internal_id* got."""
-    return f"{STOP_PREFIX}{tokens}:{internal_id}"
-
-
-def read_stop_note(note: str) -> tuple[str, int]:
-    """Internal id and delivered tokens of a `stop_note`. Raises: ValueError where it is not one."""
-    tokens, _, internal_id = note.removeprefix(STOP_PREFIX).partition(":")
-    return internal_id, int(tokens)

@@ -11,7 +11,7 @@ from costtrace.capture.recorder import STEP, Record
 from costtrace.core.cohort import CohortEncoder
 from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.core.guard import swallow
-from costtrace.core.rows import JOINED
+from costtrace.core.rows import DISAGGREGATED, JOINED
 from costtrace_tensorrt_llm.rank_side.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
 from costtrace_tensorrt_llm.request_context import RequestContext, decode
 
@@ -96,7 +96,7 @@ class Translator:
         # Both halves of a disaggregated request know one id; a second half that is tried again keeps the context's.
         joint = facts.disagg_id if facts.role == "prefill" or facts.context_id < 0 else facts.context_id
         known = context.request_key.startswith(JOINED) or not facts.role or facts.disagg_id < 0
-        key = context.request_key if known else f"disagg-{joint}"
+        key = context.request_key if known else f"{DISAGGREGATED}{joint}"
         labels = dict(context.labels)
         if facts.role:
             labels |= {"disagg_request_id": str(facts.disagg_id)} if facts.disagg_id >= 0 else {}

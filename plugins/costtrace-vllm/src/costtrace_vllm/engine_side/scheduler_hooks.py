@@ -13,7 +13,7 @@ from costtrace.core.guard import swallow
 from costtrace_vllm import contract
 from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, FREED
 from costtrace_vllm.process import process
-from costtrace_vllm.request_context import HEADER, STOP_PREFIX, read_stop_note
+from costtrace_vllm.request_context import HEADER
 
 
 def record_scheduler(scheduler: Any, recorder: Recorder, *, prefixes: bool = False) -> None:
@@ -129,11 +129,14 @@ def _finish_requests(inner: Any, recorder: Recorder, _scheduler: Any) -> Callabl
         try:
             if request_ids is not None and not isinstance(request_ids, str):
                 request_ids = list(request_ids)
-                notes = [i for i in request_ids if i.startswith(STOP_PREFIX)]
-                if notes:
-                    request_ids = [i for i in request_ids if not i.startswith(STOP_PREFIX)]
-                    for internal_id, tokens in map(read_stop_note, notes):
-                        note(DELIVERED, internal_id, tokens, "stop", urgent=True)
+                if any(isinstance(i, int) for i in request_ids):  # a note of `server_side.aborts`, and the id it is of
+                    ids, given = [], iter(request_ids)
+                    for one in given:
+                        if isinstance(one, int):
+                            note(DELIVERED, next(given), one, "stop", urgent=True)
+                        else:
+                            ids.append(one)
+                    request_ids = ids
         except Exception as error:  # noqa: BLE001 - the engine goes on
             swallow("vllm.scheduler.finish_requests", error)
         return inner(request_ids, *args, **kwargs)

@@ -9,6 +9,7 @@ from collections.abc import Hashable
 from typing import Any, Final
 
 from costtrace.core.events import Delivered, SequenceAdded, SequenceFinished
+from costtrace.core.rows import local_key
 from costtrace_vllm import request_context
 from costtrace_vllm.request_context import RequestContext
 
@@ -84,7 +85,8 @@ class Sequences:
         if context is None:  # the front end has no costtrace, or is not in Python
             request_id = request_context.response_id(request_context.external_of(name), pooling=pooling)
             operation = request_context.operation_of("", request_id, pooling=pooling)
-            context = RequestContext(request_id, request_id, name, operation, "default", "default:no-context")
+            key = local_key(request_id)
+            context = RequestContext(key, request_id, name, operation, "default", "default:no-context")
         if name in self.known:  # ids can be used again where vLLM's random suffix is switched off
             self.forget(name)
         added = SequenceAdded(
@@ -117,7 +119,7 @@ class Sequences:
             at_ns=at_ns,
             sequence_id=name,
             request_id=request_id,
-            request_key=request_id,
+            request_key=local_key(request_id),
             prompt_key=name,
             prompt_tokens=prompt_tokens,
             model=self._model,

@@ -1,7 +1,9 @@
 """Hooks on the ends of requests: the engine learns what the client got where the server itself ended a request.
 
 At a stop string the server ends the request and aborts it in the engine, which has computed a few tokens more and would
-record an abort. So the abort carries a note: how many tokens were delivered.
+record an abort. So the list of the abort carries a note: the number of tokens that were delivered, then the request's
+id once more. Ids are texts, which clients may choose; no client can put a number there. A scheduler without costtrace
+ignores the number, as it ignores any id that it does not know.
 """
 
 from collections import OrderedDict
@@ -11,7 +13,6 @@ from importlib import import_module
 from typing import Any
 
 from costtrace.core.guard import guard
-from costtrace_vllm import request_context
 
 REMEMBERED = 10_000
 """Ended requests whose delivered tokens are kept until their abort is sent."""
@@ -89,8 +90,8 @@ def _with_stop_notes(request_ids: Any) -> Any:
     return [*request_ids, *notes] if notes else request_ids
 
 
-def _stop_notes(request_ids: list[str]) -> list[str]:
-    """A note for each of *request_ids* that the server has ended itself. Each is sent once."""
+def _stop_notes(request_ids: list[str]) -> list[int | str]:
+    """Tokens and id of each of *request_ids* that the server has ended itself. Each is sent once."""
     if not _delivered:
         return []
-    return [request_context.stop_note(_delivered.pop(i), i) for i in request_ids if i in _delivered]
+    return [part for i in request_ids if i in _delivered for part in (_delivered.pop(i), i)]

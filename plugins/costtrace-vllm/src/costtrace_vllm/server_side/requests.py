@@ -9,6 +9,7 @@ import msgspec
 
 from costtrace.core import clock
 from costtrace.core.guard import guard, swallow
+from costtrace.core.rows import local_key
 from costtrace_vllm import request_context
 from costtrace_vllm.process import process
 from costtrace_vllm.request_context import HEADER, RequestContext
@@ -100,8 +101,9 @@ def attach_context(request: Any) -> None:
 
 def _context_of(request: Any, external_id: str) -> RequestContext:
     pooling = request.pooling_params is not None
-    prompt_key = request_context.prompt_of(request.request_id, external_id)
     caller, registered = current_caller.get(), _registered.get(external_id)
+    response_id = caller.response_id() if caller is not None else ""
+    prompt_key = request_context.prompt_of(request.request_id, external_id, response_id)
     path = caller.path if caller is not None and registered is None else ""
     operation = request_context.operation_of(path, external_id, pooling=pooling)
     if registered is not None:
@@ -109,7 +111,7 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
     if caller is None:  # vLLM as a library: the process is the tenant
         request_id = request_context.response_id(external_id, pooling=False)
         tenant = process.settings.tenant_default
-        return RequestContext(request_id, request_id, prompt_key, operation, tenant, "process")
+        return RequestContext(local_key(request_id), request_id, prompt_key, operation, tenant, "process")
     if caller.identity is None:
         adapter = getattr(getattr(request, "lora_request", None), "lora_name", "")
         identity = caller.resolve(str(adapter or ""))
@@ -117,7 +119,7 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
         identity = caller.identity
     return RequestContext(
         request_key=caller.key,
-        request_id=caller.response_id() or request_context.response_id(external_id, pooling=pooling),
+        request_id=response_id or request_context.response_id(external_id, pooling=pooling),
         prompt_key=prompt_key,
         operation=operation,
         tenant=identity.tenant,
