@@ -4,7 +4,7 @@
             sensors  ^                  (agent runs it, cli shows it; core and config are below all)
 
 `src/costtrace` imports no engine: what knows an engine lives in `plugins/`. It imports no plugin either: commands of
-other distributions join by the entry-point group `costtrace.commands`.
+other distributions join by the entry-point group `costtrace.commands`, the fleet store by `costtrace.stores`.
 """
 
 import ast
@@ -42,7 +42,7 @@ LIBRARIES = {
     "capture": "msgspec jwt",
     "pricing": "",
     "sensors": "msgspec pynvml",
-    "ledger": "msgspec clickhouse_connect",
+    "ledger": "msgspec",
     "telemetry": "msgspec opentelemetry prometheus_client grpc google requests",
     "reports": "pyarrow reportlab rich",
     "agent": "msgspec",
@@ -55,8 +55,8 @@ ENGINE_SIDE = ("core", "config", "journal", "capture")
 NOT_IN_AN_ENGINE = "click clickhouse_connect google grpc jwt opentelemetry prometheus_client pyarrow pynvml reportlab"
 NOT_IN_AN_ENGINE += " requests rich yaml sqlite3"
 ENGINES = "vllm tensorrt_llm dynamo sglang torch transformers"
-MEMBERS = "costtrace_board costtrace_dynamo costtrace_lab costtrace_nvml_sim costtrace_tensorrt_llm costtrace_ui"
-MEMBERS += " costtrace_vllm"
+MEMBERS = "costtrace_board costtrace_dynamo costtrace_fleet costtrace_lab costtrace_nvml_sim costtrace_tensorrt_llm"
+MEMBERS += " costtrace_ui costtrace_vllm"
 
 PURE = "core attribution pricing reports ledger.verify ledger.budgets.budget ledger.budgets.status"
 PURE += " sensors.energy_count sensors.sensor_period capture.prefix_numbers capture.request_context capture.model_shape"

@@ -25,7 +25,7 @@ ELSEWHERE = {
     r"agent( --once)?$": "tests/system/test_agent_crash.py",
     r"bench( |$)": "tests/system/test_bench_vllm.py",
     r"demo( |$)": "make demo",
-    r"fleet": "tests/system/test_fleet_store.py",
+    r"fleet": "plugins/costtrace-fleet/tests/test_fleet_store.py",
     r"nvml-sim (run|truth)": "plugins/costtrace-nvml-sim/tests/test_command.py",
     r"dynamo (check|estimate)": "plugins/costtrace-dynamo/tests/test_command.py",
     r"benchmarks import": "plugins/costtrace-board/tests/test_load_tests.py",

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from costtrace.cli import app
-from costtrace.cli.app import COMMANDS, GROUPS, NEEDS, cli, run
+from costtrace.cli.app import COMMANDS, GROUPS, cli, run
+from costtrace.cli.distributions import NEEDS
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 PROJECTS = {

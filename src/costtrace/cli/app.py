@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import click
 
+from costtrace.cli.distributions import pip_line
 from costtrace.cli.options import Context, ReaderGoneError, examples
 from costtrace.core.errors import CosttraceError
 from costtrace.reports.output.render import clean
@@ -49,7 +50,7 @@ GROUPS: Mapping[str, Mapping[str, Place]] = {
         "close": Place("costtrace.cli.billing.periods:close"),
         "periods": Place("costtrace.cli.billing.periods:periods"),
         "rerate": Place("costtrace.cli.billing.periods:rerate"),
-        "fleet": Place("costtrace.cli.billing.fleet:fleet"),
+        "fleet": Place(distribution="costtrace-fleet"),
     },
     "Operate (keep it running)": {
         "doctor": Place("costtrace.cli.doctor.command:doctor"),
@@ -69,12 +70,6 @@ GROUPS: Mapping[str, Mapping[str, Place]] = {
 }
 """Every command of costtrace by its heading in `costtrace --help`, in the order in which a newcomer needs them."""
 COMMANDS = {name: place for commands in GROUPS.values() for name, place in commands.items()}
-NEEDS = {
-    "costtrace-board": ("costtrace-ui",),
-    "costtrace-dynamo": ("costtrace-vllm",),
-    "costtrace-lab": ("costtrace-ui", "costtrace-board", "costtrace-nvml-sim"),
-}
-"""What else of costtrace a distribution needs, beside the core."""
 ENTRY_POINTS = "costtrace.commands"
 """Group of entry points by which other distributions add commands: ``name = module:command``."""
 OTHERS = "Of other distributions"
@@ -132,11 +127,6 @@ class Commands(click.Group):
 
 def _added() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-
-
-def pip_line(distribution: str) -> str:
-    """Write the command that installs a distribution from a checkout: no package index has any of them yet."""
-    return f"pip install {' '.join(f'./plugins/{name}' for name in (*NEEDS.get(distribution, ()), distribution))}"
 
 
 def _refusing(name: str, why: str) -> click.Command:

@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import click
 from click.core import ParameterSource
 
+from costtrace.cli.distributions import fleet_store
 from costtrace.cli.time_words import parse
 from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Period
-from costtrace.ledger.fleet_store.store import open_store as open_fleet_store
 from costtrace.ledger.queries import bounds
 from costtrace.ledger.reader import Store, open_ledger
 from costtrace.reports.output.render import FORMATS
@@ -85,7 +85,7 @@ def open_store(home: Path) -> Iterator[Store]:
         with open_ledger(home) as ledger:
             yield ledger
         return
-    with open_fleet_store(dsn, password=password(settings.store_password_file)) as store:
+    with fleet_store()(dsn, password=password(settings.store_password_file)) as store:
         yield store
 
 

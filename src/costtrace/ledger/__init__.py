@@ -2,7 +2,6 @@
 
 Input: rated rows, in one transaction with the agent's positions and state (`booking`, `store`). Output: rows that
 answer a question (`reader`, `queries`), closed periods (`periods`), and the proof that everything adds up (`verify`).
-`fleet_store` holds the ledgers of many nodes, in ClickHouse.
 
 May import: core, config, pricing.
 """

@@ -1,4 +1,4 @@
-"""Queries on a ledger, in the SQL that SQLite and ClickHouse share; `fleet_store.store` translates the rest.
+"""Queries on a ledger, in the SQL that SQLite and ClickHouse share; `costtrace_fleet.store` translates the rest.
 
 Time, energy and money are sums of postings: a posting counts at the beginning of its window. Tokens are sums of usage
 records: a record counts when its request ended. All of them raise LedgerError where the store cannot be read.

@@ -1,1 +1,1 @@
-"""Commands for money: prices, statements, periods, budgets, the fleet store."""
+"""Commands for money: prices, statements, periods, budgets."""

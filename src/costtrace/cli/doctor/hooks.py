@@ -5,7 +5,7 @@ from importlib import import_module, util
 from pathlib import Path
 from typing import NamedTuple
 
-from costtrace.cli.app import pip_line
+from costtrace.cli.distributions import pip_line
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding
 
 PACKAGES = {"vllm": "vllm", "tensorrt-llm": "tensorrt_llm", "dynamo": "dynamo"}

@@ -11,7 +11,9 @@ Views run with the rights of the user who reads them: row policies are on the ta
 
 import sqlite3
 
-from costtrace.ledger.fleet_store.tables import (
+from costtrace.ledger.schema.closing import ADJUSTED, COUNTED_TOKENS, ENDED, MOVED, POSTED, QUANTITIES, ROLLED_TOKENS
+from costtrace.ledger.schema.tables import MIGRATIONS
+from costtrace_fleet.tables import (
     ADJUSTMENT,
     AFTER,
     LATE_POSTING,
@@ -22,8 +24,6 @@ from costtrace.ledger.fleet_store.tables import (
     USAGE,
     Table,
 )
-from costtrace.ledger.schema.closing import ADJUSTED, COUNTED_TOKENS, ENDED, MOVED, POSTED, QUANTITIES, ROLLED_TOKENS
-from costtrace.ledger.schema.tables import MIGRATIONS
 
 _EMPTY = ("seal", "seal_block")
 _TYPES = {("INTEGER", 1): "Int64", ("INTEGER", 0): "Nullable(Int64)"}

@@ -9,12 +9,12 @@ import click
 from costtrace.cli.options import examples, home_option, out, password
 from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError, LedgerError
-from costtrace.ledger.fleet_store.push import BATCH, Cursor, Pushed, push
-from costtrace.ledger.fleet_store.schema import Layout, statements
-from costtrace.ledger.fleet_store.schema import row_policies as tenants_only
-from costtrace.ledger.fleet_store.store import ClickHouseStore, open_store
 from costtrace.ledger.reader import open_ledger
-from costtrace.reports.output.fleet_day import copy_day
+from costtrace_fleet.day_copy import copy_day
+from costtrace_fleet.push import BATCH, Cursor, Pushed, push
+from costtrace_fleet.schema import Layout, statements
+from costtrace_fleet.schema import row_policies as tenants_only
+from costtrace_fleet.store import ClickHouseStore, open_store
 
 WAIT_S = 60
 

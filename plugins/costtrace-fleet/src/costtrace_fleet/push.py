@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from costtrace.core.errors import LedgerError
-from costtrace.ledger.fleet_store.store import ClickHouseStore
-from costtrace.ledger.fleet_store.tables import (
+from costtrace.ledger.reader import Row, Store
+from costtrace_fleet.store import ClickHouseStore
+from costtrace_fleet.tables import (
     ADJUSTMENT,
     AFTER,
     COMPACTED,
@@ -38,7 +39,6 @@ from costtrace.ledger.fleet_store.tables import (
     Table,
     run_number,
 )
-from costtrace.ledger.reader import Row, Store
 
 BATCH = 50_000
 
@@ -98,7 +98,7 @@ def push(ledger: Store, store: ClickHouseStore, cursor: Cursor, *, batch: int = 
 
 
 class _Push:
-    """One push. Rows are sent before the rows that make them visible (`fleet_store.views`)."""
+    """One push. Rows are sent before the rows that make them visible (`views`)."""
 
     def __init__(self, ledger: Store, store: ClickHouseStore, cursor: Cursor, batch: int) -> None:
         self._ledger, self._store, self._cursor, self._batch = ledger, store, cursor, batch

@@ -6,7 +6,7 @@ Readers use views (`views`), which have the ledger's names, and amounts wide eno
 
 from typing import NamedTuple
 
-from costtrace.ledger.fleet_store.tables import (
+from costtrace_fleet.tables import (
     AMOUNT,
     COMPACTED,
     DAY_NS,
@@ -18,7 +18,7 @@ from costtrace.ledger.fleet_store.tables import (
     USAGE,
     Table,
 )
-from costtrace.ledger.fleet_store.views import views
+from costtrace_fleet.views import views
 
 
 class Layout(NamedTuple):

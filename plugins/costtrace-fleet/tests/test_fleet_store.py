@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from costtrace_fleet.push import Cursor, push
+from costtrace_fleet.schema import Layout
+from costtrace_fleet.store import open_store
 from month import END_NS, START_NS, TENANTS, write_month
 from otlp_receiver import engine, record, turn, write
 
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.dimensions import DIMENSIONS
-from costtrace.ledger.fleet_store.push import Cursor, push
-from costtrace.ledger.fleet_store.schema import Layout
-from costtrace.ledger.fleet_store.store import open_store
 from costtrace.ledger.queries import bounds, ended, requests, used
 from costtrace.ledger.reader import Filter as Only
 from costtrace.ledger.reader import SqliteStore, open_ledger
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.heavy
 
 @pytest.fixture(scope="module")
 def month(tmp_path_factory):
-    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
+    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-fleet[test]")
     home = tmp_path_factory.mktemp("month")
     made = write_month(home)
     made.home = home
@@ -151,7 +151,7 @@ def script(*words):
 
 def test_parts_that_two_nodes_pushed_are_joined_out_of_the_store(tmp_path):
     """A prefill part on one node, its decode part on another: provisional with one of them in, then one total."""
-    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
+    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-fleet[test]")
     store = ("--store", f"chdb://{tmp_path / 'store'}")
     joined = ("requests", "--joined", "--since", "2020-01-01", "--format", "json")
     script("fleet", "init", *store)
@@ -181,7 +181,7 @@ def test_parts_that_two_nodes_pushed_are_joined_out_of_the_store(tmp_path):
 @pytest.mark.timeout(1_800)  # two dozen processes, most of which start an engine
 def test_the_commands_say_the_same_of_both_stores(tmp_path):
     """In processes of their own, from an empty store on: an engine is embedded once in a process."""
-    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
+    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-fleet[test]")
     write_month(tmp_path)
     store, home = ("--store", f"chdb://{tmp_path / 'store'}"), ("--home", str(tmp_path))
     script("fleet", "init", *store)

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from costtrace.core.errors import CosttraceError, LedgerError
-from costtrace.ledger.fleet_store.schema import Layout, statements
-from costtrace.ledger.fleet_store.tables import Table
 from costtrace.ledger.reader import Row
+from costtrace_fleet.schema import Layout, statements
+from costtrace_fleet.tables import Table
 
 SCHEMES = ("clickhouse://", "clickhouses://", "chdb://")
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)\b")
@@ -38,7 +38,7 @@ class ClickHouseStore:
 
     def __init__(
         self,
-        client: Any,  # noqa: ANN401 - its library is an extra
+        client: Any,
         where: str,
         database: str,
     ) -> None:
@@ -98,7 +98,7 @@ class ClickHouseStore:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415 - an extra
+        from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415 - not for each costtrace --help
 
         try:
             yield
@@ -106,7 +106,7 @@ class ClickHouseStore:
             raise LedgerError(f"the store {self.where} refuses: {_brief(error)}") from error
 
 
-def _spooled(stream: Any) -> Iterator[Row]:  # noqa: ANN401 - its library is an extra
+def _spooled(stream: Any) -> Iterator[Row]:
     """Read a stream to its end and yield its rows from memory, or from disk if they are many. See `_streams`."""
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
         blocks = 0
@@ -130,10 +130,12 @@ def open_store(dsn: str, *, password: str = "", database: str = "costtrace") -> 
             f"a store is {', '.join(SCHEMES)} and where it is, not {dsn.split(':', maxsplit=1)[0]}:..."
         )
     try:
-        import clickhouse_connect  # noqa: PLC0415 - an extra
-        from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415 - an extra
+        import clickhouse_connect  # noqa: PLC0415 - not for each costtrace --help
+        from clickhouse_connect.driver.exceptions import Error  # noqa: PLC0415 - not for each costtrace --help
     except ImportError as error:
-        raise CosttraceError("a fleet store needs clickhouse-connect: in a checkout, pip install '.[fleet]'") from error
+        raise CosttraceError(
+            "a fleet store needs clickhouse-connect: in a checkout, pip install ./plugins/costtrace-fleet"
+        ) from error
     where = dsn.rsplit("@", maxsplit=1)[-1]
     options: dict[str, Any] = {"password": password} if password else {}
     if not dsn.startswith("chdb://"):

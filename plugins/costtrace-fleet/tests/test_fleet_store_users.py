@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from costtrace_fleet.schema import Layout, row_policies, statements
 from month import TENANTS, write_month
 
-from costtrace.ledger.fleet_store.schema import Layout, row_policies, statements
 from costtrace.ledger.reader import open_ledger
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
@@ -54,7 +54,7 @@ def configuration(folder, me):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
+    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-fleet[test]")
     home = tmp_path_factory.mktemp("home")
     write_month(home, tenants=["default", *TENANTS[1:]], requests_per_window=2)
     path = home / "store"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import wall_ns
-from costtrace.ledger.fleet_store.store import ClickHouseStore
-from costtrace.ledger.fleet_store.tables import NAME, ROW_TABLES, TEXT
 from costtrace.reports.output.files import new_file
 from costtrace.reports.output.parquet import write_rows
+from costtrace_fleet.store import ClickHouseStore
+from costtrace_fleet.tables import NAME, ROW_TABLES, TEXT
 
 
 def copy_day(store: ClickHouseStore, words: str, folder: Path, now_ns: int) -> Iterator[tuple[Path, int]]:

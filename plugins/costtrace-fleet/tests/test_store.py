@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from costtrace_fleet.day_copy import copy_day
+from costtrace_fleet.push import Cursor, push
+from costtrace_fleet.schema import Layout, row_policies, statements
+from costtrace_fleet.store import ClickHouseStore, open_store
+from costtrace_fleet.tables import PLAIN_TABLES, POSTING, ROW_TABLES, TABLES, run_number
 
 from costtrace.cli.app import cli
 from costtrace.config.load import load
 from costtrace.core.errors import ConfigError, CosttraceError, LedgerError
 from costtrace.ledger import Ledger
-from costtrace.ledger.fleet_store.push import Cursor, push
-from costtrace.ledger.fleet_store.schema import Layout, row_policies, statements
-from costtrace.ledger.fleet_store.store import ClickHouseStore, open_store
-from costtrace.ledger.fleet_store.tables import PLAIN_TABLES, POSTING, ROW_TABLES, TABLES, run_number
 from costtrace.ledger.reader import open_ledger
-from costtrace.reports.output.fleet_day import copy_day
 
 
 def run(*words):
@@ -127,7 +127,7 @@ class Streaming:
 
 
 def test_parameters_are_bound_by_name_and_type():
-    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
+    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-fleet")
     client = Streaming([[1, 2]])
     store = ClickHouseStore(client, "chdb:///x", "costtrace")
     assert list(store.rows("SELECT 1 WHERE a = :tenant AND b < :until", {"tenant": "' OR 1", "until": 5})) == [(1, 2)]
@@ -137,8 +137,8 @@ def test_parameters_are_bound_by_name_and_type():
 
 @pytest.mark.parametrize("memory", [1, 1 << 24])
 def test_two_long_answers_of_the_embedded_engine_are_read_side_by_side_from_disk(monkeypatch, memory):
-    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
-    monkeypatch.setattr("costtrace.ledger.fleet_store.store.SPOOL_BYTES", memory)
+    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-fleet")
+    monkeypatch.setattr("costtrace_fleet.store.SPOOL_BYTES", memory)
     blocks = [[[n, 2**100 + n, None, "Zoë \x00"] for n in range(k * 500, k * 500 + 500)] for k in range(4)]
     store = ClickHouseStore(Streaming(*blocks), "chdb:///x", "costtrace")
     both = zip(store.rows("SELECT 1"), store.rows("SELECT 2"), strict=True)
@@ -245,7 +245,7 @@ def test_a_push_sends_to_nobody_when_its_password_cannot_be_read(monkeypatch, tm
 
 
 def test_a_store_that_is_not_there_is_one_clear_line(tmp_path):
-    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-core[fleet]")
+    pytest.importorskip("clickhouse_connect", reason="clickhouse-connect is missing: install costtrace-fleet")
     with (
         pytest.raises(LedgerError, match=r"cannot open the store 127.0.0.1:1"),
         open_store("clickhouse://me@127.0.0.1:1"),

@@ -6,15 +6,15 @@ from decimal import Decimal
 
 import month as world
 import pytest
+from costtrace_fleet.push import Cursor, push
+from costtrace_fleet.schema import Layout
+from costtrace_fleet.store import open_store
+from costtrace_fleet.tables import TABLES
 
 from costtrace.core.errors import LedgerError
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.fleet_store.push import Cursor, push
-from costtrace.ledger.fleet_store.schema import Layout
-from costtrace.ledger.fleet_store.store import open_store
-from costtrace.ledger.fleet_store.tables import TABLES
 from costtrace.ledger.periods.close import close_period, parse_period
 from costtrace.ledger.periods.compact import compact_period, compactable
 from costtrace.ledger.periods.rerate import rerate
@@ -110,7 +110,7 @@ def answers_of(store):
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory):
-    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-core[fleet-test]")
+    pytest.importorskip("chdb", reason="chdb is missing: install costtrace-fleet[test]")
     with open_store(f"chdb://{tmp_path_factory.mktemp('chdb') / 'store'}") as fleet:
         yield fleet
 

@@ -1,5 +1,0 @@
-"""The fleet store: the ledgers of many nodes in one ClickHouse database, read by the same queries as a node's ledger.
-
-`tables`, `schema` and `views` define it, `store` reads and writes it, `push` fills it from a node's ledger. Its library
-is the extra `fleet`.
-"""
