@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from otlp_receiver import PARENT, RATE, TRACE, engine, new_ledger, record, turn, write
+from otlp_receiver import MS, PARENT, RATE, TRACE, engine, new_ledger, record, turn, write
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -83,6 +83,16 @@ def test_a_request_that_is_not_sampled_counts_but_is_no_exemplar(state):
 
     assert [s.value for s in family.samples if s.name.endswith("_count")] == [1]
     assert not [s for s in family.samples if s.exemplar]
+
+
+def test_the_energy_of_a_part_of_a_request_is_no_value_of_the_histogram(state):
+    committed = turn([record(1), record(2, energy_unknown_ns=29 * MS), record(3, energy_uj=None)])
+    state.add(committed.postings, committed.records, committed.meter)
+    families = scrape(state)
+
+    assert families["costtrace_request_energy_joules"].samples[-1].value == 9.0  # the sum
+    counts = [s.value for s in families["costtrace_request_energy_joules"].samples if s.name.endswith("_count")]
+    assert sum(counts) == 1
 
 
 @pytest.mark.parametrize("openmetrics", [True, False])

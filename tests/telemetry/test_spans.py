@@ -44,6 +44,14 @@ def test_a_span_is_a_child_of_its_caller_in_the_callers_trace():
     assert {f"{child.context.trace_id:032x}" for child in children} == {TRACE}
 
 
+def test_a_span_with_the_energy_of_a_part_of_its_time_says_for_how_much_there_is_none():
+    assert "costtrace.energy.unmetered_time" not in build()[0].attributes
+    assert "costtrace.energy.unmetered_time" not in build(energy_uj=None, energy_unknown_ns=30 * MS)[0].attributes
+    attributes = build(energy_unknown_ns=29 * MS)[0].attributes
+
+    assert (attributes["costtrace.energy"], attributes["costtrace.energy.unmetered_time"]) == (9.0, 0.029)
+
+
 def test_a_record_makes_the_same_spans_each_time():
     first, again = build(), build()
 
@@ -247,6 +255,7 @@ def test_every_attribute_is_in_the_tables_with_the_type_that_they_say():
     row = engine(device_kind="cpu", simulated=True)
     every = {"profiles": frozenset(PROFILES), "row": row, "carbon": GRID}
     spans = build(**every, simulated=True, user="u", labels={"a": "b"})
+    spans += build(energy_unknown_ns=1)  # it has no carbon
     for span in spans:
         allowed = {a.name for kind in semconv.SPANS if kind.name == span.name for a in kind.attributes}
         for name, value in span.attributes.items():
@@ -254,7 +263,7 @@ def test_every_attribute_is_in_the_tables_with_the_type_that_they_say():
                 continue
             assert name in allowed
             assert type(value) is _TYPES[tables[name].type], name
-    emitted = set(spans[0].attributes) - {"costtrace.label.a"}
+    emitted = {n for span in spans if span.name == "costtrace.request" for n in span.attributes} - {"costtrace.label.a"}
     assert emitted == {a.name for a in semconv.SPAN_REQUEST.attributes} - {semconv.LABEL.name}
 
 

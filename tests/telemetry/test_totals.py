@@ -2,9 +2,12 @@
 
 import sqlite3
 
-from otlp_receiver import MS, RATE, USD, engine, new_ledger, record, turn, write
+import honest_ledger
+import msgspec
+from otlp_receiver import MS, RATE, USD, WALL, Turn, engine, new_ledger, record, turn, write
 
 from costtrace.core.rows import UsageCost
+from costtrace.ledger.store import Ledger
 from costtrace.telemetry.ledger_rows import engines
 from costtrace.telemetry.totals import OTHER_TENANT, TenantGate, Totals
 
@@ -15,19 +18,25 @@ def loaded(ledger, limit: int = 1_000) -> Totals:
     return totals
 
 
+NAMES = (
+    "gpu_ns",
+    "energy_uj",
+    "cost_nano",
+    "wasted_ns",
+    "energy_unknown_ns",
+    "cost_unknown_ns",
+    "tokens",
+    "requests",
+    "device_ns",
+)
+
+
 def figures(totals: Totals) -> dict[str, dict]:
-    names = (
-        "gpu_ns",
-        "energy_uj",
-        "cost_nano",
-        "wasted_ns",
-        "energy_unknown_ns",
-        "cost_unknown_ns",
-        "tokens",
-        "requests",
-        "device_ns",
-    )
-    return {name: dict(getattr(totals, name)) for name in names}
+    return {name: dict(getattr(totals, name)) for name in NAMES}
+
+
+def beginnings(totals: Totals) -> dict[str, dict]:
+    return {name: dict(getattr(totals, name).begun_ns) for name in NAMES}
 
 
 def one(connection: sqlite3.Connection, sql: str) -> int:
@@ -54,6 +63,32 @@ def test_what_is_loaded_equals_what_was_added(tmp_path):
         added.add(committed.postings, committed.records, committed.meter)
 
     assert figures(loaded(ledger)) == figures(added)
+    assert beginnings(loaded(ledger)) == beginnings(added)
+
+
+def test_each_sum_begins_with_its_own_first_row_and_still_does_after_a_restart(tmp_path):
+    ledger = new_ledger(tmp_path)
+    added = Totals()
+    added.know([engine()], {RATE[0]: "USD"})
+    first = record(1, tenant="a", decode_ns=0, gpu_ns=10 * MS, cached_tokens=0, energy_uj=None)
+    for window, one_more in ((1, record(2, tenant="a")), (0, first), (2, record(3, tenant="b")), (3, record(4))):
+        committed = write(ledger, turn([one_more], window=window))  # a late row comes after a newer one
+        added.add(committed.postings, committed.records, committed.meter)
+
+    for totals in (added, loaded(ledger)):
+        begun = {(use.tenant, use.phase): at for use, at in totals.gpu_ns.begun_ns.items() if use.kind == "request"}
+        assert begun == {
+            ("a", "prefill"): WALL,
+            ("a", "decode"): WALL + 60_000 * MS,
+            ("b", "prefill"): WALL + 120_000 * MS,
+            ("b", "decode"): WALL + 120_000 * MS,
+            ("tenant-1", "prefill"): WALL + 180_000 * MS,
+            ("tenant-1", "decode"): WALL + 180_000 * MS,
+        }
+        assert {use.tenant: at for use, at in totals.energy_uj.begun_ns.items()}["a"] == WALL + 60_000 * MS
+        assert totals.tokens.begun_ns["a", "llama", "cached", "aggregated"] == record(2).ended_ns
+        assert totals.requests.begun_ns["a", "llama", "chat", "stop", "aggregated"] == first.ended_ns
+    assert beginnings(loaded(ledger)) == beginnings(added)
 
 
 def test_sums_equal_the_ledger_and_the_meter(tmp_path):
@@ -78,6 +113,35 @@ def test_sums_equal_the_ledger_and_the_meter(tmp_path):
     )
     assert sum(totals.tokens.values()) == one(connection, "SELECT sum(input_tokens + output_tokens) FROM usage")
     assert sum(totals.requests.values()) == one(connection, "SELECT count(*) FROM usage")
+
+
+def test_time_of_unknown_energy_is_the_gap_where_a_part_is_known(tmp_path):
+    ledger = new_ledger(tmp_path)
+    partly, charge = turn([record(1)]).postings[0]
+    partly = msgspec.structs.replace(
+        partly,
+        gpu_ns=10_000 * MS,
+        prefill_ns=0,
+        decode_ns=10_000 * MS,
+        energy_uj=1,
+        energy_unknown_ns=9_999 * MS,
+        prefill_uj=0,
+        decode_uj=1,
+    )
+    committed = write(ledger, Turn([(partly, charge)], [], []))
+    added = Totals()
+    added.know([engine()], {RATE[0]: "USD"})
+    added.add(committed.postings, committed.records, committed.meter)
+
+    assert list(added.energy_unknown_ns.values()) == list(loaded(ledger).energy_unknown_ns.values()) == [9_999 * MS]
+
+
+def test_time_of_unknown_energy_equals_what_the_ledger_says(tmp_path):
+    ledger = Ledger(honest_ledger.write(tmp_path), read_only=True)
+
+    assert (
+        sum(loaded(ledger).energy_unknown_ns.values()) == one(ledger.connection, "SELECT sum(gap_ns) FROM posted") > 0
+    )
 
 
 def test_idle_overhead_and_unobserved_have_rows_of_their_own(tmp_path):

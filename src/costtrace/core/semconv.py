@@ -90,6 +90,12 @@ WASTED_TIME = Attribute(
 ENERGY = Attribute("costtrace.energy", "double", "J", "Energy of its share. Absent where not known: never 0.")
 ENERGY_PREFILL = Attribute("costtrace.energy.prefill", "double", "J", "Of this, for its prompt.")
 ENERGY_DECODE = Attribute("costtrace.energy.decode", "double", "J", "Of this, for its output.")
+ENERGY_UNMETERED = Attribute(
+    "costtrace.energy.unmetered_time",
+    "double",
+    "s",
+    "The part of `costtrace.gpu.time` whose energy is not known: all energies here are of the rest. Absent: none.",
+)
 ENERGY_SOURCE = Attribute(
     "costtrace.energy.source",
     "string",
@@ -215,7 +221,7 @@ _ROOT_ATTRIBUTES = (
     *(TENANT, TENANT_SOURCE, USER, LABEL, OPERATION, PROVIDER, MODEL, RESPONSE_ID, FINISH_REASONS),
     *(INPUT_TOKENS, OUTPUT_TOKENS, CACHED_TOKENS),
     *(GPU_TIME, GPU_TIME_PREFILL, GPU_TIME_DECODE, WASTED_TIME),
-    *(ENERGY, ENERGY_PREFILL, ENERGY_DECODE, ENERGY_SOURCE, CARBON, CARBON_METHOD),
+    *(ENERGY, ENERGY_PREFILL, ENERGY_DECODE, ENERGY_UNMETERED, ENERGY_SOURCE, CARBON, CARBON_METHOD),
     *(COST, CURRENCY, PRICE_BOOK, PER_TOKEN_INPUT, PER_TOKEN_OUTPUT),
     *(PER_MILLION_INPUT, PER_MILLION_OUTPUT, PER_MILLION_TOTAL),
     *(RECORD_ID, FINALITY, METHOD, REQUEST_KEY, PART, ATTEMPT, ROLE),

@@ -55,11 +55,11 @@ def show_seconds(ns: int) -> str:
     return f"{ns / NS_PER_HOUR:.2f} h"
 
 
-def show_joules(uj: int | None, *, simulated: bool = False) -> str:
-    """An energy for people; ``unknown`` where it was not measured (None is not 0)."""
+def show_joules(uj: int | None, *, simulated: bool = False, unknown_ns: int = 0) -> str:
+    """An energy for people; ``unknown`` where it was not measured (None is not 0), ``+ ?`` where a part was not."""
     if uj is None:
         return "unknown"
-    label = " SIMULATED" if simulated else ""
+    label = (" SIMULATED" if simulated else "") + (" + ?" if unknown_ns else "")
     if abs(uj) < 1_000 * UJ_PER_J:
         return f"{uj / UJ_PER_J:.3f} J{label}"
     if abs(uj) < UJ_PER_KWH // 10:

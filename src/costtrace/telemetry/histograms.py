@@ -35,7 +35,7 @@ class Value(NamedTuple):
 def request_values(record: UsageRecord, cost: UsageCost) -> list[Value]:
     """The values of one request in SI units and units of its currency. What is unknown is left out."""
     values = [Value(s.H_GPU_TIME, record.gpu_ns / NS_PER_S)]
-    if record.energy_uj is not None:
+    if record.energy_uj is not None and not record.energy_unknown_ns:  # a part is not the whole
         values.append(Value(s.H_ENERGY, record.energy_uj / UJ_PER_J))
     if cost.cost_nano is not None:
         values.append(Value(s.H_COST, cost.cost_nano / NANO_PER_UNIT, cost.currency))

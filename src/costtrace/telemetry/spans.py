@@ -176,6 +176,8 @@ def _engine_attributes(engine: EngineRow) -> Attributes:
 
 
 def _add_energy(attributes: Attributes, record: UsageRecord) -> None:
+    if record.energy_uj is not None and record.energy_unknown_ns:
+        attributes[s.ENERGY_UNMETERED.name] = record.energy_unknown_ns / NS_PER_S
     if record.energy_uj is not None:
         attributes[s.ENERGY.name] = record.energy_uj / UJ_PER_J
     if record.prefill_uj is not None:

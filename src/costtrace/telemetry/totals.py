@@ -7,7 +7,7 @@ since. Both count every row once: idle, overhead and unobserved too.
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -39,6 +39,21 @@ class CostLabels(NamedTuple):
     component: str
     """``device`` or ``energy``."""
     currency: str
+
+
+class Sums(defaultdict[_Key, int], Generic[_Key]):
+    """A sum for each key; a key begins with its first amount that is not 0."""
+
+    def __init__(self) -> None:
+        super().__init__(int)
+        self.begun_ns: dict[_Key, int] = {}
+        """The wall ns of each key's first amount: the same after a restart, in whatever order rows are read."""
+
+    def add(self, key: _Key, value: int, at_ns: int) -> None:
+        """Add an amount of the wall time `at_ns`."""
+        if value:
+            self[key] += value
+            self.begun_ns[key] = min(self.begun_ns.get(key, at_ns), at_ns)
 
 
 class TenantGate:
@@ -75,12 +90,13 @@ class _Line(NamedTuple):
     model: str
     engine_id: str
     rate_id: str
-    gpu_ns: int
+    other_ns: int
+    """GPU time of no phase: idle, overhead and unobserved."""
     prefill_ns: int
     decode_ns: int
     wasted_ns: int
-    energy_uj: int
-    """The known part; likewise of its phases."""
+    other_uj: int
+    """The known part; likewise of the phases."""
     prefill_uj: int
     decode_uj: int
     energy_unknown_ns: int
@@ -88,28 +104,40 @@ class _Line(NamedTuple):
     """Of postings whose cost is known; likewise `energy_nano`."""
     energy_nano: int
     cost_unknown_ns: int
+    at_ns: int
+    """When its window begins: of many, the first."""
 
 
-_POSTING_SUMS = """
-SELECT kind, reason, tenant, model, engine_id, rate_id,
-    sum(gpu_ns), sum(prefill_ns), sum(decode_ns), sum(wasted_ns),
-    sum(coalesce(energy_uj, 0)),
-    sum(CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(prefill_uj, 0) END),
-    sum(CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(decode_uj, 0) END),
-    sum(CASE WHEN energy_uj IS NULL THEN gpu_ns ELSE 0 END),
-    sum(CASE WHEN energy_nano IS NULL THEN 0 ELSE coalesce(device_nano, 0) END),
-    sum(CASE WHEN device_nano IS NULL THEN 0 ELSE coalesce(energy_nano, 0) END),
-    sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END)
-FROM posted GROUP BY kind, reason, tenant, model, engine_id, rate_id ORDER BY min(posting_id)
-"""
-_USAGE_SUMS = """
-SELECT tenant, model, operation, role, finish_reasons, sum(parts), sum(input_tokens), sum(cached_tokens),
-    sum(output_tokens)
-FROM usage_line GROUP BY tenant, model, operation, role, finish_reasons ORDER BY min(ended_ns)
-"""
-_METER_SUMS = """
-SELECT device, sum(request_ns), sum(idle_ns), sum(overhead_ns), sum(unobserved_ns) FROM meter GROUP BY device
-"""
+# Rows are grouped by which of their amounts are 0 too: so the first row of a group is the first of each of its amounts.
+_AMOUNTS = (
+    "gpu_ns - prefill_ns - decode_ns",
+    *("prefill_ns", "decode_ns", "wasted_ns"),
+    "CASE WHEN energy_uj IS NULL THEN 0 ELSE energy_uj - coalesce(prefill_uj, 0) - coalesce(decode_uj, 0) END",
+    "CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(prefill_uj, 0) END",
+    "CASE WHEN energy_uj IS NULL THEN 0 ELSE coalesce(decode_uj, 0) END",
+    "CASE WHEN energy_uj IS NULL AND gap_ns = 0 THEN gpu_ns ELSE gap_ns END",
+    "CASE WHEN energy_nano IS NULL THEN 0 ELSE coalesce(device_nano, 0) END",
+    "CASE WHEN device_nano IS NULL THEN 0 ELSE coalesce(energy_nano, 0) END",
+    "CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END",
+)
+_TOKENS = ("input_tokens - cached_tokens", "cached_tokens", "output_tokens")
+_METERED = ("request_ns", "idle_ns", "overhead_ns", "unobserved_ns")
+
+
+def _sums(labels: str, amounts: tuple[str, ...], at: str, rows: str, order: str = "1") -> str:
+    """SQL for *labels*, the sums of *amounts*, and the first *at*."""
+    sums = ", ".join(f"sum({amount})" for amount in amounts)
+    which = " + ".join(f"(({amount}) = 0) * {1 << bit}" for bit, amount in enumerate(amounts))
+    return f"SELECT {labels}, {sums}, min({at}) FROM {rows} GROUP BY {labels}, {which} ORDER BY {order}"  # noqa: S608 our names
+
+
+_POSTING_SUMS = _sums(
+    "kind, reason, tenant, model, engine_id, rate_id", _AMOUNTS, "window_ns", "posted", "min(posting_id)"
+)
+_USAGE_SUMS = _sums(
+    "tenant, model, operation, role, finish_reasons", ("parts", *_TOKENS), "ended_ns", "usage_line", "min(ended_ns)"
+)
+_METER_SUMS = _sums("device", _METERED, "window_ns", "meter")
 
 
 class Totals:
@@ -117,18 +145,18 @@ class Totals:
 
     def __init__(self, tenant_limit: int = 1_000) -> None:
         self.gate = TenantGate(tenant_limit)
-        self.gpu_ns: defaultdict[UseLabels, int] = defaultdict(int)
-        self.energy_uj: defaultdict[UseLabels, int] = defaultdict(int)
-        self.cost_nano: defaultdict[CostLabels, int] = defaultdict(int)
-        self.wasted_ns: defaultdict[UseLabels, int] = defaultdict(int)
-        self.energy_unknown_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.gpu_ns = Sums[UseLabels]()
+        self.energy_uj = Sums[UseLabels]()
+        self.cost_nano = Sums[CostLabels]()
+        self.wasted_ns = Sums[UseLabels]()
+        self.energy_unknown_ns = Sums[tuple[str, str]]()
         """By device name and kind; likewise `cost_unknown_ns`."""
-        self.cost_unknown_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self.tokens: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
+        self.cost_unknown_ns = Sums[tuple[str, str]]()
+        self.tokens = Sums[tuple[str, str, str, str]]()
         """By tenant, model, type and role."""
-        self.requests: defaultdict[tuple[str, str, str, str, str], int] = defaultdict(int)
+        self.requests = Sums[tuple[str, str, str, str, str]]()
         """By tenant, model, operation, outcome and role."""
-        self.device_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.device_ns = Sums[tuple[str, str]]()
         """Metered time, by device and kind."""
         self._engines: dict[str, EngineRow] = {}
         self._currencies: dict[str, str] = {}
@@ -146,8 +174,8 @@ class Totals:
         for tenant, model, operation, role, reasons, *counts in connection.execute(_USAGE_SUMS):
             outcome = _outcome(msgspec.json.decode(reasons, type=tuple[str, ...]))
             self._add_usage(tenant, model, operation, role, outcome, *counts)
-        for device, *times_ns in connection.execute(_METER_SUMS):
-            self._add_meter(device, *times_ns)
+        for row in connection.execute(_METER_SUMS):
+            self._add_meter(*row)
 
     def add(
         self,
@@ -161,10 +189,11 @@ class Totals:
         for record, _ in usage:
             self._add_usage(
                 *(record.tenant, record.model, record.operation, record.role, _outcome(record.finish_reasons), 1),
-                *(record.input_tokens, record.cached_tokens, record.output_tokens),
+                *(record.input_tokens - record.cached_tokens, record.cached_tokens, record.output_tokens),
+                record.ended_ns,
             )
         for row in meters:
-            self._add_meter(row.device, row.request_ns, row.idle_ns, row.overhead_ns, row.unobserved_ns)
+            self._add_meter(row.device, row.request_ns, row.idle_ns, row.overhead_ns, row.unobserved_ns, row.window_ns)
 
     def _add_line(self, line: _Line) -> None:
         engine = self._engines.get(line.engine_id)
@@ -175,20 +204,19 @@ class Totals:
         use = UseLabels(line.kind, line.reason, tenant, model, "", name, kind, simulated)
         if line.prefill_ns or line.decode_ns or line.prefill_uj or line.decode_uj:
             prefill, decode = use._replace(phase="prefill"), use._replace(phase="decode")
-            _add_to(self.gpu_ns, prefill, line.prefill_ns)
-            _add_to(self.gpu_ns, decode, line.decode_ns)
-            _add_to(self.energy_uj, prefill, line.prefill_uj)
-            _add_to(self.energy_uj, decode, line.decode_uj)
-        # The rest has no phase: idle, overhead and unobserved.
-        _add_to(self.gpu_ns, use, line.gpu_ns - line.prefill_ns - line.decode_ns)
-        _add_to(self.energy_uj, use, line.energy_uj - line.prefill_uj - line.decode_uj)
-        _add_to(self.wasted_ns, use, line.wasted_ns)
+            self.gpu_ns.add(prefill, line.prefill_ns, line.at_ns)
+            self.gpu_ns.add(decode, line.decode_ns, line.at_ns)
+            self.energy_uj.add(prefill, line.prefill_uj, line.at_ns)
+            self.energy_uj.add(decode, line.decode_uj, line.at_ns)
+        self.gpu_ns.add(use, line.other_ns, line.at_ns)
+        self.energy_uj.add(use, line.other_uj, line.at_ns)
+        self.wasted_ns.add(use, line.wasted_ns, line.at_ns)
         if line.device_nano or line.energy_nano:
             currency = self._currencies.get(line.rate_id, "")
-            _add_to(self.cost_nano, CostLabels(use, "device", currency), line.device_nano)
-            _add_to(self.cost_nano, CostLabels(use, "energy", currency), line.energy_nano)
-        _add_to(self.energy_unknown_ns, (name, kind), line.energy_unknown_ns)
-        _add_to(self.cost_unknown_ns, (name, kind), line.cost_unknown_ns)
+            self.cost_nano.add(CostLabels(use, "device", currency), line.device_nano, line.at_ns)
+            self.cost_nano.add(CostLabels(use, "energy", currency), line.energy_nano, line.at_ns)
+        self.energy_unknown_ns.add((name, kind), line.energy_unknown_ns, line.at_ns)
+        self.cost_unknown_ns.add((name, kind), line.cost_unknown_ns, line.at_ns)
 
     def _add_usage(
         self,
@@ -198,26 +226,22 @@ class Totals:
         role: str,
         outcome: str,
         parts: int,
-        prompt: int,
+        computed: int,
         cached: int,
         output: int,
+        at_ns: int,
     ) -> None:
         tenant = self.gate(tenant)
-        self.requests[tenant, model, operation, outcome, role] += parts
-        _add_to(self.tokens, (tenant, model, "input", role), prompt - cached)
-        _add_to(self.tokens, (tenant, model, "cached", role), cached)
-        _add_to(self.tokens, (tenant, model, "output", role), output)
+        self.requests.add((tenant, model, operation, outcome, role), parts, at_ns)
+        self.tokens.add((tenant, model, "input", role), computed, at_ns)
+        self.tokens.add((tenant, model, "cached", role), cached, at_ns)
+        self.tokens.add((tenant, model, "output", role), output, at_ns)
 
-    def _add_meter(self, device: str, request: int, idle: int, overhead: int, unobserved: int) -> None:
-        _add_to(self.device_ns, (device, "request"), request)
-        _add_to(self.device_ns, (device, "idle"), idle)
-        _add_to(self.device_ns, (device, "overhead"), overhead)
-        _add_to(self.device_ns, (device, "unobserved"), unobserved)
-
-
-def _add_to(sums: defaultdict[_Key, int], key: _Key, value: int) -> None:
-    if value:
-        sums[key] += value
+    def _add_meter(self, device: str, request: int, idle: int, overhead: int, unobserved: int, at_ns: int) -> None:
+        self.device_ns.add((device, "request"), request, at_ns)
+        self.device_ns.add((device, "idle"), idle, at_ns)
+        self.device_ns.add((device, "overhead"), overhead, at_ns)
+        self.device_ns.add((device, "unobserved"), unobserved, at_ns)
 
 
 def _outcome(finish_reasons: tuple[str, ...]) -> str:
@@ -225,11 +249,13 @@ def _outcome(finish_reasons: tuple[str, ...]) -> str:
 
 
 def _line(p: Posting, c: Charge) -> _Line:
-    metered, priced = p.energy_uj is not None, c.cost_nano is not None
+    priced = c.cost_nano is not None
+    uj, prefill_uj, decode_uj = (0, 0, 0) if p.energy_uj is None else (p.energy_uj, p.prefill_uj or 0, p.decode_uj or 0)
     return _Line(
         *(p.kind, p.reason, p.tenant, p.model, p.engine_id, c.rate_id),
-        *(p.gpu_ns, p.prefill_ns, p.decode_ns, p.wasted_ns),
-        *(p.energy_uj or 0, (p.prefill_uj or 0) if metered else 0, (p.decode_uj or 0) if metered else 0),
-        0 if metered else p.gpu_ns,
+        *(p.gpu_ns - p.prefill_ns - p.decode_ns, p.prefill_ns, p.decode_ns, p.wasted_ns),
+        *(uj - prefill_uj - decode_uj, prefill_uj, decode_uj),
+        p.energy_unknown_ns or (p.gpu_ns if p.energy_uj is None else 0),
         *((c.device_nano or 0, c.energy_nano or 0, 0) if priced else (0, 0, p.gpu_ns)),
+        p.window_ns,
     )

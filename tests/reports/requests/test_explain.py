@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import UTC
 
 import pytest
 from click.testing import CliRunner
@@ -23,7 +24,9 @@ from costtrace.ledger.reader import Filter as Only
 from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.reports.evidence.model import basis
+from costtrace.reports.output.render import render
 from costtrace.reports.requests.explain import as_text, explain
+from costtrace.reports.requests.tables import detail_table, list_table
 from costtrace.reports.requests.why import usual
 from costtrace.telemetry.health import Health
 
@@ -55,6 +58,15 @@ def test_a_shared_prefix_is_told_from_both_sides(moved_ns, words):
     assert "Prefix:" not in as_text(explained(prefix_ns=None), "#")
 
 
+def test_the_energy_of_a_part_of_its_time_is_shown_as_a_part():
+    assert "energy 0.001 J + ?," in as_text(explained(energy_uj=1_000, energy_unknown_ns=1), "#")
+    assert "energy 0.001 J," in as_text(explained(energy_uj=1_000, energy_unknown_ns=0), "#")
+    assert "energy unknown," in as_text(explained(energy_uj=None, energy_unknown_ns=1), "#")
+    partly = Request(**{**PLAIN, "energy_uj": 1_000, "energy_unknown_ns": 1})
+    assert "0.001 J + ?" in render([list_table([partly], None, "", UTC)], "table")
+    assert "0.001 J + ?" in render([detail_table(partly, UTC)], "table")
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -75,8 +87,10 @@ def test_each_thing_that_made_the_cost_is_said(words):
 
 
 def test_joules_of_a_simulated_device_are_labelled():
-    assert "energy 2.000 J SIMULATED, cost" in as_text(explained(energy_uj=2_000_000, simulated=1), "#")
-    assert "energy 2.000 J, cost" in as_text(explained(energy_uj=2_000_000, simulated=0), "#")
+    assert "energy 2.000 J SIMULATED, cost" in as_text(
+        explained(energy_uj=2_000_000, energy_unknown_ns=0, simulated=1), "#"
+    )
+    assert "energy 2.000 J, cost" in as_text(explained(energy_uj=2_000_000, energy_unknown_ns=0, simulated=0), "#")
 
 
 def test_what_the_cache_saved_is_what_the_model_says_of_its_tokens_on_all_devices():

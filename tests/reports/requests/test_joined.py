@@ -88,6 +88,14 @@ PREFILL = {"role": "prefill", "gpu": (30, 0), "cached": 4}
 DECODE = {"role": "decode", "at_ms": 50, "gpu": (5, 70), "output": 12, "cached": 17}
 
 
+def test_the_energy_of_a_part_of_its_time_is_shown_as_a_part(tmp_path):
+    known = {"energy_uj": 2_000, "prefill_uj": 1_000, "decode_uj": 1_000}
+    whole = joined(tmp_path, part(**PREFILL, **known), part(**DECODE, **known, energy_unknown_ns=7))
+
+    assert (whole.energy_uj, whole.gap_ns) == (4_000, 7)
+    assert "0.004 J + ?" in render([wholes_table([whole], "", UTC)], "table")
+
+
 def test_a_prefill_and_a_decode_part_make_one_request_with_one_total(tmp_path):
     whole = joined(tmp_path, part(**PREFILL), part(**DECODE))
     assert (whole.gpu_ns, whole.prefill_ns, whole.decode_ns) == (105 * MS, 35 * MS, 70 * MS)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from costtrace.core.units import show_amount, show_joules, show_seconds
+from costtrace.core.units import show_amount, show_seconds
 from costtrace.ledger.answers import Fit, Request
 from costtrace.reports.evidence.model import basis
 from costtrace.reports.output.render import clean
 from costtrace.reports.output.tables import Row, Table, per_cent
-from costtrace.reports.requests.tables import request_fields
+from costtrace.reports.requests.tables import request_energy, request_fields
 from costtrace.reports.requests.why import Peers, Usual, why
 
 WIDTH = 46
@@ -93,7 +93,7 @@ def _exact(explanation: Explanation) -> Row:
 
 def _cost(request: Request, usual: Usual | None) -> str:
     cost = show_amount(request.cost_nano, request.currency or None)
-    energy = show_joules(request.energy_uj, simulated=bool(request.simulated))
+    energy = request_energy(request)
     text = f"GPU time {show_seconds(request.gpu_ns)}, energy {energy}, cost {cost} without idle."
     if request.rerated:
         first = show_amount(request.first_cost_nano, request.first_currency or None)

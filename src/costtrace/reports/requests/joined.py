@@ -72,6 +72,8 @@ class Whole(NamedTuple):
     wasted_ns: int
     energy_uj: int | None
     """None: of one part at least it is not known."""
+    gap_ns: int
+    """Part of `gpu_ns` whose energy is not known; named as the ledger's column, as in the JSON of one part."""
     cost_nano: int | None
     currency: str
     input_tokens: int
@@ -147,6 +149,7 @@ def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Who
         decode_ns=sum(record.decode_ns for record in records),
         wasted_ns=sum(attempt.wasted_ns for attempt in attempts),
         energy_uj=whole_sum(record.energy_uj for record in records),
+        gap_ns=sum(record.energy_unknown_ns for record in records),
         cost_nano=whole_sum(record.cost_nano for record in records) if len(currencies) == 1 else None,
         currency=next(iter(currencies)) if len(currencies) == 1 else "",
         input_tokens=min(record.input_tokens for record in records),

@@ -98,6 +98,7 @@ def _exact_attempt(attempt: Attempt) -> Row:
         "gpu_ns": record.gpu_ns,
         "wasted_ns": attempt.wasted_ns,
         "energy_uj": record.energy_uj,
+        "gap_ns": record.energy_unknown_ns,
         "cost_nano": record.cost_nano,
         "currency": record.currency,
         "finish_reasons": record.finish_reasons,
@@ -105,7 +106,8 @@ def _exact_attempt(attempt: Attempt) -> Row:
 
 
 def _energy(whole: Whole) -> str:
-    return show_joules(whole.energy_uj, simulated=any(attempt.part.record.simulated for attempt in whole.attempts))
+    simulated = any(attempt.part.record.simulated for attempt in whole.attempts)
+    return show_joules(whole.energy_uj, simulated=simulated, unknown_ns=whole.gap_ns)
 
 
 def _share(whole: Whole, role: str) -> Share:

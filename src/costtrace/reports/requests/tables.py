@@ -61,7 +61,7 @@ def list_table(
         count("output tok", lambda request: request.output_tokens),
         Column("queue", _queue),
         Column("GPU time", lambda request: show_seconds(request.gpu_ns)),
-        Column("energy", lambda request: show_joules(request.energy_uj, simulated=bool(request.simulated))),
+        Column("energy", request_energy),
     ]
     notes = ["Cost without idle. Tokens: input as the client sees it, cached is part of input."]
     per_million = (f"cost_per_million_{basis}_tokens" for basis in ("total", "input", "output"))
@@ -115,10 +115,19 @@ def _shown(request: Request, name: str, value: Value, zone: tzinfo) -> str:
         elif name.endswith("_ns"):
             shown = f"{show_seconds(value)}  ({value:,} ns)"
         elif name.endswith("_uj"):
-            shown = show_joules(value, simulated=bool(request.simulated))
+            shown = _joules(request, value)
         elif name.endswith("_ug"):
             shown = show_grams(value, simulated=bool(request.simulated))
     return shown
+
+
+def request_energy(request: Request) -> str:
+    """Energy of a request for people."""
+    return _joules(request, request.energy_uj)
+
+
+def _joules(request: Request, uj: int | None) -> str:
+    return show_joules(uj, simulated=bool(request.simulated), unknown_ns=request.energy_unknown_ns)
 
 
 def _first_cost(request: Request) -> str:

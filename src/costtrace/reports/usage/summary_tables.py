@@ -86,8 +86,7 @@ def _energy(line: Line) -> str:
     """What is known, and ``+ ?`` where that is not all."""
     if line.energy_uj is None and not line.gpu_ns:
         return ""
-    shown = show_joules(line.energy_uj, simulated=bool(line.simulated))
-    return f"{shown} + ?" if line.energy_uj is not None and line.energy_unknown_ns else shown
+    return show_joules(line.energy_uj, simulated=bool(line.simulated), unknown_ns=line.energy_unknown_ns)
 
 
 def _cost(line: Line) -> str:
