@@ -46,7 +46,7 @@ class Ended(NamedTuple):
     keys: tuple[str, ...]
     currency: str
     requests: int
-    """Requests, not parts: first parts of first attempts count. (Ids are not counted: clients may reuse one.)"""
+    """Requests, not parts. (Ids are not counted: clients may reuse one.)"""
     parts: int
     input_tokens: int
     cached_tokens: int

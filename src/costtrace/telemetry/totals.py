@@ -135,7 +135,7 @@ _POSTING_SUMS = _sums(
     "kind, reason, tenant, model, engine_id, rate_id", _AMOUNTS, "window_ns", "posted", "min(posting_id)"
 )
 _USAGE_SUMS = _sums(
-    "tenant, model, operation, role, finish_reasons", ("parts", *_TOKENS), "ended_ns", "usage_line", "min(ended_ns)"
+    "tenant, model, operation, role, finish_reasons", ("requests", *_TOKENS), "ended_ns", "usage_line", "min(ended_ns)"
 )
 _METER_SUMS = _sums("device", _METERED, "window_ns", "meter")
 
@@ -174,6 +174,8 @@ class Totals:
         for tenant, model, operation, role, reasons, *counts in connection.execute(_USAGE_SUMS):
             outcome = _outcome(msgspec.json.decode(reasons, type=tuple[str, ...]))
             self._add_usage(tenant, model, operation, role, outcome, *counts)
+        for key in [key for key, tokens in self.tokens.items() if not tokens]:  # all counted elsewhere, by roll-ups
+            del self.tokens[key], self.tokens.begun_ns[key]
         for row in connection.execute(_METER_SUMS):
             self._add_meter(*row)
 
@@ -187,10 +189,10 @@ class Totals:
         for posting, charge in postings:
             self._add_line(_line(posting, charge))
         for record, _ in usage:
+            requests, prompt, cached, output = record.counts()
             self._add_usage(
-                *(record.tenant, record.model, record.operation, record.role, _outcome(record.finish_reasons), 1),
-                *(record.input_tokens - record.cached_tokens, record.cached_tokens, record.output_tokens),
-                record.ended_ns,
+                *(record.tenant, record.model, record.operation, record.role, _outcome(record.finish_reasons)),
+                *(requests, prompt - cached, cached, output, record.ended_ns),
             )
         for row in meters:
             self._add_meter(row.device, row.request_ns, row.idle_ns, row.overhead_ns, row.unobserved_ns, row.window_ns)
@@ -225,14 +227,14 @@ class Totals:
         operation: str,
         role: str,
         outcome: str,
-        parts: int,
+        requests: int,
         computed: int,
         cached: int,
         output: int,
         at_ns: int,
     ) -> None:
         tenant = self.gate(tenant)
-        self.requests.add((tenant, model, operation, outcome, role), parts, at_ns)
+        self.requests.add((tenant, model, operation, outcome, role), requests, at_ns)
         self.tokens.add((tenant, model, "input", role), computed, at_ns)
         self.tokens.add((tenant, model, "cached", role), cached, at_ns)
         self.tokens.add((tenant, model, "output", role), output, at_ns)

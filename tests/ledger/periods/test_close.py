@@ -312,9 +312,9 @@ COUNTED = (
 )
 
 
-def book_one_more(ledger, name="new", at_ns=LATER_NS, **changes):
+def book_one_more(ledger, name="new", at_ns=LATER_NS, model="m-small", **changes):
     """A posting and a record of nothing, of an engine that the ledger has."""
-    names = {"engine_id": "engine-e", "tenant": "acme", "model": "m-small", "method": "affine", "record_id": name}
+    names = {"engine_id": "engine-e", "tenant": "acme", "model": model, "method": "affine", "record_id": name}
     ledger.post([(Posting(window_ns=at_ns, kind="request", **names), Charge())])
     names |= {"request_key": name, "request_id": name, "tenant_source": "header", "operation": "chat"}
     times = dict.fromkeys(("arrived_ns", "scheduled_ns", "decode_ns_at", "ended_ns"), at_ns)
@@ -352,7 +352,7 @@ def test_compaction_counts_each_request_once_as_before(ledger):
     at_ns, elsewhere = DAY.until_ns - 2 * WINDOW_NS, {"counted_input": 0, "counted_cached": 0}
     parts = [
         {"request_key": "n-3", "input_tokens": 84, "output_tokens": 18},
-        {"request_key": "n-3", "input_tokens": 84, "output_tokens": 9, "part": 2, **elsewhere},
+        {"request_key": "n-3", "input_tokens": 84, "output_tokens": 9, "part": 2, "model": "m-2", **elsewhere},
         {"request_key": "dynamo:a", "role": "prefill", "input_tokens": 18, "output_tokens": 1, "part": 2,
          "counted_output": 0},
         {"request_key": "dynamo:a", "role": "decode", "input_tokens": 18, "output_tokens": 12, **elsewhere},
