@@ -3,18 +3,21 @@
 import itertools
 import json
 from datetime import UTC
+from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
-from otlp_receiver import MS, TRACE, WALL, engine, record, turn, write
+from otlp_receiver import MS, TRACE, USD, WALL, engine, record, turn, write
 
 from costtrace.cli.app import cli
 from costtrace.core.rows import DISAGGREGATED, JOINED, FitRow
 from costtrace.ledger.answers import Period, Request
+from costtrace.ledger.periods.rerate import rerate
 from costtrace.ledger.queries import claims, ended, used
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.ledger.store import Ledger
+from costtrace.pricing.price_book import DevicePrice, PriceBook
 from costtrace.reports.output.render import render
 from costtrace.reports.requests.joined import RecordedPart, join
 from costtrace.reports.requests.joined_query import find_parts, parts
@@ -327,6 +330,96 @@ def counted(home):
 def test_a_request_whose_sequences_are_spread_over_engines_counts_once(tmp_path):
     home = ledger_of(tmp_path, *spread())
     assert counted(home) == ((1, 84, 4, 27),) * 2
+
+
+def shown(home, *words):
+    done = CliRunner().invoke(cli, [*words, "--home", str(home)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def listed(home, *words):
+    return json.loads(shown(home, "requests", *words, "--format", "json"))["requests"]
+
+
+@pytest.mark.parametrize("words", [(), ("--dearest",), ("--id", "chatcmpl-4f1d0c"), ("--id", "4f1d0c")])
+def test_a_request_over_two_engines_is_one_line_with_one_cost(tmp_path, words):
+    first, second = spread()
+    home = ledger_of(tmp_path, first, second)
+    (row,) = listed(home, *words)
+    assert (row["input_tokens"], row["cached_tokens"], row["output_tokens"], row["parts"]) == (84, 4, 27, 2)
+    assert (row["gpu_ns"], row["sequences"], row["cost_nano"]) == (200 * MS, 3, 2 * USD.cost_nano)
+    assert row["finish_reasons"] == ["length"] * 3
+    assert "84" in shown(home, "requests", *words)
+
+
+def test_its_parts_are_shown_where_one_engine_or_the_whole_request_is_asked_for(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    (row,) = listed(home, "--engine", "engine-second")
+    assert (row["input_tokens"], row["output_tokens"], row["parts"]) == (84, 9, 1)
+    text = shown(home, "requests", "--id", "4f1d0c")
+    assert ("on engine engine-aggregated" in text, "on engine engine-second" in text) == (True, True)
+
+
+def test_the_most_expensive_request_is_so_with_all_its_parts(tmp_path):
+    """Four quarters on four engines, of 0.05 s each, beside a single one of 0.15 s; by each order, in one ledger."""
+    quarters = [
+        part("aggregated", "q", engine_id=f"engine-{n}", request_key="q", part=1 + (n > 0), gpu=(20, 30), output=5,
+             tenant="b", counted_input=None if n == 0 else 0, counted_cached=None if n == 0 else 0)
+        for n in range(4)
+    ]  # fmt: skip
+    single = part("aggregated", "s", request_key="s", gpu=(50, 100), output=19, prompt=17, tenant="b")
+    home = ledger_of(tmp_path, *quarters, single)
+    for order in ("cost", "gpu", "tokens"):
+        first, second = listed(home, "--sort", order)
+        assert (first["request_key"], first["gpu_ns"], first["output_tokens"]) == ("q", 200 * MS, 20), order
+        assert second["request_key"] == "s"
+        assert listed(home, "--sort", order, "--limit", "1") == [first]
+
+
+def test_explaining_it_says_what_all_of_it_cost_and_then_each_part(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    text = shown(home, "explain", "chatcmpl-4f1d0c")
+    assert text.startswith("Request chatcmpl-4f1d0c has 2 parts")
+    assert "84 prompt tokens, 27 output tokens, GPU time 200.0 ms" in text
+    assert text.count("on engine engine-") == 2
+    assert "84 prompt tokens, counted with another part" in text
+
+
+def test_its_cost_is_the_one_of_now_where_prices_were_changed(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    ledger = Ledger(home / "ledger.sqlite")
+    with ledger.transaction():
+        ledger.put_engine(engine())  # the one that the other rows are of
+    book = PriceBook(version="b", currency="EUR", devices=[DevicePrice("*", Decimal(36), True, 0)])
+    rerate(ledger, book, ALL, "corrected", NOW_NS)
+    ledger.close()
+    for words in ((), ("--dearest",)):
+        (row,) = listed(home, *words)
+        assert (row["cost_nano"], row["currency"]) == (200 * MS * 36 // 3600, "EUR")
+        assert (row["first_cost_nano"], row["first_currency"]) == (2 * USD.cost_nano, "USD")
+
+
+def test_a_prefill_and_a_decode_part_that_say_what_counts_are_one_line(tmp_path):
+    home = ledger_of(tmp_path, part(**MARKED_PREFILL), part(**MARKED_DECODE))
+    (row,) = listed(home)
+    assert (row["input_tokens"], row["output_tokens"], row["role"]) == (18, 12, "prefill + decode")
+    assert row["finish_reasons"] == ["length"]
+
+
+@pytest.mark.parametrize("identifier", ["cmpl-0a1b-0d", "0a1b-0d", "cmpl-0a1b-0d-1"])
+def test_a_list_of_prompts_is_found_by_the_id_that_its_client_saw(tmp_path, identifier):
+    prompts = [part("aggregated", f"0a1b-0d/{n}", request_id=f"0a1b-0d-{n}", part=1 + (n > 0)) for n in range(3)]
+    home = ledger_of(tmp_path, *prompts, part("aggregated", "0a1b-0e"))
+    (row,) = listed(home, "--id", identifier)
+    assert (row["parts"], row["input_tokens"], row["output_tokens"]) == (3, 54, 3)
+    assert sorted(one["parts"] for one in listed(home)) == [1, 3]
+
+
+@pytest.mark.parametrize("source", ["process", "unobserved", "default:no-context"])
+def test_ids_of_one_engine_join_nothing_whatever_their_parts_say(tmp_path, source):
+    home = ledger_of(tmp_path, *spread("7", tenant_source=source))
+    assert len(listed(home)) == len(listed(home, "--id", "7")) == 2
 
 
 def test_parts_that_say_what_of_them_counts_need_no_correction_each_on_its_own_node_neither(tmp_path):

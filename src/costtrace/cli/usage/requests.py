@@ -22,10 +22,9 @@ from costtrace.cli.options import (
 from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_S
-from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import ORDERS, find_requests, habits
-from costtrace.ledger.queries import requests as find
+from costtrace.ledger.queries import ORDERS
 from costtrace.ledger.reader import Filter, Store, open_ledger
+from costtrace.ledger.wholes import find_wholes, parts_of, whole_habits, whole_requests
 from costtrace.pricing.carbon_file import stated_intensity
 from costtrace.reports.output.render import render
 from costtrace.reports.requests.joined import join
@@ -108,22 +107,24 @@ def requests(
     with open_store(home) as store:
         which = period(store, since, until, where)
         if identifier is not None:
-            rows = find_requests(store, identifier, limit)
+            rows = find_wholes(store, identifier, limit)
             if not rows:
                 raise unknown_request(identifier)
         else:
-            rows = find(store, which, asked.only, order, limit)
-        rows = renew(store, rows)
+            rows = whole_requests(store, which, asked.only, order, limit)
+        in_full = identifier is not None and form == "table"
+        single = (
+            [part for row in rows for part in (parts_of(store, row) if row.parts > 1 else [row])] if in_full else []
+        )
         wanted = [(request.tenant, request.model) for request in rows]
-        peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
+        peers = usual(whole_habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
     what = f"Request {identifier}" if identifier else "The most expensive requests" if dearest else "Requests"
     if not rows and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return
     carbon = stated_intensity()
     table = list_table(rows, peers, f"{what}, {name_period(which, where)}", where, carbon)
-    in_full = identifier is not None and form == "table"
-    details = [detail_table(request, where, carbon) for request in rows] if in_full else []
+    details = [detail_table(part, where, carbon) for part in single]
     out(render([table, *details], form))
 
 
