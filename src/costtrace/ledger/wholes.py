@@ -25,7 +25,7 @@ from costtrace.ledger.queries import (
 from costtrace.ledger.reader import Filter, Store
 from costtrace.ledger.schema.closing import TOKENS
 
-_LOCAL = ("unobserved", "default:no-context", "process")
+LOCAL = ("unobserved", "default:no-context", "process")
 """Sources of the tenant of requests whose key names them on one engine only."""
 _KEY = (
     f"CASE WHEN {{0}}.request_key LIKE '{JOINED}%/%' THEN substr({{0}}.request_key, 1, instr({{0}}.request_key, '/')) "
@@ -33,7 +33,7 @@ _KEY = (
 )
 _FURTHER = f"""
     SELECT {_KEY.format("f")} FROM usage f WHERE f.ended_ns >= :since AND f.ended_ns < :until AND f.part > 1
-        AND f.tenant_source NOT IN {_LOCAL}
+        AND f.tenant_source NOT IN {LOCAL}
 """  # noqa: S608 - made of constants
 _OF_WHOLE = "OVER (PARTITION BY u.whole)"
 _SUMS = {
@@ -99,19 +99,26 @@ def put_together(store: Store, records: Sequence[Request]) -> list[Request]:
     return wholes
 
 
+def whole_key(request_key: str) -> str:
+    """The key of a request of which *request_key* names one prompt, ending in ``/``; else *request_key*."""
+    listed = request_key.startswith(JOINED) and "/" in request_key
+    return request_key[: request_key.index("/") + 1] if listed else request_key
+
+
+def keys_of(request_key: str) -> dict[str, int | str]:
+    """The first and the last key that the parts of a request can have."""
+    key = whole_key(request_key)
+    return {"key": key, "last": f"{key}~" if key.endswith("/") and key != request_key else key}
+
+
 def parts_of(store: Store, record: Request) -> list[Request]:
     """All parts of the request that *record* is one of, as they cost now; the one that counts it comes first."""
-    key = record.request_key
-    listed = key.startswith(JOINED) and "/" in key
-    least = key[: key.index("/") + 1] if listed else key
-    matches = "u.request_key >= :key AND u.request_key < :end" if listed else "u.request_key = :key"
     sql = f"""
-        SELECT {REQUEST_COLUMNS} FROM usage u WHERE {matches}
-            AND u.tenant_source NOT IN {_LOCAL} ORDER BY u.part, u.arrived_ns, u.record_id
+        SELECT {REQUEST_COLUMNS} FROM usage u WHERE u.request_key >= :key AND u.request_key <= :last
+            AND u.tenant_source NOT IN {LOCAL} ORDER BY u.part, u.arrived_ns, u.record_id
     """  # noqa: S608 - made of constants of this module
-    end = {"end": f"{least[:-1]}0"} if listed else {}  # 0 comes next after /
-    parts = [request_of(row) for row in store.rows(sql, {"key": least, **end})]
-    joins = record.tenant_source not in _LOCAL and any(part.part > 1 for part in parts)
+    parts = [request_of(row) for row in store.rows(sql, keys_of(record.request_key))]
+    joins = record.tenant_source not in LOCAL and any(part.part > 1 for part in parts)
     return renew(store, parts if joins else [record])
 
 
@@ -175,7 +182,7 @@ def _wholes(only: Filter, *, by_now: bool) -> str:
             row_number() OVER (PARTITION BY u.whole ORDER BY u.part, u.arrived_ns, u.record_id) AS place
         FROM (
             SELECT u.*, {_NOW if by_now else "u.cost_nano"} AS now_nano,
-                CASE WHEN u.tenant_source NOT IN {_LOCAL} AND {_KEY.format("u")} IN ({_FURTHER})
+                CASE WHEN u.tenant_source NOT IN {LOCAL} AND {_KEY.format("u")} IN ({_FURTHER})
                     THEN {_KEY.format("u")} ELSE u.record_id END AS whole
             FROM usage u {RERATED if by_now else ""}
             WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}

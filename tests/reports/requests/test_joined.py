@@ -353,6 +353,22 @@ def test_a_request_over_two_engines_is_one_line_with_one_cost(tmp_path, words):
     assert "84" in shown(home, "requests", *words)
 
 
+@pytest.mark.parametrize("words", [(), ("--id", "4f1d0c")])
+def test_joined_too_it_has_its_prompt_once_and_all_of_its_answer(tmp_path, words):
+    (row,) = listed(ledger_of(tmp_path, *spread()), "--joined", *words)
+    assert (row["input_tokens"], row["cached_tokens"], row["output_tokens"], row["parts"]) == (84, 4, 27, 2)
+    assert (row["request_key"], row["gpu_ns"], row["cost_nano"]) == ("4f1d0c", 200 * MS, 2 * USD.cost_nano)
+    assert (row["attempts"], row["finality"], row["notes"]) == (1, "final", [])
+
+
+def test_the_prompts_of_a_list_are_joined_each_with_its_answer_and_then_all(tmp_path):
+    prompts = [part(**half, key=f"u/{n}") for n in range(2) for half in (MARKED_PREFILL, MARKED_DECODE)]
+    for words in ((), ("--id", "cmpl-u")):
+        (row,) = listed(ledger_of(tmp_path, *prompts, name=f"home{len(words)}"), "--joined", *words)
+        assert (row["input_tokens"], row["output_tokens"], row["parts"], row["finality"]) == (36, 24, 4, "final")
+    assert "prefill + decode" in shown(tmp_path / "home0", "requests", "--joined")
+
+
 def test_its_parts_are_shown_where_one_engine_or_the_whole_request_is_asked_for(tmp_path):
     home = ledger_of(tmp_path, *spread())
     (row,) = listed(home, "--engine", "engine-second")
