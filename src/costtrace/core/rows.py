@@ -171,6 +171,10 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     counted_cached: int | None = None
     counted_output: int | None = None
 
+    def is_beside(self) -> bool:
+        """Whether it worked on other sequences of the same prompt as another part, at the same time."""
+        return self.part > 1 and self.role != "prefill" and "/" not in self.request_key
+
     def counts(self) -> "Counts":
         """What of it counts in sums over parts."""
         pairs = (

@@ -280,7 +280,7 @@ M_REQUESTS = Metric(
     "costtrace.requests",
     "counter",
     "{request}",
-    "Requests that have closed, each once whatever engines it was on (a retry after a lost worker is one more).",
+    "Requests that have closed, each once whatever engines of a node it was on.",
     (TENANT, MODEL, OPERATION, OUTCOME, ROLE),
     "costtrace_requests",
 )

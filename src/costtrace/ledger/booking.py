@@ -6,6 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, Rows, UsageCost, UsageRecord
+from costtrace.ledger.retries import settled
 from costtrace.ledger.store import Ledger
 from costtrace.pricing.price_book import PriceBook
 from costtrace.pricing.rating import Rate, Rater, split_phases
@@ -68,7 +69,8 @@ class Booking:
         return Booked(postings, rows.meter, [(record, self._close(record)) for record in rows.records])
 
     def write(self, ledger: Ledger, booked: Booked) -> None:
-        """Write rates, postings, meter rows and records, within the caller's transaction."""
+        """Write rates, postings, meter rows and records, within the caller's transaction. It settles the records."""
+        booked.records[:] = settled(ledger.connection, booked.records)
         for rate in self._new_rates.values():
             ledger.put_rate(rate.row())
         ledger.post(booked.postings)

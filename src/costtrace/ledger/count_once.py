@@ -2,8 +2,8 @@
 
 Parts say themselves what of them counts (`counted_*`, and `part` 1 counts the request). What none of them can know is
 corrected here: that an attempt was not the first one. So are parts of before, which do not say it. Then the prompt
-counts with the request's first part, the answer with the part that gave it to the client. Window functions are what
-SQLite and ClickHouse both have.
+counts with the request's first part, the request with its first answer, and the tokens of the answer with the part that
+gave them to the client. Window functions are what SQLite and ClickHouse both have.
 """
 
 from costtrace.core.rows import DISAGGREGATED, JOINED
@@ -20,10 +20,14 @@ IS_REQUEST = "CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END"
 """1 where usage record u counts its request, else 0: another part counts it."""
 INPUT, CACHED, OUTPUT = (f"coalesce(u.counted_{name}, u.{name}_tokens)" for name in TOKENS)
 """What of the tokens of usage record u counts in sums."""
+IS_BESIDE = "(u.part > 1 AND u.role != 'prefill' AND u.request_key NOT LIKE '%/%')"
+"""As `UsageRecord.is_beside`: no attempt after another one."""
 _STAGE = "u.request_key, CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END"
 _BY_ARRIVAL = "ORDER BY u.arrived_ns, u.record_id"
 _PARTS = f"""(
     SELECT u.*, row_number() OVER (PARTITION BY u.request_key {_BY_ARRIVAL}) AS place,
+        row_number() OVER (PARTITION BY u.request_key ORDER BY CASE WHEN u.role = 'prefill' THEN 1 ELSE 0 END,
+            u.arrived_ns, u.record_id) AS answer_place,
         max(CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END) OVER (PARTITION BY u.request_key) AS answered,
         lead(u.input_tokens) OVER (PARTITION BY {_STAGE} {_BY_ARRIVAL}) AS next_input,
         max(u.nth) OVER (PARTITION BY u.request_key) AS attempts,
@@ -31,7 +35,7 @@ _PARTS = f"""(
     FROM (
         SELECT u.*, row_number() OVER (PARTITION BY {_STAGE} {_BY_ARRIVAL}) AS nth,
             CASE WHEN u.part = 1 AND u.counted_input IS NULL AND u.counted_output IS NULL THEN 0 ELSE 1 END AS marked
-        FROM usage u WHERE {IS_JOINED}
+        FROM usage u WHERE {IS_JOINED} AND NOT {IS_BESIDE}
             -- All parts of those requests of which a part ended in the period.
             AND u.request_key IN (SELECT k.request_key FROM usage k WHERE k.ended_ns >= :since AND k.ended_ns < :until)
     ) u
@@ -44,7 +48,7 @@ _LATER_PROMPT = "u.request_key LIKE '%/%' AND NOT u.request_key LIKE '%/0'"
 _PLAIN = """sum(u.requests), sum(u.parts), coalesce(sum(u.input_tokens), 0), coalesce(sum(u.cached_tokens), 0),
     coalesce(sum(u.output_tokens), 0), coalesce(sum(u.computed_tokens), 0), coalesce(sum(u.preemptions), 0)"""
 _ONCE = (
-    f"CASE WHEN u.place = 1 AND NOT ({_LATER_PROMPT}) THEN 1 ELSE 0 END - {IS_REQUEST}",
+    f"CASE WHEN u.answer_place = 1 AND NOT ({_LATER_PROMPT}) THEN 1 ELSE 0 END - {IS_REQUEST}",
     f"CASE WHEN u.place = 1 THEN u.input_tokens ELSE 0 END - {INPUT}",
     f"CASE WHEN u.place = 1 AND u.role != 'decode' THEN u.cached_tokens ELSE 0 END - {CACHED}",
     f"""CASE

@@ -16,6 +16,7 @@ from costtrace.ledger.answers import Period, Request
 from costtrace.ledger.periods.rerate import rerate
 from costtrace.ledger.queries import claims, ended, used
 from costtrace.ledger.reader import Filter, open_ledger
+from costtrace.ledger.retries import settled
 from costtrace.ledger.store import Ledger
 from costtrace.pricing.price_book import DevicePrice, PriceBook
 from costtrace.reports.output.render import render
@@ -23,6 +24,7 @@ from costtrace.reports.requests.joined import RecordedPart, join
 from costtrace.reports.requests.joined_query import find_parts, parts
 from costtrace.reports.requests.joined_tables import wholes_table
 from costtrace.reports.usage.summary import summarize
+from costtrace.telemetry.totals import Totals
 
 ALL = Period(0, 1 << 62)
 WAIT_NS = 60_000 * MS
@@ -456,6 +458,65 @@ def test_an_attempt_after_a_lost_worker_is_corrected_whatever_the_parts_say(tmp_
     )
     report, plain = counted(home)
     assert (report, plain) == ((1, 18, 4, 20), (2, 48, 8, 22))
+
+
+BROKEN = {"ends": ("interrupted",), "output": 14}
+MIGRATED = [
+    part("aggregated", cached=4, gpu=(30, 70), **BROKEN),
+    part("aggregated", at_ms=200, prompt=30, output=8, gpu=(40, 50), cached=16),
+]
+FROM_NOTHING = [part("aggregated", **BROKEN), part("aggregated", at_ms=200, prompt=18, output=8)]
+HALVES_AGAIN = [
+    part(**MARKED_PREFILL),
+    part(**{**MARKED_DECODE, **BROKEN}),
+    part(**{**MARKED_PREFILL, "at_ms": 300, "prompt": 30}),
+    part(**{**MARKED_DECODE, "at_ms": 350, "prompt": 30, "output": 8}),
+]
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize(
+    ("parts_", "once", "counters"),
+    [
+        (MIGRATED, (1, 18, 4, 20), (1, 18, 4, 20)),
+        (FROM_NOTHING, (1, 18, 0, 8), (1, 18, 0, 14)),
+        (HALVES_AGAIN, (1, 18, 4, 20), (1, 18, 4, 20)),
+    ],
+)
+def test_what_a_later_attempt_adds_is_settled_when_it_is_booked(tmp_path, parts_, once, counters, one_by_one):
+    """Where all begins from nothing, the counters keep what the first worker computed: they never fall."""
+    home, added = tmp_path / "home", Totals()
+    home.mkdir()
+    ledger = Ledger(home / "ledger.sqlite")
+    for some in [[one] for one in parts_] if one_by_one else [parts_]:
+        made = turn(some, window=next(numbers))
+        made.records[:] = settled(ledger.connection, made.records)
+        write(ledger, made)
+        added.add(made.postings, made.records, made.meter)
+    loaded = Totals()
+    loaded.load(ledger.connection, [])
+    ledger.close()
+    assert counted(home) == (once, counters)
+    assert (added.tokens, added.requests) == (loaded.tokens, loaded.requests)
+    assert sum(added.requests.values()) == 1
+    assert (sum(added.tokens.values())) == sum(counters[1:2]) + counters[3]
+    with open_ledger(home) as store:
+        (whole,) = join(parts([store], ALL, Filter(), "ended", 100), NOW_NS, WAIT_NS)
+        numbered = next(store.rows("SELECT max(attempt) FROM usage"))
+    assert (whole.input_tokens, whole.output_tokens) == (once[1], once[3])
+    assert numbered == (2,)
+
+
+def test_an_attempt_that_is_booked_before_the_one_that_it_follows_is_counted_once_too(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    ledger = Ledger(home / "ledger.sqlite")
+    for one in reversed(MIGRATED):
+        made = turn([one], window=next(numbers))
+        made.records[:] = settled(ledger.connection, made.records)
+        write(ledger, made)
+    ledger.close()
+    assert counted(home)[0] == (1, 18, 4, 20)
 
 
 def test_the_halves_of_a_request_of_disaggregated_servers_of_tensorrt_llm_count_once(tmp_path):

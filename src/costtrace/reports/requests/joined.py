@@ -117,7 +117,7 @@ def join(parts: Iterable[RecordedPart], now_ns: int, wait_ns: int) -> list[Whole
     by_request: dict[str, list[str]] = {}
     for name, part in recorded.items():
         key, source = part.record.request_key, part.record.tenant_source
-        joined = key.startswith(_STAGED)
+        joined = key.startswith(_STAGED) and (part.record.part == 1 or part.record.role == PREFILL or "/" in key)
         # Engines that share the sequences of a request have no stages: each part is whole by itself.
         by_key.setdefault(key if joined else name, []).append(part)
         whole = whole_key(key) if joined or (key in spread and source not in LOCAL) else name
