@@ -95,7 +95,7 @@ def test_several_api_servers_and_data_parallel_engines_share_nothing_and_lose_no
 
 
 def test_what_engines_share_of_a_request_is_on_the_bill_once(start_vllm, tmp_path):
-    """n, lists of prompts and beams over two engines: requests and tokens are those that the server tells its clients."""
+    """n, lists of prompts and beams over two engines: the bill has the requests and tokens that clients are told."""
     server, home = start_vllm(args=("--data-parallel-size", "2"), env=NO_AGENT), tmp_path / "home"
     bodies = [
         completion(MODEL, "three of one prompt", 9, n=3, ignore_eos=True),

@@ -1,8 +1,10 @@
 """Parts of requests joined: rows of a real ledger, so that SQL and arithmetic are held against each other."""
 
+import csv
+import io
 import itertools
 import json
-from datetime import UTC
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -353,6 +355,20 @@ def test_a_request_over_two_engines_is_one_line_with_one_cost(tmp_path, words):
     assert (row["gpu_ns"], row["sequences"], row["cost_nano"]) == (200 * MS, 3, 2 * USD.cost_nano)
     assert row["finish_reasons"] == ["length"] * 3
     assert "84" in shown(home, "requests", *words)
+
+
+def test_its_tokens_are_once_on_the_statement_and_in_both_views_of_focus(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    month = datetime.fromtimestamp(WALL // 10**9, UTC).strftime("%Y-%m")
+    rows = list(csv.DictReader(io.StringIO(shown(home, "focus", "--period", month, "--view", "service"))))
+    meters = {row["SkuMeter"]: int(row["ConsumedQuantity"]) for row in rows if row["ConsumedUnit"] == "Tokens"}
+    assert meters == {"Input Tokens": 80, "Cached Input Tokens": 4, "Output Tokens": 27}
+    statement = json.loads(shown(home, "statement", "--period", month, "--tenant", "acme", "--format", "json"))
+    used_lines = [
+        line for lines in statement.values() for line in lines if isinstance(line, dict) and line.get("requests")
+    ]
+    names = ("requests", "input_tokens", "cached_tokens", "output_tokens")
+    assert [tuple(line[name] for name in names) for line in used_lines] == [(1, 84, 4, 27)]
 
 
 @pytest.mark.parametrize("words", [(), ("--id", "4f1d0c")])
