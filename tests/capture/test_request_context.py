@@ -2,7 +2,7 @@
 
 import pytest
 
-from costtrace.capture.request_context import traceparent_of, valid_traceparent
+from costtrace.capture.request_context import TextCodec, traceparent_of, valid_traceparent
 
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 
@@ -25,3 +25,12 @@ def test_a_traceparent_is_kept_as_it_is_or_not_at_all(value, kept):
     header = (b"Traceparent", value.encode())
     assert traceparent_of([(b"accept", b"x"), header]) == valid_traceparent(value) == (value if kept else "")
     assert traceparent_of([header, header]) == ""
+
+
+def test_a_text_that_is_nested_too_deeply_is_no_value():
+    assert TextCodec(list[int]).decode("[1," + "[" * 100_000) is None
+
+
+def test_a_lone_surrogate_does_not_keep_a_value_from_being_sent():
+    codec = TextCodec(list[str])
+    assert codec.decode(codec.encode(["a", "\ud800"])) == ["a", "?"]

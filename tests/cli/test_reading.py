@@ -17,6 +17,7 @@ from honest_ledger import WALL_NS, write
 
 from costtrace.cli.app import COMMANDS, cli, run
 from costtrace.cli.time_words import parse
+from costtrace.core.client_text import short
 from costtrace.core.errors import CosttraceError
 from costtrace.core.wall_time import show_time
 
@@ -140,6 +141,24 @@ def test_one_request_is_found_by_any_of_its_ids(home):
         (parsed,) = json.loads(printed(home, "requests", "--id", identifier, "--format", "json"))["requests"]
         assert parsed["record_id"] == "record-00007"
     assert "cost_per_million_total_tokens" in printed(home, "requests", "--id", "record-00007")
+
+
+def test_a_request_is_found_by_the_whole_id_that_was_cut_and_what_is_printed_of_it_is_cut_again(tmp_path):
+    whole, old = "resp_" + "y" * 3_000, "resp_" + "x" * 3_000
+    with sqlite3.connect(write(tmp_path)) as connection:
+        for name, record in ((short(whole), "record-00007"), (old, "record-00008")):
+            connection.execute("UPDATE usage SET request_id = ? WHERE record_id = ?", (name, record))
+    connection.close()
+    for identifier, record in ((whole, "record-00007"), (short(whole), "record-00007"), (old, "record-00008")):
+        asked = ("requests", "--id", identifier)
+        (parsed,) = json.loads(printed(tmp_path, *asked, "--format", "json"))["requests"]
+        assert parsed["record_id"] == record
+        shown = printed(tmp_path, *asked) + printed(tmp_path, "requests", "--limit", "100000")
+        assert max(map(len, shown.splitlines())) < 1_000
+        assert max(map(len, printed(tmp_path, "explain", identifier).splitlines())) < 1_000
+    with pytest.raises(CosttraceError) as error:
+        printed(tmp_path, "requests", "--id", "z" * 3_000)
+    assert len(str(error.value)) < 200
 
 
 def test_the_newest_requests_of_one_tenant(home):

@@ -1,7 +1,10 @@
 """A journal that is cut or corrupted anywhere: never an exception, never a wrong event, and reading goes on."""
 
+import contextlib
 import errno
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -11,6 +14,7 @@ from costtrace_lab.engines.schedules import started
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costtrace.core.client_text import short
 from costtrace.core.errors import JournalError, SchemaTooNew
 from costtrace.core.events import (
     JOURNAL_SCHEMA,
@@ -128,7 +132,7 @@ def small(tmp_path_factory):
 
     append([started(("GPU-0",), 100)])
     append([EngineReady(200)])
-    for index in range(1, 6):
+    for index in range(1, 9):
         append(record(index, 1_000 * index))
         append([Step(100 + index, 1_000 * index + 100, 1_000 * index + 150)])
     append([EngineStopped(9_900)])
@@ -366,3 +370,48 @@ def test_a_reader_without_descriptors_reads_the_head_that_it_needs_later(tmp_pat
     reader.read()
     assert reader.header is not None
     assert reader.header.engine_id == "e"
+
+
+def forged(length, first):
+    """A client's id that begins with *first*, whose bytes in a journal are a whole frame: magic, length and checksum.
+
+    ``\xc7`` is the last byte of the text's length before it. *length*: of the text in bytes.
+    """
+    for salt in range(100_000):
+        payload = f"{salt:0100d}".encode()
+        head = struct.pack("<II", len(payload), zlib.crc32(payload))
+        with contextlib.suppress(UnicodeDecodeError):
+            return (first + head + payload).ljust(length, b"x").decode()
+    raise AssertionError("no checksum that is text")
+
+
+@pytest.mark.parametrize(
+    ("length", "first"),
+    [(0xC7, b"\x05"), (0xC705, b"")],
+    ids=["of 199 bytes from U+0005 on", "of 50,949 bytes"],
+)
+def test_nothing_that_a_client_writes_looks_like_a_frame(length, first):
+    text = forged(length, first)
+    assert len(text.encode()) == length
+    as_it_is = msgspec.msgpack.encode([text])
+    assert frames._next_frame(as_it_is, 0) is not None, "it is a frame unless something is done"
+    added = SequenceAdded(1, 2, text, "r", "k", "p", 3, "m", "ant", "header")
+    data = frames.pack(7, [added, Step(0, 1, 2)])
+    assert frames._next_frame(data, 1) is None
+    read = frames.unpack(data, 0)
+    assert read.first_sequence == 7
+    assert read.events[1] == Step(0, 1, 2)
+    assert len(read.events[0].sequence_id) <= 273
+
+
+def test_a_frame_that_could_not_be_read_back_is_not_written():
+    step = Step(0, 1, 2, tuple(range(1 << 32, (1 << 32) + 8_000_000)))
+    with pytest.raises(ValueError, match=r"1 events of 72,000,0\d\d bytes: a frame holds 67,108,864"):
+        frames.pack(0, [step])
+
+
+def test_three_ids_of_23_megabytes_are_cut_before_they_are_lost():
+    text = "x" * 23_000_000
+    data = frames.pack(0, [SequenceAdded(1, 2, text, text, "k", text, 3, "m", "ant", "header")])
+    assert len(data) < 2_000
+    assert frames.unpack(data, 0).events[0].request_id == short(text)

@@ -19,9 +19,11 @@ from costtrace_lab.engines.schedules import started
 from costtrace.capture import recorder as recorder_module
 from costtrace.capture.journal_thread import Pump
 from costtrace.capture.recorder import NOTE, STEP, Recorder
+from costtrace.core import guard
 from costtrace.core.errors import JournalError, SchemaTooNew
 from costtrace.core.events import (
     JOURNAL_SCHEMA,
+    Delivered,
     EngineReady,
     EngineStarted,
     EngineStopped,
@@ -424,3 +426,98 @@ def test_whether_the_journal_is_put_on_the_disk_is_a_setting(tmp_path, monkeypat
     writer.sync()
     writer.close()
     assert bool(synced) == fsync
+
+
+def waiting(name):
+    """A snapshot's function, of an engine in which one sequence with this id waits."""
+    added = SequenceAdded(1, 0, name, name, "k", name, 1, "m", "t", "header")
+    return lambda sequence: Snapshot(sequence, 1, 0, (added,), ())
+
+
+def test_rotation_is_by_what_came_after_the_head(tmp_path):
+    writer = new_writer(tmp_path, segment=1_000, snapshot=waiting("x" * 3_000))
+    for n in range(100):
+        writer.append([Step(n, n * 10, n * 10 + 5, (), ((n, 1),))])
+    writer.close()
+    sizes = [path.stat().st_size for path in segments(tmp_path)]
+    assert 2 <= len(sizes) <= 3
+    assert [event.index for event in read(tmp_path) if isinstance(event, Step)] == list(range(100))
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_record_that_cannot_be_packed_costs_that_record(tmp_path, place):
+    writer = new_writer(tmp_path)
+    events = [Step(0, 1, 2), Delivered(1, 5, "stop", 3)]
+    events.insert(place, EngineReady(2**70))
+    writer.append(events)
+    writer.append([EngineReady(7)])
+    writer.close()
+    header, *rest = read(tmp_path)
+    assert isinstance(header, SegmentHeader)
+    lost = rest.pop(place)
+    assert isinstance(lost, Lost)
+    assert (lost.steps, lost.events, lost.reason) == (0, 1, "unwritable record")
+    assert rest == [*(event for event in events if not isinstance(event, EngineReady)), EngineReady(7)]
+    assert writer.lost_events == 1
+    assert guard.failures == {"journal.pack": 1}
+
+
+@pytest.mark.swallows
+def test_after_a_step_that_cannot_be_packed_reading_goes_on_from_a_snapshot(tmp_path):
+    writer = new_writer(tmp_path)
+    for step in (Step(0, 1, 2), Step(1, 3, 2**70, (), ((5, 1),)), Step(2, 5, 6), Step(3, 7, 8)):
+        writer.append([step])
+    writer.close()
+    kinds = [type(event) for event in read(tmp_path)]
+    assert kinds == [SegmentHeader, Step, SegmentHeader, Lost, Snapshot, Step]
+    assert read(tmp_path)[-1] == Step(3, 7, 8)
+
+
+def test_an_id_that_is_no_text_is_written_with_question_marks(tmp_path):
+    writer = new_writer(tmp_path)
+    writer.append([SequenceAdded(1, 0, "\ud800", "r", "r", "r", 1, "m", "t", "header"), Step(0, 1, 2)])
+    writer.close()
+    _, added, step = read(tmp_path)
+    assert (added.sequence_id, step) == ("?", Step(0, 1, 2))
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("snapshot", [waiting(2**70), lambda sequence: 1 / 0], ids=["not packed", "raises"])
+def test_a_snapshot_that_cannot_be_made_leaves_a_head_that_can_be_read(tmp_path, snapshot):
+    writer = new_writer(tmp_path, segment=200, snapshot=snapshot)
+    steps = [Step(n, n * 10, n * 10 + 5, (), ((n, 1),)) for n in range(60)]
+    for step in steps:
+        writer.append([step])
+    writer.close()
+    assert len(segments(tmp_path)) > 2
+    assert [event for event in read(tmp_path) if isinstance(event, Step)] == steps
+    assert set(guard.failures) == {"journal.snapshot"}
+
+
+def test_what_is_given_up_at_the_cap_is_said_once_a_minute(tmp_path, caplog):
+    writer = new_writer(tmp_path, cap=2_000, segment=400)
+    for n in range(600):
+        writer.append([Step(n, n * 10 + 10, n * 10 + 15, (), ((n, 1),))])
+    writer.close()
+    (record,) = [record for record in caplog.records if "is given up" in record.getMessage()]
+    assert "What no agent had read of it becomes `unobserved`" in record.getMessage()
+
+
+def test_a_full_disk_in_the_middle_of_a_head_leaves_the_segment_before_it_as_it_is(tmp_path, monkeypatch):
+    writer, write = new_writer(tmp_path, segment=300), os.write
+    for n in range(8):
+        writer.append([Step(n, n * 10, n * 10 + 5, (), ((n, 1),))])
+    before = read(tmp_path)
+
+    def full(file, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    for n in range(8, 30):
+        writer.append([Step(n, n * 10, n * 10 + 5, (), ((n, 1),))])
+    assert read(tmp_path) == before
+    monkeypatch.setattr(os, "write", write)
+    writer.flush()
+    writer.close()
+    assert [event.index for event in read(tmp_path) if isinstance(event, Step)] == list(range(30))

@@ -25,3 +25,11 @@ def test_a_name_that_cannot_be_a_tenants_is_rejected_and_no_other_channel_is_ask
 )
 def test_malformed_input_names_no_tenant(request_):
     assert identity.tenant_of(CHANNELS, {"tenant": None}, request_) == ("", "default")
+
+
+def test_what_a_client_chooses_is_cut():
+    parent = "cc-" + "ab" * 16 + "-" + "cd" * 8 + "-01-" + "x" * 1_000_000
+    traceparent = identity.traceparent_of({"traceparent": parent})
+    context = identity.request_context("d" * 1_000_000, "prefill", ("", "default"), "ant", traceparent=traceparent)
+    assert (len(context.request_id), len(context.traceparent)) == (273, 273)
+    assert context.request_key == f"dynamo:{context.request_id}"

@@ -57,3 +57,11 @@ def test_every_engine_gets_the_note_where_the_client_no_longer_knows_which_one_i
         (b"\x01", [5, "b"], "engine-0"),
         (b"\x01", [5, "b"], "engine-1"),
     ]
+
+
+def test_what_is_remembered_of_an_id_is_short():
+    name = "x" * 1_000_000
+    finish(name, 3)
+    assert [len(kept) for kept in aborts._delivered] == [273]
+    assert aborts._stop_notes(["a", name]) == [3, name]
+    assert not aborts._delivered

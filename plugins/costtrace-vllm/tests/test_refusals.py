@@ -3,12 +3,15 @@
 import asyncio
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
+from costtrace_vllm import request_context
 from costtrace_vllm.server_side import requests
 
 from costtrace.capture.node_files import refusals
 from costtrace.capture.node_files.refusals import Refusal
+from costtrace.core import guard
 
 WHY = Refusal("acme-november", int(time.time()) + 3_600)
 
@@ -17,12 +20,14 @@ WHY = Refusal("acme-november", int(time.time()) + 3_600)
 def server(configure):
     """Send a request through the hook; what the client gets, and whether the server saw it."""
 
-    def serve(path="/v1/completions", method="POST", tenant="acme", *, scope_changes=None, **variables):
+    def serve(path="/v1/completions", method="POST", tenant="acme", *, scope_changes=None, inside=None, **variables):
         configure(**{"COSTTRACE_ADMISSION": "true", **variables})
         sent, seen = [], []
 
         async def original(self, scope, receive, send):
             seen.append(scope["path"])
+            if inside is not None:
+                inside()
 
         async def send(message):
             sent.append(message)
@@ -52,6 +57,17 @@ def test_a_refused_request_gets_429_in_openais_form_and_the_server_never_sees_it
     error = json.loads(body["body"])["error"]
     assert (error["type"], error["code"]) == ("insufficient_quota", 429)
     assert "acme-november" in error["message"]
+
+
+@pytest.mark.swallows
+def test_an_error_in_admission_does_not_make_a_request_the_processs_own(server, monkeypatch):
+    monkeypatch.setattr(requests.refusals, "refusal_of", lambda caller: 1 / 0)
+    one = SimpleNamespace(request_id="a-0123abcd", external_req_id="a", trace_headers=None, pooling_params=None)
+    _, seen = server(inside=lambda: requests.attach_context(one))
+    context = request_context.decode(one.trace_headers[request_context.HEADER])
+    assert seen == ["/v1/completions"]
+    assert (context.tenant, context.tenant_source) == ("acme", "header")
+    assert guard.failures == {"vllm.http": 1}
 
 
 def test_a_rolling_budget_has_no_time_to_try_again(server, tmp_path):

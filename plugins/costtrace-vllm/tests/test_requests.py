@@ -7,7 +7,9 @@ import pytest
 from costtrace_vllm import request_context
 from costtrace_vllm.request_context import HEADER, RequestContext
 from costtrace_vllm.server_side import requests
+from costtrace_vllm.server_side.caller import Caller
 
+from costtrace.capture.request_context import valid_traceparent
 from costtrace.core import guard
 from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST, HANDS_OVER
 
@@ -122,6 +124,28 @@ def test_without_http_an_id_that_looks_like_dynamos_joins_nothing():
     requests.attach_context(one)
     context = request_context.decode(one.trace_headers[HEADER])
     assert (context.request_key, context.request_id) == ("~dynamo:uuid-1", "dynamo:uuid-1")
+
+
+@pytest.mark.parametrize("name", ["r" * 25_000_000, "\ud800" * 300], ids=["25 MB", "no text"])
+def test_what_a_client_chooses_is_cut(name):
+    headers = [(b"traceparent", b"cc" + TRACE[2:].encode() + b"-" + b"x" * 3_000_000)]
+    the_scope = scope(headers=headers)
+    the_scope["state"] = {"request_metadata": SimpleNamespace(request_id=name)}
+    for a_scope in (the_scope, scope(headers=headers)):
+        one = request(f"{name}_0-0123abcd", f"{name}_0")
+        (context,) = through_http(a_scope, one)
+        assert len(one.trace_headers[HEADER]) < 4_000
+        assert (len(context.request_id), len(context.prompt_key), len(context.traceparent)) == (273, 273, 273)
+        assert valid_traceparent(context.traceparent) == context.traceparent
+    requests.attach_context(one)  # without HTTP
+    assert len(one.trace_headers[HEADER]) < 4_000
+
+
+def test_the_id_by_which_a_client_finds_its_request_is_the_ledgers():
+    the_scope = scope()
+    the_scope["state"] = {"request_metadata": SimpleNamespace(request_id="r" * 3_000_000)}
+    (context,) = through_http(the_scope, request("r" * 3_000_000 + "_0-0123abcd", "r" * 3_000_000 + "_0"))
+    assert Caller(the_scope).ledger_id() == context.request_id
 
 
 def test_a_client_from_elsewhere_cannot_name_a_tenant():

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from costtrace_vllm.engine_side.sequences import DELIVERED, OVERHEAD
+from costtrace_vllm.engine_side.sequences import ADDED, DELIVERED, OVERHEAD
 from costtrace_vllm.engine_side.translate import Translator
+from costtrace_vllm.request_context import RequestContext, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm_batches import Reader, Request, World, added, batch, chunks, freed, step, truth
@@ -89,6 +90,37 @@ def test_an_id_that_looks_like_one_of_ours_joins_nothing(name):
     without_context, *_ = Translator("m").translate([added(f"{name}-0123abcd", 4), *batches])
     for one in (without_note, without_context):
         assert (one.request_key, one.request_id) == (f"~{name}", name)
+
+
+def longest(event):
+    return max(len(getattr(event, name)) for name in event.__struct_fields__ if isinstance(getattr(event, name), str))
+
+
+def test_what_an_engine_is_given_without_a_context_is_cut_and_its_steps_still_find_it():
+    names = [f"{letter * 3_000_000}-0123abcd" for letter in "ab"]
+    translator = Translator("m")
+    first, second, one = translator.translate(
+        [added(names[0], 4), added(names[1], 4), step(0, batch(new=[(name, 4, 0, 4) for name in names]))]
+    )
+    unobserved, _ = Translator("m").translate([step(0, batch(new=[(names[0], 4, 0, 4)]))])
+    assert [longest(event) for event in (first, second, unobserved)] == [273] * 3
+    assert first.request_key != second.request_key
+    assert one.items == ((first.slot, 4, 0), (second.slot, 4, 0))
+
+
+def test_ended_ids_are_kept_short_and_a_late_note_finds_them():
+    translator, name = Translator("m"), "a" * 3_000_000
+    translator.translate([added(name, 1), step(0, batch(new=[(name, 1, 0, 1)])), freed(name, 0)])
+    translator.translate([added("b", 1), step(1, batch(new=[("b", 1, 0, 1)]))])
+    assert [len(kept) for kept in translator._sequences._closed] == [273]
+    assert translator.translate([(NOTE, 9, DELIVERED, name, 2, "stop")]) == [Delivered(1, 9, "stop", 2)]
+
+
+def test_the_context_of_another_front_end_is_cut_as_well():
+    long = "x" * 30_000
+    header = encode(RequestContext("k", long, long, "chat", "acme", "header", long, labels={"a": long}))
+    (one,) = Translator("m").translate([(NOTE, 1, ADDED, "a-0123abcd", header, 4, long, False, ())])
+    assert (one.tenant, longest(one), len(one.labels["a"])) == ("acme", 273, 273)
 
 
 def test_an_end_whose_note_was_dropped_is_taken_from_the_next_batch():

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from costtrace.agent.remote_sensors import RemoteSensors
 from costtrace.attribution.pipeline import Pipeline
 from costtrace.core import clock
+from costtrace.core.client_text import is_cut
 from costtrace.core.errors import JournalError
-from costtrace.core.events import SENSORS, DeviceSeen, EngineStarted, Position, Reading, SegmentHeader
+from costtrace.core.events import SENSORS, DeviceSeen, EngineStarted, Position, Reading, SegmentHeader, SequenceAdded
 from costtrace.core.units import NS_PER_S
 from costtrace.journal.reader import JournalReader
 
@@ -58,6 +59,8 @@ class Intake:
         self._scan_ns = 0
         self._held: dict[str, tuple[int, int]] = {}
         """Journals without their `EngineStarted`: (time of the last scan without them, time of the first with them)."""
+        self.cut = 0
+        """Sequences with a text of their client's that was too long, and was cut."""
         self.lag_bytes = 0
         """Bytes of journal that had not been read when the turn ended."""
 
@@ -176,6 +179,8 @@ class Intake:
                 self.pipeline.take(engine_id, event)
             if isinstance(event, EngineStarted):
                 self._held.pop(engine_id, None)
+            elif isinstance(event, SequenceAdded):
+                self.cut += is_cut(event.request_id) or is_cut(event.traceparent) or is_cut(event.model)
         full = len(batch.events) >= EVENTS_PER_TURN
         if gone and not batch.events:
             if engine_id in self.pipeline.engines:

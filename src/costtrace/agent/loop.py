@@ -201,6 +201,7 @@ class Agent:
         health.set("journal.delay", self.intake.delay_ns() / NS_PER_S)
         health.set("recorder.dropped_steps", self.pipeline.lost_steps)
         health.set("recorder.lost_events", self.pipeline.lost_events)
+        health.set("client.texts.cut", self.intake.cut)
 
     def _show_models(self, emission: Emitter) -> None:
         """Set the worst engine's figures of the step models; `costtrace model` shows each engine."""

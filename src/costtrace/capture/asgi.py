@@ -24,9 +24,16 @@ def wrap_peer(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def peer_of(scope: Mapping[str, Any]) -> str | None:
-    """Address that the connection of a request came from; None where there is none (a unix socket)."""
+    """Address that the connection of a request came from; None for a unix socket; '' where nobody knows.
+
+    A connection that was reset before it was accepted has no address either: a unix socket is recognised by the
+    server's end of it, which has a path and no port.
+    """
     client = scope[PEER_KEY] if PEER_KEY in scope else scope.get("client")
-    return client[0] if client else None
+    if client and isinstance(client[0], str):
+        return client[0]
+    server = scope.get("server")
+    return None if server and server[1] is None else ""
 
 
 def headers_of(scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from costtrace.core.client_text import short, writable
 from costtrace.core.events import COUNTED_REQUEST
 from costtrace.core.rows import JOINED
 
@@ -26,13 +27,16 @@ class TextCodec(Generic[T]):
 
     def encode(self, value: T) -> str:
         """Text of *value*."""
-        return self._encode(value).decode()
+        try:
+            return self._encode(value).decode()
+        except UnicodeEncodeError:  # a lone surrogate
+            return self._encode(writable(value)).decode()
 
     def decode(self, text: str) -> T | None:
         """The value in *text*; None where *text* is not such JSON."""
         try:
             return self._decode(text)
-        except (msgspec.DecodeError, UnicodeError):
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
             return None
 
 
@@ -52,7 +56,7 @@ def valid_traceparent(value: object) -> str:
     if not isinstance(value, str):
         return ""
     match = _TRACEPARENT.fullmatch(value)
-    return value if match and (match[1] is None or not value.startswith("00")) else ""
+    return short(value) if match and (match[1] is None or not value.startswith("00")) else ""
 
 
 def traceparent_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

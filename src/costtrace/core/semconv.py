@@ -437,6 +437,13 @@ HEALTH = dict(
             "Hooks that do not fit an engine; `costtrace doctor` names them.",
         ),
         _health("plugin.errors", "gauge", "{error}", "", "Errors in hooks that were kept from live engines."),
+        _health(
+            "client.texts.cut",
+            "counter",
+            "{sequence}",
+            "",
+            "Sequences whose client sent an id or a name of more than 256 characters: it was cut, with a hash.",
+        ),
         _health("admission.refused", "counter", "{request}", "", "Requests refused because a hard budget is spent."),
         _health(
             "ledger.reratings",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from costtrace.core.client_text import writable
 from costtrace.core.events import AnyEvent, Event, Steady, Step
 
 MAGIC = b"\xc7\x05"
@@ -43,8 +44,20 @@ class Damage(NamedTuple):
 
 
 def pack(first_sequence: int, events: Sequence[Event]) -> bytes:
-    """One frame holding *events* in order."""
-    payload = _encode([first_sequence, *_shorten(events)])
+    """One frame holding *events* in order.
+
+    Raises: ValueError (too large to be read back), OverflowError (a number of more than 64 bits).
+    """
+    content = [first_sequence, *_shorten(events)]
+    try:
+        payload = _encode(content)
+    except UnicodeEncodeError:
+        payload = b""
+    # A client may have written a text so that its bytes are a frame, which a reader would take for one after damage.
+    if not payload or len(payload) > MAX_PAYLOAD_BYTES or _next_frame(payload, 0) is not None:
+        payload = _encode(writable(content))
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise ValueError(f"{len(events)} events of {len(payload):,} bytes: a frame holds {MAX_PAYLOAD_BYTES:,}")
     return _HEAD.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
 
 

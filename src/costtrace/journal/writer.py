@@ -10,13 +10,14 @@ from pathlib import Path
 
 from costtrace.core import clock
 from costtrace.core.errors import JournalError
-from costtrace.core.events import JOURNAL_SCHEMA, EngineReady, EngineStarted, Event, Lost, SegmentHeader, Snapshot
-from costtrace.core.guard import log
+from costtrace.core.events import JOURNAL_SCHEMA, EngineReady, EngineStarted, Event, Lost, SegmentHeader, Snapshot, Step
+from costtrace.core.guard import log, swallow
 from costtrace.core.units import NS_PER_S
 from costtrace.journal import frames
 
 SEGMENT_BYTES = 8 * 1024 * 1024
 SEGMENT_NS = 300 * NS_PER_S
+WARN_NS = 60 * NS_PER_S
 BACKLOG_BYTES = 16 * 1024 * 1024
 """What may wait in memory while the disk cannot be written."""
 LOCK_NAME = "writer.lock"
@@ -68,7 +69,12 @@ class JournalWriter:
         self._segment = 0
         self._file = -1
         self._size = 0
+        self._head_bytes = 0
+        self._full = False
+        """The next frame begins a new segment."""
         self._opened_ns = 0
+        self._given_up = 0
+        self._warned_ns = 0
         self._backlog: list[tuple[int, bytes]] = []
         self._backlog_bytes = 0
         self._lost_from_ns = 0
@@ -95,12 +101,29 @@ class JournalWriter:
         if self._backlog_bytes > BACKLOG_BYTES:
             self._lose(events)
         else:
-            frame = frames.pack(self._sequence, events)
-            self._backlog.append((self._sequence, frame))
-            self._backlog_bytes += len(frame)
+            packed = self._packed(self._sequence, events)
+            self._backlog += packed
+            self._backlog_bytes += sum(len(frame) for _, frame in packed)
         # Lost events use up their numbers too: the gap shows in the journal itself.
         self._sequence += len(events)
         self.flush()
+
+    def _packed(self, first: int, events: Sequence[Event]) -> list[tuple[int, bytes]]:
+        """Frames of *events*: one; more where a record that cannot be packed is among them, which becomes a `Lost`."""
+        try:
+            return [(first, frames.pack(first, events))]
+        except Exception as error:  # noqa: BLE001 - one record must not cost the others
+            half = len(events) // 2
+            if half:
+                return [*self._packed(first, events[:half]), *self._packed(first + half, events[half:])]
+            swallow("journal.pack", error)
+        self.lost_events += 1
+        self._begin = [event for event in self._begin if event is not events[0]]
+        if isinstance(events[0], Step):
+            # Who entered or left with it is lost as well: its number is missing, and a reader goes on from a snapshot.
+            self._full = True
+            return []
+        return [(first, frames.pack(first, [Lost(time.monotonic_ns(), 0, 1, "unwritable record")]))]
 
     def flush(self) -> bool:
         """Write the backlog. False while the disk cannot be written."""
@@ -155,22 +178,24 @@ class JournalWriter:
 
     def _ensure_segment(self, first_sequence: int) -> None:
         now = time.monotonic_ns()
-        if self._file >= 0 and self._size < self._segment_bytes and now - self._opened_ns < SEGMENT_NS:
+        # By what came after the head: a head with much in it would make each segment full as soon as it is begun.
+        full = self._full or self._size - self._head_bytes >= max(self._segment_bytes, self._head_bytes)
+        if self._file >= 0 and not full and now - self._opened_ns < SEGMENT_NS:
             return
         number = self._segment + 1
         head = self._header(number, first_sequence)
         path = segment_path(self.directory, number)
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        previous, self._file, self._size = self._file, file, 0
+        previous, previous_size, self._file, self._size = self._file, self._size, file, 0
         try:
             self._write(head)
         except OSError:
             os.close(file)
             with contextlib.suppress(OSError):
                 path.unlink()
-            self._file, self._size = previous, self._segment_bytes
+            self._file, self._size, self._full = previous, previous_size, True
             raise
-        self._segment, self._opened_ns = number, now
+        self._segment, self._opened_ns, self._head_bytes, self._full = number, now, len(head), False
         if previous >= 0:
             if self._fsync:
                 with contextlib.suppress(OSError):
@@ -196,8 +221,11 @@ class JournalWriter:
         ]
         if number > 1:
             head += self._begin
-            # The state after all events so far, those that still wait in the backlog included: hence its number.
-            head.append(self._snapshot(self._sequence))
+            try:
+                # The state after all events so far, those that still wait in the backlog included: hence its number.
+                return frames.pack(-1, [*head, self._snapshot(self._sequence)])
+            except Exception as error:  # noqa: BLE001 - a reader without damage needs no snapshot
+                swallow("journal.snapshot", error)
         return frames.pack(-1, head)
 
     def _enforce_cap(self) -> None:
@@ -215,12 +243,19 @@ class JournalWriter:
                 path.unlink()
             except FileNotFoundError:
                 continue
+            self._given_up += 1
+            now = time.monotonic_ns()
+            if now - self._warned_ns < WARN_NS and self._warned_ns:
+                continue
+            self._warned_ns = now
             log.warning(
-                "costtrace: the journal %s has reached its cap of %d bytes and no agent has read it: %s is given up, "
-                "its time becomes `unobserved`. Start `costtrace agent`, or raise COSTTRACE_JOURNAL_CAP_BYTES.",
+                "costtrace: the journal %s has reached its cap of %d bytes: %s is given up (%d segments so far). What "
+                "no agent had read of it becomes `unobserved`. See that `costtrace agent` runs and keeps up, or raise "
+                "COSTTRACE_JOURNAL_CAP_BYTES.",
                 self.directory,
                 self._cap_bytes,
                 path.name,
+                self._given_up,
             )
 
     def _lose(self, events: Sequence[Event]) -> None:
@@ -250,5 +285,5 @@ class JournalWriter:
             lost = Lost(now, -1, self._lost_count, "disk", from_ns=self._lost_from_ns, to_ns=now)
             self._lost_from_ns = self._lost_count = 0
             # Begin a new segment: a reader goes on from its snapshot.
-            self._size = self._segment_bytes
+            self._full = True
             self.append([lost])

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from costtrace.core.client_text import short
 from costtrace.core.rows import JOINED, FitRow
 from costtrace.ledger.answers import Ended, Fit, Habit, Period, Request, Used
 from costtrace.ledger.count_once import COUNTED
@@ -153,11 +154,12 @@ def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
     for name in dict.fromkeys(identifier.removeprefix(prefix) for prefix in ("chatcmpl-", "cmpl-")):
         head, _, number = name.rpartition("-")
         searches += [("u.request_key", JOINED + name), ("u.request_key", f"{JOINED}{head}/{number}")]
-        searches += [("substr(u.request_key, 1, length(:id))", f"{JOINED}{name}/")]
+        searches += [("", f"{JOINED}{name}/")]
+    searches += [("u.request_id", short(identifier))]  # as it was cut when it came
     for column, value in searches:
-        near = "" if column.startswith("u.") else "AND u.request_key >= :id"  # an index finds them
+        matches = f"{column} = :id" if column else "u.request_key >= :id AND u.request_key < :id || '~'"
         sql = f"""
-            SELECT {REQUEST_COLUMNS} FROM usage u WHERE {column} = :id {near} ORDER BY u.usage_id LIMIT :limit
+            SELECT {REQUEST_COLUMNS} FROM usage u WHERE {matches} ORDER BY u.usage_id LIMIT :limit
         """  # noqa: S608 - made of constants of this module
         if records := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:
             return records

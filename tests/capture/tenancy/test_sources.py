@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import time
+from base64 import urlsafe_b64encode
 from contextlib import closing
 
 import jwt
@@ -324,6 +325,8 @@ FORGED = {
     "that is too long": lambda issuer: issuer.sign(pad="x" * 9_000),
     "that is cut": lambda issuer: issuer.sign()[:-5],
     "that is nonsense": lambda issuer: "eyJ.eyJ.x",
+    "that never ends": lambda issuer: issuer.sign(exp=float("inf")),
+    "that is deeply nested": lambda issuer: f"eyJ{urlsafe_b64encode(b'[' * 6_000).decode()}.eyJ.x",
 }
 
 
@@ -331,6 +334,15 @@ FORGED = {
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 def test_a_token_is_rejected(tokens, issuer, forged):
     assert who(tokens, bearer(forged(issuer))) == ("default", "rejected:token")
+
+
+@pytest.mark.parametrize("error", [RecursionError, OverflowError, MemoryError, AttributeError])
+def test_a_token_on_which_the_parser_fails_is_rejected(tokens, issuer, error, monkeypatch):
+    def fail(*_args, **_options):
+        raise error
+
+    monkeypatch.setattr(jwt, "decode", fail)  # versions of PyJWT differ in what they catch themselves
+    assert who(tokens, bearer(issuer.sign())) == ("default", "rejected:token")
 
 
 def test_two_tokens_of_two_tenants_are_nobodys(tokens, issuer):

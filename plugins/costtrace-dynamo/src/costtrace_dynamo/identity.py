@@ -13,6 +13,7 @@ from costtrace_vllm.request_context import RequestContext
 from costtrace.capture.request_context import dynamo_key, valid_traceparent
 from costtrace.capture.tenancy.identity import INVALID
 from costtrace.config.tenant_names import tenant_name
+from costtrace.core.client_text import short
 from costtrace.core.events import COUNTED_PROMPT, HANDS_OVER
 
 SALT_PREFIX = "dynamo-cache-salt:"
@@ -77,6 +78,7 @@ def request_context(
     *prefilled*: another worker has computed the prompt.
     """
     name, source = tenant
+    request_id = short(request_id)
     key, elsewhere = dynamo_key(request_id)
     return RequestContext(
         request_key=key,

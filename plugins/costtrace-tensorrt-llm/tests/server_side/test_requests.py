@@ -141,3 +141,13 @@ def test_a_context_of_dynamo_without_anything_does_not_keep_the_request_from_bei
         return [answer async for answer in requests.wrap_dynamo(generate_locally)(None, "asked", object())]
 
     assert asyncio.run(ask()) == ["asked"]
+
+
+def test_what_a_client_chooses_is_cut(path):
+    parent, adapter = "cc" + PARENT[2:] + "-" + "x" * 1_000_000, SimpleNamespace(lora_name="l" * 1_000_000)
+    request = GenerationRequest([1], None, lora_request=adapter, trace_headers={"traceparent": parent})
+    context = request_context.decode(request_context.text_on(request))
+    assert (len(context.traceparent), len(context.model)) == (273, 273)
+    served = request_context.decode(request_context.text_on(serve([(b"traceparent", parent.encode())])))
+    assert served.traceparent == context.traceparent
+    assert len(requests._dynamo_key(SimpleNamespace(id=lambda: "d" * 1_000_000))) == len("dynamo:") + 273

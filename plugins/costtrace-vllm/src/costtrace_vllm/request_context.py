@@ -16,6 +16,8 @@ _CHILD = re.compile(r"\d+_")
 _SUFFIX = re.compile(r"-[0-9a-f]{8}$")
 _BEAM = re.compile(r"-[0-9a-f]{16,32}-beam-\d+$")
 _PROMPT_INDEX = re.compile(r"(-prompt-\d+-chunk-\d+|-\d+)$")
+_LONGEST_END = 96
+"""Characters in which such an end is looked for: an id may have millions."""
 _OPERATIONS = (
     ("chatcmpl-", "chat"),
     ("resp_", "chat"),
@@ -70,24 +72,27 @@ def prompt_of(internal_id: str, external_id: str, response_id: str = "") -> str:
 
     A beam search adds its marks behind the *response_id* that its server has chosen. Before them is a client's text.
     """
-    beam = _BEAM.search(external_id, len(response_id)) if response_id and external_id.startswith(response_id) else None
-    return external_id[: beam.start()] if beam else parent_id(internal_id, external_id)
+    known = response_id and external_id.startswith(response_id)
+    whole = _without(_BEAM, external_id, len(response_id)) if known else external_id
+    return whole if whole is not external_id else parent_id(internal_id, external_id)
 
 
 def response_id(external_id: str, *, pooling: bool) -> str:
     """The ``id`` in the response, by the engine's *external_id*, where the server has not kept it for middlewares."""
-    beam = _BEAM.search(external_id)
-    if beam:
-        external_id = external_id[: beam.start()]
-    if pooling or (external_id.startswith("cmpl-")):
-        return _PROMPT_INDEX.sub("", external_id)
-    return external_id
+    external_id = _without(_BEAM, external_id)
+    return _without(_PROMPT_INDEX, external_id) if pooling or external_id.startswith("cmpl-") else external_id
 
 
 def external_of(internal_id: str) -> str:
     """What *internal_id* was before vLLM added its random suffix, for an engine whose server sent no context."""
     child = _CHILD.match(internal_id)
-    return _SUFFIX.sub("", internal_id[child.end() :] if child else internal_id)
+    return _without(_SUFFIX, internal_id[child.end() :] if child else internal_id)
+
+
+def _without(end: re.Pattern[str], text: str, start: int = 0) -> str:
+    """*text* without the *end* that it has at *start* or later; *text* itself where it has none."""
+    found = end.search(text, max(start, len(text) - _LONGEST_END))
+    return text[: found.start()] if found else text
 
 
 def operation_of(path: str, external_id: str, *, pooling: bool) -> str:

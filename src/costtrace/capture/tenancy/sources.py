@@ -205,7 +205,7 @@ class JwtSource:
             )
             value = claims.get(self._claim)
             return tenant_name(value.encode(), self._max_length) if isinstance(value, str) else None
-        except (self._jwt.PyJWTError, ValueError, TypeError):
+        except Exception:  # noqa: BLE001 - a token on which the parser fails, however it does, is a bad token
             return None
 
 

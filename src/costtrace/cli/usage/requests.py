@@ -27,6 +27,7 @@ from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.ledger.wholes import find_wholes, parts_of, whole_habits, whole_requests
 from costtrace.pricing.carbon_file import stated_intensity
 from costtrace.reports.output.render import render
+from costtrace.reports.output.tables import brief
 from costtrace.reports.requests.joined import join
 from costtrace.reports.requests.joined_query import find_parts, parts
 from costtrace.reports.requests.joined_tables import parts_table, wholes_table
@@ -118,7 +119,7 @@ def requests(
         )
         wanted = [(request.tenant, request.model) for request in rows]
         peers = usual(whole_habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
-    what = f"Request {identifier}" if identifier else "The most expensive requests" if dearest else "Requests"
+    what = f"Request {brief(identifier)}" if identifier else "The most expensive requests" if dearest else "Requests"
     if not rows and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return
@@ -154,4 +155,4 @@ def _joined(home: Path, also: tuple[Path, ...], asked: Asked, identifier: str | 
 
 def unknown_request(identifier: str) -> CosttraceError:
     """The error for a request that the ledger does not have."""
-    return CosttraceError(f"no request {identifier!r} is in the ledger; it appears there when it has ended")
+    return CosttraceError(f"no request {brief(identifier)!r} is in the ledger; it appears there when it has ended")

@@ -55,6 +55,11 @@ def text(heading: str, value: Callable[[Line], str]) -> Column[Line]:
     return Column(heading, value, right=False)
 
 
+def brief(name: str, most: int = 80) -> str:
+    """*name* as people see it: at most so many characters, ``...`` at the end where it has more."""
+    return name if len(name) <= most else f"{name[: most - 3]}..."
+
+
 def count(heading: str, value: Callable[[Line], int | None]) -> Column[Line]:
     """A column of whole numbers, in groups of thousands; nothing where the line has none."""
 

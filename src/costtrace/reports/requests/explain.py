@@ -7,7 +7,7 @@ from costtrace.core.units import show_amount, show_seconds
 from costtrace.ledger.answers import Fit, Request
 from costtrace.reports.evidence.model import basis
 from costtrace.reports.output.render import clean
-from costtrace.reports.output.tables import Row, Table, per_cent
+from costtrace.reports.output.tables import Row, Table, brief, per_cent
 from costtrace.reports.requests.tables import request_energy, request_fields
 from costtrace.reports.requests.why import Peers, Usual, why
 
@@ -62,7 +62,8 @@ def as_text(explanation: Explanation, bar: str) -> str:
     """An explanation for a terminal; *bar* is what bars are made of."""
     request, usual = explanation.request, explanation.usual
     lines = [] if explanation.whole is None else [_all_parts(explanation.whole), ""]
-    lines += [f"Request {request.request_id}: {request.tenant}, {request.model}, on engine {request.engine_id}", ""]
+    where = f"{request.tenant}, {request.model}, on engine {request.engine_id}"
+    lines += [f"Request {brief(request.request_id)}: {where}", ""]
     lines += [f"  {sentence}" for sentence in explanation.sentences]
     lines += ["", *_plot(explanation.measures, bar)]
     if usual is not None and usual.requests > 1:
@@ -75,7 +76,7 @@ def as_text(explanation: Explanation, bar: str) -> str:
 def _all_parts(whole: Request) -> str:
     cost = show_amount(whole.cost_nano, whole.currency or None)
     return (
-        f"Request {whole.request_id} has {whole.parts} parts, explained below. Together: {whole.input_tokens:,} "
+        f"Request {brief(whole.request_id)} has {whole.parts} parts, explained below. Together: {whole.input_tokens:,} "
         f"prompt tokens, {whole.output_tokens:,} output tokens, GPU time {show_seconds(whole.gpu_ns)}, cost {cost} "
         "without idle."
     )

@@ -5,7 +5,7 @@ from datetime import tzinfo
 
 from costtrace.core.units import show_amount, show_joules, show_seconds
 from costtrace.core.wall_time import show_time
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, text
+from costtrace.reports.output.tables import Column, Row, Table, Value, brief, count, text
 from costtrace.reports.requests.joined import Attempt, Share, Whole
 
 ROLES = ("prefill", "decode", "aggregated")
@@ -22,7 +22,7 @@ def wholes_table(wholes: Sequence[Whole], title: str, zone: tzinfo) -> Table[Who
         text("ended", lambda whole: show_time(whole.ended_ns, zone)),
         text("tenant", lambda whole: whole.tenant),
         text("model", lambda whole: whole.model),
-        text("request", lambda whole: whole.request_id),
+        text("request", lambda whole: brief(whole.request_id)),
         text("parts", _roles),
         count("input tok", lambda whole: whole.input_tokens),
         count("cached", lambda whole: whole.cached_tokens),

@@ -8,9 +8,10 @@ from costtrace.core.units import per_million_tokens, show_amount, show_joules, s
 from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Request
 from costtrace.pricing.carbon import CarbonIntensity, request_ug, show_grams
-from costtrace.reports.output.tables import Column, Row, Table, Value, count, text
+from costtrace.reports.output.tables import Column, Row, Table, Value, brief, count, text
 from costtrace.reports.requests.why import Peers, why
 
+IDS = ("request_id", "request_key", "traceparent", "model")
 TIMES = ("arrived_ns", "scheduled_ns", "decode_ns_at", "ended_ns")
 
 
@@ -56,7 +57,7 @@ def list_table(
         text("ended", lambda request: show_time(request.ended_ns, zone)),
         text("tenant", lambda request: request.tenant),
         text("model", lambda request: request.model),
-        text("request", lambda request: request.request_id),
+        text("request", lambda request: brief(request.request_id)),
         count("input tok", lambda request: request.input_tokens),
         count("cached", lambda request: request.cached_tokens),
         count("output tok", lambda request: request.output_tokens),
@@ -97,14 +98,16 @@ def detail_table(request: Request, zone: tzinfo, carbon: CarbonIntensity | None 
         text("field", lambda field: field.name),
         text("value", lambda field: field.shown),
     )
-    title = f"Request {request.request_id}, on engine {request.engine_id}"
+    title = f"Request {brief(request.request_id)}, on engine {request.engine_id}"
     return Table("request", title, columns, lines, view=True)
 
 
 def _shown(request: Request, name: str, value: Value, zone: tzinfo) -> str:
     """A field for people, with the exact value where the rounded one hides it."""
     shown = str(value)
-    if isinstance(value, tuple):
+    if name in IDS:
+        shown = brief(shown, 300)
+    elif isinstance(value, tuple):
         shown = ", ".join(value)
     elif value is None:
         shown = "unknown"

@@ -15,6 +15,7 @@ from costtrace.capture.asgi import headers_of, peer_of
 from costtrace.capture.request_context import dynamo_key, traceparent_of, valid_traceparent
 from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
+from costtrace.core.client_text import short
 from costtrace.core.events import COUNTED_REQUEST
 from costtrace.core.guard import guard
 from costtrace_tensorrt_llm import request_context
@@ -92,7 +93,7 @@ def wrap_label(original: Method, self: Any, *args: Any, **kwargs: Any) -> None:
 
 def _context_of(request: Any) -> RequestContext:
     caller = _caller.get()
-    adapter = str(read(read(request, "lora_request"), "lora_name", "") or "")
+    adapter = short(str(read(read(request, "lora_request"), "lora_name", "") or ""))
     if caller is not None:
         caller.sent += 1
         elsewhere = caller.elsewhere | (COUNTED_REQUEST if caller.sent > 1 else 0)
@@ -146,7 +147,7 @@ def _value(context: Any, name: str) -> Any:
 def _dynamo_key(context: Any) -> tuple[str, int]:
     """Key by the id that Dynamo gives every worker that works on a request, and what of it is counted elsewhere."""
     name = _value(context, "id")
-    return dynamo_key(name) if isinstance(name, str) and name else ("", 0)
+    return dynamo_key(short(name)) if isinstance(name, str) and name else ("", 0)
 
 
 def _dynamo_headers(context: Any) -> list[tuple[bytes, bytes]]:

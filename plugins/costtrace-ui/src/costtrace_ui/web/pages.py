@@ -9,7 +9,7 @@ from costtrace.core.units import NS_PER_HOUR, NS_PER_S, UJ_PER_J, amount, show_a
 from costtrace.core.wall_time import moment, show_time
 from costtrace.ledger.answers import Ended, Period, Request, Used
 from costtrace.ledger.verify.lines import Discrepancy
-from costtrace.reports.output.tables import AnyTable, Column, Row, Table
+from costtrace.reports.output.tables import AnyTable, Column, Row, Table, brief
 from costtrace.reports.requests.explain import Explanation, Measure
 from costtrace.reports.requests.tables import detail_table, list_table
 from costtrace.reports.usage.summary import Line, summarize
@@ -245,7 +245,7 @@ def request(explanations: Sequence[Explanation], zone: tzinfo) -> Page:
         detail = detail_table(record, zone)
         body += section("All of it", html_table(detail) + json_link(record.record_id))
     first = explanations[0].request
-    title = f"Request {first.request_id}"
+    title = f"Request {brief(first.request_id)}"
     cost = show_amount(first.cost_nano, first.currency or None)
     ended = f"ended {show_time(first.ended_ns, zone)}, cost {cost} without idle"
     return Page("requests/one", title, body, "", ended, any(part.request.simulated for part in explanations))

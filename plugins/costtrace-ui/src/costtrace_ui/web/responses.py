@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
 from costtrace.cli.time_words import stretch_ns
+from costtrace.core.client_text import short
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
 from costtrace.ledger.queries import ORDERS, bounds
@@ -184,7 +185,7 @@ class Responder:
 
 
 def _identifier(path: str) -> str:
-    return unquote(path.partition("/")[2])[:MAX_TEXT]
+    return short(unquote(path.partition("/")[2]))
 
 
 def _page_query(query: str) -> pages.PageQuery:

@@ -8,6 +8,9 @@ from collections import OrderedDict, abc
 from collections.abc import Hashable
 from typing import Any, Final
 
+import msgspec
+
+from costtrace.core.client_text import MOST, short, writable
 from costtrace.core.events import Delivered, SequenceAdded, SequenceFinished
 from costtrace.core.rows import local_key
 from costtrace_vllm import request_context
@@ -25,6 +28,8 @@ OVERHEAD: Final = "overhead"
 CLOSED = 4_096
 """Ended sequences for which a late note of delivered tokens is still understood."""
 UNOBSERVED = "unobserved"
+LONG = 16 * MOST
+"""Characters of a context that has no text of more than `MOST`, whatever its labels."""
 
 
 class Sequence:
@@ -83,21 +88,23 @@ class Sequences:
         """Take in a sequence that has reached the engine."""
         context = request_context.decode(header) if header else None
         if context is None:  # the front end has no costtrace, or is not in Python
-            request_id = request_context.response_id(request_context.external_of(name), pooling=pooling)
+            request_id = short(request_context.response_id(request_context.external_of(name), pooling=pooling))
             operation = request_context.operation_of("", request_id, pooling=pooling)
-            key = local_key(request_id)
-            context = RequestContext(key, request_id, name, operation, "default", "default:no-context")
+            key, prompt = local_key(request_id), short(name)
+            context = RequestContext(key, request_id, prompt, operation, "default", "default:no-context")
+        elif len(header or "") > LONG:  # another front end's: costtrace's own has cut each text
+            context = msgspec.convert(writable(context), RequestContext)
         if name in self.known:  # ids can be used again where vLLM's random suffix is switched off
             self.forget(name)
         added = SequenceAdded(
             slot=self._slot(),
             at_ns=at_ns,
-            sequence_id=name,
+            sequence_id=name if len(name) <= MOST else short(name),
             request_id=context.request_id,
             request_key=context.request_key,
             prompt_key=context.prompt_key,
             prompt_tokens=prompt_tokens,
-            model=lora or self._model,
+            model=short(lora) if lora else self._model,
             tenant=context.tenant,
             tenant_source=context.tenant_source,
             operation=context.operation,
@@ -114,14 +121,14 @@ class Sequences:
 
     def add_unobserved(self, name: str, prompt_tokens: int, at_ns: int) -> SequenceAdded:
         """Take in a sequence whose note of arrival was dropped: its tokens are in the steps, its tenant is unknown."""
-        request_id = request_context.external_of(name)
+        request_id, sequence_id = short(request_context.external_of(name)), short(name)
         added = SequenceAdded(
             slot=self._slot(),
             at_ns=at_ns,
-            sequence_id=name,
+            sequence_id=sequence_id,
             request_id=request_id,
             request_key=local_key(request_id),
-            prompt_key=name,
+            prompt_key=sequence_id,
             prompt_tokens=prompt_tokens,
             model=self._model,
             tenant="",
@@ -147,7 +154,7 @@ class Sequences:
         """Note what the client got; None where the sequence is unknown or has such a note: vLLM repeats aborts."""
         sequence = self.known.get(name)
         if sequence is None:
-            slot = self._closed.pop(name, None)
+            slot = self._closed.pop(short(name), None)
             return None if slot is None else Delivered(slot, at_ns, reason, tokens)
         if sequence.delivered:
             return None
@@ -160,7 +167,7 @@ class Sequences:
         del self.slots[name]
         self.ending = [ending for ending in self.ending if ending[0] != name]
         if not sequence.delivered:
-            self._closed[name] = sequence.slot
+            self._closed[sequence.added.sequence_id] = sequence.slot
             if len(self._closed) > CLOSED:
                 self._closed.popitem(last=False)
 

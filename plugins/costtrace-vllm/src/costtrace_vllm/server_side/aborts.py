@@ -12,6 +12,7 @@ from functools import wraps
 from importlib import import_module
 from typing import Any
 
+from costtrace.core.client_text import short
 from costtrace.core.guard import guard
 
 REMEMBERED = 10_000
@@ -31,7 +32,7 @@ def wrap_finish(original: Callable[..., Any]) -> Callable[..., Any]:
         with guard("vllm.finish_request"):
             detokenizer = req_state.detokenizer
             if detokenizer is not None and getattr(detokenizer, "stop", None):
-                _delivered[req_state.request_id] = detokenizer.num_output_tokens()
+                _delivered[short(req_state.request_id)] = detokenizer.num_output_tokens()
                 if len(_delivered) > REMEMBERED:
                     _delivered.popitem(last=False)
         return original(self, req_state, *args, **kwargs)
@@ -94,4 +95,4 @@ def _stop_notes(request_ids: list[str]) -> list[int | str]:
     """Tokens and id of each of *request_ids* that the server has ended itself. Each is sent once."""
     if not _delivered:
         return []
-    return [part for i in request_ids if i in _delivered for part in (_delivered.pop(i), i)]
+    return [part for i in request_ids if (kept := short(i)) in _delivered for part in (_delivered.pop(kept), i)]

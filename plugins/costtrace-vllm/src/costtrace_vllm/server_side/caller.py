@@ -9,6 +9,7 @@ from costtrace.capture.asgi import headers_of, peer_of
 from costtrace.capture.node_files.cost_estimates import Estimate
 from costtrace.capture.request_context import traceparent_of
 from costtrace.capture.tenancy.identity import Identity, resolve
+from costtrace.core.client_text import short
 from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST
 from costtrace_vllm.process import process
 from costtrace_vllm.server_side.routes import route_of
@@ -70,7 +71,7 @@ class Caller:
 
     def ledger_id(self) -> str:
         """An id by which the ledger finds the request: the response's, else the request's key; '' if there is none."""
-        return self.response_id() or self.key
+        return short(self.response_id()) or self.key
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("costtrace_caller", default=None)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from costtrace.core import clock
+from costtrace.core.client_text import short
 from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST, HANDS_OVER
 from costtrace.core.guard import guard, swallow
 from costtrace.core.rows import local_key
@@ -33,10 +34,10 @@ def wrap_http(original: Callable[..., Any]) -> Callable[..., Any]:
             # A mounted application gets its parent's scope: the request is noted already.
             if scope["type"] in {"http", "websocket"} and SCOPE_KEY not in scope:
                 scope[SCOPE_KEY] = caller = Caller(scope)
+                token = current_caller.set(caller)
                 refusal = refusals.refusal_of(caller)
                 if answer_estimates.are_wanted() and routes.is_engine_work(scope):
                     answer = answer_estimates.with_headers(send, lambda: answer_estimates.headers_of(caller))
-                token = current_caller.set(caller)
         except Exception as error:  # noqa: BLE001 - a request must not fail by its bookkeeping
             swallow("vllm.http", error)
         try:
@@ -123,7 +124,7 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
     pooling = request.pooling_params is not None
     caller, registered = current_caller.get(), _registered.get(external_id)
     response_id = caller.response_id() if caller is not None else ""
-    prompt_key = request_context.prompt_of(request.request_id, external_id, response_id)
+    prompt_key = short(request_context.prompt_of(request.request_id, external_id, response_id))
     path = caller.path if caller is not None and registered is None else ""
     operation = request_context.operation_of(path, external_id, pooling=pooling)
     # Without a server that knows all sequences of its request: the first of several children counts.
@@ -136,7 +137,7 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
             elsewhere=registered.elsewhere | elsewhere,
         )
     if caller is None:  # vLLM as a library: the process is the tenant
-        request_id = request_context.response_id(external_id, pooling=False)
+        request_id = short(request_context.response_id(external_id, pooling=False))
         tenant = process.settings.tenant_default
         key = local_key(request_id)
         return RequestContext(key, request_id, prompt_key, operation, tenant, "process", elsewhere=elsewhere)
@@ -147,7 +148,7 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
         identity = caller.identity
     return RequestContext(
         request_key=caller.key,
-        request_id=response_id or request_context.response_id(external_id, pooling=pooling),
+        request_id=short(response_id or request_context.response_id(external_id, pooling=pooling)),
         prompt_key=prompt_key,
         operation=operation,
         tenant=identity.tenant,
