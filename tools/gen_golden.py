@@ -3,8 +3,9 @@
     python tools/gen_golden.py [--out tests/golden/<version>]
 
 Journals of all kinds of records; ledgers in the middle of an engine's life, at its end, closed and re-rated, and
-compacted, as SQL (whatever SQLite they are read with); a configuration, prices, tenants and budgets. The same each
-time: clocks are set, lives come from seeds. Golden files of a release that is out are never written again.
+compacted, as SQL (whatever SQLite they are read with); the DDL of the fleet store; a configuration, prices, tenants and
+budgets. The same each time: clocks are set, lives come from seeds. Golden files of a release that is out are never
+written again.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import msgspec
+from costtrace_fleet.schema import Layout, statements
 from costtrace_lab.engines.random_engine import Profile
 from costtrace_lab.engines.schedules import WALL_OFFSET_NS, Life, random_life
 from costtrace_lab.simulator.journals import _OpenState
@@ -272,8 +274,16 @@ def compact_books(path: Path) -> None:
     ledger.close()
 
 
+def write_stores(out: Path) -> None:
+    """The DDL of the fleet store, of one server and of a cluster."""
+    for name, layout in (("fleet", Layout()), ("fleet-cluster", Layout(cluster="main"))):
+        text = "".join(f"{statement};\n\n" for statement in statements(layout))
+        (out / f"{name}.sql.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
 def write(out: Path) -> None:
     """Write all golden files into *out*, an empty folder."""
+    write_stores(out)
     for name, text in SETTINGS_FILES.items():
         (out / name).write_text(text, encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:

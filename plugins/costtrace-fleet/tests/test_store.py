@@ -145,6 +145,35 @@ def test_two_long_answers_of_the_embedded_engine_are_read_side_by_side_from_disk
     assert list(both) == [(tuple(row), tuple(row)) for block in blocks for row in block]
 
 
+@pytest.mark.parametrize(
+    ("kind", "message", "lacks"),
+    [
+        ("ProgrammingError", "Unrecognized column 'prefix_ns' in table usage_rows", True),
+        ("DatabaseError", "Code: 60. DB::Exception: Table costtrace.rollup_rows does not exist. (UNKNOWN_TABLE)", True),
+        ("DatabaseError", f"Code: 47. Unknown expression identifier{' x' * 300}. (UNKNOWN_IDENTIFIER)", True),
+        ("DatabaseError", "Code: 81. DB::Exception: Database costtrace does not exist. (UNKNOWN_DATABASE)", True),
+        ("DatabaseError", "Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)", False),
+    ],
+)
+def test_a_store_that_lacks_what_this_version_needs_is_refused_with_the_command_that_adds_it(kind, message, lacks):
+    exceptions = pytest.importorskip(
+        "clickhouse_connect.driver.exceptions", reason="clickhouse-connect is missing: install costtrace-fleet"
+    )
+
+    class Refusing:
+        def query_row_block_stream(self, *_, **__):
+            raise getattr(exceptions, kind)(message)
+
+        insert = query_row_block_stream
+
+    store = ClickHouseStore(Refusing(), "node:8123", "costtrace")
+    for ask in (lambda: list(store.rows("SELECT 1")), lambda: store.insert(POSTING, [(1,)], 1)):
+        with pytest.raises(LedgerError, match=r"the store node:8123 refuses: ") as refused:
+            ask()
+        assert ("earlier version" in str(refused.value)) == lacks
+        assert ("run `costtrace fleet init`" in str(refused.value)) == lacks
+
+
 class Day:
     """A store whose postings of a day are these rows; of other tables it has none."""
 

@@ -4,6 +4,7 @@ Readers use views (`views`), which have the ledger's names, and amounts wide eno
 64 bits of nanoseconds in eleven days.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from costtrace_fleet.tables import (
@@ -39,9 +40,12 @@ def statements(layout: Layout) -> list[str]:
     on = f" ON CLUSTER {layout.cluster}" if layout.cluster else ""
     ddl = [f"CREATE DATABASE IF NOT EXISTS {layout.database}{on}"]
     for table in TABLES:
-        ddl.append(_local(table, layout, on))
+        ddl += [
+            _local(table, layout, on),
+            _upgrade(table, f"{layout.database}.{_rows(table, layout)}{on}", _indexes(table)),
+        ]
         if layout.cluster:
-            ddl.append(_distributed(table, layout, on))
+            ddl += [_distributed(table, layout, on), _upgrade(table, f"{layout.database}.{table.name}_rows{on}")]
     ddl += views(layout.database, on)
     ddl.append(_bill_by_day(layout, on))
     return ddl
@@ -78,13 +82,8 @@ def row_policies(layout: Layout) -> list[str]:
 
 
 def _local(table: Table, layout: Layout, on: str) -> str:
-    columns = ",\n".join(f"    `{name}` {kind}{_codec(name, kind)}" for name, kind in table.columns.items())
-    indexes = ""
-    if table in (USAGE, LATE_USAGE):
-        indexes = "".join(
-            f",\n    INDEX by_{name} {name} TYPE bloom_filter GRANULARITY 4"
-            for name in ("record_id", "request_id", "request_key")
-        )
+    columns = ",\n".join(f"    {_column(name, kind)}" for name, kind in table.columns.items())
+    indexes = "".join(f",\n    INDEX {index}" for index in _indexes(table))
     engine = "ReplacingMergeTree(pushed_ns)"
     if layout.cluster:
         path = f"/clickhouse/tables/{{shard}}/{layout.database}/{table.name}_rows"
@@ -95,6 +94,18 @@ def _local(table: Table, layout: Layout, on: str) -> str:
         f"    `pushed_ns` UInt64{indexes}\n) ENGINE = {engine}{partition}\nORDER BY ({', '.join(table.key)})"
         f"{_ttl(table, layout)}"
     )
+
+
+def _indexes(table: Table) -> list[str]:
+    names = ("record_id", "request_id", "request_key") if table in (USAGE, LATE_USAGE) else ()
+    return [f"by_{name} {name} TYPE bloom_filter GRANULARITY 4" for name in names]
+
+
+def _upgrade(table: Table, where: str, indexes: Sequence[str] = ()) -> str:
+    """Add the columns and indexes that a table of an earlier version lacks. Its rows have NULL in them: not known."""
+    parts = [f"COLUMN IF NOT EXISTS {_column(*each)}" for each in table.columns.items() if each[0] not in table.key]
+    parts += [f"INDEX IF NOT EXISTS {index}" for index in indexes]
+    return f"ALTER TABLE {where}\n" + ",\n".join(f"    ADD {part}" for part in parts)
 
 
 def _rows(table: Table, layout: Layout) -> str:
@@ -123,6 +134,10 @@ def _bill_by_day(layout: Layout, on: str) -> str:
         f"count() AS lines, {sums}\nFROM {layout.database}.line\n"
         "GROUP BY day_ns, tenant, model, kind, reason, engine_id, rate_id"
     )
+
+
+def _column(name: str, kind: str) -> str:
+    return f"`{name}` {kind}{_codec(name, kind)}"
 
 
 def _codec(name: str, kind: str) -> str:

@@ -29,6 +29,12 @@ SETTINGS = {
     "do_not_merge_across_partitions_select_final": 1,
     "enable_positional_arguments": 1,
 }
+_LACKS = re.compile(r"Unrecognized column|UNKNOWN_(TABLE|IDENTIFIER|DATABASE)|NO_SUCH_COLUMN_IN_TABLE")
+"""What a store says, or the client for it, that lacks a table or a column."""
+_UPGRADE = (
+    ". If an earlier version made it, or none did: run `costtrace fleet init` with this one (for a cluster, what "
+    "`costtrace fleet ddl --cluster NAME` prints)"
+)
 SPOOL_BYTES = 1 << 24
 """How much of an answer of the embedded engine is kept in memory; the rest goes to disk."""
 
@@ -84,7 +90,7 @@ class ClickHouseStore:
             self._client.command(statement)
 
     def create(self, layout: Layout) -> None:
-        """Create the database, tables and views that are missing. Raises: LedgerError."""
+        """Create the database, and tables, columns and views that are missing. Raises: LedgerError."""
         self._client.database = "default"  # ours may not exist yet
         try:
             for statement in statements(layout):
@@ -103,7 +109,8 @@ class ClickHouseStore:
         try:
             yield
         except (Error, OSError) as error:
-            raise LedgerError(f"the store {self.where} refuses: {_brief(error)}") from error
+            remedy = _UPGRADE if _LACKS.search(str(error)) else ""
+            raise LedgerError(f"the store {self.where} refuses: {_brief(error)}{remedy}") from error
 
 
 def _spooled(stream: Any) -> Iterator[Row]:

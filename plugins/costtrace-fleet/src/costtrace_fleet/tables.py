@@ -15,7 +15,11 @@ AMOUNT, MAYBE, COUNT, TEXT, NAME = "Int64", "Nullable(Int64)", "UInt32", "String
 
 
 class Table(NamedTuple):
-    """One table: its columns, with their types, in the ledger's order; and the key by which a row is unique."""
+    """One table: its columns, with their types, in the ledger's order; and the key by which a row is unique.
+
+    Stores of earlier versions are upgraded by adding columns (`schema`): a later one is MAYBE and in no key, because a
+    row of an older node has NULL there.
+    """
 
     name: str
     columns: dict[str, str]
