@@ -54,13 +54,20 @@ _INTRODUCTION = (
     "- A record that the receiver refuses for good, while it takes others, is left out and named in a notice. A",
     "  receiver that takes nothing is waited for. Nothing here ever holds up the agent.",
     "- A caller that does not sample its trace (flag 00) gets no span; ledger and metrics have the request.",
-    "- Metrics are exported every `OTEL_METRIC_EXPORT_INTERVAL` ms, cumulative.",
+    "- Metrics are exported every `OTEL_METRIC_EXPORT_INTERVAL` ms: cumulative, or as deltas where",
+    "  `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=delta` asks for them (Datadog, Dynatrace). What a receiver of",
+    "  deltas has acknowledged is noted in the ledger, so nothing is counted again after a restart: a delta that was not",
+    "  taken is part of the next one, and a receiver without a note gets the ledger from its beginning. Histograms that",
+    "  were not taken are sent again while the agent runs, at most 60 exports. An agent that is killed between the",
+    "  receiver's answer and its note sends that export again, and what `costtrace compact` has summed counts as sent.",
     "",
 )
 _METRICS_NOTE = (
-    "Counters are cumulative and continue after a restart of the agent: they are read from the ledger.",
+    "Counters continue after a restart of the agent: they are read from the ledger, but for `hw.energy` and costtrace's",
+    "own health, which begin with the agent.",
     "Histograms are of the running agent; over OTLP they are exponential and carry exemplars that point to the",
-    "request's span. The Prometheus endpoint has the same figures under the names and labels shown.",
+    "request's span. The Prometheus endpoint has the same figures under the names and labels shown, and in OpenMetrics",
+    "when each series began ([what that needs](operations.md#prometheus)).",
     f"Tenants beyond the cardinality limit are shown together as `{OTHER_TENANT}`.",
 )
 

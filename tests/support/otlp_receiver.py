@@ -177,8 +177,13 @@ class Receiver:
         self.spans: list[Any] = []
         self.resources: list[dict[str, Any]] = []
         self.metrics: list[Any] = []
+        """Those of the last export."""
+        self.exports: list[list[Any]] = []
+        """The metrics of each export that it took."""
         self.headers: list[dict[str, str]] = []
         self.requests = 0
+        self.status = 200
+        """The answer to metrics."""
         self.decide: Callable[[ExportTraceServiceRequest], int] = lambda _: 200
         self.changed = threading.Condition()
 
@@ -186,7 +191,7 @@ class Receiver:
         with self.changed:
             self.requests += 1
             self.headers.append(headers)
-            status = 200
+            status = self.status
             if path == "/v1/metrics":
                 self.metrics = [
                     m
@@ -194,6 +199,8 @@ class Receiver:
                     for scope in resource.scope_metrics
                     for m in scope.metrics
                 ]
+                if status == 200:
+                    self.exports.append(self.metrics)
             elif path != "/v1/logs":  # other people's
                 message = ExportTraceServiceRequest.FromString(body)
                 status = self.decide(message)

@@ -1,6 +1,8 @@
 """Spans and metrics over real sockets: receivers that come and go, refuse, hang and die."""
 
+import itertools
 import logging
+import math
 import os
 import signal
 import socket
@@ -21,6 +23,7 @@ from otlp_receiver import (
     attributes,
     cursor,
     emitting,
+    engine,
     expected,
     listening,
     new_ledger,
@@ -437,6 +440,136 @@ def test_metrics_over_otlp_add_up_to_the_ledger_and_point_to_spans(tmp_path):
         started = ledgers("SELECT min(started_wall_ns) FROM engine")
         assert {p.start_time_unix_nano for p in gpu_time.sum.data_points} == {started}
     assert set(seen) == {(TRACE, f"{span_ids(traced).request:016x}")}
+
+
+def deltas(receiver: Receiver, name: str) -> dict[tuple, list]:
+    """The points of a counter by attributes, in the order of their arrival."""
+    points: dict[tuple, list] = {}
+    for metrics in receiver.exports:
+        for metric in metrics:
+            for point in metric.sum.data_points if metric.name == name else ():
+                assert metric.sum.aggregation_temporality == 1
+                points.setdefault(tuple(sorted(attributes(point).items())), []).append(point)
+    return points
+
+
+def received(receiver: Receiver, name: str) -> float:
+    return math.fsum(p.as_double or p.as_int for points in deltas(receiver, name).values() for p in points)
+
+
+SENT = {
+    "costtrace.cost": "SELECT sum(device_nano + energy_nano) / 1e9 FROM posting",
+    "costtrace.gpu.time": "SELECT sum(gpu_ns) / 1e9 FROM posting",
+    "costtrace.energy": "SELECT sum(energy_uj) / 1e6 FROM posting",
+    "costtrace.unmetered.gpu_time": "SELECT sum(gpu_ns) / 1e9 FROM posting WHERE energy_uj IS NULL",
+    "costtrace.device.time": "SELECT sum(request_ns + idle_ns + overhead_ns + unobserved_ns) / 1e9 FROM meter",
+    "costtrace.tokens": "SELECT sum(input_tokens + output_tokens) FROM usage",
+    "costtrace.wasted.gpu_time": "SELECT sum(wasted_ns) / 1e9 FROM posting",
+}
+
+
+def assert_sent_once(receiver: Receiver, ledger, requests: int) -> None:
+    """A receiver that adds up has the ledger; no two windows of a series overlap, and no point says nothing."""
+    assert received(receiver, "costtrace.requests") == requests
+    for name, sql in SENT.items():
+        assert received(receiver, name) == pytest.approx(ledger.connection.execute(sql).fetchone()[0], rel=1e-12), name
+    for name in ("costtrace.requests", "costtrace.agent.errors", *SENT):
+        for points in deltas(receiver, name).values():
+            for before, point in itertools.pairwise(points):
+                assert before.time_unix_nano <= point.start_time_unix_nano
+            for point in points:
+                assert point.start_time_unix_nano <= point.time_unix_nano
+                assert point.as_double or point.as_int
+
+
+@pytest.fixture
+def delta(otel):
+    otel.setenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+
+
+def run(ledger, receiver: Receiver, url: str, *records, window: int = 0, sent: bool = True) -> None:
+    """An agent's life: it starts, commits *records* if there are any, and has them sent or tries to."""
+    with emitting(ledger, url, traces_only=False) as emission:
+        emission.health.add("agent.errors")
+        for number, one in enumerate(records):
+            emission.publish(write(ledger, turn([one], window=window + number)))
+        taken, failed = len(receiver.exports), emission._metrics.failures
+        if sent:
+            assert receiver.wait(lambda: len(receiver.exports) > taken)
+        else:
+            assert until(lambda: emission._metrics.failures > failed)
+
+
+def test_with_delta_temporality_restarts_send_nothing_twice(tmp_path, delta):
+    ledger, receiver = new_ledger(tmp_path, 41), Receiver()
+    with listening(receiver) as at:
+        for _ in range(3):
+            run(ledger, receiver, at.url)
+
+    assert_sent_once(receiver, ledger, 41)
+    assert received(receiver, "costtrace.agent.errors") == 3  # one in each process
+
+
+def test_with_delta_temporality_an_outage_at_the_restart_loses_nothing(tmp_path, delta):
+    ledger, receiver = new_ledger(tmp_path, 10), Receiver()
+    with listening(receiver) as at:
+        run(ledger, receiver, at.url, *(record(n) for n in range(100, 110)), window=1)
+        receiver.status = 503
+        run(ledger, receiver, at.url, *(record(n, tenant="new") for n in range(110, 120)), window=20, sent=False)
+        receiver.status = 200
+        run(ledger, receiver, at.url, *(record(n) for n in range(120, 131)), window=40)
+        assert_sent_once(receiver, ledger, 41)
+        run(ledger, receiver, at.url)
+    assert_sent_once(receiver, ledger, 41)
+
+
+def test_with_delta_temporality_histograms_of_an_outage_come_afterwards(tmp_path, delta):
+    ledger, receiver = new_ledger(tmp_path), Receiver()
+
+    def values() -> int:
+        found = [m for metrics in receiver.exports for m in metrics if m.name == "costtrace.request.cost"]
+        return sum(p.count for m in found for p in m.exponential_histogram.data_points)
+
+    receiver.status = 503
+    with listening(receiver) as at, emitting(ledger, at.url, traces_only=False) as emission:
+        for number in range(3):
+            failed = emission._metrics.failures
+            emission.publish(write(ledger, turn([record(number)], window=number)))
+            assert until(lambda failed=failed: emission._metrics.failures > failed)
+        assert values() == 0
+        receiver.status = 200
+        assert receiver.wait(lambda: values() >= 3)
+    assert values() == 3
+
+
+def test_another_receiver_of_deltas_gets_the_ledger_from_its_beginning(tmp_path, delta):
+    ledger, first, second = new_ledger(tmp_path, 5), Receiver(), Receiver()
+    with listening(first) as at:
+        run(ledger, first, at.url)
+    with listening(second) as at:
+        run(ledger, second, at.url)
+    assert_sent_once(first, ledger, 5)
+    assert_sent_once(second, ledger, 5)
+
+
+def test_cumulative_counters_go_on_over_a_restart_and_an_outage(tmp_path, otel):
+    otel.setenv("OTEL_TRACES_EXPORTER", "none")
+    ledger, receiver = new_ledger(tmp_path, 10), Receiver()
+    with listening(receiver) as at:
+        run(ledger, receiver, at.url)
+        receiver.status = 503
+        run(ledger, receiver, at.url, record(20), window=1, sent=False)
+        receiver.status = 200
+        run(ledger, receiver, at.url)
+    values: list[float] = []
+    for metrics in receiver.exports:
+        of_requests = next(m for m in metrics if m.name == "costtrace.requests").sum
+        assert of_requests.aggregation_temporality == 2
+        assert {p.start_time_unix_nano for p in of_requests.data_points} == {engine().started_wall_ns}
+        values.append(sum(p.as_int for p in of_requests.data_points))
+    assert (values[0], values[-1]) == (10, 11)
+    assert values == sorted(values)
 
 
 def test_the_processs_global_providers_are_left_alone(tmp_path):

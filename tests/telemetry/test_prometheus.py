@@ -1,9 +1,10 @@
 """The text of the Prometheus endpoint, as prometheus_client's parser reads it."""
 
 import math
+import time
 
 import pytest
-from otlp_receiver import MS, PARENT, RATE, TRACE, engine, new_ledger, record, turn, write
+from otlp_receiver import MS, PARENT, RATE, TRACE, USD, WALL, engine, new_ledger, record, turn, write
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -11,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from costtrace.core.errors import ConfigError
 from costtrace.telemetry.metric_state import DeviceReading, MetricState
-from costtrace.telemetry.prometheus import MetricCollector, PrometheusEndpoint
+from costtrace.telemetry.prometheus import MetricCollector, PrometheusEndpoint, application
 from costtrace.telemetry.span_ids import span_ids
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -156,6 +157,70 @@ def test_health_is_shown_once_it_is_known(state):
     assert families["costtrace_journal_lag_bytes"].samples[0].value == 4096
     assert total(families["costtrace_agent_errors"]) == 3
     assert families["costtrace_records_unsent"].samples[0].value == 17
+
+
+def created(state: MetricState) -> dict[tuple, float]:
+    """When each series began, as a scraper of OpenMetrics gets it from the endpoint."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in parse_openmetrics(answered(state, OPENMETRICS))
+        for sample in family.samples
+        if sample.name.endswith("_created")
+    }
+
+
+def answered(state: MetricState, accept: str) -> str:
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/metrics", "HTTP_ACCEPT": accept}
+    return b"".join(application(state)(environ, lambda _status, _headers: None)).decode()
+
+
+def test_each_series_says_when_it_began_and_says_the_same_after_a_restart(tmp_path, state):
+    ledger = new_ledger(tmp_path)
+    for window, tenant in ((1, "old"), (2, "new"), (0, "old"), (3, "new")):  # one comes late
+        committed = write(ledger, turn([record(window, tenant=tenant)], window=window))
+        state.add(committed.postings, committed.records, committed.meter)
+    restarted = MetricState()
+    restarted.load(ledger.connection)
+
+    of_totals = {key: at for key, at in created(state).items() if not key[0].startswith("costtrace_request_")}
+    assert created(restarted) == of_totals
+    costs = {
+        dict(labels)["tenant"]: at for (name, *labels), at in of_totals.items() if name == "costtrace_cost_created"
+    }
+    window_s, wall_s = 60, WALL / 1e9
+    assert costs == {"": wall_s, "old": wall_s, "new": wall_s + 2 * window_s}
+    requests = {dict(key[1:])["tenant"]: at for key, at in of_totals.items() if key[0] == "costtrace_requests_created"}
+    ended_s = {"old": record(0).ended_ns / 1e9, "new": record(2).ended_ns / 1e9}
+    assert requests == pytest.approx(ended_s, abs=1e-6)  # doubles of this size have steps of 0.2 us
+    shown = {(s.name, *sorted(s.labels.items())) for f in scrape(state).values() for s in f.samples}
+    counters = {(key[0].removesuffix("_total"), *key[1:]) for key in shown if key[0].endswith("_total")}
+    assert counters == {(key[0].removesuffix("_created"), *key[1:]) for key in of_totals}
+
+
+def test_what_begins_with_the_process_says_so(state):
+    before_s = state.started_ns / 1e9
+    state.health.add("agent.errors")
+    state.device(DeviceReading("GPU-a", "H100", "gpu", 1))
+    committed = turn([record(1, ended_ns=WALL)])  # it ended before this process began
+    state.add(committed.postings, committed.records, committed.meter)
+    late = record(2, tenant="new", ended_ns=time.time_ns() + 10**9)
+    state.add([], [(late, USD)], [])
+    begun = {(key[0], dict(key[1:]).get("tenant")): at for key, at in created(state).items()}
+
+    assert begun["costtrace_agent_errors_created", None] == pytest.approx(before_s, abs=1e-6)
+    assert before_s - 1e-6 <= begun["hw_energy_joules_created", None] <= time.time()
+    assert begun["costtrace_request_cost_created", "tenant-1"] == pytest.approx(before_s, abs=1e-6)
+    assert begun["costtrace_request_cost_created", "new"] == pytest.approx(late.ended_ns / 1e9, abs=1e-6)
+
+
+def test_plain_text_has_no_series_that_say_when_others_began(state):
+    committed = turn([record(1)])
+    state.add(committed.postings, committed.records, committed.meter)
+
+    for accept in ("", "text/plain", "text/plain;version=0.0.4", "*/*"):
+        assert "costtrace_requests_total" in answered(state, accept)
+        assert "_created" not in answered(state, accept)
+    assert "costtrace_requests_created" in answered(state, OPENMETRICS)
 
 
 def test_an_address_that_cannot_be_had_is_named_with_the_remedy(state):

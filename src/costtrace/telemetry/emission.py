@@ -11,18 +11,20 @@ from typing import Protocol
 from opentelemetry.sdk.resources import Resource
 
 from costtrace.core.clock import host_name
-from costtrace.core.errors import CosttraceError
+from costtrace.core.errors import ConfigError, CosttraceError
 from costtrace.core.rows import Charge, MeterRow, Posting, UsageCost, UsageRecord
 from costtrace.ledger.store import Ledger
 from costtrace.pricing.carbon import CarbonIntensity
 from costtrace.telemetry.health import Health
 from costtrace.telemetry.ledger_rows import engines
+from costtrace.telemetry.metric_deltas import SentNote
 from costtrace.telemetry.metric_state import DeviceReading, MetricState
 from costtrace.telemetry.otlp_metrics import OtlpMetrics
 from costtrace.telemetry.prometheus import PrometheusEndpoint
 from costtrace.telemetry.span_shipper import Shipped, SpanShipper, consumer
 from costtrace.telemetry.spans import DEFAULT_PROFILES, Profile, SpanBuilder
-from costtrace.telemetry.transport import open_transport, resource, target
+from costtrace.telemetry.totals import Numbers
+from costtrace.telemetry.transport import Target, open_transport, resource, target
 
 _log = logging.getLogger("costtrace.telemetry")
 
@@ -108,7 +110,7 @@ class Emission:
         """Count what was committed and wake the span shipper, which reads the ledger. Returns at once."""
         try:
             self._look_up_new(committed)
-            self.state.add(committed.postings, committed.records, committed.meter)
+            self.state.add(committed.postings, committed.records, committed.meter, self._numbers())
             if self._metrics is not None:
                 self._metrics.record(committed.records)
         except Exception as error:  # noqa: BLE001 metrics are a view: the bill goes on without them
@@ -139,7 +141,20 @@ class Emission:
 
     def _load(self) -> None:
         self._ledger = Ledger(self._path, read_only=True)
-        self.state.load(self._ledger.connection)
+        sent = None
+        with suppress(ConfigError):  # it is reported where metrics begin
+            receiver = target("metrics")
+            sent = self._note(receiver).read(self._ledger.connection) if receiver is not None else None
+        self.state.load(self._ledger.connection, self._numbers(), sent)
+
+    def _numbers(self) -> Numbers | None:
+        """Of the last rows that were committed."""
+        if self._ledger is None:
+            return None
+        return Numbers(self._ledger.last_number("posting"), self._ledger.last_number("usage"))
+
+    def _note(self, receiver: Target) -> SentNote:
+        return SentNote(self._path, consumer(receiver))
 
     def _start_spans(self) -> None:
         receiver = target("traces")
@@ -159,7 +174,7 @@ class Emission:
     def _start_metrics(self) -> None:
         receiver = target("metrics")
         if receiver is not None:
-            self._metrics = OtlpMetrics(self.state, receiver, self._resource(), self._version)
+            self._metrics = OtlpMetrics(self.state, receiver, self._resource(), self._version, self._note(receiver))
 
     def _start_endpoint(self) -> None:
         host, port = self.settings.prometheus_host, self.settings.prometheus_port

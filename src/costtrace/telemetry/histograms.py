@@ -55,10 +55,12 @@ def bounds(metric: s.Metric) -> tuple[float, ...]:
 class Distribution:
     """The histogram of one label set."""
 
-    __slots__ = ("bounds", "counts", "exemplars", "sum")
+    __slots__ = ("begun_s", "bounds", "counts", "exemplars", "sum")
 
-    def __init__(self, upper: tuple[float, ...]) -> None:
+    def __init__(self, upper: tuple[float, ...], begun_s: float) -> None:
         self.bounds = upper
+        self.begun_s = begun_s
+        """The wall time at which it was empty for the last time."""
         self.counts = [0] * (len(upper) + 1)
         """Values in each bucket, not cumulative."""
         self.exemplars: list[Exemplar | None] = [None] * (len(upper) + 1)
@@ -74,6 +76,6 @@ class Distribution:
 
     def copy(self) -> "Distribution":
         """A copy that later values do not change."""
-        copy = Distribution(self.bounds)
+        copy = Distribution(self.bounds, self.begun_s)
         copy.counts, copy.exemplars, copy.sum = self.counts.copy(), self.exemplars.copy(), self.sum
         return copy

@@ -10,6 +10,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.metrics import CallbackOptions, Histogram, Observation
 from opentelemetry.sdk import metrics as sdk
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     MetricExporter,
     MetricExportResult,
     MetricsData,
@@ -23,7 +24,8 @@ from opentelemetry.trace import NonRecordingSpan, set_span_in_context
 from costtrace.core import semconv as s
 from costtrace.core.rows import UsageCost, UsageRecord
 from costtrace.telemetry.histograms import request_values
-from costtrace.telemetry.metric_state import MetricState
+from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, wants_deltas
+from costtrace.telemetry.metric_state import MetricState, attributes_of
 from costtrace.telemetry.span_ids import context, span_ids
 from costtrace.telemetry.transport import GRPC, Target
 
@@ -31,20 +33,29 @@ _log = logging.getLogger("costtrace.telemetry")
 _MOST_POINTS = 1_000_000
 """Label sets of one metric. The SDK's default (2,000) would fold tenants a second time; `Totals` folds them."""
 _FROM_LEDGER = frozenset(m.name for m in s.TOTALS if m.instrument == "counter") - {s.M_HW_ENERGY.name}
-_BOOLEAN = "boolean"
 
 
 class OtlpMetrics:
-    """Exports the metrics every ``OTEL_METRIC_EXPORT_INTERVAL`` milliseconds, cumulative."""
+    """Exports the metrics every ``OTEL_METRIC_EXPORT_INTERVAL`` milliseconds; with a note, as deltas where asked to."""
 
-    def __init__(self, state: MetricState, target: Target, resource: Resource, version: str | None = None) -> None:
+    def __init__(
+        self,
+        state: MetricState,
+        target: Target,
+        resource: Resource,
+        version: str | None = None,
+        note: SentNote | None = None,
+    ) -> None:
         self._state = state
         inner: MetricExporter = GrpcMetricExporter() if target.protocol == GRPC else HttpMetricExporter()
         self._exporter = _Exporter(inner, state)
         views = [
             View(instrument_name=m.name, aggregation=ExponentialBucketHistogramAggregation()) for m in s.HISTOGRAMS
         ]
-        self._provider = sdk.MeterProvider([_reader(self._exporter)], resource, shutdown_on_exit=False, views=views)
+        exporter: MetricExporter = self._exporter
+        if note is not None and wants_deltas(exporter):
+            exporter = DeltaExporter(exporter, state, note)
+        self._provider = sdk.MeterProvider([_reader(exporter)], resource, shutdown_on_exit=False, views=views)
         meter = self._provider.get_meter(s.SCOPE, version)
         for metric in (*s.TOTALS, *s.HEALTH.values()):
             callbacks = [_callback(state, metric)]
@@ -92,13 +103,9 @@ def _reader(exporter: MetricExporter) -> PeriodicExportingMetricReader:
 
 
 def _callback(state: MetricState, metric: s.Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    names = tuple(a.name for a in metric.attributes)
-    flags = frozenset(a.name for a in metric.attributes if a.type == _BOOLEAN)
-
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
         for values, value in state.points(metric):
-            attributes = {n: True if n in flags else v for n, v in zip(names, values, strict=True) if v}
-            yield Observation(value, attributes)
+            yield Observation(value, attributes_of(metric, values))
 
     return observe
 
@@ -161,7 +168,7 @@ def _dated(data: MetricsData, since_ns: int) -> MetricsData:
 
 
 def _dated_metric(metric: Any, since_ns: int) -> Any:  # noqa: ANN401 the SDK's data classes, whatever their version
-    if metric.name not in _FROM_LEDGER:
+    if metric.name not in _FROM_LEDGER or metric.data.aggregation_temporality is AggregationTemporality.DELTA:
         return metric
     points = [
         dataclasses.replace(point, start_time_unix_nano=since_ns)

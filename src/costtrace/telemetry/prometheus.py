@@ -1,11 +1,16 @@
-"""The same metrics on a Prometheus endpoint: as text, or with exemplars as OpenMetrics if the scraper asks for it."""
+"""The same metrics on a Prometheus endpoint: as text, or as OpenMetrics if the scraper asks for it.
+
+OpenMetrics has exemplars, and when each series began: only with that does Prometheus know a new series' first value
+for an increase. In plain text the times would be series of their own, so they are left out there.
+"""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
@@ -16,10 +21,11 @@ from costtrace.telemetry.metric_state import MetricState
 
 
 class MetricCollector(Collector):
-    """Makes metric families of the metrics' state at each scrape."""
+    """Makes metric families of the metrics' state at each scrape; with *created*, each series says when it began."""
 
-    def __init__(self, state: MetricState) -> None:
+    def __init__(self, state: MetricState, *, created: bool = False) -> None:
         self._state = state
+        self._created = created
 
     def collect(self) -> Iterable[Metric]:
         """All families that have at least one point."""
@@ -27,17 +33,26 @@ class MetricCollector(Collector):
             points = self._state.points(metric)
             if not points:
                 continue
-            family_type = CounterMetricFamily if metric.instrument == "counter" else GaugeMetricFamily
-            family = family_type(metric.prometheus, metric.brief, labels=_labels(metric))
+            if metric.instrument == "counter":
+                counter = CounterMetricFamily(metric.prometheus, metric.brief, labels=_labels(metric))
+                begun_s = self._state.begun_s(metric) if self._created else {}
+                for values, value in points:
+                    counter.add_metric(values, value, created=begun_s.get(values))
+                yield counter
+                continue
+            gauge = GaugeMetricFamily(metric.prometheus, metric.brief, labels=_labels(metric))
             for values, value in points:
-                family.add_metric(values, value)
-            yield family
+                gauge.add_metric(values, value)
+            yield gauge
         for metric in s.HISTOGRAMS:
             distributions = self._state.distributions(metric)
             if distributions:
                 histogram = HistogramMetricFamily(metric.prometheus, metric.brief, labels=_labels(metric))
                 for values, distribution in distributions:
                     histogram.add_metric(values, _buckets(distribution), distribution.sum)
+                    if self._created:
+                        labels = dict(zip(_labels(metric), values, strict=True))
+                        histogram.add_sample(f"{metric.prometheus}_created", labels, distribution.begun_s)
                 yield histogram
 
 
@@ -60,19 +75,36 @@ def _buckets(distribution: Distribution) -> list[Any]:
     return buckets
 
 
+def application(state: MetricState) -> Callable[..., Any]:
+    """The endpoint as a WSGI application."""
+
+    def registry(*, created: bool) -> CollectorRegistry:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(MetricCollector(state, created=created))
+        return registry
+
+    plain, openmetrics = make_wsgi_app(registry(created=False)), make_wsgi_app(registry(created=True))
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:  # noqa: ANN401 WSGI's own
+        _, content_type = choose_encoder(environ.get("HTTP_ACCEPT", ""))
+        chosen = openmetrics if content_type.startswith("application/openmetrics-text") else plain
+        return chosen(environ, start_response)
+
+    return answer
+
+
 class PrometheusEndpoint:
     """An HTTP server for scrapes. Raises: ConfigError (it cannot listen on that address)."""
 
     def __init__(self, state: MetricState, host: str, port: int) -> None:
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(MetricCollector(state))
         try:
-            self._server, self._thread = start_http_server(port, host, registry)
+            self._server, self._thread = start_http_server(port, host, CollectorRegistry())
         except (OSError, UnicodeError) as error:
             raise ConfigError(
                 f"the Prometheus endpoint cannot listen on {host}:{port}: {error}. Set another host or port "
                 "(COSTTRACE_PROMETHEUS_HOST, COSTTRACE_PROMETHEUS_PORT), or port 0 for none."
             ) from error
+        self._server.set_app(application(state))
         self.port: int = self._server.server_port
 
     def stop(self) -> None:

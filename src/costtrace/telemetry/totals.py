@@ -13,10 +13,21 @@ import msgspec
 
 from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, UsageCost, UsageRecord
 from costtrace.core.semconv import OTHER_TENANT
+from costtrace.ledger.count_once import CACHED, INPUT, IS_REQUEST, OUTPUT
 
 _Key = TypeVar("_Key")
 _MOST_FOLDED = 1_000_000
 """The set of folded tenants stops growing here."""
+
+
+class Numbers(NamedTuple):
+    """Numbers of a posting and of a usage record: all rows up to them."""
+
+    posting: int
+    usage: int
+
+
+_BEFORE_ALL, _AFTER_ALL = Numbers(-1, -1), Numbers(2**63 - 1, 2**63 - 1)
 
 
 class UseLabels(NamedTuple):
@@ -121,10 +132,18 @@ _AMOUNTS = (
     "CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END",
 )
 _TOKENS = ("input_tokens - cached_tokens", "cached_tokens", "output_tokens")
+_NUMBERED = "WHERE {0} > ? AND {0} <= ?"
+_LABELS = "tenant, model, operation, role, finish_reasons"
+_USAGE = f"""(
+    SELECT usage_id, ended_ns, {IS_REQUEST} AS requests, {_LABELS}, {INPUT} AS input_tokens, {CACHED} AS cached_tokens,
+        {OUTPUT} AS output_tokens FROM usage u
+    UNION ALL
+    SELECT 0, ended_ns, requests, {_LABELS}, input_tokens, cached_tokens, output_tokens FROM usage_rollup
+) {_NUMBERED.format("usage_id")}"""  # noqa: S608 our names
 _METERED = ("request_ns", "idle_ns", "overhead_ns", "unobserved_ns")
 
 
-def _sums(labels: str, amounts: tuple[str, ...], at: str, rows: str, order: str = "1") -> str:
+def _sums(labels: str, amounts: tuple[str, ...], at: str, rows: str, order: str) -> str:
     """SQL for *labels*, the sums of *amounts*, and the first *at*."""
     sums = ", ".join(f"sum({amount})" for amount in amounts)
     which = " + ".join(f"(({amount}) = 0) * {1 << bit}" for bit, amount in enumerate(amounts))
@@ -132,12 +151,14 @@ def _sums(labels: str, amounts: tuple[str, ...], at: str, rows: str, order: str 
 
 
 _POSTING_SUMS = _sums(
-    "kind, reason, tenant, model, engine_id, rate_id", _AMOUNTS, "window_ns", "posted", "min(posting_id)"
+    "kind, reason, tenant, model, engine_id, rate_id",
+    _AMOUNTS,
+    "window_ns",
+    f"posted {_NUMBERED.format('posting_id')}",
+    "min(posting_id)",
 )
-_USAGE_SUMS = _sums(
-    "tenant, model, operation, role, finish_reasons", ("requests", *_TOKENS), "ended_ns", "usage_line", "min(ended_ns)"
-)
-_METER_SUMS = _sums("device", _METERED, "window_ns", "meter")
+_USAGE_SUMS = _sums(_LABELS, ("requests", *_TOKENS), "ended_ns", _USAGE, "min(ended_ns)")
+_METER_SUMS = _sums("device", _METERED, "window_ns", "meter", "device")
 
 
 class Totals:
@@ -166,17 +187,29 @@ class Totals:
         self._engines.update((engine.engine_id, engine) for engine in engines)
         self._currencies.update(currencies)
 
-    def load(self, connection: sqlite3.Connection, engines: Iterable[EngineRow]) -> None:
-        """Add everything that the ledger has, in three scans. Call it once, before `add`."""
+    def load(
+        self,
+        connection: sqlite3.Connection,
+        engines: Iterable[EngineRow],
+        *,
+        after: Numbers | None = None,
+        upto: Numbers | None = None,
+    ) -> None:
+        """Add everything that the ledger has, in three scans; or in two parts, *upto* numbers and then *after* them.
+
+        What was compacted is in the first part, what was metered in the second.
+        """
         self.know(engines, dict(connection.execute("SELECT rate_id, currency FROM rate").fetchall()))
-        for row in connection.execute(_POSTING_SUMS):
+        first, last = after or _BEFORE_ALL, upto or _AFTER_ALL
+        for row in connection.execute(_POSTING_SUMS, (first.posting, last.posting)):
             self._add_line(_Line(*row))
-        for tenant, model, operation, role, reasons, *counts in connection.execute(_USAGE_SUMS):
+        for row in connection.execute(_USAGE_SUMS, (first.usage, last.usage)):
+            tenant, model, operation, role, reasons, *counts = row
             outcome = _outcome(msgspec.json.decode(reasons, type=tuple[str, ...]))
             self._add_usage(tenant, model, operation, role, outcome, *counts)
         for key in [key for key, tokens in self.tokens.items() if not tokens]:  # all counted elsewhere, by roll-ups
             del self.tokens[key], self.tokens.begun_ns[key]
-        for row in connection.execute(_METER_SUMS):
+        for row in connection.execute(_METER_SUMS) if upto is None else ():
             self._add_meter(*row)
 
     def add(
