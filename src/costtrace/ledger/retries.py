@@ -7,7 +7,7 @@ the others; what is on other nodes is corrected when all parts are read together
 import sqlite3
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -15,23 +15,10 @@ from costtrace.core.rows import DISAGGREGATED, JOINED, UsageCost, UsageRecord
 from costtrace.ledger.count_once import INPUT, IS_BESIDE, OUTPUT
 
 
-class _Part(Protocol):
-    @property
-    def role(self) -> str: ...
-    @property
-    def arrived_ns(self) -> int: ...
-    @property
-    def record_id(self) -> str: ...
-    @property
-    def input_tokens(self) -> int: ...
-    @property
-    def output_tokens(self) -> int: ...
-
-
 class _Booked(NamedTuple):
-    role: str
     arrived_ns: int
     record_id: str
+    role: str
     input_tokens: int
     output_tokens: int
     counted_input: int
@@ -45,25 +32,27 @@ def settled(
     done: list[tuple[UsageRecord, UsageCost]] = []
     batch: dict[str, list[_Booked]] = {}
     for record, cost in records:
-        key = record.request_key
+        new, key = record, record.request_key
         if key.startswith((JOINED, DISAGGREGATED)) and not record.is_beside():
-            earlier = [*_booked(connection, key), *batch.get(key, ())]
-            new = _settled(record, earlier)
-            counts = new.counts()
-            facts = (new.role, new.arrived_ns, new.record_id, new.input_tokens, new.output_tokens)
-            batch.setdefault(key, []).append(_Booked(*facts, counts.input_tokens, counts.output_tokens))
-            done.append((new, cost))
-        else:
-            done.append((record, cost))
+            mine = batch.setdefault(key, [])
+            new = _settled(record, [*_booked(connection, key), *mine])
+            mine.append(_of(new))
+        done.append((new, cost))
     return done
 
 
 def _booked(connection: sqlite3.Connection, key: str) -> list[_Booked]:
     sql = f"""
-        SELECT u.role, u.arrived_ns, u.record_id, u.input_tokens, u.output_tokens, {INPUT}, {OUTPUT}
+        SELECT u.arrived_ns, u.record_id, u.role, u.input_tokens, u.output_tokens, {INPUT}, {OUTPUT}
         FROM usage u WHERE u.request_key = ? AND NOT {IS_BESIDE}
     """  # noqa: S608 - made of constants
     return [_Booked(*row) for row in connection.execute(sql, (key,))]
+
+
+def _of(record: UsageRecord) -> _Booked:
+    counts = record.counts()
+    facts = (record.arrived_ns, record.record_id, record.role, record.input_tokens, record.output_tokens)
+    return _Booked(*facts, counts.input_tokens, counts.output_tokens)
 
 
 def _settled(record: UsageRecord, earlier: list[_Booked]) -> UsageRecord:
@@ -76,7 +65,7 @@ def _settled(record: UsageRecord, earlier: list[_Booked]) -> UsageRecord:
     if record.role == "prefill":
         return record
     # By how much the prompt has grown from one attempt to the next is what the client got of the one before.
-    attempts: list[_Part] = sorted([*stage, record], key=lambda part: (part.arrived_ns, part.record_id))
+    attempts = sorted([*stage, _of(record)])
     got = sum(max(0, after.input_tokens - before.input_tokens) for before, after in pairwise(attempts))
     output = got + attempts[-1].output_tokens - sum(part.counted_output for part in stage)
     return replace(record, counted_output=max(0, output))  # counters never fall: `count_once` takes back the rest

@@ -106,7 +106,7 @@ def test_the_energy_of_a_part_of_its_time_is_shown_as_a_part(tmp_path):
 def test_a_prefill_and_a_decode_part_make_one_request_with_one_total(tmp_path):
     whole = joined(tmp_path, part(**PREFILL), part(**DECODE))
     assert (whole.gpu_ns, whole.prefill_ns, whole.decode_ns) == (105 * MS, 35 * MS, 70 * MS)
-    assert [(share.role, share.gpu_ns) for share in whole.roles] == [("prefill", 30 * MS), ("decode", 75 * MS)]
+    assert [whole.share(role)[0] for role in ("prefill", "decode")] == [30 * MS, 75 * MS]
     assert (whole.input_tokens, whole.output_tokens) == (18, 12), "the prefill worker's token is not an answer"
     assert (whole.cached_tokens, whole.transferred_tokens) == (4, 17)
     assert whole.cost_nano == sum(attempt.part.record.cost_nano for attempt in whole.attempts)
@@ -284,7 +284,7 @@ def test_an_unknown_cost_of_one_part_makes_the_total_unknown():
     unknown = other._replace(record=other.record._replace(cost_nano=None))
     (whole,) = join([one, unknown], NOW_NS, WAIT_NS)
     assert whole.cost_nano is None
-    assert [share.cost_nano for share in whole.roles] == [10, None]
+    assert [whole.share(role)[1] for role in ("prefill", "decode")] == [10, None]
 
 
 def _as_request(record):

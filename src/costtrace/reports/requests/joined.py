@@ -48,15 +48,6 @@ class Attempt(NamedTuple):
     """The part of its GPU time that served nobody, or was done before."""
 
 
-class Share(NamedTuple):
-    """What one role did for a request."""
-
-    role: str
-    parts: int
-    gpu_ns: int
-    cost_nano: int | None
-
-
 class Whole(NamedTuple):
     """A request with all its parts."""
 
@@ -94,16 +85,10 @@ class Whole(NamedTuple):
     notes: tuple[str, ...]
     """What is missing, was lost, or does not agree."""
 
-    @property
-    def roles(self) -> tuple[Share, ...]:
-        """The split by role, in the order of the parts."""
-        records: dict[str, list[Request]] = {}
-        for attempt in self.attempts:
-            records.setdefault(attempt.part.record.role, []).append(attempt.part.record)
-        return tuple(
-            Share(role, len(mine), sum(r.gpu_ns for r in mine), whole_sum(r.cost_nano for r in mine))
-            for role, mine in records.items()
-        )
+    def share(self, role: str) -> tuple[int, int | None]:
+        """GPU time (ns) and cost (nano-units) of what one role did for it."""
+        mine = [attempt.part.record for attempt in self.attempts if attempt.part.record.role == role]
+        return sum(record.gpu_ns for record in mine), whole_sum(record.cost_nano for record in mine)
 
 
 def join(parts: Iterable[RecordedPart], now_ns: int, wait_ns: int) -> list[Whole]:
