@@ -183,7 +183,7 @@ def test_parts_that_two_nodes_pushed_are_joined_out_of_the_store(tmp_path):
 def test_a_request_that_engines_of_two_nodes_shared_counts_once_in_the_store(tmp_path):
     """n = 3 with a prompt of 84 tokens: two sequences on one node, one on the other."""
     pytest.importorskip("chdb", reason="chdb is missing: install costtrace-fleet[test]")
-    both = {"request_key": "4f1d0c", "request_id": "cmpl-4f1d0c", "input_tokens": 84}
+    both = {"tenant": "acme", "request_key": "4f1d0c", "request_id": "cmpl-4f1d0c", "input_tokens": 84}
     elsewhere = {"part": 2, "counted_input": 0, "counted_cached": 0}
     halves = {
         "one": record(1, **both, cached_tokens=4, output_tokens=18, record_id="r-1", engine_id="engine-one"),

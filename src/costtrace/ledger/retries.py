@@ -30,23 +30,23 @@ def settled(
 ) -> list[tuple[UsageRecord, UsageCost]]:
     """The same records, in their order; a later attempt counts no request, no prompt again, and what it added."""
     done: list[tuple[UsageRecord, UsageCost]] = []
-    batch: dict[str, list[_Booked]] = {}
+    batch: dict[tuple[str, str], list[_Booked]] = {}
     for record, cost in records:
         new, key = record, record.request_key
         if key.startswith((JOINED, DISAGGREGATED)) and not record.is_beside():
-            mine = batch.setdefault(key, [])
-            new = _settled(record, [*_booked(connection, key), *mine])
+            mine = batch.setdefault((key, record.tenant), [])
+            new = _settled(record, [*_booked(connection, record), *mine])
             mine.append(_of(new))
         done.append((new, cost))
     return done
 
 
-def _booked(connection: sqlite3.Connection, key: str) -> list[_Booked]:
+def _booked(connection: sqlite3.Connection, record: UsageRecord) -> list[_Booked]:
     sql = f"""
         SELECT u.arrived_ns, u.record_id, u.role, u.input_tokens, u.output_tokens, {INPUT}, {OUTPUT}
-        FROM usage u WHERE u.request_key = ? AND NOT {IS_BESIDE}
+        FROM usage u WHERE u.request_key = ? AND u.tenant = ? AND NOT {IS_BESIDE}
     """  # noqa: S608 - made of constants
-    return [_Booked(*row) for row in connection.execute(sql, (key,))]
+    return [_Booked(*row) for row in connection.execute(sql, (record.request_key, record.tenant))]
 
 
 def _of(record: UsageRecord) -> _Booked:

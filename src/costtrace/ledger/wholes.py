@@ -1,6 +1,7 @@
 """Single requests as their clients sent them: parts on several engines that say so (`part` 2) are put together.
 
-Only keys that are unique everywhere join. An engine without a server of ours, and a library, have ids of their own.
+Only keys that are unique everywhere join, and only parts of one tenant. An engine without a server of ours, and a
+library, have ids of their own.
 """
 
 import re
@@ -35,7 +36,7 @@ _FURTHER = f"""
     SELECT {_KEY.format("f")} FROM usage f WHERE f.ended_ns >= :since AND f.ended_ns < :until AND f.part > 1
         AND f.tenant_source NOT IN {LOCAL}
 """  # noqa: S608 - made of constants
-_OF_WHOLE = "OVER (PARTITION BY u.whole)"
+_OF_WHOLE = "OVER (PARTITION BY u.whole, u.tenant)"
 _SUMS = {
     **{name: f"u.{name}" for name in ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "energy_uj", "head_ns")},
     "input_tokens": INPUT,
@@ -115,9 +116,9 @@ def parts_of(store: Store, record: Request) -> list[Request]:
     """All parts of the request that *record* is one of, as they cost now; the one that counts it comes first."""
     sql = f"""
         SELECT {REQUEST_COLUMNS} FROM usage u WHERE u.request_key >= :key AND u.request_key <= :last
-            AND u.tenant_source NOT IN {LOCAL} ORDER BY u.part, u.arrived_ns, u.record_id
+            AND u.tenant = :tenant AND u.tenant_source NOT IN {LOCAL} ORDER BY u.part, u.arrived_ns, u.record_id
     """  # noqa: S608 - made of constants of this module
-    parts = [request_of(row) for row in store.rows(sql, keys_of(record.request_key))]
+    parts = [request_of(row) for row in store.rows(sql, {**keys_of(record.request_key), "tenant": record.tenant})]
     joins = record.tenant_source not in LOCAL and any(part.part > 1 for part in parts)
     return renew(store, parts if joins else [record])
 
@@ -179,7 +180,7 @@ def _wholes(only: Filter, *, by_now: bool) -> str:
     figures = ", ".join(f"{figure} AS whole_{name}" for name, figure in _FIGURES.items())
     return f"""(
         SELECT {columns}, {figures}, u.usage_id AS usage_id, count(*) {_OF_WHOLE} AS parts,
-            row_number() OVER (PARTITION BY u.whole ORDER BY u.part, u.arrived_ns, u.record_id) AS place
+            row_number() OVER (PARTITION BY u.whole, u.tenant ORDER BY u.part, u.arrived_ns, u.record_id) AS place
         FROM (
             SELECT u.*, {_NOW if by_now else "u.cost_nano"} AS now_nano,
                 CASE WHEN u.tenant_source NOT IN {LOCAL} AND {_KEY.format("u")} IN ({_FURTHER})

@@ -535,6 +535,18 @@ def test_an_attempt_that_is_booked_before_the_one_that_it_follows_is_counted_onc
     assert counted(home)[0] == (1, 18, 4, 20)
 
 
+def test_another_tenants_part_under_the_same_key_is_none_of_ones_own(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    ledger = Ledger(home / "ledger.sqlite")
+    mine, other = part("aggregated", **BROKEN), part("aggregated", at_ms=200, tenant="globex", part=2)
+    settled_ones = settled(ledger.connection, [(mine, USD), (other, USD)])
+    assert settled_ones == [(mine, USD), (other, USD)]
+    write(ledger, turn([mine, other]))
+    ledger.close()
+    assert [row["parts"] for row in listed(home)] == [1, 1]
+
+
 def test_the_halves_of_a_request_of_disaggregated_servers_of_tensorrt_llm_count_once(tmp_path):
     home = ledger_of(tmp_path, *(part(**half, request_key=DISAGGREGATED + "7") for half in (PREFILL, DECODE)))
     assert counted(home)[0] == (1, 18, 4, 12)

@@ -62,7 +62,7 @@ class Asked(NamedTuple):
 @click.option("--sort", type=click.Choice(list(ORDERS)), help="The most of it first.  [default: ended]")
 @click.option("--why", "explain", is_flag=True, help="Say why each cost what it did, against its tenant and model.")
 @click.option("--id", "identifier", help="Only this one: request id, record id, request key or trace id.")
-@click.option("--joined", is_flag=True, help="One line a request, its parts on all engines joined (NVIDIA Dynamo).")
+@click.option("--joined", is_flag=True, help="One line a request, with the roles and attempts of its parts.")
 @click.option(
     "--also",
     type=click.Path(path_type=Path),
