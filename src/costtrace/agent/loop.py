@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import costtrace
@@ -48,8 +49,8 @@ class Emitter(Protocol):
     def start(self) -> None:
         """Start from what the ledger holds."""
 
-    def publish(self, committed: Booked) -> None:
-        """A transaction has been committed."""
+    def publish(self, committed: Booked, is_open: Callable[[str], bool] | None = None) -> None:
+        """A transaction has been committed. *is_open*: with several engines, whether one works on a request key."""
 
     def device(self, reading: "DeviceReading") -> None:
         """A device has been read."""
@@ -240,7 +241,7 @@ class Agent:
         self._committed_s = time.monotonic()
         self._commit_cost_s = self._committed_s - now
         if self.emission is not None:
-            self.emission.publish(booked)
+            self.emission.publish(booked, self.pipeline.is_open if len(self.pipeline.engines) > 1 else None)
 
     def _may_end(self) -> bool:
         if not self._spawned or not self.settings.agent_idle_exit_s or self._dirty:
