@@ -119,15 +119,15 @@ def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
         yield row[0], row[1], row[2]
 
 
-def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
+def requests(store: Store, period: Period, only: Filter, order: str, limit: int, condition: str = "") -> list[Request]:
     """Usage records that ended in *period*, at their first cost (`cost_by_now.renew`), sorted by one of `ORDERS`.
 
-    By cost, they are sorted at the charges that hold now. At most *limit*.
+    By cost, they are sorted at the charges that hold now. At most *limit*. *condition*: one more on u, with its AND.
     """
     by_now = order == "cost" and rerated(store)
     sql = f"""
         SELECT {REQUEST_COLUMNS} FROM usage u {RERATED if by_now else ""}
-        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")} {condition}
         ORDER BY {_COST_BY_NOW if by_now else ORDERS[order]}, u.usage_id LIMIT :limit
     """  # noqa: S608 - made of constants of this module
     parameters: dict[str, int | str] = {
@@ -175,10 +175,10 @@ HABIT_COLUMNS = """u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens,
 """What makes a `Habit`."""
 
 
-def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
-    """The newest *limit* usage records of *period*, for medians by tenant and model."""
+def habits(store: Store, period: Period, limit: int, condition: str = "") -> Iterator[Habit]:
+    """The newest *limit* usage records of *period*, for medians by tenant and model. *condition*: as of `requests`."""
     sql = f"""
-        SELECT {HABIT_COLUMNS} FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until
+        SELECT {HABIT_COLUMNS} FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until {condition}
         ORDER BY u.ended_ns DESC LIMIT :limit
     """  # noqa: S608 - made of constants of this module
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, "limit": limit}):

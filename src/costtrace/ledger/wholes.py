@@ -5,7 +5,7 @@ library, have ids of their own.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from costtrace.core.rows import JOINED
@@ -36,6 +36,7 @@ _FURTHER = f"""
     SELECT {_KEY.format("f")} FROM usage f WHERE f.ended_ns >= :since AND f.ended_ns < :until AND f.part > 1
         AND f.tenant_source NOT IN {LOCAL}
 """  # noqa: S608 - made of constants
+_SPREAD = f"(u.tenant_source NOT IN {LOCAL} AND {_KEY.format('u')} IN ({_FURTHER}))"
 _OF_WHOLE = "OVER (PARTITION BY u.whole, u.tenant)"
 _SUMS = {
     **{name: f"u.{name}" for name in ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "energy_uj", "head_ns")},
@@ -50,6 +51,16 @@ _FIGURES = {name: f"sum({column}) {_OF_WHOLE}" for name, column in _SUMS.items()
     "ended_ns": f"max(u.ended_ns) {_OF_WHOLE}",
 }
 """What requests are sorted and compared by, of all parts of a whole that ended in the period."""
+_ORDERS: dict[str, Callable[[Request], tuple[int, ...]]] = {
+    "cost": lambda one: (one.cost_nano is None, -(one.cost_nano or 0), -one.gpu_ns),
+    "gpu": lambda one: (-one.gpu_ns,),
+    "energy": lambda one: (one.energy_uj is None, -(one.energy_uj or 0), -one.gpu_ns),
+    "tokens": lambda one: (-one.input_tokens - one.output_tokens,),
+    "queue": lambda one: (one.arrived_ns - (one.scheduled_ns or one.ended_ns),),
+    "wasted": lambda one: (-one.wasted_ns,),
+    "ended": lambda one: (-one.ended_ns,),
+}
+"""`ORDERS`, of requests that have been read."""
 _NOW = "CASE WHEN a.nano IS NULL THEN u.cost_nano WHEN a.unknown > 0 THEN NULL ELSE a.nano END"
 
 
@@ -62,20 +73,21 @@ def whole_requests(store: Store, period: Period, only: Filter, order: str, limit
         return renew(store, requests(store, period, only, order, limit))
     by_now = order == "cost" and rerated(store)
     sql = f"""
-        SELECT {REQUEST_COLUMNS}, u.parts FROM {_wholes(only, by_now=by_now)} u WHERE u.place = 1
+        SELECT {REQUEST_COLUMNS} FROM {_wholes(only, by_now=by_now)} u WHERE u.place = 1
         ORDER BY {_whole(ORDERS[order])}, u.usage_id LIMIT :limit
     """  # noqa: S608 - made of constants of this module
     rows = list(store.rows(sql, {**_bounds(period), "limit": limit, **only.parameters()}))
-    found = [(request_of(row[:-1]), row[-1]) for row in rows]
-    single = iter(renew(store, [one for one, parts in found if parts == 1]))
-    return [next(single) if parts == 1 else together(parts_of(store, one)) for one, parts in found]
+    single = renew(store, requests(store, period, only, order, limit, f"AND NOT {_SPREAD}"))
+    wholes = [together(parts_of(store, request_of(row))) for row in rows]
+    return sorted([*single, *wholes], key=_ORDERS[order])[:limit]
 
 
 def whole_habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
-    """The newest *limit* requests of *period*, as `habits`."""
+    """The newest *limit* requests of *period* on one engine, and on several, as `habits`."""
     if not _have_further_parts(store, period):
         yield from habits(store, period, limit)
         return
+    yield from habits(store, period, limit, f"AND NOT {_SPREAD}")
     sql = f"""
         SELECT {_whole(HABIT_COLUMNS)} FROM {_wholes(Filter(), by_now=False)} u WHERE u.place = 1
         ORDER BY u.ended_ns DESC LIMIT :limit
@@ -179,14 +191,12 @@ def _wholes(only: Filter, *, by_now: bool) -> str:
     columns = ", ".join(f"{column} AS {column.partition('.')[2]}" for column in REQUEST_COLUMNS.split(", "))
     figures = ", ".join(f"{figure} AS whole_{name}" for name, figure in _FIGURES.items())
     return f"""(
-        SELECT {columns}, {figures}, u.usage_id AS usage_id, count(*) {_OF_WHOLE} AS parts,
+        SELECT {columns}, {figures}, u.usage_id AS usage_id,
             row_number() OVER (PARTITION BY u.whole, u.tenant ORDER BY u.part, u.arrived_ns, u.record_id) AS place
         FROM (
-            SELECT u.*, {_NOW if by_now else "u.cost_nano"} AS now_nano,
-                CASE WHEN u.tenant_source NOT IN {LOCAL} AND {_KEY.format("u")} IN ({_FURTHER})
-                    THEN {_KEY.format("u")} ELSE u.record_id END AS whole
+            SELECT u.*, {_NOW if by_now else "u.cost_nano"} AS now_nano, {_KEY.format("u")} AS whole
             FROM usage u {RERATED if by_now else ""}
-            WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+            WHERE u.ended_ns >= :since AND u.ended_ns < :until AND {_SPREAD} {only.sql("u")}
         ) u
     )"""  # noqa: S608 - made of constants of this module
 

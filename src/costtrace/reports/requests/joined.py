@@ -159,7 +159,8 @@ def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Who
     if in_vain:
         by_record = {name: one._replace(wasted_ns=one.part.record.gpu_ns) for name, one in by_record.items()}
     attempts = tuple(by_record[part.record.record_id] for part in parts)
-    missing = _missing(prefills, answers) if key.startswith(_STAGED) else []
+    apart = not key.startswith(_STAGED) and records[0].role in {PREFILL, DECODE}  # the other half has another key
+    missing = [] if apart else _missing(prefills, answers)
     ended_ns = max(record.ended_ns for record in records)
     provisional = bool(missing) and now_ns < ended_ns + wait_ns
     firsts = [attempt.part.record for attempt in attempts if attempt.number == 1]
