@@ -13,10 +13,12 @@ from vllm_server import BUILD, need, oldest_and_newest
 from costtrace.agent.loop import Agent
 from costtrace.config import load as config
 from costtrace.core.events import Delivered, SequenceAdded
+from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.queries import ended
 from costtrace.ledger.reader import Filter, open_ledger
 from costtrace.ledger.wholes import whole_requests
+from costtrace.telemetry.totals import Totals
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -109,6 +111,9 @@ def test_what_engines_share_of_a_request_is_on_the_bill_once(start_vllm, tmp_pat
     read_when_idle(home)
     server.stop()
     Agent(config.load({"home": home}, {})).run_once()
+    ledger, totals = Ledger(home / "ledger.sqlite"), Totals()
+    totals.load(ledger.connection, [])
+    ledger.close()
     with open_ledger(home) as store:
         everything = Period(0, 1 << 62)
         sums = Counter()
@@ -119,6 +124,8 @@ def test_what_engines_share_of_a_request_is_on_the_bill_once(start_vllm, tmp_pat
     assert max(engines) == 2, "one of them had sequences on both"
     assert sums["requests"] == len(wholes) == len(answers)
     assert sums["input_tokens"] == sum(sent.prompt_tokens for sent in answers)
+    assert sum(totals.requests.values()) == len(answers)
+    assert sum(n for key, n in totals.tokens.items() if key[2] != "output") == sums["input_tokens"]
     by_id = {whole.request_id: whole for whole in wholes}
     for sent in answers[:-1]:  # a search computes more than it gives
         whole = by_id[sent.response_id]
