@@ -37,7 +37,8 @@ _PARTS = f"""(
             CASE WHEN u.part = 1 AND u.counted_input IS NULL AND u.counted_output IS NULL THEN 0 ELSE 1 END AS marked
         FROM usage u WHERE {IS_JOINED} AND NOT {IS_BESIDE}
             -- All parts of those requests of which a part ended in the period.
-            AND u.request_key IN (SELECT k.request_key FROM usage k WHERE k.ended_ns >= :since AND k.ended_ns < :until)
+            AND u.request_key IN (SELECT k.request_key FROM usage k
+                WHERE k.ended_ns >= :since AND k.ended_ns < :until AND {IS_JOINED.replace("u.", "k.")})
     ) u
 )"""  # noqa: S608 - made of constants
 # Parts that say themselves what of them counts are right already, unless their worker was lost and another went on.
