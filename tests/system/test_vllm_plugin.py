@@ -180,6 +180,30 @@ def test_embeddings_are_requests_too(start_vllm, tmp_path):
     assert len(journal.added) == 2
 
 
+def test_embeddings_and_scores_that_engines_share_are_on_the_bill_once(start_vllm, tmp_path):
+    embedder, arguments = need(BUILD / "tiny-embedder", "model"), ("--runner", "pooling", "--data-parallel-size", "2")
+    server, home = start_vllm(model=embedder, args=arguments, env=NO_AGENT), tmp_path / "home"
+    texts = ["one two three", "four", "five six", "seven eight", "nine"]
+    requests = [
+        Request("embeddings", "/v1/embeddings", {"model": MODEL, "input": texts}, "acme"),
+        Request("score", "/score", {"model": MODEL, "text_1": "one", "text_2": texts}, "acme"),
+        Request("rerank", "/rerank", {"model": MODEL, "query": "one", "documents": texts}, "acme"),
+    ]
+    answers = send_all(server.url, requests, workers=1)
+    assert [sent.status for sent in answers] == [200] * len(answers), [sent.error for sent in answers]
+    read_when_idle(home)
+    server.stop()
+    Agent(config.load({"home": home}, {})).run_once()
+    with open_ledger(home) as store:
+        wholes = whole_requests(store, Period(0, 1 << 62), Filter(), "ended", 100)
+        sums = list(ended(store, Period(0, 1 << 62), ()))
+    assert {whole.parts for whole in wholes} >= {2}, "one of them had inputs on both engines"
+    assert len(wholes) == sum(row.requests for row in sums) == len(answers)
+    told = [sent.prompt_tokens for sent in answers]
+    assert [whole.input_tokens for whole in wholes[::-1]] == told
+    assert sum(row.input_tokens for row in sums) == sum(told)
+
+
 def test_a_lora_adapter_is_a_model_of_its_own(start_vllm, tmp_path):
     adapter = need(BUILD / "tiny-lora", "model")
     arguments = ("--enable-lora", "--lora-modules", f"tuned={adapter}")
