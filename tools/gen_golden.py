@@ -242,9 +242,7 @@ def dump(ledger: Path, target: Path) -> None:
     opened = Ledger(ledger)
     version = opened.connection.execute("PRAGMA user_version").fetchone()[0]
     opened.connection.execute("UPDATE notice SET at_ns = ?", (CUT_NS + WALL_OFFSET_NS,))
-    opened.connection.execute(
-        "UPDATE state SET value = X'31' WHERE name = 'writes'"
-    )  # else by the machine's speed
+    opened.connection.execute("UPDATE state SET value = X'31' WHERE name = 'writes'")  # else by the machine's speed
     text = "\n".join((f"PRAGMA user_version = {version};", *opened.connection.iterdump(), ""))
     opened.close()
     target.write_bytes(gzip.compress(text.encode(), mtime=0))

@@ -35,12 +35,12 @@ def recent(home, *, by_tenant=True, now_ns=NOW_NS):
         return recent_means(store, now_ns, by_tenant=by_tenant)
 
 
-def usage(home):
+def usage(home, condition="part > 0"):
     with open_ledger(home) as store:
         names = ("tenant", "input_tokens", "output_tokens", "prefill_nano", "decode_nano", "prefill_ns", "decode_ns")
         return [
             dict(zip(names, row, strict=True))
-            for row in store.rows(f"SELECT {', '.join(names)} FROM usage WHERE cost_nano IS NOT NULL")
+            for row in store.rows(f"SELECT {', '.join(names)} FROM usage WHERE cost_nano IS NOT NULL AND {condition}")
         ]
 
 
@@ -54,6 +54,17 @@ def test_the_means_are_the_sums_of_the_priced_records_of_each(home, by_tenant):
         for name in ("input_tokens", "output_tokens", "prefill_nano", "decode_nano", "prefill_ns", "decode_ns"):
             assert getattr(each, name) == sum(row[name] for row in mine)
         assert (each.currency, each.simulated, each.prefill_uj) == ("USD", True, None)
+
+
+def test_a_request_on_several_engines_is_one_with_its_prompt_once(home):
+    before = {each.tenant: each for each in recent(home)}
+    change(home, "UPDATE usage SET part = 2, counted_input = 0, counted_cached = 0 WHERE usage_id % 3 = 0")
+    spread = [row for row in usage(home, "part = 2") if row["tenant"] == "acme"]
+    now = next(each for each in recent(home) if each.tenant == "acme")
+    assert len(spread) > 0
+    assert now.requests == before["acme"].requests - len(spread)
+    assert now.input_tokens == before["acme"].input_tokens - sum(row["input_tokens"] for row in spread)
+    assert (now.output_tokens, now.decode_nano) == (before["acme"].output_tokens, before["acme"].decode_nano)
 
 
 def test_energy_is_known_where_it_is_of_every_record(home):

@@ -11,6 +11,9 @@ from costtrace_lab.engines.schedules import header, started
 
 from costtrace.attribution.engine import Policy
 from costtrace.core.events import (
+    COUNTED_PROMPT,
+    COUNTED_REQUEST,
+    HANDS_OVER,
     Delivered,
     EngineReady,
     EngineStopped,
@@ -456,3 +459,94 @@ def test_two_tenants_with_one_request_key_each_pay_their_own(head_fee, share):
     assert attacker.record_id != victim.record_id
     assert attacker.gpu_ns + victim.gpu_ns == S
     assert victim.gpu_ns / S == pytest.approx(share, abs=0.01)
+
+
+REQUEST, PROMPT = COUNTED_REQUEST, COUNTED_PROMPT
+
+
+def life_of(*events, devices=("GPU-0",), stopped_s=20):
+    return [
+        header("e", T0),
+        started(devices, T0, model="m"),
+        EngineReady(T0),
+        *events,
+        EngineStopped(T0 + stopped_s * S),
+    ]
+
+
+def sequence(slot, prompt_key="p", prompt=84, tokens=9, at_s=0, reason="length", cached=0, **fields):
+    """Arrival, one step and end of a sequence of the request with key `k`."""
+    arrived = msgspec.structs.replace(added(slot, prompt, "k", at=T0 + at_s * S, **fields), prompt_key=prompt_key)
+    end = finished(slot, T0 + (at_s + slot + 1) * S, slot - 1, reason, tokens, cached_tokens=cached)
+    return arrived, step(slot - 1, at_s + slot, at_s + slot + 1, items=[(slot, prompt, 0)]), end
+
+
+def parts_of(**lives):
+    """The records of engines that live through these sequences."""
+    events = {name: life_of(*sorted_events(sequences)) for name, sequences in lives.items()}
+    rows, engines = attribute(events, policy=TOKENS, window_ns=3_600 * S)
+    check(rows, engines)
+    return rows.records
+
+
+def sorted_events(sequences):
+    return sorted((event for group in sequences for event in group), key=time_of)
+
+
+def time_of(event):
+    return event.done_ns if isinstance(event, Step) else event.at_ns
+
+
+def counted(records):
+    return tuple(map(sum, zip(*(record.counts() for record in records), strict=True)))
+
+
+def test_n_3_over_two_engines_counts_its_request_and_its_prompt_once():
+    first, second = parts_of(
+        e=[sequence(1, cached=4), sequence(2, elsewhere=REQUEST | PROMPT, cached=80)],
+        f=[sequence(1, elsewhere=REQUEST | PROMPT, cached=80)],
+    )
+    assert (first.part, first.input_tokens, first.output_tokens) == (1, 84, 18)
+    assert (second.part, second.input_tokens, second.output_tokens) == (2, 84, 9), "what the engine did stays"
+    assert counted([first, second]) == (1, 84, 4, 27)
+    assert (first.counted_input, second.counted_input, second.counted_cached) == (None, 0, 0)
+
+
+def test_a_list_of_prompts_over_two_engines_counts_each_prompt_and_one_request():
+    records = parts_of(e=[sequence(1, "p", 84)], f=[sequence(1, "q", 50, elsewhere=REQUEST)])
+    assert counted(records) == (1, 134, 0, 18)
+    assert [record.part for record in records] == [1, 2]
+
+
+def test_what_comes_later_than_the_linger_on_the_same_engine_is_no_request_of_its_own():
+    late = (beat(T0 + 5 * S, 0, done_index=0), beat(T0 + 6 * S, 0, done_index=0), beat(T0 + 7 * S, 0, done_index=0))
+    records = parts_of(e=[sequence(1), late, sequence(2, at_s=8, elsewhere=REQUEST | PROMPT)])
+    assert len(records) == 2
+    assert counted(records) == (1, 84, 0, 18)
+
+
+def test_the_first_sequence_counts_whichever_of_them_an_engine_hears_of_first():
+    late_first = [sequence(1, elsewhere=REQUEST | PROMPT), sequence(2)]
+    assert [record.part for record in parts_of(e=late_first)] == [1]
+    assert counted(parts_of(e=late_first))[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "tokens", "counts"),
+    [
+        ("length", 1, (0, 84, 0, 0)),
+        ("stop", 1, (1, 84, 0, 1)),
+        ("abort", 0, (1, 84, 0, 0)),
+        ("length", 7, (1, 84, 0, 7)),
+    ],
+)
+def test_a_prefill_that_is_to_be_continued_leaves_the_request_to_the_answer(reason, tokens, counts):
+    """A client that asks a prefill worker for a whole answer is counted: it hands over no more than one token."""
+    (record,) = parts_of(e=[sequence(1, reason=reason, tokens=tokens, role="prefill", elsewhere=HANDS_OVER)])
+    assert counted([record]) == counts
+    assert (record.input_tokens, record.output_tokens) == (84, tokens)
+
+
+def test_a_later_pipeline_stage_counts_no_request():
+    (record,) = parts_of(e=[sequence(1, role="stage")])
+    assert counted([record]) == (0, 0, 0, 0)

@@ -73,7 +73,17 @@ def test_every_name_that_an_old_state_of_the_cohort_holds_is_written_again(path)
         old, new = engine, written
         for name in names:
             old, new = old[name], new[name]
-        assert new == old, names
+        assert without_appended(new, old) == old, names
+
+
+def without_appended(new, old):
+    """*new* without the fields that later releases have appended to the event of a sequence's arrival."""
+    if not isinstance(new, dict) or not isinstance(old, dict):
+        return new
+    return {
+        name: value[: len(old[name])] if name == "added" else without_appended(value, old.get(name))
+        for name, value in new.items()
+    }
 
 
 @states

@@ -226,8 +226,8 @@ def lowered_prices():
     return corrected(6)
 
 
-def corrected(sevenths):
+def corrected(sevenths, currency="USD"):
     """The month's price book with *sevenths* of its prices of devices."""
     book = price_book()
     devices = [entry._replace(per_gpu_hour=entry.per_gpu_hour * sevenths / 7) for entry in book.devices]
-    return PriceBook(version="corrected", currency="USD", devices=devices, electricity=book.electricity)
+    return PriceBook(version="corrected", currency=currency, devices=devices, electricity=book.electricity)

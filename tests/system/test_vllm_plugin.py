@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,15 @@ from costtrace_lab.demo.traffic import CHAT, COMPLETIONS, SHARED_PREFIX, Request
 from vllm_journal import check_answers, check_life, check_work, iterations, read_all, read_when_idle
 from vllm_server import BUILD, need, oldest_and_newest
 
+from costtrace.agent.loop import Agent
+from costtrace.config import load as config
 from costtrace.core.events import Delivered, SequenceAdded
+from costtrace.ledger import Ledger
+from costtrace.ledger.answers import Period
+from costtrace.ledger.queries import ended
+from costtrace.ledger.reader import Filter, open_ledger
+from costtrace.ledger.wholes import whole_requests
+from costtrace.telemetry.totals import Totals
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -87,6 +96,42 @@ def test_several_api_servers_and_data_parallel_engines_share_nothing_and_lose_no
         assert journal.timed, "both engines had work"
 
 
+def test_what_engines_share_of_a_request_is_on_the_bill_once(start_vllm, tmp_path):
+    """n, lists of prompts and beams over two engines: the bill has the requests and tokens that clients are told."""
+    server, home = start_vllm(args=("--data-parallel-size", "2"), env=NO_AGENT), tmp_path / "home"
+    bodies = [
+        completion(MODEL, "three of one prompt", 9, n=3, ignore_eos=True),
+        {**completion(MODEL, "", 6), "prompt": ["one two", "three", "four five six", "seven"]},
+        {**completion(MODEL, "", 5, n=2), "prompt": ["one two", "three", "four"]},
+    ]
+    beams = completion(MODEL, "beams of one prompt", 5, n=2, use_beam_search=True, temperature=0)
+    requests = [Request("spread", COMPLETIONS, body, "acme") for body in (*bodies, bodies[0], beams)]
+    answers = send_all(server.url, requests, workers=1)
+    assert [sent.status for sent in answers] == [200] * len(answers), [sent.error for sent in answers]
+    read_when_idle(home)
+    server.stop()
+    Agent(config.load({"home": home}, {})).run_once()
+    ledger, totals = Ledger(home / "ledger.sqlite"), Totals()
+    totals.load(ledger.connection, [])
+    ledger.close()
+    with open_ledger(home) as store:
+        everything = Period(0, 1 << 62)
+        sums = Counter()
+        for row in ended(store, everything, ()):
+            sums.update(requests=row.requests, input_tokens=row.input_tokens)
+        wholes = whole_requests(store, everything, Filter(), "ended", 100)
+        engines = [row[0] for row in store.rows("SELECT count(DISTINCT engine_id) FROM usage GROUP BY request_key")]
+    assert max(engines) == 2, "one of them had sequences on both"
+    assert sums["requests"] == len(wholes) == len(answers)
+    assert sums["input_tokens"] == sum(sent.prompt_tokens for sent in answers)
+    assert sum(totals.requests.values()) == len(answers)
+    assert sum(n for key, n in totals.tokens.items() if key[2] != "output") == sums["input_tokens"]
+    by_id = {whole.request_id: whole for whole in wholes}
+    for sent in answers[:-1]:  # a search computes more than it gives
+        whole = by_id[sent.response_id]
+        assert (whole.input_tokens, whole.output_tokens) == (sent.prompt_tokens, sent.completion_tokens)
+
+
 def test_preempted_requests_are_computed_again_and_said_to_be(start_vllm, tmp_path):
     arguments = (STEPS_LOGGED, "--num-gpu-blocks-override", "9")
     server = start_vllm(args=arguments, env=NO_AGENT, worker_in_engine=True)
@@ -133,6 +178,30 @@ def test_embeddings_are_requests_too(start_vllm, tmp_path):
     check_life(journal)
     assert {added.operation for added in journal.added.values()} == {"embeddings"}
     assert len(journal.added) == 2
+
+
+def test_embeddings_and_scores_that_engines_share_are_on_the_bill_once(start_vllm, tmp_path):
+    embedder, arguments = need(BUILD / "tiny-embedder", "model"), ("--runner", "pooling", "--data-parallel-size", "2")
+    server, home = start_vllm(model=embedder, args=arguments, env=NO_AGENT), tmp_path / "home"
+    texts = ["one two three", "four", "five six", "seven eight", "nine"]
+    requests = [
+        Request("embeddings", "/v1/embeddings", {"model": MODEL, "input": texts}, "acme"),
+        Request("score", "/score", {"model": MODEL, "text_1": "one", "text_2": texts}, "acme"),
+        Request("rerank", "/rerank", {"model": MODEL, "query": "one", "documents": texts}, "acme"),
+    ]
+    answers = send_all(server.url, requests, workers=1)
+    assert [sent.status for sent in answers] == [200] * len(answers), [sent.error for sent in answers]
+    read_when_idle(home)
+    server.stop()
+    Agent(config.load({"home": home}, {})).run_once()
+    with open_ledger(home) as store:
+        wholes = whole_requests(store, Period(0, 1 << 62), Filter(), "ended", 100)
+        sums = list(ended(store, Period(0, 1 << 62), ()))
+    assert {whole.parts for whole in wholes} >= {2}, "one of them had inputs on both engines"
+    assert len(wholes) == sum(row.requests for row in sums) == len(answers)
+    told = [sent.prompt_tokens for sent in answers]
+    assert [whole.input_tokens for whole in wholes[::-1]] == told
+    assert sum(row.input_tokens for row in sums) == sum(told)
 
 
 def test_a_lora_adapter_is_a_model_of_its_own(start_vllm, tmp_path):

@@ -156,6 +156,17 @@ def test_figures_per_token_name_their_basis():
     assert root["costtrace.cost.per_million_tokens.total"] == pytest.approx(30_000e-9 / 150 * 1e6)
 
 
+def test_tokens_that_are_counted_with_another_part_are_not_on_this_ones_span_and_no_price_per_token_is_theirs():
+    attributes = build(part=2, counted_input=0, counted_cached=0)[0].attributes
+    assert [attributes[name.name] for name in (semconv.INPUT_TOKENS, semconv.CACHED_TOKENS, semconv.OUTPUT_TOKENS)] == [
+        0,
+        0,
+        50,
+    ]
+    assert semconv.PER_MILLION_INPUT.name not in attributes
+    assert attributes[semconv.PER_MILLION_TOTAL.name] == attributes[semconv.COST.name] / 50 * 1_000_000
+
+
 def test_a_part_without_prefill_has_no_price_per_input_token():
     root = build(prefill_ns=0, cost=USD._replace(prefill_nano=0))[0].attributes
 

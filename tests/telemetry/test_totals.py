@@ -66,6 +66,31 @@ def test_what_is_loaded_equals_what_was_added(tmp_path):
     assert beginnings(loaded(ledger)) == beginnings(added)
 
 
+def test_each_request_and_token_is_counted_once_whatever_engines_had_it(tmp_path):
+    """n = 3 over two engines (84 in, 27 out), and a request whose prompt and answer are on different ones (18, 12)."""
+    ledger, added = new_ledger(tmp_path), Totals()
+    added.know([engine()], {RATE[0]: "USD"})
+    elsewhere = {"counted_input": 0, "counted_cached": 0}
+    parts = [
+        record(1, input_tokens=84, cached_tokens=4, output_tokens=18),
+        record(2, input_tokens=84, cached_tokens=80, output_tokens=9, part=2, **elsewhere),
+        record(3, input_tokens=18, cached_tokens=0, output_tokens=1, role="prefill", part=2, counted_output=0),
+        record(4, input_tokens=18, cached_tokens=17, output_tokens=12, role="decode", **elsewhere),
+    ]
+    for window, part in enumerate(reversed(parts)):
+        committed = write(ledger, turn([part], window=window))
+        added.add(committed.postings, committed.records, committed.meter)
+    for totals in (added, loaded(ledger)):
+        assert sum(totals.requests.values()) == 2
+        tokens = {
+            kind: sum(n for key, n in totals.tokens.items() if key[2] == kind) for kind in ("input", "cached", "output")
+        }
+        assert tokens == {"input": 80 + 18, "cached": 4, "output": 27 + 12}
+        assert {key[-1] for key in totals.requests} == {"aggregated", "decode"}, "the outcome is the answer's"
+    assert figures(loaded(ledger)) == figures(added)
+    assert beginnings(loaded(ledger)) == beginnings(added)
+
+
 def test_each_sum_begins_with_its_own_first_row_and_still_does_after_a_restart(tmp_path):
     ledger = new_ledger(tmp_path)
     added = Totals()

@@ -13,6 +13,7 @@ from costtrace_vllm.request_context import HEADER
 from costtrace_vllm.server_side import requests
 
 from costtrace.core import guard
+from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST, HANDS_OVER
 from costtrace.core.rows import JOINED
 
 ID = "0a1b2c3d-0000-4000-8000-00000000000f"
@@ -20,11 +21,11 @@ TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 
 
 class Context:
-    def __init__(self, metadata=None, headers=None):
-        self.metadata, self._headers = metadata or {}, headers
+    def __init__(self, metadata=None, headers=None, name=ID):
+        self.metadata, self._headers, self._name = metadata or {}, headers, name
 
     def id(self):
-        return ID
+        return self._name
 
     def trace_headers(self):
         return self._headers
@@ -37,9 +38,9 @@ class Handler:
         yield request, context
 
 
-def engine_request(number=0):
-    internal = f"{number}_{ID}-0123abcd" if number else f"{ID}-0123abcd"
-    return SimpleNamespace(request_id=internal, external_req_id=ID, trace_headers=None, pooling_params=None)
+def engine_request(number=0, name=ID):
+    internal = f"{number}_{name}-0123abcd" if number else f"{name}-0123abcd"
+    return SimpleNamespace(request_id=internal, external_req_id=name, trace_headers=None, pooling_params=None)
 
 
 def test_a_part_reaches_its_engine_with_its_request_its_trace_its_tenant_and_its_role():
@@ -66,6 +67,27 @@ def test_without_metadata_and_trace_the_request_is_still_joined():
     context = request_context.decode(sent.trace_headers[HEADER])
     assert (context.tenant, context.tenant_source, context.traceparent) == ("default", "default", "")
     assert (context.request_key, context.role) == (JOINED + ID, "decode")
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "request_", "key", "elsewhere"),
+    [
+        (ID, "prefill", {}, ID, HANDS_OVER),
+        (ID, "decode", {"prefill_result": {"disaggregated_params": {}}}, ID, COUNTED_PROMPT),
+        (ID, "decode", {}, ID, 0),  # a decode worker computes a short prompt itself
+        (f"{ID}-0", "aggregated", {}, f"{ID}/0", 0),
+        (f"{ID}-11", "aggregated", {}, f"{ID}/11", COUNTED_REQUEST),
+        ("own-1", "aggregated", {}, "own-1", 0),
+    ],
+)
+def test_what_of_a_part_is_counted_with_another(name, role, request_, key, elsewhere):
+    hooks.register_context(request_, Context(name=name), role)
+    requests.attach_context(sent := engine_request(name=name))
+    context = request_context.decode(sent.trace_headers[HEADER])
+    assert (context.request_key, context.request_id, context.elsewhere) == (JOINED + key, name, elsewhere)
+    requests.attach_context(second := engine_request(1, name))
+    both = request_context.decode(second.trace_headers[HEADER]).elsewhere
+    assert both == elsewhere | COUNTED_REQUEST | COUNTED_PROMPT
 
 
 def test_sequences_of_one_request_share_its_prompt():

@@ -11,6 +11,7 @@ from costtrace_vllm.server_side.caller import Caller
 
 from costtrace.capture.request_context import valid_traceparent
 from costtrace.core import guard
+from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST, HANDS_OVER
 
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 
@@ -74,6 +75,48 @@ def test_the_requests_of_a_beam_search_share_the_prompt_that_it_is_of():
     beams = [f"cmpl-b-{prompt}-0123456789abcdef-beam-{beam}" for prompt in (0, 1) for beam in (0, 1)]
     contexts = through_http(the_scope, *(request(f"{name}-0123abcd", name) for name in beams))
     assert [context.prompt_key for context in contexts] == ["cmpl-b-0", "cmpl-b-0", "cmpl-b-1", "cmpl-b-1"]
+
+
+REQUEST, PROMPT = COUNTED_REQUEST, COUNTED_PROMPT
+
+
+def test_what_of_a_request_is_counted_with_another_sequence():
+    """Three children of one prompt and a second prompt: whichever engines they go to, one counts the request."""
+    children = [request(f"{i}_cmpl-x-0-0123abcd") for i in (0, 1, 2)]
+    sequences = [*children, request("cmpl-x-1-0123abcd", "cmpl-x-1")]
+    contexts = through_http(scope(), *sequences, *sequences)  # a resumable request is sent again for each turn
+    assert [context.elsewhere for context in contexts] == [0, REQUEST | PROMPT, REQUEST | PROMPT, REQUEST] * 2
+    (other,) = through_http(scope(), request())
+    assert other.elsewhere == 0
+    the_scope = {**scope(), "state": {"request_metadata": SimpleNamespace(request_id="cmpl-b")}}
+    beams = [request(f"{name}-0123abcd", name) for i in (0, 1) if (name := f"cmpl-b-0-{'0' * 16}-beam-{i}")]
+    assert [context.elsewhere for context in through_http(the_scope, *beams)] == [0, REQUEST | PROMPT]
+    connection = {**scope(), "type": "websocket"}
+    assert [context.elsewhere for context in through_http(connection, *sequences)] == [0] * 4
+
+
+def test_without_http_the_first_child_counts_the_request():
+    for internal, elsewhere in (("0_7-0123abcd", 0), ("1_7-0123abcd", REQUEST | PROMPT), ("7-0123abcd", 0)):
+        requests.attach_context(one := request(internal, "7"))
+        assert request_context.decode(one.trace_headers[HEADER]).elsewhere == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("transfer", "configured", "role", "elsewhere"),
+    [
+        ({"do_remote_decode": True}, object(), "prefill", HANDS_OVER),
+        ({"do_remote_prefill": True}, object(), "decode", COUNTED_PROMPT),
+        ({"do_remote_prefill": True}, None, "", 0),
+        (None, object(), "", 0),
+    ],
+)
+def test_a_request_whose_prompt_and_answer_are_on_different_engines(transfer, configured, role, elsewhere):
+    client = SimpleNamespace(vllm_config=SimpleNamespace(kv_transfer_config=configured))
+    one = request()
+    one.sampling_params = SimpleNamespace(extra_args={"kv_transfer_params": transfer})
+    requests.wrap_add(lambda client, request: None)(client, one)
+    context = request_context.decode(one.trace_headers[HEADER])
+    assert (context.role, context.elsewhere) == (role, elsewhere)
 
 
 def test_without_http_an_id_that_looks_like_dynamos_joins_nothing():

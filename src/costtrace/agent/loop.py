@@ -330,7 +330,7 @@ class Agent:
         self._committed_s = time.monotonic()
         self._commit_cost_s = self._committed_s - now
         if self.emission is not None:
-            self.emission.publish(booked)
+            self.emission.publish(booked, self.pipeline.is_open if len(self.pipeline.engines) > 1 else None)
 
     def _may_end(self) -> bool:
         if not self._spawned or not self.settings.agent_idle_exit_s or self._dirty:

@@ -221,9 +221,7 @@ class EngineAttribution(msgspec.Struct):
         elif part.empty_since_ns:
             part.empty_since_ns = 0
             self.lingering.remove(key)
-        part.open_slots.append(added.slot)
-        # Only the first length counts: each step of a beam search adds sequences whose prompts hold generated tokens.
-        part.prompts.setdefault(added.prompt_key, added.prompt_tokens)
+        part.add(added)
         self.slots[added.slot] = key
         self.accounts.add(of_key)
 

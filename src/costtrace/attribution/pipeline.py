@@ -261,6 +261,10 @@ class Pipeline(msgspec.Struct):
         """A row for each engine's step model: what it has learned."""
         return [row for engine in self.engines.values() if (row := engine.attribution.fit_row()) is not None]
 
+    def is_open(self, request_key: str) -> bool:
+        """Whether an engine works on a request with this key."""
+        return any(request_key in engine.attribution.parts for engine in self.engines.values())
+
     def forget(self, engine_id: str) -> None:
         """Drop an engine that has been attributed to its end."""
         del self.engines[engine_id]

@@ -7,10 +7,15 @@ from typing import Generic, TypeVar
 import msgspec
 
 from costtrace.core.client_text import short, writable
+from costtrace.core.events import COUNTED_REQUEST
+from costtrace.core.rows import JOINED
 
 T = TypeVar("T")
 
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+
+
+_LISTED = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}-[0-9]{1,9}")
 
 
 class TextCodec(Generic[T]):
@@ -33,6 +38,17 @@ class TextCodec(Generic[T]):
             return self._decode(text)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
             return None
+
+
+def dynamo_key(request_id: str) -> tuple[str, int]:
+    """Request key of a part that Dynamo's frontend knows as *request_id*, and what of it is counted elsewhere.
+
+    For a list of prompts the frontend makes one request of each, ``<uuid>-<number>``: the first one counts the call.
+    """
+    name, _, number = request_id.rpartition("-")
+    if not _LISTED.fullmatch(request_id):
+        return JOINED + request_id, 0
+    return f"{JOINED}{name}/{int(number)}", COUNTED_REQUEST if int(number) else 0
 
 
 def valid_traceparent(value: object) -> str:

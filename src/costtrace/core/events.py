@@ -115,6 +115,11 @@ class EngineReady(Event, tag=3, frozen=True):
     at_ns: int
 
 
+COUNTED_REQUEST, COUNTED_PROMPT, HANDS_OVER = 1, 2, 4
+"""Bits of `SequenceAdded.elsewhere`: its request is counted with another sequence; its prompt is, with one that came
+before; another engine gives the answer and counts the request, unless this sequence ends by itself."""
+
+
 class SequenceAdded(Event, tag=4, frozen=True):
     """A sequence has reached the engine's queue."""
 
@@ -143,6 +148,8 @@ class SequenceAdded(Event, tag=4, frozen=True):
     labels: dict[str, str] = {}
     attempt: int = 1
     role: str = ""
+    elsewhere: int = 0
+    """What of it is counted with another sequence of its request, maybe on another engine: bits as above."""
 
 
 class Step(Event, tag=5, frozen=True):

@@ -166,6 +166,33 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     prefix_ns: int = 0
     """Of `gpu_ns`, what sharing the beginnings of prompts added (policy `tree`). Negative: others took it over. The sum
     over all records is 0, but for rounding."""
+    counted_input: int | None = None
+    """Of its tokens, what counts in sums: the rest is counted with another part of its request. None: all."""
+    counted_cached: int | None = None
+    counted_output: int | None = None
+
+    def is_beside(self) -> bool:
+        """Whether it worked on other sequences of the same prompt as another part, at the same time."""
+        return self.part > 1 and self.role != "prefill" and "/" not in self.request_key
+
+    def counts(self) -> "Counts":
+        """What of it counts in sums over parts."""
+        pairs = (
+            (self.counted_input, self.input_tokens),
+            (self.counted_cached, self.cached_tokens),
+            (self.counted_output, self.output_tokens),
+        )
+        requests = int(self.part == 1 and self.attempt == 1)
+        return Counts(requests, *(fact if counted is None else counted for counted, fact in pairs))
+
+
+class Counts(NamedTuple):
+    """Requests (0 or 1) and tokens."""
+
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
 
 
 class FitRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -142,7 +142,7 @@ METHOD = Attribute(
     "`roofline`, `affine`, `tokens` or `equal`; `estimated:...` where the steps themselves are an estimate.",
 )
 REQUEST_KEY = Attribute("costtrace.request.key", "string", "", "Joins the parts of one request.")
-PART = Attribute("costtrace.request.part", "int", "", "Number of the part, from 1.")
+PART = Attribute("costtrace.request.part", "int", "", "1 where the part counts its request, 2 where another one does.")
 ATTEMPT = Attribute("costtrace.request.attempt", "int", "", "Number of the attempt, from 1.")
 ROLE = Attribute(
     "costtrace.request.role",
@@ -272,7 +272,7 @@ M_TOKENS = Metric(
     "costtrace.tokens",
     "counter",
     "{token}",
-    "Tokens of closed parts by type.",
+    "Tokens by type, when their part has closed: each once, whatever engines had it.",
     (TENANT, MODEL, TOKEN_TYPE, ROLE),
     "costtrace_tokens",
 )
@@ -280,7 +280,7 @@ M_REQUESTS = Metric(
     "costtrace.requests",
     "counter",
     "{request}",
-    "Parts of requests that have closed (one a request, unless it was disaggregated or retried).",
+    "Requests that have closed, each once whatever engines of a node it was on.",
     (TENANT, MODEL, OPERATION, OUTCOME, ROLE),
     "costtrace_requests",
 )

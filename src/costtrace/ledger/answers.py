@@ -46,7 +46,7 @@ class Ended(NamedTuple):
     keys: tuple[str, ...]
     currency: str
     requests: int
-    """Requests, not parts: first parts of first attempts count. (Ids are not counted: clients may reuse one.)"""
+    """Requests, not parts. (Ids are not counted: clients may reuse one.)"""
     parts: int
     input_tokens: int
     cached_tokens: int
@@ -56,7 +56,7 @@ class Ended(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A usage record as reports show it. Times are wall ns; 0: it never got that far."""
+    """A usage record, or all of one request, as reports show it. Times are wall ns; 0: it never got that far."""
 
     record_id: str
     request_id: str
@@ -101,11 +101,19 @@ class Request(NamedTuple):
     """The part of `gpu_ns` that is head fees; None: recorded before they were counted."""
     prefix_ns: int | None = None
     """What sharing prompts' beginnings (policy `tree`) added to `gpu_ns`; negative: what others paid of it."""
+    part: int = 1
+    """1: it counts its request; another part does otherwise."""
+    counted_input: int | None = None
+    """Of its tokens, what counts in sums; None: all. Likewise the next two."""
+    counted_cached: int | None = None
+    counted_output: int | None = None
     rerated: int = 0
     """Number of the re-rating that made its cost; 0: the cost is its first one, as spans have it."""
     first_cost_nano: int | None = None
     first_currency: str = ""
     first_price_book: str = ""
+    parts: int = 1
+    """Parts on several engines, or one after the other, that are put together in it (`costtrace.ledger.wholes`)."""
 
 
 class Habit(NamedTuple):

@@ -7,6 +7,7 @@ import msgspec
 
 from costtrace.core.errors import EngineFailed
 from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, Rows, UsageCost, UsageRecord
+from costtrace.ledger.retries import settled
 from costtrace.ledger.store import Ledger
 from costtrace.pricing.price_book import PriceBook
 from costtrace.pricing.rating import Rate, Rater, split_phases
@@ -77,7 +78,8 @@ class Booking:
         return booked
 
     def write(self, ledger: Ledger, booked: Booked) -> None:
-        """Write rates, postings, meter rows and records, within the caller's transaction."""
+        """Write rates, postings, meter rows and records, within the caller's transaction. It settles the records."""
+        booked.records[:] = settled(ledger.connection, booked.records)
         for rate in self._new_rates.values():
             ledger.put_rate(rate.row())
         ledger.post(booked.postings)

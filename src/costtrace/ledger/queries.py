@@ -18,18 +18,23 @@ from costtrace.ledger.reader import Filter, Row, Store
 from costtrace.ledger.schema.columns import columns_of
 
 _FIT = FitRow.__struct_fields__
-_COMPUTED = ("rerated", "first_cost_nano", "first_currency", "first_price_book")
+_COMPUTED = ("rerated", "first_cost_nano", "first_currency", "first_price_book", "parts")
 REQUEST_COLUMNS = columns_of((name for name in Request._fields if name not in _COMPUTED), "u")
-# The cost of re-rated requests now: an adjustment's two lines, old charge back and new charge, sum to the difference.
-_RERATED = """
+# The cost of re-rated requests now: what was posted, and each adjustment's charges, the old one back and the new one.
+# Unknown charges are counted likewise: what an adjustment takes back does not count any more.
+_CHARGES = """SELECT record_id, {sign}(coalesce({0}, 0) + coalesce({1}, 0)) AS nano,
+    {sign}CASE WHEN {0} IS NULL OR {1} IS NULL THEN 1 ELSE 0 END AS unknown FROM {2}"""
+RERATED = f"""
     LEFT JOIN (
-        SELECT record_id, sum(coalesce(device_nano, 0) + coalesce(energy_nano, 0)) AS nano,
-            sum(CASE WHEN device_nano IS NULL OR energy_nano IS NULL THEN gpu_ns ELSE 0 END) AS unknown_ns
-        FROM line WHERE record_id != '' AND record_id IN (SELECT record_id FROM adjustment) GROUP BY record_id
+        SELECT record_id, sum(nano) AS nano, sum(unknown) AS unknown FROM (
+            {_CHARGES.format("device_nano", "energy_nano", "posting", sign="")}
+            UNION ALL {_CHARGES.format("from_device_nano", "from_energy_nano", "adjustment", sign="-")}
+            UNION ALL {_CHARGES.format("device_nano", "energy_nano", "adjustment", sign="")})
+        WHERE record_id != '' AND record_id IN (SELECT record_id FROM adjustment) GROUP BY record_id
     ) a ON a.record_id = u.record_id
-"""
+"""  # noqa: S608 - made of constants of this module
 _COST_BY_NOW = (
-    "CASE WHEN a.nano IS NULL THEN u.cost_nano IS NULL ELSE a.unknown_ns > 0 END, "
+    "CASE WHEN a.nano IS NULL THEN u.cost_nano IS NULL ELSE a.unknown > 0 END, "
     "coalesce(a.nano, u.cost_nano) DESC, u.gpu_ns DESC"
 )
 ORDERS = {
@@ -114,15 +119,15 @@ def claims(store: Store, period: Period) -> Iterator[tuple[str, str, int]]:
         yield row[0], row[1], row[2]
 
 
-def requests(store: Store, period: Period, only: Filter, order: str, limit: int) -> list[Request]:
+def requests(store: Store, period: Period, only: Filter, order: str, limit: int, condition: str = "") -> list[Request]:
     """Usage records that ended in *period*, at their first cost (`cost_by_now.renew`), sorted by one of `ORDERS`.
 
-    By cost, they are sorted at the charges that hold now. At most *limit*.
+    By cost, they are sorted at the charges that hold now. At most *limit*. *condition*: one more on u, with its AND.
     """
     by_now = order == "cost" and rerated(store)
     sql = f"""
-        SELECT {REQUEST_COLUMNS} FROM usage u {_RERATED if by_now else ""}
-        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
+        SELECT {REQUEST_COLUMNS} FROM usage u {RERATED if by_now else ""}
+        WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")} {condition}
         ORDER BY {_COST_BY_NOW if by_now else ORDERS[order]}, u.usage_id LIMIT :limit
     """  # noqa: S608 - made of constants of this module
     parameters: dict[str, int | str] = {
@@ -142,13 +147,20 @@ def rerated(store: Store) -> bool:
 def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
     """Usage records with this record id, request id, request key or trace id: of the first of these that matches any.
 
-    A frontend's prefix is ignored: for ``chatcmpl-<id>``, records of parts that its workers know as ``<id>`` match too.
+    A frontend's prefix is ignored: for ``chatcmpl-<id>``, records of parts that its workers know as ``<id>`` match too,
+    and for ``cmpl-<id>`` those of all prompts of its list.
     """
     searches = [(column, identifier) for column in ("u.record_id", "u.request_id", "u.request_key", _TRACE_ID)]
-    searches += [("u.request_key", JOINED + identifier.removeprefix(prefix)) for prefix in ("chatcmpl-", "cmpl-")]
+    for name in dict.fromkeys(identifier.removeprefix(prefix) for prefix in ("chatcmpl-", "cmpl-")):
+        head, _, number = name.rpartition("-")
+        searches += [("u.request_key", JOINED + name), ("u.request_key", f"{JOINED}{head}/{number}")]
+        searches += [("", f"{JOINED}{name}/")]
     searches += [("u.request_id", short(identifier))]  # as it was cut when it came
     for column, value in searches:
-        sql = f"SELECT {REQUEST_COLUMNS} FROM usage u WHERE {column} = :id ORDER BY u.usage_id LIMIT :limit"  # noqa: S608 - made of constants of this module
+        matches = f"{column} = :id" if column else "u.request_key >= :id AND u.request_key < :id || '~'"
+        sql = f"""
+            SELECT {REQUEST_COLUMNS} FROM usage u WHERE {matches} ORDER BY u.usage_id LIMIT :limit
+        """  # noqa: S608 - made of constants of this module
         if records := [request_of(row) for row in store.rows(sql, {"id": value, "limit": limit})]:
             return records
     return []
@@ -157,15 +169,18 @@ def find_requests(store: Store, identifier: str, limit: int) -> list[Request]:
 _TRACE_ID = "substr(u.traceparent, 4, 32)"
 
 
-def habits(store: Store, period: Period, limit: int) -> Iterator[Habit]:
-    """The newest *limit* usage records of *period*, for medians by tenant and model."""
-    sql = """
-        SELECT u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens, u.output_tokens, u.batch_milli,
-            CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns,
-            u.prefill_ns, u.decode_ns, u.wasted_ns, u.head_ns, u.cost_nano
-        FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until
+HABIT_COLUMNS = """u.tenant, u.model, u.gpu_ns, u.input_tokens, u.cached_tokens, u.output_tokens, u.batch_milli,
+    CASE WHEN u.scheduled_ns > 0 THEN u.scheduled_ns ELSE u.ended_ns END - u.arrived_ns,
+    u.prefill_ns, u.decode_ns, u.wasted_ns, u.head_ns, u.cost_nano"""
+"""What makes a `Habit`."""
+
+
+def habits(store: Store, period: Period, limit: int, condition: str = "") -> Iterator[Habit]:
+    """The newest *limit* usage records of *period*, for medians by tenant and model. *condition*: as of `requests`."""
+    sql = f"""
+        SELECT {HABIT_COLUMNS} FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until {condition}
         ORDER BY u.ended_ns DESC LIMIT :limit
-    """
+    """  # noqa: S608 - made of constants of this module
     for row in store.rows(sql, {"since": period.since_ns, "until": period.until_ns, "limit": limit}):
         yield Habit(*row)
 

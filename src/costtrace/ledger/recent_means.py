@@ -2,6 +2,7 @@
 
 from costtrace.core.rows import Means
 from costtrace.core.units import NS_PER_HOUR, NS_PER_S
+from costtrace.ledger.count_once import CACHED, INPUT, IS_REQUEST, OUTPUT
 from costtrace.ledger.reader import Store
 
 NEWEST = 50_000
@@ -23,8 +24,8 @@ def recent_means(store: Store, now_ns: int, *, by_tenant: bool) -> list[Means]:
     tenant = "u.tenant" if by_tenant else "''"  # '' names the mean of all tenants
     rows = store.rows(
         f"""
-        SELECT u.model, {tenant} AS name, u.currency, count(*), min(u.ended_ns), max(u.ended_ns), sum(u.input_tokens),
-            sum(u.cached_tokens), sum(u.output_tokens), sum(u.prefill_nano), sum(u.decode_nano), sum(u.prefill_ns),
+        SELECT u.model, {tenant} AS name, u.currency, sum({IS_REQUEST}), min(u.ended_ns), max(u.ended_ns), sum({INPUT}),
+            sum({CACHED}), sum({OUTPUT}), sum(u.prefill_nano), sum(u.decode_nano), sum(u.prefill_ns),
             sum(u.decode_ns), sum(u.prefill_uj), sum(u.decode_uj),
             sum(CASE WHEN u.prefill_uj IS NULL OR u.decode_uj IS NULL OR u.gap_ns > 0 THEN 1 ELSE 0 END),
             max(u.simulated)

@@ -1,6 +1,7 @@
 """The facade of telemetry: builds what the settings and the ``OTEL_*`` variables ask for."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ from costtrace.telemetry.span_shipper import Shipped, SpanShipper, consumer
 from costtrace.telemetry.spans import DEFAULT_PROFILES, Profile, SpanBuilder
 from costtrace.telemetry.totals import Numbers
 from costtrace.telemetry.transport import open_transport
+from costtrace.telemetry.whole_records import WholeRecords
 
 _log = logging.getLogger("costtrace.telemetry")
 
@@ -59,6 +61,7 @@ class Emission:
         self._shipper: SpanShipper | None = None
         self._metrics: OtlpMetrics | None = None
         self._endpoint: PrometheusEndpoint | None = None
+        self._wholes = WholeRecords()
         self._engines: set[str] = set()
         self._rates: set[str] = {""}
 
@@ -89,13 +92,17 @@ class Emission:
             except Exception as error:  # noqa: BLE001 a collector's trouble is not the agent's
                 self._report(f"{begin.__name__[1:].replace('_', ' ')} failed: {error!r}")
 
-    def publish(self, committed: Booked) -> None:
-        """Count what was committed and wake the span shipper, which reads the ledger. Returns at once."""
+    def publish(self, committed: Booked, is_open: Callable[[str], bool] | None = None) -> None:
+        """Count what was committed and wake the span shipper, which reads the ledger. Returns at once.
+
+        *is_open*: whether an engine works on a request key; None: fewer than two engines run.
+        """
         try:
             self._look_up_new(committed)
-            self.state.add(committed.postings, committed.records, committed.meter, self._numbers())
+            whole = self._wholes.take(committed.records, is_open)
+            self.state.add(committed.postings, committed.records, committed.meter, self._numbers(), whole)
             if self._metrics is not None:
-                self._metrics.record(committed.records)
+                self._metrics.record(whole)
         except Exception as error:  # noqa: BLE001 metrics are a view: the bill goes on without them
             self._report(f"metrics lack a commit: {error!r}")
         if self._shipper is not None and committed.records:
@@ -112,6 +119,9 @@ class Emission:
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Send what is left for at most `timeout_s`, then end. True if the receiver has all spans."""
         all_sent = self._shipper.stop(timeout_s) if self._shipper is not None else True
+        if self._metrics is not None:
+            with suppress(Exception):
+                self._metrics.record(self._wholes.take((), None))
         for part in (self._metrics, self._endpoint):
             with suppress(Exception):
                 if isinstance(part, OtlpMetrics):

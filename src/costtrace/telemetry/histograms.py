@@ -39,8 +39,9 @@ def request_values(record: UsageRecord, cost: UsageCost) -> list[Value]:
         values.append(Value(s.H_ENERGY, record.energy_uj / UJ_PER_J))
     if cost.cost_nano is not None:
         values.append(Value(s.H_COST, cost.cost_nano / NANO_PER_UNIT, cost.currency))
-    if cost.decode_nano is not None and record.decode_ns and record.output_tokens:
-        each = cost.decode_nano / NANO_PER_UNIT / record.output_tokens
+    output = record.counts().output_tokens
+    if cost.decode_nano is not None and record.decode_ns and output:
+        each = cost.decode_nano / NANO_PER_UNIT / output
         values.append(Value(s.H_PER_MILLION_OUTPUT, each * TOKENS_PER_MILLION, cost.currency))
     return values
 

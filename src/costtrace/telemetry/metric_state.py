@@ -143,13 +143,17 @@ class MetricState:
         usage: Iterable[tuple[UsageRecord, UsageCost]],
         meters: Iterable[MeterRow],
         numbers: Numbers | None = None,
+        requests: Iterable[tuple[UsageRecord, UsageCost]] | None = None,
     ) -> None:
-        """Add what was committed since, to rows with *numbers*. Its engines and rates must be known (`Totals.know`)."""
+        """Add what was committed since, to rows with *numbers*. Its engines and rates must be known (`Totals.know`).
+
+        *requests*: what histograms count, each with all its parts; None: *usage*.
+        """
         usage = list(usage)
         with self._lock:
             self.totals.add(postings, usage, meters)
             self._numbers = numbers if self._numbers is not None else None
-            for record, cost in usage:
+            for record, cost in usage if requests is None else requests:
                 self._distribute(record, cost)
 
     def device(self, reading: DeviceReading) -> None:

@@ -116,6 +116,7 @@ def request_attributes(
     record: UsageRecord, cost: UsageCost, engine: EngineRow | None, profiles: frozenset[Profile]
 ) -> Attributes:
     """All attributes of a ``costtrace.request`` span."""
+    counts = record.counts()
     attributes: Attributes = {
         s.RECORD_ID.name: record.record_id,
         s.TENANT.name: record.tenant,
@@ -123,9 +124,9 @@ def request_attributes(
         s.OPERATION.name: record.operation,
         s.MODEL.name: record.model,
         s.RESPONSE_ID.name: record.request_id,
-        s.INPUT_TOKENS.name: record.input_tokens,
-        s.OUTPUT_TOKENS.name: record.output_tokens,
-        s.CACHED_TOKENS.name: record.cached_tokens,
+        s.INPUT_TOKENS.name: counts.input_tokens,
+        s.OUTPUT_TOKENS.name: counts.output_tokens,
+        s.CACHED_TOKENS.name: counts.cached_tokens,
         s.FINISH_REASONS.name: record.finish_reasons,
         s.GPU_TIME.name: record.gpu_ns / NS_PER_S,
         s.GPU_TIME_PREFILL.name: record.prefill_ns / NS_PER_S,
@@ -193,15 +194,15 @@ def _add_cost(attributes: Attributes, record: UsageRecord, cost: UsageCost, prof
     attributes[s.COST.name] = total
     attributes[s.CURRENCY.name] = cost.currency
     attributes[s.PRICE_BOOK.name] = cost.price_book
-    tokens = record.input_tokens + record.output_tokens
-    if tokens:
-        attributes[s.PER_MILLION_TOTAL.name] = total / tokens * TOKENS_PER_MILLION
-    if cost.prefill_nano is not None and record.prefill_ns and record.input_tokens:
-        each = cost.prefill_nano / NANO_PER_UNIT / record.input_tokens
+    _, prompt, _, output = record.counts()
+    if prompt + output:
+        attributes[s.PER_MILLION_TOTAL.name] = total / (prompt + output) * TOKENS_PER_MILLION
+    if cost.prefill_nano is not None and record.prefill_ns and prompt:
+        each = cost.prefill_nano / NANO_PER_UNIT / prompt
         attributes[s.PER_TOKEN_INPUT.name] = each
         attributes[s.PER_MILLION_INPUT.name] = each * TOKENS_PER_MILLION
-    if cost.decode_nano is not None and record.decode_ns and record.output_tokens:
-        each = cost.decode_nano / NANO_PER_UNIT / record.output_tokens
+    if cost.decode_nano is not None and record.decode_ns and output:
+        each = cost.decode_nano / NANO_PER_UNIT / output
         attributes[s.PER_TOKEN_OUTPUT.name] = each
         attributes[s.PER_MILLION_OUTPUT.name] = each * TOKENS_PER_MILLION
     if cost.currency == "USD":

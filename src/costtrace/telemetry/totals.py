@@ -13,6 +13,7 @@ import msgspec
 
 from costtrace.core.rows import Charge, EngineRow, MeterRow, Posting, UsageCost, UsageRecord
 from costtrace.core.semconv import OTHER_TENANT
+from costtrace.ledger.count_once import CACHED, INPUT, IS_REQUEST, OUTPUT
 
 _Key = TypeVar("_Key")
 _MOST_FOLDED = 1_000_000
@@ -134,9 +135,10 @@ _TOKENS = ("input_tokens - cached_tokens", "cached_tokens", "output_tokens")
 _NUMBERED = "WHERE {0} > ? AND {0} <= ?"
 _LABELS = "tenant, model, operation, role, finish_reasons"
 _USAGE = f"""(
-    SELECT usage_id, ended_ns, 1 AS parts, {_LABELS}, input_tokens, cached_tokens, output_tokens FROM usage
+    SELECT usage_id, ended_ns, {IS_REQUEST} AS requests, {_LABELS}, {INPUT} AS input_tokens, {CACHED} AS cached_tokens,
+        {OUTPUT} AS output_tokens FROM usage u
     UNION ALL
-    SELECT 0, ended_ns, parts, {_LABELS}, input_tokens, cached_tokens, output_tokens FROM usage_rollup
+    SELECT 0, ended_ns, requests, {_LABELS}, input_tokens, cached_tokens, output_tokens FROM usage_rollup
 ) {_NUMBERED.format("usage_id")}"""  # noqa: S608 our names
 _METERED = ("request_ns", "idle_ns", "overhead_ns", "unobserved_ns")
 
@@ -155,7 +157,7 @@ _POSTING_SUMS = _sums(
     f"posted {_NUMBERED.format('posting_id')}",
     "min(posting_id)",
 )
-_USAGE_SUMS = _sums(_LABELS, ("parts", *_TOKENS), "ended_ns", _USAGE, "min(ended_ns)")
+_USAGE_SUMS = _sums(_LABELS, ("requests", *_TOKENS), "ended_ns", _USAGE, "min(ended_ns)")
 _METER_SUMS = _sums("device", _METERED, "window_ns", "meter", "device")
 
 
@@ -205,6 +207,8 @@ class Totals:
             tenant, model, operation, role, reasons, *counts = row
             outcome = _outcome(msgspec.json.decode(reasons, type=tuple[str, ...]))
             self._add_usage(tenant, model, operation, role, outcome, *counts)
+        for key in [key for key, tokens in self.tokens.items() if not tokens]:  # all counted elsewhere, by roll-ups
+            del self.tokens[key], self.tokens.begun_ns[key]
         for row in connection.execute(_METER_SUMS) if upto is None else ():
             self._add_meter(*row)
 
@@ -218,10 +222,10 @@ class Totals:
         for posting, charge in postings:
             self._add_line(_line(posting, charge))
         for record, _ in usage:
+            requests, prompt, cached, output = record.counts()
             self._add_usage(
-                *(record.tenant, record.model, record.operation, record.role, _outcome(record.finish_reasons), 1),
-                *(record.input_tokens - record.cached_tokens, record.cached_tokens, record.output_tokens),
-                record.ended_ns,
+                *(record.tenant, record.model, record.operation, record.role, _outcome(record.finish_reasons)),
+                *(requests, prompt - cached, cached, output, record.ended_ns),
             )
         for row in meters:
             self._add_meter(row.device, row.request_ns, row.idle_ns, row.overhead_ns, row.unobserved_ns, row.window_ns)
@@ -256,14 +260,14 @@ class Totals:
         operation: str,
         role: str,
         outcome: str,
-        parts: int,
+        requests: int,
         computed: int,
         cached: int,
         output: int,
         at_ns: int,
     ) -> None:
         tenant = self.gate(tenant)
-        self.requests.add((tenant, model, operation, outcome, role), parts, at_ns)
+        self.requests.add((tenant, model, operation, outcome, role), requests, at_ns)
         self.tokens.add((tenant, model, "input", role), computed, at_ns)
         self.tokens.add((tenant, model, "cached", role), cached, at_ns)
         self.tokens.add((tenant, model, "output", role), output, at_ns)

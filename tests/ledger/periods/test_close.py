@@ -157,6 +157,27 @@ def test_a_closed_period_does_not_change_when_it_is_rerated_and_the_open_one_car
     assert unbalanced(ledger) == []
 
 
+@pytest.mark.parametrize("currencies", [("GBP",), ("GBP", "JPY")])
+def test_a_closed_period_that_is_re_rated_into_another_currency_moves_money_and_no_time(ledger, currencies):
+    close(ledger)
+    by, after = ("tenant", "price_book", "hour"), Period(DAY.until_ns, 2**62)
+    day, was, whole = report(ledger, DAY), report(ledger, after, by), gpu_ns(ledger)
+    before = money(ledger, after)
+    for currency in currencies:
+        rerated = rerate(ledger, book(currency=currency), DAY, "invoiced elsewhere", LATER_NS)
+    assert report(ledger, DAY) == day
+    assert gpu_ns(ledger) == whole
+    now = report(ledger, after, by)
+    moved = {key for key in now.keys() | was.keys() if now.get(key, 0) != was.get(key, 0)}
+    assert {key[-1] for key in moved} == {"device_nano", "energy_nano"}
+    assert {key[3] for key in moved} >= {"USD", "EUR", currencies[-1]}
+    due = {c: before.get(c, 0) + rerated.after.get(c, 0) for c in before.keys() | rerated.after.keys()}
+    if len(currencies) == 1:
+        due = {c: due.get(c, 0) - rerated.before.get(c, 0) for c in due.keys() | rerated.before.keys()}
+        assert money(ledger, after) == {currency: nano for currency, nano in due.items() if nano}
+    assert unbalanced(ledger) == []
+
+
 def test_a_row_that_comes_late_is_booked_in_the_open_period(ledger):
     late = ledger.connection.execute("SELECT * FROM posting WHERE window_ns < ? LIMIT 1", (DAY.until_ns,)).fetchone()
     usage = ledger.connection.execute("SELECT * FROM usage WHERE ended_ns < ? LIMIT 1", (DAY.until_ns,)).fetchone()
@@ -291,14 +312,14 @@ COUNTED = (
 )
 
 
-def book_one_more(ledger):
+def book_one_more(ledger, name="new", at_ns=LATER_NS, model="m-small", **changes):
     """A posting and a record of nothing, of an engine that the ledger has."""
-    names = {"engine_id": "engine-e", "tenant": "acme", "model": "m-small", "method": "affine", "record_id": "new"}
-    ledger.post([(Posting(window_ns=LATER_NS, kind="request", **names), Charge())])
-    names |= {"request_key": "new", "request_id": "new", "tenant_source": "header", "operation": "chat"}
-    times = dict.fromkeys(("arrived_ns", "scheduled_ns", "decode_ns_at", "ended_ns"), LATER_NS)
-    record = UsageRecord(**names, **times, **dict.fromkeys(COUNTED, 0), simulated=True)
-    ledger.put_usage([(record, UsageCost())])
+    names = {"engine_id": "engine-e", "tenant": "acme", "model": model, "method": "affine", "record_id": name}
+    ledger.post([(Posting(window_ns=at_ns, kind="request", **names), Charge())])
+    names |= {"request_key": name, "request_id": name, "tenant_source": "header", "operation": "chat"}
+    times = dict.fromkeys(("arrived_ns", "scheduled_ns", "decode_ns_at", "ended_ns"), at_ns)
+    row = {**names, **times, **dict.fromkeys(COUNTED, 0), "simulated": True, **changes}
+    ledger.put_usage([(UsageRecord(**row), UsageCost())])
 
 
 def test_numbers_of_rows_that_are_compacted_are_not_given_again(ledger):
@@ -324,6 +345,43 @@ def test_metrics_go_on_where_they_were_when_a_period_is_compacted(ledger):
     compact_period(ledger, compactable(seals(SqliteStore(ledger)), LATER_NS)[0], LATER_NS)
     assert totals() == before
     assert any(before)
+
+
+def test_compaction_counts_each_request_once_as_before(ledger):
+    """Sequences over two engines, halves that say what counts, halves of before, and a lost worker's successor."""
+    at_ns, elsewhere = DAY.until_ns - 2 * WINDOW_NS, {"counted_input": 0, "counted_cached": 0}
+    parts = [
+        {"request_key": "n-3", "input_tokens": 84, "output_tokens": 18},
+        {"request_key": "n-3", "input_tokens": 84, "output_tokens": 9, "part": 2, "model": "m-2", **elsewhere},
+        {"request_key": "dynamo:a", "role": "prefill", "input_tokens": 18, "output_tokens": 1, "part": 2,
+         "counted_output": 0},
+        {"request_key": "dynamo:a", "role": "decode", "input_tokens": 18, "output_tokens": 12, **elsewhere},
+        {"request_key": "dynamo:b", "role": "prefill", "input_tokens": 18, "output_tokens": 1},
+        {"request_key": "dynamo:b", "role": "decode", "input_tokens": 18, "output_tokens": 12},
+        {"request_key": "dynamo:c", "input_tokens": 18, "output_tokens": 14, "finish_reasons": ("interrupted",)},
+        {"request_key": "dynamo:c", "input_tokens": 18, "output_tokens": 8},
+        {"request_key": "dynamo:d", "input_tokens": 7, "output_tokens": 8},
+    ]  # fmt: skip
+    before = report(ledger)
+    for number, part in enumerate(parts):
+        book_one_more(ledger, f"part-{number}", at_ns + number, **part)
+    whole = report(ledger)
+    ends = ("requests", "input_tokens", "output_tokens")
+    counted = [sum(n for key, n in whole.items() if key[-1] == end) for end in ends]
+    counted_before = [sum(n for key, n in before.items() if key[-1] == end) for end in ends]
+    added = [now - then for now, then in zip(counted, counted_before, strict=True)]
+    assert added == [5, 84 + 18 + 18 + 18 + 7, 27 + 12 + 12 + 8 + 8]
+    totals = Totals()
+    totals.load(ledger.connection, [])
+    close(ledger)
+    compact_all(ledger)
+    again = Totals()
+    again.load(ledger.connection, [])
+    assert report(ledger) == whole
+    assert (again.tokens, again.requests) == (totals.tokens, totals.requests)
+    assert unbalanced(ledger) == []
+    kept = ledger.connection.execute("SELECT DISTINCT request_key FROM usage WHERE record_id LIKE 'part-%'").fetchall()
+    assert {key for (key,) in map(tuple, kept)} == {"dynamo:b", "dynamo:c"}, "a roll-up cannot be corrected"
 
 
 def test_a_row_asks_for_the_newest_seal_by_an_index(ledger):

@@ -1,24 +1,32 @@
 """Parts of requests joined: rows of a real ledger, so that SQL and arithmetic are held against each other."""
 
+import csv
+import io
 import itertools
 import json
-from datetime import UTC
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from otlp_receiver import MS, TRACE, WALL, engine, record, turn, write
+from msgspec.structs import replace
+from otlp_receiver import MS, TRACE, USD, WALL, engine, record, turn, write
 
 from costtrace.cli.app import cli
-from costtrace.core.rows import JOINED, FitRow
+from costtrace.core.rows import DISAGGREGATED, JOINED, FitRow
 from costtrace.ledger.answers import Period, Request
-from costtrace.ledger.queries import ended, used
+from costtrace.ledger.periods.rerate import rerate
+from costtrace.ledger.queries import claims, ended, used
 from costtrace.ledger.reader import Filter, open_ledger
+from costtrace.ledger.retries import settled
 from costtrace.ledger.store import Ledger
+from costtrace.pricing.price_book import DevicePrice, PriceBook
 from costtrace.reports.output.render import render
 from costtrace.reports.requests.joined import RecordedPart, join
 from costtrace.reports.requests.joined_query import find_parts, parts
 from costtrace.reports.requests.joined_tables import wholes_table
 from costtrace.reports.usage.summary import summarize
+from costtrace.telemetry.totals import Totals
 
 ALL = Period(0, 1 << 62)
 WAIT_NS = 60_000 * MS
@@ -64,7 +72,7 @@ def ledger_of(tmp_path, *records, name="home"):
     home = tmp_path / name
     home.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(home / "ledger.sqlite")
-    roles = {one.role for one in records}
+    roles = {one.engine_id.removeprefix("engine-") for one in records}
     engines = [
         engine(f"engine-{role}", role=role, engine="vllm", settings={"dynamo_worker": f"worker-{role}"})
         for role in sorted(roles)
@@ -98,7 +106,7 @@ def test_the_energy_of_a_part_of_its_time_is_shown_as_a_part(tmp_path):
 def test_a_prefill_and_a_decode_part_make_one_request_with_one_total(tmp_path):
     whole = joined(tmp_path, part(**PREFILL), part(**DECODE))
     assert (whole.gpu_ns, whole.prefill_ns, whole.decode_ns) == (105 * MS, 35 * MS, 70 * MS)
-    assert [(share.role, share.gpu_ns) for share in whole.roles] == [("prefill", 30 * MS), ("decode", 75 * MS)]
+    assert [whole.share(role)[0] for role in ("prefill", "decode")] == [30 * MS, 75 * MS]
     assert (whole.input_tokens, whole.output_tokens) == (18, 12), "the prefill worker's token is not an answer"
     assert (whole.cached_tokens, whole.transferred_tokens) == (4, 17)
     assert whole.cost_nano == sum(attempt.part.record.cost_nano for attempt in whole.attempts)
@@ -276,7 +284,7 @@ def test_an_unknown_cost_of_one_part_makes_the_total_unknown():
     unknown = other._replace(record=other.record._replace(cost_nano=None))
     (whole,) = join([one, unknown], NOW_NS, WAIT_NS)
     assert whole.cost_nano is None
-    assert [share.cost_nano for share in whole.roles] == [10, None]
+    assert [whole.share(role)[1] for role in ("prefill", "decode")] == [10, None]
 
 
 def _as_request(record):
@@ -287,6 +295,267 @@ def _as_request(record):
 def test_requests_without_a_key_that_joins_stay_apart_even_if_their_keys_are_the_same():
     both = [RecordedPart(_as_request(part("aggregated", request_key="7")), "w") for _ in range(2)]
     assert len(join(both, NOW_NS, WAIT_NS)) == 2
+
+
+def spread(key="4f1d0c", *, engines=("aggregated", "second"), gpu=(30, 70), **more):
+    """n = 3 over two engines: two sequences on the first, one on the other; its prompt of 84 tokens is on both."""
+    one, other = (
+        part(
+            "aggregated",
+            key,
+            engine_id=f"engine-{role}",
+            request_key=key,
+            request_id=f"chatcmpl-{key}",
+            prompt=84,
+            gpu=gpu,
+            **more,
+        )
+        for role in engines
+    )
+    first = replace(one, output_tokens=18, cached_tokens=4, finish_reasons=("length", "length"), sequences=2)
+    second = replace(other, output_tokens=9, cached_tokens=80, part=2, counted_input=0, counted_cached=0)
+    return first, second
+
+
+MARKED_PREFILL = {**PREFILL, "part": 2, "counted_output": 0}
+MARKED_DECODE = {**DECODE, "counted_input": 0, "counted_cached": 0}
+
+
+def counted(home):
+    """Requests, prompt, cached and output tokens by the report, and by the sums that need no other part."""
+    with open_ledger(home) as store:
+        (line,) = summarize((), used(store, ALL, ()), ended(store, ALL, ()), UTC).lines
+        sql = "SELECT sum(requests), sum(input_tokens), sum(cached_tokens), sum(output_tokens) FROM usage_line"
+        plain = next(store.rows(sql))
+        assert sum(requests for *_, requests in claims(store, ALL)) == plain[0]
+    return (line.requests, line.input_tokens, line.cached_tokens, line.output_tokens), tuple(plain)
+
+
+def test_a_request_whose_sequences_are_spread_over_engines_counts_once(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    assert counted(home) == ((1, 84, 4, 27),) * 2
+
+
+def shown(home, *words):
+    done = CliRunner().invoke(cli, [*words, "--home", str(home)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def listed(home, *words):
+    return json.loads(shown(home, "requests", *words, "--format", "json"))["requests"]
+
+
+@pytest.mark.parametrize("words", [(), ("--dearest",), ("--id", "chatcmpl-4f1d0c"), ("--id", "4f1d0c")])
+def test_a_request_over_two_engines_is_one_line_with_one_cost(tmp_path, words):
+    first, second = spread()
+    home = ledger_of(tmp_path, first, second)
+    (row,) = listed(home, *words)
+    assert (row["input_tokens"], row["cached_tokens"], row["output_tokens"], row["parts"]) == (84, 4, 27, 2)
+    assert (row["gpu_ns"], row["sequences"], row["cost_nano"]) == (200 * MS, 3, 2 * USD.cost_nano)
+    assert row["finish_reasons"] == ["length"] * 3
+    assert "84" in shown(home, "requests", *words)
+
+
+def test_its_tokens_are_once_on_the_statement_and_in_both_views_of_focus(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    month = datetime.fromtimestamp(WALL // 10**9, UTC).strftime("%Y-%m")
+    rows = list(csv.DictReader(io.StringIO(shown(home, "focus", "--period", month, "--view", "service"))))
+    meters = {row["SkuMeter"]: int(row["ConsumedQuantity"]) for row in rows if row["ConsumedUnit"] == "Tokens"}
+    assert meters == {"Input Tokens": 80, "Cached Input Tokens": 4, "Output Tokens": 27}
+    statement = json.loads(shown(home, "statement", "--period", month, "--tenant", "acme", "--format", "json"))
+    used_lines = [
+        line for lines in statement.values() for line in lines if isinstance(line, dict) and line.get("requests")
+    ]
+    names = ("requests", "input_tokens", "cached_tokens", "output_tokens")
+    assert [tuple(line[name] for name in names) for line in used_lines] == [(1, 84, 4, 27)]
+
+
+@pytest.mark.parametrize("words", [(), ("--id", "4f1d0c")])
+def test_joined_too_it_has_its_prompt_once_and_all_of_its_answer(tmp_path, words):
+    (row,) = listed(ledger_of(tmp_path, *spread()), "--joined", *words)
+    assert (row["input_tokens"], row["cached_tokens"], row["output_tokens"], row["parts"]) == (84, 4, 27, 2)
+    assert (row["request_key"], row["gpu_ns"], row["cost_nano"]) == ("4f1d0c", 200 * MS, 2 * USD.cost_nano)
+    assert (row["attempts"], row["finality"], row["notes"]) == (1, "final", [])
+
+
+def test_the_prompts_of_a_list_are_joined_each_with_its_answer_and_then_all(tmp_path):
+    prompts = [part(**half, key=f"u/{n}") for n in range(2) for half in (MARKED_PREFILL, MARKED_DECODE)]
+    for words in ((), ("--id", "cmpl-u")):
+        (row,) = listed(ledger_of(tmp_path, *prompts, name=f"home{len(words)}"), "--joined", *words)
+        assert (row["input_tokens"], row["output_tokens"], row["parts"], row["finality"]) == (36, 24, 4, "final")
+    assert "prefill + decode" in shown(tmp_path / "home0", "requests", "--joined")
+
+
+def test_its_parts_are_shown_where_one_engine_or_the_whole_request_is_asked_for(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    (row,) = listed(home, "--engine", "engine-second")
+    assert (row["input_tokens"], row["output_tokens"], row["parts"]) == (84, 9, 1)
+    text = shown(home, "requests", "--id", "4f1d0c")
+    assert ("on engine engine-aggregated" in text, "on engine engine-second" in text) == (True, True)
+
+
+def test_the_most_expensive_request_is_so_with_all_its_parts(tmp_path):
+    """Four quarters on four engines, of 0.05 s each, beside a single one of 0.15 s; by each order, in one ledger."""
+    quarters = [
+        part("aggregated", "q", engine_id=f"engine-{n}", request_key="q", part=1 + (n > 0), gpu=(20, 30), output=5,
+             tenant="b", counted_input=None if n == 0 else 0, counted_cached=None if n == 0 else 0)
+        for n in range(4)
+    ]  # fmt: skip
+    single = part("aggregated", "s", request_key="s", gpu=(50, 100), output=19, prompt=17, tenant="b")
+    home = ledger_of(tmp_path, *quarters, single)
+    for order in ("cost", "gpu", "tokens"):
+        first, second = listed(home, "--sort", order)
+        assert (first["request_key"], first["gpu_ns"], first["output_tokens"]) == ("q", 200 * MS, 20), order
+        assert second["request_key"] == "s"
+        assert listed(home, "--sort", order, "--limit", "1") == [first]
+
+
+def test_explaining_it_says_what_all_of_it_cost_and_then_each_part(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    text = shown(home, "explain", "chatcmpl-4f1d0c")
+    assert text.startswith("Request chatcmpl-4f1d0c has 2 parts")
+    assert "84 prompt tokens, 27 output tokens, GPU time 200.0 ms" in text
+    assert text.count("on engine engine-") == 2
+    assert "84 prompt tokens, counted with another part" in text
+
+
+def test_its_cost_is_the_one_of_now_where_prices_were_changed(tmp_path):
+    home = ledger_of(tmp_path, *spread())
+    ledger = Ledger(home / "ledger.sqlite")
+    with ledger.transaction():
+        ledger.put_engine(engine())  # the one that the other rows are of
+    book = PriceBook(version="b", currency="EUR", devices=[DevicePrice("*", Decimal(36), True, 0)])
+    rerate(ledger, book, ALL, "corrected", NOW_NS)
+    ledger.close()
+    for words in ((), ("--dearest",)):
+        (row,) = listed(home, *words)
+        assert (row["cost_nano"], row["currency"]) == (200 * MS * 36 // 3600, "EUR")
+        assert (row["first_cost_nano"], row["first_currency"]) == (2 * USD.cost_nano, "USD")
+
+
+def test_a_prefill_and_a_decode_part_that_say_what_counts_are_one_line(tmp_path):
+    home = ledger_of(tmp_path, part(**MARKED_PREFILL), part(**MARKED_DECODE))
+    (row,) = listed(home)
+    assert (row["input_tokens"], row["output_tokens"], row["role"]) == (18, 12, "prefill + decode")
+    assert row["finish_reasons"] == ["length"]
+
+
+@pytest.mark.parametrize("identifier", ["cmpl-0a1b-0d", "0a1b-0d", "cmpl-0a1b-0d-1"])
+def test_a_list_of_prompts_is_found_by_the_id_that_its_client_saw(tmp_path, identifier):
+    prompts = [part("aggregated", f"0a1b-0d/{n}", request_id=f"0a1b-0d-{n}", part=1 + (n > 0)) for n in range(3)]
+    home = ledger_of(tmp_path, *prompts, part("aggregated", "0a1b-0e"))
+    (row,) = listed(home, "--id", identifier)
+    assert (row["parts"], row["input_tokens"], row["output_tokens"]) == (3, 54, 3)
+    assert sorted(one["parts"] for one in listed(home)) == [1, 3]
+
+
+@pytest.mark.parametrize("source", ["process", "unobserved", "default:no-context"])
+def test_ids_of_one_engine_join_nothing_whatever_their_parts_say(tmp_path, source):
+    home = ledger_of(tmp_path, *spread("7", tenant_source=source))
+    assert len(listed(home)) == len(listed(home, "--id", "7")) == 2
+
+
+def test_parts_that_say_what_of_them_counts_need_no_correction_each_on_its_own_node_neither(tmp_path):
+    whole = ledger_of(tmp_path, part(**MARKED_PREFILL), part(**MARKED_DECODE))
+    assert counted(whole) == ((1, 18, 4, 12),) * 2
+    assert counted(ledger_of(tmp_path, part(**MARKED_PREFILL), name="one")) == ((0, 18, 4, 0),) * 2
+    assert counted(ledger_of(tmp_path, part(**MARKED_DECODE), name="two")) == ((1, 0, 0, 12),) * 2
+
+
+def test_an_attempt_after_a_lost_worker_is_corrected_whatever_the_parts_say(tmp_path):
+    again = {"at_ms": 300, "prompt": 30}
+    home = ledger_of(
+        tmp_path,
+        part(**MARKED_PREFILL),
+        part(**{**MARKED_DECODE, "ends": ("interrupted",), "output": 14}),
+        part(**{**MARKED_PREFILL, **again}),
+        part(**{**MARKED_DECODE, **again, "at_ms": 350, "output": 8}),
+    )
+    report, plain = counted(home)
+    assert (report, plain) == ((1, 18, 4, 20), (2, 48, 8, 22))
+
+
+BROKEN = {"ends": ("interrupted",), "output": 14}
+MIGRATED = [
+    part("aggregated", cached=4, gpu=(30, 70), **BROKEN),
+    part("aggregated", at_ms=200, prompt=30, output=8, gpu=(40, 50), cached=16),
+]
+FROM_NOTHING = [part("aggregated", **BROKEN), part("aggregated", at_ms=200, prompt=18, output=8)]
+HALVES_AGAIN = [
+    part(**MARKED_PREFILL),
+    part(**{**MARKED_DECODE, **BROKEN}),
+    part(**{**MARKED_PREFILL, "at_ms": 300, "prompt": 30}),
+    part(**{**MARKED_DECODE, "at_ms": 350, "prompt": 30, "output": 8}),
+]
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+@pytest.mark.parametrize(
+    ("parts_", "once", "counters"),
+    [
+        (MIGRATED, (1, 18, 4, 20), (1, 18, 4, 20)),
+        (FROM_NOTHING, (1, 18, 0, 8), (1, 18, 0, 14)),
+        (HALVES_AGAIN, (1, 18, 4, 20), (1, 18, 4, 20)),
+    ],
+)
+def test_what_a_later_attempt_adds_is_settled_when_it_is_booked(tmp_path, parts_, once, counters, one_by_one):
+    """Where all begins from nothing, the counters keep what the first worker computed: they never fall."""
+    home, added = tmp_path / "home", Totals()
+    home.mkdir()
+    ledger = Ledger(home / "ledger.sqlite")
+    for some in [[one] for one in parts_] if one_by_one else [parts_]:
+        made = turn(some, window=next(numbers))
+        made.records[:] = settled(ledger.connection, made.records)
+        write(ledger, made)
+        added.add(made.postings, made.records, made.meter)
+    loaded = Totals()
+    loaded.load(ledger.connection, [])
+    ledger.close()
+    assert counted(home) == (once, counters)
+    assert (added.tokens, added.requests) == (loaded.tokens, loaded.requests)
+    assert sum(added.requests.values()) == 1
+    assert (sum(added.tokens.values())) == sum(counters[1:2]) + counters[3]
+    with open_ledger(home) as store:
+        (whole,) = join(parts([store], ALL, Filter(), "ended", 100), NOW_NS, WAIT_NS)
+        numbered = next(store.rows("SELECT max(attempt) FROM usage"))
+    assert (whole.input_tokens, whole.output_tokens) == (once[1], once[3])
+    assert numbered == (2,)
+
+
+def test_an_attempt_that_is_booked_before_the_one_that_it_follows_is_counted_once_too(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    ledger = Ledger(home / "ledger.sqlite")
+    for one in reversed(MIGRATED):
+        made = turn([one], window=next(numbers))
+        made.records[:] = settled(ledger.connection, made.records)
+        write(ledger, made)
+    ledger.close()
+    assert counted(home)[0] == (1, 18, 4, 20)
+
+
+def test_another_tenants_part_under_the_same_key_is_none_of_ones_own(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    ledger = Ledger(home / "ledger.sqlite")
+    mine, other = part("aggregated", **BROKEN), part("aggregated", at_ms=200, tenant="globex", part=2)
+    settled_ones = settled(ledger.connection, [(mine, USD), (other, USD)])
+    assert settled_ones == [(mine, USD), (other, USD)]
+    write(ledger, turn([mine, other]))
+    ledger.close()
+    assert [row["parts"] for row in listed(home)] == [1, 1]
+
+
+def test_the_halves_of_a_request_of_disaggregated_servers_of_tensorrt_llm_count_once(tmp_path):
+    home = ledger_of(tmp_path, *(part(**half, request_key=DISAGGREGATED + "7") for half in (PREFILL, DECODE)))
+    assert counted(home)[0] == (1, 18, 4, 12)
+
+
+def test_the_prompts_of_one_call_of_a_frontend_are_one_request(tmp_path):
+    prompts = [part("aggregated", f"u/{index}", part=1 + (index > 0), output=5) for index in range(3)]
+    home = ledger_of(tmp_path, *prompts)
+    assert counted(home) == ((1, 54, 0, 15),) * 2
 
 
 def test_the_report_by_role_and_worker_splits_the_time_and_counts_each_request_once(tmp_path):

@@ -12,7 +12,7 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
-from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, lowered_prices, raised_prices, write_month
+from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, corrected, lowered_prices, raised_prices, write_month
 
 from costtrace.cli.app import cli
 from costtrace.cli.billing.billing_options import read_bills
@@ -106,6 +106,31 @@ def test_after_a_re_rating_the_files_pass_the_linter_and_sum_to_the_corrected_bi
             service = rows_of(made, "service", policy, "--period", month)
             assert cost(service) == cost([row for row in rows if row["AllocatedResourceId"]])
             assert not any(lint(view).messages() for view in (rows, service) if view)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_a_closed_month_that_is_re_rated_into_another_currency_moves_money_alone(tmp_path, again):
+    made = write_month(tmp_path)
+    (tmp_path / "quotas.yaml").write_text(QUOTAS)
+    made.home, made.exports, later, month = tmp_path, {}, END_NS + 86_400 * 10**9, Period(START_NS, END_NS)
+    with closing(Ledger(tmp_path / "ledger.sqlite")) as ledger:
+        close_period(ledger, "2026-11", month, END_NS + 1)
+        books = [corrected(8, "GBP"), corrected(9, "EUR")][not again :]
+        for book in books:
+            rerate(ledger, book, month, "invoiced elsewhere", later)
+        sql = "SELECT sum(device_nano) + sum(energy_nano) FROM adjustment WHERE run_id = :run"
+        (euros,) = next(SqliteStore(ledger).rows(sql, {"run": len(books)}))
+    for policy in POLICIES:
+        november, december = (
+            rows_of(made, "allocation", policy, "--period", month) for month in ("2026-11", "2026-12")
+        )
+        assert cost(november) == Decimal(made.bill()).scaleb(-9)
+        money = {code: cost(r for r in december if r["BillingCurrency"] == code) for code in ("USD", "EUR")}
+        assert money == {"USD": -Decimal(made.bill()).scaleb(-9), "EUR": Decimal(euros).scaleb(-9)}
+        assert {Decimal(row["ConsumedQuantity"]) for row in december} == {0}
+        service = rows_of(made, "service", policy, "--period", "2026-12")
+        assert cost(service) == cost(row for row in december if row["AllocatedResourceId"])
+        assert not any(lint(view).messages() for view in (december, service))
 
 
 @pytest.mark.parametrize(

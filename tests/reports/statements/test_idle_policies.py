@@ -62,6 +62,14 @@ def test_weighted_goes_by_cost_and_by_time_where_a_cost_is_unknown():
     assert handed.basis == "device-ns"
 
 
+def test_a_credit_goes_by_the_costs_that_are_given_back():
+    back = {"a": claim(0, cost=-30), "b": claim(0, cost=-10), "c": claim(0, cost=0)}
+    handed = hand_out("weighted", "idle", Pot(cost_nano=-1000), back)
+    assert {name: part.cost_nano for name, part in handed.shares.items()} == {"a": -750, "b": -250}
+    mixed = hand_out("weighted", "idle", Pot(cost_nano=-1000), {"a": claim(30, cost=-30), "b": claim(10, cost=10)})
+    assert (mixed.basis, mixed.shares["a"].cost_nano) == ("device-ns", -750)
+
+
 def test_even_is_among_those_who_used_the_pool():
     handed = hand_out("even", "idle", Pot(gpu_ns=9), {"a": claim(1), "b": claim(5000), "c": claim(0)})
     assert {name: part.gpu_ns for name, part in handed.shares.items()} == {"a": 5, "b": 4}

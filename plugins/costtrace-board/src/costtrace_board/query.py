@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from costtrace.ledger.answers import Period
+from costtrace.ledger.count_once import INPUT, IS_REQUEST, OUTPUT
 from costtrace.ledger.reader import Filter, Store
 from costtrace_board.cells import EngineInfo, PriceSince, Transaction
 from costtrace_board.improvement import Block
@@ -52,12 +53,12 @@ def prices(store: Store, period: Period) -> list[PriceSince]:
 
 def transactions(store: Store, period: Period, label: str) -> list[Transaction]:
     """Requests that ended in *period*, summed by the value of a label ('' where a request has none) and currency."""
-    sql = """
-        SELECT u.labels, u.currency, sum(CASE WHEN u.part = 1 AND u.attempt = 1 THEN 1 ELSE 0 END),
+    sql = f"""
+        SELECT u.labels, u.currency, sum({IS_REQUEST}),
             sum(u.cost_nano), sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END), sum(u.gpu_ns),
-            sum(u.input_tokens), sum(u.output_tokens)
+            sum({INPUT}), sum({OUTPUT})
         FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY 1, 2
-    """
+    """  # noqa: S608 - made of constants
     sums: dict[tuple[str, str], list[int | None]] = {}
     for labels, currency, *values in store.rows(sql, {"since": period.since_ns, "until": period.until_ns}):
         key = (str(json.loads(labels).get(label, "")), currency)
@@ -101,7 +102,8 @@ def blocks(
             CASE WHEN u.input_tokens > 0 THEN 4 * u.cached_tokens / u.input_tokens ELSE 0 END,
             {_bucket("u.batch_milli", bounds.batch_milli)},
             u.ended_ns / 3600000000000, sum(u.gpu_ns), sum(u.cost_nano),
-            sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END), sum(u.input_tokens), sum(u.output_tokens), count(*)
+            sum(CASE WHEN u.cost_nano IS NULL THEN 1 ELSE 0 END), sum({INPUT}), sum({OUTPUT}),
+            sum({IS_REQUEST})
         FROM usage u JOIN engine e ON e.engine_id = u.engine_id
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")}
         GROUP BY 1, 2, 3, 4, 5, 6, 7
@@ -124,15 +126,16 @@ def _bucket(column: str, limits: tuple[int, ...]) -> str:
 
 def billed(store: Store, is_own: Callable[[str], bool], since_ns: int) -> RunBill | None:
     """Sums over the requests that ended since *since_ns* and whose id *is_own* accepts; None without any."""
-    sql = """
-        SELECT u.request_id, u.gpu_ns, u.cost_nano, u.currency, u.energy_uj, u.gap_ns, u.input_tokens, u.output_tokens,
+    sql = f"""
+        SELECT u.request_id, {IS_REQUEST}, u.gpu_ns, u.cost_nano, u.currency, u.energy_uj, u.gap_ns, {INPUT}, {OUTPUT},
             u.batch_milli, e.device_name, e.devices, e.engine, u.simulated
         FROM usage u JOIN engine e ON e.engine_id = u.engine_id WHERE u.ended_ns >= :since
-    """
+    """  # noqa: S608 - made of constants
     rows = [row[1:] for row in store.rows(sql, {"since": since_ns}) if is_own(row[0])]
     if not rows:
         return None
     (
+        requests,
         gpu_ns,
         costs,
         currencies,
@@ -148,7 +151,7 @@ def billed(store: Store, is_own: Callable[[str], bool], since_ns: int) -> RunBil
     ) = zip(*rows, strict=True)
     known = [energy for energy in energies if energy is not None]
     return RunBill(
-        len(rows),
+        sum(requests),
         sum(gpu_ns),
         None if None in costs else sum(costs),
         max(currencies),

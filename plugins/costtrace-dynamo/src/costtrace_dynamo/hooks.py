@@ -111,5 +111,6 @@ def register_context(request: Any, context: Any, role: str) -> None:
         traceparent=identity.traceparent_of(headers),
         arrived_ns=time.monotonic_ns(),
         boot=_boot,
+        prefilled=bool(request.get("prefill_result")),
     )
     requests.register_context(context.id(), request_context)

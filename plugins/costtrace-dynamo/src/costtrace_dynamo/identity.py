@@ -10,11 +10,11 @@ from typing import Any
 
 from costtrace_vllm.request_context import RequestContext
 
-from costtrace.capture.request_context import valid_traceparent
+from costtrace.capture.request_context import dynamo_key, valid_traceparent
 from costtrace.capture.tenancy.identity import INVALID
 from costtrace.config.tenant_names import tenant_name
 from costtrace.core.client_text import short
-from costtrace.core.rows import JOINED
+from costtrace.core.events import COUNTED_PROMPT, HANDS_OVER
 
 SALT_PREFIX = "dynamo-cache-salt:"
 """Dynamo's vLLM worker puts it before the cache salt that its engine gets. The request has the salt without it."""
@@ -71,12 +71,17 @@ def request_context(
     traceparent: str = "",
     arrived_ns: int = 0,
     boot: str = "",
+    prefilled: bool = False,
 ) -> RequestContext:
-    """The context of a request's part, for its engine. *tenant*: as `tenant_of` returns it."""
+    """The context of a request's part, for its engine. *tenant*: as `tenant_of` returns it.
+
+    *prefilled*: another worker has computed the prompt.
+    """
     name, source = tenant
     request_id = short(request_id)
+    key, elsewhere = dynamo_key(request_id)
     return RequestContext(
-        request_key=JOINED + request_id,
+        request_key=key,
         request_id=request_id,
         prompt_key="",
         operation="",
@@ -86,4 +91,5 @@ def request_context(
         arrived_ns=arrived_ns,
         boot=boot,
         role=role,
+        elsewhere=elsewhere | (HANDS_OVER if role == "prefill" else COUNTED_PROMPT if prefilled else 0),
     )

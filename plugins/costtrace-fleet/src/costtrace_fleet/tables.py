@@ -8,6 +8,8 @@ several engines and gets another number (`run_number`).
 import hashlib
 from typing import NamedTuple
 
+from costtrace.ledger.schema.closing import TOKENS
+
 DAY_NS = 86_400_000_000_000
 AMOUNT, MAYBE, COUNT, TEXT, NAME = "Int64", "Nullable(Int64)", "UInt32", "String", "LowCardinality(String)"
 
@@ -75,6 +77,7 @@ USAGE = Table(
         "finish_reasons": NAME, "method": NAME, "finality": NAME, "simulated": "UInt8", "cost_nano": MAYBE,
         "prefill_nano": MAYBE, "decode_nano": MAYBE, "currency": NAME, "price_book": NAME,
         "head_ns": MAYBE, "prefix_ns": MAYBE,
+        **dict.fromkeys((f"counted_{name}" for name in TOKENS), MAYBE),
     },
     ("tenant", "model", "ended_ns", "engine_id", "record_id"),
     "ended_ns",

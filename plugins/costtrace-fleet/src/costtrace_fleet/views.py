@@ -11,7 +11,7 @@ Views run with the rights of the user who reads them: row policies are on the ta
 
 import sqlite3
 
-from costtrace.ledger.schema.closing import ADJUSTED, ENDED, POSTED
+from costtrace.ledger.schema.closing import ADJUSTED, COUNTED_TOKENS, ENDED, MOVED, POSTED, QUANTITIES, ROLLED_TOKENS
 from costtrace.ledger.schema.tables import MIGRATIONS
 from costtrace_fleet.tables import (
     ADJUSTMENT,
@@ -28,7 +28,9 @@ from costtrace_fleet.tables import (
 _EMPTY = ("seal", "seal_block")
 _TYPES = {("INTEGER", 1): "Int64", ("INTEGER", 0): "Nullable(Int64)"}
 _LATE = {POSTING.name: LATE_POSTING, USAGE.name: LATE_USAGE}
-_PARTS = "toInt64(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END) AS requests, toInt64(1) AS parts"
+_PARTS = (
+    f"toInt64(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END) AS requests, toInt64(1) AS parts, {COUNTED_TOKENS}"
+)
 
 
 def views(database: str, on: str) -> list[str]:
@@ -78,21 +80,19 @@ def _lines(database: str) -> dict[str, str]:
     on_time = {table.name: _rows(table, database).split("\nUNION ALL", maxsplit=1)[0] for table in (POSTING, USAGE)}
     rolled = f"SELECT window_ns, operation, {POSTED.replace('record_id', _nothing('record_id'))} FROM {database}.rollup"
     posted = f"SELECT window_ns, {_nothing('operation')}, {POSTED} FROM"
-    amounts = ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "energy_uj", "prefill_uj", "decode_uj", "wasted_uj")
     fields = [name.strip() for name in POSTED.split(",")]
-    adjusted = {"reason": f"{ADJUSTED} AS reason"}
     back = {
-        **{name: f"-{name} AS {name}" for name in (*amounts, "gap_ns")},
         "rate_id": "from_rate_id AS rate_id",
         **{name: f"-from_{name} AS {name}" for name in ("device_nano", "energy_nano")},
     }
-    adjustments = [
-        f"SELECT booked_ns AS window_ns, operation, {', '.join((adjusted | signs).get(name, name) for name in fields)} "
-        f"FROM {database}.adjustment"
-        for signs in (back, {})
-    ]
+    adjustments = []
+    for sign, charge in (("-", back), ("", {})):
+        moved = {name: f"{MOVED.format(sign=sign, name=f't.{name}')} AS {name}" for name in QUANTITIES}
+        chosen = {"reason": f"{ADJUSTED} AS reason", **moved, **charge}
+        columns = ", ".join(chosen.get(name, name) for name in fields)
+        adjustments.append(f"SELECT booked_ns AS window_ns, operation, {columns} FROM {database}.adjustment AS t")
     ended = ENDED.format(user="`user`", labels="labels", counts=_PARTS)
-    counted = ENDED.format(user="'' AS `user`", labels="'{}' AS labels", counts="requests, parts")
+    counted = ENDED.format(user="'' AS `user`", labels="'{}' AS labels", counts=ROLLED_TOKENS)
     return {
         "posted": "\nUNION ALL ".join((f"{posted} {database}.posting", rolled)),
         "line": "\nUNION ALL ".join(

@@ -28,6 +28,8 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     labels: dict[str, str] = {}
     model: str = ""
     """Name of a LoRA adapter, which is billed as a model of its own."""
+    elsewhere: int = 0
+    """As `SequenceAdded.elsewhere`."""
 
 
 _codec = TextCodec(RequestContext)

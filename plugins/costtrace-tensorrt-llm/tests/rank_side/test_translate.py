@@ -5,6 +5,7 @@ from costtrace_tensorrt_llm.rank_side.translate import Translator
 from costtrace_tensorrt_llm.request_context import RequestContext, encode
 
 from costtrace.capture.recorder import NOTE
+from costtrace.core.events import COUNTED_PROMPT, HANDS_OVER
 
 
 def test_the_two_halves_of_a_disaggregated_request_have_one_key_and_both_ids():
@@ -16,6 +17,7 @@ def test_the_two_halves_of_a_disaggregated_request_have_one_key_and_both_ids():
     first, second = added("prefill", 777, -1), added("decode", 777, 777)
     assert first.request_key == second.request_key == "disagg-777"
     assert (first.role, second.role) == ("prefill", "decode")
+    assert (first.elsewhere, second.elsewhere) == (HANDS_OVER, COUNTED_PROMPT)
     assert second.labels == {"disagg_request_id": "777", "ctx_request_id": "777"}
     again = added("decode", 888, 777)  # tried again: the orchestrator made a new id for this half only
     assert again.request_key == "disagg-777"

@@ -46,6 +46,8 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     labels: dict[str, str] = {}
     role: str = ""
     """What the engine does for the request (``prefill``, ``decode``); empty: what the engine does for all."""
+    elsewhere: int = 0
+    """As `SequenceAdded.elsewhere`."""
 
 
 _codec = TextCodec(RequestContext)
@@ -58,6 +60,11 @@ def parent_id(internal_id: str, external_id: str) -> str:
     if child and internal_id.startswith(external_id, child.end()):
         return internal_id[child.end() :]
     return internal_id
+
+
+def is_later_child(internal_id: str, external_id: str) -> bool:
+    """Whether *internal_id* is of a child of ``n>1``, but not of the first one."""
+    return parent_id(internal_id, external_id) != internal_id and not internal_id.startswith("0_")
 
 
 def prompt_of(internal_id: str, external_id: str, response_id: str = "") -> str:

@@ -6,11 +6,13 @@ import msgspec
 
 from costtrace.attribution.shares.accounts import Account, add, nothing
 from costtrace.attribution.shares.virtual_time import SHIFT, Rounder
-from costtrace.core.events import SequenceAdded
+from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST, HANDS_OVER, SequenceAdded
 from costtrace.core.rows import Posting, UsageRecord, is_known
 
 ABORTED = frozenset({"abort", "interrupted", "error"})
 """Finish reasons after which all that a sequence used counts as wasted."""
+_GOES_ON = frozenset({"length", "interrupted", "lost"})
+"""Finish reasons after which another engine may give the answer."""
 UNOBSERVED = "unobserved"
 """Tenant source of a sequence whose arrival was lost."""
 LATER_STAGE = "stage"
@@ -75,12 +77,27 @@ class RequestPart(msgspec.Struct):
     """Whether it has computed what others may find, or found what another computed (policy `tree`)."""
     prefix: int = 0
     """Device time that such sharing has put on its account, in fixed point; negative: taken off it."""
+    uncounted: list[str] = []
+    """Prompts that are counted with another part."""
+    further: bool = False
+    """Whether its request is counted with another part."""
     head: int = 0
     """Head fees of its closed sequences, in fixed point."""
     steps: int = 0
     batch_sum: int = 0
     preemptions: int = 0
     method: str = ""
+
+    def add(self, added: SequenceAdded) -> None:
+        """Take in a sequence of the request."""
+        self.further = bool(added.elsewhere & COUNTED_REQUEST) and (self.further or not self.prompts)
+        if not added.elsewhere & COUNTED_PROMPT:
+            self.uncounted = [prompt for prompt in self.uncounted if prompt != added.prompt_key]
+        elif added.prompt_key not in self.prompts:
+            self.uncounted.append(added.prompt_key)
+        self.open_slots.append(added.slot)
+        # Only the first length counts: each step of a beam search adds sequences whose prompts hold generated tokens.
+        self.prompts.setdefault(added.prompt_key, added.prompt_tokens)
 
     def tenant(self) -> str:
         """Who pays."""
@@ -186,6 +203,14 @@ class RequestPart(msgspec.Struct):
         gpu_ns, energy_uj, energy_unknown_ns = (phases.prefill + phases.decode for phases in self.posted)
         known = is_known(gpu_ns, energy_uj, energy_unknown_ns)
         counts = first.role != LATER_STAGE
+        input_tokens, output_tokens = sum(self.prompts.values()) * counts, sum(tokens for _, tokens in ends) * counts
+        cached = {prompt: self.cached.get(prompt, (0, 0))[1] for prompt in self.prompts}
+        cached_tokens = sum(cached.values()) * counts
+        # A prefill that is to be continued has given one token for each sequence, which the answer has too.
+        handed = (
+            first.elsewhere & HANDS_OVER and {reason for reason, _ in ends} <= _GOES_ON and output_tokens <= len(ends)
+        )
+        uncounted = [prompt for prompt in self.uncounted if counts]
 
         def wall(monotonic_ns: int) -> int:
             return monotonic_ns + wall_offset_ns if monotonic_ns else 0
@@ -195,6 +220,7 @@ class RequestPart(msgspec.Struct):
             request_key=first.request_key,
             request_id=first.request_id,
             engine_id=engine_id,
+            part=2 if handed or self.further or not counts else 1,
             attempt=first.attempt,
             role=first.role or role,
             tenant=self.tenant(),
@@ -217,9 +243,9 @@ class RequestPart(msgspec.Struct):
             decode_uj=energy.decode if known else None,
             energy_unknown_ns=energy_unknown_ns,
             energy_source=self.energy_source if known else "none",
-            input_tokens=sum(self.prompts.values()) * counts,
-            cached_tokens=sum(tokens for _, tokens in self.cached.values()) * counts,
-            output_tokens=sum(tokens for _, tokens in ends) * counts,
+            input_tokens=input_tokens,
+            cached_tokens=cached_tokens,
+            output_tokens=output_tokens,
             computed_tokens=self.computed_tokens,
             sequences=len(self.closed),
             steps=self.steps,
@@ -230,6 +256,9 @@ class RequestPart(msgspec.Struct):
             simulated=simulated or self.energy_simulated,
             head_ns=min(gpu_ns, self.head >> SHIFT),
             prefix_ns=self.prefix >> SHIFT,
+            counted_input=input_tokens - sum(self.prompts[name] for name in uncounted) if uncounted else None,
+            counted_cached=cached_tokens - sum(cached[name] for name in uncounted) if uncounted else None,
+            counted_output=0 if handed else None,
         )
 
 

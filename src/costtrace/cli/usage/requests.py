@@ -22,10 +22,9 @@ from costtrace.cli.options import (
 from costtrace.config import load as config
 from costtrace.core.errors import CosttraceError
 from costtrace.core.units import NS_PER_S
-from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import ORDERS, find_requests, habits
-from costtrace.ledger.queries import requests as find
+from costtrace.ledger.queries import ORDERS
 from costtrace.ledger.reader import Filter, Store, open_ledger
+from costtrace.ledger.wholes import find_wholes, parts_of, whole_habits, whole_requests
 from costtrace.pricing.carbon_file import stated_intensity
 from costtrace.reports.output.render import render
 from costtrace.reports.output.tables import brief
@@ -63,7 +62,7 @@ class Asked(NamedTuple):
 @click.option("--sort", type=click.Choice(list(ORDERS)), help="The most of it first.  [default: ended]")
 @click.option("--why", "explain", is_flag=True, help="Say why each cost what it did, against its tenant and model.")
 @click.option("--id", "identifier", help="Only this one: request id, record id, request key or trace id.")
-@click.option("--joined", is_flag=True, help="One line a request, its parts on all engines joined (NVIDIA Dynamo).")
+@click.option("--joined", is_flag=True, help="One line a request, with the roles and attempts of its parts.")
 @click.option(
     "--also",
     type=click.Path(path_type=Path),
@@ -109,22 +108,24 @@ def requests(
     with open_store(home) as store:
         which = period(store, since, until, where)
         if identifier is not None:
-            rows = find_requests(store, identifier, limit)
+            rows = find_wholes(store, identifier, limit)
             if not rows:
                 raise unknown_request(identifier)
         else:
-            rows = find(store, which, asked.only, order, limit)
-        rows = renew(store, rows)
+            rows = whole_requests(store, which, asked.only, order, limit)
+        in_full = identifier is not None and form == "table"
+        single = (
+            [part for row in rows for part in (parts_of(store, row) if row.parts > 1 else [row])] if in_full else []
+        )
         wanted = [(request.tenant, request.model) for request in rows]
-        peers = usual(habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
+        peers = usual(whole_habits(store, which, PEERS), wanted) if dearest or explain or identifier else None
     what = f"Request {brief(identifier)}" if identifier else "The most expensive requests" if dearest else "Requests"
     if not rows and form == "table":
         out(f"no request ended {name_period(which, where)}\n")
         return
     carbon = stated_intensity()
     table = list_table(rows, peers, f"{what}, {name_period(which, where)}", where, carbon)
-    in_full = identifier is not None and form == "table"
-    details = [detail_table(request, where, carbon) for request in rows] if in_full else []
+    details = [detail_table(part, where, carbon) for part in single]
     out(render([table, *details], form))
 
 

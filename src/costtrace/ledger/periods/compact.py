@@ -1,14 +1,16 @@
 """Compaction of closed periods: postings, usage records and meter rows become sums by the hour. Every total stays.
 
-Not compacted: adjustments, rates, rows that came late, and requests that cross the period's ends (a record and its
-postings are compacted together or not at all). All in one transaction; the agent waits for it.
+Not compacted: adjustments, rates, rows that came late, requests that cross the period's ends (a record and its postings
+are compacted together or not at all), and requests whose parts are corrected when they are read (`count_once`), which
+roll-ups cannot be. All in one transaction; the agent waits for it.
 """
 
 from costtrace.core.errors import LedgerError
 from costtrace.ledger.answers import Period
+from costtrace.ledger.count_once import CORRECTED_KEYS
 from costtrace.ledger.periods.close import append_seal, closed_until, stage
 from costtrace.ledger.reader import SqliteStore
-from costtrace.ledger.schema.closing import HOUR
+from costtrace.ledger.schema.closing import HOUR, TOKENS
 from costtrace.ledger.store import Ledger
 from costtrace.ledger.verify.sealed_rows import current_seals, seals, totals_of
 from costtrace.ledger.verify.seals import SealLine
@@ -23,6 +25,7 @@ _CHOOSE_RECORDS = f"""
     WHERE u.ended_ns >= :since AND u.ended_ns < :until AND u.usage_id NOT IN (SELECT usage_id FROM late_usage)
         AND NOT EXISTS (SELECT 1 FROM posting p WHERE p.record_id = u.record_id AND p.record_id != ''
             AND NOT ({_ON_TIME}))
+        AND u.request_key NOT IN ({CORRECTED_KEYS})
 """  # noqa: S608 - constants
 _SUM_POSTINGS = f"""
     INSERT INTO rollup SELECT NULL, p.window_ns - p.window_ns % {HOUR}, p.engine_id, p.kind, p.reason, p.tenant,
@@ -36,12 +39,20 @@ _SUM_POSTINGS = f"""
 """  # noqa: S608 - constants
 _SUM_USAGE = f"""
     INSERT INTO usage_rollup SELECT NULL, ended_ns - ended_ns % {HOUR}, engine_id, tenant, tenant_source, model,
-        operation, role, method, finish_reasons, currency, price_book,
-        sum(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END), count(*), sum(input_tokens), sum(cached_tokens),
-        sum(output_tokens), sum(computed_tokens), sum(preemptions)
-    FROM usage WHERE usage_id IN (SELECT usage_id FROM temp.compacting)
+        operation, role, method, finish_reasons, currency, price_book, {{sums}}
+    FROM usage WHERE usage_id IN (SELECT usage_id FROM temp.compacting) {{only}}
     GROUP BY 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 ORDER BY 2, 3, 4, 5, 6, 7
 """  # noqa: S608 - constants
+_SUM_FACTS = _SUM_USAGE.format(
+    sums="sum(CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END), count(*), sum(input_tokens), sum(cached_tokens), "
+    "sum(output_tokens), sum(computed_tokens), sum(preemptions)",
+    only="",
+)
+# Beside them, what of these tokens is counted with other parts, as negative sums of no part.
+_SUM_COUNTED_ELSEWHERE = _SUM_USAGE.format(
+    sums="0, 0, " + ", ".join(f"sum(coalesce(counted_{name} - {name}_tokens, 0))" for name in TOKENS) + ", 0, 0",
+    only=f"AND coalesce({', '.join(f'counted_{name}' for name in TOKENS)}) IS NOT NULL",
+)
 _SUM_METER = f"""
     INSERT INTO temp.hours
     SELECT engine_id, device, min(start_ns), max(end_ns), window_ns - window_ns % {HOUR} AS hour_ns, sum(request_ns),
@@ -79,7 +90,8 @@ def compact_period(ledger: Ledger, seal: SealLine, now_ns: int) -> SealLine:
         _require_compactable(store, chain, seal)
         connection.execute(_CHOOSE_RECORDS, bounds)
         connection.execute(_SUM_POSTINGS, bounds)
-        connection.execute(_SUM_USAGE)
+        connection.execute(_SUM_FACTS)
+        connection.execute(_SUM_COUNTED_ELSEWHERE)
         connection.execute(_SUM_METER, bounds)
         numbers = [(ledger.last_number(table), table) for table in ("posting", "usage")]
         connection.executemany("UPDATE last_number SET number = ? WHERE name = ?", numbers)

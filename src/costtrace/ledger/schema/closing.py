@@ -22,6 +22,7 @@ POSTED = (
     "prefill_uj, decode_uj, wasted_uj, gap_ns, method, rate_id, device_nano, energy_nano"
 )
 _NOW = "max(CAST(strftime('%s', 'now') AS INTEGER) * 1000000000, (SELECT max(until_ns) FROM seal))"
+QUANTITIES = tuple(line.split()[0] for line in _QUANTITIES.strip().splitlines())
 ADJUSTED = "CASE WHEN period = '' THEN reason ELSE trim(reason || ' adjustment of ' || period) END"
 
 CLOSING = f"""
@@ -148,39 +149,9 @@ CLOSING = f"""
         SELECT posting_id, window_ns, '' AS operation, {POSTED} FROM posting
         UNION ALL
         SELECT 0, window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup;
-    -- The bill: what was posted where it is booked, and every adjustment (the old charge back, the new one instead).
-    CREATE VIEW line AS
-        SELECT window_ns, '' AS operation, {POSTED} FROM posting
-            WHERE posting_id NOT IN (SELECT posting_id FROM late_posting)
-        UNION ALL
-        SELECT l.booked_ns, '', {POSTED} FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id
-        UNION ALL
-        SELECT window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup
-        UNION ALL
-        SELECT booked_ns, operation, engine_id, kind, {ADJUSTED}, record_id, tenant,
-            model, -gpu_ns, -prefill_ns, -decode_ns,
-            -wasted_ns, -energy_uj, -prefill_uj, -decode_uj, -wasted_uj, -gap_ns, method, from_rate_id,
-            -from_device_nano, -from_energy_nano FROM adjustment
-        UNION ALL
-        SELECT booked_ns, operation, engine_id, kind, {ADJUSTED}, record_id, tenant,
-            model, gpu_ns, prefill_ns, decode_ns,
-            wasted_ns, energy_uj, prefill_uj, decode_uj, wasted_uj, gap_ns, method, rate_id, device_nano, energy_nano
-            FROM adjustment;
-    -- Usage records where they are booked.
-    CREATE VIEW usage_line AS
-        SELECT ended_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency,
-            price_book, CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts, input_tokens,
-            cached_tokens, output_tokens, computed_tokens, preemptions
-        FROM usage WHERE usage_id NOT IN (SELECT usage_id FROM late_usage)
-        UNION ALL
-        SELECT l.booked_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency,
-            price_book, CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END, 1, input_tokens,
-            cached_tokens, output_tokens, computed_tokens, preemptions
-        FROM late_usage l JOIN usage u ON u.usage_id = l.usage_id
-        UNION ALL
-        SELECT ended_ns, engine_id, tenant, tenant_source, model, operation, role, method, finish_reasons, currency,
-            price_book, requests, parts, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions
-        FROM usage_rollup;
+    -- Replaced by BOOKED.
+    CREATE VIEW line AS SELECT 1;
+    CREATE VIEW usage_line AS SELECT 1;
 """  # noqa: S608 - constants
 
 FLEET = """
@@ -190,18 +161,54 @@ FLEET = """
     CREATE VIEW compacted AS SELECT since_ns, until_ns FROM seal WHERE kind = 'compact';
 """
 
+MOVED = "CASE WHEN period = '' THEN {sign}{name} ELSE 0 END"
+"""A quantity in an adjustment's two lines: of a closed period it moves money alone, since the time is billed there."""
+_ADJUSTMENT = (
+    "SELECT booked_ns, operation, engine_id, kind, {reason}, record_id, tenant, model, {quantities}, method, {charge} "
+    "FROM adjustment"
+)
+_BACK, _INSTEAD = (
+    _ADJUSTMENT.format(
+        reason=ADJUSTED, quantities=", ".join(MOVED.format(sign=sign, name=name) for name in QUANTITIES), charge=charge
+    )
+    for sign, charge in (
+        ("-", "from_rate_id, -from_device_nano, -from_energy_nano"),
+        ("", "rate_id, device_nano, energy_nano"),
+    )
+)
 ENDED = (
     "engine_id, tenant, tenant_source, {user}, {labels}, model, operation, role, method, finish_reasons, currency, "
-    "price_book, {counts}, input_tokens, cached_tokens, output_tokens, computed_tokens, preemptions"
+    "price_book, {counts}, computed_tokens, preemptions"
 )
+TOKENS = ("input", "cached", "output")
+"""Kinds of tokens that count in sums: of each a part has `<kind>_tokens`, and in `counted_<kind>` what counts."""
+COUNTED_TOKENS = ", ".join(f"coalesce(counted_{name}, {name}_tokens) AS {name}_tokens" for name in TOKENS)
 _PART = ENDED.format(
     user='"user"',
     labels="labels",
-    counts="CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts",
+    counts=f"CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts, {COUNTED_TOKENS}",
 )
-_ROLLED = ENDED.format(user="'' AS \"user\"", labels="'{}' AS labels", counts="requests, parts")
-LABELLED = f"""
-    -- Usage records where they are booked, with what a roll-up has no more: users and labels.
+ROLLED_TOKENS = "requests, parts, input_tokens, cached_tokens, output_tokens"
+_ROLLED = ENDED.format(user="'' AS \"user\"", labels="'{}' AS labels", counts=ROLLED_TOKENS)
+BOOKED = f"""
+    -- The bill: what was posted where it is booked, and every adjustment (the old charge back, the new one instead).
+    DROP VIEW line;
+    CREATE VIEW line AS
+        SELECT window_ns, '' AS operation, {POSTED} FROM posting
+            WHERE posting_id NOT IN (SELECT posting_id FROM late_posting)
+        UNION ALL
+        SELECT l.booked_ns, '', {POSTED} FROM late_posting l JOIN posting p ON p.posting_id = l.posting_id
+        UNION ALL
+        SELECT window_ns, operation, {POSTED.replace("record_id", "''")} FROM rollup
+        UNION ALL
+        {_BACK}
+        UNION ALL
+        {_INSTEAD};
+    -- What of a part's tokens counts in sums: the rest is counted with another part of its request. NULL: all.
+    ALTER TABLE usage ADD COLUMN counted_input INTEGER;
+    ALTER TABLE usage ADD COLUMN counted_cached INTEGER;
+    ALTER TABLE usage ADD COLUMN counted_output INTEGER;
+    -- Usage records where they are booked, each token and each request counted once. A roll-up has no users and labels.
     DROP VIEW usage_line;
     CREATE VIEW usage_line AS
         SELECT ended_ns, {_PART} FROM usage WHERE usage_id NOT IN (SELECT usage_id FROM late_usage)

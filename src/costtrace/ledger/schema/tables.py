@@ -4,7 +4,7 @@ A later version appends to `MIGRATIONS` and never edits what is there: a ledger 
 by applying what it lacks, in one transaction.
 """
 
-from costtrace.ledger.schema.closing import CLOSING, FLEET, LABELLED
+from costtrace.ledger.schema.closing import BOOKED, CLOSING, FLEET
 from costtrace.ledger.schema.sensors import SENSORS
 
 MIGRATIONS: tuple[str, ...] = (
@@ -208,7 +208,7 @@ MIGRATIONS: tuple[str, ...] = (
     "CREATE INDEX seal_by_end ON seal (until_ns);",  # every row that is written asks for the newest
     SENSORS,
     FLEET,
-    LABELLED,
+    "-- Users and labels on usage_line: replaced by BOOKED.",
     """
     -- What a step with prompts does once for them, attoseconds; 0: nothing, or from before it was learned.
     ALTER TABLE engine_fit ADD COLUMN prompt_as INTEGER NOT NULL DEFAULT 0;
@@ -227,6 +227,7 @@ MIGRATIONS: tuple[str, ...] = (
     INSERT INTO last_number SELECT 'posting', coalesce(max(last_posting), 0) FROM rollup;
     INSERT INTO last_number SELECT 'usage', (SELECT count(*) FROM usage) + coalesce(sum(parts), 0) FROM usage_rollup;
     """,
+    BOOKED,
 )
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -149,7 +149,7 @@ def totals_of(store: Store, period: Period) -> dict[str, Any]:
             SELECT CASE WHEN part = 1 AND attempt = 1 THEN 1 ELSE 0 END AS requests, 1 AS parts, input_tokens AS i,
                 cached_tokens AS c, output_tokens AS o, computed_tokens AS k FROM {USAGE}
             UNION ALL SELECT requests, parts, input_tokens, cached_tokens, output_tokens, computed_tokens
-                FROM {_USAGE_ROLLUPS})
+                FROM {_USAGE_ROLLUPS} AND parts > 0)
     """  # noqa: S608 - constants
     totals["ended: requests, parts, tokens"] = list(next(store.rows(sql, bounds)))
     sql = f"""

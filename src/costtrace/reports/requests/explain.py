@@ -34,6 +34,8 @@ class Explanation(NamedTuple):
     measures: tuple[Measure, ...]
     saved_ns: int | None
     """What the cache saved it at most, by the engine's model; None: there is no model."""
+    whole: Request | None = None
+    """All of the request, before the first of its several parts."""
 
 
 def explain(request: Request, peers: Peers, fit: Fit | None) -> Explanation:
@@ -59,8 +61,9 @@ def explain(request: Request, peers: Peers, fit: Fit | None) -> Explanation:
 def as_text(explanation: Explanation, bar: str) -> str:
     """An explanation for a terminal; *bar* is what bars are made of."""
     request, usual = explanation.request, explanation.usual
+    lines = [] if explanation.whole is None else [_all_parts(explanation.whole), ""]
     where = f"{request.tenant}, {request.model}, on engine {request.engine_id}"
-    lines = [f"Request {brief(request.request_id)}: {where}", ""]
+    lines += [f"Request {brief(request.request_id)}: {where}", ""]
     lines += [f"  {sentence}" for sentence in explanation.sentences]
     lines += ["", *_plot(explanation.measures, bar)]
     if usual is not None and usual.requests > 1:
@@ -68,6 +71,15 @@ def as_text(explanation: Explanation, bar: str) -> str:
     else:
         lines += ["", "  There is no other request of this tenant and model to compare it with."]
     return "\n".join(clean(line) for line in lines) + "\n"
+
+
+def _all_parts(whole: Request) -> str:
+    cost = show_amount(whole.cost_nano, whole.currency or None)
+    return (
+        f"Request {brief(whole.request_id)} has {whole.parts} parts, explained below. Together: {whole.input_tokens:,} "
+        f"prompt tokens, {whole.output_tokens:,} output tokens, GPU time {show_seconds(whole.gpu_ns)}, cost {cost} "
+        "without idle."
+    )
 
 
 def table(explanations: Sequence[Explanation]) -> Table[Explanation]:
@@ -112,7 +124,8 @@ def _queue(request: Request) -> str:
 
 def _prefill(request: Request) -> str:
     share = per_cent(request.prefill_ns, request.gpu_ns)
-    return f"Prefill: {request.input_tokens:,} prompt tokens, {show_seconds(request.prefill_ns)} ({share})."
+    elsewhere = ", counted with another part" if request.counted_input == 0 and request.input_tokens else ""
+    return f"Prefill: {request.input_tokens:,} prompt tokens{elsewhere}, {show_seconds(request.prefill_ns)} ({share})."
 
 
 def _decode(request: Request, usual: Usual | None) -> str:

@@ -9,13 +9,16 @@ done twice, and whether all parts are in.
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from costtrace.core.rows import JOINED
+from costtrace.core.rows import DISAGGREGATED, JOINED
 from costtrace.ledger.answers import Request
+from costtrace.ledger.wholes import LOCAL, whole_key
 from costtrace.reports.usage.summary import whole_sum
 
 PREFILL, DECODE = "prefill", "decode"
+_STAGED = (JOINED, DISAGGREGATED)
+"""How keys begin by which the stages of a request, and attempts at them, are known."""
 BROKEN_OFF = frozenset({"interrupted", "lost"})
 """Ends after which another worker may have gone on."""
 IN_VAIN = frozenset({"abort", "error"}) | BROKEN_OFF
@@ -43,15 +46,6 @@ class Attempt(NamedTuple):
     """Of the answer that the client got, what this part produced."""
     wasted_ns: int
     """The part of its GPU time that served nobody, or was done before."""
-
-
-class Share(NamedTuple):
-    """What one role did for a request."""
-
-    role: str
-    parts: int
-    gpu_ns: int
-    cost_nano: int | None
 
 
 class Whole(NamedTuple):
@@ -91,16 +85,10 @@ class Whole(NamedTuple):
     notes: tuple[str, ...]
     """What is missing, was lost, or does not agree."""
 
-    @property
-    def roles(self) -> tuple[Share, ...]:
-        """The split by role, in the order of the parts."""
-        records: dict[str, list[Request]] = {}
-        for attempt in self.attempts:
-            records.setdefault(attempt.part.record.role, []).append(attempt.part.record)
-        return tuple(
-            Share(role, len(mine), sum(r.gpu_ns for r in mine), whole_sum(r.cost_nano for r in mine))
-            for role, mine in records.items()
-        )
+    def share(self, role: str) -> tuple[int, int | None]:
+        """GPU time (ns) and cost (nano-units) of what one role did for it."""
+        mine = [attempt.part.record for attempt in self.attempts if attempt.part.record.role == role]
+        return sum(record.gpu_ns for record in mine), whole_sum(record.cost_nano for record in mine)
 
 
 def join(parts: Iterable[RecordedPart], now_ns: int, wait_ns: int) -> list[Whole]:
@@ -108,13 +96,55 @@ def join(parts: Iterable[RecordedPart], now_ns: int, wait_ns: int) -> list[Whole
 
     A request is provisional while something is expected that has not come, at most *wait_ns* after its newest part.
     """
-    by_key: dict[str, dict[str, RecordedPart]] = {}
-    for part in parts:
-        record = part.record
-        key = record.request_key if record.request_key.startswith(JOINED) else record.record_id
-        by_key.setdefault(key, {})[record.record_id] = part
-    wholes = [_join(key, list(mine.values()), now_ns, wait_ns) for key, mine in by_key.items()]
+    recorded = {part.record.record_id: part for part in parts}  # one that two nodes have counts once
+    spread = {part.record.request_key for part in recorded.values() if part.record.part > 1}
+    by_key: dict[str, list[RecordedPart]] = {}
+    by_request: dict[str, list[str]] = {}
+    for name, part in recorded.items():
+        key, source = part.record.request_key, part.record.tenant_source
+        joined = key.startswith(_STAGED) and (part.record.part == 1 or part.record.role == PREFILL or "/" in key)
+        # Engines that share the sequences of a request have no stages: each part is whole by itself.
+        by_key.setdefault(key if joined else name, []).append(part)
+        whole = whole_key(key) if joined or (key in spread and source not in LOCAL) else name
+        by_request.setdefault(whole, []).append(key if joined else name)
+    wholes = [
+        _together(whole, [_join(key, by_key[key], now_ns, wait_ns) for key in dict.fromkeys(keys)])
+        for whole, keys in by_request.items()
+    ]
     return sorted(wholes, key=lambda whole: (-whole.ended_ns, whole.request_key))
+
+
+def _together(key: str, wholes: list[Whole]) -> Whole:
+    """The request of prompts or sequences that engines worked on beside each other: sums of theirs."""
+    if len(wholes) == 1:
+        return wholes[0]
+    wholes.sort(key=lambda whole: (whole.attempts[0].part.record.part, whole.arrived_ns, whole.request_key))
+    one_currency = len({whole.currency for whole in wholes}) == 1
+    added = ("gpu_ns", "prefill_ns", "decode_ns", "wasted_ns", "gap_ns", "transferred_tokens", "output_tokens")
+    sums: dict[str, Any] = {name: sum(getattr(whole, name) for whole in wholes) for name in added}
+    sums |= {name: whole_sum(getattr(whole, name) for whole in wholes) for name in ("energy_uj", "saved_ns")}
+    money = ("cost_nano", "saved_nano")
+    sums |= {name: whole_sum(getattr(whole, name) for whole in wholes) if one_currency else None for name in money}
+    return wholes[0]._replace(
+        **sums,
+        request_key=key,
+        attempts=tuple(attempt for whole in wholes for attempt in whole.attempts),
+        arrived_ns=min(whole.arrived_ns for whole in wholes),
+        ended_ns=max(whole.ended_ns for whole in wholes),
+        currency=wholes[0].currency if one_currency else "",
+        input_tokens=sum(_counted(whole, "input") for whole in wholes),
+        cached_tokens=sum(_counted(whole, "cached") for whole in wholes),
+        computed_tokens=sum(whole.computed_tokens for whole in wholes),
+        finality=max(whole.finality for whole in wholes),  # provisional, where one is
+        notes=tuple(dict.fromkeys(note for whole in wholes for note in whole.notes)),
+    )
+
+
+def _counted(whole: Whole, kind: Literal["input", "cached"]) -> int:
+    """Tokens of a prompt, but 0 where they are counted with sequences on another engine."""
+    record = whole.attempts[0].part.record
+    counted = None if whole.request_key.startswith(_STAGED) else getattr(record, f"counted_{kind}")
+    return int(getattr(whole, f"{kind}_tokens") if counted is None else counted)
 
 
 def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Whole:
@@ -129,7 +159,8 @@ def _join(key: str, parts: list[RecordedPart], now_ns: int, wait_ns: int) -> Who
     if in_vain:
         by_record = {name: one._replace(wasted_ns=one.part.record.gpu_ns) for name, one in by_record.items()}
     attempts = tuple(by_record[part.record.record_id] for part in parts)
-    missing = _missing(prefills, answers)
+    apart = not key.startswith(_STAGED) and records[0].role in {PREFILL, DECODE}  # the other half has another key
+    missing = [] if apart else _missing(prefills, answers)
     ended_ns = max(record.ended_ns for record in records)
     provisional = bool(missing) and now_ns < ended_ns + wait_ns
     firsts = [attempt.part.record for attempt in attempts if attempt.number == 1]

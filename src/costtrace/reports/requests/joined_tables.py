@@ -6,7 +6,7 @@ from datetime import tzinfo
 from costtrace.core.units import show_amount, show_joules, show_seconds
 from costtrace.core.wall_time import show_time
 from costtrace.reports.output.tables import Column, Row, Table, Value, brief, count, text
-from costtrace.reports.requests.joined import Attempt, Share, Whole
+from costtrace.reports.requests.joined import Attempt, Whole
 
 ROLES = ("prefill", "decode", "aggregated")
 NOTES = (
@@ -29,8 +29,8 @@ def wholes_table(wholes: Sequence[Whole], title: str, zone: tzinfo) -> Table[Who
         Column("saved, at most", _saved),
         count("output tok", lambda whole: whole.output_tokens),
         Column("GPU time", lambda whole: show_seconds(whole.gpu_ns)),
-        Column("prefill role", lambda whole: show_seconds(_share(whole, "prefill").gpu_ns)),
-        Column("decode role", lambda whole: show_seconds(_share(whole, "decode").gpu_ns)),
+        Column("prefill role", lambda whole: show_seconds(whole.share("prefill")[0])),
+        Column("decode role", lambda whole: show_seconds(whole.share("decode")[0])),
         Column("wasted", lambda whole: show_seconds(whole.wasted_ns)),
         Column("energy", _energy),
         Column("cost", lambda whole: show_amount(whole.cost_nano, whole.currency or None)),
@@ -50,9 +50,7 @@ def exact_whole(whole: Whole) -> Row:
     row["attempts"] = _tries(whole)
     row["workers"] = tuple(dict.fromkeys(attempt.part.worker for attempt in whole.attempts))
     for role in ROLES:
-        share = _share(whole, role)
-        row[f"{role}_role_gpu_ns"] = share.gpu_ns
-        row[f"{role}_role_cost_nano"] = share.cost_nano
+        row[f"{role}_role_gpu_ns"], row[f"{role}_role_cost_nano"] = whole.share(role)
     row["notes"] = whole.notes
     return row
 
@@ -110,17 +108,13 @@ def _energy(whole: Whole) -> str:
     return show_joules(whole.energy_uj, simulated=simulated, unknown_ns=whole.gap_ns)
 
 
-def _share(whole: Whole, role: str) -> Share:
-    return next((share for share in whole.roles if share.role == role), Share(role, 0, 0, 0))
-
-
 def _tries(whole: Whole) -> int:
     return max(attempt.number for attempt in whole.attempts)
 
 
 def _roles(whole: Whole) -> str:
     """``prefill + decode, 2 attempts``."""
-    roles = [role for role in ROLES if _share(whole, role).gpu_ns]
+    roles = [role for role in ROLES if whole.share(role)[0]]
     tries = _tries(whole)
     return " + ".join(roles) + (f", {tries} attempts" if tries > 1 else "")
 

@@ -22,13 +22,14 @@ class Field(NamedTuple):
     shown: str
 
 
-_NAMES = tuple("gap_ns" if name == "energy_unknown_ns" else name for name in Request._fields)
+_FIELDS = tuple(name for name in Request._fields if not name.startswith(("counted_", "part")) or name == "parts")
+_NAMES = tuple("gap_ns" if name == "energy_unknown_ns" else name for name in _FIELDS)
 """Names of a request's fields in JSON and CSV: the ledger's column names, unchanged since the first release."""
 
 
 def request_fields(request: Request) -> dict[str, Value]:
     """All fields of a request under their names in JSON and CSV."""
-    return dict(zip(_NAMES, request, strict=True))
+    return dict(zip(_NAMES, (getattr(request, name) for name in _FIELDS), strict=True))
 
 
 def exact_request(request: Request, peers: Peers | None, carbon: CarbonIntensity | None = None) -> Row:

@@ -134,6 +134,10 @@ def _weights(policy: str, kind: str, pot: Pot, claims: Mapping[str, Claim]) -> t
 
 def _weighted(claims: Mapping[str, Claim]) -> tuple[str, dict[str, int]]:
     by_cost = {tenant: claim.own.cost_nano or 0 for tenant, claim in claims.items()}
+    if (
+        max(by_cost.values(), default=0) <= 0
+    ):  # a re-rating gives costs back: what came with them is given back likewise
+        by_cost = {tenant: -nano for tenant, nano in by_cost.items()}
     unknown = any(claim.own.cost_unknown_ns for claim in claims.values())
     if unknown or not any(by_cost.values()) or min(by_cost.values()) < 0:
         return "device-ns", {tenant: claim.own.gpu_ns for tenant, claim in claims.items()}

@@ -38,6 +38,8 @@ class ServedPart(NamedTuple):
     gpu_ns: int
     cost_nano: int | None
     currency: str
+    counted_tokens: int
+    """Of `input_tokens`, what is counted with it: the rest is another engine's share of the same prompt."""
 
 
 class EngineGroup(NamedTuple):
@@ -227,7 +229,7 @@ def measured_run(parts: Sequence[ServedPart]) -> Run:
     for part in parts:
         block = sums[(part.ended_ns - first_ns) * BLOCKS // length_ns]
         block[0] += part.gpu_ns
-        block[1] += part.input_tokens
+        block[1] += part.counted_tokens
         block[2] += part.output_tokens
     steps = sum(part.steps for part in parts)
     batch = Fraction(sum(part.steps * part.batch_milli for part in parts), 1_000 * steps) if steps else None

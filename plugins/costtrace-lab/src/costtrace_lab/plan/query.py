@@ -4,6 +4,7 @@ import json
 
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
+from costtrace.ledger.count_once import INPUT
 from costtrace.ledger.reader import Row, Store
 from costtrace_lab.plan.figures import EngineGroup, ServedPart
 
@@ -69,7 +70,8 @@ def served_parts(store: Store, period: Period, group: EngineGroup, limit: int) -
     """The newest *limit* requests of *period* on a group's engines, in the order of arrival."""
     sql = f"""
         SELECT e.devices, u.arrived_ns, u.decode_ns_at, u.ended_ns, u.input_tokens, u.cached_tokens, u.output_tokens,
-            u.sequences, u.steps, u.batch_milli, u.gpu_ns, u.cost_nano, u.currency
+            u.sequences, u.steps, u.batch_milli, u.gpu_ns, u.cost_nano, u.currency,
+            {INPUT}
         FROM usage u JOIN engine e ON e.engine_id = u.engine_id
         WHERE u.ended_ns >= :since AND u.ended_ns < :until AND e.model = :model AND e.device_name = :device
             AND e.role IN {WHOLE_ROLES} AND u.role IN {WHOLE_ROLES} AND u.gpu_ns > 0

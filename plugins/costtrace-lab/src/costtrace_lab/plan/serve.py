@@ -71,7 +71,7 @@ def jobs_of(parts: Iterable[ServedPart], first_ns: int, speed: float = 1.0) -> l
         for index, output in enumerate(largest_remainder(part.output_tokens, [1] * count)):
             cached = part.cached_tokens if index == 0 else prompt
             arrival = Arrival(at_s, prompt, max(1, output), cached_tokens=cached)
-            jobs.append(Job(arrival, part.input_tokens if index == 0 else 0, output, at_s))
+            jobs.append(Job(arrival, part.counted_tokens if index == 0 else 0, output, at_s))
     return jobs
 
 

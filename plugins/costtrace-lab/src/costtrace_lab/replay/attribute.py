@@ -36,10 +36,11 @@ class Total:
             self.cost_nano = None if self.cost_nano is None or cost_nano is None else self.cost_nano + cost_nano
 
     def end(self, record: UsageRecord) -> None:
-        """Add a request that ended."""
-        self.requests += 1
-        self.input_tokens += record.input_tokens
-        self.output_tokens += record.output_tokens
+        """Add a part of a request that ended: each request and token counts once."""
+        counts = record.counts()
+        self.requests += counts.requests
+        self.input_tokens += counts.input_tokens
+        self.output_tokens += counts.output_tokens
 
 
 class Bill(NamedTuple):

@@ -10,7 +10,17 @@ from typing import Any
 from costtrace.capture.recorder import STEP, Record
 from costtrace.core.client_text import short
 from costtrace.core.cohort import CohortEncoder
-from costtrace.core.events import Event, Lost, Overhead, SequenceAdded, SequenceFinished, Snapshot, Step
+from costtrace.core.events import (
+    COUNTED_PROMPT,
+    HANDS_OVER,
+    Event,
+    Lost,
+    Overhead,
+    SequenceAdded,
+    SequenceFinished,
+    Snapshot,
+    Step,
+)
 from costtrace.core.guard import swallow
 from costtrace.core.rows import DISAGGREGATED, JOINED
 from costtrace_tensorrt_llm.rank_side.batches import ADDED, FREED, OVERHEAD, UNPRICED, Batch, Facts
@@ -18,6 +28,8 @@ from costtrace_tensorrt_llm.request_context import RequestContext, decode
 
 STAGE = "stage"
 """Role of a part on a later pipeline stage: its tokens are counted on the first stage."""
+_HALVES = {"prefill": HANDS_OVER, "decode": COUNTED_PROMPT}
+"""What the halves of a disaggregated request leave to each other, by their role."""
 
 
 class Sequence:
@@ -117,7 +129,7 @@ class Translator:
             slot=self._slots,
             at_ns=at_ns,
             sequence_id=str(facts.id),
-            request_id=context.request_key.removeprefix(JOINED),
+            request_id=context.request_key.removeprefix(JOINED).replace("/", "-"),
             request_key=key,
             prompt_key=str(facts.parent if facts.parent >= 0 else facts.id),
             prompt_tokens=facts.prompt_tokens,
@@ -130,6 +142,7 @@ class Translator:
             user=context.user,
             labels=labels,
             role=STAGE if self._stage else facts.role,
+            elsewhere=context.elsewhere | _HALVES.get(facts.role, 0),
         )
         self._known[facts.id] = Sequence(added, facts.beam_width)
         self._out.append(added)
@@ -145,6 +158,8 @@ class Translator:
         self._ending.append(name)
         self._cohort.order = None
         tokens = output if output >= 0 else guess
+        if sequence.added.elsewhere & HANDS_OVER and reason == "stop" and tokens <= 1:
+            reason = "length"  # it goes on where the answer is made
         self._out.append(
             SequenceFinished(sequence.added.slot, at_ns, sequence.last_step, reason, tokens, max(0, cached))
         )

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from costtrace.capture.asgi import headers_of, peer_of
-from costtrace.capture.request_context import traceparent_of, valid_traceparent
+from costtrace.capture.request_context import dynamo_key, traceparent_of, valid_traceparent
 from costtrace.capture.tenancy import identity as tenancy
 from costtrace.core import clock
 from costtrace.core.client_text import short
+from costtrace.core.events import COUNTED_REQUEST
 from costtrace.core.guard import guard
-from costtrace.core.rows import JOINED
 from costtrace_tensorrt_llm import request_context
 from costtrace_tensorrt_llm.process import process
 from costtrace_tensorrt_llm.request_context import ATTRIBUTE, RequestContext
@@ -34,7 +34,11 @@ class Caller:
     path: str
     key: str = ""
     """Of the request; '' makes one."""
+    elsewhere: int = 0
+    """What of it is counted with other requests of the same call."""
     arrived_ns: int = field(default_factory=time.monotonic_ns)
+    sent: int = 0
+    """Requests that went to an engine on its behalf: prompts of a list go one by one."""
 
     @cached_property
     def context(self) -> RequestContext:
@@ -50,6 +54,7 @@ class Caller:
             clock.boot_id(),
             identity.user,
             identity.labels,
+            elsewhere=self.elsewhere,
         )
 
 
@@ -90,7 +95,9 @@ def _context_of(request: Any) -> RequestContext:
     caller = _caller.get()
     adapter = short(str(read(read(request, "lora_request"), "lora_name", "") or ""))
     if caller is not None:
-        return msgspec.structs.replace(caller.context, model=adapter) if adapter else caller.context
+        caller.sent += 1
+        elsewhere = caller.elsewhere | (COUNTED_REQUEST if caller.sent > 1 else 0)
+        return msgspec.structs.replace(caller.context, model=adapter, elsewhere=elsewhere)
     headers = read(request, "trace_headers", {})
     parent = headers.get("traceparent") if isinstance(headers, dict) else ""
     return RequestContext(
@@ -117,7 +124,7 @@ def wrap_dynamo(original: Method) -> Method:
     async def generate_locally(self: Any, request: Any, context: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         token = None
         with guard("trtllm.dynamo"):
-            token = _caller.set(Caller(_dynamo_headers(context), None, "", _dynamo_key(context)))
+            token = _caller.set(Caller(_dynamo_headers(context), None, "", *_dynamo_key(context)))
         try:
             async for answer in original(self, request, context, *args, **kwargs):
                 yield answer
@@ -137,10 +144,10 @@ def _value(context: Any, name: str) -> Any:
     return value() if callable(value) else value
 
 
-def _dynamo_key(context: Any) -> str:
-    """The id that Dynamo gives every worker that works on a request: its parts are joined by it."""
+def _dynamo_key(context: Any) -> tuple[str, int]:
+    """Key by the id that Dynamo gives every worker that works on a request, and what of it is counted elsewhere."""
     name = _value(context, "id")
-    return JOINED + short(name) if isinstance(name, str) and name else ""
+    return dynamo_key(short(name)) if isinstance(name, str) and name else ("", 0)
 
 
 def _dynamo_headers(context: Any) -> list[tuple[bytes, bytes]]:

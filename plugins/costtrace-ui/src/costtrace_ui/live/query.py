@@ -2,9 +2,10 @@
 
 from costtrace.core.units import NS_PER_S
 from costtrace.ledger.answers import Period, Request
-from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import ORDERS, REQUEST_COLUMNS, ended, find_requests, request_of, requests, used
+from costtrace.ledger.count_once import OUTPUT
+from costtrace.ledger.queries import ORDERS, REQUEST_COLUMNS, ended, request_of, used
 from costtrace.ledger.reader import Filter, Store
+from costtrace.ledger.wholes import find_wholes, put_together, whole_requests
 from costtrace_ui.live.figures import KEYS, DeviceUse, RatioSums, RunningRequest, Snapshot
 
 _LAST_WINDOW = """
@@ -16,13 +17,13 @@ _WINDOW = (
     "SELECT coalesce(max(m.end_ns - m.start_ns), 0) FROM (SELECT * FROM meter ORDER BY window_ns DESC LIMIT 100) m"
 )
 """The length of a full window (ns): the first and the last window of an engine are shorter."""
-_SERVED = """
+_SERVED = f"""
     SELECT u.tenant, u.model, u.engine_id,
-        sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.output_tokens END),
+        sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE {OUTPUT} END),
         sum(CASE WHEN u.energy_uj IS NULL OR u.gap_ns > 0 THEN 0 ELSE u.energy_uj END),
         sum(u.batch_milli * u.steps), sum(u.steps)
     FROM usage u WHERE u.ended_ns >= :since AND u.ended_ns < :until GROUP BY 1, 2, 3
-"""
+"""  # noqa: S608 - made of constants
 _DEVICES = """
     SELECT m.device, coalesce(max(e.device_name), ''), count(DISTINCT m.engine_id), sum(m.request_ns), sum(m.idle_ns),
         sum(m.overhead_ns), sum(m.unobserved_ns), sum(m.energy_uj), sum(m.gap_ns),
@@ -73,7 +74,7 @@ def read_snapshot(
         [RatioSums(row[:3], *row[3:]) for row in store.rows(_SERVED, bounds)],
         [DeviceUse._make((*row[:-1], bool(row[-1]))) for row in store.rows(_DEVICES, bounds)],
         [RunningRequest(*row) for row in store.rows(_RUNNING, {"newest": newest_ns, "limit": limit})],
-        renew(store, requests(store, period, only, "cost", limit)),
+        whole_requests(store, period, only, "cost", limit),
     )
 
 
@@ -114,9 +115,9 @@ def search_requests(store: Store, period: Period, words: str, only: Filter, orde
     A request whose id equals *words* is found whenever it ended.
     """
     if not words:
-        return renew(store, requests(store, period, only, order, limit))
-    if by_id := find_requests(store, words, limit):
-        return renew(store, by_id)
+        return whole_requests(store, period, only, order, limit)
+    if by_id := find_wholes(store, words, limit):
+        return by_id
     sql = f"""
         SELECT {REQUEST_COLUMNS} FROM usage u
         WHERE u.ended_ns >= :since AND u.ended_ns < :until {only.sql("u")} AND instr(lower(u.request_id || char(10) ||
@@ -124,7 +125,7 @@ def search_requests(store: Store, period: Period, words: str, only: Filter, orde
         ORDER BY {ORDERS[order]}, u.usage_id LIMIT :limit
     """  # noqa: S608 - made of constants
     bounds: dict[str, int | str] = {"since": period.since_ns, "until": period.until_ns, "limit": limit, "words": words}
-    return renew(store, [request_of(row) for row in store.rows(sql, {**bounds, **only.parameters()})])
+    return put_together(store, [request_of(row) for row in store.rows(sql, {**bounds, **only.parameters()})])
 
 
 def period_of_requests(store: Store) -> Period:

@@ -27,8 +27,8 @@ from rich.text import Text
 from costtrace.core.errors import LedgerError
 from costtrace.core.units import show_amount, show_seconds
 from costtrace.ledger.answers import Period
-from costtrace.ledger.queries import requests
 from costtrace.ledger.reader import Filter, Store, open_ledger
+from costtrace.ledger.wholes import whole_requests
 from costtrace.reports.output.render import clean
 from costtrace.reports.output.tables import Row
 from costtrace.reports.requests.explain import as_text
@@ -150,7 +150,7 @@ def explain_row(store: Store, view: View, row: Row, snapshot: Snapshot, bar: str
     """Why the request of a row cost what it did; of a group's row, its most expensive request that ended."""
     request = str(row.get("record_id", ""))
     if not request and view.filters and row["kind"] == "request":
-        costliest = requests(store, snapshot.period, as_filter({view.filters: str(row["name"])}), "cost", 1)
+        costliest = whole_requests(store, snapshot.period, as_filter({view.filters: str(row["name"])}), "cost", 1)
         request = costliest[0].record_id if costliest else ""
     if not request:
         return ["No request that ended in this stretch is behind this row."]

@@ -245,10 +245,11 @@ def request(explanations: Sequence[Explanation], zone: tzinfo) -> Page:
         body += section("Beside the usual one", _bars(part.measures) + note)
         detail = detail_table(record, zone)
         body += section("All of it", html_table(detail) + json_link(record.record_id))
-    first = explanations[0].request
+    first = explanations[0].whole or explanations[0].request
     title = f"Request {brief(first.request_id)}"
     cost = show_amount(first.cost_nano, first.currency or None)
     ended = f"ended {show_time(first.ended_ns, zone)}, cost {cost} without idle"
+    ended += f", {first.parts} parts" if first.parts > 1 else ""
     return Page("requests/one", title, body, "", ended, any(part.request.simulated for part in explanations))
 
 

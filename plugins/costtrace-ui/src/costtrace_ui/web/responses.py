@@ -14,10 +14,10 @@ from costtrace.cli.time_words import stretch_ns
 from costtrace.core.client_text import short
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger.answers import Period
-from costtrace.ledger.cost_by_now import renew
-from costtrace.ledger.queries import ORDERS, bounds, find_requests, habits
+from costtrace.ledger.queries import ORDERS, bounds
 from costtrace.ledger.reader import Filter, Store, open_ledger
 from costtrace.ledger.verify.audit import Audit
+from costtrace.ledger.wholes import find_wholes, whole_habits
 from costtrace.pricing.carbon import CarbonIntensity
 from costtrace.reports.evidence.balance import balance_tables
 from costtrace.reports.output.render import render
@@ -161,9 +161,9 @@ class Responder:
             return self._failed(404, "There is only /v1/requests/{id}: a request, record or trace id.", as_json=True)
         identifier = _identifier(name.removeprefix("v1/"))
         with open_ledger(self.home) as store:
-            matches = renew(store, find_requests(store, identifier, PARTS))
+            matches = find_wholes(store, identifier, PARTS)
             groups = [(request.tenant, request.model) for request in matches]
-            peers = usual(habits(store, period_of_requests(store), PEERS), groups) if matches else {}
+            peers = usual(whole_habits(store, period_of_requests(store), PEERS), groups) if matches else {}
         if not matches:
             message = (
                 f"no request {identifier!r} is in the ledger. It appears there when it has ended and its window has "

@@ -115,6 +115,7 @@ class Sequences:
             user=context.user,
             labels=context.labels,
             role=context.role,
+            elsewhere=context.elsewhere,
         )
         self.known[name] = Sequence(added, blocks)
         self.slots[name] = added.slot

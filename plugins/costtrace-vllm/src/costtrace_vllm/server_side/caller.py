@@ -10,6 +10,7 @@ from costtrace.capture.node_files.cost_estimates import Estimate
 from costtrace.capture.request_context import traceparent_of
 from costtrace.capture.tenancy.identity import Identity, resolve
 from costtrace.core.client_text import short
+from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST
 from costtrace_vllm.process import process
 from costtrace_vllm.server_side.routes import route_of
 
@@ -30,6 +31,18 @@ class Caller:
         self.identity: Identity | None = None
         """Tenant, user and labels; None until `resolve`."""
         self.traceparent = ""
+        self._firsts: dict[str, str] = {}
+
+    def elsewhere(self, prompt_key: str, sequence: str) -> int:
+        """What of an engine's *sequence* is counted with another one of this request (`SequenceAdded.elsewhere`).
+
+        The server's first sequence counts the request, and the first of each prompt the prompt: engines share them out.
+        """
+        if self.scope["type"] == "websocket":
+            return 0  # a connection may ask for many things, one after the other
+        first = self._firsts.setdefault(prompt_key, sequence)
+        is_first = next(iter(self._firsts.values())) == sequence
+        return (0 if is_first else COUNTED_REQUEST) | (0 if first == sequence else COUNTED_PROMPT)
 
     def resolve(self, adapter: str = "") -> Identity:
         """Work out the identity: once, when the request has passed authentication and goes to an engine.

@@ -9,6 +9,7 @@ import msgspec
 
 from costtrace.core import clock
 from costtrace.core.client_text import short
+from costtrace.core.events import COUNTED_PROMPT, COUNTED_REQUEST, HANDS_OVER
 from costtrace.core.guard import guard, swallow
 from costtrace.core.rows import local_key
 from costtrace_vllm import request_context
@@ -58,7 +59,7 @@ def wrap_add_async(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def add_request_async(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         with guard("vllm.add_request"):
-            attach_context(request)
+            attach_context(request, self)
         return await original(self, request, *args, **kwargs)
 
     return add_request_async
@@ -70,7 +71,7 @@ def wrap_add(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def add_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         with guard("vllm.add_request"):
-            attach_context(request)
+            attach_context(request, self)
         return original(self, request, *args, **kwargs)
 
     return add_request
@@ -90,14 +91,33 @@ def register_context(external_id: str, context: RequestContext) -> None:
         _registered.popitem(last=False)
 
 
-def attach_context(request: Any) -> None:
-    """Write the context of *request* (an EngineCoreRequest) into its trace headers, where its engine finds it."""
+def attach_context(request: Any, client: Any = None) -> None:
+    """Write the context of *request* (an EngineCoreRequest) into its trace headers, where its engine finds it.
+
+    *client*: the engine's, which sends it.
+    """
     with guard("vllm.status"):
         status_file.write_once()
     external_id = getattr(request, "external_req_id", None) or request_context.external_of(request.request_id)
     context = _context_of(request, external_id)
+    if not context.role and (half := _half_of(request, client)):
+        context = msgspec.structs.replace(context, role=half[0], elsewhere=context.elsewhere | half[1])
     # A new dict: the children of a request with n>1 are shallow copies that share the old one.
     request.trace_headers = {**(request.trace_headers or {}), HEADER: request_context.encode(context)}
+
+
+def _half_of(request: Any, client: Any) -> tuple[str, int] | None:
+    """Role of an engine in a request whose prompt and answer are on different engines, and what it does not count.
+
+    A proxy between them says so to engines that pass on their KV cache. Others ignore it, so that it says nothing.
+    """
+    if getattr(getattr(client, "vllm_config", None), "kv_transfer_config", None) is None:
+        return None
+    extra = getattr(getattr(request, "sampling_params", None), "extra_args", None) or {}
+    transfer = extra.get("kv_transfer_params") or {}
+    if transfer.get("do_remote_decode"):
+        return "prefill", HANDS_OVER
+    return ("decode", COUNTED_PROMPT) if transfer.get("do_remote_prefill") else None
 
 
 def _context_of(request: Any, external_id: str) -> RequestContext:
@@ -107,12 +127,20 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
     prompt_key = short(request_context.prompt_of(request.request_id, external_id, response_id))
     path = caller.path if caller is not None and registered is None else ""
     operation = request_context.operation_of(path, external_id, pooling=pooling)
+    # Without a server that knows all sequences of its request: the first of several children counts.
+    elsewhere = (COUNTED_REQUEST | COUNTED_PROMPT) * request_context.is_later_child(request.request_id, external_id)
     if registered is not None:
-        return msgspec.structs.replace(registered, prompt_key=prompt_key, operation=registered.operation or operation)
+        return msgspec.structs.replace(
+            registered,
+            prompt_key=prompt_key,
+            operation=registered.operation or operation,
+            elsewhere=registered.elsewhere | elsewhere,
+        )
     if caller is None:  # vLLM as a library: the process is the tenant
         request_id = short(request_context.response_id(external_id, pooling=False))
         tenant = process.settings.tenant_default
-        return RequestContext(local_key(request_id), request_id, prompt_key, operation, tenant, "process")
+        key = local_key(request_id)
+        return RequestContext(key, request_id, prompt_key, operation, tenant, "process", elsewhere=elsewhere)
     if caller.identity is None:
         adapter = getattr(getattr(request, "lora_request", None), "lora_name", "")
         identity = caller.resolve(str(adapter or ""))
@@ -130,4 +158,5 @@ def _context_of(request: Any, external_id: str) -> RequestContext:
         boot=_boot,
         user=identity.user,
         labels=identity.labels,
+        elsewhere=caller.elsewhere(prompt_key, request.request_id),
     )
