@@ -36,13 +36,13 @@ DIMENSIONS = ((), ("tenant", "model", "device"), ("engine", "operation", "price_
 pytestmark = pytest.mark.heavy
 
 
-def prices(version, h100):
+def prices(version, h100, currency="USD"):
     devices = [
         DevicePrice("NVIDIA H100", Decimal(h100), False, 0),
         DevicePrice("NVIDIA L40S", Decimal("0.9"), True, 0),
     ]
     electricity = [ElectricityPrice(Decimal("0.2"), 0)]
-    return PriceBook(version=version, currency="USD", devices=devices, electricity=electricity)
+    return PriceBook(version=version, currency=currency, devices=devices, electricity=electricity)
 
 
 def bill(store):
@@ -156,6 +156,18 @@ def test_re_ratings_late_rows_and_compaction_are_the_same_on_both_stores(books):
         assert answers_of(books.fleet) == due, f"{stage}, sent once more"
     assert len(set(bills)) == len(bills) - 1
     assert bills[-1] == bills[-2]  # compaction moves no nano-dollar
+
+
+def test_a_closed_month_in_another_currency_is_the_same_on_both_stores(books):
+    books.close("2026-11")
+    assert rerate(books.ledger, prices("euros", "2.7", "EUR"), NOVEMBER, "invoiced in euros", LATER_NS).adjustments
+    books.push()
+    with open_ledger(books.home) as ledger:
+        due = answers_of(ledger)
+    assert answers_of(books.fleet) == due
+    moved = list(used(books.fleet, Period(NOVEMBER.until_ns, 2**62), ("tenant",)))
+    assert {row.currency for row in moved} == {"USD", "EUR"}
+    assert {(row.gpu_ns, row.energy_uj, row.energy_unknown_ns) for row in moved} == {(0, 0, 0)}
 
 
 def test_a_ledger_that_was_compacted_before_its_first_push_is_the_same_on_both_stores(books):
