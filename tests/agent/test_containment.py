@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from collections import Counter
 
@@ -21,9 +22,9 @@ from costtrace.cli.app import cli
 from costtrace.cli.doctor import here
 from costtrace.cli.doctor.findings import FAIL
 from costtrace.config.settings import Settings
-from costtrace.core.events import SegmentHeader, SequenceAdded, SequenceFinished, Step
+from costtrace.core.events import Reading, SegmentHeader, SequenceAdded, SequenceFinished, Snapshot, Step
 from costtrace.journal import frames
-from costtrace.journal.writer import segments_in
+from costtrace.journal.writer import JournalWriter, segments_in
 from costtrace.ledger.reader import open_ledger
 from costtrace.ledger.store import LEDGER_NAME, Ledger
 from costtrace.ledger.verify.audit import Audit
@@ -156,6 +157,60 @@ def test_one_bad_journal_costs_the_others_nothing(home, undisturbed, spoil):
         if spoil in HARMLESS:
             assert of("a", home) == of("a", undisturbed)
     assert len(table(home, "usage")) <= 2 * ROUNDS
+
+
+def damage(journal, rng):
+    """Do to the files of a journal what disks and people do to them."""
+    files = [path for path in journal.glob("*.ctj") if path.is_file()]
+    path, other = rng.choice(files), rng.choice(files)
+    data, strange = bytearray(path.read_bytes()), journal / f"{rng.randrange(1, 120):08d}.ctj"
+    match rng.choice(["flip", "cut", "double", "copy over", "copy", "swap", "foreign", "remove", "splice", "unlock"]):
+        case "flip" if data:
+            data[rng.randrange(len(data))] ^= rng.randrange(1, 256)
+            path.write_bytes(data)
+        case "cut":
+            path.write_bytes(data[: rng.randrange(len(data) + 1)])
+        case "double":
+            path.write_bytes(data * 2)
+        case "copy over":
+            other.write_bytes(data)
+        case "copy":
+            strange.write_bytes(data)
+        case "swap":
+            path.write_bytes(other.read_bytes())
+            other.write_bytes(data)
+        case "foreign":
+            strange.write_bytes((journal.parent / "b" / "00000001.ctj").read_bytes())
+        case "remove" if len(files) > 1:
+            path.unlink()
+        case "splice":
+            path.write_bytes(data[: rng.randrange(len(data) + 1)] + other.read_bytes()[rng.randrange(50) :])
+        case "unlock":
+            (journal / "writer.lock").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_to_the_files_of_one_journal(home, undisturbed, seed):
+    rng = random.Random(seed)
+    for _ in range(rng.randint(1, 5)):
+        damage(home / "journal" / "a", rng)
+    for _ in range(2):
+        agent_on(home).run_once()
+        check_in_balance(home)
+        assert of("b", home) == of("b", undisturbed)
+    records = [row["record_id"] for row in table(home, "usage")]
+    assert len(records) == len(set(records)) <= 2 * ROUNDS
+
+
+def test_a_copied_journal_of_sensors_is_not_read(home):
+    writer = JournalWriter(home, "sensors-h-1", lambda n: Snapshot(n, 1, 0, (), ()), cap_bytes=1 << 30)
+    writer.append([Reading("GPU-0", 5, 5, 100, "nvml_counter")])
+    writer.close()
+    shutil.copytree(writer.directory, writer.directory.with_name("sensors-h-1 (copy)"))
+    agent = agent_on(home)
+    agent._turn()
+    assert list(agent.intake.problems) == ["sensors-h-1 (copy)"]
+    agent.run_once()
 
 
 def fail_half_way(monkeypatch, failing="a"):
