@@ -28,8 +28,8 @@ from costtrace.ledger.store import Ledger
 from costtrace.telemetry import Emission, EmissionSettings
 from costtrace.telemetry.ledger_rows import engines, usage_after
 from costtrace.telemetry.metric_state import MetricState
+from costtrace.telemetry.otel_environment import resource as own_resource
 from costtrace.telemetry.spans import SpanBuilder
-from costtrace.telemetry.transport import resource as own_resource
 
 RATE = 500
 """Finished requests a second that an agent has to keep up with."""

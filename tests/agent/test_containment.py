@@ -283,7 +283,7 @@ class Emission:
     def start(self):
         """It has nothing to start."""
 
-    def publish(self, booked):
+    def publish(self, booked, is_open=None):
         """It counts nothing."""
 
     def drained(self):
