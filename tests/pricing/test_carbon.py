@@ -78,6 +78,7 @@ def test_a_series_is_taken_by_the_time_at_which_the_energy_was_drawn(home, tmp_p
         ("time,g_per_kwh\n2026-01-01,400\n2025-01-01,300\n", "in order"),
         ("time,g_per_kwh\nyesterday,400\n", "line 2: time"),
         ("time,g_per_kwh\n2026-01-01,lots\n", "line 2: g_per_kwh"),
+        ("time,g_per_kwh\n2026-01-01,380,5\n", "line 2: g_per_kwh"),
         ("time,g_per_kwh\n2026-01-01,400000\n", "another unit"),
         ("time,g_per_kwh\n2026-01-01,-1\n", "cannot be"),
     ],

@@ -265,6 +265,49 @@ def test_a_csv_row_that_leaves_basis_or_gpus_open_is_refused(content, reason):
     assert reason in refused(csv_files.read(content, "x.csv"))
 
 
+@pytest.mark.parametrize(
+    ("written", "tokens_per_s"),
+    [
+        ("1,234", "1234"),
+        ("1,234,567.5", "1234567.5"),
+        ("12,345", "12345"),
+        ("1234.5", "1234.5"),
+        *(
+            (text, None)
+            for text in "1234,5|0,5|0,123|1.234,5|12,34,567|1,2345|1_000|\uff11\uff12|1 234|0x10|1:30".split("|")
+        ),
+    ],
+)
+def test_only_groups_of_three_are_thousands(written, tokens_per_s):
+    imported = csv_files.read(PLAIN.replace(",800,", f',"{written}",'), "x.csv")
+    assert [figure.output for figure in imported.figures] == ([Decimal(tokens_per_s)] if tokens_per_s else [])
+    if tokens_per_s is None:
+        (refusal,) = imported.refusals
+        assert refusal.row == "x.csv: line 2"
+        assert "tokens_per_s is" in refusal.reason
+
+
+def test_a_decimal_comma_is_refused_with_what_to_write_instead():
+    assert "write 1234.5" in refused(csv_files.read(PLAIN.replace(",800,", ',"1234,5",'), "x.csv"))
+
+
+@pytest.mark.parametrize("quoted", ["1234,5,400", "1234,5,"])
+def test_a_row_with_more_cells_than_the_header_is_refused(quoted):
+    content = "model,hardware,gpus_total,concurrency,system_output_throughput,median_output_speed\n"
+    imported = csv_files.read(f"{content}m,H200,8,64,{quoted}\n", "aa.csv")
+    assert "more cells than the header" in refused(imported)
+
+
+def test_a_refusal_names_the_line_of_the_file():
+    imported = csv_files.read(PLAIN.replace(",us\n", ',"a\nb"\n') + "m,H200,8,x,output,us\n", "x.csv")
+    assert [refusal.row for refusal in imported.refusals] == ["x.csv: line 4"]
+
+
+def test_a_cell_without_an_end_is_an_error_of_the_file():
+    with pytest.raises(CosttraceError, match="x.csv"):
+        csv_files.read(PLAIN + "m" * 140_000 + ",H200,8,800,output,us\n", "x.csv")
+
+
 # -- prices and bases
 
 
@@ -319,6 +362,13 @@ def test_the_command_takes_a_tier_of_ones_own_price_book(tmp_path):
     book = Path(__file__).parents[3] / "examples" / "prices" / "sample-2026-11.yaml"
     done = run(tmp_path / "x.csv", "--tier", "neocloud", "--book", book, "--format", "json")
     assert json.loads(done.output)["figures"][0]["per_gpu_hour"] == "1.74"
+
+
+def test_the_command_reads_what_a_spreadsheet_saved(tmp_path):
+    (tmp_path / "x.csv").write_text(PLAIN, encoding="utf-8-sig")
+    (tmp_path / "x.json").write_text(json.dumps(vllm(), default=float), encoding="utf-8-sig")
+    done = run(tmp_path / "x.csv", tmp_path / "x.json", "--hardware", "H200", "--gpus", 8, "--tier", "mine=3.60")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("words", [[], ["--tier", "cheap"], ["--tier", "mine=free"], ["--tier", "mine=-1"]])

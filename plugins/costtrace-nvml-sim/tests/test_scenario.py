@@ -70,6 +70,10 @@ def test_a_missing_file_and_bytes_that_are_no_text_are_named(tmp_path):
         ("t_s,power_w\n1,-2\n", "not be negative"),
         ("t_s,watts\n1,2\n", "columns t_s and power_w"),
         ("t_s,power_w\n1,nan\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1,5,300\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1,1_000\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1,1e999\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1," + "1" * 140_000, "columns t_s and power_w"),
     ],
 )
 def test_a_wrong_curve_is_named(tmp_path, rows, message):

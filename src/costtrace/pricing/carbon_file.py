@@ -42,7 +42,7 @@ def _point(row: dict[str, str], where: str) -> Intensity:
     except ValueError:
         raise CosttraceError(f"{where}: time: {row['time']!r} is none, as in 2026-11-01T13:00Z") from None
     grams = _number(row["g_per_kwh"] or "")
-    if grams is None:
+    if grams is None or None in row:  # None: cells beyond the header, as a decimal comma makes them
         raise CosttraceError(f"{where}: g_per_kwh: {row['g_per_kwh']!r} is no number, as in 380.5")
     return Intensity(wall_ns(at if at.tzinfo else at.replace(tzinfo=UTC)), _checked(grams, where))
 

@@ -23,6 +23,7 @@ from costtrace.ledger.reader import SqliteStore
 from costtrace.reports.statements.focus import Names, export
 from costtrace.reports.statements.idle_policies import POLICIES, Pot
 from costtrace.reports.statements.provider_bill import read_bill
+from costtrace.reports.statements.provider_bill_file import read_focus
 from costtrace.reports.statements.settlement import IdlePolicy, Settlement, SettlementLine
 
 CONDITIONS = [
@@ -250,6 +251,13 @@ def test_a_bill_that_cannot_be_read_is_refused_by_its_row(change, message):
     row = {"BilledCost": "1", "BillingCurrency": "USD", "ChargePeriodStart": "2026-11-01T00:00:00Z", **change}
     with pytest.raises(CosttraceError, match=message):
         read_bill([row], Period(1_793_491_200 * 10**9, 1_796_083_200 * 10**9), "BilledCost", [])
+
+
+def test_a_row_of_a_bill_with_more_cells_than_the_header_is_refused(tmp_path):
+    path = tmp_path / "bill.csv"
+    path.write_text("BillingCurrency,ChargePeriodStart,BilledCost\nUSD,2026-11-01T00:00:00Z,1234,5\n")
+    with pytest.raises(CosttraceError, match="row 1 of the bill has more cells"):
+        read_bill(read_focus(path), Period(1_793_491_200 * 10**9, 1_796_083_200 * 10**9), "BilledCost", [])
 
 
 def test_a_bill_in_another_currency_is_refused(month, tmp_path):

@@ -17,6 +17,9 @@ def read_focus(path: Path) -> Iterator[Mapping[str, object]]:
             return
         opener = gzip.open if path.name.endswith(".gz") else open
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file, strict=True)
+            for number, row in enumerate(csv.DictReader(file, strict=True), 1):
+                if None in row:
+                    raise CosttraceError(f"row {number} of the bill has more cells than the header: a decimal comma?")
+                yield row
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise CosttraceError(f"cannot read the bill {path}: {error}") from error
