@@ -7,8 +7,10 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board.figures import Figure, Provenance
 from costtrace_board.load_generators import aiperf_ids
-from costtrace_board.pareto import front
+from costtrace_board.pareto import OperatingPoint, front, inferencex_row
+from costtrace_board.query import billed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +81,30 @@ def test_a_points_cost_is_the_ledgers_beside_what_throughput_alone_would_say(tmp
     assert (row["conc"], row["tput_per_gpu"], row["output_tput_per_gpu"], row["hw"]) == (4, 120, 80, "B200")
     assert (row["median_tpot"], row["median_intvty"], row["p99_ttft"]) == (0.02, 50, 0.08)
     assert row["costtrace"]["cost_nano"] == 24_000_000
+
+
+class Rows:
+    """A ledger with one request on each of two engines: in these currencies, on these devices."""
+
+    def __init__(self, currencies, devices):
+        self.pairs = list(zip(currencies, devices, strict=True))
+
+    def rows(self, sql, parameters):
+        for currency, device in self.pairs:
+            yield ("a", 10, 5, currency, None, 0, 1, 2, 1000, device, json.dumps([device]), "vllm", 0)
+
+
+def test_costs_in_two_currencies_are_not_added_up():
+    assert billed(Rows(["USD", "USD"], ["B200", "B200"]), bool, 0).cost_nano == 10
+    both = billed(Rows(["USD", "EUR"], ["B200", "B200"]), bool, 0)
+    assert (both.cost_nano, both.currency) == (None, "EUR, USD")
+
+
+def test_engines_on_two_kinds_of_gpu_have_no_single_kind_in_the_row():
+    both = billed(Rows(["USD", "USD"], ["H100", "B200"]), bool, 0)
+    assert (both.device_name, both.gpus) == ("B200 + H100", 2)
+    figure = Figure(Provenance("vllm-bench", "f", "1"), "m", both.device_name, 2, Decimal(3), Decimal(1), Decimal(2))
+    assert inferencex_row(OperatingPoint(figure, both), {}, 1, 2)["hw"] == ""
 
 
 def test_its_files_are_for_their_owner_only_also_where_they_were_there_for_all(tmp_path):

@@ -42,12 +42,16 @@ def read(content: str, file: str) -> Imported:
     refusals: list[Refusal] = []
     for line, row in numbered:
         try:
-            if None in row:
-                raise FigureRefused("more cells than the header: is there a comma in a number? Write 1234.5")
-            figures.append(make(row, file, f"line {line}"))
+            figures.append(make(_complete(row), file, f"line {line}"))
         except FigureRefused as refused:
             refusals.append(Refusal(f"{file}: line {line}", str(refused)))
     return Imported(tuple(figures), tuple(refusals))
+
+
+def _complete(row: Record) -> Record:
+    if None in row:
+        raise FigureRefused("more cells than the header: is there a comma in a number? Write 1234.5")
+    return row
 
 
 def _plain(row: Record, file: str, where: str) -> Figure:

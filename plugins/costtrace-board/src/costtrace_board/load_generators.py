@@ -15,7 +15,7 @@ from typing import NamedTuple
 from costtrace.core.errors import CosttraceError
 from costtrace_board.figures import Figure
 from costtrace_board.load_tests import ServerHardware, aiperf, aiperf_latencies, vllm_bench
-from costtrace_board.record_fields import load_json
+from costtrace_board.record_fields import count, load_json
 
 MAX_RUN_S = 3_600
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -60,9 +60,8 @@ def run_vllm(load: Load, users: int, folder: Path) -> LoadRun:
     ]
     _run("vllm bench serve", arguments, folder / name)
     run = _result(folder / name)
-    completed = int(str(run.get("completed", 0)))
     return LoadRun(
-        completed,
+        count(run, "completed") or 0,
         lambda request_id: prefix in request_id,
         run,
         lambda server: vllm_bench(run, name, str(users), server),

@@ -81,6 +81,15 @@ def _shown(record: Record, key: str) -> str:
     return f"{record.get(key)!r:.60}"
 
 
+def all_served(failed: Decimal | None, meant: Decimal | None) -> None:
+    """Refuse a run of which requests failed; *meant*: how many there were to be. Raises: FigureRefused."""
+    if failed is not None and failed > 0:
+        share = f" of {meant:,f} ({failed / meant:.1%})" if meant else ""
+        raise FigureRefused(
+            f"{failed:,f}{share} requests failed: the throughput is not that of the load that was meant"
+        )
+
+
 def text(record: Record, key: str) -> str:
     """The value as text; '' where there is none."""
     value = record.get(key)
