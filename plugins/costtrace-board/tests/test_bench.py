@@ -127,6 +127,13 @@ def test_its_rows_and_others_lie_in_one_chart(tmp_path):
     assert "H200, hyperscaler" in page
 
 
+def test_a_run_with_failures_is_refused_before_its_bill_is_waited_for(tmp_path):
+    home, command = stand_in(tmp_path, missing=1)
+    command.write_text(command.read_text().replace('"failed": 0', '"failed": 1'))
+    with pytest.raises(CosttraceError, match=r"1 of 4 \(25.0%\) requests failed"):
+        bench(tmp_path, home, command, "--concurrency", "1", "--requests", "3", "--wait", "60")
+
+
 def test_requests_that_are_not_in_the_ledger_are_no_point(tmp_path):
     home, command = stand_in(tmp_path, missing=1)
     with pytest.raises(CosttraceError, match="9 of 10 requests are in the ledger"):
@@ -236,7 +243,19 @@ def test_an_aiperf_that_is_not_there_says_how_to_get_it(tmp_path):
         bench_aiperf(tmp_path, home, "no-such-aiperf")
 
 
-@pytest.mark.parametrize("line", ["", "[]", "{}", "not json", '{"metadata": {}}'])
+def test_a_request_of_aiperf_that_failed_is_not_waited_for():
+    failed = '{"metadata": {"x_request_id": "b"}, "error": {"code": 500}}\n'
+    served = '{"metadata": {"x_request_id": "a"}, "error": null}\n'
+    assert aiperf_ids(served + failed) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "[]", "{}", "not json", '{"metadata": {}}', '{"metadata": 5}', "[" * 20_000),
+        *('{"metadata": {"x_request_id": null}}', '{"metadata": {"x_request_id": ""}}'),
+    ],
+)
 def test_a_line_of_aiperf_that_is_no_request_is_named(line):
     with pytest.raises(CosttraceError, match="line 2 of AIPerf's"):
         aiperf_ids('{"metadata": {"x_request_id": "a"}}\n' + line + "\n")

@@ -227,6 +227,51 @@ def test_a_disaggregated_inferencex_run_carries_all_its_gpus_in_every_cost():
     assert price(figure, TIERS["hyperscaler"], "output").price.per_gpu_hour == Decimal("2.21")
 
 
+def guidellm(totals=None, **row):
+    base = GUIDELLM["benchmarks"][0]
+    metrics = base["metrics"] | ({} if totals is None else {"request_totals": totals})
+    return {"benchmarks": [base | {"metrics": metrics} | row]}
+
+
+TOTALS = {"successful": 20, "errored": 980, "incomplete": 0, "total": 1000}
+
+
+@pytest.mark.parametrize(
+    ("data", "share"),
+    [
+        ({k: v for k, v in vllm(completed=12, num_prompts=1000).items() if k != "failed"}, "988 of 1,000 (98.8%)"),
+        (vllm(failed=None, completed=12, num_prompts=1000), "988 of 1,000 (98.8%)"),
+        (vllm(failed=988, completed=12), "988 of 1,000 (98.8%)"),
+        (guidellm(TOTALS), "980 of 1,000 (98.0%)"),
+        (guidellm(request_totals=TOTALS), "980 of 1,000 (98.0%)"),
+        (guidellm(scheduler_metrics={"requests_made": TOTALS}), "980 of 1,000 (98.0%)"),
+        (guidellm(run_stats={"requests_made": TOTALS}), "980 of 1,000 (98.0%)"),
+        (guidellm(requests={"successful": [1], "errored": [1, 2, 3]}), "3 of 4 (75.0%)"),
+        (AIPERF | {"error_request_count": {"avg": 980}, "request_count": {"avg": 20}}, "980 of 1,000 (98.0%)"),
+        (
+            AIPERF_OLDER | {"error_summary": [{"count": 900}, {"count": 80}], "request_count": {"avg": 20}},
+            "980 of 1,000 (98.0%)",
+        ),
+    ],
+)
+def test_a_run_of_which_most_failed_is_refused_with_the_share(data, share):
+    assert f"{share} requests failed" in refused(load_tests.read(data, "x.json", H200X8))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        guidellm({"successful": 970, "errored": 0, "incomplete": 30, "total": 1000}),
+        guidellm(requests={"successful": [1], "errored": [], "incomplete": [2]}),
+        vllm(failed=0, completed=90, num_prompts=100),
+        AIPERF | {"error_summary": []},
+    ],
+)
+def test_requests_that_the_end_of_the_run_cut_off_are_no_failures(data):
+    (figure,) = load_tests.read(data, "x.json", H200X8).figures
+    assert figure.output == 800
+
+
 def inferencex(**more):
     base = {
         "hw": "b200", "model": "dsr1", "framework": "sglang", "tput_per_gpu": Decimal(500), "disagg": False,
@@ -348,6 +393,13 @@ def test_an_agentic_result_is_known_by_its_nested_metrics(row):
     figure = the_figure(row)
     assert (figure.gpus, figure.total, figure.input, figure.output) == (8, 8000, 6000, 2000)
     assert (figure.interactivity, figure.scenario, figure.hardware) == (40, "agentic-coding", "H200")
+
+
+def test_an_agentic_result_with_failures_is_refused_with_the_share():
+    accounting = {"records_total": 1030, "records_profiled": 20, "records_error_dropped": 980}
+    row = AGENTIC | {"request_accounting": accounting}
+    assert "980 of 1,000 (98.0%)" in refused(load_tests.read(row, "agg.json", ServerHardware()))
+    the_figure(AGENTIC | {"request_accounting": accounting | {"records_error_dropped": 0}})
 
 
 def test_a_shape_is_known_by_any_row_of_the_file():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from costtrace.core.errors import CosttraceError
 from costtrace_board import inferencex, mlperf
 from costtrace_board.figures import Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.record_fields import Record, flag, inner, number, positive, text, whole
+from costtrace_board.record_fields import Record, all_served, flag, inner, mappings, number, positive, text, whole
 
 
 class ServerHardware(NamedTuple):
@@ -44,8 +44,10 @@ def _per_user(inter_token_ms: Decimal | None) -> Decimal | None:
 def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
     """One result of ``vllm bench serve --save-result``. Raises: FigureRefused."""
     hardware, gpus = server.checked("vllm bench serve")
-    if (failed := number(row, "failed")) and failed > 0:
-        raise FigureRefused(f"{failed} requests failed: the throughput is not that of the load that was meant")
+    failed, completed, meant = (number(row, key) for key in ("failed", "completed", "num_prompts"))
+    if failed is None and completed is not None and meant is not None:  # before vllm bench counted failures
+        failed = meant - completed
+    all_served(failed, failed + completed if failed is not None and completed is not None else meant)
     output_rate, total_rate = positive(row, "output_throughput"), number(row, "total_token_throughput")
     return Figure(
         Provenance("vllm-bench", file, where, "vllm bench serve", text(row, "date")),
@@ -64,8 +66,10 @@ def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Fi
 def aiperf(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
     """One ``profile_export_aiperf.json``. Raises: FigureRefused."""
     hardware, gpus = server.checked("AIPerf")
-    if (errors := number(inner(row, "error_request_count"), "avg")) and errors > 0:
-        raise FigureRefused(f"{errors} requests failed: the throughput is not that of the load that was meant")
+    errors, served = number(inner(row, "error_request_count"), "avg"), number(inner(row, "request_count"), "avg")
+    if errors is None:  # older exports
+        errors = sum((number(kind, "count") or Decimal(0) for kind in mappings(row.get("error_summary"))), Decimal(0))
+    all_served(errors, None if served is None else errors + served)
     if flag(row, "was_cancelled"):
         raise FigureRefused("the run was cancelled: its throughput is that of a part")
     output_rate, total_rate = _aiperf_rate(row, "output_token_throughput"), _aiperf_rate(row, "total_token_throughput")
@@ -113,8 +117,7 @@ def _aiperf_config(config: Record) -> tuple[str, int | None]:
     if isinstance(names, list):
         return " ".join(map(str, names)), whole(inner(config, "loadgen"), "concurrency")
     items, phases = inner(config, "models").get("items"), config.get("phases")
-    models = [text(item, "name") for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
-    runs = [phase for phase in phases if isinstance(phase, Mapping)] if isinstance(phases, list) else []
+    models, runs = [text(item, "name") for item in mappings(items)], mappings(phases)
     return " ".join(models), whole(runs[-1], "concurrency") if runs else None
 
 
@@ -122,6 +125,8 @@ def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figu
     """One of the ``benchmarks`` of a GuideLLM report. Raises: FigureRefused."""
     hardware, gpus = server.checked("GuideLLM")
     metrics = inner(row, "metrics")
+    failed, served = _guidellm_requests(row)
+    all_served(failed, None if failed is None or served is None else failed + served)
 
     def mean(name: str) -> Decimal | None:
         return number(inner(metrics, name, "successful"), "mean")
@@ -141,6 +146,25 @@ def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figu
     )
 
 
+def _guidellm_requests(row: Record) -> tuple[Decimal | None, Decimal | None]:
+    """Requests that failed, and that were served; what a time limit cut off is neither."""
+    for path in (
+        ("metrics", "request_totals"),
+        ("request_totals",),
+        ("scheduler_metrics", "requests_made"),
+        ("run_stats", "requests_made"),
+    ):
+        totals = inner(row, *path)
+        if "errored" in totals:
+            return number(totals, "errored"), number(totals, "successful")
+    failed, served = (inner(row, "requests").get(key) for key in ("errored", "successful"))
+    return _length(failed), _length(served)
+
+
+def _length(listed: object) -> Decimal | None:
+    return Decimal(len(listed)) if isinstance(listed, list) else None
+
+
 def read(data: object, file: str, server: ServerHardware) -> Imported:
     """Figures of a JSON file whose writer is recognised by its shape. Raises: CosttraceError, where none fits."""
     if mlperf.fits(data):
@@ -149,7 +173,7 @@ def read(data: object, file: str, server: ServerHardware) -> Imported:
         benchmarks = data["benchmarks"]
         return _each(benchmarks, file, lambda row, where: guidellm(row, file, where, server))
     rows = data if isinstance(data, list) else [data]
-    records = [row for row in rows if isinstance(row, Mapping)]
+    records = mappings(rows)
     if any(map(inferencex.fits, records)):
         return _each(rows, file, lambda row, where: inferencex.figure(row, file, where))
     if any("output_throughput" in row and "total_input_tokens" in row for row in records):

@@ -102,3 +102,8 @@ def inner(record: Record, *path: str) -> Record:
     for key in path:
         inner_value = inner_value.get(key) if isinstance(inner_value, Mapping) else None
     return inner_value if isinstance(inner_value, Mapping) else {}
+
+
+def mappings(value: object) -> list[Record]:
+    """The objects in a list; none where it is no list."""
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
