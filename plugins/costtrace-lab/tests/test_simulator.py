@@ -1,4 +1,5 @@
 import csv
+import json
 from pathlib import Path
 
 import balance
@@ -14,6 +15,7 @@ from costtrace_lab.simulator import (
     Simulator,
     journal_events,
     read_model,
+    read_workload,
     write_journal,
 )
 from costtrace_lab.simulator.journals import Setting
@@ -97,6 +99,24 @@ def test_what_the_prefix_cache_has_is_not_computed_again():
     assert [records[tenant].cached_tokens for tenant in "abc"] == [0, 1_024, 0]
     cold = rows_of(simulate(SchedulerConfig(prefix_cache=False), arrivals)).records
     assert [record.cached_tokens for record in cold] == [0, 0, 0]
+
+
+def test_a_block_has_as_many_tokens_as_its_trace_says(tmp_path):
+    path = tmp_path / "qwen.jsonl"
+    rows = [
+        {"timestamp": 1.0, "input_length": 1600, "output_length": 2, "tenant": "a", "hash_ids": [*range(100)]},
+        {"timestamp": 21.0, "input_length": 3200, "output_length": 2, "tenant": "b", "hash_ids": [*range(200)]},
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    arrivals = read_workload(path)
+    records = {record.tenant: record for record in rows_of(simulate(SchedulerConfig(), arrivals)).records}
+    assert [records[tenant].cached_tokens for tenant in "ab"] == [0, 1600]
+    # 100 blocks of 16 tokens: a cache of 3,203 keeps them all until the second request
+    small = rows_of(simulate(SchedulerConfig(kv_tokens=3_203), arrivals)).records
+    assert sum(record.cached_tokens for record in small) == 1600
+    mixed = [*arrivals, Arrival(30.0, 512, 1, "c", (1,))]
+    with pytest.raises(CosttraceError, match="blocks of 16 and of 512 tokens"):
+        simulate(SchedulerConfig(), mixed)
 
 
 def test_accepted_drafts_make_fewer_steps():
