@@ -45,6 +45,12 @@ def test_a_wrong_scenario_is_refused_with_key_and_remedy(scenario, message):
         ("a.yaml", "devices: [", "this is not YAML"),
         ("a.toml", "devices = [", "a.toml"),
         ("a.json", "{", "a.json"),
+        ("a.json", "[" * 20_000, "a.json"),
+        ("a.yaml", "[" * 2_000, "a.yaml"),
+        ("a.yaml", "devices: !!timestamp x", "a.yaml"),
+        ("a.yaml", "devices: !!bool x", "a.yaml"),
+        ("a.yaml", 'devices: !!int ""', "a.yaml"),
+        ("a.yaml", "? !!set {a, b}\n: 1", "a.yaml"),
         ("a.txt", "x", "ends in .yaml, .toml or .json"),
     ],
 )

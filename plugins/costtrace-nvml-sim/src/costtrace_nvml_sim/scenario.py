@@ -203,7 +203,7 @@ def _parse_text(path: Path, text: str) -> Any:
             raise NvmlSimError(f"{path}: YAML needs pyyaml; install it, or write the scenario as TOML") from error
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             raise NvmlSimError(f"{path}: this is not YAML: {error}") from error
     raise NvmlSimError(f"{path}: a scenario's name ends in .yaml, .toml or .json")
 
@@ -218,6 +218,6 @@ def load_scenario(path: Path) -> Scenario:
         raise NvmlSimError(f"{path}: is not UTF-8 text") from error
     try:
         data = _parse_text(path, text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML and JSON
         raise NvmlSimError(f"{path}: {error}") from error
     return parse_scenario(data, source=str(path))

@@ -1,11 +1,12 @@
 """``costtrace dynamo``: what NVIDIA Dynamo's workers say of themselves, as a check of the bill or instead of one."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 import click
 
 from costtrace.cli.options import examples, format_option, home_option, out, period, period_options, zone
+from costtrace.core.numbers import exact
 from costtrace.ledger.reader import open_ledger
 from costtrace.reports.output.render import render
 from costtrace_dynamo.passes.busy_query import attributed_times
@@ -117,11 +118,8 @@ def estimate(
 def _price(text: str | None) -> Decimal | None:
     if text is None:
         return None
-    try:
-        price = Decimal(text)
-    except InvalidOperation:
-        price = Decimal(-1)
-    if not price.is_finite() or price < 0:
+    price = exact(text)
+    if price is None or price < 0:
         raise click.BadParameter(f"{text!r} is no price", param_hint="--per-hour")
     return price
 
