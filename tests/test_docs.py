@@ -243,6 +243,13 @@ def defined_tests(path):
     return {function.name for function in functions if function.name.startswith("test_")}
 
 
+def test_litellm_is_said_to_read_its_header_and_not_the_cost_in_usage():
+    page = (ROOT / "docs" / "cost-span.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith("| `usage.cost` |")]
+    assert "LiteLLM" not in row
+    assert "`x-litellm-response-cost`" in page
+
+
 def test_rules_are_numbered_in_order_within_their_sections():
     numbers = [number for number, _ in rules()]
     sections = sorted({section for section, _ in numbers})

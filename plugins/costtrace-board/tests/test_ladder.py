@@ -3,11 +3,12 @@
 from fractions import Fraction
 
 import pytest
+from costtrace_board import inferencex
 from costtrace_board.assemble import Benchmark, Production, benchmark_of, climb
 from costtrace_board.cells import Cell
 from costtrace_board.figures import FigureRefused, Imported
 from costtrace_board.ladder import Phases, Step, build, mix_and_cache, occupancy, unknown
-from costtrace_board.load_tests import ServerHardware, inferencex
+from costtrace_board.load_tests import ServerHardware
 from costtrace_board.published import TIERS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,7 +125,7 @@ def test_a_benchmark_file_gives_peak_and_service_level():
             "hw": "b200", "infmax_model_prefix": "gptoss", "tput_per_gpu": tput, "tp": 1, "conc": conc,
             "median_tpot": tpot, "isl": 1024, "osl": 1024,
         }  # fmt: skip
-        return inferencex(data, "agg.json", str(conc))
+        return inferencex.figure(data, "agg.json", str(conc))
 
     imported = Imported((run(512, 27_083, "0.05"), run(64, 10_000, "0.01"), run(4, 1_000, "0.004")))
     start = benchmark_of(imported, TIERS["hyperscaler"], "total", "gptoss", 100)

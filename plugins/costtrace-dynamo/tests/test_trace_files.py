@@ -44,6 +44,29 @@ def test_a_request_with_a_field_of_another_kind_is_a_damaged_line(tmp_path, chan
     assert (only.request_id, damaged) == ("s", 1)
 
 
+@pytest.mark.parametrize("wall", ["1e300000", "1e10", "true", "[" * 20_000])
+def test_a_number_that_cannot_be_is_a_damaged_line(tmp_path, wall):
+    (only,), damaged = read_passes([put(tmp_path / "fpm.jsonl", pass_line(wall=wall), pass_line(8))])
+    assert (only.counter, damaged) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"input_tokens": -1},
+        {"input_tokens": 10**30},
+        {"output_tokens": True},
+        {"cached_tokens": -5},
+        {"request_received_ms": 10**20},
+        {"total_time_ms": 10**20},
+    ],
+    ids=str,
+)
+def test_a_request_of_impossible_size_is_a_damaged_line(tmp_path, changes):
+    (only,), damaged = read_served([put(tmp_path / "requests", request_line(**changes), request_line(request_id="s"))])
+    assert (only.request_id, damaged) == ("s", 1)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

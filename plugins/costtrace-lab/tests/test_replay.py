@@ -71,6 +71,23 @@ def test_who_finds_a_prefix_pays_for_it_where_that_is_the_policy(tmp_path, capsy
     assert moved_ns == pytest.approx(paid["payer-of-miss"]["writer"] * 1_536 / 2_040 * 2 / 3, abs=5)
 
 
+def test_replay_takes_block_and_unit_from_its_options(trace, tmp_path, capsys):
+    path = tmp_path / "odd.jsonl"
+    prompt = {"input_length": 1600, "output_length": 1, "hash_ids": [*range(50)]}
+    path.write_text("".join(json.dumps({"timestamp": at, "tenant": f"t{at}", **prompt}) + "\n" for at in (1, 21)))
+    words = ("--methods", "tokens", "--format", "json")
+    assert "--block-tokens (32 would fit all lines)" in replay(capsys, path, *words, code=2).err
+    kept = tmp_path / "kept"
+    replay(capsys, path, *words, "--block-tokens", 32, "--time-unit", "s", "--keep", kept)
+    for option in (("--block-tokens", 16), ("--time-unit", "s")):
+        assert "JSON lines" in replay(capsys, trace, *words, *option, code=2).err
+
+
+@pytest.mark.parametrize("option", [("--speed", "0"), ("--speed", "nan"), ("--rate", "-1"), ("--seconds", "0")])
+def test_a_load_that_cannot_be_is_refused(trace, capsys, option):
+    assert option[0].removeprefix("--") in replay(capsys, trace, *option, code=2).err
+
+
 def test_the_output_says_what_is_simulated_and_what_has_no_price(trace, capsys):
     text = replay(capsys, trace).out
     assert text.startswith("SIMULATED: own.csv (analytic roofline at 70% of the published peaks of NVIDIA H100")

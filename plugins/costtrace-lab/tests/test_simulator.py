@@ -1,4 +1,5 @@
 import csv
+import json
 from pathlib import Path
 
 import balance
@@ -14,6 +15,7 @@ from costtrace_lab.simulator import (
     Simulator,
     journal_events,
     read_model,
+    read_workload,
     write_journal,
 )
 from costtrace_lab.simulator.journals import Setting
@@ -97,6 +99,24 @@ def test_what_the_prefix_cache_has_is_not_computed_again():
     assert [records[tenant].cached_tokens for tenant in "abc"] == [0, 1_024, 0]
     cold = rows_of(simulate(SchedulerConfig(prefix_cache=False), arrivals)).records
     assert [record.cached_tokens for record in cold] == [0, 0, 0]
+
+
+def test_a_block_has_as_many_tokens_as_its_trace_says(tmp_path):
+    path = tmp_path / "qwen.jsonl"
+    rows = [
+        {"timestamp": 1.0, "input_length": 1600, "output_length": 2, "tenant": "a", "hash_ids": [*range(100)]},
+        {"timestamp": 21.0, "input_length": 3200, "output_length": 2, "tenant": "b", "hash_ids": [*range(200)]},
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    arrivals = read_workload(path)
+    records = {record.tenant: record for record in rows_of(simulate(SchedulerConfig(), arrivals)).records}
+    assert [records[tenant].cached_tokens for tenant in "ab"] == [0, 1600]
+    # 100 blocks of 16 tokens: a cache of 3,203 keeps them all until the second request
+    small = rows_of(simulate(SchedulerConfig(kv_tokens=3_203), arrivals)).records
+    assert sum(record.cached_tokens for record in small) == 1600
+    mixed = [*arrivals, Arrival(30.0, 512, 1, "c", (1,))]
+    with pytest.raises(CosttraceError, match="blocks of 16 and of 512 tokens"):
+        simulate(SchedulerConfig(), mixed)
 
 
 def test_accepted_drafts_make_fewer_steps():
@@ -232,3 +252,64 @@ def test_a_model_is_read_from_its_configuration(tmp_path):
 def test_a_finished_request_says_how_many_tokens_it_got():
     ends = [e for e in simulate(SchedulerConfig()) if isinstance(e, SequenceFinished)]
     assert sorted(end.output_tokens for end in ends) == sorted(a.output_tokens for a in workload())
+
+
+CONFIG = {
+    "num_attention_heads": 32, "hidden_size": 4_096, "num_hidden_layers": 36, "num_key_value_heads": 8,
+    "intermediate_size": 12_288, "vocab_size": 151_936,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("[]", "5", "[" * 20_000, '{"num_attention_heads": 1e999, "hidden_size": 1}'),
+        *(
+            json.dumps(CONFIG | change)
+            for change in (
+                {"num_attention_heads": 0},
+                {"num_hidden_layers": -1},
+                {"num_hidden_layers": True},
+                {"vocab_size": 10**30},
+                {"hidden_size": 3.5},
+                {"intermediate_size": float("nan")},
+                {"num_key_value_heads": -8},
+                {"head_dim": -1},
+            )
+        ),
+    ],
+)
+def test_a_config_that_is_no_model_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(CosttraceError, match=r"config\.json is not the config"):
+        read_model(str(path))
+
+
+@pytest.mark.parametrize("latency", ["1,5", '"1,5"', "x", "nan", "inf", "-1", "0", "", "1_0", "1" * 140_000])
+@pytest.mark.parametrize("kind", ["gemm", "generation_attention", "context_attention"])
+def test_a_kernel_without_a_latency_is_refused(tmp_path, kind, latency):
+    path = tables(tmp_path) / f"{kind}_perf.csv"
+    *rows, last = path.read_text().splitlines()
+    path.write_text("\n".join([*rows, f"{last.rpartition(',')[0]},{latency}"]) + "\n")
+    with pytest.raises(CosttraceError, match=f"{kind}_perf.csv"):
+        KernelTables(tmp_path, MODEL)
+
+
+@pytest.mark.parametrize("kind", ["generation_attention", "context_attention"])
+def test_a_kernel_of_no_sequences_is_refused(tmp_path, kind):
+    path = tables(tmp_path) / f"{kind}_perf.csv"
+    path.write_text(path.read_text().replace(",0,1,", ",0,0,", 1))
+    with pytest.raises(CosttraceError, match=f"{kind}_perf.csv"):
+        KernelTables(tmp_path, MODEL)
+
+
+def test_a_table_with_too_few_points_is_refused(tmp_path):
+    path = tables(tmp_path) / "generation_attention_perf.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:2]) + "\n")
+    with pytest.raises(CosttraceError, match=r"generation_attention_perf\.csv"):
+        KernelTables(tmp_path, MODEL)
+    path = tables(tmp_path) / "gemm_perf.csv"
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, *rows[::3]]) + "\n")  # each product with one row only
+    assert KernelTables(tmp_path, MODEL).layers_s[64] > 0

@@ -47,6 +47,12 @@ def test_a_wrong_scenario_is_refused_with_key_and_remedy(scenario, message):
         ("a.json", "[" * 100_000, "a.json: maximum recursion depth"),
         ("a.toml", "devices = [", "a.toml"),
         ("a.json", "{", "a.json"),
+        ("a.json", "[" * 20_000, "a.json"),
+        ("a.yaml", "[" * 2_000, "a.yaml"),
+        ("a.yaml", "devices: !!timestamp x", "a.yaml"),
+        ("a.yaml", "devices: !!bool x", "a.yaml"),
+        ("a.yaml", 'devices: !!int ""', "a.yaml"),
+        ("a.yaml", "? !!set {a, b}\n: 1", "a.yaml"),
         ("a.txt", "x", "ends in .yaml, .toml or .json"),
     ],
 )
@@ -95,7 +101,10 @@ def test_a_missing_file_and_bytes_that_are_no_text_are_named(tmp_path):
         ("t_s,power_w\n1,-2\n", "not be negative"),
         ("t_s,watts\n1,2\n", "columns t_s and power_w"),
         ("t_s,power_w\n1,nan\n", "columns t_s and power_w"),
-        (f"t_s,power_w\n1,{'2' * 140_000}\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1,5,300\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1,1_000\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1,1e999\n", "columns t_s and power_w"),
+        ("t_s,power_w\n1," + "1" * 140_000, "columns t_s and power_w"),
     ],
 )
 def test_a_wrong_curve_is_named(tmp_path, rows, message):

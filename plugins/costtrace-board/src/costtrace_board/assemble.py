@@ -59,7 +59,7 @@ def benchmark_of(imported: Imported, tier: Tier, basis: str, model: str, interac
         basis,
         tier.currency,
         peak.per_million,
-        Fraction(peak.price.per_gpu_hour),
+        peak.per_gpu_hour,
         _mix(peak.figure.scenario),
         service,
         source,

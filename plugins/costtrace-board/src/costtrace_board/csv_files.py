@@ -20,7 +20,12 @@ MAX_ROWS = 100_000
 
 def read(content: str, file: str) -> Imported:
     """Figures of a CSV file. Raises: CosttraceError, where it has neither form or too many rows."""
-    rows = list(csv.DictReader(io.StringIO(content)))
+    reader = csv.DictReader(io.StringIO(content, newline=""))
+    try:
+        numbered = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise CosttraceError(f"cannot read {file}, line {reader.line_num}: {error}") from error
+    rows = [row for _, row in numbered]
     if len(rows) > MAX_ROWS:
         raise CosttraceError(f"{file} has more than {MAX_ROWS} rows. Is it the right file?")
     names = set(rows[0]) if rows else set()
@@ -35,12 +40,18 @@ def read(content: str, file: str) -> Imported:
         )
     figures: list[Figure] = []
     refusals: list[Refusal] = []
-    for line, row in enumerate(rows, 2):
+    for line, row in numbered:
         try:
-            figures.append(make(row, file, f"line {line}"))
+            figures.append(make(_complete(row), file, f"line {line}"))
         except FigureRefused as refused:
             refusals.append(Refusal(f"{file}: line {line}", str(refused)))
     return Imported(tuple(figures), tuple(refusals))
+
+
+def _complete(row: Record) -> Record:
+    if None in row:
+        raise FigureRefused("more cells than the header: is there a comma in a number? Write 1234.5")
+    return row
 
 
 def _plain(row: Record, file: str, where: str) -> Figure:

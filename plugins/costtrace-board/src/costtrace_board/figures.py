@@ -60,6 +60,8 @@ class Figure(NamedTuple):
     watts: Decimal | None = None
     """Power of the whole system while it ran."""
     notes: tuple[str, ...] = ()
+    stages: tuple[tuple[str, int], ...] = ()
+    """(Hardware, GPUs) of each part, where it runs on different hardware."""
 
     def tokens_per_s(self, basis: str) -> Fraction:
         """Tokens/s of the system. Raises: FigureRefused, where the source does not state that basis."""
@@ -138,6 +140,8 @@ class Priced(NamedTuple):
     basis: str
     per_million: Fraction
     """Currency units per million tokens of `basis`."""
+    per_gpu_hour: Fraction
+    """The price that is in it, exactly; a mean where stages have different prices."""
 
 
 def cost_per_million(per_gpu_hour: Decimal | Fraction, tokens_per_s_per_gpu: Decimal | Fraction | int) -> Fraction:
@@ -154,9 +158,17 @@ def price(figure: Figure, tier: Tier | None, basis: str) -> Priced:
             "no price tier: a throughput becomes a cost only with a price of a GPU-hour. Name one, as "
             "--tier hyperscaler, --tier neocloud, --tier rental_3y (published figures) or --tier mine=2.10 (yours)."
         )
-    entry = tier.price(figure.hardware)
-    cost = cost_per_million(entry.per_gpu_hour, figure.per_gpu(basis))
-    return Priced(figure, tier.name, tier.currency, entry, basis, cost)
+    parts = [(gpus, tier.price(hardware)) for hardware, gpus in figure.stages or ((figure.hardware, figure.gpus),)]
+    per_hour = sum((Fraction(entry.per_gpu_hour) * gpus for gpus, entry in parts), Fraction(0)) / figure.gpus
+    entry = parts[0][1]
+    if figure.stages:
+        shown = [
+            f"{n} x {kind} at {part.per_gpu_hour}" for (kind, n), (_, part) in zip(figure.stages, parts, strict=True)
+        ]
+        sources = "; ".join(dict.fromkeys(part.source for _, part in parts))
+        entry = TierPrice("", rounded(per_hour, 9), f"{', '.join(shown)}: {sources}")
+    cost = cost_per_million(per_hour, figure.per_gpu(basis))
+    return Priced(figure, tier.name, tier.currency, entry, basis, cost, per_hour)
 
 
 def price_all(imported: Imported, tier: Tier | None, basis: str) -> tuple[list[Priced], list[Refusal]]:

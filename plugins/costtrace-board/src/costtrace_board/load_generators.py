@@ -10,12 +10,12 @@ import secrets
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from costtrace.core.errors import CosttraceError
 from costtrace_board.figures import Figure
 from costtrace_board.load_tests import ServerHardware, aiperf, aiperf_latencies, vllm_bench
-from costtrace_board.record_fields import load_json
+from costtrace_board.record_fields import count, load_json
 
 MAX_RUN_S = 3_600
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
@@ -60,9 +60,8 @@ def run_vllm(load: Load, users: int, folder: Path) -> LoadRun:
     ]
     _run("vllm bench serve", arguments, folder / name)
     run = _result(folder / name)
-    completed = int(str(run.get("completed", 0)))
     return LoadRun(
-        completed,
+        count(run, "completed") or 0,
         lambda request_id: prefix in request_id,
         run,
         lambda server: vllm_bench(run, name, str(users), server),
@@ -106,12 +105,23 @@ def aiperf_ids(lines: str) -> frozenset[str]:
     ids = []
     for number, line in enumerate(lines.splitlines(), start=1):
         try:
-            record = json.loads(line)["metadata"]
-            if record.get("benchmark_phase", "profiling") == "profiling" and not record.get("was_cancelled"):
-                ids.append(str(record["x_request_id"]))
-        except (ValueError, TypeError, KeyError) as error:
+            own = _measured_id(json.loads(line))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CosttraceError(f"line {number} of AIPerf's profile_export.jsonl is no request: {error!r}") from error
+        if own is not None:
+            ids.append(own)
     return frozenset(ids)
+
+
+def _measured_id(record: Any) -> str | None:
+    """None of a request that was not measured, or failed. Raises: TypeError, KeyError, AttributeError."""
+    about = record["metadata"]
+    if about.get("benchmark_phase", "profiling") != "profiling" or about.get("was_cancelled") or record.get("error"):
+        return None
+    own = about["x_request_id"]
+    if not (isinstance(own, str) and own):
+        raise TypeError("it has no x_request_id")
+    return own
 
 
 def _run(name: str, arguments: Sequence[str], result: Path) -> None:

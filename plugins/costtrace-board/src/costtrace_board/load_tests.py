@@ -1,9 +1,7 @@
-"""Results of load generators and of InferenceX as figures; which tool wrote a file is recognised by its shape.
+"""Results of load generators as figures; which tool wrote a file is recognised by its shape.
 
-What each counts: InferenceX ``tput_per_gpu`` is *total* tokens over all GPUs. Its output (input) figure of a
-disaggregated run is over decode (prefill) GPUs only; here it becomes tokens/s of the whole system, so that a cost per
-output token includes the prefill GPUs. ``vllm bench serve``, AIPerf and GuideLLM do not record the GPUs: the caller
-says how many there were, and of which kind.
+``vllm bench serve``, AIPerf and GuideLLM do not record the GPUs: the caller says how many there were, and of which
+kind.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,9 +9,9 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from costtrace.core.errors import CosttraceError
-from costtrace_board import mlperf
+from costtrace_board import inferencex, mlperf
 from costtrace_board.figures import Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.record_fields import Record, inner, number, positive, text, whole
+from costtrace_board.record_fields import Record, all_served, flag, inner, mappings, number, positive, text, whole
 
 
 class ServerHardware(NamedTuple):
@@ -32,52 +30,24 @@ class ServerHardware(NamedTuple):
         return self.hardware, self.gpus
 
 
-def inferencex(row: Record, file: str, where: str) -> Figure:
-    """One ``agg_*.json`` row. Raises: FigureRefused."""
-    disagg = text(row, "disagg").casefold() == "true"
-    prefill, decode = whole(row, "num_prefill_gpu"), whole(row, "num_decode_gpu")
-    if disagg:
-        if prefill is None or decode is None:
-            raise FigureRefused("a disaggregated run without num_prefill_gpu and num_decode_gpu: its GPUs are unknown")
-        gpus, for_input, for_output = prefill + decode, prefill, decode
-    else:
-        tp, pp, pcp = (whole(row, key) or 1 for key in ("tp", "pp", "pcp_size"))
-        gpus = for_input = for_output = decode or tp * pp * pcp
-    total = positive(row, "tput_per_gpu") * gpus
-    output_rate, input_rate = number(row, "output_tput_per_gpu"), number(row, "input_tput_per_gpu")
-    notes = (f"disaggregated: {for_input} prefill and {for_output} decode GPUs, all of them in every cost",)
-    power = number(row, "avg_total_gpu_power_w") if text(row, "power_valid").casefold() == "true" else None
-    return Figure(
-        Provenance("inferencex", file, where, "InferenceX result row", text(row, "date")),
-        model=text(row, "infmax_model_prefix") or text(row, "model"),
-        hardware=text(row, "hw").upper(),
-        gpus=gpus,
-        total=total,
-        input=None if input_rate is None else input_rate * for_input,
-        output=None if output_rate is None else output_rate * for_output,
-        interactivity=_interactivity(row),
-        concurrency=whole(row, "conc"),
-        scenario=f"{text(row, 'isl')}/{text(row, 'osl')}",
-        software=text(row, "framework"),
-        precision=text(row, "precision"),
-        watts=power,
-        notes=notes if disagg else (),
-    )
+def _input_rate(total: Decimal | None, output: Decimal) -> Decimal | None:
+    """Input tokens/s. Raises: FigureRefused, where less tokens are counted in total than in the output."""
+    if total is not None and total < output:
+        raise FigureRefused(f"{output} output tokens/s are more than the total of {total}: output_throughput is wrong")
+    return None if total is None else total - output
 
 
-def _interactivity(row: Record) -> Decimal | None:
-    """Tokens/s/user: as stated, else the reciprocal of the median time per output token (s)."""
-    stated = number(row, "median_intvty")
-    tpot = number(row, "median_tpot")
-    return stated if stated is not None else 1 / tpot if tpot else None
+def _per_user(inter_token_ms: Decimal | None) -> Decimal | None:
+    return 1_000 / inter_token_ms if inter_token_ms is not None and inter_token_ms > 0 else None
 
 
 def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
     """One result of ``vllm bench serve --save-result``. Raises: FigureRefused."""
     hardware, gpus = server.checked("vllm bench serve")
-    if (failed := number(row, "failed")) and failed > 0:
-        raise FigureRefused(f"{failed} requests failed: the throughput is not that of the load that was meant")
-    tpot = number(row, "median_tpot_ms")
+    failed, completed, meant = (number(row, key) for key in ("failed", "completed", "num_prompts"))
+    if failed is None and completed is not None and meant is not None:  # before vllm bench counted failures
+        failed = meant - completed
+    all_served(failed, failed + completed if failed is not None and completed is not None else meant)
     output_rate, total_rate = positive(row, "output_throughput"), number(row, "total_token_throughput")
     return Figure(
         Provenance("vllm-bench", file, where, "vllm bench serve", text(row, "date")),
@@ -85,9 +55,9 @@ def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Fi
         hardware=hardware,
         gpus=gpus,
         total=total_rate,
-        input=None if total_rate is None else total_rate - output_rate,
+        input=_input_rate(total_rate, output_rate),
         output=output_rate,
-        interactivity=None if not tpot else 1_000 / tpot,
+        interactivity=_per_user(number(row, "median_tpot_ms")),
         concurrency=whole(row, "max_concurrency"),
         software=text(row, "backend"),
     )
@@ -96,12 +66,15 @@ def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Fi
 def aiperf(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
     """One ``profile_export_aiperf.json``. Raises: FigureRefused."""
     hardware, gpus = server.checked("AIPerf")
-    if (errors := number(inner(row, "error_request_count"), "avg")) and errors > 0:
-        raise FigureRefused(f"{errors} requests failed: the throughput is not that of the load that was meant")
-    if row.get("was_cancelled") is True:
+    errors, served = number(inner(row, "error_request_count"), "avg"), number(inner(row, "request_count"), "avg")
+    if errors is None:  # older exports
+        errors = sum((number(kind, "count") or Decimal(0) for kind in mappings(row.get("error_summary"))), Decimal(0))
+    all_served(errors, None if served is None else errors + served)
+    if flag(row, "was_cancelled"):
         raise FigureRefused("the run was cancelled: its throughput is that of a part")
-    output_rate = positive(inner(row, "output_token_throughput"), "avg")
-    total_rate = number(inner(row, "total_token_throughput"), "avg")
+    output_rate, total_rate = _aiperf_rate(row, "output_token_throughput"), _aiperf_rate(row, "total_token_throughput")
+    if output_rate is None or output_rate <= 0:
+        raise FigureRefused("no output_token_throughput above 0")
     model, concurrency = _aiperf_config(inner(row, "input_config"))
     return Figure(
         Provenance("aiperf", file, where, "AIPerf", text(row, "start_time")),
@@ -109,12 +82,21 @@ def aiperf(row: Record, file: str, where: str, server: ServerHardware) -> Figure
         hardware=hardware,
         gpus=gpus,
         total=total_rate,
-        input=None if total_rate is None else total_rate - output_rate,
+        input=_input_rate(total_rate, output_rate),
         output=output_rate,
-        interactivity=number(inner(row, "output_token_throughput_per_user"), "avg"),
+        interactivity=_aiperf_rate(row, "output_token_throughput_per_user"),
         concurrency=concurrency,
         software=text(row, "aiperf_version"),
     )
+
+
+def _aiperf_rate(row: Record, name: str) -> Decimal | None:
+    """Tokens/s of a metric. Raises: FigureRefused, where it is in another unit."""
+    metric = inner(row, name)
+    unit = text(metric, "unit")
+    if unit and not unit.startswith("tokens/sec"):
+        raise FigureRefused(f"{name} is in {unit}, not in tokens/sec")
+    return number(metric, "avg")
 
 
 def aiperf_latencies(row: Record) -> dict[str, object]:
@@ -123,7 +105,7 @@ def aiperf_latencies(row: Record) -> dict[str, object]:
     parts = {"mean": "avg", "median": "p50", "std": "std", "p99": "p99"}
     latencies_ms: dict[str, object] = {}
     for short, name in kinds.items():
-        for statistic, key in parts.items():
+        for statistic, key in parts.items() if text(inner(row, name), "unit") in {"", "ms"} else ():
             if (value := number(inner(row, name), key)) is not None:
                 latencies_ms[f"{statistic}_{short}_ms"] = value
     return latencies_ms
@@ -135,8 +117,7 @@ def _aiperf_config(config: Record) -> tuple[str, int | None]:
     if isinstance(names, list):
         return " ".join(map(str, names)), whole(inner(config, "loadgen"), "concurrency")
     items, phases = inner(config, "models").get("items"), config.get("phases")
-    models = [text(item, "name") for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
-    runs = [phase for phase in phases if isinstance(phase, Mapping)] if isinstance(phases, list) else []
+    models, runs = [text(item, "name") for item in mappings(items)], mappings(phases)
     return " ".join(models), whole(runs[-1], "concurrency") if runs else None
 
 
@@ -144,6 +125,8 @@ def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figu
     """One of the ``benchmarks`` of a GuideLLM report. Raises: FigureRefused."""
     hardware, gpus = server.checked("GuideLLM")
     metrics = inner(row, "metrics")
+    failed, served = _guidellm_requests(row)
+    all_served(failed, None if failed is None or served is None else failed + served)
 
     def mean(name: str) -> Decimal | None:
         return number(inner(metrics, name, "successful"), "mean")
@@ -151,7 +134,6 @@ def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figu
     output_rate, total_rate, input_rate = (mean(f"{kind}tokens_per_second") for kind in ("output_", "", "prompt_"))
     if output_rate is None or output_rate <= 0:
         raise FigureRefused("no output_tokens_per_second of successful requests")
-    inter_token_ms = mean("inter_token_latency_ms")
     return Figure(
         Provenance("guidellm", file, where, "GuideLLM", ""),
         model=text(inner(row, "config", "backend"), "model"),
@@ -160,8 +142,27 @@ def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figu
         total=total_rate,
         input=input_rate,
         output=output_rate,
-        interactivity=None if not inter_token_ms else 1_000 / inter_token_ms,
+        interactivity=_per_user(mean("inter_token_latency_ms")),
     )
+
+
+def _guidellm_requests(row: Record) -> tuple[Decimal | None, Decimal | None]:
+    """Requests that failed, and that were served; what a time limit cut off is neither."""
+    for path in (
+        ("metrics", "request_totals"),
+        ("request_totals",),
+        ("scheduler_metrics", "requests_made"),
+        ("run_stats", "requests_made"),
+    ):
+        totals = inner(row, *path)
+        if "errored" in totals:
+            return number(totals, "errored"), number(totals, "successful")
+    failed, served = (inner(row, "requests").get(key) for key in ("errored", "successful"))
+    return _length(failed), _length(served)
+
+
+def _length(listed: object) -> Decimal | None:
+    return Decimal(len(listed)) if isinstance(listed, list) else None
 
 
 def read(data: object, file: str, server: ServerHardware) -> Imported:
@@ -172,12 +173,12 @@ def read(data: object, file: str, server: ServerHardware) -> Imported:
         benchmarks = data["benchmarks"]
         return _each(benchmarks, file, lambda row, where: guidellm(row, file, where, server))
     rows = data if isinstance(data, list) else [data]
-    first = rows[0] if rows and isinstance(rows[0], Mapping) else {}
-    if "tput_per_gpu" in first:
-        return _each(rows, file, lambda row, where: inferencex(row, file, where))
-    if "output_throughput" in first and "total_input_tokens" in first:
+    records = mappings(rows)
+    if any(map(inferencex.fits, records)):
+        return _each(rows, file, lambda row, where: inferencex.figure(row, file, where))
+    if any("output_throughput" in row and "total_input_tokens" in row for row in records):
         return _each(rows, file, lambda row, where: vllm_bench(row, file, where, server))
-    if isinstance(first.get("output_token_throughput"), Mapping):
+    if any(isinstance(row.get("output_token_throughput"), Mapping) for row in records):
         return _each(rows, file, lambda row, where: aiperf(row, file, where, server))
     raise CosttraceError(
         f"{file} has the shape of no known result: MLPerf Inference summary, InferenceX agg_*.json, vllm bench serve, "

@@ -17,7 +17,7 @@ TERMS = (
     "MLPerf name and results: MLCommons; quote round, submitter, system, division and availability. The cost per "
     "token is derived by costtrace and is not an MLPerf metric."
 )
-_STATED = re.compile(r"\((?:(\d+) ?x ?)?(\d+) ?x ?[A-Z]", re.ASCII)
+_STATED = re.compile(r"\((?:(\d{1,6}) ?x ?)?(\d{1,6}) ?x ?[A-Z]", re.ASCII)
 """Finds the GPUs that a system's name states: ``(72x GB200``, ``(2x8x MI300X``."""
 
 V6_NAMES = {

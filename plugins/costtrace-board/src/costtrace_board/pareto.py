@@ -139,7 +139,7 @@ def inferencex_row(point: OperatingPoint, latencies: Mapping[str, object], isl: 
     """
     figure, billed = point.figure, point.billed
     row: dict[str, object] = {
-        "hw": billed.device_name,
+        "hw": "" if " + " in billed.device_name else billed.device_name,  # no single price is that of two kinds
         "conc": figure.concurrency,
         "model": figure.model,
         "infmax_model_prefix": figure.model,

@@ -125,7 +125,10 @@ def _bucket(column: str, limits: tuple[int, ...]) -> str:
 
 
 def billed(store: Store, is_own: Callable[[str], bool], since_ns: int) -> RunBill | None:
-    """Sums over the requests that ended since *since_ns* and whose id *is_own* accepts; None without any."""
+    """Sums over the requests that ended since *since_ns* and whose id *is_own* accepts; None without any.
+
+    Without a cost where one is unknown, or where they are in several currencies.
+    """
     sql = f"""
         SELECT u.request_id, {IS_REQUEST}, u.gpu_ns, u.cost_nano, u.currency, u.energy_uj, u.gap_ns, {INPUT}, {OUTPUT},
             u.batch_milli, e.device_name, e.devices, e.engine, u.simulated
@@ -150,16 +153,17 @@ def billed(store: Store, is_own: Callable[[str], bool], since_ns: int) -> RunBil
         simulated,
     ) = zip(*rows, strict=True)
     known = [energy for energy in energies if energy is not None]
+    priced_in = {currency for cost, currency in zip(costs, currencies, strict=True) if cost is not None}
     return RunBill(
         sum(requests),
         sum(gpu_ns),
-        None if None in costs else sum(costs),
-        max(currencies),
+        None if None in costs or len(priced_in) > 1 else sum(costs),
+        ", ".join(sorted(priced_in)) or max(currencies),
         None if any(unknown_ns) or not known else sum(known),
         sum(inputs),
         sum(outputs),
         sum(batches) // len(rows),
-        max(names),
+        " + ".join(sorted(set(names))),
         len({device for device_list in set(devices) for device in json.loads(device_list)}),
         any(simulated),
         max(engines),

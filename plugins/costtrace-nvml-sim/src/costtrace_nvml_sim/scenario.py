@@ -220,6 +220,6 @@ def load_scenario(path: Path) -> Scenario:
         raise NvmlSimError(f"{path}: is not UTF-8 text") from error
     try:
         data = _parse_text(path, text)
-    except (tomllib.TOMLDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML and JSON
         raise NvmlSimError(f"{path}: {error}") from error
     return parse_scenario(data, source=str(path))

@@ -16,6 +16,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from costtrace.core.numbers import exact
 from costtrace_nvml_sim.errors import NvmlSimError
 
 NS_PER_S = 1_000_000_000
@@ -25,6 +26,8 @@ MAX_WATTS = 1_000_000
 Watts = Annotated[float, Field(ge=0, le=MAX_WATTS)]
 Seconds = Annotated[float, Field(ge=0, le=1e8)]
 Duration = Annotated[float, Field(gt=0, le=1e8)]
+MAX_RECORDED = 10**11
+"""Of a time (s) or a power (W) in a recorded curve; times may be seconds since 1970."""
 
 
 def to_ns(seconds: float) -> int:
@@ -35,6 +38,14 @@ def to_ns(seconds: float) -> int:
 def to_mw(watts: float) -> int:
     """Milliwatts of a decimal number of watts as it was written."""
     return round(Decimal(str(watts)) * 1000)
+
+
+def _point(row: dict[str, str]) -> tuple[int, int]:
+    """Time (ns) and power (mW) of a row of a recorded curve. Raises: ValueError, KeyError."""
+    t_s, power_w = exact(row["t_s"] or ""), exact(row["power_w"] or "")
+    if t_s is None or power_w is None or None in row or max(abs(t_s), abs(power_w)) > MAX_RECORDED:
+        raise ValueError("no numbers")
+    return round(t_s * NS_PER_S), round(power_w * 1000)
 
 
 @dataclass(slots=True)
@@ -208,13 +219,13 @@ class Csv(Strict):
         path = base / self.path
         try:
             with path.open(newline="") as file:
-                rows = [(to_ns(float(row["t_s"])), to_mw(float(row["power_w"]))) for row in csv.DictReader(file)]
+                rows = [_point(row) for row in csv.DictReader(file)]
         except OSError as error:
             raise NvmlSimError(
                 f"{path}: cannot be read ({error.strerror}); paths are relative to the scenario"
             ) from error
         except (KeyError, TypeError, ValueError, ArithmeticError, csv.Error) as error:
-            raise NvmlSimError(f"{path}: needs numbers in the columns t_s and power_w") from error
+            raise NvmlSimError(f"{path}: needs numbers in the columns t_s and power_w, without commas") from error
         if not rows or len(rows) > MAX_POINTS:
             raise NvmlSimError(f"{path}: has {len(rows):,} rows; 1 to {MAX_POINTS:,} can be used")
         times = [t - rows[0][0] for t, _ in rows]

@@ -119,6 +119,7 @@ def _run_and_bill(
     """One run of the generator, and its bill. Raises: CosttraceError."""
     since_ns = time.time_ns() - NS_PER_S
     run = generate(load, users, folder)
+    run.figure(ServerHardware("not known yet", 1))  # a run that is no figure is refused before its bill is waited for
     bill = _billed(home, run, since_ns, wait)
     return OperatingPoint(run.figure(ServerHardware(bill.device_name, bill.gpus)), bill), run
 

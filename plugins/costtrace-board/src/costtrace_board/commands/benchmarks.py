@@ -75,7 +75,7 @@ def read_file(file: Path, server: load_tests.ServerHardware) -> Imported:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CosttraceError(f"{file} is larger than {MAX_BYTES} bytes. Is it the right file?")
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CosttraceError(f"cannot read {file}: {error}") from error
     if file.suffix.casefold() == ".csv":

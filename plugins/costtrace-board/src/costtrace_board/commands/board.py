@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ import click
 
 from costtrace.cli.options import examples, home_option, name_period, out, period, period_options, zone
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.core.wall_time import show_time
 from costtrace.ledger.answers import Period
 from costtrace.ledger.queries import ended, used
@@ -310,11 +311,8 @@ def _prices_of(book: PriceBook, models: Iterable[str], span: Period) -> dict[str
 
 
 def _decimal(name: str, text: str | Path) -> Decimal:
-    try:
-        number = Decimal(str(text))
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or number < 0:
+    number = exact(str(text))
+    if number is None or number < 0:
         raise CosttraceError(f"{name}: {str(text)!r} is not a number from 0 up")
     return number
 

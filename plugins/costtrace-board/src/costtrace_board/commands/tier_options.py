@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import click
 
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.pricing.price_book import holds
 from costtrace.pricing.price_book_file import load_price_book
 from costtrace_board.figures import BASES, Tier, TierPrice
@@ -72,10 +73,7 @@ def _tier_of_book(name: str, path: Path) -> Tier:
 
 
 def _price(name: str, price: str) -> Decimal:
-    try:
-        number = Decimal(price)
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or number <= 0:
+    number = exact(price)
+    if number is None or number <= 0:
         raise CosttraceError(f"--tier {name}: {price!r} is no price; write it as mine=2.10 (USD per GPU-hour)")
     return number

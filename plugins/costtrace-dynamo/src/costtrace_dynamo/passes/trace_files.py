@@ -21,6 +21,8 @@ from costtrace_dynamo.passes.forward_passes import ForwardPass, ServedRequest
 
 PASS_SCHEMA, REQUEST_SCHEMA = "dynamo.fpm.trace.v1", "dynamo.request.trace.v1"
 PASS_VERSION = 1
+LARGEST = 2**63
+"""Above every number (and every time in ns) of a record that can be."""
 GZIP = b"\x1f\x8b"
 
 T = TypeVar("T")
@@ -54,7 +56,7 @@ def _read(paths: Iterable[Path], schema: str, make: Callable[[dict[str, Any]], T
                 if event["schema"] != schema:
                     raise CosttraceError(f"{path} holds {event['schema']!r}, not {schema!r}")
                 record = make(event)
-            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+            except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
                 damaged += 1
                 continue
             if record is not None:
@@ -85,13 +87,13 @@ def _pass(event: dict[str, Any]) -> ForwardPass:
         raise CosttraceError("the trace has samples only: set DYN_FPM_MODE=full on the workers")
     return ForwardPass(
         worker=str(metrics["worker_id"]),
-        rank=int(metrics["dp_rank"]),
-        counter=int(metrics["counter_id"]),
-        ended_ns=int(event["observed_at_unix_ms"]) * NS_PER_MS,
+        rank=_whole(metrics["dp_rank"]),
+        counter=_whole(metrics["counter_id"]),
+        ended_ns=_whole(event["observed_at_unix_ms"], NS_PER_MS),
         wall_ns=_ns(metrics["wall_time"], NS_PER_S),
-        prefills=int(scheduled["num_prefill_requests"]),
-        prefill_tokens=int(scheduled["sum_prefill_tokens"]),
-        decodes=int(scheduled["num_decode_requests"]),
+        prefills=_whole(scheduled["num_prefill_requests"]),
+        prefill_tokens=_whole(scheduled["sum_prefill_tokens"]),
+        decodes=_whole(scheduled["num_decode_requests"]),
     )
 
 
@@ -100,8 +102,8 @@ def _served(event: dict[str, Any]) -> ServedRequest | None:
     if event["event_type"] != "request_end":
         return None
     request = event["request"]
-    received_ns = int(request["request_received_ms"]) * NS_PER_MS
-    ended_ns = int(event["event_time_unix_ms"]) * NS_PER_MS
+    received_ns = _whole(request["request_received_ms"], NS_PER_MS)
+    ended_ns = _whole(event["event_time_unix_ms"], NS_PER_MS)
     first, total = request.get("ttft_ms"), request.get("total_time_ms")
     workers = request.get("worker") or {}
     prefill, decode = workers.get("prefill_worker_id"), workers.get("decode_worker_id")
@@ -112,9 +114,9 @@ def _served(event: dict[str, Any]) -> ServedRequest | None:
         received_ns=received_ns,
         first_token_ns=None if first is None else received_ns + _ns(first, NS_PER_MS),
         ended_ns=ended_ns if total is None else received_ns + _ns(total, NS_PER_MS),
-        input_tokens=int(prompt or 0),
-        cached_tokens=None if cached is None else int(cached),
-        output_tokens=int(request.get("output_tokens") or 0),
+        input_tokens=_whole(prompt or 0),
+        cached_tokens=None if cached is None else _whole(cached),
+        output_tokens=_whole(request.get("output_tokens") or 0),
         prefill_worker=_name(prefill, decode),
         decode_worker=_name(decode, prefill),
     )
@@ -126,9 +128,18 @@ def _name(worker: object, other_stage: object) -> str:
     return "" if name is None else str(name)
 
 
+def _whole(value: Decimal | int | str, unit_ns: int = 1) -> int:
+    """A whole number from 0 up, or so many units in nanoseconds. Raises: InvalidOperation."""
+    return int(_number(value, unit_ns)) * unit_ns
+
+
 def _ns(value: Decimal | int | str, unit_ns: int) -> int:
     """Nanoseconds of a number of units, rounded to the nearest. Raises: InvalidOperation (not a number)."""
-    exact = Decimal(value) * unit_ns
-    if not exact.is_finite() or exact < 0:
-        raise InvalidOperation(f"{value} is no duration")
-    return int(exact.to_integral_value())
+    return int((_number(value, unit_ns) * unit_ns).to_integral_value())
+
+
+def _number(value: Decimal | int | str, unit: int) -> Decimal:
+    number = Decimal("NaN") if isinstance(value, bool) else Decimal(value)
+    if not number.is_finite() or not 0 <= number < LARGEST // unit:
+        raise InvalidOperation(f"{value} is no number that can be")
+    return number

@@ -1,6 +1,5 @@
 """``costtrace demo``: everything on this machine, from a real vLLM server to a bill that adds up."""
 
-import os
 import shutil
 import sqlite3
 import sys
@@ -19,6 +18,8 @@ from costtrace.cli.options import examples
 from costtrace.core.errors import ServerError
 from costtrace.core.units import NS_PER_S, show_joules
 from costtrace.ledger.store import LEDGER_NAME
+from costtrace.telemetry.otel_environment import Target
+from costtrace_lab.demo.destination import destination, passed_on, sink_variables, spans_line
 from costtrace_lab.demo.processes import end_on_sigterm_as_on_ctrl_c
 from costtrace_lab.demo.server import VllmServer, free_port, read_environment
 from costtrace_lab.demo.simulated_gpu import SimulatedGpu
@@ -111,6 +112,7 @@ def demo(
         gpu = stack.enter_context(SimulatedGpu(simulate_gpu, out / "nvml-sim")) if simulate_gpu else None
         sink = stack.enter_context(SpanSink(out / "spans.jsonl"))
         environment = _environment(prices, sink, gpu)
+        where = destination(environment)
         stages = Stages(4 if keep else 5)
         server = VllmServer(vllm_env, model, home, env=environment, log=out / "vllm.log")
         with stages.stage("starting vLLM, costtrace in it (30 s on a quiet machine)") as stage:
@@ -123,14 +125,14 @@ def demo(
             with stages.stage("waiting until every request is in the ledger"):
                 _wait_booked(home, sent)
             if keep:
-                _show(out, home, prices, sent, sink)
+                _show(out, home, prices, sent, (where, sink))
                 return _keep(server, home, environment)
         finally:
             with stages.stage("stopping vLLM"):
                 server.stop()
         with stages.stage("closing the books"):
             _wait_closed(home)
-        code = _show(out, home, prices, sent, sink)
+        code = _show(out, home, prices, sent, (where, sink))
         if gpu is not None:
             _show_truth(home, gpu)
         return code
@@ -171,8 +173,7 @@ def _environment(prices: Path, sink: SpanSink, gpu: SimulatedGpu | None) -> dict
         "COSTTRACE_AGENT_IDLE_EXIT_S": "2",
         "COSTTRACE_REQUEST_LABELS": f"workload={WORKLOAD_HEADER}",
     }
-    if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
-        environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    environment |= sink_variables(sink.endpoint)
     if gpu is not None:
         environment |= {**gpu.variables, "COSTTRACE_SIMULATED_DEVICE": gpu.setting, "COSTTRACE_SENSOR": "nvml"}
     return environment
@@ -237,7 +238,7 @@ def _wait_closed(home: Path) -> None:
         raise ServerError(f"the agent has ended before everything was booked; see {home / 'agent.log'}")
 
 
-def _show(out: Path, home: Path, prices: Path, sent: list[Sent], sink: SpanSink) -> int:
+def _show(out: Path, home: Path, prices: Path, sent: list[Sent], spans: tuple[Target | None, SpanSink]) -> int:
     """Print the bill and where its parts are; returns the exit code of ``costtrace verify``."""
     for title, arguments in (
         ("THE BILL", ["report", "--by", "tenant,model"]),
@@ -246,6 +247,8 @@ def _show(out: Path, home: Path, prices: Path, sent: list[Sent], sink: SpanSink)
     ):
         click.echo(f"\n=== {title} ===\n")
         code = run_cli([*arguments, "--home", str(home)])
+    where, sink = spans
+    counted = (0, 0) if where is None else passed_on(where, lambda sql: _query(home, sql))
     answered = sum(1 for request in sent if request.status == 200)
     click.echo("\n=== WHERE IT IS ===\n")
     for name, description in (
@@ -255,7 +258,7 @@ def _show(out: Path, home: Path, prices: Path, sent: list[Sent], sink: SpanSink)
         ),
         ("ledger", str(home / LEDGER_NAME)),
         ("journal", f"{home / 'journal'}   (costtrace journal show --home {home})"),
-        ("spans", f"{sink.path}   ({sink.spans} spans, received by OTLP)"),
+        ("spans", spans_line(where, (sink.endpoint, str(sink.path), sink.spans), counted)),
         ("prices", f"{prices}   (the demo's own are invented)"),
         ("logs", f"{out / 'vllm.log'}, {home / 'agent.log'}"),
     ):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -13,6 +13,7 @@ from costtrace_board.figures import BASES, Tier, rounded
 
 from costtrace.cli.options import examples, format_option, home_option, name_period, out, period, period_options, zone
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace.core.rows import FitRow
 from costtrace.core.units import NANO_PER_UNIT, NS_PER_HOUR
 from costtrace.ledger.queries import fits
@@ -238,11 +239,8 @@ def _part(word: str) -> Decimal:
 def _positive(name: str, word: str | None) -> Decimal | None:
     if word is None:
         return None
-    try:
-        number = Decimal(word.strip())
-    except InvalidOperation:
-        number = Decimal("NaN")
-    if not number.is_finite() or number <= 0:
+    number = exact(word)
+    if number is None or number <= 0:
         raise CosttraceError(f"{name}: {word!r} is not a number greater than 0")
     return number
 

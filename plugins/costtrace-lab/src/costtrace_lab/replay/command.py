@@ -48,8 +48,26 @@ def simulation_options(function: Function) -> Function:
             show_default=True,
             help="A trace: sequences that run at a time at most.",
         ),
-        click.option("--rate", type=float, default=0.0, help="ServeGen: requests per second of each client."),
-        click.option("--seconds", type=float, default=600.0, show_default=True, help="ServeGen: how long they ask."),
+        click.option(
+            "--time-unit",
+            type=click.Choice(("ms", "s")),
+            help="JSON lines: the unit of their times.  [default: by form]",
+        ),
+        click.option(
+            "--block-tokens",
+            type=click.IntRange(1),
+            help="JSON lines: tokens of a block.  [default: 512 or 16, by fit]",
+        ),
+        click.option(
+            "--rate", type=click.FloatRange(0), default=0.0, help="ServeGen: requests per second of each client."
+        ),
+        click.option(
+            "--seconds",
+            type=click.FloatRange(0, min_open=True),
+            default=600.0,
+            show_default=True,
+            help="ServeGen: how long they ask.",
+        ),
         click.option("--speed", type=float, default=1.0, show_default=True, help="A trace: how many times as fast."),
         click.option(
             "--requests", type=click.IntRange(min=1), help="A trace: only its first requests.  [default: all]"
@@ -110,8 +128,9 @@ def replay(
 ) -> None:
     """Attribute recorded journals, or run a workload trace through the serving simulator, and compare methods.
 
-    JOURNAL is a journal, or a home with several; it is only read. TRACE is an Azure LLM trace, Mooncake's, a CSV with
-    at_s,prompt_tokens,output_tokens[,tenant], or a directory of ServeGen clients. What is simulated says so.
+    JOURNAL is a journal, or a home with several; it is only read. TRACE is an Azure LLM trace, Mooncake's or Qwen's
+    (Bailian), a CSV with at_s,prompt_tokens,output_tokens[,tenant], or a directory of ServeGen clients. What is
+    simulated says so.
     """
     chosen = _methods(methods)
     if plot is not None:

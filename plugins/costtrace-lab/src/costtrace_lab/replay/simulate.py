@@ -19,6 +19,7 @@ from costtrace_lab.simulator import (
 from costtrace_lab.simulator.journals import Setting
 from costtrace_lab.simulator.kernel_tables import KernelTables
 from costtrace_lab.simulator.servegen import ServeGenOptions
+from costtrace_lab.simulator.workload import TimeUnit
 
 ENGINE_ID = "simulator-replay"
 
@@ -32,6 +33,8 @@ class Simulation(msgspec.Struct, frozen=True, kw_only=True):
     tables: Path | None
     requests: int | None
     speed: float
+    block_tokens: int | None
+    time_unit: TimeUnit | None
     servegen_options: ServeGenOptions
     scheduler: SchedulerConfig
     wall_ns: int
@@ -45,6 +48,8 @@ def run(simulation: Simulation, home: Path, progress: Callable[[int], None]) -> 
         requests=simulation.requests,
         speed=simulation.speed,
         servegen_options=simulation.servegen_options,
+        block_tokens=simulation.block_tokens,
+        time_unit=simulation.time_unit,
     )
     times: StepTimes
     device = simulation.device

@@ -13,15 +13,19 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
+from operator import lt
 from pathlib import Path
 from typing import Any
 
 from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
 from costtrace_lab.simulator.models import Model
 from costtrace_lab.simulator.step_times import Load
+from costtrace_lab.simulator.trace_numbers import count
 
 HOST_S = 6e-4
 """Host and launch time of a step. An assumption: no table has it."""
+MAX_MS = 1e9
 KINDS = ("gemm", "generation_attention", "context_attention")
 CAPTURED: tuple[int, ...] = (1, 2, 4, *range(8, 513, 8))
 """Batch sizes that engines capture graphs for; a smaller batch is padded to the next."""
@@ -87,7 +91,7 @@ class KernelTables:
 
 def at(knots: list[float], values: list[float], argument: float) -> float:
     """Interpolate linearly; extrapolate above with the last slope, and below as a constant."""
-    if argument <= knots[0]:
+    if argument <= knots[0] or len(knots) == 1:
         return values[0]
     index = min(bisect_right(knots, argument), len(knots) - 1)
     left, right = knots[index - 1], knots[index]
@@ -129,9 +133,11 @@ def _rows(path: Path, columns: Iterable[str], where: Mapping[str, object]) -> It
     try:
         with path.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
+                if None in row:
+                    raise CosttraceError(f"{path} has a row with more cells than its header: a comma in a number?")
                 if all(name not in row or row[name] == str(value) for name, value in where.items()):
                     yield tuple(row[name] for name in columns)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         raise CosttraceError(f"{path} is not a kernel table: {error!r}") from error
 
 
@@ -152,6 +158,19 @@ def _parquet_rows(path: Path, columns: tuple[str, ...], where: Mapping[str, obje
     yield from zip(*(table.column(name).to_pylist() for name in columns), strict=True)
 
 
+def _measured(
+    path: Path, sizes: tuple[object, ...], latency_ms: object, least: tuple[int, ...] = (1, 1, 1)
+) -> tuple[list[int], float]:
+    """A kernel's three sizes, each as large as its *least*, and its seconds. Raises: CosttraceError."""
+    try:
+        numbers, number_ms = [count(size) for size in sizes], exact(str(latency_ms))
+    except ValueError as error:
+        raise CosttraceError(f"{path} is not a kernel table: {error}") from error
+    if number_ms is None or not 0 < number_ms < MAX_MS or any(map(lt, numbers, least)):
+        raise CosttraceError(f"{path} is not a kernel table: {latency_ms!r:.60} ms is the latency of no kernel")
+    return numbers, float(number_ms) * 1e-3
+
+
 class _Gemms:
     """Latencies of matrix products, by size (n, k) and rows m."""
 
@@ -161,7 +180,8 @@ class _Gemms:
         columns = ("device", "m", "n", "k", "latency")
         for device, m, n, k, latency in _rows(path, columns, {"gemm_dtype": "bfloat16"}):
             self.device = str(device)
-            points[int(n), int(k)][int(m)].append(float(latency) * 1e-3)
+            (rows, *size), seconds = _measured(path, (m, n, k), latency)
+            points[size[0], size[1]][rows].append(seconds)
         if not points:
             raise CosttraceError(f"{path} has no product in bfloat16")
         self._curves = {size: _curve(seconds) for size, seconds in points.items()}
@@ -203,7 +223,10 @@ def _attention_rows(path: Path, model: Model) -> list[tuple[int, int, int, float
     columns = ("batch_size", "isl", "step", "latency")
     for kv_heads in dict.fromkeys((model.kv_heads, 0 if model.kv_heads == model.heads else model.kv_heads)):
         where = {**_attention(model), "num_key_value_heads": kv_heads}
-        rows = [(int(b), int(i), int(s), float(ms) * 1e-3) for b, i, s, ms in _rows(path, columns, where)]
+        rows = []
+        for *sizes, ms in _rows(path, columns, where):
+            (batch, isl, step), seconds = _measured(path, tuple(sizes), ms, (1, 1, 0))
+            rows.append((batch, isl, step, seconds))
         if rows:
             return rows
     raise CosttraceError(
@@ -218,6 +241,8 @@ def _decode_grid(path: Path, model: Model, most: int) -> tuple[list[float], list
     for batch, isl, step, seconds in _attention_rows(path, model):
         by_batch[batch][isl + step].append(seconds * model.layers)
     curves = {batch: _curve(points) for batch, points in by_batch.items() if len(points) > 1}
+    if not curves:
+        raise CosttraceError(f"{path} has too few points: two contexts of a batch are needed")
     knots = sorted({knot for knots, _ in curves.values() for knot in knots})
     batches = [float(batch) for batch in sorted(curves)]
     columns = [[at(*curves[int(batch)], knot) for batch in batches] for knot in knots]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from costtrace.core.errors import CosttraceError
 from costtrace.core.events import ModelShape
+from costtrace_lab.simulator.trace_numbers import count
 
 BYTES = 2
 """Bytes of a weight or of a KV entry: 16 bits."""
@@ -62,16 +63,19 @@ def read_model(name: str) -> Model:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-        return Model(
+        heads, hidden = count(config["num_attention_heads"]), count(config["hidden_size"])
+        model = Model(
             str(config.get("_name_or_path") or path.parent.name or "model"),
             hidden,
-            int(config["num_hidden_layers"]),
+            count(config["num_hidden_layers"]),
             heads,
-            int(config.get("num_key_value_heads") or heads),
-            int(config.get("head_dim") or hidden // heads),
-            int(config["intermediate_size"]),
-            int(config["vocab_size"]),
+            count(config.get("num_key_value_heads") or heads),
+            count(config.get("head_dim") or hidden // heads),
+            count(config["intermediate_size"]),
+            count(config["vocab_size"]),
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
         raise CosttraceError(f"{path} is not the config.json of a dense decoder: {error!r}") from error
+    if min(model[1:]) < 1:
+        raise CosttraceError(f"{path} is not the config.json of a dense decoder: one of its sizes is 0")
+    return model

@@ -35,8 +35,6 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int = 500_000
     """Tokens that fit into the KV cache."""
     prefix_cache: bool = True
-    block_tokens: int = MOONCAKE_BLOCK
-    """Tokens behind one name of a workload's prefixes."""
     drafts: int = 0
     """Tokens that a speculative decoder proposes for each decode."""
     acceptance: float = 0.7
@@ -45,8 +43,8 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self) -> None:
         """Raises: CosttraceError."""
-        if min(self.max_sequences, self.token_budget, self.kv_tokens, self.block_tokens) < 1 or self.drafts < 0:
-            raise CosttraceError("sequences, token budget, KV tokens and block must be at least 1, drafts at least 0")
+        if min(self.max_sequences, self.token_budget, self.kv_tokens) < 1 or self.drafts < 0:
+            raise CosttraceError("sequences, token budget and KV tokens must be at least 1, drafts at least 0")
         if self.token_budget < self.max_sequences * (1 + self.drafts):
             raise CosttraceError(
                 f"a token budget of {self.token_budget} does not hold {self.max_sequences} decodes of "
@@ -87,6 +85,12 @@ class Simulator:
             raise CosttraceError(
                 f"a request of the workload needs {longest:,} KV tokens, the cache has {config.kv_tokens:,}: raise it"
             )
+        blocks = sorted({arrival.block_tokens for arrival in workload if arrival.prefix})
+        if len(blocks) > 1:
+            raise CosttraceError(
+                f"the workload names blocks of {' and of '.join(map(str, blocks))} tokens: one is needed"
+            )
+        self._block_tokens = blocks[0] if blocks else MOONCAKE_BLOCK
         self._arrivals = deque(sorted(workload, key=lambda arrival: arrival.at_s))
         self._times, self._config, self._model = times, config, model
         self._random = random.Random(config.seed)  # noqa: S311 - reproducible, not secret
@@ -102,7 +106,7 @@ class Simulator:
         self._enters: list[Running] = []
         """Those who are in the cohort from the next step on."""
         self._cache: OrderedDict[int, None] = OrderedDict()
-        self._prefixes = PrefixNumbers(config.block_tokens) if prefix_paths else None
+        self._prefixes = PrefixNumbers(self._block_tokens) if prefix_paths else None
         self._admitted: list[tuple[Running, int]] = []
         """In this step for the first time, and how much the cache had of them."""
         self._slots = self._index = 0
@@ -265,14 +269,14 @@ class Simulator:
             self._cache.move_to_end(name)
             blocks += 1
         # The last token is always computed: its logits are wanted.
-        known = max(blocks * self._config.block_tokens, one.arrival.cached_tokens)
+        known = max(blocks * self._block_tokens, one.arrival.cached_tokens)
         return min(known, one.arrival.prompt_tokens - 1)
 
     def _paths(self, now_ns: int) -> Iterator[AnyEvent]:
         """Who found what, of those who are in the step for the first time."""
         for one, cached in self._admitted:
             assert self._prefixes is not None
-            whole = one.arrival.prompt_tokens // self._config.block_tokens
+            whole = one.arrival.prompt_tokens // self._block_tokens
             path = self._prefixes.path(one.slot, now_ns, one.arrival.prefix[:whole], cached)
             if path is not None:
                 yield path
@@ -281,7 +285,7 @@ class Simulator:
     def _keep(self, one: Running) -> None:
         for name in one.arrival.prefix if self._config.prefix_cache else ():
             self._cache[name] = None
-        while len(self._cache) * self._config.block_tokens > self._config.kv_tokens:
+        while len(self._cache) * self._block_tokens > self._config.kv_tokens:
             self._cache.popitem(last=False)
 
 

@@ -18,8 +18,15 @@ from typing import NamedTuple
 import msgspec
 
 from costtrace.core.errors import CosttraceError
+from costtrace_lab.simulator.trace_numbers import count
 
 LENGTHS_EVERY_S = 21_600
+MAX_PER_S = 1e6
+"""Requests of a client in a second."""
+MAX_SECONDS = 1e9
+GAPS_S = (1e-9, 1e9)
+"""Between them lies a mean time to the next request; beyond, a client would never send, or never end."""
+EXPONENTIAL = {"Exponential", "Poisson"}
 
 
 class ServeGenOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +83,12 @@ def draw(clients: Iterable[Client], servegen_options: ServeGenOptions) -> Iterat
 
     Clients are busy at different times of their recording; here they all start at 0.
     """
+    if not 0 < servegen_options.seconds <= MAX_SECONDS:
+        raise CosttraceError(
+            f"--seconds {servegen_options.seconds}: it must be above 0, and at most {MAX_SECONDS:,.0f}"
+        )
+    if not 0 <= servegen_options.rate <= MAX_PER_S:
+        raise CosttraceError(f"--rate {servegen_options.rate}: it must be from 0 to {MAX_PER_S:,.0f}")
     for client in clients:
         rng = random.Random(f"{servegen_options.seed}/{client.name}")  # noqa: S311 - reproducible, not secret
         usable = [burst for burst in client.bursts if _window(burst) in client.lengths]
@@ -125,22 +138,34 @@ def _client(trace: Path) -> Client:
             prompts, outputs = (_lengths(kinds[kind]) for kind in ("input_tokens", "output_tokens"))
             if prompts is not None and outputs is not None:
                 lengths[int(start)] = (prompts, outputs)
-    except (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError) as error:
+    except (
+        *(OSError, ValueError, TypeError, LookupError, AttributeError, SyntaxError),
+        *(ArithmeticError, csv.Error, RecursionError, MemoryError),
+    ) as error:
         raise CosttraceError(f"cannot read the ServeGen client {trace} and {dataset.name}: {error!r}") from error
     return Client(name, bursts, lengths)
 
 
 def _bursts(rows: Iterable[Sequence[str]]) -> Iterator[Burst]:
     for row in rows:
-        if float(row[1]) > 0:
-            shape, scale = (float(cell or 0) for cell in row[4:6])
-            yield Burst(float(row[0]), float(row[1]), row[3], shape, scale)
+        per_s = float(row[1])
+        if per_s <= 0:
+            continue
+        start_s, shape, scale = float(row[0]), *(float(cell or 0) for cell in row[4:6])
+        burst = Burst(start_s, per_s, row[3], shape, scale)
+        if burst.process not in {"Gamma", "Weibull", *EXPONENTIAL}:
+            raise ValueError(f"{burst.process!r:.60} is no known arrival process")
+        if not (math.isfinite(start_s) and per_s <= MAX_PER_S and GAPS_S[0] <= _mean_gap(burst) <= GAPS_S[1]):
+            raise ValueError(f"no requests can be drawn from {burst}")
+        yield burst
 
 
 def _lengths(text: str) -> Lengths | None:
     """Read ``{tokens: probability, ...}``; None where there is none."""
-    chances = {int(tokens): float(chance) for tokens, chance in ast.literal_eval(text).items()}
+    chances = {count(tokens): float(chance) for tokens, chance in ast.literal_eval(text).items()}
+    if not all(math.isfinite(chance) and chance >= 0 for chance in chances.values()):
+        raise ValueError("a probability is negative, or no number")
     if not any(chances.values()):
         return None
     tokens = tuple(sorted(chances))
-    return Lengths(tokens, tuple(accumulate(chances[count] for count in tokens)))
+    return Lengths(tokens, tuple(accumulate(chances[length] for length in tokens)))
