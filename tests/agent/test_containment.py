@@ -213,6 +213,14 @@ def test_a_copied_journal_of_sensors_is_not_read(home):
     agent.run_once()
 
 
+def test_an_end_that_comes_twice_sets_no_engine_aside(home):
+    finishes_twice(home)
+    agent_on(home).run_once()
+    check_settled(home)
+    check_in_balance(home)
+    assert notices(home) == []
+
+
 def fail_half_way(monkeypatch, failing="a"):
     """Attribution of that engine fails once 100 of its grants and events have been fed."""
     feed, fed = EngineAttribution.feed, []

@@ -533,6 +533,7 @@ def test_a_lock_that_is_deleted_is_made_again_before_a_reader_can_take_the_write
     reader.directory.joinpath("writer.lock").unlink()
     assert reader.writer_gone()
     assert reader.may_live()
+    assert JournalReader(reader.directory, reader.position).may_live(), "also for an agent that has just begun"
     writer.append([EngineReady(2)])
     assert not reader.writer_gone()
     writer.close()

@@ -97,6 +97,7 @@ class JournalReader:
 
     def may_live(self) -> bool:
         """Whether the lock was deleted under a writer, which makes it again in a second or two, if it lives."""
+        self._resume()
         if self.header is None or self.header.boot_id != clock.boot_id() or (self.directory / LOCK_NAME).exists():
             return False
         written_s = 0.0
@@ -210,7 +211,8 @@ class JournalReader:
         if header.engine_id != owner:
             self.close()  # it may be moved away, and another put in its place
             raise JournalError(
-                f"{path} belongs to the journal of {header.engine_id[:64]!r}: a copy is not billed again. Move it away."
+                f"{path} belongs to the journal of {header.engine_id[:64]!r}: a copy is not billed again. Move it "
+                "away or, if it is none, give its directory that name."
             )
 
     def _resume(self) -> None:

@@ -112,7 +112,7 @@ class Membership(CohortState):
 
     def finished(self, event: SequenceFinished) -> None:
         """A sequence has ended; steps in flight may still hold it."""
-        if (state := self.states.get(event.slot)) is not None:
+        if (state := self.states.get(event.slot)) is not None and event.slot not in self.ending:
             state.last_step = event.last_step
             self.ending.append(event.slot)
 
