@@ -175,7 +175,7 @@ def route(path, folder):
 
 _scope = st.fixed_dictionaries({}, optional={"client": _end, "server": _end, "headers": st.just([])}).map(dict)
 _json_text = st.one_of(
-    documents(_CONTEXT).map(lambda document: json.dumps(document)),
+    documents(_CONTEXT).map(json.dumps),
     st.text(max_size=40),
     st.sampled_from(
         ["[" * 5_000, "[" * 100, '["a",' + "1" * 400 + "]", json.dumps([*_CONTEXT[:7], 10**22, *_CONTEXT[8:]])]

@@ -169,7 +169,10 @@ def journal(files, folder):
 
 
 def agent(files, folder):
-    """One engine's damaged journal: the agent ends in good order, the books balance, the other engine's bill is whole."""
+    """One engine's damaged journal: the agent ends in good order, and the other engine's bill is whole.
+
+    Where no frame was forged (changed, with a checksum that is right), all books balance too.
+    """
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(_journals()[0], home)

@@ -73,7 +73,7 @@ def _places(node, path=()):
 def _change(document, path, draw):
     """Replace, drop or rename what lies at *path* in *document*, which is changed."""
     if not path:
-        return draw(st.sampled_from(NASTY))
+        return copy.deepcopy(draw(st.sampled_from(NASTY)))
     parent = document
     for step in path[:-1]:
         parent = parent[step]
