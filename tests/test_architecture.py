@@ -44,7 +44,7 @@ LIBRARIES = {
     "sensors": "msgspec pynvml",
     "ledger": "msgspec",
     "telemetry": "msgspec opentelemetry prometheus_client grpc google requests",
-    "reports": "pyarrow reportlab rich",
+    "reports": "pyarrow rich",
     "agent": "msgspec",
     "cli": "msgspec click rich",
 }
@@ -56,7 +56,7 @@ NOT_IN_AN_ENGINE = "click clickhouse_connect google grpc jwt opentelemetry prome
 NOT_IN_AN_ENGINE += " requests rich yaml sqlite3"
 ENGINES = "vllm tensorrt_llm dynamo sglang torch transformers"
 MEMBERS = "costtrace_board costtrace_dynamo costtrace_fleet costtrace_lab costtrace_nvml_sim costtrace_tensorrt_llm"
-MEMBERS += " costtrace_ui costtrace_vllm"
+MEMBERS += " costtrace_statements costtrace_ui costtrace_vllm"
 
 PURE = "core attribution pricing reports ledger.verify ledger.budgets.budget ledger.budgets.status"
 PURE += " sensors.energy_count sensors.sensor_period capture.prefix_numbers capture.request_context capture.model_shape"
@@ -64,7 +64,10 @@ PURE += " sensors.energy_count sensors.sensor_period capture.prefix_numbers capt
 in a module that is called `*_file`, or in `reports.output`."""
 PURE_IN_PLUGINS = "costtrace_board/*.py costtrace_dynamo/passes/*.py costtrace_ui/live/*.py costtrace_ui/svg.py"
 PURE_IN_PLUGINS += " costtrace_ui/top/state.py costtrace_ui/web/html_parts.py costtrace_ui/web/pages.py"
-NOT_PURE = {"command.py", "trace_files.py", "load_generators.py"}
+PURE_IN_PLUGINS += (
+    " costtrace_statements/*.py costtrace_statements/output/html.py costtrace_statements/output/document.py"
+)
+NOT_PURE = {"command.py", "trace_files.py", "load_generators.py", "provider_bill_file.py"}
 """Beside them: what starts programs and reads files."""
 OF_THE_HOST = tuple(f"costtrace.core.{name}" for name in ("bounded_server", "clock", "files", "guard", "device_names"))
 """The part of the vocabulary that looks at the host; what is pure does not import it."""

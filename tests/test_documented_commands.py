@@ -35,7 +35,7 @@ ELSEWHERE = {
     r"doctor --engine": "tests/cli/doctor/test_examine.py",
     r"top( --(over|view) .*)?$": "plugins/costtrace-ui/tests/test_top.py",
     r"ui( |$)": "plugins/costtrace-ui/tests/test_pages.py",
-    r"statement .*--bill provider.csv": "tests/reports/statements/test_focus.py",
+    r"statement .*--bill provider.csv": "plugins/costtrace-statements/tests/test_focus.py",
     r"rerate": "tests/ledger/periods/test_close.py",
     r"compact": "tests/ledger/periods/test_close.py",
     r"close": "tests/ledger/periods/test_close.py",

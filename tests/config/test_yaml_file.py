@@ -3,10 +3,10 @@
 from decimal import Decimal
 
 import pytest
+from costtrace_statements.commands.billing_options import read_quotas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costtrace.cli.billing.billing_options import read_quotas
 from costtrace.config.load import load
 from costtrace.config.yaml_fields import Fields
 from costtrace.config.yaml_file import load_mapping

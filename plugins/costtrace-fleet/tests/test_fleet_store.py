@@ -12,6 +12,9 @@ import pytest
 from costtrace_fleet.push import Cursor, push
 from costtrace_fleet.schema import Layout
 from costtrace_fleet.store import open_store
+from costtrace_statements.idle_policies import POLICIES
+from costtrace_statements.query import load
+from costtrace_statements.settlement import IdlePolicy, settle
 from month import END_NS, START_NS, TENANTS, write_month
 from otlp_receiver import engine, record, turn, write
 
@@ -23,9 +26,6 @@ from costtrace.ledger.reader import Filter as Only
 from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.wholes import whole_habits, whole_requests
-from costtrace.reports.statements.idle_policies import POLICIES
-from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import IdlePolicy, settle
 
 SCRIPT = Path(sys.executable).parent / "costtrace"
 MONTH = Period(START_NS, END_NS)

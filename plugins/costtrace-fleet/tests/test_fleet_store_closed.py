@@ -10,6 +10,9 @@ from costtrace_fleet.push import Cursor, push
 from costtrace_fleet.schema import Layout
 from costtrace_fleet.store import open_store
 from costtrace_fleet.tables import TABLES
+from costtrace_statements.idle_policies import POLICIES
+from costtrace_statements.query import load
+from costtrace_statements.settlement import IdlePolicy, settle
 
 from costtrace.core.errors import LedgerError
 from costtrace.ledger import Ledger
@@ -24,9 +27,6 @@ from costtrace.ledger.reader import SqliteStore, open_ledger
 from costtrace.ledger.verify.audit import Audit
 from costtrace.ledger.verify.sealed_rows import seals
 from costtrace.pricing.price_book import DevicePrice, ElectricityPrice, PriceBook
-from costtrace.reports.statements.idle_policies import POLICIES
-from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import IdlePolicy, settle
 
 NOVEMBER = Period(world.START_NS, world.END_NS)
 ALWAYS = Period(0, 2**62)

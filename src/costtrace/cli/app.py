@@ -28,6 +28,7 @@ class Place(NamedTuple):
 
 _BOARD, _DYNAMO = Place(distribution="costtrace-board"), Place(distribution="costtrace-dynamo")
 _LAB, _UI = Place(distribution="costtrace-lab"), Place(distribution="costtrace-ui")
+_STATEMENTS = Place(distribution="costtrace-statements")
 
 GROUPS: Mapping[str, Mapping[str, Place]] = {
     "Usage (who used what, and why)": {
@@ -43,10 +44,10 @@ GROUPS: Mapping[str, Mapping[str, Place]] = {
     "Billing (who pays what)": {
         "prices": Place("costtrace.cli.billing.prices:prices"),
         "tenants": Place("costtrace.cli.billing.tenants:tenants"),
-        "statement": Place("costtrace.cli.billing.statement:statement"),
-        "policies": Place("costtrace.cli.billing.policies:policies"),
+        "statement": _STATEMENTS,
+        "policies": _STATEMENTS,
         "budgets": Place("costtrace.cli.billing.budgets:budgets"),
-        "focus": Place("costtrace.cli.billing.focus:focus"),
+        "focus": _STATEMENTS,
         "close": Place("costtrace.cli.billing.periods:close"),
         "periods": Place("costtrace.cli.billing.periods:periods"),
         "rerate": Place("costtrace.cli.billing.periods:rerate"),

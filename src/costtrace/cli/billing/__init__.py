@@ -1,1 +1,1 @@
-"""Commands for money: prices, statements, periods, budgets."""
+"""Commands for money: prices, tenants, periods, budgets."""

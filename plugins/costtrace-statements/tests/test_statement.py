@@ -16,10 +16,15 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner
+from costtrace_statements.commands.billing_options import billing_period
+from costtrace_statements.idle_policies import POLICIES, Pot
+from costtrace_statements.query import load
+from costtrace_statements.settlement import IdlePolicy, Quota, SettlementLine, settle, to_cents
+from costtrace_statements.statement import lines_table
+from costtrace_statements.statement_columns import Carbon
 from month import END_NS, NASTY, NASTY_MODELS, POOLS, START_NS, TENANTS, raised_prices, write_month
 
 from costtrace.cli.app import cli
-from costtrace.cli.billing.billing_options import billing_period
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
@@ -27,11 +32,6 @@ from costtrace.ledger.periods.close import close_period
 from costtrace.ledger.periods.rerate import rerate
 from costtrace.ledger.reader import SqliteStore
 from costtrace.ledger.verify.audit import Audit
-from costtrace.reports.statements.idle_policies import POLICIES, Pot
-from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import IdlePolicy, Quota, SettlementLine, settle, to_cents
-from costtrace.reports.statements.statement import lines_table
-from costtrace.reports.statements.statement_columns import Carbon
 
 MONTH = Period(START_NS, END_NS)
 QUOTAS = (Quota("tenant-3", Decimal("0.4"), "NVIDIA H100"), Quota("tenant-4", Decimal("0.3")))

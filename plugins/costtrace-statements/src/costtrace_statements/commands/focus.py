@@ -5,7 +5,13 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.billing.billing_options import (
+from costtrace.cli.options import examples, open_store, out, store_option, zone
+from costtrace.core.errors import CosttraceError
+from costtrace.core.units import show_seconds
+from costtrace.reports.output.files import write_file
+from costtrace.reports.output.render import as_csv
+from costtrace.reports.output.row_tables import row_table
+from costtrace_statements.commands.billing_options import (
     EXIT_OFF,
     bill_options,
     billing_period,
@@ -15,14 +21,8 @@ from costtrace.cli.billing.billing_options import (
     settle_period,
     warn_if_empty,
 )
-from costtrace.cli.options import examples, open_store, out, store_option, zone
-from costtrace.core.errors import CosttraceError
-from costtrace.core.units import show_seconds
-from costtrace.reports.output.files import write_file
-from costtrace.reports.output.parquet import as_parquet
-from costtrace.reports.output.render import as_csv
-from costtrace.reports.output.row_tables import row_table
-from costtrace.reports.statements.focus import VIEWS, Names, export, fields
+from costtrace_statements.focus import VIEWS, Names, export, fields
+from costtrace_statements.output.parquet import as_parquet
 
 
 @click.command(

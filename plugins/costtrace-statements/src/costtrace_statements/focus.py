@@ -20,9 +20,9 @@ from costtrace.core.apportion import largest_remainder
 from costtrace.core.units import NS_PER_HOUR, amount
 from costtrace.core.wall_time import EPOCH
 from costtrace.reports.output.tables import Row, Value
-from costtrace.reports.statements.focus_columns import COLUMNS, blank
-from costtrace.reports.statements.settlement import Settlement, SettlementLine
 from costtrace.reports.usage.summary import REQUESTS
+from costtrace_statements.focus_columns import COLUMNS, blank
+from costtrace_statements.settlement import Settlement, SettlementLine
 
 VIEWS = ("allocation", "service")
 _RATIO_UNITS = 10**12

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from costtrace.core.units import CENTS, minor_digits
 from costtrace.reports.output.tables import AnyTable, Column, Row, Table, Value, text
-from costtrace.reports.statements.settlement import Settlement
-from costtrace.reports.statements.statement import name_period, name_rest, used_table
-from costtrace.reports.statements.statement_columns import shown_cents
+from costtrace_statements.settlement import Settlement
+from costtrace_statements.statement import name_period, name_rest, used_table
+from costtrace_statements.statement_columns import shown_cents
 
 
 class Cost(NamedTuple):

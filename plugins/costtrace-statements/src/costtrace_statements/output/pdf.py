@@ -9,9 +9,9 @@ from html import escape
 from typing import Any
 
 from costtrace.core.errors import CosttraceError
-from costtrace.reports.output.document import Document
 from costtrace.reports.output.render import clean
 from costtrace.reports.output.tables import Line, Table
+from costtrace_statements.output.document import Document
 
 
 def as_pdf(document: Document) -> bytes:
@@ -21,7 +21,8 @@ def as_pdf(document: Document) -> bytes:
         from reportlab.lib.styles import ParagraphStyle  # noqa: PLC0415 - an extra
         from reportlab.platypus import Paragraph, SimpleDocTemplate, Spacer  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise CosttraceError("PDF needs reportlab. In a checkout of costtrace: pip install '.[reports]'") from error
+        line = "pip install './plugins/costtrace-statements[reports]'"
+        raise CosttraceError(f"PDF needs reportlab. In a checkout of costtrace: {line}") from error
     out = io.BytesIO()
     base = ParagraphStyle("text", fontName="Helvetica", fontSize=8, leading=11)
     title = ParagraphStyle("title", base, fontName="Helvetica-Bold", fontSize=16, leading=20)
@@ -46,7 +47,7 @@ def as_pdf(document: Document) -> bytes:
     return out.getvalue()
 
 
-def _grid(table: Table[Line], base: Any) -> Any:  # noqa: ANN401 - types of an extra
+def _grid(table: Table[Line], base: Any) -> Any:
     from reportlab.lib import colors  # noqa: PLC0415 - an extra
     from reportlab.lib.styles import ParagraphStyle  # noqa: PLC0415 - an extra
     from reportlab.platypus import LongTable, Paragraph  # noqa: PLC0415 - an extra
@@ -54,7 +55,7 @@ def _grid(table: Table[Line], base: Any) -> Any:  # noqa: ANN401 - types of an e
     right = ParagraphStyle("right", base, alignment=2)
     bold, bold_right = (ParagraphStyle(f"b{s.name}", s, fontName="Helvetica-Bold") for s in (base, right))
 
-    def style(column: int, *, strong: bool) -> Any:  # noqa: ANN401 - types of an extra
+    def style(column: int, *, strong: bool) -> Any:
         if table.columns[column].right:
             return bold_right if strong else right
         return bold if strong else base
@@ -78,7 +79,7 @@ def _grid(table: Table[Line], base: Any) -> Any:  # noqa: ANN401 - types of an e
     return LongTable(cells, colWidths=widths, repeatRows=1, style=[*rules, *padding])
 
 
-def _page(canvas: Any, frame: Any) -> None:  # noqa: ANN401 - types of an extra
+def _page(canvas: Any, frame: Any) -> None:
     canvas.saveState()
     canvas.setFont("Helvetica", 7)
     canvas.drawString(34, 20, frame.title)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from costtrace.config.csv_file import csv_rows
 from costtrace.core.errors import CosttraceError
-from costtrace.reports.output.parquet import read_rows
-from costtrace.reports.statements.provider_bill import BillRow
+from costtrace_statements.output.parquet import read_rows
+from costtrace_statements.provider_bill import BillRow
 
 
 def read_focus(path: Path) -> Iterator[BillRow]:

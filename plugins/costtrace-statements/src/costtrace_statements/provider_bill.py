@@ -11,8 +11,8 @@ from costtrace.core.numbers import exact
 from costtrace.core.units import NANO_PER_UNIT
 from costtrace.core.wall_time import wall_ns
 from costtrace.ledger.answers import Period
-from costtrace.reports.statements.idle_policies import Pot
-from costtrace.reports.statements.settlement import Settlement, SettlementInput, SettlementLine, Tie, pot_of
+from costtrace_statements.idle_policies import Pot
+from costtrace_statements.settlement import Settlement, SettlementInput, SettlementLine, Tie, pot_of
 
 COST_COLUMNS = ("BilledCost", "EffectiveCost", "ContractedCost", "ListCost")
 MOST = 10**15

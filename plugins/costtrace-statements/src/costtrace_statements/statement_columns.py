@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from costtrace.core.units import minor_digits, per_million_tokens, show_joules, show_seconds
 from costtrace.reports.output.tables import Column, Line, count, per_cent, text
-from costtrace.reports.statements.settlement import SettlementLine
+from costtrace_statements.settlement import SettlementLine
 
 
 class Carbon(NamedTuple):

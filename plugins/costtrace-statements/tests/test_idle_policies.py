@@ -4,10 +4,9 @@ from fractions import Fraction
 from itertools import permutations
 
 import pytest
+from costtrace_statements.idle_policies import NOBODY, POLICIES, Claim, Pot, airport, hand_out
 from hypothesis import given
 from hypothesis import strategies as st
-
-from costtrace.reports.statements.idle_policies import NOBODY, POLICIES, Claim, Pot, airport, hand_out
 
 ns = st.integers(0, 10**18)
 maybe = st.none() | st.integers(0, 10**17)

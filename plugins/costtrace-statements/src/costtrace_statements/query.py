@@ -7,8 +7,8 @@ from datetime import UTC, tzinfo
 from costtrace.ledger.answers import Period, Used
 from costtrace.ledger.queries import ended, used
 from costtrace.ledger.reader import Store
-from costtrace.reports.statements.settlement import Facts, SettlementInput
 from costtrace.reports.usage.summary import REQUESTS
+from costtrace_statements.settlement import Facts, SettlementInput
 
 
 def load(store: Store, period: Period, zone: tzinfo, *, slots: bool = False) -> SettlementInput:

@@ -11,11 +11,13 @@ from typing import NamedTuple
 from costtrace.core.rows import KINDS
 from costtrace.core.units import CENTS, minor_digits, show_seconds
 from costtrace.core.wall_time import moment
-from costtrace.reports.output.document import Document
 from costtrace.reports.output.tables import AnyTable, Column, Row, Table, Value, count, per_cent, text
-from costtrace.reports.statements.idle_policies import Pot
-from costtrace.reports.statements.settlement import Settlement, SettlementLine, Tie
-from costtrace.reports.statements.statement_columns import (
+from costtrace.reports.usage.summary import REQUESTS
+from costtrace.reports.usage.summary_tables import Share
+from costtrace_statements.idle_policies import Pot
+from costtrace_statements.output.document import Document
+from costtrace_statements.settlement import Settlement, SettlementLine, Tie
+from costtrace_statements.statement_columns import (
     Carbon,
     StatementLine,
     carbon_ug,
@@ -26,8 +28,6 @@ from costtrace.reports.statements.statement_columns import (
     share_columns,
     time_column,
 )
-from costtrace.reports.usage.summary import REQUESTS
-from costtrace.reports.usage.summary_tables import Share
 
 POLICY_TEXT = {
     "separate": "separate: no tenant pays for idle or overhead",

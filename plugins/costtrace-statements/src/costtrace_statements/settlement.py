@@ -15,8 +15,8 @@ from typing import NamedTuple
 from costtrace.core.units import NANO_PER_UNIT, minor_digits
 from costtrace.core.wall_time import moment
 from costtrace.ledger.answers import Ended, Period, Used
-from costtrace.reports.statements.idle_policies import Claim, Handed, Pot, hand_out
 from costtrace.reports.usage.summary import REQUESTS, known_sum
+from costtrace_statements.idle_policies import Claim, Handed, Pot, hand_out
 
 SHARED_KINDS = ("idle", "overhead")
 """What a policy may hand out. Unobserved time never: nobody knows whose it was."""

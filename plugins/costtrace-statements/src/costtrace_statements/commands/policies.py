@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from costtrace.cli.billing.billing_options import EXIT_OFF, billing_period, make_policy, policy_options
 from costtrace.cli.options import examples, format_option, open_store, out, store_option, zone
 from costtrace.reports.output.render import render
-from costtrace.reports.statements.compare_policies import compare, whatif_tables
-from costtrace.reports.statements.idle_policies import POLICIES
-from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import settle
+from costtrace_statements.commands.billing_options import EXIT_OFF, billing_period, make_policy, policy_options
+from costtrace_statements.compare_policies import compare, whatif_tables
+from costtrace_statements.idle_policies import POLICIES
+from costtrace_statements.query import load
+from costtrace_statements.settlement import settle
 
 
 @click.command(

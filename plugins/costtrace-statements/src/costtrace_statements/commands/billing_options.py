@@ -18,11 +18,11 @@ from costtrace.ledger.answers import Period
 from costtrace.ledger.queries import bounds
 from costtrace.ledger.reader import Store
 from costtrace.ledger.verify.sealed_rows import seals
-from costtrace.reports.statements.idle_policies import POLICIES
-from costtrace.reports.statements.provider_bill import COST_COLUMNS, Bill, differences, read_bill, with_bill_ties
-from costtrace.reports.statements.provider_bill_file import read_focus
-from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import SHARED_KINDS, IdlePolicy, Quota, Settlement, settle
+from costtrace_statements.idle_policies import POLICIES
+from costtrace_statements.provider_bill import COST_COLUMNS, Bill, differences, read_bill, with_bill_ties
+from costtrace_statements.provider_bill_file import read_focus
+from costtrace_statements.query import load
+from costtrace_statements.settlement import SHARED_KINDS, IdlePolicy, Quota, Settlement, settle
 
 EXIT_OFF = 1
 

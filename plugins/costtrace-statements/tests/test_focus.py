@@ -12,21 +12,21 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
+from costtrace_statements.commands.billing_options import read_bills
+from costtrace_statements.focus import Names, export
+from costtrace_statements.idle_policies import POLICIES, Pot
+from costtrace_statements.provider_bill import read_bill
+from costtrace_statements.query import load
+from costtrace_statements.settlement import IdlePolicy, Quota, Settlement, SettlementLine, settle, to_cents
 from month import END_NS, NASTY, NASTY_MODELS, START_NS, TENANTS, corrected, lowered_prices, raised_prices, write_month
 
 from costtrace.cli.app import cli
-from costtrace.cli.billing.billing_options import read_bills
 from costtrace.core.errors import CosttraceError
 from costtrace.ledger import Ledger
 from costtrace.ledger.answers import Period
 from costtrace.ledger.periods.close import close_period
 from costtrace.ledger.periods.rerate import rerate
 from costtrace.ledger.reader import SqliteStore
-from costtrace.reports.statements.focus import Names, export
-from costtrace.reports.statements.idle_policies import POLICIES, Pot
-from costtrace.reports.statements.provider_bill import read_bill
-from costtrace.reports.statements.query import load
-from costtrace.reports.statements.settlement import IdlePolicy, Quota, Settlement, SettlementLine, settle, to_cents
 
 CONDITIONS = [
     "Supports data generator-calculated split cost allocation",

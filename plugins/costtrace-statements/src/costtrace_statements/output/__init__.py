@@ -1,0 +1,1 @@
+"""Writing statements: HTML, PDF, Parquet, files named for tenants. The libraries are the extra `reports`."""

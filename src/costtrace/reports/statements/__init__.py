@@ -1,1 +1,0 @@
-"""What is sent to a tenant or to finance: statements, settlements of idle time, FOCUS, provider bills."""
