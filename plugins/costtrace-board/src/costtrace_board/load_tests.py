@@ -9,8 +9,10 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from costtrace.core.errors import CosttraceError
-from costtrace_board import inferencex, mlperf
+from costtrace_board import mlperf
 from costtrace_board.figures import Figure, FigureRefused, Imported, Provenance, Refusal
+from costtrace_board.inferencex import figure as inferencex
+from costtrace_board.inferencex import fits as is_inferencex
 from costtrace_board.record_fields import (
     Record,
     all_served,
@@ -185,8 +187,8 @@ def read(data: object, file: str, server: ServerHardware) -> Imported:
         return _each(benchmarks, file, lambda row, where: guidellm(row, file, where, server))
     rows = data if isinstance(data, list) else [data]
     records = mappings(rows)
-    if any(map(inferencex.fits, records)):
-        return _each(rows, file, lambda row, where: inferencex.figure(row, file, where))
+    if any(map(is_inferencex, records)):
+        return _each(rows, file, lambda row, where: inferencex(row, file, where))
     if any("output_throughput" in row and "total_input_tokens" in row for row in records):
         return _each(rows, file, lambda row, where: vllm_bench(row, file, where, server))
     if any(isinstance(row.get("output_token_throughput"), Mapping) for row in records):
