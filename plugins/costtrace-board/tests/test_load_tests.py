@@ -426,6 +426,19 @@ def test_speeds_that_cannot_be_are_no_figures():
     assert figure.interactivity is None
 
 
+@pytest.mark.parametrize("value", [-1, 0])
+def test_a_speed_or_a_power_that_nobody_can_have_measured_is_unknown(value):
+    content = (
+        f"model,hardware,gpus_total,tokens_per_s,token_basis,interactivity,watts\nm,H200,8,800,output,{value},{value}\n"
+    )
+    (figure,) = csv_files.read(content, "x.csv").figures
+    assert (figure.interactivity, figure.watts) == (None, None)
+    row = inferencex(median_intvty=value, avg_total_gpu_power_w=value, power_valid=1)
+    assert (the_figure(row).interactivity, the_figure(row).watts) == (None, None)
+    (figure,) = load_tests.read(AIPERF | {"output_token_throughput_per_user": {"avg": value}}, "x", H200X8).figures
+    assert figure.interactivity is None
+
+
 def test_a_figure_in_another_unit_is_not_taken_for_this_one():
     wrong = AIPERF | {"output_token_throughput": {"unit": "tokens/min", "avg": Decimal(800)}}
     assert "tokens/min" in refused(load_tests.read(wrong, "x", H200X8))

@@ -160,7 +160,14 @@ def test_a_speed_that_is_none_is_refused(tmp_path, speed):
 
 @pytest.mark.parametrize(
     "options",
-    [{"seconds": float("inf")}, {"seconds": float("nan")}, {"rate": -1.0}, {"rate": float("nan")}, {"rate": 1e300}],
+    [
+        {"seconds": float("inf")},
+        {"seconds": float("nan")},
+        {"rate": -1.0},
+        {"rate": float("nan")},
+        {"rate": 1e300},
+        {"rate": 5e-324},
+    ],
 )
 def test_a_load_of_servegen_that_would_never_end_is_refused(tmp_path, options):
     with pytest.raises(CosttraceError, match=r"--seconds|--rate"):
@@ -172,6 +179,7 @@ def test_a_load_of_servegen_that_would_never_end_is_refused(tmp_path, options):
     [
         ("600,inf,1.0,Gamma,1.0,0.5", None),
         ("600,nan,1.0,Gamma,1.0,0.5", None),
+        ("600,5e-324,1.0,Gamma,1.0,0.5", None),
         ("nan,2.0,1.0,Gamma,1.0,0.5", None),
         ("600,2.0,1.0,Gamma,nan,0.5", None),
         ("600,2.0,1.0,Gamma,1.0,0", None),

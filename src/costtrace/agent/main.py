@@ -6,7 +6,7 @@ import resource
 import sys
 
 from costtrace.agent.loop import Agent
-from costtrace.agent.node_health import plugins, reratings
+from costtrace.agent.node_health import plugins, reratings, unrecorded
 from costtrace.agent.publish_estimates import EstimatePublisher
 from costtrace.agent.refuse_over_budget import BudgetRefusals
 from costtrace.agent.sensing import sensing
@@ -46,6 +46,7 @@ def run(settings: Settings, *, spawned: bool = False, once: bool = False) -> Non
         return
     emission.health.follow("plugin.lost_hooks", lambda: plugins(settings.home).lost_hooks)
     emission.health.follow("plugin.errors", lambda: plugins(settings.home).errors)
+    emission.health.follow("engine.unrecorded", lambda: len(unrecorded(settings.home)))
     emission.health.follow("ledger.reratings", lambda: reratings(settings.home))
     threads = [each for each in (_refusals(settings, emission), _estimates(settings)) if each is not None]
     for thread in threads:

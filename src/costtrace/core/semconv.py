@@ -437,6 +437,7 @@ HEALTH = dict(
             "",
             "Hooks that do not fit an engine; `costtrace doctor` names them.",
         ),
+        _health("engine.unrecorded", "gauge", "{engine}", "", "vLLM engines seen to run without costtrace's plugin."),
         _health("plugin.errors", "gauge", "{error}", "", "Errors in hooks that were kept from live engines."),
         _health(
             "client.texts.cut",

@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -422,6 +423,49 @@ def test_a_free_port_is_in_order_without_an_agent_and_a_warning_with_one(home):
 def test_hooks_of_a_plugin_that_is_not_installed_are_a_failure(tmp_path, monkeypatch):
     monkeypatch.setitem(hooks.PLUGINS, "tensorrt-llm", "costtrace_of_nobody")
     assert only(hooks.check("tensorrt-llm", tmp_path)).startswith("fail the plugin for tensorrt-llm is not installed")
+
+
+ENTRIES = [
+    EntryPoint(name, f"costtrace_{plugin}.plugin:install", "vllm.general_plugins")
+    for name, plugin in (("costtrace", "vllm"), ("costtrace_dynamo", "dynamo"))
+]
+OTHER = EntryPoint("other", "not_costtrace.plugin:install", "vllm.general_plugins")
+
+
+@pytest.mark.parametrize("entries", [[*ENTRIES, OTHER], [OTHER, *reversed(ENTRIES)]], ids=["in order", "reversed"])
+@pytest.mark.parametrize(
+    ("allowed", "missing"),
+    [
+        ("", "costtrace, costtrace_dynamo"),
+        ("other", "costtrace, costtrace_dynamo"),
+        ("costtrace", "costtrace_dynamo"),
+        ("costtrace_dynamo", "costtrace"),
+        ("costtrace, costtrace_dynamo", "costtrace_dynamo"),
+        ("costtrace,costtrace_dynamo", ""),
+        ("other,costtrace_dynamo,costtrace", ""),
+        (None, ""),
+    ],
+)
+def test_each_plugin_that_vllm_plugins_leaves_out_is_a_failure(monkeypatch, entries, allowed, missing):
+    monkeypatch.setattr(here.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(here.metadata, "entry_points", lambda **_: entries)
+    line = only(here.plugin({} if allowed is None else {"VLLM_PLUGINS": allowed}))
+    if not missing:
+        assert line.startswith("ok vLLM of this environment loads costtrace, costtrace_dynamo")
+        return
+    assert line.startswith(f"fail VLLM_PLUGINS={allowed!r} leaves out {missing}: engines are not billed")
+    other = "other," if allowed == "other" else ""
+    assert f"VLLM_PLUGINS={other}" in line.partition("set ")[2]
+    assert set(line.partition("set VLLM_PLUGINS=")[2].partition(", without")[0].split(",")) >= {
+        "costtrace",
+        "costtrace_dynamo",
+    }
+
+
+def test_an_engine_that_runs_without_the_plugin_is_a_failure_with_its_pid(home, monkeypatch):
+    monkeypatch.setattr(engines, "unrecorded", lambda _: [(4711, "VLLM_PLUGINS='' leaves out costtrace")])
+    line = only(engines.unbilled(home))
+    assert line.startswith("fail the vLLM engine with pid 4711 is not billed: VLLM_PLUGINS='' leaves out costtrace")
 
 
 @pytest.mark.parametrize(

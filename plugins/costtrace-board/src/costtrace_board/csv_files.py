@@ -13,7 +13,7 @@ import io
 
 from costtrace.core.errors import CosttraceError
 from costtrace_board.figures import BASES, Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.record_fields import Record, number, positive, text, whole
+from costtrace_board.record_fields import Record, measured, positive, text, whole
 
 MAX_ROWS = 100_000
 
@@ -70,12 +70,12 @@ def _plain(row: Record, file: str, where: str) -> Figure:
         total=rate if basis == "total" else None,
         input=rate if basis == "input" else None,
         output=rate if basis == "output" else None,
-        interactivity=number(row, "interactivity"),
+        interactivity=measured(row, "interactivity"),
         concurrency=whole(row, "concurrency"),
         scenario=text(row, "scenario"),
         software=text(row, "software"),
         precision=text(row, "precision"),
-        watts=number(row, "watts"),
+        watts=measured(row, "watts"),
     )
 
 
@@ -92,7 +92,7 @@ def _artificial_analysis(row: Record, file: str, where: str) -> Figure:
         hardware=text(row, "hardware"),
         gpus=gpus_of(row),
         output=positive(row, "system_output_throughput"),
-        interactivity=number(row, "median_output_speed"),
+        interactivity=measured(row, "median_output_speed"),
         concurrency=whole(row, "concurrency"),
         scenario="1000/1000 closed loop",
         software=text(row, "software"),

@@ -10,7 +10,18 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from costtrace_board.figures import Figure, FigureRefused, Provenance
-from costtrace_board.record_fields import Record, all_served, count, flag, inner, number, positive, text, whole
+from costtrace_board.record_fields import (
+    Record,
+    all_served,
+    count,
+    flag,
+    inner,
+    measured,
+    number,
+    positive,
+    text,
+    whole,
+)
 
 NESTED = "request_metrics"
 
@@ -125,15 +136,15 @@ def _nested(row: Record, gpus: int) -> Rates:
 def _interactivity(row: Record) -> Decimal | None:
     """Tokens/s/user: as stated, else the reciprocal of the median time per output token (s)."""
     latency = inner(row, NESTED, "latency")
-    stated, tpot = number(row, "median_intvty"), number(row, "median_tpot")
+    stated, tpot = measured(row, "median_intvty"), measured(row, "median_tpot")
     if NESTED in row:
-        stated, tpot = number(inner(latency, "intvty"), "p50"), number(inner(latency, "tpot"), "p50")
-    return stated if stated is not None else 1 / tpot if tpot and tpot > 0 else None
+        stated, tpot = measured(inner(latency, "intvty"), "p50"), measured(inner(latency, "tpot"), "p50")
+    return stated if stated is not None else 1 / tpot if tpot is not None else None
 
 
 def _watts(row: Record, gpus: _Gpus) -> Decimal | None:
     """Power of the system, where the writer calls it valid; of an unknown number of GPUs: None."""
     if not flag(row, "power_valid") or not gpus.stated:
         return None
-    of_system, each = number(row, "avg_total_gpu_power_w"), number(row, "avg_power_w")
+    of_system, each = measured(row, "avg_total_gpu_power_w"), measured(row, "avg_power_w")
     return of_system if of_system is not None or each is None else each * gpus.total

@@ -9,9 +9,22 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from costtrace.core.errors import CosttraceError
-from costtrace_board import inferencex, mlperf
+from costtrace_board import mlperf
 from costtrace_board.figures import Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.record_fields import Record, all_served, flag, inner, mappings, number, positive, text, whole
+from costtrace_board.inferencex import figure as inferencex
+from costtrace_board.inferencex import fits as is_inferencex
+from costtrace_board.record_fields import (
+    Record,
+    all_served,
+    flag,
+    inner,
+    mappings,
+    measured,
+    number,
+    positive,
+    text,
+    whole,
+)
 
 
 class ServerHardware(NamedTuple):
@@ -38,7 +51,7 @@ def _input_rate(total: Decimal | None, output: Decimal) -> Decimal | None:
 
 
 def _per_user(inter_token_ms: Decimal | None) -> Decimal | None:
-    return 1_000 / inter_token_ms if inter_token_ms is not None and inter_token_ms > 0 else None
+    return None if inter_token_ms is None else 1_000 / inter_token_ms
 
 
 def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Figure:
@@ -57,7 +70,7 @@ def vllm_bench(row: Record, file: str, where: str, server: ServerHardware) -> Fi
         total=total_rate,
         input=_input_rate(total_rate, output_rate),
         output=output_rate,
-        interactivity=_per_user(number(row, "median_tpot_ms")),
+        interactivity=_per_user(measured(row, "median_tpot_ms")),
         concurrency=whole(row, "max_concurrency"),
         software=text(row, "backend"),
     )
@@ -73,7 +86,7 @@ def aiperf(row: Record, file: str, where: str, server: ServerHardware) -> Figure
     if flag(row, "was_cancelled"):
         raise FigureRefused("the run was cancelled: its throughput is that of a part")
     output_rate, total_rate = _aiperf_rate(row, "output_token_throughput"), _aiperf_rate(row, "total_token_throughput")
-    if output_rate is None or output_rate <= 0:
+    if output_rate is None:
         raise FigureRefused("no output_token_throughput above 0")
     model, concurrency = _aiperf_config(inner(row, "input_config"))
     return Figure(
@@ -96,7 +109,7 @@ def _aiperf_rate(row: Record, name: str) -> Decimal | None:
     unit = text(metric, "unit")
     if unit and not unit.startswith("tokens/sec"):
         raise FigureRefused(f"{name} is in {unit}, not in tokens/sec")
-    return number(metric, "avg")
+    return measured(metric, "avg")
 
 
 def aiperf_latencies(row: Record) -> dict[str, object]:
@@ -142,7 +155,7 @@ def guidellm(row: Record, file: str, where: str, server: ServerHardware) -> Figu
         total=total_rate,
         input=input_rate,
         output=output_rate,
-        interactivity=_per_user(mean("inter_token_latency_ms")),
+        interactivity=_per_user(measured(inner(metrics, "inter_token_latency_ms", "successful"), "mean")),
     )
 
 
@@ -174,8 +187,8 @@ def read(data: object, file: str, server: ServerHardware) -> Imported:
         return _each(benchmarks, file, lambda row, where: guidellm(row, file, where, server))
     rows = data if isinstance(data, list) else [data]
     records = mappings(rows)
-    if any(map(inferencex.fits, records)):
-        return _each(rows, file, lambda row, where: inferencex.figure(row, file, where))
+    if any(map(is_inferencex, records)):
+        return _each(rows, file, lambda row, where: inferencex(row, file, where))
     if any("output_throughput" in row and "total_input_tokens" in row for row in records):
         return _each(rows, file, lambda row, where: vllm_bench(row, file, where, server))
     if any(isinstance(row.get("output_token_throughput"), Mapping) for row in records):

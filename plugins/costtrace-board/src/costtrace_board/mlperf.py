@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from costtrace.core.errors import CosttraceError
 from costtrace_board.figures import Figure, FigureRefused, Imported, Provenance, Refusal
-from costtrace_board.record_fields import Record, number, positive, text, whole
+from costtrace_board.record_fields import Record, measured, positive, text, whole
 
 LLM = re.compile(r"deepseek|gpt-oss|llama|mixtral|gpt-?j|qwen", re.IGNORECASE)
 TERMS = (
@@ -73,7 +73,7 @@ def _figure(row: Record, file: str, where: str) -> Figure:
         raise FigureRefused(
             f"its result is in {units}, not in tokens/s: without the tokens of a query it has no cost per token"
         )
-    power = number(row, "Power_Result") if text(row, "Power_Units") == "Watts" else None
+    power = measured(row, "Power_Result") if text(row, "Power_Units") == "Watts" else None
     release = text(row, "version")
     return Figure(
         Provenance(

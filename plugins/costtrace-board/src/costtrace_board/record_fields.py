@@ -51,6 +51,12 @@ def positive(record: Record, key: str) -> Decimal:
     return parsed
 
 
+def measured(record: Record, key: str) -> Decimal | None:
+    """A speed or a power: a number above 0; None where there is none, or one that nobody can have measured."""
+    parsed = number(record, key)
+    return parsed if parsed is not None and parsed > 0 else None
+
+
 def count(record: Record, key: str) -> int | None:
     """A whole number from 0 up, or None where there is none. Raises: FigureRefused."""
     parsed = number(record, key)

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from costtrace.agent.node_health import unrecorded
 from costtrace.capture.node_files.agent_lock import running
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding, ago
 from costtrace.config.settings import Settings
@@ -110,6 +111,13 @@ def processes(home: Path) -> Iterator[Finding]:
                 f"{name}: {count} errors at {site} were kept from the engine: that part of the bill may be missing",
                 "The engine's log has the first one with its traceback: please report it.",
             )
+
+
+def unbilled(home: Path) -> Iterator[Finding]:
+    """Name the vLLM engines of this host that run without the plugin, as far as they can be seen."""
+    for pid, reason in unrecorded(home):
+        remedy = "Start it again with `costtrace` in its VLLM_PLUGINS (or without that variable) and costtrace-vllm."
+        yield Finding("process", FAIL, f"the vLLM engine with pid {pid} is not billed: {reason}", remedy)
 
 
 def prices(settings: Settings) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ def examine(settings: Settings, env: Mapping[str, str]) -> list[Finding]:
         ("agent", lambda: here.agent(settings)),
         ("engine", lambda: engines.journals(settings.home)),
         ("process", lambda: engines.processes(settings.home)),
+        ("process", lambda: engines.unbilled(settings.home)),
         ("prices", lambda: engines.prices(settings)),
         ("ledger", lambda: engines.ledger(settings.home)),
         ("model", lambda: engines.models(settings.home)),

@@ -13,6 +13,7 @@ import costtrace
 from costtrace.capture.node_files.agent_lock import LOCK_NAME, running, status
 from costtrace.cli.distributions import pip_line
 from costtrace.cli.doctor.findings import FAIL, OK, WARN, Finding, ago
+from costtrace.cli.doctor.hooks import PLUGINS
 from costtrace.config.settings import Settings
 from costtrace.core.clock import boot_id, host_name
 
@@ -45,8 +46,11 @@ def versions() -> Iterator[Finding]:
 
 def plugin(env: Mapping[str, str]) -> Iterator[Finding]:
     """Say whether a vLLM of this environment would load the plugin."""
-    names = [entry.name for entry in metadata.entry_points(group="vllm.general_plugins")]
-    ours = [entry for entry in metadata.entry_points(group="vllm.general_plugins") if "costtrace" in entry.value]
+    entries = metadata.entry_points(group="vllm.general_plugins")
+    names = ", ".join(entry.name for entry in entries) or "none"
+    ours = sorted(entry.name for entry in entries if entry.module.split(".")[0] in PLUGINS.values())
+    allowed = env.get("VLLM_PLUGINS", ",".join(ours)).split(",")  # as vLLM does: blanks are not taken off
+    missing = [name for name in ours if name not in allowed]
     if util.find_spec("vllm") is None:
         yield Finding(
             "plugin", OK, "there is no vLLM in this environment; run the doctor in the engine's to check its plugin"
@@ -55,19 +59,20 @@ def plugin(env: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding(
             "plugin",
             FAIL,
-            f"this environment has vLLM but not its costtrace plugin (plugins: {', '.join(names) or 'none'}): engines "
+            f"this environment has vLLM but not its costtrace plugin (plugins: {names}): engines "
             "started from it are not billed",
             f"In a checkout of costtrace: {pip_line('costtrace-vllm')}. Then start the engines again.",
         )
-    elif "VLLM_PLUGINS" in env and ours[0].name not in env["VLLM_PLUGINS"].split(","):
+    elif missing:
+        named = ",".join(dict.fromkeys([name.strip() for name in allowed if name.strip()] + missing))
         yield Finding(
             "plugin",
             FAIL,
-            f"VLLM_PLUGINS={env['VLLM_PLUGINS']} leaves the costtrace plugin out: engines are not billed",
-            f"Add {ours[0].name} to VLLM_PLUGINS, or unset it.",
+            f"VLLM_PLUGINS={env['VLLM_PLUGINS']!r} leaves out {', '.join(missing)}: engines are not billed",
+            f"In the engine's environment (image, pod) set VLLM_PLUGINS={named}, without blanks, or unset it.",
         )
     else:
-        yield Finding("plugin", OK, f"vLLM of this environment loads {ours[0].value}")
+        yield Finding("plugin", OK, f"vLLM of this environment loads {', '.join(ours)}")
 
 
 def tensorrt_llm(env: Mapping[str, str]) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from costtrace.core.errors import CosttraceError
 from costtrace_lab.simulator.trace_numbers import count
 
 LENGTHS_EVERY_S = 21_600
-MAX_PER_S = 1e6
+MIN_PER_S, MAX_PER_S = 1e-9, 1e6
 """Requests of a client in a second."""
 MAX_SECONDS = 1e9
 GAPS_S = (1e-9, 1e9)
@@ -87,8 +87,8 @@ def draw(clients: Iterable[Client], servegen_options: ServeGenOptions) -> Iterat
         raise CosttraceError(
             f"--seconds {servegen_options.seconds}: it must be above 0, and at most {MAX_SECONDS:,.0f}"
         )
-    if not 0 <= servegen_options.rate <= MAX_PER_S:
-        raise CosttraceError(f"--rate {servegen_options.rate}: it must be from 0 to {MAX_PER_S:,.0f}")
+    if servegen_options.rate != 0 and not MIN_PER_S <= servegen_options.rate <= MAX_PER_S:
+        raise CosttraceError(f"--rate {servegen_options.rate}: it must be 0, or from {MIN_PER_S} to {MAX_PER_S:,.0f}")
     for client in clients:
         rng = random.Random(f"{servegen_options.seed}/{client.name}")  # noqa: S311 - reproducible, not secret
         usable = [burst for burst in client.bursts if _window(burst) in client.lengths]
@@ -155,7 +155,9 @@ def _bursts(rows: Iterable[Sequence[str]]) -> Iterator[Burst]:
         burst = Burst(start_s, per_s, row[3], shape, scale)
         if burst.process not in {"Gamma", "Weibull", *EXPONENTIAL}:
             raise ValueError(f"{burst.process!r:.60} is no known arrival process")
-        if not (math.isfinite(start_s) and per_s <= MAX_PER_S and GAPS_S[0] <= _mean_gap(burst) <= GAPS_S[1]):
+        if not (
+            math.isfinite(start_s) and MIN_PER_S <= per_s <= MAX_PER_S and GAPS_S[0] <= _mean_gap(burst) <= GAPS_S[1]
+        ):
             raise ValueError(f"no requests can be drawn from {burst}")
         yield burst
 
