@@ -28,10 +28,12 @@ from costtrace_lab.simulator.servegen import ServeGenOptions, clients_in, draw
 from costtrace_lab.simulator.workload import read_workload
 from costtrace_nvml_sim.errors import NvmlSimError
 from costtrace_nvml_sim.scenario import load_scenario
+from costtrace_statements.commands.billing_options import read_quotas
+from costtrace_statements.provider_bill import read_bill
+from costtrace_statements.provider_bill_file import read_focus
 from hypothesis import strategies as st
 from mutations import csv_files, damaged, documents, json_files, json_lines
 
-from costtrace.cli.billing.billing_options import read_quotas
 from costtrace.config.load import load
 from costtrace.config.yaml_file import load_mapping
 from costtrace.core.errors import ConfigError, CosttraceError
@@ -40,8 +42,6 @@ from costtrace.ledger.budgets.file import load_budgets
 from costtrace.pricing.carbon_file import load_intensity
 from costtrace.pricing.price_book_file import load_price_book
 from costtrace.reports.output.render import render
-from costtrace.reports.statements.provider_bill import read_bill
-from costtrace.reports.statements.provider_bill_file import read_focus
 from costtrace.reports.usage.organisation_file import load_tenants
 
 refusal = contextlib.suppress(CosttraceError)
