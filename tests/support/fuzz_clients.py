@@ -144,7 +144,7 @@ def _can_be_kept(added):
     data = frames.pack(0, [added])
     read = frames.unpack(data, 0)
     assert isinstance(read, frames.Frame), read
-    assert read.events == [added]
+    assert frames.pack(0, read.events) == data
     for field in ("sequence_id", "request_id", "request_key", "prompt_key", "tenant", "traceparent", "user", "model"):
         assert len(getattr(added, field)) <= LONGEST, field
 

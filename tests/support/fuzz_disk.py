@@ -4,6 +4,7 @@ import contextlib
 import shutil
 import struct
 import zlib
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -18,14 +19,18 @@ from mutations import damaged
 from costtrace.agent.loop import Agent
 from costtrace.config.settings import Settings
 from costtrace.core.errors import CosttraceError
+from costtrace.core.events import AnyEvent, EngineReady, EngineStarted, Lost, SegmentHeader, Snapshot
 from costtrace.journal import frames
 from costtrace.journal.reader import JournalReader
 
 ROUNDS = 40
+DAMAGE = ("flip", "copy", "over", "swap", "double", "empty", "gone", "odd")
+_OF_THE_READER = (Lost, Snapshot, SegmentHeader, EngineStarted, EngineReady)
+"""Events that a reader adds, or takes from the head of a segment, where it goes on after damage."""
 
 
 @lru_cache
-def _journals() -> tuple[Path, dict[str, bytes], frozenset[bytes]]:
+def _journals() -> tuple[Path, dict[str, bytes], Counter[bytes]]:
     """A home with the journals of the engines ``a`` and ``b``: its folder, a's segments, and a's events as bytes."""
     home = Path(mkdtemp(prefix="costtrace-fuzz-"))
     for seed, name in enumerate("ab"):
@@ -39,7 +44,7 @@ def _journals() -> tuple[Path, dict[str, bytes], frozenset[bytes]]:
     while batch := reader.read().events:
         events += batch
     reader.close()
-    return home, segments, frozenset(map(msgspec.msgpack.encode, events))
+    return home, segments, Counter(map(msgspec.msgpack.encode, events))
 
 
 @st.composite
@@ -49,6 +54,8 @@ def _edited_frame(draw, data: bytes) -> bytes:
     while isinstance(frame := frames.unpack(data, start), frames.Frame):
         whole.append((start, frame.end))
         start = frame.end
+    if not whole:
+        return data
     begin, end = draw(st.sampled_from(whole))
     content = msgspec.msgpack.decode(data[begin + frames.HEAD_BYTES : end])
     for _ in range(draw(st.integers(1, 3))):
@@ -75,21 +82,19 @@ def _edited_frame(draw, data: bytes) -> bytes:
 
 
 @st.composite
-def damaged_journals(draw) -> dict[str, bytes]:
-    """Files of a journal's folder: a's segments, of which some are cut, edited, copied, swapped or doubled."""
+def damaged_journals(draw, *kinds: str) -> dict[str, bytes]:
+    """Files of a journal's folder: a's segments, to some of which one of *kinds* has happened."""
     files = dict(_journals()[1])
     names = sorted(files)
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(names))
-        kinds = ["flip", "edit", "edit", "copy", "over", "swap", "double", "empty", "gone", "odd"]
         what = draw(st.sampled_from(kinds))
         if name not in files:
             continue
         if what == "flip":
             files[name] = draw(damaged(files[name]))
         elif what == "edit":
-            with contextlib.suppress(IndexError):
-                files[name] = draw(_edited_frame(files[name])) if files[name] else b""
+            files[name] = draw(_edited_frame(files[name]))
         elif what == "copy":
             files[f"{name[:8]} (copy).ctj"] = files[name]
         elif what == "over":
@@ -152,7 +157,7 @@ def journal(files, folder):
     """A damaged journal is read to its end: no exception but ours, no event twice, none that was never written."""
     _replace(folder, files)
     reader = JournalReader(folder)
-    seen = []
+    seen: list[AnyEvent] = []
     try:
         for _ in range(10_000):
             batch = reader.read(500).events
@@ -165,21 +170,29 @@ def journal(files, folder):
         pass
     finally:
         reader.close()
-    del seen
+    read = Counter(msgspec.msgpack.encode(event) for event in seen if not isinstance(event, _OF_THE_READER))
+    extra = read - _journals()[2]
+    assert not extra, list(extra)[:3]
 
 
 def agent(files, folder):
-    """One engine's damaged journal: the agent ends in good order, and the other engine's bill is whole.
+    """One engine's damaged journal: the agent ends, the other engine's bill is whole, and all books balance."""
+    check_open(books_in(_billed(files, folder)))
 
-    Where no frame was forged (changed, with a checksum that is right), all books balance too.
-    """
+
+def forged(files, folder):
+    """As `agent`, with frames that were changed and given a right checksum: that engine's own bill may be wrong."""
+    _billed(files, folder)
+
+
+def _billed(files, folder):
     home = folder / "home"
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(_journals()[0], home)
     _replace(home / "journal" / "a", files)
     Agent(Settings(home=home, sensor="none")).run_once()
-    check_open(books_in(home))
     assert _bill(home, "b") == _whole_bill()
+    return home
 
 
 @lru_cache
@@ -213,6 +226,7 @@ def _replace(folder, files):
 
 DISK_TARGETS = {
     "frame": (_framed(), frame),
-    "journal": (damaged_journals(), journal),
-    "agent": (damaged_journals(), agent),
+    "journal": (damaged_journals(*DAMAGE), journal),
+    "agent": (damaged_journals(*DAMAGE), agent),
+    "agent-forged": (damaged_journals("edit", "edit", *DAMAGE), forged),
 }

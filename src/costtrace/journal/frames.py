@@ -80,10 +80,10 @@ def unpack(data: bytes, start: int) -> Frame | Damage | None:
     if zlib.crc32(payload) != checksum:
         return _damage(data, start, "the checksum does not hold")
     try:
-        first, *events = _decode(payload)
-        if not isinstance(first, int):
+        content = _decode(payload)
+        if not content or not isinstance(content[0], int):
             return Damage(start, end, "no sequence number")
-        return Frame(first, list(_lengthen(events)), end)
+        return Frame(content[0], list(_lengthen(content[1:])), end)
     except msgspec.DecodeError as error:
         return Damage(start, end, f"unknown content ({error})")
 

@@ -4,7 +4,7 @@ The server's `GenerationRequest` and the executor's `RequestQueueItem` are plain
 attributes, over every transport (ZMQ, RPC, Ray, MPI). A process without costtrace can unpickle a text.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,14 +21,14 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     tenant_source: str
     operation: str = "chat"
     traceparent: str = ""
-    arrived_ns: int = 0
+    arrived_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     boot: str = ""
     """Boot id of the server's host: `arrived_ns` means nothing on another one."""
     user: str = ""
     labels: dict[str, str] = {}
     model: str = ""
     """Name of a LoRA adapter, which is billed as a model of its own."""
-    elsewhere: int = 0
+    elsewhere: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     """As `SequenceAdded.elsewhere`."""
 
 

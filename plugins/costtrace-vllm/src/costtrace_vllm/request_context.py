@@ -5,6 +5,7 @@ add one key with the request's context as compact JSON; the scheduler's hooks ta
 """
 
 import re
+from typing import Annotated
 
 import msgspec
 
@@ -38,7 +39,7 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     tenant: str
     tenant_source: str
     traceparent: str = ""
-    arrived_ns: int = 0
+    arrived_ns: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
     """Monotonic time of the server's host."""
     boot: str = ""
     """Boot id of the server's host: `arrived_ns` means nothing on another one."""
@@ -46,7 +47,7 @@ class RequestContext(msgspec.Struct, array_like=True, frozen=True):
     labels: dict[str, str] = {}
     role: str = ""
     """What the engine does for the request (``prefill``, ``decode``); empty: what the engine does for all."""
-    elsewhere: int = 0
+    elsewhere: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
     """As `SequenceAdded.elsewhere`."""
 
 
