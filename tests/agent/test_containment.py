@@ -397,6 +397,27 @@ def test_a_journal_directory_that_cannot_be_read_ends_no_agent(home, undisturbed
     assert rows(home) == rows(undisturbed)
 
 
+@pytest.mark.parametrize("unreadable", [False, True])
+def test_journals_that_are_not_there_when_an_agent_starts_are_not_given_up(home, undisturbed, monkeypatch, unreadable):
+    monkeypatch.setattr("costtrace.agent.intake.EVENTS_PER_TURN", 150)
+    first = agent_on(home)
+    first._turn()
+    first._commit(force=True)
+    assert first.pipeline.engines.keys() == {"a", "b"}
+    first._close()
+    (home / "journal").rename(home / "elsewhere")
+    if unreadable:
+        (home / "journal").write_text("a file")
+    agent_on(home).run_once()
+    assert any(str(home / "journal") in problem for problem in status(home)["problems"])
+    if unreadable:
+        (home / "journal").unlink()
+    (home / "elsewhere").rename(home / "journal")
+    agent_on(home).run_once()
+    check_settled(home)
+    assert rows(home) == rows(undisturbed)
+
+
 def test_a_spawned_agent_does_not_live_on_for_a_journal_that_it_cannot_read(home):
     folder_copied(home)
     agent = agent_on(home)

@@ -96,6 +96,7 @@ def test_several_api_servers_and_data_parallel_engines_share_nothing_and_lose_no
         assert journal.timed, "both engines had work"
 
 
+@pytest.mark.heavy
 def test_what_engines_share_of_a_request_is_on_the_bill_once(start_vllm, tmp_path):
     """n, lists of prompts and beams over two engines: the bill has the requests and tokens that clients are told."""
     server, home = start_vllm(args=("--data-parallel-size", "2"), env=NO_AGENT), tmp_path / "home"
@@ -180,6 +181,7 @@ def test_embeddings_are_requests_too(start_vllm, tmp_path):
     assert len(journal.added) == 2
 
 
+@pytest.mark.heavy
 def test_embeddings_and_scores_that_engines_share_are_on_the_bill_once(start_vllm, tmp_path):
     embedder, arguments = need(BUILD / "tiny-embedder", "model"), ("--runner", "pooling", "--data-parallel-size", "2")
     server, home = start_vllm(model=embedder, args=arguments, env=NO_AGENT), tmp_path / "home"

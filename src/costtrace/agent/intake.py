@@ -71,7 +71,8 @@ class Intake:
     def turn(self) -> Turn:
         """Find journals, read what is new in each, attribute what is known. Raises: EngineFailed."""
         before_ns, self._scan_ns = self._scan_ns, time.monotonic_ns()
-        self._discover(before_ns)
+        if not self._discover(before_ns):
+            return Turn(0, behind=False, changed=False)
         events = 0
         behind = False
         live_before = self._live_engines()
@@ -133,14 +134,22 @@ class Intake:
     def _live_engines(self) -> int:
         return sum(not engine.ended for engine in self.pipeline.engines.values())
 
-    def _discover(self, before_ns: int) -> None:
+    def _discover(self, before_ns: int) -> bool:
+        """Find new journals. False: those of engines that are not booked to their end cannot be seen now.
+
+        Such engines wait, because their state is kept only together with the position in their journal.
+        """
+        waiting = self.pipeline.engines.keys() - self.readers.keys()
         try:
             names = sorted(path.name for path in self._root.iterdir() if path.is_dir())
         except FileNotFoundError:
+            if waiting:  # perhaps its volume is not there yet
+                self.problems[str(self._root)] = f"{self._root} is not there, and engines are not booked to their end."
+                return False
             names = []
         except OSError as error:
             self.problems[str(self._root)] = f"cannot read {self._root}: {error.strerror}. {remedy(error)}"
-            return
+            return not waiting
         self.problems.pop(str(self._root), None)
         # An engine whose journal was deleted between two agents is read to its end too: there is no more of it.
         for name in [*names, *(self.pipeline.engines.keys() - names)]:
@@ -157,6 +166,7 @@ class Intake:
             self.readers[name] = reader
             if name not in self.pipeline.engines:
                 self._held[name] = (before_ns, self._scan_ns)
+        return True
 
     def _read_sensors(self) -> int:
         """Hand the sensors' readings to the pipeline, before the engines' events of the same time."""
