@@ -23,7 +23,7 @@ from otlp_receiver import RATE, WALL, engine, new_ledger, record, turn, write
 from costtrace.core import semconv
 from costtrace.ledger.store import Ledger
 from costtrace.telemetry.metric_deltas import DeltaExporter, SentNote, deltas_of
-from costtrace.telemetry.metric_state import DeviceReading, MetricState
+from costtrace.telemetry.metric_state import DeviceReading, MetricState, Sent
 from costtrace.telemetry.totals import Numbers
 
 SUCCESS, FAILURE = MetricExportResult.SUCCESS, MetricExportResult.FAILURE
@@ -244,3 +244,10 @@ def test_deltas_are_made_where_the_variable_asks_for_them(monkeypatch, exporter,
     if not preference:
         monkeypatch.delenv("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE")
     assert deltas_of(exporter()) == deltas
+
+
+def test_a_note_makes_no_ledger_where_there_is_none(tmp_path, caplog):
+    note = SentNote(tmp_path / "home" / "ledger.sqlite", "otlp:x")
+    note.write(Sent(0, Numbers(0, 0), []))
+    assert not (tmp_path / "home").exists()
+    assert "cannot be noted" in caplog.text

@@ -263,6 +263,9 @@ class Agent:
         if lost == DELETED:
             self._failing += " It has been put back. To begin a new ledger, stop the agent first."
             self.ledger.notice("ledger", self._failing)
+        if self.emission is not None:  # what its threads note goes into the old file's log
+            self.emission.stop()
+            self.emission = None
         self.ledger.leave(lost)
         if lost == DELETED:
             back_up(self.ledger, self.ledger.path)

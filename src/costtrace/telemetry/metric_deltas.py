@@ -65,7 +65,7 @@ class SentNote:
     def write(self, sent: Sent) -> None:
         """Replace the note. If that fails, the next one has it all."""
         try:
-            self._ledger = self._ledger or Ledger(self._path)
+            self._ledger = self._ledger or Ledger(self._path, create=False)
             with self._ledger.transaction():
                 self._ledger.put_state(self._name, msgspec.json.encode(sent))
         except (LedgerError, sqlite3.Error, OSError) as error:
