@@ -37,9 +37,20 @@ def read_rows(path: Path) -> Iterator[Mapping[str, object]]:
             if twice := [name for name in names if names.count(name) > 1]:
                 raise ValueError(f"it has the column {twice[0]!r} twice")  # noqa: TRY301 - one message for what cannot be read
             for batch in file.iter_batches():
-                yield from batch.to_pylist()
+                yield from _in_microseconds(arrow, batch).to_pylist()
     except (OSError, ValueError, OverflowError, KeyError, arrow.ArrowException) as error:
         raise ValueError(f"as Parquet: {error}") from error
+
+
+def _in_microseconds(arrow: Any, batch: Any) -> Any:
+    """*batch* with times that Python's own datetime holds: it has no nanoseconds."""
+    columns = [
+        column.cast(arrow.timestamp("us", column.type.tz), safe=False)
+        if arrow.types.is_timestamp(column.type) and column.type.unit == "ns"
+        else column
+        for column in batch.columns
+    ]
+    return arrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
 _NUMBERS = ("_nano", "_ns", "_uj", "_ug", "_cents", "_tokens")
