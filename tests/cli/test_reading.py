@@ -305,7 +305,7 @@ def test_a_terminal_that_knows_only_ascii_gets_escapes(nasty_home):
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_each_command_that_is_there_has_help_with_examples(name, capsys):
     if name not in cli.list_commands(None):
-        pytest.skip("not installed")
+        pytest.skip(f"the distribution with `costtrace {name}` is not installed: `make setup` installs all")
     assert run([name, "--help"]) == 0
     assert "Usage: costtrace" in capsys.readouterr().out
 

@@ -559,6 +559,18 @@ def test_nothing_that_a_client_writes_looks_like_a_frame(length, first):
     assert len(read.events[0].sequence_id) <= 273
 
 
+def test_ids_that_look_like_frames_cost_no_more_work_than_others(monkeypatch):
+    checked = []
+    monkeypatch.setattr(frames.zlib, "crc32", lambda data: checked.append(len(data)) or 0)
+    # Packed, its length (199) and first character are the magic; then comes a length of 98,175 bytes.
+    crafted = "\x05\x7f\x7f\x01\x00" + "x" * 194
+    assert frames.MAGIC in msgspec.msgpack.encode(crafted)
+    added = [SequenceAdded(n, 2, crafted, "r", "k", "p", 3, "m", "ant", "header") for n in range(1_000)]
+    data = frames.pack(0, added)
+    assert sum(checked) <= 3 * len(data)
+    assert frames.MAGIC not in data[2:]
+
+
 def test_a_frame_that_could_not_be_read_back_is_not_written():
     step = Step(0, 1, 2, tuple(range(1 << 32, (1 << 32) + 8_000_000)))
     with pytest.raises(ValueError, match=r"1 events of 72,000,0\d\d bytes: a frame holds 67,108,864"):

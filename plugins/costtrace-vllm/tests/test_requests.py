@@ -108,6 +108,8 @@ def test_without_http_the_first_child_counts_the_request():
         ({"do_remote_prefill": True}, object(), "decode", COUNTED_PROMPT),
         ({"do_remote_prefill": True}, None, "", 0),
         (None, object(), "", 0),
+        ("do_remote_prefill", object(), "", 0),
+        ([1], object(), "", 0),
     ],
 )
 def test_a_request_whose_prompt_and_answer_are_on_different_engines(transfer, configured, role, elsewhere):

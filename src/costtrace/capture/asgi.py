@@ -27,13 +27,15 @@ def peer_of(scope: Mapping[str, Any]) -> str | None:
     """Address that the connection of a request came from; None for a unix socket; '' where nobody knows.
 
     A connection that was reset before it was accepted has no address either: a unix socket is recognised by the
-    server's end of it, which has a path and no port.
+    server's end of it, which has a path (with a slash in it) and no port.
     """
     client = scope[PEER_KEY] if PEER_KEY in scope else scope.get("client")
     if client and isinstance(client[0], str):
         return client[0]
-    server = scope.get("server")
-    return None if server and server[1] is None else ""
+    match scope.get("server"):
+        case [str(path), None] if "/" in path:
+            return None
+    return ""
 
 
 def headers_of(scope: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:

@@ -53,8 +53,7 @@ def pack(first_sequence: int, events: Sequence[Event]) -> bytes:
         payload = _encode(content)
     except UnicodeEncodeError:
         payload = b""
-    # A client may have written a text so that its bytes are a frame, which a reader would take for one after damage.
-    if not payload or len(payload) > MAX_PAYLOAD_BYTES or _next_frame(payload, 0) is not None:
+    if not payload or len(payload) > MAX_PAYLOAD_BYTES or _is_crafted(payload):
         payload = _encode(writable(content))
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise ValueError(f"{len(events)} events of {len(payload):,} bytes: a frame holds {MAX_PAYLOAD_BYTES:,}")
@@ -95,14 +94,31 @@ def _damage(data: bytes, start: int, why: str) -> Damage:
 
 def _next_frame(data: bytes, start: int) -> int | None:
     """Offset of the next whole, undamaged frame."""
-    while (start := data.find(MAGIC, start)) >= 0:
-        if start + HEAD_BYTES <= len(data):
-            _, length, checksum = _HEAD.unpack_from(data, start)
-            end = start + HEAD_BYTES + length
-            if end <= len(data) and zlib.crc32(data[start + HEAD_BYTES : end]) == checksum:
-                return start
-        start += 1
+    for at, begin, end, checksum in _heads(data, start):
+        if zlib.crc32(data[begin:end]) == checksum:
+            return at
     return None
+
+
+def _is_crafted(payload: bytes) -> bool:
+    """Whether texts of clients could be taken for a frame by a reader after damage, or take long to be ruled out."""
+    left = len(payload)
+    for _, begin, end, checksum in _heads(payload, 0):
+        left -= end - begin
+        if left < 0 or zlib.crc32(payload[begin:end]) == checksum:
+            return True
+    return False
+
+
+def _heads(data: bytes, start: int) -> Iterator[tuple[int, int, int, int]]:
+    """What looks like a whole frame from *start* on: where it is, begin and end of its payload, its checksum."""
+    while (start := data.find(MAGIC, start)) >= 0:
+        begin = start + HEAD_BYTES
+        if begin <= len(data):
+            _, length, checksum = _HEAD.unpack_from(data, start)
+            if begin + length <= len(data):
+                yield start, begin, begin + length, checksum
+        start += 1
 
 
 def _shorten(events: Sequence[Event]) -> Iterator[Event]:

@@ -22,16 +22,18 @@ INPUT, CACHED, OUTPUT = (f"coalesce(u.counted_{name}, u.{name}_tokens)" for name
 """What of the tokens of usage record u counts in sums."""
 IS_BESIDE = "(u.part > 1 AND u.role != 'prefill' AND u.request_key NOT LIKE '%/%')"
 """As `UsageRecord.is_beside`: no attempt after another one."""
-_STAGE = "u.request_key, CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END"
+_REQUEST = "u.request_key, u.tenant"
+"""A request's parts: nobody's key reaches another tenant's."""
+_STAGE = f"{_REQUEST}, CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END"
 _BY_ARRIVAL = "ORDER BY u.arrived_ns, u.record_id"
 _PARTS = f"""(
-    SELECT u.*, row_number() OVER (PARTITION BY u.request_key {_BY_ARRIVAL}) AS place,
-        row_number() OVER (PARTITION BY u.request_key ORDER BY CASE WHEN u.role = 'prefill' THEN 1 ELSE 0 END,
+    SELECT u.*, row_number() OVER (PARTITION BY {_REQUEST} {_BY_ARRIVAL}) AS place,
+        row_number() OVER (PARTITION BY {_REQUEST} ORDER BY CASE WHEN u.role = 'prefill' THEN 1 ELSE 0 END,
             u.arrived_ns, u.record_id) AS answer_place,
-        max(CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END) OVER (PARTITION BY u.request_key) AS answered,
+        max(CASE WHEN u.role = 'prefill' THEN 0 ELSE 1 END) OVER (PARTITION BY {_REQUEST}) AS answered,
         lead(u.input_tokens) OVER (PARTITION BY {_STAGE} {_BY_ARRIVAL}) AS next_input,
-        max(u.nth) OVER (PARTITION BY u.request_key) AS attempts,
-        min(u.marked) OVER (PARTITION BY u.request_key) AS sure
+        max(u.nth) OVER (PARTITION BY {_REQUEST}) AS attempts,
+        min(u.marked) OVER (PARTITION BY {_REQUEST}) AS sure
     FROM (
         SELECT u.*, row_number() OVER (PARTITION BY {_STAGE} {_BY_ARRIVAL}) AS nth,
             CASE WHEN u.part = 1 AND u.counted_input IS NULL AND u.counted_output IS NULL THEN 0 ELSE 1 END AS marked

@@ -275,8 +275,24 @@ def test_joules_are_labelled_where_one_of_the_parts_is_simulated(simulated):
 
 
 def test_parts_that_disagree_say_so(tmp_path):
-    whole = joined(tmp_path, part(**PREFILL), part(**DECODE, tenant="globex"))
-    assert whole.notes == ("its parts name different tenants: acme, globex",)
+    one, other = (f"00-{digit * 32}-{'1' * 16}-01" for digit in "12")
+    whole = joined(tmp_path, part(**PREFILL, traceparent=one), part(**DECODE, traceparent=other))
+    assert whole.notes == (f"its parts name different traces: {'1' * 32}, {'2' * 32}",)
+
+
+def test_no_part_of_another_tenant_changes_what_is_counted_of_a_request(tmp_path):
+    own = [part(**PREFILL), part(**DECODE)]
+    forged = part("decode", at_ms=-1, prompt=2, output=3, record_id="forged", tenant="globex")
+    with open_ledger(ledger_of(tmp_path, *own, forged)) as store:
+        wholes = join(parts([store], ALL, Filter(), "ended", 100), NOW_NS, WAIT_NS)
+        lines = list(ended(store, ALL, ("tenant",)))
+    assert sorted((whole.tenant, whole.input_tokens, whole.output_tokens) for whole in wholes) == [
+        ("acme", 18, 12),
+        ("globex", 2, 3),
+    ]
+    for tenant, counted in (("acme", [1, 18, 12]), ("globex", [1, 2, 3])):
+        own_lines = [(line.requests, line.input_tokens, line.output_tokens) for line in lines if line.keys == (tenant,)]
+        assert [sum(column) for column in zip(*own_lines, strict=True)] == counted
 
 
 def test_an_unknown_cost_of_one_part_makes_the_total_unknown():

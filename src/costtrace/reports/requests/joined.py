@@ -92,24 +92,24 @@ class Whole(NamedTuple):
 
 
 def join(parts: Iterable[RecordedPart], now_ns: int, wait_ns: int) -> list[Whole]:
-    """Put parts together by request, newest end first. *now_ns* is wall time.
+    """Put parts together by request, newest end first. *now_ns* is wall time. Tenants' parts are never put together.
 
     A request is provisional while something is expected that has not come, at most *wait_ns* after its newest part.
     """
     recorded = {part.record.record_id: part for part in parts}  # one that two nodes have counts once
-    spread = {part.record.request_key for part in recorded.values() if part.record.part > 1}
-    by_key: dict[str, list[RecordedPart]] = {}
-    by_request: dict[str, list[str]] = {}
+    spread = {(part.record.tenant, part.record.request_key) for part in recorded.values() if part.record.part > 1}
+    by_key: dict[tuple[str, str], list[RecordedPart]] = {}
+    by_request: dict[tuple[str, str], list[str]] = {}
     for name, part in recorded.items():
-        key, source = part.record.request_key, part.record.tenant_source
+        tenant, key, source = part.record.tenant, part.record.request_key, part.record.tenant_source
         joined = key.startswith(_STAGED) and (part.record.part == 1 or part.record.role == PREFILL or "/" in key)
         # Engines that share the sequences of a request have no stages: each part is whole by itself.
-        by_key.setdefault(key if joined else name, []).append(part)
-        whole = whole_key(key) if joined or (key in spread and source not in LOCAL) else name
-        by_request.setdefault(whole, []).append(key if joined else name)
+        by_key.setdefault((tenant, key if joined else name), []).append(part)
+        whole = whole_key(key) if joined or ((tenant, key) in spread and source not in LOCAL) else name
+        by_request.setdefault((tenant, whole), []).append(key if joined else name)
     wholes = [
-        _together(whole, [_join(key, by_key[key], now_ns, wait_ns) for key in dict.fromkeys(keys)])
-        for whole, keys in by_request.items()
+        _together(whole, [_join(key, by_key[tenant, key], now_ns, wait_ns) for key in dict.fromkeys(keys)])
+        for (tenant, whole), keys in by_request.items()
     ]
     return sorted(wholes, key=lambda whole: (-whole.ended_ns, whole.request_key))
 
@@ -277,7 +277,6 @@ def _missing_notes(missing: list[str], *, provisional: bool) -> Iterable[str]:
 def _disagreements(records: Sequence[Request]) -> Iterable[str]:
     """What the parts of one request should agree on, and do not."""
     for what, values in (
-        ("tenants", {record.tenant for record in records}),
         ("traces", {record.traceparent[3:35] for record in records}),
         ("currencies", {record.currency for record in records}),
     ):

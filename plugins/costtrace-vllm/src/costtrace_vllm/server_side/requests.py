@@ -114,7 +114,9 @@ def _half_of(request: Any, client: Any) -> tuple[str, int] | None:
     if getattr(getattr(client, "vllm_config", None), "kv_transfer_config", None) is None:
         return None
     extra = getattr(getattr(request, "sampling_params", None), "extra_args", None) or {}
-    transfer = extra.get("kv_transfer_params") or {}
+    transfer = extra.get("kv_transfer_params")
+    if not isinstance(transfer, dict):  # a client may put anything there
+        return None
     if transfer.get("do_remote_decode"):
         return "prefill", HANDS_OVER
     return ("decode", COUNTED_PROMPT) if transfer.get("do_remote_prefill") else None
